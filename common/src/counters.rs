@@ -1,0 +1,259 @@
+//! Counters: one block a worker, written by that worker alone, read by anybody.
+//!
+//! A cell is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
+//! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one cell about another,
+//! except the totals, which add up exactly once the worker is at rest and differ by at most a burst before.
+//!
+//! ```text
+//!   rx + originated = tx + passed + consumed + Σ drops + held
+//! ```
+//!
+//! `rx` counts frames a port handed up, on the worker whose port it was; a frame handed over to another worker is
+//! counted (sent, dropped, ...) by the one that ends it, so the equation holds over the sum of the workers, with the
+//! frames on their hand-over rings as part of `held`.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+
+use crate::drops::{Drop, Pass};
+
+/// One number, written by one thread.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds `n`. Only the owning worker may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Sets a gauge. Only the owning worker may call it.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// Reads it, from any thread.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! cells {
+    ($($field:ident $sentence:literal,)*) => {
+        /// The counters of one worker.
+        #[derive(Debug)]
+        pub struct WorkerCounters {
+            $(#[doc = $sentence] pub $field: Cell,)*
+            /// Frames dropped, by reason.
+            pub drops: [Cell; Drop::COUNT],
+            /// Frames left to the kernel, by reason.
+            pub passes: [Cell; Pass::COUNT],
+        }
+
+        impl Default for WorkerCounters {
+            fn default() -> Self {
+                WorkerCounters {
+                    $($field: Cell::default(),)*
+                    drops: std::array::from_fn(|_| Cell::default()),
+                    passes: std::array::from_fn(|_| Cell::default()),
+                }
+            }
+        }
+
+        /// A copy of one worker's counters, or the sum of several.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Totals {
+            $(#[doc = $sentence] pub $field: u64,)*
+            /// Frames dropped, by reason, in the order of [`Drop::ALL`].
+            pub drops: [u64; Drop::COUNT],
+            /// Frames left to the kernel, by reason, in the order of [`Pass::ALL`].
+            pub passes: [u64; Pass::COUNT],
+        }
+
+        impl Default for Totals {
+            fn default() -> Self {
+                Totals { $($field: 0,)* drops: [0; Drop::COUNT], passes: [0; Pass::COUNT] }
+            }
+        }
+
+        impl WorkerCounters {
+            /// Adds this worker's numbers to `totals`.
+            pub fn add_to(&self, totals: &mut Totals) {
+                $(totals.$field += self.$field.value();)*
+                for (total, cell) in totals.drops.iter_mut().zip(&self.drops) {
+                    *total += cell.value();
+                }
+                for (total, cell) in totals.passes.iter_mut().zip(&self.passes) {
+                    *total += cell.value();
+                }
+            }
+        }
+
+        impl Totals {
+            /// Each plain counter: name, meaning, value.
+            pub fn cells(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($field), $sentence, self.$field),)*]
+            }
+        }
+    };
+}
+
+cells! {
+    rx "Frames received.",
+    rx_bytes "Bytes received, Ethernet headers included.",
+    originated "Frames pollgate made itself: resets and ICMP errors.",
+    tx "Frames sent.",
+    tx_bytes "Bytes sent, Ethernet headers included.",
+    consumed "Frames that ended here as they should, without an answer.",
+    held "Frames that wait for a neighbour's MAC address, now.",
+    handed_over "Frames handed to the worker that owns their flow.",
+    handed_in "Frames taken over from other workers.",
+    flows_live "Flows in the table, now.",
+    flows_half_open "Flows of which only one direction has been seen, now.",
+    flows_opened "Flows opened.",
+    flows_expired "Flows ended by their time-out.",
+    flows_evicted "Flows evicted to make room for new ones.",
+    missed "Frames the kernel dropped before pollgate saw them (receive ring full).",
+    bursts "Bursts processed.",
+    sleeps "Times the worker slept waiting for frames.",
+    generation "Generation of the tables the worker used last.",
+}
+
+impl WorkerCounters {
+    /// Counts a drop.
+    #[inline]
+    pub fn drop(&self, reason: Drop) {
+        self.drops[reason.index()].add(1);
+    }
+
+    /// Counts a frame left to the kernel.
+    #[inline]
+    pub fn pass(&self, reason: Pass) {
+        self.passes[reason.index()].add(1);
+    }
+}
+
+impl Totals {
+    /// Frames left to the kernel, all reasons.
+    pub fn passed(&self) -> u64 {
+        self.passes.iter().sum()
+    }
+
+    /// Frames dropped, all reasons.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+
+    /// Frames dropped for `reason`.
+    pub fn drops_of(&self, reason: Drop) -> u64 {
+        self.drops[reason.index()]
+    }
+
+    /// Frames left to the kernel for `reason`.
+    pub fn passes_of(&self, reason: Pass) -> u64 {
+        self.passes[reason.index()]
+    }
+
+    /// Frames pollgate has and has not decided on: waiting for a neighbour, or on the way between two workers.
+    pub fn waiting(&self) -> u64 {
+        self.held + self.handed_over.saturating_sub(self.handed_in)
+    }
+
+    /// Both sides of the equation in the module's text: frames that came to be, frames accounted for.
+    pub fn balance(&self) -> (u64, u64) {
+        (self.rx + self.originated, self.tx + self.passed() + self.consumed + self.dropped() + self.waiting())
+    }
+}
+
+/// One Service port's counters in one worker.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// Packets translated, both directions.
+    pub packets: Cell,
+    /// Their bytes, Ethernet headers included.
+    pub bytes: Cell,
+    /// Flows opened.
+    pub flows: Cell,
+}
+
+/// The most Service ports the tables can hold: ten times what Kubernetes is tested with (10 000 Services), below the
+/// memory that would take (24 bytes a worker each, touched only when used).
+pub const MAX_SERVICES: usize = 1 << 17;
+
+/// All counters of all workers.
+#[derive(Debug)]
+pub struct Counters {
+    workers: Box<[CachePadded<WorkerCounters>]>,
+    services: Box<[Box<[ServiceCounters]>]>,
+}
+
+impl Counters {
+    /// For `workers` workers.
+    pub fn new(workers: usize) -> Counters {
+        Counters {
+            workers: (0..workers).map(|_| CachePadded::default()).collect(),
+            services: (0..workers).map(|_| (0..MAX_SERVICES).map(|_| ServiceCounters::default()).collect()).collect(),
+        }
+    }
+
+    /// The blocks, one a worker.
+    pub fn workers(&self) -> impl ExactSizeIterator<Item = &WorkerCounters> {
+        self.workers.iter().map(|block| &**block)
+    }
+
+    /// One worker's block.
+    ///
+    /// # Panics
+    /// If there is no such worker: a mistake at start-up, not a packet's doing.
+    pub fn worker(&self, worker: usize) -> &WorkerCounters {
+        &self.workers[worker]
+    }
+
+    /// One worker's counters of the Service port with this index, if there can be one.
+    #[inline]
+    pub fn service(&self, worker: usize, index: u32) -> Option<&ServiceCounters> {
+        self.services.get(worker)?.get(index as usize)
+    }
+
+    /// The sum over all workers.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for worker in self.workers() {
+            worker.add_to(&mut totals);
+        }
+        totals
+    }
+
+    /// A Service port's (packets, bytes, flows) over all workers, since the process started.
+    pub fn service_totals(&self, index: u32) -> (u64, u64, u64) {
+        let at = index as usize;
+        self.services.iter().filter_map(|block| block.get(at)).fold((0, 0, 0), |(packets, bytes, flows), cells| {
+            (packets + cells.packets.value(), bytes + cells.bytes.value(), flows + cells.flows.value())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_the_sum_and_balance() {
+        let counters = Counters::new(2);
+        counters.worker(0).rx.add(3);
+        counters.worker(1).rx.add(2);
+        counters.worker(0).tx.add(1);
+        counters.worker(1).drop(Drop::Runt);
+        counters.worker(1).pass(Pass::Arp);
+        counters.worker(0).consumed.add(1);
+        counters.worker(0).held.set(1);
+        let totals = counters.totals();
+        assert_eq!(totals.rx, 5);
+        assert_eq!(totals.balance(), (5, 5));
+        assert_eq!((totals.drops_of(Drop::Runt), totals.passes_of(Pass::Arp)), (1, 1));
+    }
+}

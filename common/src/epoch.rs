@@ -1,0 +1,244 @@
+//! How a new generation reaches the workers: one atomic pointer, epoch reclamation, and a return path.
+//!
+//! ```text
+//!   control thread                                   worker
+//!   publish(tables) ── swap ──▶ current ◀── load ─── pin (once a burst)
+//!        │                                             │ unpin
+//!        └─ defer(old goes to `retired`) … when no worker can see it any more … ─▶ retired ─▶ reclaim(): freed here
+//! ```
+//!
+//! `crossbeam-epoch` runs deferred functions on whichever thread happens to collect, and every 128th pin of a worker may
+//! be that one. Freeing tables takes milliseconds, so the deferred function does not free: it pushes the box onto
+//! `retired`, a bounded queue with room for every generation that can be outstanding, and only the control thread frees.
+//!
+//! Orderings: the swap is AcqRel, so that a worker whose load (Acquire) sees the pointer sees what it points to. The
+//! queue orders the return path itself.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::time::Duration;
+
+use crossbeam::epoch::{Atomic, Collector, Guard, LocalHandle, Owned};
+use crossbeam::queue::ArrayQueue;
+
+use crate::tables::Tables;
+
+/// Generations that may be retired and not yet freed.
+const OUTSTANDING: usize = 64;
+
+struct Shared<T: Send + Sync + 'static> {
+    collector: Collector,
+    current: Atomic<T>,
+    /// Apart from the rest: deferred functions hold it, and must not hold the collector that holds them.
+    retired: Arc<ArrayQueue<Box<T>>>,
+}
+
+/// The control thread's end.
+pub struct Publisher<T: Send + Sync + 'static = Tables> {
+    shared: Arc<Shared<T>>,
+    outstanding: usize,
+}
+
+/// What makes readers; may be sent to the threads that want one.
+pub struct Source<T: Send + Sync + 'static = Tables>(Arc<Shared<T>>);
+
+/// One worker's end.
+pub struct Reader<T: Send + Sync + 'static = Tables> {
+    shared: Arc<Shared<T>>,
+    handle: LocalHandle,
+}
+
+/// A generation, held while it lives. Drop it at the end of each burst.
+pub struct Snapshot<'a, T: Send + Sync + 'static = Tables> {
+    shared: &'a Shared<T>,
+    guard: Guard,
+}
+
+impl<T: Send + Sync + 'static> Publisher<T> {
+    /// Starts with `first`.
+    pub fn new(first: T) -> Publisher<T> {
+        let shared = Shared {
+            collector: Collector::new(),
+            current: Atomic::new(first),
+            retired: Arc::new(ArrayQueue::new(OUTSTANDING)),
+        };
+        Publisher { shared: Arc::new(shared), outstanding: 0 }
+    }
+
+    /// For the threads that will read.
+    pub fn source(&self) -> Source<T> {
+        Source(Arc::clone(&self.shared))
+    }
+
+    /// Makes `next` what every later pin sees. Waits (a millisecond at a time) only if so many retired generations are
+    /// still in use that there is no room to take another one back, which means a worker has been inside one burst all
+    /// that time.
+    pub fn publish(&mut self, next: T) {
+        while self.outstanding >= OUTSTANDING {
+            if self.reclaim() == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let handle = self.shared.collector.register();
+        let guard = handle.pin();
+        let old = self.shared.current.swap(Owned::new(next), AcqRel, &guard);
+        let retired = Arc::clone(&self.shared.retired);
+        let old = Retired(old.as_raw().cast_mut());
+        self.outstanding += 1;
+        // SAFETY: `old` has been unlinked, so once every pin that might have loaded it has ended (what deferring waits
+        // for) nobody else has it; it came from an `Owned`, which is a `Box`, and is taken back exactly once. The queue
+        // has room because `outstanding` is bounded by its size.
+        unsafe {
+            guard.defer_unchecked(move || {
+                let old = old;
+                let _ = retired.push(Box::from_raw(old.0));
+            });
+        }
+        guard.flush();
+    }
+
+    /// Frees the generations no worker can see any more, on this thread; answers how many.
+    pub fn reclaim(&mut self) -> usize {
+        // Each flush lets the collector advance; a retired generation needs two advances.
+        let handle = self.shared.collector.register();
+        for _ in 0..3 {
+            handle.pin().flush();
+        }
+        let mut freed = 0;
+        while let Some(old) = self.shared.retired.pop() {
+            drop(old);
+            freed += 1;
+        }
+        self.outstanding -= freed;
+        freed
+    }
+
+    /// Generations retired and not yet freed.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+}
+
+struct Retired<T>(*mut T);
+
+// SAFETY: the pointer stands for a box of T, which is Send; only the one deferred function uses it.
+unsafe impl<T: Send> Send for Retired<T> {}
+
+impl<T: Send + Sync + 'static> Source<T> {
+    /// An end for the calling thread.
+    pub fn reader(&self) -> Reader<T> {
+        Reader { shared: Arc::clone(&self.0), handle: self.0.collector.register() }
+    }
+}
+
+impl<T: Send + Sync + 'static> Clone for Source<T> {
+    fn clone(&self) -> Self {
+        Source(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Send + Sync + 'static> Reader<T> {
+    /// The newest generation, held until the snapshot is dropped. No lock, no wait, no allocation.
+    #[inline]
+    pub fn pin(&self) -> Snapshot<'_, T> {
+        Snapshot { shared: &self.shared, guard: self.handle.pin() }
+    }
+}
+
+impl<T: Send + Sync + 'static> Snapshot<'_, T> {
+    /// The generation that is newest now. Called twice, a later call may see a newer one: take it once a burst.
+    #[inline]
+    pub fn load(&self) -> &T {
+        let current = self.shared.current.load(Acquire, &self.guard);
+        // SAFETY: `current` is never null (it starts with a value and is only swapped for values), and what it points to
+        // is not freed while `guard` is pinned, which `&self` guarantees for the reference's life.
+        unsafe { current.deref() }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: no publisher, source or reader is left, so nobody can load it again.
+        let last = unsafe { std::mem::replace(&mut self.current, Atomic::null()).try_into_owned() };
+        drop(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    use std::thread::ThreadId;
+
+    /// Notes on which thread it was freed.
+    struct Probe {
+        value: u64,
+        check: u64,
+        home: ThreadId,
+        freed: Arc<AtomicUsize>,
+    }
+
+    impl Drop for Probe {
+        fn drop(&mut self) {
+            assert_eq!(std::thread::current().id(), self.home, "freed away from the control thread");
+            self.freed.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[test]
+    fn readers_see_whole_generations_and_only_the_publisher_frees() {
+        let freed = Arc::new(AtomicUsize::new(0));
+        let home = std::thread::current().id();
+        let probe = |value| Probe { value, check: !value, home, freed: Arc::clone(&freed) };
+        let mut publisher = Publisher::new(probe(0));
+        let stop = AtomicBool::new(false);
+        const ROUNDS: u64 = 5000;
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let source = publisher.source();
+                let stop = &stop;
+                scope.spawn(move || {
+                    let reader = source.reader();
+                    let mut last = 0;
+                    while !stop.load(SeqCst) {
+                        let pin = reader.pin();
+                        let seen = pin.load();
+                        assert_eq!(seen.check, !seen.value);
+                        assert!(seen.value >= last, "generations never go back");
+                        last = seen.value;
+                    }
+                });
+            }
+            for value in 1..=ROUNDS {
+                publisher.publish(probe(value));
+                publisher.reclaim();
+            }
+            stop.store(true, SeqCst);
+        });
+        for _ in 0..100 {
+            publisher.reclaim();
+        }
+        assert_eq!(publisher.outstanding(), 0);
+        assert_eq!(freed.load(SeqCst) as u64, ROUNDS, "all but the current one");
+        drop(publisher);
+        assert_eq!(freed.load(SeqCst) as u64, ROUNDS + 1);
+    }
+
+    #[test]
+    fn a_pinned_generation_outlives_its_successors() {
+        let mut publisher = Publisher::new(vec![1u8; 4096]);
+        let reader = publisher.source().reader();
+        let pin = reader.pin();
+        let held = pin.load();
+        for value in 2..20u8 {
+            publisher.publish(vec![value; 4096]);
+            assert_eq!(publisher.reclaim(), 0);
+        }
+        assert!(held.iter().all(|&b| b == 1));
+        drop(pin);
+        for _ in 0..10 {
+            publisher.reclaim();
+        }
+        assert_eq!(publisher.outstanding(), 0);
+    }
+}

@@ -1,0 +1,204 @@
+//! Protocols and flow keys.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The transport protocols a Service port can have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Protocol {
+    /// IP protocol 6.
+    Tcp,
+    /// IP protocol 17.
+    Udp,
+    /// IP protocol 132.
+    Sctp,
+}
+
+impl Protocol {
+    /// The IANA protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// From the IANA number.
+    pub fn from_number(number: u8) -> Option<Protocol> {
+        match number {
+            6 => Some(Protocol::Tcp),
+            17 => Some(Protocol::Udp),
+            132 => Some(Protocol::Sctp),
+            _ => None,
+        }
+    }
+
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An address of one family, so that keys and flow entries exist in an IPv4 and an IPv6 size.
+pub trait Address: Copy + Eq + Hash + Debug + Default + Send + Into<IpAddr> + 'static {
+    /// Sum of its 16-bit words in network order, as RFC 1071 adds them, without the final fold to 16 bits.
+    fn word_sum(self) -> u32;
+
+    /// From an address of either family; `None` if it is the other one.
+    fn from_ip(ip: IpAddr) -> Option<Self>;
+
+    /// The address in two words, for hashing.
+    fn words(self) -> [u64; 2];
+}
+
+/// [`Ipv4Addr`] that has a default, so that tables can be made of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct V4(pub Ipv4Addr);
+
+/// [`Ipv6Addr`], likewise.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct V6(pub Ipv6Addr);
+
+impl Default for V4 {
+    fn default() -> V4 {
+        V4(Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+impl Default for V6 {
+    fn default() -> V6 {
+        V6(Ipv6Addr::UNSPECIFIED)
+    }
+}
+
+impl Debug for V4 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Debug for V6 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<V4> for IpAddr {
+    fn from(address: V4) -> IpAddr {
+        IpAddr::V4(address.0)
+    }
+}
+
+impl From<V6> for IpAddr {
+    fn from(address: V6) -> IpAddr {
+        IpAddr::V6(address.0)
+    }
+}
+
+impl Address for V4 {
+    fn word_sum(self) -> u32 {
+        let [a, b, c, d] = self.0.octets();
+        u32::from(u16::from_be_bytes([a, b])) + u32::from(u16::from_be_bytes([c, d]))
+    }
+
+    fn from_ip(ip: IpAddr) -> Option<V4> {
+        match ip {
+            IpAddr::V4(v4) => Some(V4(v4)),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    #[inline]
+    fn words(self) -> [u64; 2] {
+        [u64::from(u32::from_ne_bytes(self.0.octets())), 0]
+    }
+}
+
+impl Address for V6 {
+    fn word_sum(self) -> u32 {
+        self.0.segments().iter().map(|&word| u32::from(word)).sum()
+    }
+
+    fn from_ip(ip: IpAddr) -> Option<V6> {
+        match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(V6(v6)),
+        }
+    }
+
+    #[inline]
+    fn words(self) -> [u64; 2] {
+        let bits = u128::from_ne_bytes(self.0.octets()).to_ne_bytes();
+        let half = |from: usize| {
+            let mut word = [0u8; 8];
+            word.copy_from_slice(&bits[from..from + 8]);
+            u64::from_ne_bytes(word)
+        };
+        [half(0), half(8)]
+    }
+}
+
+/// What names one direction of a flow on the wire: 13 bytes of IPv4, 37 of IPv6.
+///
+/// Ports are in host order; `protocol` is the IANA number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+}
+
+impl<A: Address> FlowKey<A> {
+    /// The other direction of the same tuple.
+    pub fn reversed(self) -> FlowKey<A> {
+        FlowKey { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..self }
+    }
+
+    /// Ports and protocol in one word, for hashing.
+    #[inline]
+    pub fn port_word(self) -> u64 {
+        u64::from(self.src_port) << 32 | u64::from(self.dst_port) << 16 | u64::from(self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_reverse_and_add_up() {
+        let key = FlowKey {
+            src: V4(Ipv4Addr::new(10, 0, 0, 1)),
+            dst: V4(Ipv4Addr::new(10, 96, 0, 50)),
+            src_port: 40000,
+            dst_port: 80,
+            protocol: 6,
+        };
+        assert_eq!(key.reversed().reversed(), key);
+        assert_eq!(key.src.word_sum(), 0x0a00 + 1);
+        assert_eq!(V6(Ipv6Addr::LOCALHOST).word_sum(), 1);
+        assert!(size_of::<FlowKey<V4>>() <= 14 && size_of::<FlowKey<V6>>() <= 38);
+    }
+}

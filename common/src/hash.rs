@@ -1,0 +1,106 @@
+//! Two kinds of hash, never to be confused.
+//!
+//! * **In this process** (hash tables, which worker owns a flow): [`ahash`], seeded. Fast; differs between versions and
+//!   CPUs, and must never leave the process.
+//! * **Between gateways** (which backend a new flow gets): SipHash-1-3 under a key made from `maglev.seed`. Published,
+//!   fixed, the same on every CPU and in every version; keyed, so a client that does not know the seed cannot aim at one
+//!   backend. See [`RingHash`].
+
+use std::hash::{Hasher, RandomState};
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher128};
+
+use crate::flow::Protocol;
+
+/// A hash map of the control side and of immutable tables: seeded for this process.
+pub type HashMap<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
+/// A hash set, likewise.
+pub type HashSet<K> = std::collections::HashSet<K, ahash::RandomState>;
+
+/// An empty map.
+pub fn new_map<K, V>() -> HashMap<K, V> {
+    HashMap::with_hasher(ahash::RandomState::new())
+}
+
+/// Four random words from the operating system's entropy, to seed what must not be guessed.
+pub fn random_seed() -> [u64; 4] {
+    // The standard library's RandomState is the one source of entropy it offers; each is keyed anew.
+    std::array::from_fn(|i| {
+        use std::hash::BuildHasher;
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_usize(i);
+        hasher.finish()
+    })
+}
+
+/// The hash two gateways agree on: SipHash-1-3 (Aumasson, Bernstein 2012), 64 bits.
+///
+/// The key is SipHash-128 (1-3, zero key) of the bytes of `maglev.seed`. The input is a fixed encoding, all numbers in
+/// network byte order; see [`RingHash::flow`] and [`RingHash::source`]. Changing any of this moves every flow of every
+/// fleet, so golden values in the tests pin it.
+#[derive(Clone, Copy, Debug)]
+pub struct RingHash {
+    key: [u8; 16],
+}
+
+impl RingHash {
+    /// The hash for `maglev.seed`.
+    pub fn new(seed: &str) -> RingHash {
+        let mut hasher = SipHasher128::new();
+        hasher.write(seed.as_bytes());
+        RingHash { key: hasher.finish128().as_bytes() }
+    }
+
+    /// Of a 5-tuple: source address, destination address (16 bytes each, IPv4 as `::ffff:a.b.c.d`), source port,
+    /// destination port, IP protocol number.
+    pub fn flow(&self, src: IpAddr, dst: IpAddr, src_port: u16, dst_port: u16, protocol: Protocol) -> u64 {
+        let mut input = [0u8; 37];
+        input[..16].copy_from_slice(&wide(src));
+        input[16..32].copy_from_slice(&wide(dst));
+        input[32..34].copy_from_slice(&src_port.to_be_bytes());
+        input[34..36].copy_from_slice(&dst_port.to_be_bytes());
+        input[36] = protocol.number();
+        self.bytes(&input)
+    }
+
+    /// Of a source address alone (16 bytes): the first choice under ClientIP affinity.
+    pub fn source(&self, src: IpAddr) -> u64 {
+        self.bytes(&wide(src))
+    }
+
+    /// Of any bytes: Maglev's permutations use it over a backend's identity.
+    pub fn bytes(&self, input: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        hasher.write(input);
+        hasher.finish()
+    }
+}
+
+/// 16 bytes for either family, IPv4 mapped (RFC 4291 §2.5.5.2).
+pub fn wide(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Golden values: two gateways of different versions must agree on them.
+    #[test]
+    fn the_ring_hash_never_changes() {
+        let hash = RingHash::new("pollgate");
+        let client: IpAddr = "10.244.1.5".parse().expect("an address");
+        let vip: IpAddr = "10.96.0.50".parse().expect("an address");
+        assert_eq!(hash.flow(client, vip, 40000, 8080, Protocol::Tcp), GOLDEN_FLOW);
+        assert_eq!(hash.source(client), GOLDEN_SOURCE);
+        assert_ne!(RingHash::new("other").source(client), GOLDEN_SOURCE);
+    }
+
+    const GOLDEN_FLOW: u64 = 779119294374906055;
+    const GOLDEN_SOURCE: u64 = 10365994882013608377;
+}

@@ -1,0 +1,307 @@
+//! What the host's kernel knows about the network, as the workers see it.
+//!
+//! Links, routes and neighbours stay with the kernel and its usual tools; this is an immutable copy, made by the
+//! netlink mirror (or, offline, from the configuration) and published with the tables. A worker asks it one question,
+//! [`Net::hop`]: by which port, and to which MAC, does a frame for this address leave?
+//!
+//! ```text
+//!  destination ─longest prefix─▶ route ─▶ link (+ gateway or the destination itself) ─▶ neighbour ─▶ Hop
+//! ```
+//!
+//! A hop is looked up when a flow opens and again when [`Net::generation`] has moved; so the look-up may cost one hash
+//! probe per prefix length in use (rarely more than four) and routes are kept as the kernel names them, without a
+//! flattened table. Routes to several next hops use the first; policy routing rules are not mirrored.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::hash::{HashMap, new_map};
+
+/// A hardware address, in the order of the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// ff:ff:ff:ff:ff:ff.
+    pub const BROADCAST: Mac = Mac([0xff; 6]);
+
+    /// Whether the group bit is set (multicast, broadcast): IEEE 802-2014 §8.2.2.
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Debug for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::str::FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fault = || format!("expected a MAC address such as 02:00:00:00:00:01, found {text:?}");
+        let mut mac = [0u8; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(fault)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| fault())?;
+        }
+        if parts.next().is_some() { Err(fault()) } else { Ok(Mac(mac)) }
+    }
+}
+
+/// Which port of a worker: the interface's position in the configuration, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
+pub struct PortId(pub u16);
+
+/// One link of the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The kernel's interface index.
+    pub index: u32,
+    /// Its name, for messages.
+    pub name: String,
+    /// The port that polls it; `None` when the configuration does not name it.
+    pub port: Option<PortId>,
+    /// Its own hardware address.
+    pub mac: Mac,
+    /// Largest IP packet it carries, in bytes.
+    pub mtu: u32,
+    /// Administratively up and with carrier.
+    pub up: bool,
+}
+
+/// One route of the main table, to one next hop.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// Destinations.
+    pub to: IpNet,
+    /// The next hop's address; `None` when the destination is on the link itself.
+    pub via: Option<IpAddr>,
+    /// Interface index of the link it leaves by.
+    pub link: u32,
+    /// Smaller wins among routes to the same prefix.
+    pub metric: u32,
+}
+
+/// What the kernel said, in any order: the raw material of a [`Net`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// All links, polled or not.
+    pub links: Vec<Link>,
+    /// The addresses configured on links, with their prefix: (interface index, address).
+    pub addresses: Vec<(u32, IpNet)>,
+    /// Unicast routes of the main table.
+    pub routes: Vec<Route>,
+    /// Usable neighbour entries: (interface index, address, MAC).
+    pub neighbours: Vec<(u32, IpAddr, Mac)>,
+}
+
+/// Where a frame goes next. Two MACs, a port: all that rewriting needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hop {
+    /// The port it leaves by.
+    pub port: PortId,
+    /// Source MAC: the link's own.
+    pub src: Mac,
+    /// Destination MAC: the neighbour's.
+    pub dst: Mac,
+    /// Largest IP packet the link carries, in bytes.
+    pub mtu: u32,
+}
+
+/// Why there is no hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoHop {
+    /// The neighbour's MAC is not known (yet): ask the kernel for this one.
+    Neighbour(NeighbourQuery),
+    /// No route covers the destination.
+    NoRoute,
+    /// The route leaves by a link that no port polls.
+    Unpolled,
+    /// The link is down.
+    LinkDown,
+}
+
+/// "Who has this address, on this link?": what a worker asks the control thread to ask the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct NeighbourQuery {
+    /// Interface index.
+    pub link: u32,
+    /// The neighbour's address.
+    pub address: IpAddr,
+}
+
+/// The compiled copy. Immutable; see the module's text.
+#[derive(Debug, Default)]
+pub struct Net {
+    generation: u64,
+    facts: Facts,
+    ports: Vec<Option<usize>>,
+    by_index: HashMap<u32, usize>,
+    /// Prefix length → (network → route), longest first, IPv4 and IPv6 apart.
+    v4: Vec<(u8, HashMap<IpAddr, usize>)>,
+    v6: Vec<(u8, HashMap<IpAddr, usize>)>,
+    neighbours: HashMap<(u32, IpAddr), Mac>,
+    local: HashMap<IpAddr, u32>,
+}
+
+impl Net {
+    /// Compiles `facts`. `generation` must differ from that of every other `Net` a worker may have seen.
+    pub fn new(generation: u64, facts: Facts) -> Net {
+        let mut net = Net { generation, ..Net::default() };
+        net.by_index = new_map();
+        for (at, link) in facts.links.iter().enumerate() {
+            net.by_index.insert(link.index, at);
+            if let Some(port) = link.port {
+                let slot = usize::from(port.0);
+                if net.ports.len() <= slot {
+                    net.ports.resize(slot + 1, None);
+                }
+                net.ports[slot] = Some(at);
+            }
+        }
+        for (at, route) in facts.routes.iter().enumerate() {
+            net.add_route(&facts, at, route);
+        }
+        net.v4.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        net.v6.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        net.neighbours = facts.neighbours.iter().map(|&(link, ip, mac)| ((link, ip), mac)).collect();
+        net.local = facts.addresses.iter().map(|(link, ip)| (ip.addr(), *link)).collect();
+        net.facts = facts;
+        net
+    }
+
+    fn add_route(&mut self, facts: &Facts, at: usize, route: &Route) {
+        let levels = if route.to.addr().is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let len = route.to.prefix_len();
+        let level = match levels.iter().position(|(l, _)| *l == len) {
+            Some(level) => level,
+            None => {
+                levels.push((len, new_map()));
+                levels.len() - 1
+            }
+        };
+        let slot = levels[level].1.entry(route.to.network()).or_insert(at);
+        if route.metric < facts.routes[*slot].metric {
+            *slot = at;
+        }
+    }
+
+    /// Moves whenever anything a hop depends on has changed; never 0 once the mirror has spoken.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The raw material.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The link that `port` polls, if the kernel has it.
+    pub fn port_link(&self, port: PortId) -> Option<&Link> {
+        let at = (*self.ports.get(usize::from(port.0))?)?;
+        self.facts.links.get(at)
+    }
+
+    /// Whether the kernel itself has `address` configured, and on which link (interface index).
+    pub fn kernel_has(&self, address: IpAddr) -> Option<u32> {
+        self.local.get(&address).copied()
+    }
+
+    /// The way to `destination`.
+    pub fn hop(&self, destination: IpAddr) -> Result<Hop, NoHop> {
+        let route = self.route(destination).ok_or(NoHop::NoRoute)?;
+        let link = self.by_index.get(&route.link).map(|&at| &self.facts.links[at]).ok_or(NoHop::NoRoute)?;
+        let port = link.port.ok_or(NoHop::Unpolled)?;
+        if !link.up {
+            return Err(NoHop::LinkDown);
+        }
+        let address = route.via.unwrap_or(destination);
+        match self.neighbours.get(&(link.index, address)) {
+            Some(&dst) => Ok(Hop { port, src: link.mac, dst, mtu: link.mtu }),
+            None => Err(NoHop::Neighbour(NeighbourQuery { link: link.index, address })),
+        }
+    }
+
+    /// The longest prefix that covers `destination`.
+    pub fn route(&self, destination: IpAddr) -> Option<&Route> {
+        let levels = if destination.is_ipv4() { &self.v4 } else { &self.v6 };
+        levels.iter().find_map(|(len, networks)| {
+            let network = IpNet::new(destination, *len).ok()?.network();
+            networks.get(&network).map(|&at| &self.facts.routes[at])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn link(index: u32, port: Option<u16>) -> Link {
+        let mac = Mac([2, 0, 0, 0, 0, u8::try_from(index).expect("small")]);
+        Link { index, name: format!("eth{index}"), port: port.map(PortId), mac, mtu: 1500, up: true }
+    }
+
+    fn route(to: &str, via: Option<&str>, link: u32, metric: u32) -> Route {
+        Route { to: to.parse().expect("a prefix"), via: via.map(ip), link, metric }
+    }
+
+    fn net() -> Net {
+        Net::new(
+            1,
+            Facts {
+                links: vec![link(1, Some(0)), link(2, None), link(3, Some(1))],
+                addresses: vec![(1, "192.168.0.1/24".parse().expect("a prefix"))],
+                routes: vec![
+                    route("0.0.0.0/0", Some("192.168.0.254"), 1, 100),
+                    route("0.0.0.0/0", Some("10.9.9.9"), 2, 200),
+                    route("192.168.0.0/24", None, 1, 0),
+                    route("10.244.0.0/16", None, 3, 0),
+                    route("10.244.7.0/24", None, 2, 0),
+                ],
+                neighbours: vec![(1, ip("192.168.0.254"), Mac([2; 6])), (1, ip("192.168.0.7"), Mac([7; 6]))],
+            },
+        )
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_then_the_smaller_metric() {
+        let net = net();
+        assert_eq!(net.hop(ip("192.168.0.7")).map(|h| (h.port, h.dst)), Ok((PortId(0), Mac([7; 6]))));
+        assert_eq!(net.hop(ip("8.8.8.8")).map(|h| h.dst), Ok(Mac([2; 6])), "the default route with the smaller metric");
+        assert_eq!(net.hop(ip("10.244.7.1")), Err(NoHop::Unpolled));
+    }
+
+    #[test]
+    fn a_missing_neighbour_names_whom_to_ask() {
+        let query = NeighbourQuery { link: 3, address: ip("10.244.1.2") };
+        assert_eq!(net().hop(ip("10.244.1.2")), Err(NoHop::Neighbour(query)));
+        assert_eq!(net().hop(ip("2001:db8::1")), Err(NoHop::NoRoute));
+    }
+
+    #[test]
+    fn macs_read_back_as_they_print() {
+        let mac: Mac = "02:00:00:00:fe:01".parse().expect("a MAC");
+        assert_eq!(mac.to_string(), "02:00:00:00:fe:01");
+        for wrong in
+            ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0", "02-00-00-00-00-01", "0g:00:00:00:00:01"]
+        {
+            assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
+        }
+    }
+}

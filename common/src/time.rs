@@ -1,0 +1,60 @@
+//! Time as an argument.
+//!
+//! Nothing below `worker` reads a clock: whoever drives a worker says what time it is, once a burst. A live gateway
+//! passes the monotonic clock, `replay` the capture's time stamps, a test whatever it likes.
+
+use std::time::Duration;
+
+/// A point in time: nanoseconds since an origin the driver chose.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// The coarse clock of flow entries: units of 2³⁰ ns (1.07 s), wrapping after 146 years.
+    pub fn ticks(self) -> Ticks {
+        Ticks(u32::try_from((self.0 >> TICK_SHIFT) & u64::from(u32::MAX)).unwrap_or(0))
+    }
+
+    /// This much later; saturates.
+    pub fn plus(self, span: Duration) -> Instant {
+        Instant(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// Time since `earlier`; zero if that is later.
+    pub fn since(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+const TICK_SHIFT: u32 = 30;
+
+/// Coarse time: see [`Instant::ticks`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Ticks(pub u32);
+
+impl Ticks {
+    /// Ticks from `earlier` to `self`.
+    pub fn since(self, earlier: Ticks) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// The number of whole ticks that last at least `span` (so nothing expires early).
+    pub fn span(span: Duration) -> u32 {
+        let ticks = (span.as_nanos() >> TICK_SHIFT) + 1;
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_about_a_second_and_never_short() {
+        assert_eq!(Instant(0).ticks(), Ticks(0));
+        assert_eq!(Instant(1 << 30).ticks(), Ticks(1));
+        assert_eq!(Ticks::span(Duration::from_secs(30)), 28);
+        assert!(u64::from(Ticks::span(Duration::from_secs(30))) << 30 >= 30_000_000_000);
+        assert_eq!(Ticks(2).since(Ticks(u32::MAX)), 3);
+    }
+}
