@@ -1,0 +1,83 @@
+//! Classification: what a packet that belongs to no known flow is to us.
+//!
+//! Rules of ownership: a packet for no owned address is the kernel's. For an owned one, Kubernetes decides
+//! (`pkg/proxy/nftables/README.md`): an undefined port of a ClusterIP is rejected, an unallocated ClusterIP is dropped, an
+//! undefined port of any other address is a counted drop.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use pollgate_common::drops::{Drop, Pass};
+use pollgate_common::flow::Protocol;
+use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
+
+use crate::packet::{Fate, Kind, Packet};
+use crate::steer::Towards;
+use crate::worker::State;
+use crate::{icmp, reject};
+
+/// The frontend a new flow is for, or what becomes of the packet instead.
+pub(crate) fn new_flow(state: &State, packet: &mut Packet, tables: &Tables) -> Result<Frontend, Fate> {
+    let key = packet.key;
+    let (settings, dst) = (tables.settings(), IpAddr::V4(key.dst.0));
+    let owned = tables.owned(dst);
+    if owned.is_none() {
+        not_owned(dst, tables)?;
+    }
+    let protocol = Protocol::from_number(key.protocol).ok_or(Fate::Drop(Drop::Protocol))?;
+    let frontend = tables.frontend(&FrontendKey { address: dst, port: key.dst_port, protocol });
+    let towards = match (owned, frontend) {
+        (None, _) => Towards::Client,
+        (Some(OwnedKind::Gateway), None) => Towards::SnatPort,
+        (Some(_), _) => Towards::Service,
+    };
+    let owner = state.steering.owner(&key, towards, settings);
+    if owner != state.worker {
+        return Err(Fate::HandOver(owner));
+    }
+    let Some(kind) = owned else { return Err(Fate::Pass(Pass::NotOwned)) };
+    if !may_send(key.src.0, tables) {
+        return Err(Fate::Drop(Drop::BadSource));
+    }
+    frontend.ok_or_else(|| undefined_port(packet, kind, tables))
+}
+
+/// ICMP, other protocols and fragments: answered or dropped for an owned address, the kernel's otherwise.
+pub(crate) fn without_flow(packet: &mut Packet, tables: &Tables) -> Fate {
+    let dst = IpAddr::V4(packet.key.dst.0);
+    if tables.owned(dst).is_none() {
+        return not_owned(dst, tables).err().unwrap_or(Fate::Pass(Pass::NotOwned));
+    }
+    match packet.kind {
+        _ if !may_send(packet.key.src.0, tables) => Fate::Drop(Drop::BadSource),
+        Kind::Fragment => Fate::Drop(Drop::Fragment),
+        Kind::Icmp => icmp::answer(packet),
+        _ => Fate::Drop(Drop::Protocol),
+    }
+}
+
+/// What is decided about an address pollgate does not own without asking the flow's owner: the kernel's own addresses are
+/// the kernel's, unallocated ClusterIPs are nobody's.
+fn not_owned(dst: IpAddr, tables: &Tables) -> Result<(), Fate> {
+    if tables.net().kernel_has(dst).is_some() {
+        return Err(Fate::Pass(Pass::NotOwned));
+    }
+    if tables.settings().is_service_cidr(dst) {
+        return Err(Fate::Drop(Drop::NoSuchClusterIp));
+    }
+    Ok(())
+}
+
+/// RFC 1122 §3.2.1.3: sources nobody may have; and nobody else has our addresses.
+pub(crate) fn may_send(src: Ipv4Addr, tables: &Tables) -> bool {
+    let impossible = src.is_unspecified() || src.is_loopback() || src.is_multicast() || src.is_broadcast();
+    !impossible && tables.owned(IpAddr::V4(src)).is_none()
+}
+
+fn undefined_port(packet: &mut Packet, kind: OwnedKind, tables: &Tables) -> Fate {
+    let settings = tables.settings();
+    match kind {
+        OwnedKind::ClusterIp => reject::refuse(packet, Drop::RejectUndefinedPort, settings),
+        OwnedKind::Gateway if settings.snat_ports.contains(&packet.key.dst_port) => Fate::Drop(Drop::StaleReply),
+        _ => Fate::Drop(Drop::UndefinedPort),
+    }
+}

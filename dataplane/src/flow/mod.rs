@@ -1,0 +1,12 @@
+//! Flows: what a worker remembers about a connection, and the table it remembers it in.
+//!
+//! * [`entry`]: one direction of one flow, the whole translation in one cache line (IPv4).
+//! * [`table`]: the table: buckets of tags, entries, the sweeper, and what happens when it is full.
+//!
+//! Each worker has its own table and nobody else touches it.
+
+pub mod entry;
+pub mod table;
+
+pub use entry::{Entry, Translation};
+pub use table::{FlowTable, Limits, Timeouts};

@@ -1,0 +1,80 @@
+//! Next hops, as a worker remembers them.
+//!
+//! A flow keeps the place of its next hop in the worker's list instead of asking the mirror for route and neighbour with
+//! each packet. The list is emptied whenever the mirror's generation moves; its epoch then moves too, and a flow that
+//! comes with the old one looks its hop up again. So a changed route or MAC reaches every flow with its next packet.
+
+use std::net::IpAddr;
+
+use pollgate_common::flow::V4;
+use pollgate_common::hash::{HashMap, new_map};
+use pollgate_common::net::{Hop, Mac, Net, NoHop, PortId};
+
+use crate::flow::Entry;
+
+/// Different next hops remembered at once; beyond that the list starts over.
+const MOST: usize = 4096;
+
+/// See the module's text.
+pub(crate) struct Hops {
+    net_generation: u64,
+    epoch: u32,
+    list: Vec<Hop>,
+    places: HashMap<(PortId, Mac), u32>,
+}
+
+impl Hops {
+    pub(crate) fn new() -> Hops {
+        let mut places = new_map();
+        places.reserve(MOST);
+        Hops { net_generation: 0, epoch: 1, list: Vec::with_capacity(MOST), places }
+    }
+
+    /// Once a burst: forgets everything if the network has changed. Answers whether it had.
+    pub(crate) fn follow(&mut self, net: &Net) -> bool {
+        let changed = net.generation() != self.net_generation;
+        if changed {
+            self.net_generation = net.generation();
+            self.start_over();
+        }
+        changed
+    }
+
+    /// The next hop of a flow's direction.
+    #[inline]
+    pub(crate) fn of(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<Hop, NoHop> {
+        if entry.hop_epoch == self.epoch
+            && let Some(hop) = self.list.get(entry.hop as usize)
+        {
+            return Ok(*hop);
+        }
+        self.look_up(entry, net)
+    }
+
+    #[cold]
+    fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<Hop, NoHop> {
+        let hop = net.hop(IpAddr::from(entry.translation.to.dst))?;
+        entry.hop = self.place(hop);
+        entry.hop_epoch = self.epoch;
+        Ok(hop)
+    }
+
+    fn place(&mut self, hop: Hop) -> u32 {
+        if let Some(&place) = self.places.get(&(hop.port, hop.dst)) {
+            return place;
+        }
+        if self.list.len() == MOST {
+            self.start_over();
+        }
+        let place = u32::try_from(self.list.len()).unwrap_or(0);
+        self.list.push(hop);
+        self.places.insert((hop.port, hop.dst), place);
+        place
+    }
+
+    fn start_over(&mut self) {
+        self.list.clear();
+        self.places.clear();
+        self.epoch = self.epoch.wrapping_add(1).max(1);
+    }
+}

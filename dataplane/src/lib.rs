@@ -1,0 +1,33 @@
+//! Packets: the poll-mode half of pollgate.
+//!
+//! A [`worker`] polls its [`port`]s, runs each burst through the `pipeline` and sends what comes out. Everything it
+//! needs to know about Services is in the tables of `pollgate-common`; it knows nothing of Kubernetes.
+//!
+//! ```text
+//!  port.rx → parse → DNS? → flow ──hit──────────────────→ rewrite → next hop → port.tx
+//!                            └─miss→ classify → steer → select → open flow ──↗
+//!            any step may stop with a Fate; `dispatch` alone counts, sends and gives buffers back
+//! ```
+
+mod arp;
+mod classify;
+mod dispatch;
+mod dns;
+pub mod flow;
+mod hold;
+mod hops;
+mod icmp;
+pub mod idle;
+mod memory;
+mod packet;
+mod parse;
+mod pipeline;
+pub mod port;
+mod reject;
+mod reserve;
+mod rewrite;
+mod select;
+mod snat;
+pub mod steer;
+pub mod wire;
+pub mod worker;

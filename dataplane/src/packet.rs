@@ -1,0 +1,86 @@
+//! A packet on its way through the pipeline: its frame, what parsing found, and what becomes of it.
+
+use pollgate_common::drops::{Drop, Pass};
+use pollgate_common::flow::{FlowKey, V4};
+use pollgate_common::net::{Mac, NeighbourQuery, PortId};
+
+use crate::flow::table::Hash;
+use crate::port::Frame;
+
+/// What a frame carries, as far as the pipeline cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An ARP packet.
+    Arp,
+    /// TCP over IPv4, not a fragment.
+    Tcp,
+    /// UDP over IPv4, not a fragment.
+    Udp,
+    /// ICMP over IPv4, not a fragment.
+    Icmp,
+    /// Another protocol over IPv4.
+    OtherIp,
+    /// A fragment of an IPv4 packet.
+    Fragment,
+}
+
+/// What becomes of a frame. Stages decide it; only `dispatch` acts on it and counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Send by this port: translated and addressed, or turned into its own answer.
+    Send(PortId),
+    /// Dropped with this reason; what is in the buffer now is our reply to it, to be sent by this port.
+    Refuse(Drop, PortId),
+    /// Translated, but the next hop's MAC is not known: wait for it.
+    Hold(NeighbourQuery),
+    /// Another worker owns the flow.
+    HandOver(u16),
+    /// Not ours: the kernel has its own copy.
+    Pass(Pass),
+    /// Dropped.
+    Drop(Drop),
+}
+
+/// A frame and what is known about it.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) frame: Frame,
+    /// The MAC of the interface it came in by.
+    pub(crate) own: Mac,
+    pub(crate) kind: Kind,
+    /// TCP flags; zero for anything else.
+    pub(crate) tcp_flags: u8,
+    pub(crate) ttl: u8,
+    /// Where the transport header starts, from the first byte of the frame.
+    pub(crate) l4: usize,
+    /// Bytes of transport header and payload.
+    pub(crate) l4_len: usize,
+    /// Addresses always, ports for TCP and UDP.
+    pub(crate) key: FlowKey<V4>,
+    pub(crate) hash: Hash,
+    /// `None` until some stage has decided.
+    pub(crate) fate: Option<Fate>,
+}
+
+impl Packet {
+    pub(crate) fn new(frame: Frame, own: Mac) -> Packet {
+        Packet {
+            frame,
+            own,
+            kind: Kind::OtherIp,
+            tcp_flags: 0,
+            ttl: 0,
+            l4: 0,
+            l4_len: 0,
+            key: FlowKey::default(),
+            hash: Hash::default(),
+            fate: None,
+        }
+    }
+
+    /// Whether it can belong to a flow.
+    #[inline]
+    pub(crate) fn has_ports(&self) -> bool {
+        matches!(self.kind, Kind::Tcp | Kind::Udp)
+    }
+}

@@ -1,0 +1,74 @@
+//! Ports: where frames come from and go to.
+//!
+//! A port is tiny on purpose: take a burst of frames, send a batch, give buffers back. All packet logic is elsewhere and
+//! needs only [`Frame`]s, so the same pipeline runs over a kernel ring, a capture file or plain memory.
+//!
+//! ```text
+//!            ┌────────── rx ──────────▶ frames ──▶ pipeline ──▶ tx (this port or another of the worker) ─┐
+//!   ring / file / memory                                                                                  ▼
+//!            ◀───────── release ◀──────────────────────── dropped, passed, or sent and returned ──────────┘
+//! ```
+//!
+//! * [`packet`]: AF_PACKET with a mapped receive ring; checksums left to offload and GSO super-frames survive.
+//! * [`memory`]: vectors in, vectors out, for tests and benches.
+//! * [`pcap`]: capture files in virtual time, for `replay`.
+//!
+//! A port belongs to one worker; it is moved to that worker's thread once and never shared.
+
+pub mod frame;
+mod lend;
+pub mod memory;
+pub mod packet;
+pub mod pcap;
+
+use std::os::fd::BorrowedFd;
+
+use pollgate_common::drops::Drop;
+use pollgate_common::time::Instant;
+
+pub use frame::{Frame, Offload, Origin};
+
+/// Most frames a port hands out in one call, and most a worker takes in one burst.
+pub const BURST: usize = 64;
+
+/// A frame the port is done with.
+#[derive(Debug)]
+pub struct Returned {
+    /// The buffer; the worker gives it back to its [`Origin`].
+    pub frame: Frame,
+    /// `None`: it was sent. Otherwise why not.
+    pub dropped: Option<Drop>,
+}
+
+/// A source and sink of frames.
+pub trait Port: Send {
+    /// Appends up to `room` received frames to `into`, in the order they came. Never waits.
+    fn rx(&mut self, now: Instant, room: usize, into: &mut Vec<Frame>);
+
+    /// Sends all of `batch`, in order, leaving it empty. Never waits: what the kernel or the ring does not take now is a
+    /// drop with its reason. Answers how many frames were sent for good (some ports keep those buffers until the device
+    /// is done with them); every frame whose buffer is free again, sent or not, is appended to `back`. The frames may
+    /// come from any port of the worker.
+    fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent;
+
+    /// Takes back a frame this port handed out by `rx`.
+    fn release(&mut self, frame: Frame);
+
+    /// Something to sleep on until frames arrive (readable = frames are there), where there is such a thing.
+    fn wait_on(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Frames the device or kernel dropped before the port saw them, since the last call (ring full). They are not part
+    /// of `rx`.
+    fn missed(&mut self) -> u64 {
+        0
+    }
+}
+
+/// What one [`Port::tx`] sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes, Ethernet header included, without FCS.
+    pub bytes: u64,
+}

@@ -1,0 +1,275 @@
+//! Opening and asking the socket: every system call of the port that is not for one frame.
+//!
+//! ```text
+//!  socket (no protocol: hears nothing) ─▶ vnet_hdr ─▶ version ─▶ ring ─▶ buffers ─▶ bind ─▶ join the workers' group
+//! ```
+//!
+//! The order is the kernel's: the header option before the ring (EBUSY otherwise), the group only once bound. Between
+//! the two a socket would hear every frame of the device, which other workers hear already; a filter that refuses
+//! everything stands in front meanwhile.
+//!
+//! PACKET_QDISC_BYPASS would be set in [`configure`].
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::{size_of, size_of_val};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use pollgate_common::net::PortId;
+
+use super::ring::{Layout, Ring};
+
+/// How to open a port.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketOptions<'a> {
+    /// The interface's name.
+    pub interface: &'a str,
+    /// The port's number in the configuration.
+    pub port: PortId,
+    /// Which worker this is, from 0: for messages. Which share of the frames it gets follows from the order of opening.
+    pub worker: u16,
+    /// How many workers share the interface; more than one join a group.
+    pub workers: u16,
+    /// Slots of the ring: 64 to 65536, rounded up to whole blocks of memory (of 128 KB).
+    pub ring_frames: u32,
+}
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The name is nobody's.
+    #[error("there is no interface {interface:?} here; there is {}: correct interfaces[].name or create it", present.join(", "))]
+    NoInterface {
+        /// The name.
+        interface: String,
+        /// The names that would do.
+        present: Vec<String>,
+    },
+    /// Not Ethernet: no MAC addresses, nothing to answer ARP on.
+    #[error(
+        "the interface {interface} is not an Ethernet device (its type is {kind}, ARPHRD_ETHER is 1): pollgate can poll Ethernet only"
+    )]
+    NotEthernet {
+        /// The interface.
+        interface: String,
+        /// Its ARPHRD_ number (linux/if_arp.h).
+        kind: u16,
+    },
+    /// CAP_NET_RAW is missing.
+    #[error(
+        "opening a packet socket on {interface} needs CAP_NET_RAW: run as root, or give the program \
+         `setcap cap_net_raw,cap_net_admin+ep`, or the service AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN"
+    )]
+    NotPermitted {
+        /// The interface.
+        interface: String,
+    },
+    /// The kernel refused a step.
+    #[error("{step} on {interface} (worker {worker}): {source}")]
+    System {
+        /// The interface.
+        interface: String,
+        /// The worker.
+        worker: u16,
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What opening makes.
+pub(super) struct Opened {
+    pub(super) socket: OwnedFd,
+    pub(super) ring: Ring,
+}
+
+/// Room on the socket's queue for super-frames, and for sent frames a device still has, in bytes. Beyond the kernel's
+/// limits (net.core.rmem_max, wmem_max) only with CAP_NET_ADMIN; with less, bursts of super-frames lose some.
+const RECEIVE_BUFFER: i32 = 16 << 20;
+const SEND_BUFFER: i32 = 4 << 20;
+
+pub(super) fn open(options: &PacketOptions<'_>) -> Result<Opened, OpenError> {
+    let failed = |step| move |source| OpenError::system(options, step, source);
+    let socket = packet_socket(options)?;
+    let device = device(options, socket.as_fd())?;
+    let layout = Layout::new(options.ring_frames, device.mtu);
+    configure(socket.as_fd(), layout).map_err(failed("preparing a packet socket"))?;
+    let ring = Ring::map(socket.as_fd(), layout).map_err(failed("mapping the receive ring"))?;
+    if options.workers > 1 {
+        refuse_all(socket.as_fd()).map_err(failed("setting a socket filter"))?;
+    }
+    bind(socket.as_fd(), device.index).map_err(failed("binding a packet socket"))?;
+    if options.workers > 1 {
+        join_group(socket.as_fd(), device.index).map_err(failed("joining the workers' fanout group"))?;
+        accept_all(socket.as_fd()).map_err(failed("removing a socket filter"))?;
+    }
+    Ok(Opened { socket, ring })
+}
+
+impl OpenError {
+    fn system(options: &PacketOptions<'_>, step: &'static str, source: io::Error) -> OpenError {
+        OpenError::System { interface: options.interface.to_owned(), worker: options.worker, step, source }
+    }
+}
+
+fn packet_socket(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    if fd < 0 {
+        let error = io::Error::last_os_error();
+        return Err(match error.raw_os_error() {
+            Some(libc::EPERM) => OpenError::NotPermitted { interface: options.interface.to_owned() },
+            _ => OpenError::system(options, "making a packet socket", error),
+        });
+    }
+    // SAFETY: a fresh descriptor, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+struct Device {
+    index: i32,
+    mtu: usize,
+}
+
+fn device(options: &PacketOptions<'_>, socket: BorrowedFd<'_>) -> Result<Device, OpenError> {
+    let missing = || OpenError::NoInterface { interface: options.interface.to_owned(), present: interfaces() };
+    let failed = |source| OpenError::system(options, "asking for the device", source);
+    let mut request = request(options.interface).ok_or_else(missing)?;
+    match ask(socket, libc::SIOCGIFINDEX, &mut request) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Err(missing()),
+        other => other.map_err(failed)?,
+    }
+    // SAFETY: SIOCGIFINDEX has just written this member.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    ask(socket, libc::SIOCGIFHWADDR, &mut request).map_err(failed)?;
+    // SAFETY: SIOCGIFHWADDR has just written this member.
+    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    if kind != libc::ARPHRD_ETHER {
+        return Err(OpenError::NotEthernet { interface: options.interface.to_owned(), kind });
+    }
+    ask(socket, libc::SIOCGIFMTU, &mut request).map_err(failed)?;
+    // SAFETY: SIOCGIFMTU has just written this member.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    Ok(Device { index, mtu: usize::try_from(mtu).unwrap_or(0) })
+}
+
+/// An interface request for a name; `None` if no interface can be called so.
+fn request(interface: &str) -> Option<libc::ifreq> {
+    // SAFETY: all zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let name = interface.as_bytes();
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(&0) {
+        return None;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = from.cast_signed();
+    }
+    Some(request)
+}
+
+fn ask(socket: BorrowedFd<'_>, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: the SIOCGIF… calls used here read the name of, and write one member of, a live ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_mut(request)) })
+}
+
+/// The names of all interfaces in this network namespace.
+fn interfaces() -> Vec<String> {
+    // SAFETY: no arguments; the answer is an array that ends with index 0, or null, and is given back below.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Vec::new();
+    }
+    let mut names = Vec::new();
+    let mut at = list;
+    // SAFETY: every entry before the one with index 0 has a name that ends in NUL; the list is freed once, after use.
+    unsafe {
+        while (*at).if_index != 0 {
+            names.push(CStr::from_ptr((*at).if_name).to_string_lossy().into_owned());
+            at = at.add(1);
+        }
+        libc::if_freenameindex(list);
+    }
+    names
+}
+
+fn configure(socket: BorrowedFd<'_>, layout: Layout) -> io::Result<()> {
+    let packet = libc::SOL_PACKET;
+    set(socket, packet, libc::PACKET_VNET_HDR, &1i32)?;
+    set(socket, packet, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as libc::c_int))?;
+    set(socket, packet, libc::PACKET_COPY_THRESH, &i32::try_from(layout.slot_size()).unwrap_or(i32::MAX))?;
+    set(socket, packet, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
+    set(socket, packet, libc::PACKET_RX_RING, &layout.request())?;
+    grow(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
+    grow(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)
+}
+
+/// As large as wished where that is allowed, else as large as the kernel's limit.
+fn grow(socket: BorrowedFd<'_>, forced: libc::c_int, plain: libc::c_int, bytes: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, forced, &bytes).or_else(|_| set(socket, libc::SOL_SOCKET, plain, &bytes))
+}
+
+fn refuse_all(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let code = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap_or(0);
+    let mut refuse = libc::sock_filter { code, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut refuse };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+fn accept_all(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32)
+}
+
+fn bind(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+    // SAFETY: all zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or(0);
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or(0).to_be();
+    address.sll_ifindex = index;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+    // SAFETY: the address is live and of the length given.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })
+}
+
+/// One group per process and interface. Own frames are ignored by a flag of the group: inside one the sockets' own
+/// option does nothing.
+fn join_group(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+    let mixed = std::process::id().wrapping_mul(0x9e37_79b1) ^ index.cast_unsigned().wrapping_mul(0x85eb_ca6b);
+    let group = mixed >> 16;
+    let mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &(group | mode << 16))
+}
+
+/// Reads away an error that was left on the socket (a link that went down): until then the socket looks readable.
+pub(super) fn clear_error(socket: BorrowedFd<'_>) {
+    let mut error = 0i32;
+    // Nothing to be done about an error of asking for an error.
+    let _ = get(socket, libc::SOL_SOCKET, libc::SO_ERROR, &mut error);
+}
+
+/// Frames the kernel dropped because the ring was full, since the last call.
+pub(super) fn dropped_by_kernel(socket: BorrowedFd<'_>) -> u64 {
+    let mut counts = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    match get(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut counts) {
+        Ok(()) => u64::from(counts.tp_drops),
+        Err(_) => 0,
+    }
+}
+
+fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(value)).unwrap_or(0);
+    // SAFETY: the value is live and of the length given; the kernel only reads it.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) })
+}
+
+/// `T` must be plain numbers, as those used here are: the kernel writes any bytes to it.
+fn get<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &mut T) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    let value = std::ptr::from_mut(value).cast();
+    // SAFETY: the value is live and of the length given, more than which the kernel does not write.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value, &raw mut length) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

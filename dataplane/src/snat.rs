@@ -1,0 +1,175 @@
+//! Source translation: when, to which address, from which port.
+//!
+//! **When** follows Kubernetes' matrix (`pkg/proxy/iptables/proxier_test.go`, TestInternalExternalMasquerade), with the
+//! gateway in the node's place:
+//!
+//! | source → destination | policy Cluster | policy Local |
+//! |---|---|---|
+//! | Pod → ClusterIP | all endpoints | local endpoints |
+//! | outside → ClusterIP | all, SNAT | local, SNAT |
+//! | Pod → node port, load balancer, external IP | all, SNAT | all |
+//! | outside → the same | all, SNAT | local |
+//!
+//! and always when the chosen backend is the client itself (hairpin).
+//!
+//! **From which port**: a random one of the worker's share, such that the reply's key is free; rather one that has not been
+//! used of late, for the backend remembers connections that are over. Keys hold the backend's
+//! address and port, so one gateway address carries a full set of ports *per backend*. Port `p` belongs to worker
+//! `(p − first) mod workers`: a reply names its worker by its destination port.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use pollgate_common::flow::Address;
+use pollgate_common::tables::{FrontendKind, Service, Settings};
+
+/// Ports tried before the pool counts as exhausted. With nine tenths of a share in use towards one backend, one flow in
+/// 800 is refused.
+pub(crate) const TRIES: u32 = 64;
+
+/// Which endpoints may serve, and whether the source is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Only endpoints on this gateway's node.
+    pub(crate) local: bool,
+    /// Translate the source.
+    pub(crate) snat: bool,
+}
+
+/// The matrix in the module's text.
+pub(crate) fn policy(kind: FrontendKind, service: &Service, from_pod: bool, masquerade_all: bool) -> Policy {
+    if kind.is_internal() {
+        return Policy { local: service.internal_local, snat: !from_pod || masquerade_all };
+    }
+    match (service.external_local, from_pod) {
+        (false, _) => Policy { local: false, snat: true },
+        (true, true) => Policy { local: false, snat: false },
+        (true, false) => Policy { local: true, snat: false },
+    }
+}
+
+/// The gateway address that stands for the client whose hash is `hash`; `None` if there is none of its family.
+pub(crate) fn address<A: Address>(settings: &Settings, hash: u64) -> Option<A> {
+    let v4 = settings.gateway_v4.iter().map(|a| IpAddr::V4(*a));
+    let all = v4.chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a))).filter_map(A::from_ip);
+    let count = all.clone().count() as u64;
+    all.clone().nth(usize::try_from(hash.checked_rem(count)?).ok()?)
+}
+
+/// A worker's share of the source ports.
+#[derive(Clone, Debug)]
+pub(crate) struct Ports {
+    first: u16,
+    workers: u16,
+    worker: u16,
+    /// Ports in the share.
+    count: u32,
+}
+
+impl Ports {
+    pub(crate) fn new(range: &RangeInclusive<u16>, worker: u16, workers: u16) -> Ports {
+        let size = u32::from(*range.end()).saturating_sub(u32::from(*range.start())) + 1;
+        let count = (size + u32::from(workers) - 1).saturating_sub(u32::from(worker)) / u32::from(workers.max(1));
+        Ports { first: *range.start(), workers: workers.max(1), worker, count }
+    }
+
+    /// The ports to try for a random `seed`: the share from a random place on, in order.
+    pub(crate) fn candidates(&self, seed: u64) -> impl Iterator<Item = u16> + Clone + use<> {
+        let (first, workers, worker, count) =
+            (u32::from(self.first), u32::from(self.workers), u32::from(self.worker), self.count);
+        let start = u32::try_from(seed.checked_rem(u64::from(count)).unwrap_or(0)).unwrap_or(0);
+        (0..count.min(TRIES))
+            .filter_map(move |step| u16::try_from(first + worker + (start + step) % count * workers).ok())
+    }
+}
+
+/// The worker whose share `port` is in; `None` if it is no SNAT port.
+pub(crate) fn worker_of(port: u16, range: &RangeInclusive<u16>, workers: u16) -> Option<u16> {
+    range.contains(&port).then(|| (port - range.start()) % workers.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollgate_common::hash::{HashSet, RingHash};
+    use pollgate_common::tables::{Pool, ServiceId};
+
+    fn service(internal_local: bool, external_local: bool) -> Service {
+        Service {
+            id: ServiceId::default(),
+            name: "ns/s:".into(),
+            frontends: Box::default(),
+            internal_local,
+            external_local,
+            client_ip_affinity: false,
+            source_ranges: Box::default(),
+            backends: Box::default(),
+            cluster: Pool::empty(),
+            local: Pool::empty(),
+            has_any: false,
+            closed_to_family: false,
+            counted: (0, 0, 0),
+        }
+    }
+
+    #[test]
+    fn the_matrix_is_kubernetes() {
+        use FrontendKind::{ClusterIp, External, LoadBalancer, NodePort};
+        let at = |kind, itp, etp, pod| {
+            let Policy { local, snat } = policy(kind, &service(itp, etp), pod, false);
+            (if local { "local" } else { "all" }, if snat { "SNAT" } else { "" })
+        };
+        assert_eq!(at(ClusterIp, false, false, true), ("all", ""));
+        assert_eq!(at(ClusterIp, false, true, true), ("all", ""));
+        assert_eq!(at(ClusterIp, true, false, true), ("local", ""));
+        assert_eq!(at(ClusterIp, false, true, false), ("all", "SNAT"));
+        assert_eq!(at(ClusterIp, true, false, false), ("local", "SNAT"));
+        for kind in [NodePort, LoadBalancer, External] {
+            assert_eq!(at(kind, false, false, true), ("all", "SNAT"));
+            assert_eq!(at(kind, false, true, true), ("all", ""));
+            assert_eq!(at(kind, true, false, true), ("all", "SNAT"));
+            assert_eq!(at(kind, false, false, false), ("all", "SNAT"));
+            assert_eq!(at(kind, false, true, false), ("local", ""));
+        }
+        assert!(policy(ClusterIp, &service(false, false), true, true).snat, "masqueradeAll");
+    }
+
+    #[test]
+    fn the_shares_are_disjoint_and_complete() {
+        for workers in 1..=5u16 {
+            let range = 1024..=1124u16;
+            let mut seen = HashSet::default();
+            for worker in 0..workers {
+                let ports = Ports::new(&range, worker, workers);
+                for seed in 0..300 {
+                    for port in ports.candidates(seed) {
+                        assert_eq!(worker_of(port, &range, workers), Some(worker));
+                        seen.insert(port);
+                    }
+                }
+            }
+            assert_eq!(seen.len(), 101, "{workers} workers");
+        }
+        assert_eq!(worker_of(30000, &(1024..=29999), 2), None);
+    }
+
+    #[test]
+    fn the_address_is_chosen_by_hash_within_the_family() {
+        use pollgate_common::flow::{V4, V6};
+        let gateway: Vec<std::net::Ipv4Addr> =
+            ["192.168.50.10", "192.168.50.11"].map(|a| a.parse().expect("an address")).to_vec();
+        let settings = Settings {
+            gateway_v4: gateway.clone(),
+            gateway_v6: vec![],
+            dns: vec![],
+            pod_cidrs: vec![],
+            service_cidrs: vec![],
+            masquerade_all: false,
+            snat_ports: 1024..=29999,
+            ring_hash: RingHash::new(""),
+        };
+        let seen: HashSet<V4> = (0..100).filter_map(|hash| address(&settings, hash)).collect();
+        assert_eq!(seen, gateway.into_iter().map(V4).collect());
+        assert_eq!(address::<V6>(&settings, 7), None);
+    }
+}

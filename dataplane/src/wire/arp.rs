@@ -1,0 +1,85 @@
+//! ARP for IPv4 over Ethernet (RFC 826).
+//!
+//! ```text
+//!  0       2       4    5    6      8       14      18      24      28
+//!  │ hw 1  │ 0x0800│ 6  │ 4  │ op   │ sha   │ spa   │ tha   │ tpa   │
+//! ```
+
+use std::net::Ipv4Addr;
+
+use pollgate_common::net::Mac;
+use zerocopy::big_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Header;
+
+const REQUEST: u16 = 1;
+const REPLY: u16 = 2;
+
+/// The packet.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Arp {
+    hardware: U16,
+    protocol: U16,
+    hardware_len: u8,
+    protocol_len: u8,
+    operation: U16,
+    sender_mac: [u8; 6],
+    sender_ip: [u8; 4],
+    target_mac: [u8; 6],
+    target_ip: [u8; 4],
+}
+
+impl Header for Arp {}
+
+impl Arp {
+    /// Whether it is a request for an IPv4 address over Ethernet.
+    pub fn is_request(&self) -> bool {
+        self.hardware.get() == 1
+            && self.protocol.get() == super::ethernet::IPV4
+            && (self.hardware_len, self.protocol_len) == (6, 4)
+            && self.operation.get() == REQUEST
+    }
+
+    /// The address asked for.
+    pub fn target_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.target_ip)
+    }
+
+    /// The address of who asks.
+    pub fn sender_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.sender_ip)
+    }
+
+    /// Turns the request into the reply "it is at `own`".
+    pub fn answer(&mut self, own: Mac) {
+        let asked = self.target_ip;
+        self.operation = U16::new(REPLY);
+        self.target_mac = self.sender_mac;
+        self.target_ip = self.sender_ip;
+        self.sender_mac = own.0;
+        self.sender_ip = asked;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_becomes_its_reply() {
+        let mut bytes = [0u8; 28];
+        bytes.copy_from_slice(
+            b"\0\x01\x08\0\x06\x04\0\x01\xaa\xaa\xaa\xaa\xaa\xaa\x0a\0\0\x01\0\0\0\0\0\0\x0a\x60\0\x32",
+        );
+        let arp = Arp::at_mut(&mut bytes, 0).expect("long enough");
+        assert!(arp.is_request());
+        assert_eq!(arp.target_ip(), Ipv4Addr::new(10, 96, 0, 50));
+        arp.answer(Mac([2; 6]));
+        assert_eq!(
+            &bytes,
+            b"\0\x01\x08\0\x06\x04\0\x02\x02\x02\x02\x02\x02\x02\x0a\x60\0\x32\xaa\xaa\xaa\xaa\xaa\xaa\x0a\0\0\x01"
+        );
+    }
+}

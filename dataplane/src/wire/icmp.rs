@@ -1,0 +1,104 @@
+//! ICMP for IPv4 (RFC 792), as far as a gateway speaks it itself.
+//!
+//! ```text
+//!  0      1      2          4      8
+//!  │ type │ code │ checksum │ rest │ data
+//! ```
+
+use zerocopy::big_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Header, checksum};
+
+/// Bytes of the header.
+pub const LEN: usize = 8;
+/// IANA protocol number.
+pub const PROTOCOL: u8 = 1;
+
+const ECHO_REPLY: u8 = 0;
+const UNREACHABLE: u8 = 3;
+const ECHO: u8 = 8;
+const TIME_EXCEEDED: u8 = 11;
+const PORT: u8 = 3;
+
+/// The errors pollgate originates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Nobody serves that port (type 3, code 3).
+    PortUnreachable,
+    /// The time to live ran out (type 11, code 0).
+    TimeExceeded,
+}
+
+/// The header.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Icmp {
+    kind: u8,
+    code: u8,
+    checksum: U16,
+    rest: [u8; 4],
+}
+
+impl Header for Icmp {}
+
+impl Icmp {
+    /// Whether it asks for an echo.
+    pub fn is_echo_request(&self) -> bool {
+        (self.kind, self.code) == (ECHO, 0)
+    }
+
+    /// Turns the request into its reply: only the type changes, and the sum by as much.
+    pub fn answer(&mut self) {
+        self.kind = ECHO_REPLY;
+        // The type is the high byte of its word: −0x0800 is +0xf7ff in one's complement.
+        let sum = checksum::update(self.checksum.get(), 0xf7ff);
+        // Of the two zeros of one's complement only this one holds for a message of zeros alone (identifier, sequence
+        // number and data may all be zero; in TCP, UDP and IP something never is). For others both do.
+        self.checksum = U16::new(if sum == 0 { 0xffff } else { sum });
+    }
+
+    /// The header of an error message over `data`, sum included.
+    pub fn error(error: Error, data: &[u8]) -> Icmp {
+        let (kind, code) = match error {
+            Error::PortUnreachable => (UNREACHABLE, PORT),
+            Error::TimeExceeded => (TIME_EXCEEDED, 0),
+        };
+        let mut icmp = Icmp { kind, code, checksum: U16::new(0), rest: [0; 4] };
+        let sum = checksum::sum(icmp.as_bytes()) + checksum::sum(data);
+        icmp.checksum = U16::new(!checksum::fold(sum));
+        icmp
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_is_answered_with_a_correct_sum() {
+        let mut message = vec![ECHO, 0, 0, 0, 0x12, 0x34, 0, 1, b'p', b'i', b'n', b'g'];
+        let sum = !checksum::fold(checksum::sum(&message));
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let icmp = Icmp::at_mut(&mut message, 0).expect("long enough");
+        assert!(icmp.is_echo_request());
+        icmp.answer();
+        assert_eq!(message[0], ECHO_REPLY);
+        assert_eq!(checksum::fold(checksum::sum(&message)), 0xffff);
+    }
+
+    #[test]
+    fn a_reply_of_zeros_alone_has_a_correct_sum() {
+        let mut message = vec![ECHO, 0, 0xf7, 0xff, 0, 0, 0, 0, 0, 0];
+        Icmp::at_mut(&mut message, 0).expect("long enough").answer();
+        assert_eq!(checksum::fold(checksum::sum(&message)), 0xffff);
+    }
+
+    #[test]
+    fn an_error_sums_over_its_data() {
+        let data = [1, 2, 3, 4, 5];
+        let mut bytes = Icmp::error(Error::TimeExceeded, &data).as_bytes().to_vec();
+        bytes.extend(data);
+        assert_eq!(checksum::fold(checksum::sum(&bytes)), 0xffff);
+    }
+}

@@ -1,0 +1,186 @@
+//! IPv4 (RFC 791 §3.1).
+//!
+//! ```text
+//!  0          1     2        4    6            8     9      10        12    16    20
+//!  │ ver│ihl  │ tos │ length │ id │ flags│frag │ ttl │ prot │ checksum│ src │ dst │ options…
+//! ```
+
+use std::net::Ipv4Addr;
+
+use pollgate_common::drops::Drop;
+use zerocopy::big_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Header, checksum};
+
+/// Bytes of a header without options.
+pub const LEN: usize = 20;
+
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// The header's fixed part.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    total_len: U16,
+    id: U16,
+    fragment: U16,
+    ttl: u8,
+    protocol: u8,
+    checksum: U16,
+    src: [u8; 4],
+    dst: [u8; 4],
+}
+
+impl Header for Ipv4 {}
+
+impl Ipv4 {
+    /// The header at `at` of `frame`, proved: version 4, header length within the packet, packet within the frame, header
+    /// sum correct. Bytes behind the packet (Ethernet padding) are nobody's.
+    #[inline]
+    pub fn check(frame: &[u8], at: usize) -> Result<&Ipv4, Drop> {
+        let ip = Ipv4::at(frame, at).ok_or(Drop::IpHeader)?;
+        let header_len = ip.header_len();
+        if ip.version_ihl >> 4 != 4 || header_len < LEN {
+            return Err(Drop::IpHeader);
+        }
+        let header = frame.get(at..at + header_len).ok_or(Drop::IpHeader)?;
+        if ip.total_len() < header_len || frame.len() - at < ip.total_len() {
+            return Err(Drop::IpLength);
+        }
+        if checksum::fold(checksum::sum(header)) != 0xffff {
+            return Err(Drop::IpChecksum);
+        }
+        Ok(ip)
+    }
+
+    /// Bytes of the header, options included.
+    #[inline]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.version_ihl & 0xf) * 4
+    }
+
+    /// Bytes of header and payload.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        usize::from(self.total_len.get())
+    }
+
+    /// Hops left.
+    #[inline]
+    pub fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
+    /// IANA protocol number.
+    #[inline]
+    pub fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// Who sent it.
+    #[inline]
+    pub fn src(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.src)
+    }
+
+    /// Whom it is for.
+    #[inline]
+    pub fn dst(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.dst)
+    }
+
+    /// Whether it is a piece of a larger packet.
+    #[inline]
+    pub fn is_fragment(&self) -> bool {
+        self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    /// New addresses and one hop less; `delta` is what the addresses add to the sum ([`checksum::delta`]).
+    #[inline]
+    pub fn translate(&mut self, src: Ipv4Addr, dst: Ipv4Addr, delta: u16) {
+        self.src = src.octets();
+        self.dst = dst.octets();
+        // The TTL is the high byte of its word: one less is −0x0100, which in one's complement is +0xfeff.
+        self.ttl = self.ttl.wrapping_sub(1);
+        self.checksum = U16::new(checksum::update(self.checksum.get(), u32::from(delta) + 0xfeff));
+    }
+
+    /// Source and destination change places and the time to live starts at 64: an answer in the same buffer.
+    pub fn turn_round(&mut self) {
+        std::mem::swap(&mut self.src, &mut self.dst);
+        let change = u32::from(64u16 << 8) + u32::from(!(u16::from(self.ttl) << 8));
+        self.ttl = 64;
+        self.checksum = U16::new(checksum::update(self.checksum.get(), change));
+    }
+
+    /// Says how long the packet is, the sum following.
+    pub fn set_total_len(&mut self, total_len: u16) {
+        let change = u32::from(total_len) + u32::from(!self.total_len.get());
+        self.total_len = U16::new(total_len);
+        self.checksum = U16::new(checksum::update(self.checksum.get(), change));
+    }
+
+    /// A header without options for a packet of our own, of `total_len` bytes, sum included.
+    pub fn make(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, total_len: u16) -> Ipv4 {
+        let mut ip = Ipv4 {
+            version_ihl: 0x45,
+            tos: 0,
+            total_len: U16::new(total_len),
+            id: U16::new(0),
+            fragment: U16::new(DONT_FRAGMENT),
+            ttl: 64,
+            protocol,
+            checksum: U16::new(0),
+            src: src.octets(),
+            dst: dst.octets(),
+        };
+        ip.checksum = U16::new(!checksum::fold(checksum::sum(ip.as_bytes())));
+        ip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::Ipv4HeaderSlice;
+
+    fn header() -> Vec<u8> {
+        Ipv4::make(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 96, 0, 50), 6, 20).as_bytes().to_vec()
+    }
+
+    #[test]
+    fn another_parser_agrees_with_what_is_made_and_translated() {
+        let mut bytes = header();
+        assert!(Ipv4::check(&bytes, 0).is_ok());
+        let old = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 96, 0, 50));
+        let new = (Ipv4Addr::new(192, 168, 50, 10), Ipv4Addr::new(10, 244, 1, 10));
+        let delta = checksum::delta(&[old.0.into(), old.1.into()], &[new.0.into(), new.1.into()]);
+        Ipv4::at_mut(&mut bytes, 0).expect("long enough").translate(new.0, new.1, delta);
+        let seen = Ipv4HeaderSlice::from_slice(&bytes).expect("a header").to_header();
+        assert_eq!((seen.source, seen.destination, seen.time_to_live), (new.0.octets(), new.1.octets(), 63));
+        assert_eq!(seen.header_checksum, seen.calc_header_checksum());
+    }
+
+    #[test]
+    fn lies_are_told_apart() {
+        let good = header();
+        let check = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            Ipv4::check(&bytes, 0).err()
+        };
+        assert_eq!(check(&|b| b.truncate(19)), Some(Drop::IpHeader));
+        assert_eq!(check(&|b| b[0] = 0x65), Some(Drop::IpHeader));
+        assert_eq!(check(&|b| b[0] = 0x44), Some(Drop::IpHeader));
+        assert_eq!(check(&|b| b[0] = 0x46), Some(Drop::IpHeader), "options beyond the frame");
+        assert_eq!(check(&|b| b[3] = 21), Some(Drop::IpLength));
+        assert_eq!(check(&|b| b[3] = 19), Some(Drop::IpLength));
+        assert_eq!(check(&|b| b[8] = 1), Some(Drop::IpChecksum));
+        assert_eq!(check(&|b| b.extend([0; 26])), None, "padding is nobody's");
+    }
+}

@@ -1,0 +1,137 @@
+//! TCP (RFC 9293 §3.1).
+//!
+//! ```text
+//!  0       2       4      8     12     13     14       16        18       20
+//!  │ sport │ dport │ seq  │ ack │ off  │ flags│ window │ checksum│ urgent │ options…
+//! ```
+
+use pollgate_common::drops::Drop;
+use zerocopy::big_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Header, checksum};
+
+/// Bytes of a header without options.
+pub const LEN: usize = 20;
+/// No more data from the sender.
+pub const FIN: u8 = 0x01;
+/// Synchronise sequence numbers.
+pub const SYN: u8 = 0x02;
+/// Reset the connection.
+pub const RST: u8 = 0x04;
+/// The acknowledgement number is valid.
+pub const ACK: u8 = 0x10;
+
+/// The header's fixed part.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Tcp {
+    src_port: U16,
+    dst_port: U16,
+    seq: U32,
+    ack: U32,
+    offset: u8,
+    flags: u8,
+    window: U16,
+    checksum: U16,
+    urgent: U16,
+}
+
+impl Header for Tcp {}
+
+impl Tcp {
+    /// The header at `at`, proved to lie within the `len` bytes of transport header and payload.
+    #[inline]
+    pub fn check(frame: &[u8], at: usize, len: usize) -> Result<&Tcp, Drop> {
+        let tcp = Tcp::at(frame, at).ok_or(Drop::L4Header)?;
+        let header_len = tcp.header_len();
+        if header_len < LEN || header_len > len { Err(Drop::L4Header) } else { Ok(tcp) }
+    }
+
+    /// Bytes of the header, options included.
+    #[inline]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.offset >> 4) * 4
+    }
+
+    /// Source port.
+    #[inline]
+    pub fn src_port(&self) -> u16 {
+        self.src_port.get()
+    }
+
+    /// Destination port.
+    #[inline]
+    pub fn dst_port(&self) -> u16 {
+        self.dst_port.get()
+    }
+
+    /// [`SYN`], [`ACK`], ...
+    #[inline]
+    pub fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// New ports; `delta` is what addresses and ports add to the sum.
+    #[inline]
+    pub fn translate(&mut self, src_port: u16, dst_port: u16, delta: checksum::Transport) {
+        self.src_port = U16::new(src_port);
+        self.dst_port = U16::new(dst_port);
+        self.checksum = U16::new(delta.apply(self.checksum.get()));
+    }
+
+    /// The reset that answers this segment of `payload` bytes (RFC 9293 §3.10.7.1), checksum still zero.
+    pub fn reset(&self, payload: u32) -> Tcp {
+        let acked = self.flags & ACK != 0;
+        let length = payload + u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
+        Tcp {
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            seq: if acked { self.ack } else { U32::new(0) },
+            ack: if acked { U32::new(0) } else { U32::new(self.seq.get().wrapping_add(length)) },
+            offset: 0x50,
+            flags: if acked { RST } else { RST | ACK },
+            window: U16::new(0),
+            checksum: U16::new(0),
+            urgent: U16::new(0),
+        }
+    }
+
+    /// Sets the checksum field as it is.
+    pub fn set_checksum(&mut self, sum: u16) {
+        self.checksum = U16::new(sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(flags: u8) -> Vec<u8> {
+        let mut bytes = vec![0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 100, 0, 0, 0, 200, 0x50, flags];
+        bytes.resize(20, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_reset_answers_what_the_rfc_says() {
+        let seen = |flags, payload| {
+            let reset = Tcp::check(&segment(flags), 0, 20).expect("a header").reset(payload);
+            (reset.src_port(), reset.dst_port(), reset.flags(), reset.seq.get(), reset.ack.get())
+        };
+        assert_eq!(seen(SYN, 0), (8080, 40000, RST | ACK, 0, 101));
+        assert_eq!(seen(ACK, 10), (8080, 40000, RST, 200, 0));
+        assert_eq!(seen(FIN, 5), (8080, 40000, RST | ACK, 0, 106));
+    }
+
+    #[test]
+    fn the_data_offset_must_fit() {
+        let mut bytes = segment(ACK);
+        assert!(Tcp::check(&bytes, 0, 20).is_ok());
+        bytes[12] = 0x60;
+        assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(Drop::L4Header));
+        bytes[12] = 0x40;
+        assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(Drop::L4Header));
+        assert_eq!(Tcp::check(&bytes[..19], 0, 19).err(), Some(Drop::L4Header));
+    }
+}
