@@ -1,0 +1,168 @@
+//! `pollgate.io/v1alpha1`: what Kubernetes has no word for.
+//!
+//! | path | what |
+//! |---|---|
+//! | `POST apply` | a whole list of objects, all or nothing, in one revision and one publish |
+//! | `GET namespaces/{ns}/services/{name}/explain` | which Pods are endpoints and which are not, and why |
+//! | `GET stats` | the counters |
+//!
+//! Why `apply` beside the API server's own patches: those change one object at a time, so a half-applied directory is
+//! served until the client gets to its end, or for ever if it does not.
+//!
+//! `apply` takes a `List` (or one object; or YAML documents), `?namespace=` for objects that name none and
+//! `?dryRun=All`. It answers
+//!
+//! ```json
+//! {"kind": "ApplyResult", "apiVersion": "pollgate.io/v1alpha1", "metadata": {"resourceVersion": "42"},
+//!  "items": [{"result": "created", "object": {"apiVersion": "v1", "kind": "Service", …}}]}
+//! ```
+//!
+//! with an item for each object sent, in their order, and `result` one of `created`, `configured`, `unchanged`. If
+//! any object is refused, none is applied, and the `Status` has a cause for every fault of every object, its field
+//! beginning with `items[i]`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::body::{self, APPLY_LIMIT, OBJECT_TYPES};
+use super::resources::{dry_run, query, written};
+use super::status::Status;
+use super::{Api, render};
+use crate::cluster::{Change, Commit, Write};
+use crate::explain::explain;
+use crate::fault::Fault;
+use crate::objects::{Key, Kind, Object};
+use crate::resolve::ServiceName;
+use crate::runtime::WriteError;
+
+/// Where a list of objects is applied.
+pub const APPLY_PATH: &str = "/apis/pollgate.io/v1alpha1/apply";
+
+/// What an apply did to one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApplyOutcome {
+    /// It was not there before.
+    Created,
+    /// It was there and is different now.
+    Configured,
+    /// It was there, just as it was sent.
+    Unchanged,
+}
+
+impl ApplyOutcome {
+    /// The word in the answer, and the one `kubectl apply` prints.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+        }
+    }
+
+    fn of(change: Option<&Change>) -> Self {
+        match change {
+            None => Self::Unchanged,
+            Some(change) if change.old.is_none() => Self::Created,
+            Some(_) => Self::Configured,
+        }
+    }
+}
+
+pub(crate) fn router() -> Router<Api> {
+    Router::new()
+        .route(APPLY_PATH, post(apply))
+        .route("/apis/pollgate.io/v1alpha1/namespaces/{namespace}/services/{name}/explain", get(explain_service))
+        .route("/apis/pollgate.io/v1alpha1/stats", get(async |State(api): State<Api>| Json((api.stats)())))
+}
+
+async fn apply(State(api): State<Api>, request: Request) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let query = query(&parts)?;
+    let parameter = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+    let dry_run = dry_run(parameter("dryRun"))?;
+    let namespace = match parameter("namespace") {
+        "" => "default",
+        namespace => namespace,
+    };
+    let (claim, objects) = receive(&api, &parts.headers, body, namespace).await?;
+    let count = objects.len();
+    let writes = objects.into_iter().map(Write::Apply).collect();
+    match api.write(writes, dry_run, claim).await? {
+        Ok(commit) => Ok(answer(&api, count, commit)),
+        Err(WriteError::Refused(refusals)) => Err(Status::from_item_refusals(&refusals)),
+        Err(WriteError::Store(reason)) => Err(Status::internal(reason)),
+    }
+}
+
+async fn receive(
+    api: &Api,
+    headers: &axum::http::HeaderMap,
+    body: Body,
+    namespace: &str,
+) -> Result<(body::Claim, Vec<Object>), Status> {
+    let (claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, APPLY_LIMIT).await?;
+    let namespace = namespace.to_owned();
+    let values = body::decode(bytes, media).await?;
+    // Checking many objects takes a while too: off this thread with it.
+    let decoded = tokio::task::spawn_blocking(move || decode(values, &namespace)).await;
+    let objects = decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))?;
+    Ok((claim, objects))
+}
+
+fn decode(values: Vec<Value>, namespace: &str) -> Result<Vec<Object>, Status> {
+    let (mut objects, mut faulty): (Vec<Object>, Vec<(usize, Vec<Fault>)>) = Default::default();
+    for (index, value) in values.into_iter().flat_map(items).enumerate() {
+        match Object::from_value(&value, namespace) {
+            Ok(object) => objects.push(object),
+            Err(faults) => faulty.push((index, faults)),
+        }
+    }
+    if faulty.is_empty() { Ok(objects) } else { Err(Status::from_item_faults(&faulty)) }
+}
+
+/// The items of a `List`, or the object itself.
+fn items(mut value: Value) -> Vec<Value> {
+    let list = value.get("kind").and_then(Value::as_str) == Some("List");
+    match value.get_mut("items") {
+        Some(Value::Array(items)) if list => std::mem::take(items),
+        _ => vec![value],
+    }
+}
+
+fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {
+    let head = format!(
+        r#"{{"kind":"ApplyResult","apiVersion":"pollgate.io/v1alpha1","metadata":{{"resourceVersion":"{}"}},"items":["#,
+        commit.revision
+    );
+    let changes: std::collections::HashMap<Key, usize> =
+        commit.changes.iter().enumerate().map(|(index, change)| (change.key.clone(), index)).collect();
+    let api = api.clone();
+    let results = (0..count).filter_map(move |index| {
+        let key = commit.written.get(index)?;
+        let change = changes.get(key).and_then(|&index| commit.changes.get(index));
+        let object = match change {
+            Some(change) => change.new.clone(),
+            None => written(&api, key, &commit),
+        };
+        Some(json!({"result": ApplyOutcome::of(change).as_str(), "object": object.map(|object| object.to_value())}))
+    });
+    render::stream(head, results)
+}
+
+async fn explain_service(
+    State(api): State<Api>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Response, Status> {
+    let service = ServiceName { namespace, name };
+    let explanation = explain(&api.replica.read(), &service);
+    let explanation = explanation.ok_or_else(|| {
+        Status::not_found(&Key::new(Kind::Service, service.namespace.as_str(), service.name.as_str()))
+    })?;
+    Ok(Json(explanation).into_response())
+}

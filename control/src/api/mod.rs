@@ -1,0 +1,256 @@
+//! The API: Kubernetes' own, a subset, over HTTP/1.1 on a Unix socket.
+//!
+//! ```text
+//! server     the socket, connections, their bounds
+//!   └ routes: discovery   what there is
+//!             resources   get, list, create, replace, patch, delete of every kind, one set of handlers
+//!             gateway     pollgate.io: apply a whole list at once, explain, stats
+//!                 body    reads and decodes what is sent, bounded      render  lists, Tables, streamed
+//!                 status  errors as Status objects                     selector
+//!   view     the replica that all reads come from
+//! ```
+//!
+//! Why Kubernetes' API and not one of our own: what speaks to an API server about Services speaks to the gateway, so that
+//! nobody learns a dialect. Where a gateway differs: there is no kubelet, so a `status` in a created or applied Pod, Node or
+//! Service is kept, and a deleted Pod goes at once; a namespace comes to be with its first object.
+//!
+//! The API has a thread and a single-threaded runtime of its own. It never waits for the control thread except for
+//! the answer to a write, and nothing it does holds the control thread up.
+
+mod body;
+mod discovery;
+mod gateway;
+mod render;
+mod resources;
+mod selector;
+mod server;
+mod status;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use axum::Router;
+use crossbeam::channel::Sender;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use self::body::{Budget, Claim};
+use self::server::{Limits, Socket};
+use self::status::Status;
+use self::view::Replica;
+use crate::cluster::{Cluster, Commit, Write};
+use crate::runtime::{Command, Settled, SettledSink, WriteError, WriteRequest};
+
+pub use self::gateway::{APPLY_PATH, ApplyOutcome};
+
+/// How long a client waits for its write before it is told that the outcome is open.
+const WRITE_TIME: Duration = Duration::from_secs(60);
+
+/// Gives the counters as JSON, whenever asked. Called on the API's thread: it must not block.
+pub type StatsSource = Arc<dyn Fn() -> Value + Send + Sync>;
+
+/// What the API server is made of.
+pub struct ApiParts {
+    /// Where to listen. Missing directories are made.
+    pub socket: PathBuf,
+    /// The state reads start from: the same as the control thread's.
+    pub replica: Cluster,
+    /// The way to the control thread.
+    pub commands: Sender<Command>,
+    /// The counters.
+    pub stats: StatsSource,
+}
+
+/// Why the API server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Somebody answers on the socket.
+    #[error("{}: another pollgate listens here; stop it, or give this one an `api.socket` of its own", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something that is not a socket is in its place. It was left alone.
+    #[error("{}: exists and is not a socket; move it away, or change `api.socket`", path.display())]
+    NotASocket {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("{}: cannot listen: {source}; `api.socket` must be a path of at most 107 bytes in a directory this user may write", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No thread or runtime to be had.
+    #[error("cannot start the API's thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// The running API server. Dropping it stops it.
+#[derive(Debug)]
+pub struct ApiHandle {
+    settled: mpsc::UnboundedSender<Settled>,
+    stop: Option<watch::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiHandle {
+    /// Where the control thread puts requests that are done: they reach the replica, and then the clients.
+    pub fn settled_sink(&self) -> SettledSink {
+        let settled = self.settled.clone();
+        // A stopped API has nobody left to answer.
+        Box::new(move |done| drop(settled.send(done)))
+    }
+
+    /// Takes no further connections, lets requests under way finish within five seconds, and removes the socket.
+    ///
+    /// Stop the API before the control thread: requests under way need it.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the API thread panicked");
+        }
+    }
+}
+
+impl Drop for ApiHandle {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// Binds the socket and starts to serve on a thread of its own. Writes wait until the control thread takes commands.
+///
+/// # Errors
+/// If the socket cannot be had, or no thread.
+pub fn spawn(parts: ApiParts) -> Result<ApiHandle, ApiError> {
+    spawn_with(parts, Limits::default())
+}
+
+fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
+    let socket = Socket::bind(&parts.socket)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Large bodies are decoded beside the API's thread, but not on every core the packets want.
+        .max_blocking_threads(2)
+        .thread_name("api-decode")
+        .build()
+        .map_err(ApiError::Thread)?;
+    let (settled, done) = mpsc::unbounded_channel();
+    let (stop, stopped) = watch::channel(());
+    let api = Api::new(parts);
+    let serve = move || {
+        let served = runtime.block_on(async move {
+            tokio::spawn(follow(api.clone(), done));
+            server::serve(socket, router(api), limits, stopped).await
+        });
+        if let Err(error) = served {
+            tracing::error!("the API has ended: {error}");
+        }
+    };
+    let thread = thread::Builder::new().name("api".into()).spawn(serve).map_err(ApiError::Thread)?;
+    Ok(ApiHandle { settled, stop: Some(stop), thread: Some(thread) })
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .merge(discovery::router())
+        .merge(resources::router())
+        .merge(gateway::router())
+        .fallback(async || Status::no_resource())
+        .method_not_allowed_fallback(async || Status::method_not_allowed())
+        .with_state(api)
+}
+
+/// Brings the replica up to date and answers clients, in that order.
+async fn follow(api: Api, mut settled: mpsc::UnboundedReceiver<Settled>) {
+    while let Some(done) = settled.recv().await {
+        api.replica.apply(done.commits());
+        done.answer();
+    }
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Shared>);
+
+impl std::ops::Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// See [`Api`].
+pub(crate) struct Shared {
+    replica: Replica,
+    commands: Sender<Command>,
+    stats: StatsSource,
+    budget: Budget,
+    store_failure: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    fn new(parts: ApiParts) -> Self {
+        Self(Arc::new(Shared {
+            replica: Replica::new(parts.replica),
+            commands: parts.commands,
+            stats: parts.stats,
+            budget: Budget::new(),
+            store_failure: Mutex::new(None),
+        }))
+    }
+
+    /// Why nothing can be written any more, if so.
+    fn store_failure(&self) -> Option<String> {
+        self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands writes to the control thread and waits for their outcome. `claim` is held until it is there, whether
+    /// the client still waits or not. The outer error is that there is no outcome.
+    async fn write(
+        &self,
+        writes: Vec<Write>,
+        dry_run: bool,
+        claim: Claim,
+    ) -> Result<Result<Arc<Commit>, WriteError>, Status> {
+        let (reply, outcome) = oneshot::channel();
+        let reply = Box::new(move |outcome| {
+            drop(claim);
+            // The client may be gone by now.
+            drop(reply.send(outcome));
+        });
+        let request = WriteRequest { writes, dry_run, reply };
+        self.commands.send(Command::Write(request)).map_err(|_| Status::stopping())?;
+        let outcome = timeout(WRITE_TIME, outcome).await.map_err(|_| Status::timed_out(WRITE_TIME.as_secs()))?;
+        let outcome = outcome.map_err(|_| Status::stopping())?;
+        if let Err(WriteError::Store(reason)) = &outcome {
+            *self.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
+        }
+        Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Answers: single objects, lists, and Tables for clients that ask for them.
+//!
+//! Lists are streamed: an item is encoded when the connection has room for it, so a list of 100 000 objects costs its
+//! pointers and one chunk, not a hundred megabytes a client.
+//!
+//! `Accept: application/json;as=Table;v=v1;g=meta.k8s.io` (what `kubectl get` sends) asks for the columns `kubectl` shows, made
+//! here by the same printers as our own command line uses.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::status::Status;
+use crate::objects::{Kind, Object};
+use crate::printers::{Column, Table};
+
+/// Encoded items are gathered to chunks of at least this many bytes.
+const CHUNK: usize = 64 << 10;
+
+/// The form a client wants objects in.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As they are.
+    #[default]
+    Json,
+    /// As rows of a `Table`, each with as much of the object as asked for.
+    Table(Include),
+}
+
+/// What a row of a Table holds besides its cells.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    /// The object's metadata, as a `PartialObjectMetadata`.
+    #[default]
+    Metadata,
+    /// The whole object.
+    Object,
+    /// Nothing.
+    Nothing,
+}
+
+impl Form {
+    /// The first form in `Accept` that can be made; `include` is the parameter `includeObject`.
+    pub(crate) fn of(headers: &HeaderMap, include: &str) -> Result<Self, Status> {
+        let mut accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+        if accepts.peek().is_none() {
+            return Ok(Self::Json);
+        }
+        accepts
+            .flat_map(|value| value.split(','))
+            .find_map(|range| Self::of_range(range, include).transpose())
+            .unwrap_or_else(|| Err(Status::not_acceptable()))
+    }
+
+    /// The form one media range asks for; nothing if it cannot be made.
+    fn of_range(range: &str, include: &str) -> Result<Option<Self>, Status> {
+        let mut parts = range.split(';').map(str::trim);
+        if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
+            return Ok(None);
+        }
+        let parameter = |name: &str| {
+            range.split(';').skip(1).filter_map(|part| part.trim().split_once('=')).find(|(key, _)| *key == name)
+        };
+        match (parameter("as"), parameter("v")) {
+            (None, _) => Ok(Some(Self::Json)),
+            (Some((_, "Table")), Some((_, "v1"))) => Include::parse(include).map(|include| Some(Self::Table(include))),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Include {
+    fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "" | "Metadata" => Ok(Self::Metadata),
+            "Object" => Ok(Self::Object),
+            "None" => Ok(Self::Nothing),
+            other => Err(Status::bad_request(format!(
+                "includeObject: Unsupported value: {other:?}: supported values: \"None\", \"Metadata\", \"Object\""
+            ))),
+        }
+    }
+
+    fn of(self, object: &Object) -> Value {
+        match self {
+            Self::Nothing => Value::Null,
+            Self::Object => object.to_value(),
+            Self::Metadata => json!({
+                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata(),
+            }),
+        }
+    }
+}
+
+/// One object.
+pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Response {
+    match form {
+        Form::Json => (code, Json(object.to_value())).into_response(),
+        Form::Table(include) => {
+            let version = object.metadata().resource_version.clone().unwrap_or_default();
+            (code, table(object.kind(), &version, vec![Arc::clone(object)], include)).into_response()
+        }
+    }
+}
+
+/// A list at `revision`.
+pub(crate) fn list(kind: Kind, revision: u64, objects: Vec<Arc<Object>>, form: Form) -> Response {
+    let revision = revision.to_string();
+    match form {
+        Form::Json => {
+            let head = format!(
+                r#"{{"kind":"{}List","apiVersion":"{}","metadata":{{"resourceVersion":"{revision}"}},"items":["#,
+                kind.name(),
+                kind.api_version()
+            );
+            stream(head, objects.into_iter().map(|object| object.to_value()))
+        }
+        Form::Table(include) => table(kind, &revision, objects, include),
+    }
+}
+
+/// All columns, wide ones with priority 1, and nothing cut short: the client decides what it shows.
+fn table(kind: Kind, revision: &str, objects: Vec<Arc<Object>>, include: Include) -> Response {
+    let now = jiff::Timestamp::now();
+    let columns: Vec<Value> = Table::of(kind, [], true, now).columns.iter().map(column).collect();
+    let head = format!(
+        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{{"resourceVersion":"{revision}"}},"columnDefinitions":{},"rows":["#,
+        Value::from(columns)
+    );
+    let row = move |object: Arc<Object>| {
+        let row = Table::of(kind, [&*object], true, now).rows.pop()?;
+        Some(json!({"cells": row.cells, "object": include.of(&object)}))
+    };
+    stream(head, objects.into_iter().filter_map(row))
+}
+
+fn column(column: &Column) -> Value {
+    let format = if column.name == "Name" { "name" } else { "" };
+    json!({
+        "name": column.name, "type": "string", "format": format, "description": "",
+        "priority": i32::from(column.wide),
+    })
+}
+
+/// Streams `head`, the items with commas between them, and the closing `]}`.
+pub(crate) fn stream(head: String, items: impl Iterator<Item = Value> + Send + 'static) -> Response {
+    let chunks = Chunks { pending: head.into_bytes(), items: Some(items), first: true };
+    let body = Body::from_stream(futures_util::stream::iter(chunks.map(Ok::<_, Infallible>)));
+    let json = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, json)], body).into_response()
+}
+
+struct Chunks<I> {
+    pending: Vec<u8>,
+    /// Nothing once the end is written.
+    items: Option<I>,
+    first: bool,
+}
+
+impl<I: Iterator<Item = Value>> Iterator for Chunks<I> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        while let Some(items) = self.items.as_mut().filter(|_| self.pending.len() < CHUNK) {
+            match items.next() {
+                Some(item) => {
+                    let comma = if std::mem::take(&mut self.first) { "" } else { "," };
+                    // Writing to memory does not fail.
+                    let _ = write!(self.pending, "{comma}{item}");
+                }
+                None => {
+                    self.pending.extend_from_slice(b"]}");
+                    self.items = None;
+                }
+            }
+        }
+        let chunk = std::mem::take(&mut self.pending);
+        (!chunk.is_empty()).then(|| Bytes::from(chunk))
+    }
+}

@@ -1,0 +1,268 @@
+//! Label and field selectors, as a list request gives them.
+//!
+//! The grammar is Kubernetes' (apimachinery `pkg/labels/selector.go`): requirements joined by commas, all of which must
+//! hold: `app=web`, `app==web`, `tier!=db`, `env in (prod, test)`, `env notin (dev)`, `app`, `!app`. As there, `!=` and
+//! `notin` also select objects that lack the label.
+//!
+//! Field selectors know `=`, `==` and `!=`, and for each kind the fields of the API server that it can be asked for.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::objects::{Kind, Object};
+
+/// A parsed label selector. The empty one selects everything.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct LabelSelector(Vec<Requirement>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    test: Test,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Test {
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Exists,
+    Missing,
+}
+
+impl LabelSelector {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        split_outside_parentheses(text)?
+            .into_iter()
+            .map(|part| parse_requirement(part).ok_or_else(|| format!("unable to parse requirement: {part:?}")))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    pub(crate) fn matches(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+        self.0.iter().all(|requirement| {
+            let value = labels.and_then(|labels| labels.get(&requirement.key));
+            requirement.test.holds(value)
+        })
+    }
+}
+
+impl Test {
+    fn holds(&self, value: Option<&String>) -> bool {
+        match self {
+            Test::In(values) => value.is_some_and(|value| values.contains(value)),
+            Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Test::Exists => value.is_some(),
+            Test::Missing => value.is_none(),
+        }
+    }
+}
+
+/// The requirements of `text`; an empty or blank text has none.
+fn split_outside_parentheses(text: &str) -> Result<Vec<&str>, String> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0_usize, 0);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth = depth.checked_sub(1).ok_or("unable to parse requirement: found ')' without '('")?,
+            b',' if depth == 0 => {
+                parts.push(text[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(text[start..].trim());
+    Ok(parts)
+}
+
+fn parse_requirement(text: &str) -> Option<Requirement> {
+    let (key, test) = if let Some(key) = text.strip_prefix('!') {
+        (key, Test::Missing)
+    } else if let Some((key, value)) = text.split_once("!=") {
+        (key, Test::NotIn(vec![label_value(value)?]))
+    } else if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        (key, Test::In(vec![label_value(value)?]))
+    } else if let Some((key, rest)) = text.split_once(char::is_whitespace) {
+        (key, parse_set(rest.trim())?)
+    } else {
+        (text, Test::Exists)
+    };
+    let key = key.trim();
+    is_label_key(key).then(|| Requirement { key: key.to_owned(), test })
+}
+
+/// `in (a, b)` or `notin (a, b)`.
+fn parse_set(text: &str) -> Option<Test> {
+    let (negated, rest) = match text.strip_prefix("notin") {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix("in")?),
+    };
+    let list = rest.trim().strip_prefix('(')?.strip_suffix(')')?;
+    let values = list.split(',').map(label_value).collect::<Option<_>>()?;
+    Some(if negated { Test::NotIn(values) } else { Test::In(values) })
+}
+
+fn label_value(text: &str) -> Option<String> {
+    let text = text.trim();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (text.len() <= 63 && text.chars().all(allowed)).then(|| text.to_owned())
+}
+
+fn is_label_key(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    !text.is_empty() && text.chars().all(allowed)
+}
+
+/// A parsed field selector of one kind. The empty one selects everything.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct FieldSelector(Vec<FieldTest>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FieldTest {
+    field: Field,
+    value: String,
+    equal: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Field {
+    Name,
+    Namespace,
+    /// A JSON pointer into the object, for what has no faster way.
+    At(String),
+}
+
+impl FieldSelector {
+    pub(crate) fn parse(text: &str, kind: Kind) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        text.split(',').map(|part| parse_field_test(part.trim(), kind)).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(crate) fn matches(&self, object: &Object) -> bool {
+        self.0.iter().all(|test| {
+            let equal = match &test.field {
+                Field::Name => object.name() == test.value,
+                Field::Namespace => object.namespace() == test.value,
+                Field::At(pointer) => value_at(object, pointer) == test.value,
+            };
+            equal == test.equal
+        })
+    }
+}
+
+fn parse_field_test(text: &str, kind: Kind) -> Result<FieldTest, String> {
+    let (field, value, equal) = if let Some((field, value)) = text.split_once("!=") {
+        (field, value, false)
+    } else if let Some((field, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        (field, value, true)
+    } else {
+        return Err(format!("invalid field selector: {text:?}; expected FIELD=VALUE"));
+    };
+    let field = match field.trim() {
+        "metadata.name" => Field::Name,
+        "metadata.namespace" if kind.namespaced() => Field::Namespace,
+        other if selectable(kind).contains(&other) => Field::At(format!("/{}", other.replace('.', "/"))),
+        other => return Err(format!("field label not supported: {other}")),
+    };
+    Ok(FieldTest { field, value: value.trim().to_owned(), equal })
+}
+
+/// The fields beside the metadata that the API server can select `kind` by.
+fn selectable(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Pod => {
+            &["spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "status.phase", "status.podIP"]
+        }
+        Kind::Service => &["spec.clusterIP", "spec.type"],
+        Kind::Namespace => &["status.phase"],
+        Kind::Node => &["spec.unschedulable"],
+        Kind::EndpointSlice => &[],
+    }
+}
+
+/// A missing field selects as the empty text, a missing truth value as `false`.
+fn value_at(object: &Object, pointer: &str) -> String {
+    match object.to_value().pointer(pointer) {
+        Some(Value::String(text)) => text.clone(),
+        None if pointer == "/spec/unschedulable" => "false".to_owned(),
+        None => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn every_operator_selects_as_in_kubernetes() {
+        let web = labels(&[("app", "web"), ("env", "prod"), ("example.com/tier", "1")]);
+        let cases = [
+            ("", true),
+            ("app=web", true),
+            ("app==web", true),
+            ("app=db", false),
+            ("app!=db", true),
+            ("app!=web", false),
+            ("none!=x", true),
+            ("app", true),
+            ("none", false),
+            ("!none", true),
+            ("! app", false),
+            ("env in (prod, test)", true),
+            ("env in (dev)", false),
+            ("env notin (dev)", true),
+            ("none notin (dev)", true),
+            ("env notin (prod,test)", false),
+            ("app=web,env in (prod,test),!none", true),
+            ("app=web, env=dev", false),
+            ("example.com/tier=1", true),
+            ("app=", false),
+        ];
+        for (text, expected) in cases {
+            let selector = LabelSelector::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(selector.matches(Some(&web)), expected, "{text}");
+        }
+        assert!(!LabelSelector::parse("app=web").expect("valid").matches(None));
+    }
+
+    #[test]
+    fn a_selector_that_does_not_parse_is_told() {
+        for text in ["=web", ",", "app=web,", "env in prod", "env near (a)", "env in (a", "a)b", "app=w b", "app=(x)"] {
+            assert!(LabelSelector::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_select_by_kind() {
+        let pod = Object::from_value(
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n"},
+                    "spec": {"containers": [], "nodeName": "one"}, "status": {"phase": "Running"}}),
+            "",
+        )
+        .expect("a pod");
+        for (text, expected) in [
+            ("metadata.name=a", true),
+            ("metadata.name!=a", false),
+            ("metadata.namespace=n,spec.nodeName=one", true),
+            ("status.phase!=Running", false),
+            ("status.podIP=", true),
+        ] {
+            assert_eq!(FieldSelector::parse(text, Kind::Pod).expect("valid").matches(&pod), expected, "{text}");
+        }
+        let error = FieldSelector::parse("spec.nodeName=one", Kind::Service).expect_err("not a Service's field");
+        assert_eq!(error, "field label not supported: spec.nodeName");
+        assert!(FieldSelector::parse("metadata.name", Kind::Pod).is_err());
+    }
+}

@@ -1,0 +1,292 @@
+//! Errors as Kubernetes' `Status` objects.
+//!
+//! Client libraries decide by `code` and `reason`, `kubectl` prints `message`, and editors jump to `details.causes`: all
+//! follow apimachinery `pkg/api/errors/errors.go`, word for word where a text is fixed there.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::cluster::Refusal;
+use crate::fault::{Fault, FaultReason};
+use crate::objects::{Key, Kind, Object};
+use crate::runtime::WriteError;
+
+/// A failure on its way to the client.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    code: StatusCode,
+    reason: &'static str,
+    message: String,
+    details: Box<Details>,
+    /// Seconds after which trying again makes sense.
+    retry_after: Option<u32>,
+    /// The rest of the request was not read, so the connection cannot be used again.
+    close: bool,
+}
+
+/// What the failure is about.
+#[derive(Debug, Clone, Default)]
+struct Details {
+    kind: String,
+    group: String,
+    name: String,
+    causes: Vec<Value>,
+}
+
+impl Status {
+    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Box::default(), retry_after: None, close: false }
+    }
+
+    /// The request makes no sense as it is.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// No such path.
+    pub(crate) fn no_resource() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+    }
+
+    /// No such object.
+    pub(crate) fn not_found(key: &Key) -> Self {
+        let message = format!("{} {:?} not found", qualified_plural(key.kind), key.name);
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(key.kind.plural(), key.kind.group(), &key.name)
+    }
+
+    /// The precondition or version that came with the request is not that of the object.
+    pub(crate) fn conflict(key: &Key, detail: &str) -> Self {
+        let message =
+            format!("Operation cannot be fulfilled on {} {:?}: {detail}", qualified_plural(key.kind), key.name);
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(key.kind.plural(), key.kind.group(), &key.name)
+    }
+
+    /// The path exists, but not for this method.
+    pub(crate) fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
+    /// Nothing the client accepts can be made.
+    pub(crate) fn not_acceptable() -> Self {
+        let message = "only the following media types are accepted: application/json, application/json;as=Table;v=v1;g=meta.k8s.io";
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
+    }
+
+    /// The body is of a type that is not read here.
+    pub(crate) fn unsupported_media(found: &str, known: &[&str]) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format ({found}) - accepted media types include: {}",
+            known.join(", ")
+        );
+        let mut status = Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message);
+        status.close = true;
+        status
+    }
+
+    /// The body is longer than `limit` bytes.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let message = format!("limit is {limit} bytes; send the objects in several requests");
+        let mut status = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message);
+        status.close = true;
+        status
+    }
+
+    /// The body did not arrive in time or broke off.
+    pub(crate) fn body_failed(message: impl Into<String>) -> Self {
+        let mut status = Self::bad_request(message);
+        status.close = true;
+        status
+    }
+
+    /// Too many writes are under way.
+    pub(crate) fn too_many_requests() -> Self {
+        let message = "too many writes are under way, please try again later";
+        let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        status.retry_after = Some(1);
+        status.close = true;
+        status
+    }
+
+    /// The write was handed on and no answer came in time: it may still happen.
+    pub(crate) fn timed_out(seconds: u64) -> Self {
+        let message = format!("no answer from the state file within {seconds} s; the write may still happen");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
+    }
+
+    /// The control thread is gone or going.
+    pub(crate) fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the gateway is stopping")
+    }
+
+    /// The server failed; no fault of the request.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        let message = format!("Internal error occurred: {}", message.into());
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    /// What was sent is not an object of its kind. `value` is what was sent, for its kind and name.
+    pub(crate) fn from_faults(value: &Value, faults: &[Fault]) -> Self {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (kind, name) = (text("/kind"), text("/metadata/name"));
+        let known = Kind::from_name(kind);
+        let all = list_of(faults);
+        let decoding =
+            faults.iter().all(|fault| matches!(fault.reason, FaultReason::TypeInvalid | FaultReason::UnknownField));
+        let mut status = if decoding {
+            let version = text("/apiVersion").rsplit('/').next().unwrap_or_default();
+            let what = match kind {
+                "" => "the object provided is unrecognized".to_owned(),
+                kind => format!("{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error"),
+            };
+            Self::bad_request(format!("{what}: {all}"))
+        } else {
+            let qualified = known.map_or_else(|| kind.to_owned(), qualified_kind);
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", format!("{qualified} {name:?} is invalid: {all}"))
+        };
+        status.details.causes = faults.iter().map(|fault| cause("", fault)).collect();
+        status.about(kind, known.map_or("", Kind::group), name)
+    }
+
+    /// Several objects of one request, each with its faults: causes name the object as `items[i]`.
+    pub(crate) fn from_item_faults(items: &[(usize, Vec<Fault>)]) -> Self {
+        let causes: Vec<Value> = items
+            .iter()
+            .flat_map(|(index, faults)| faults.iter().map(move |fault| cause(&format!("items[{index}]"), fault)))
+            .collect();
+        let texts: Vec<String> =
+            items.iter().map(|(index, faults)| format!("items[{index}]: {}", list_of(faults))).collect();
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", texts.join("; "));
+        status.details.causes = causes;
+        status
+    }
+
+    /// The one object of a request was refused.
+    pub(crate) fn from_refusals(key: &Key, refusals: &[Refusal]) -> Self {
+        let Some(first) = refusals.first() else {
+            return Self::internal("refused without a reason");
+        };
+        let mut status = Self::new(code_of(first), first.reason.as_str(), first.message.clone());
+        status.details.causes =
+            refusals.iter().flat_map(|refusal| &refusal.faults).map(|fault| cause("", fault)).collect();
+        let kind = if status.reason == "Invalid" { key.kind.name() } else { key.kind.plural() };
+        status.about(kind, key.kind.group(), &key.name)
+    }
+
+    /// Objects of a list were refused: causes name them as `items[i]`.
+    ///
+    /// A refusal without faults of fields (a conflict, say) is a cause of its own, at the item as a whole.
+    pub(crate) fn from_item_refusals(refusals: &[Refusal]) -> Self {
+        let Some(first) = refusals.first() else {
+            return Self::internal("refused without a reason");
+        };
+        let texts: Vec<String> =
+            refusals.iter().map(|refusal| format!("items[{}]: {}", refusal.index, refusal.message)).collect();
+        let mut status = Self::new(code_of(first), first.reason.as_str(), texts.join("; "));
+        status.details.causes = refusals.iter().flat_map(item_causes).collect();
+        status
+    }
+
+    /// A write of the object `key` came to nothing.
+    pub(crate) fn from_write_error(key: &Key, error: &WriteError) -> Self {
+        match error {
+            WriteError::Refused(refusals) => Self::from_refusals(key, refusals),
+            WriteError::Store(reason) => Self::internal(reason),
+        }
+    }
+
+    fn about(mut self, kind: &str, group: &str, name: &str) -> Self {
+        self.details.kind = kind.to_owned();
+        self.details.group = group.to_owned();
+        self.details.name = name.to_owned();
+        self
+    }
+
+    fn to_value(&self) -> Value {
+        let mut details = serde_json::Map::new();
+        for (key, text) in [("name", &self.details.name), ("group", &self.details.group), ("kind", &self.details.kind)]
+        {
+            if !text.is_empty() {
+                details.insert(key.to_owned(), json!(text));
+            }
+        }
+        if !self.details.causes.is_empty() {
+            details.insert("causes".to_owned(), json!(self.details.causes));
+        }
+        if let Some(seconds) = self.retry_after {
+            details.insert("retryAfterSeconds".to_owned(), json!(seconds));
+        }
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "details": details, "code": self.code.as_u16(),
+        })
+    }
+}
+
+impl IntoResponse for Status {
+    fn into_response(self) -> Response {
+        let mut response = (self.code, Json(self.to_value())).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// The `Status` of a deletion that is done.
+pub(crate) fn deleted(object: &Object) -> Value {
+    let kind = object.kind();
+    let mut details = json!({"name": object.name(), "kind": kind.plural(), "uid": object.metadata().uid});
+    if !kind.group().is_empty() {
+        details["group"] = json!(kind.group());
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+fn cause(prefix: &str, fault: &Fault) -> Value {
+    let dot = if prefix.is_empty() || fault.field.is_empty() { "" } else { "." };
+    json!({"reason": fault.reason.as_str(), "message": fault.message, "field": format!("{prefix}{dot}{}", fault.field)})
+}
+
+fn item_causes(refusal: &Refusal) -> Vec<Value> {
+    let item = format!("items[{}]", refusal.index);
+    if refusal.faults.is_empty() {
+        return vec![json!({"reason": refusal.reason.as_str(), "message": refusal.message, "field": item})];
+    }
+    refusal.faults.iter().map(|fault| cause(&item, fault)).collect()
+}
+
+/// As apimachinery joins an error list: bare if it is one, in brackets if there are more.
+fn list_of(faults: &[Fault]) -> String {
+    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [one] => one.clone(),
+        more => format!("[{}]", more.join(", ")),
+    }
+}
+
+fn code_of(refusal: &Refusal) -> StatusCode {
+    StatusCode::from_u16(refusal.reason.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// `services`, `endpointslices.discovery.k8s.io`.
+fn qualified_plural(kind: Kind) -> String {
+    with_group(kind.plural(), kind)
+}
+
+/// `Service`, `EndpointSlice.discovery.k8s.io`.
+fn qualified_kind(kind: Kind) -> String {
+    with_group(kind.name(), kind)
+}
+
+fn with_group(name: &str, kind: Kind) -> String {
+    match kind.group() {
+        "" => name.to_owned(),
+        group => format!("{name}.{group}"),
+    }
+}

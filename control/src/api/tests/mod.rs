@@ -1,0 +1,195 @@
+//! The API over its real socket, with the real control thread and store behind it; only the workers' tables are left out.
+
+mod objects;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use crossbeam::channel::unbounded;
+use pollgate_common::net::Net;
+use serde_json::json;
+
+use super::*;
+use crate::cluster::Settings;
+use crate::resolve::ServiceName;
+use crate::runtime::{self, ControlHandle, RuntimeParts, TableSink};
+use crate::store::Store;
+use crate::store::faulty::{self, State};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+/// Workers are not part of these tests.
+struct NoWorkers;
+
+impl TableSink for NoWorkers {
+    fn changed(&mut self, _cluster: &Cluster, _services: &BTreeSet<ServiceName>) {}
+    fn publish(&mut self) {}
+    fn network(&mut self, _net: Arc<Net>) {}
+    fn tick(&mut self) {}
+}
+
+struct Gateway {
+    // In the order they are to be dropped.
+    api: ApiHandle,
+    control: ControlHandle,
+    directory: tempfile::TempDir,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        Self::on(faulty::store().0, Cluster::new(Settings::default()))
+    }
+
+    fn on(store: Store, cluster: Cluster) -> Self {
+        Self::with(store, cluster, Limits::default())
+    }
+
+    fn limited(limits: Limits) -> Self {
+        Self::with(faulty::store().0, Cluster::new(Settings::default()), limits)
+    }
+
+    fn with(store: Store, cluster: Cluster, limits: Limits) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (commands, receiver) = unbounded();
+        let parts = ApiParts {
+            socket: directory.path().join("run/api.sock"),
+            replica: cluster.clone(),
+            commands,
+            stats: Arc::new(|| json!({"counters": {"rx": 7}})),
+        };
+        let api = spawn_with(parts, limits).expect("a socket");
+        let settled = api.settled_sink();
+        let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands: receiver, settled };
+        let control = runtime::spawn(parts).expect("threads");
+        Self { api, control, directory }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/api.sock")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).expect("listening");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
+        stream
+    }
+
+    fn stop(self) {
+        self.api.stop();
+        self.control.stop();
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "")
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, &[], &body.to_string())
+    }
+
+    fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send("PUT", path, &[], &body.to_string())
+    }
+
+    fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, &[], "")
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut stream = self.connect();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: pollgate\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &format!("Content-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).expect("open");
+        // The server may answer and close before it has read all of a body it refuses.
+        let _ = stream.write_all(body.as_bytes());
+        Answer::read(&mut stream)
+    }
+}
+
+struct Answer {
+    code: u16,
+    headers: BTreeMap<String, String>,
+    text: String,
+}
+
+impl Answer {
+    fn read(stream: &mut UnixStream) -> Self {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("an answer in time");
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
+        let mut lines = head.lines();
+        let code = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a code").parse().expect("a number");
+        let headers: BTreeMap<String, String> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        let chunked = headers.get("transfer-encoding").is_some_and(|value| value == "chunked");
+        let text = if chunked { unchunk(body) } else { body.to_owned() };
+        Self { code, headers, text }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text))
+    }
+
+    fn at(&self, pointer: &str) -> Value {
+        self.json().pointer(pointer).cloned().unwrap_or_default()
+    }
+
+    /// The answer, if it has this code.
+    #[track_caller]
+    fn expect(self, code: u16) -> Self {
+        assert_eq!(self.code, code, "{}", self.text);
+        self
+    }
+
+    /// Whether it is a whole and honest `Status` of this code, reason and message.
+    #[track_caller]
+    fn refused(self, code: u16, reason: &str, message: &str) -> Self {
+        let answer = self.expect(code);
+        assert_eq!(answer.headers.get("content-type").map(String::as_str), Some("application/json"));
+        assert_eq!(answer.at("/kind"), "Status");
+        assert_eq!(answer.at("/status"), "Failure");
+        assert_eq!(answer.at("/code"), code);
+        assert_eq!(answer.at("/reason"), reason);
+        assert_eq!(answer.at("/message"), message);
+        answer
+    }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut text = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").expect("a chunk");
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        if size == 0 {
+            return text;
+        }
+        text += &rest[..size];
+        body = rest[size..].strip_prefix("\r\n").expect("the end of a chunk");
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+    })
+}
+
+fn pod(name: &str, app: &str, ip: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
+        "spec": {"containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                   "conditions": [{"type": "Ready", "status": "True"}]},
+    })
+}

@@ -1,0 +1,247 @@
+//! What clients do when all goes well, and what they are answered.
+
+use super::*;
+
+#[test]
+fn an_object_lives_and_dies() {
+    let gateway = Gateway::new();
+    let made = gateway.post(SERVICES, &service("web")).expect(201);
+    assert_eq!(made.at("/kind"), "Service");
+    assert!(made.at("/spec/clusterIP").as_str().is_some_and(|ip| ip.starts_with("10.96.")));
+    let path = format!("{SERVICES}/web");
+    let read = gateway.get(&path).expect(200);
+    assert_eq!(read.json(), made.json(), "what was answered is what can be read");
+
+    let mut changed = read.json();
+    changed["spec"]["ports"][0]["port"] = json!(81);
+    let replaced = gateway.put(&path, &changed).expect(200);
+    assert_eq!(replaced.at("/spec/ports/0/port"), 81);
+    assert_eq!(replaced.at("/spec/clusterIP"), made.at("/spec/clusterIP"));
+
+    let deleted = gateway.delete(&path).expect(200);
+    assert_eq!((deleted.at("/kind"), deleted.at("/metadata/name")), (json!("Service"), json!("web")));
+    gateway.get(&path).refused(404, "NotFound", r#"services "web" not found"#);
+    gateway.delete(&path).refused(404, "NotFound", r#"services "web" not found"#);
+    gateway.stop();
+}
+
+#[test]
+fn of_two_writers_to_one_version_one_is_told_of_the_conflict() {
+    let gateway = Gateway::new();
+    let made = gateway.post(SERVICES, &service("web")).expect(201).json();
+    let path = format!("{SERVICES}/web");
+    let codes: Vec<u16> = std::thread::scope(|scope| {
+        let writers: Vec<_> = ["one", "two"]
+            .map(|writer| {
+                let (gateway, path, mut value) = (&gateway, &path, made.clone());
+                value["metadata"]["labels"]["writer"] = json!(writer);
+                scope.spawn(move || gateway.put(path, &value))
+            })
+            .into_iter()
+            .collect();
+        writers.into_iter().map(|writer| writer.join().expect("an answer").code).collect()
+    });
+    assert!(codes == [200, 409] || codes == [409, 200], "{codes:?}");
+    gateway.put(&path, &made).refused(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on services \"web\": the object has been modified; please apply your changes to the latest version and try again",
+    );
+}
+
+#[test]
+fn lists_select_by_namespace_label_and_field() {
+    let gateway = Gateway::new();
+    for name in ["a", "b"] {
+        gateway.post(SERVICES, &service(name)).expect(201);
+    }
+    gateway.post("/api/v1/namespaces/other/services", &service("a")).expect(201);
+    let names = |path: &str| -> Vec<String> {
+        let list = gateway.get(path).expect(200).json();
+        assert_eq!(list["kind"], "ServiceList");
+        assert!(list["metadata"]["resourceVersion"].is_string());
+        let name = |item: &Value| format!("{}/{}", item["metadata"]["namespace"], item["metadata"]["name"]);
+        list["items"].as_array().expect("items").iter().map(|item| name(item).replace('"', "")).collect()
+    };
+    assert_eq!(names("/api/v1/services"), ["default/a", "default/b", "other/a"]);
+    assert_eq!(names(SERVICES), ["default/a", "default/b"]);
+    assert_eq!(names("/api/v1/services?labelSelector=app%3Da"), ["default/a", "other/a"]);
+    assert_eq!(names("/api/v1/services?labelSelector=app%20notin%20(a)"), ["default/b"]);
+    assert_eq!(names("/api/v1/services?fieldSelector=metadata.namespace%3Dother"), ["other/a"]);
+    assert_eq!(names("/api/v1/namespaces/none/services"), Vec::<String>::new());
+    let refused = gateway.get("/api/v1/services?fieldSelector=spec.nodeName%3Da");
+    refused.refused(400, "BadRequest", "field label not supported: spec.nodeName");
+    gateway.get("/api/v1/services?watch=true").expect(405);
+}
+
+#[test]
+fn endpoints_follow_pods() {
+    let gateway = Gateway::new();
+    gateway.post(SERVICES, &service("web")).expect(201);
+    gateway.post("/api/v1/namespaces/default/pods", &pod("web-1", "web", "10.244.1.10")).expect(201);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let list = gateway.get(&format!("{slices}?labelSelector=kubernetes.io/service-name%3Dweb")).expect(200);
+    assert_eq!(list.at("/items/0/endpoints/0/addresses/0"), "10.244.1.10");
+    let explained = "/apis/pollgate.io/v1alpha1/namespaces/default/services/web/explain";
+    assert!(gateway.get(explained).expect(200).text.contains("web-1"));
+    gateway.get(&explained.replace("/web/", "/none/")).refused(404, "NotFound", r#"services "none" not found"#);
+}
+
+#[test]
+fn a_merge_patch_changes_what_it_names() {
+    let gateway = Gateway::new();
+    gateway.post(SERVICES, &service("web")).expect(201);
+    let path = format!("{SERVICES}/web");
+    let merge = [("Content-Type", "application/merge-patch+json")];
+    let patched = gateway.send("PATCH", &path, &merge, r#"{"metadata":{"labels":{"app":null,"x":"y"}}}"#).expect(200);
+    assert_eq!(patched.at("/metadata/labels"), json!({"x": "y"}));
+    assert_eq!(patched.at("/spec/selector"), json!({"app": "web"}));
+    let stale = r#"{"metadata":{"resourceVersion":"1"}}"#;
+    assert_eq!(gateway.send("PATCH", &path, &merge, stale).expect(409).at("/reason"), "Conflict");
+    let strategic = [("Content-Type", "application/strategic-merge-patch+json")];
+    gateway.send("PATCH", &path, &strategic, "{}").expect(415);
+    gateway.send("PATCH", &format!("{SERVICES}/none"), &merge, "{}").expect(404);
+    gateway.send("PATCH", &path, &merge, "[]").expect(400);
+}
+
+#[test]
+fn a_dry_run_answers_and_leaves_no_trace() {
+    let gateway = Gateway::new();
+    gateway.post(&format!("{SERVICES}?dryRun=All"), &service("web")).expect(201);
+    gateway.get(&format!("{SERVICES}/web")).expect(404);
+    gateway.post(SERVICES, &service("web")).expect(201);
+    gateway.delete(&format!("{SERVICES}/web?dryRun=All")).expect(200);
+    let options = r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"]}"#;
+    gateway.send("DELETE", &format!("{SERVICES}/web"), &[], options).expect(200);
+    gateway.get(&format!("{SERVICES}/web")).expect(200);
+    gateway.delete(&format!("{SERVICES}/web?dryRun=Some")).expect(400);
+    let options = r#"{"preconditions":{"uid":"another"}}"#;
+    gateway.send("DELETE", &format!("{SERVICES}/web"), &[], options).expect(409);
+    gateway.get(&format!("{SERVICES}/web")).expect(200);
+}
+
+#[test]
+fn yaml_is_read_where_json_is() {
+    let gateway = Gateway::new();
+    let yaml = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n";
+    gateway.send("POST", SERVICES, &[("Content-Type", "application/yaml; charset=utf-8")], yaml).expect(201);
+    gateway.send("POST", SERVICES, &[("Content-Type", "application/yaml")], "a: [").expect(400);
+    let two = format!("{yaml}---\n{yaml}");
+    gateway.send("POST", SERVICES, &[("Content-Type", "application/yaml")], &two).refused(
+        400,
+        "BadRequest",
+        "expected one object in the body, found 2",
+    );
+}
+
+#[test]
+fn discovery_tells_what_is_served() {
+    let gateway = Gateway::new();
+    assert_eq!(gateway.get("/version").expect(200).at("/major"), "1");
+    assert_eq!(gateway.get("/api").expect(200).at("/versions"), json!(["v1"]));
+    let groups = gateway.get("/apis").expect(200);
+    assert_eq!(groups.at("/groups/0/preferredVersion/groupVersion"), "discovery.k8s.io/v1");
+    for group in ["/api/v1", "/apis/discovery.k8s.io/v1"] {
+        let resources = gateway.get(group).expect(200).at("/resources");
+        for resource in resources.as_array().expect("a list") {
+            let path = format!("{group}/{}", resource["name"].as_str().expect("a name"));
+            let list = gateway.get(&path).expect(200);
+            assert_eq!(list.at("/kind"), format!("{}List", resource["kind"].as_str().expect("a kind")));
+        }
+    }
+    for path in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(gateway.get(path).expect(200).text, "ok");
+    }
+    assert_eq!(gateway.get("/apis/pollgate.io/v1alpha1/stats").expect(200).at("/counters/rx"), 7);
+}
+
+#[test]
+fn tables_have_kubectls_columns() {
+    let gateway = Gateway::new();
+    gateway.post(SERVICES, &service("web")).expect(201);
+    let accept = [("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    let table = gateway.send("GET", SERVICES, &accept, "").expect(200);
+    assert_eq!((table.at("/kind"), table.at("/apiVersion")), (json!("Table"), json!("meta.k8s.io/v1")));
+    assert_eq!(table.at("/columnDefinitions/0/name"), "Name");
+    assert_eq!(table.at("/rows/0/cells/0"), "web");
+    assert_eq!(table.at("/rows/0/object/kind"), "PartialObjectMetadata");
+    let columns = table.at("/columnDefinitions").as_array().map(Vec::len);
+    assert_eq!(table.at("/rows/0/cells").as_array().map(Vec::len), columns);
+    let whole = gateway.send("GET", &format!("{SERVICES}/web?includeObject=Object"), &accept, "").expect(200);
+    assert_eq!(whole.at("/rows/0/object/kind"), "Service");
+    let protobuf = [("Accept", "application/vnd.kubernetes.protobuf")];
+    gateway.send("GET", SERVICES, &protobuf, "").expect(406);
+    let either = [("Accept", "application/vnd.kubernetes.protobuf,application/json")];
+    assert_eq!(gateway.send("GET", SERVICES, &either, "").expect(200).at("/kind"), "ServiceList");
+}
+
+#[test]
+fn apply_is_all_or_nothing_and_tells_what_it_did() {
+    let gateway = Gateway::new();
+    let list = |items: Value| json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let results = |answer: &Answer| -> Vec<Value> {
+        assert_eq!(answer.at("/kind"), "ApplyResult");
+        let items = answer.at("/items");
+        items.as_array().expect("items").iter().map(|item| item["result"].clone()).collect()
+    };
+    let first = gateway.post(APPLY_PATH, &list(json!([service("a"), service("b")]))).expect(200);
+    assert_eq!(results(&first), ["created", "created"]);
+    assert_eq!(first.at("/items/1/object/metadata/name"), "b");
+    let mut b = service("b");
+    b["spec"]["ports"][0]["port"] = json!(81);
+    let changed = list(json!([service("a"), b, pod("p", "a", "10.0.0.1")]));
+    assert_eq!(
+        results(&gateway.post(&format!("{APPLY_PATH}?dryRun=All"), &changed).expect(200)),
+        ["unchanged", "configured", "created"]
+    );
+    let second = gateway.post(APPLY_PATH, &changed).expect(200);
+    assert_eq!(results(&second), ["unchanged", "configured", "created"]);
+    let revision = |answer: &Answer| answer.at("/metadata/resourceVersion");
+    assert_eq!(second.at("/items/1/object/metadata/resourceVersion"), revision(&second));
+
+    let mut bad = service("c");
+    bad["spec"]["ports"][0]["port"] = json!(70000);
+    let refused = gateway.post(APPLY_PATH, &list(json!([service("d"), bad, {"kind": "Service"}]))).expect(422);
+    let causes = refused.at("/details/causes").to_string();
+    assert!(causes.contains(r#""field":"items[2].metadata.name""#), "{causes}");
+    let refused = gateway.post(APPLY_PATH, &list(json!([service("d"), bad]))).expect(422);
+    assert_eq!(refused.at("/details/causes/0/field"), "items[1].spec.ports[0].port");
+    gateway.get(&format!("{SERVICES}/d")).expect(404);
+
+    let third = gateway.post(&format!("{APPLY_PATH}?namespace=other"), &service("a")).expect(200);
+    assert_eq!(third.at("/items/0/object/metadata/namespace"), "other");
+    let yaml = [("Content-Type", "application/yaml")];
+    let documents =
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: m}\n";
+    assert_eq!(results(&gateway.send("POST", APPLY_PATH, &yaml, documents).expect(200)), ["created", "created"]);
+}
+
+#[test]
+fn a_long_list_is_whole() {
+    let gateway = Gateway::new();
+    let items: Vec<Value> =
+        (0..1500).map(|n| pod(&format!("p-{n}"), "a", &format!("10.1.{}.{}", n / 250, n % 250 + 1))).collect();
+    gateway.post(APPLY_PATH, &json!({"apiVersion": "v1", "kind": "List", "items": items})).expect(200);
+    let list = gateway.get("/api/v1/pods").expect(200);
+    assert!(list.text.len() > 4 * 65536, "long enough to be sent in pieces");
+    assert_eq!(list.at("/items").as_array().map(Vec::len), Some(1500));
+}
+
+#[test]
+fn a_restart_keeps_the_state() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.db");
+    let restarted = || {
+        let (store, restored) = Store::open(&path).expect("the file");
+        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).expect("consistent");
+        Gateway::on(store, cluster)
+    };
+    let gateway = restarted();
+    gateway.post(SERVICES, &service("web")).expect(201);
+    gateway.post("/api/v1/namespaces/default/pods", &pod("web-1", "web", "10.244.1.10")).expect(201);
+    let lists = ["/api/v1/services", "/api/v1/pods", "/api/v1/namespaces", "/apis/discovery.k8s.io/v1/endpointslices"];
+    let before = lists.map(|list| gateway.get(list).expect(200).json());
+    gateway.stop();
+    let gateway = restarted();
+    assert_eq!(lists.map(|list| gateway.get(list).expect(200).json()), before);
+}

@@ -1,0 +1,197 @@
+//! What clients do when it does not: nonsense, too much, too slow, a failing disk, somebody else's socket.
+
+use super::*;
+
+#[test]
+fn what_is_not_an_object_is_told_as_a_status() {
+    let gateway = Gateway::new();
+    gateway.send("POST", SERVICES, &[], "{").expect(400);
+    gateway.send("POST", SERVICES, &[], "").expect(400);
+    gateway.send("POST", SERVICES, &[], "[1,2]").refused(
+        400,
+        "BadRequest",
+        "the object provided is unrecognized: Invalid value: expected an object, found a list",
+    );
+    gateway.send("POST", SERVICES, &[], &"[".repeat(100_000)).expect(400);
+    gateway.send("POST", SERVICES, &[("Content-Type", "text/plain")], "x").refused(
+        415,
+        "UnsupportedMediaType",
+        "the body of the request was in an unknown format (text/plain) - accepted media types include: application/json, application/yaml",
+    );
+    let both = gateway.send("POST", SERVICES, &[], r#"{"kind":"Service","spec":{"ports":[{"port":80}]}}"#).expect(422);
+    let causes = both.at("/details/causes").to_string();
+    assert!(causes.contains("apiVersion") && causes.contains("metadata.name"), "{causes}");
+    gateway.post(SERVICES, &pod("a", "b", "10.0.0.1")).expect(400);
+    let mut elsewhere = service("web");
+    elsewhere["metadata"]["namespace"] = json!("other");
+    gateway.post(SERVICES, &elsewhere).refused(
+        400,
+        "BadRequest",
+        "the namespace of the provided object does not match the namespace sent on the request",
+    );
+    gateway.put(&format!("{SERVICES}/other"), &service("web")).refused(
+        400,
+        "BadRequest",
+        "the name of the object (web) does not match the name on the URL (other)",
+    );
+    let mut typo = service("web");
+    typo["spec"]["prots"] = json!([]);
+    let typo = gateway.post(SERVICES, &typo).expect(400);
+    assert_eq!(typo.at("/details/causes/0/field"), "spec.prots");
+    let mut invalid = service("web");
+    invalid["spec"]["ports"][0]["port"] = json!(0);
+    let invalid = gateway.post(SERVICES, &invalid).expect(422);
+    assert_eq!(invalid.at("/details/causes/0/field"), "spec.ports[0].port");
+    assert_eq!(invalid.at("/details/causes/0/reason"), "FieldValueInvalid");
+    assert_eq!(invalid.at("/details/kind"), "Service");
+    gateway.get(SERVICES).expect(200);
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_however_it_comes() {
+    let gateway = Gateway::new();
+    let long = " ".repeat(body::OBJECT_LIMIT + 1);
+    let refused = gateway.send("POST", SERVICES, &[], &long).expect(413);
+    assert_eq!(refused.at("/reason"), "RequestEntityTooLarge");
+    let mut stream = gateway.connect();
+    let head = format!("POST {SERVICES} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", long.len());
+    stream.write_all(head.as_bytes()).expect("open");
+    let _ = stream.write_all(long.as_bytes());
+    Answer::read(&mut stream).expect(413);
+    let mut stream = gateway.connect();
+    let head = format!("POST {SERVICES} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("open");
+    Answer::read(&mut stream).expect(413);
+}
+
+#[test]
+fn writes_over_the_budget_are_told_to_come_again() {
+    let gateway = Gateway::new();
+    // Two bodies that were announced and do not come hold their share of the budget.
+    let announced = format!("POST {APPLY_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 48 << 20);
+    let waiting = [gateway.connect(), gateway.connect()].map(|mut stream| {
+        stream.write_all(announced.as_bytes()).expect("open");
+        stream
+    });
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let refused = loop {
+        let answer = gateway.post(SERVICES, &service("web"));
+        if answer.code == 429 || std::time::Instant::now() > deadline {
+            break answer;
+        }
+        gateway.delete(&format!("{SERVICES}/web"));
+    };
+    assert_eq!(refused.expect(429).headers.get("retry-after").map(String::as_str), Some("1"));
+    gateway.get(SERVICES).expect(200);
+    drop(waiting);
+    while gateway.post(SERVICES, &service("web")).code != 201 {
+        assert!(std::time::Instant::now() < deadline, "the budget was not given back");
+    }
+}
+
+#[test]
+fn unknown_paths_and_methods_are_statuses() {
+    let gateway = Gateway::new();
+    for path in ["/", "/api/v1/secrets", "/api/v2", "/apis/apps/v1/deployments", "/api/v1/namespaces/a/services/b/c/d"]
+    {
+        gateway.get(path).refused(404, "NotFound", "the server could not find the requested resource");
+    }
+    let refused = gateway.send("PUT", SERVICES, &[], "{}");
+    refused.refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+    gateway.post("/api/v1/services", &service("web")).expect(405);
+}
+
+#[test]
+fn a_client_that_dawdles_is_cut_off() {
+    let soon = Duration::from_millis(100);
+    let gateway = Gateway::limited(Limits { head_time: soon, ..Limits::default() });
+    let mut stream = gateway.connect();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost:").expect("open");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("closed before the test's own time is up");
+    gateway.get("/livez").expect(200);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let gateway =
+        Gateway::limited(Limits { connections: 1, unread_time: Duration::from_millis(100), ..Limits::default() });
+    let items: Vec<Value> = (0..3000).map(|n| pod(&format!("p-{n}"), "a", "10.1.0.1")).collect();
+    gateway.post(APPLY_PATH, &json!({"apiVersion": "v1", "kind": "List", "items": items})).expect(200);
+    let mut stalled = gateway.connect();
+    stalled.write_all(b"GET /api/v1/pods HTTP/1.1\r\nHost: x\r\n\r\n").expect("open");
+    // There is one connection to be had, so the next client is only served once this one is gone.
+    gateway.get("/livez").expect(200);
+    let mut bytes = Vec::new();
+    let _ = stalled.read_to_end(&mut bytes);
+    assert!(!bytes.is_empty() && !bytes.ends_with(b"0\r\n\r\n"), "the answer was cut short");
+}
+
+#[test]
+fn a_disk_error_refuses_writes_and_serves_reads() {
+    let (store, disk) = faulty::store();
+    let gateway = Gateway::on(store, Cluster::new(Settings::default()));
+    gateway.post(SERVICES, &service("kept")).expect(201);
+    disk.set(State::Fails);
+    for name in ["lost", "later"] {
+        let refused = gateway.post(SERVICES, &service(name)).expect(500);
+        assert_eq!(refused.at("/reason"), "InternalError");
+        assert!(refused.at("/message").to_string().contains("Input/output error"), "{}", refused.text);
+        gateway.get(&format!("{SERVICES}/{name}")).expect(404);
+    }
+    gateway.get(&format!("{SERVICES}/kept")).expect(200);
+    assert!(gateway.get("/readyz").expect(500).text.contains("Input/output error"));
+    gateway.get("/livez").expect(200);
+}
+
+#[test]
+fn the_socket_is_for_its_group_and_goes_with_the_server() {
+    let gateway = Gateway::new();
+    let socket = gateway.socket();
+    let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    gateway.get("/livez").expect(200);
+    let Gateway { directory: _directory, api, control } = gateway;
+    api.stop();
+    control.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_dead_servers_socket_is_replaced_and_a_living_ones_is_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("api.sock");
+    let parts = || ApiParts {
+        socket: path.clone(),
+        replica: Cluster::new(Settings::default()),
+        commands: unbounded().0,
+        stats: Arc::new(|| Value::Null),
+    };
+    drop(UnixListener::bind(&path).expect("a socket"));
+    let api = spawn(parts()).expect("the dead one's place");
+    let error = spawn(parts()).expect_err("somebody listens");
+    assert!(matches!(error, ApiError::InUse { .. }), "{error}");
+    api.stop();
+    std::fs::write(&path, "precious").expect("writable");
+    let error = spawn(parts()).expect_err("not a socket");
+    assert!(matches!(error, ApiError::NotASocket { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).expect("left alone"), "precious");
+}
+
+#[test]
+fn a_write_without_a_control_thread_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (commands, receiver) = unbounded();
+    drop(receiver);
+    let replica = Cluster::new(Settings::default());
+    let socket = directory.path().join("run/api.sock");
+    let api = spawn(ApiParts { socket, replica, commands, stats: Arc::new(|| Value::Null) }).expect("a socket");
+    let (_, receiver) = unbounded();
+    let settled = api.settled_sink();
+    let (store, _disk) = faulty::store();
+    let cluster = Cluster::new(Settings::default());
+    let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands: receiver, settled };
+    let control = runtime::spawn(parts).expect("threads");
+    let gateway = Gateway { api, control, directory };
+    gateway.post(SERVICES, &service("web")).refused(503, "ServiceUnavailable", "the gateway is stopping");
+}

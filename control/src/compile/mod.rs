@@ -1,0 +1,309 @@
+//! Compiling: from resolved Services to the tables the workers read.
+//!
+//! ```text
+//!  ResolvedService ─▶ service::compile ─▶ tables::Service ─┐
+//!        │            (rings, ids)                          ├─ staged ─ publish ─▶ Builder ─▶ Tables ─▶ workers
+//!        └─────────▶ zone::node ─────────▶ names ───────────┘
+//! ```
+//!
+//! The steps are pure; what lives here is memory: which Service has which place, which ring is shared, what is staged and
+//! what is published. The control thread calls it through [`TableSink`]; an offline replay calls the same.
+//!
+//! Two claims meet their limits here rather than in a worker: an address the kernel itself has configured is not taken
+//! from it, and of two Services that want the same address and port (external IPs are free text) the first keeps it. The
+//! frontend is left out, the log says why, and it is tried again with every later change.
+
+pub mod ids;
+pub mod maglev;
+pub mod rings;
+pub mod service;
+pub mod zone;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pollgate_common::counters::Counters;
+use pollgate_common::epoch::Publisher;
+use pollgate_common::net::Net;
+use pollgate_common::tables::{Builder, FrontendKey, Service, Settings, Tables};
+use pollgate_common::zone::{Node, Zone, to_wire};
+use tracing::warn;
+
+use self::ids::{Ids, PortName};
+use self::rings::Rings;
+use crate::cluster::Cluster;
+use crate::resolve::{ResolvedService, ServiceName, resolve};
+use crate::runtime::TableSink;
+
+/// What compiling needs from the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What stays the same for the life of the process.
+    pub settings: Arc<Settings>,
+    /// The node this gateway stands for; `None`: the whole cluster is local.
+    pub node: Option<String>,
+    /// The cluster domain, `cluster.local`.
+    pub domain: String,
+    /// TTL of DNS records, seconds.
+    pub ttl: u32,
+    /// `maglev.tableSize`; `None`: by the number of backends.
+    pub table_size: Option<u32>,
+}
+
+/// Told of the owned addresses whenever they may have changed.
+pub type OwnedListener = Box<dyn FnMut(&Tables) + Send>;
+
+/// See the module's text.
+pub struct Compiler {
+    options: Options,
+    ids: Ids,
+    rings: Rings,
+    zone: Zone,
+    builder: Builder,
+    publisher: Publisher,
+    counters: Arc<Counters>,
+    generation: u64,
+    /// Published Services: their ports as compiled, before contested frontends are left out.
+    compiled: BTreeMap<ServiceName, Compiled>,
+    staged: BTreeMap<ServiceName, Staged>,
+    /// Services some of whose frontends were left out.
+    contested: BTreeSet<ServiceName>,
+    on_owned: Option<OwnedListener>,
+}
+
+#[derive(Default)]
+struct Compiled {
+    services: Vec<Arc<Service>>,
+    names: Vec<Box<[u8]>>,
+}
+
+struct Staged {
+    ports: BTreeMap<u32, Arc<Service>>,
+    names: Vec<(Box<[u8]>, Node)>,
+    released: Vec<PortName>,
+}
+
+impl Compiler {
+    /// An empty cluster, published as generation 1.
+    pub fn new(options: Options, counters: Arc<Counters>) -> Compiler {
+        let zone = empty_zone(&options);
+        let mut builder = Builder::new(Arc::clone(&options.settings), Arc::new(zone.clone()));
+        let publisher = Publisher::new(builder.build(1));
+        Compiler {
+            ids: Ids::default(),
+            rings: Rings::new(options.settings.ring_hash, options.table_size),
+            zone,
+            builder,
+            publisher,
+            counters,
+            generation: 1,
+            compiled: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            on_owned: None,
+            options,
+        }
+    }
+
+    /// Where workers read what is published.
+    pub fn source(&self) -> pollgate_common::epoch::Source {
+        self.publisher.source()
+    }
+
+    /// Has `listener` called after each publication.
+    pub fn on_owned(&mut self, listener: OwnedListener) {
+        self.on_owned = Some(listener);
+    }
+
+    /// The generation published last.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn compile(&mut self, resolved: Option<ResolvedService>, name: &ServiceName) -> Staged {
+        let mut staged = Staged { ports: BTreeMap::new(), names: Vec::new(), released: Vec::new() };
+        let Some(resolved) = resolved else {
+            staged.released = self.ids.names_of(name);
+            return staged;
+        };
+        let mut kept = BTreeSet::new();
+        for (at, family) in service::port_names(&resolved) {
+            let port = &resolved.ports[at];
+            let context = service::Context { settings: &self.options.settings, node: self.options.node.as_deref() };
+            kept.insert(service::port_name(&resolved, port, family));
+            match service::compile(&resolved, port, family, &context, &mut self.ids, &mut self.rings) {
+                Ok(compiled) => {
+                    let counted = self.counted(&compiled);
+                    staged.ports.insert(compiled.id.index, Arc::new(Service { counted, ..compiled }));
+                }
+                Err(error) => warn!("service {}/{} port {}: {error}", name.namespace, name.name, port.port),
+            }
+        }
+        staged.released = self.ids.names_of(name).into_iter().filter(|port| !kept.contains(port)).collect();
+        let node = zone::node(&resolved, self.options.ttl);
+        staged.names = zone::service_name(&resolved, &self.options.domain).zip(node).into_iter().collect();
+        staged
+    }
+
+    /// What the counters at a place showed when its present holder came.
+    fn counted(&self, service: &Service) -> (u64, u64, u64) {
+        match self.builder.tables().service_by_id(service.id) {
+            Some(known) => known.counted,
+            None => self.counters.service_totals(service.id.index),
+        }
+    }
+
+    /// Puts what is staged for one Service into the builder.
+    fn settle(&mut self, name: ServiceName, staged: Staged, serial: u32) {
+        let old = self.compiled.remove(&name).unwrap_or_default();
+        for gone in old.services.iter().filter(|service| !staged.ports.contains_key(&service.id.index)) {
+            self.builder.remove_service(gone.id.index);
+        }
+        staged.released.iter().for_each(|port| self.ids.release(port));
+        let namespace_stays = self.rename(&name, &old.names, &staged.names, serial);
+        let services: Vec<Arc<Service>> = staged.ports.into_values().collect();
+        if services.is_empty() && !namespace_stays {
+            self.contested.remove(&name);
+            return;
+        }
+        let names = staged.names.into_iter().map(|(name, _)| name).collect();
+        self.compiled.insert(name.clone(), Compiled { services, names });
+        self.install(&name);
+    }
+
+    /// Replaces the names of one Service in the zone; answers whether it has any now.
+    fn rename(&mut self, name: &ServiceName, old: &[Box<[u8]>], new: &[(Box<[u8]>, Node)], serial: u32) -> bool {
+        let unchanged = old.len() == new.len()
+            && new.iter().all(|(wire, node)| old.contains(wire) && self.zone.find(wire) == Some(node));
+        if unchanged {
+            return !new.is_empty();
+        }
+        self.zone.serial = serial;
+        old.iter().for_each(|wire| drop(self.zone.names.remove(wire)));
+        for (wire, node) in new {
+            self.zone.names.insert(wire.clone(), Arc::new(node.clone()));
+        }
+        let Some(parent) = zone::namespace_name(&name.namespace, &self.options.domain) else { return !new.is_empty() };
+        let range = ServiceName::new(&*name.namespace, "")..;
+        let others = self.compiled.range(range).take_while(|(other, _)| other.namespace == name.namespace);
+        let inhabited = !new.is_empty() || others.into_iter().any(|(_, compiled)| !compiled.names.is_empty());
+        if inhabited {
+            self.zone.names.insert(parent, Arc::new(Node::default()));
+        } else {
+            self.zone.names.remove(&parent);
+        }
+        !new.is_empty()
+    }
+
+    /// Gives the builder a Service's ports, without the frontends that are not to be had.
+    fn install(&mut self, name: &ServiceName) {
+        let known = self.contested.remove(name);
+        let services = self.compiled.get(name).map(|compiled| compiled.services.clone()).unwrap_or_default();
+        for service in services {
+            let allowed = self.allowed(&service, !known);
+            if allowed.frontends.len() < service.frontends.len() {
+                self.contested.insert(name.clone());
+            }
+            if let Err(error) = self.builder.put_service(allowed) {
+                warn!("service {}/{} is not served: {error}", name.namespace, name.name);
+            }
+        }
+    }
+
+    /// The service without the frontends that stand in somebody else's way. `tell`: it is news.
+    fn allowed(&self, service: &Arc<Service>, tell: bool) -> Arc<Service> {
+        let obstacles: Vec<Option<String>> =
+            service.frontends.iter().map(|(key, _)| self.obstacle(key, service.id.index)).collect();
+        if obstacles.iter().all(Option::is_none) {
+            return Arc::clone(service);
+        }
+        let both = || service.frontends.iter().zip(&obstacles);
+        for ((key, _), why) in both().filter_map(|(frontend, why)| Some((frontend, why.as_ref()?))).filter(|_| tell) {
+            warn!("{}: not served at {}:{}/{}: {why}", service.name, key.address, key.port, key.protocol);
+        }
+        let frontends = both().filter(|(_, why)| why.is_none()).map(|(frontend, _)| *frontend).collect();
+        Arc::new(Service { frontends, ..(**service).clone() })
+    }
+
+    /// Why the service at `index` cannot have this frontend, if it cannot.
+    fn obstacle(&self, key: &FrontendKey, index: u32) -> Option<String> {
+        let tables = self.builder.tables();
+        if tables.net().kernel_has(key.address).is_some() {
+            return Some("the host's kernel has this address".to_owned());
+        }
+        let holder = tables.frontend(key).filter(|frontend| frontend.service != index)?;
+        tables.service(holder.service).map(|holder| format!("{} has it already", holder.name))
+    }
+
+    fn swap_in(&mut self) {
+        self.generation += 1;
+        let tables = self.builder.build(self.generation);
+        self.publisher.publish(tables);
+        if let Some(listener) = &mut self.on_owned {
+            listener(self.builder.tables());
+        }
+    }
+}
+
+impl TableSink for Compiler {
+    fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>) {
+        for name in services {
+            let staged = self.compile(resolve(cluster, name), name);
+            self.staged.insert(name.clone(), staged);
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
+        // Any number that grows will do (RFC 1982).
+        let serial = u32::try_from(self.generation & 0xffff_ffff).unwrap_or(0);
+        for (name, staged) in std::mem::take(&mut self.staged) {
+            self.settle(name, staged, serial);
+        }
+        for name in self.contested.clone() {
+            self.install(&name);
+        }
+        self.builder.set_zone(Arc::new(self.zone.clone()));
+        self.swap_in();
+    }
+
+    fn network(&mut self, net: Arc<Net>) {
+        let before: BTreeSet<IpAddr> = kernel_addresses(self.builder.tables().net());
+        let now = kernel_addresses(&net);
+        self.builder.set_net(net);
+        if before != now {
+            let changed: BTreeSet<IpAddr> = before.symmetric_difference(&now).copied().collect();
+            let concerned = |compiled: &Compiled| {
+                compiled.services.iter().flat_map(|s| &s.frontends).any(|(key, _)| changed.contains(&key.address))
+            };
+            let names: Vec<ServiceName> =
+                self.compiled.iter().filter(|(_, c)| concerned(c)).map(|(name, _)| name.clone()).collect();
+            names.iter().for_each(|name| self.install(name));
+        }
+        self.swap_in();
+    }
+
+    fn tick(&mut self) {
+        self.publisher.reclaim();
+        self.rings.tidy();
+    }
+}
+
+fn kernel_addresses(net: &Net) -> BTreeSet<IpAddr> {
+    net.facts().addresses.iter().map(|(_, address)| address.addr()).collect()
+}
+
+/// The zone without any Service: only the names that always exist.
+fn empty_zone(options: &Options) -> Zone {
+    let origin = to_wire(&options.domain).unwrap_or_default();
+    let mut zone = Zone { origin, ttl: options.ttl, serial: 1, ..Zone::default() };
+    for name in [options.domain.clone(), format!("svc.{}", options.domain), format!("pod.{}", options.domain)] {
+        if let Some(wire) = to_wire(&name) {
+            zone.names.insert(wire, Arc::new(Node::default()));
+        }
+    }
+    zone
+}

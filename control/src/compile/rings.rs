@@ -1,0 +1,100 @@
+//! Rings, built once per set of backends and shared by all who have the same.
+
+use std::sync::{Arc, Weak};
+
+use pollgate_common::hash::{HashMap, RingHash, new_map, wide};
+use pollgate_common::tables::Ring;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::Hasher;
+
+use super::maglev::{self, Identity, MOST_BACKENDS, Weighted};
+
+/// See the module's text.
+pub struct Rings {
+    hash: RingHash,
+    forced: Option<u32>,
+    /// By a 128-bit hash of the set: a collision is as likely as a broken machine.
+    known: HashMap<u128, Weak<Ring>>,
+}
+
+/// More backends than a ring serves.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{found} endpoints are more than one service port can balance over ({limit}); split the Service")]
+pub struct TooMany {
+    /// How many there are.
+    pub found: usize,
+    /// How many there may be.
+    pub limit: usize,
+}
+
+impl Rings {
+    /// Rings under `hash`; `forced` is `maglev.tableSize`, or `None` for a size by the number of backends.
+    pub fn new(hash: RingHash, forced: Option<u32>) -> Rings {
+        Rings { hash, forced, known: new_map() }
+    }
+
+    /// The ring over `members`, which are in order and each there once.
+    pub fn ring(&mut self, members: &[Identity]) -> Result<Arc<Ring>, TooMany> {
+        let size = self.size(members.len())?;
+        let key = key(members, size);
+        if let Some(ring) = self.known.get(&key).and_then(Weak::upgrade) {
+            return Ok(ring);
+        }
+        let weighted: Vec<Weighted> = members.iter().map(|&identity| Weighted { identity, weight: 1 }).collect();
+        let ring = Arc::new(maglev::build(&self.hash, &weighted, size));
+        self.known.insert(key, Arc::downgrade(&ring));
+        Ok(ring)
+    }
+
+    /// Forgets rings nobody has any more.
+    pub fn tidy(&mut self) {
+        self.known.retain(|_, ring| ring.strong_count() > 0);
+    }
+
+    fn size(&self, members: usize) -> Result<u32, TooMany> {
+        match self.forced {
+            Some(size) if members <= size as usize => Ok(size),
+            Some(size) => Err(TooMany { found: members, limit: size as usize }),
+            None => maglev::size_for(members).ok_or(TooMany { found: members, limit: MOST_BACKENDS }),
+        }
+    }
+}
+
+fn key(members: &[Identity], size: u32) -> u128 {
+    let mut hasher = SipHasher13::new();
+    hasher.write_u32(size);
+    for (address, port) in members {
+        hasher.write(&wide(*address));
+        hasher.write_u16(*port);
+    }
+    hasher.finish128().as_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(n: u8) -> Vec<Identity> {
+        (1..=n).map(|i| (format!("10.244.0.{i}").parse().expect("an address"), 80)).collect()
+    }
+
+    #[test]
+    fn equal_sets_share_one_ring_and_unused_ones_go() {
+        let mut rings = Rings::new(RingHash::new("pollgate"), None);
+        let first = rings.ring(&members(3)).expect("few");
+        assert!(Arc::ptr_eq(&first, &rings.ring(&members(3)).expect("few")));
+        let other = rings.ring(&members(4)).expect("few");
+        assert!(!Arc::ptr_eq(&first, &other));
+        drop((first, other));
+        rings.tidy();
+        assert!(rings.known.is_empty());
+    }
+
+    #[test]
+    fn a_forced_size_holds_for_all_and_limits_say_so() {
+        let mut rings = Rings::new(RingHash::new("pollgate"), Some(251));
+        assert_eq!(rings.ring(&members(3)).expect("few").entries().len(), 251);
+        let many: Vec<Identity> = (0..252u16).map(|port| ("10.0.0.1".parse().expect("an address"), port)).collect();
+        assert_eq!(rings.ring(&many).err(), Some(TooMany { found: 252, limit: 251 }));
+    }
+}

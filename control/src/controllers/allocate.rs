@@ -1,0 +1,379 @@
+//! ClusterIPs, node ports and LoadBalancer addresses.
+//!
+//! ```text
+//! range   |<- static band ->|<------------- dynamic band ------------->|
+//! asked   anywhere
+//! given    2nd: from a hash of the name, walking   1st: likewise
+//! ```
+//!
+//! The bands are Kubernetes' (KEP-3070 for addresses, KEP-3668 for node ports): who picks a low number by hand does not
+//! collide with what was given away before. The messages are those of `pkg/registry/core/service/{ipallocator,portallocator}`.
+//!
+//! Kubernetes gives addresses at random. Here the search starts at a hash of the Service's name, so the same manifests
+//! get the same addresses on every gateway and in every replay, and a Service deleted and made again gets its old one back.
+//! What is taken follows from the objects themselves; there is no bitmap that could disagree with them.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
+use siphasher::sip::SipHasher13;
+
+use crate::cluster::{IpRange, Settings};
+use crate::fault::Fault;
+use crate::index::ingress_addresses;
+use crate::objects::Object;
+use crate::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
+use crate::transaction::Transaction;
+
+/// SipHash-1-3 of a text: published and fixed, so that any two gateways agree.
+pub(crate) fn hash(text: &str, key: u64) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(key, 0);
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`).
+pub(crate) fn settle_families(service: &mut Service, settings: &Settings, faults: &mut Vec<Fault>) {
+    let Some(spec) = service.spec.as_mut().filter(|spec| spec.needs_cluster_ip()) else {
+        return;
+    };
+    let configured = settings.families();
+    let mut families: Vec<Family> = spec.ip_families.iter().flatten().filter_map(|f| Family::parse(f)).collect();
+    if families.len() != spec.ip_families.as_ref().map_or(0, Vec::len) {
+        return; // Validation tells which of them is no family.
+    }
+    infer_from_addresses(spec, &mut families, faults);
+    let detached = spec.is_headless() && spec.selector().is_none();
+    let policy = match spec.ip_family_policy.as_deref() {
+        Some(policy) => policy.to_owned(),
+        None if families.len() == 2 || detached => "RequireDualStack".to_owned(),
+        None => "SingleStack".to_owned(),
+    };
+    if !detached {
+        check_families(spec, &policy, &families, &configured, faults);
+    }
+    if families.is_empty() {
+        families.extend(configured.first());
+    }
+    let both = match policy.as_str() {
+        "RequireDualStack" => detached || configured.len() == 2,
+        "PreferDualStack" => configured.len() == 2,
+        _ => false,
+    };
+    if let ([only], true) = (families.as_slice(), both) {
+        families.push(if *only == Family::V4 { Family::V6 } else { Family::V4 });
+    }
+    spec.ip_families = Some(families.iter().map(|family| family.as_str().to_owned()).collect());
+    spec.ip_family_policy = Some(policy);
+}
+
+fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, faults: &mut Vec<Fault>) {
+    for (index, address) in spec.cluster_addresses().into_iter().enumerate() {
+        let family = Family::of(address);
+        match families.get(index) {
+            None => families.push(family),
+            Some(written) if *written != family => faults.push(Fault::invalid(
+                format!("spec.clusterIPs[{index}]"),
+                &address.to_string(),
+                &format!("expected an {} value as indicated by `ipFamilies[{index}]`", written.as_str()),
+            )),
+            Some(_) => {}
+        }
+    }
+}
+
+fn check_families(
+    spec: &ServiceSpec,
+    policy: &str,
+    families: &[Family],
+    configured: &[Family],
+    faults: &mut Vec<Fault>,
+) {
+    if policy == "RequireDualStack" && configured.len() < 2 {
+        let detail = "this cluster is not configured for dual-stack services";
+        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, detail));
+    }
+    if policy == "SingleStack" && families.len() == 2 {
+        let detail = "must be RequireDualStack or PreferDualStack when multiple IP families are specified";
+        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, detail));
+    }
+    for (index, family) in families.iter().enumerate().filter(|(_, family)| !configured.contains(family)) {
+        let (field, detail) = match spec.ip_families {
+            Some(_) => (format!("spec.ipFamilies[{index}]"), "not configured on this cluster".to_owned()),
+            None => {
+                (format!("spec.clusterIPs[{index}]"), format!("{} is not configured on this cluster", family.as_str()))
+            }
+        };
+        faults.push(Fault::invalid(field, family.as_str(), &detail));
+    }
+}
+
+/// Gives a Service what it needs and has not got, and checks what it asks for.
+pub(crate) fn allocate(tx: &Transaction<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
+    let name = ServiceName::of(service);
+    let Some(spec) = service.spec.as_mut() else {
+        return;
+    };
+    cluster_ips(tx, spec, &name, faults);
+    node_ports(tx, spec, &name, faults);
+    health_check_port(tx, spec, &name, faults);
+    balancer_addresses(tx, service, &name);
+}
+
+/// Gives LoadBalancer addresses to the Services that wait for one, as far as there are any.
+pub(crate) fn serve_waiting(tx: &mut Transaction<'_>) {
+    if tx.settings().load_balancer_pools.is_empty() {
+        return;
+    }
+    for name in tx.waiting() {
+        let Some(object) = tx.object(&name.key()).cloned() else {
+            continue;
+        };
+        let Object::Service(mut service) = (*object).clone() else {
+            continue;
+        };
+        balancer_addresses(tx, &mut service, &name);
+        tx.put(Object::Service(service));
+    }
+}
+
+fn cluster_ips(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+    if !spec.needs_cluster_ip() {
+        return;
+    }
+    if spec.is_headless() {
+        spec.cluster_ip = Some(NONE.to_owned());
+        spec.cluster_ips = Some(vec![NONE.to_owned()]);
+        return;
+    }
+    let families = spec.families();
+    let mut ips = spec.cluster_ips.take().unwrap_or_default();
+    ips.truncate(families.len());
+    for (index, family) in families.into_iter().enumerate() {
+        match ips.get(index) {
+            Some(asked) => check_cluster_ip(tx, asked, name, faults),
+            None => match free_cluster_ip(tx, family, name) {
+                Some(address) => ips.push(address.to_string()),
+                None => {
+                    let detail = format!("failed to allocate a {} address: range is full", family.as_str());
+                    faults.push(Fault::invalid("spec.clusterIPs", &*ips, &detail));
+                }
+            },
+        }
+    }
+    spec.cluster_ip = ips.first().cloned();
+    spec.cluster_ips = Some(ips);
+}
+
+fn check_cluster_ip(tx: &Transaction<'_>, asked: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+    let Some(address) = parse_ip(asked) else {
+        return;
+    };
+    let owner = tx.address_owner(address);
+    if owner == Some(name) {
+        return;
+    }
+    let cidr = tx.settings().service_cidr(Family::of(address));
+    let range = cidr.map(|cidr| usable(cidr.into()));
+    let detail = if owner.is_some() {
+        "provided IP is already allocated".to_owned()
+    } else if tx.settings().gateway_addresses.contains(&address) {
+        "it is an address of the gateway".to_owned()
+    } else if !range.is_some_and(|range| range.contains(address)) {
+        let ranges: Vec<String> = tx.settings().service_cidrs.iter().map(ToString::to_string).collect();
+        let range = cidr.map_or_else(|| ranges.join(", "), |cidr| cidr.to_string());
+        format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}")
+    } else {
+        return;
+    };
+    let value = [asked.to_owned()];
+    let detail = format!("failed to allocate IP {asked}: {detail}");
+    faults.push(Fault::invalid("spec.clusterIPs", value.as_slice(), &detail));
+}
+
+fn free_cluster_ip(tx: &Transaction<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
+    let cidr = tx.settings().service_cidr(family)?;
+    let range = usable(cidr.into());
+    let bands = address_bands(IpRange::from(cidr).len(), range.len());
+    let seed = hash(&name.to_string(), 0);
+    bands.into_iter().find_map(|band| free_address(tx, &range, band, seed, name))
+}
+
+/// Walks one band from a hashed start. Among more candidates than there are taken addresses one is free, so the walk
+/// is bounded by what is taken even where the band is all of IPv6.
+fn free_address(
+    tx: &Transaction<'_>,
+    range: &IpRange,
+    band: Range<u128>,
+    seed: u64,
+    name: &ServiceName,
+) -> Option<IpAddr> {
+    let settings = tx.settings();
+    let reserved =
+        |address: &IpAddr| settings.gateway_addresses.contains(address) || settings.dns_addresses.contains(address);
+    let taken = tx.address_bound() + settings.gateway_addresses.len() + settings.dns_addresses.len();
+    let steps = (taken as u128).saturating_add(1);
+    let candidates = walk(band, seed, steps).filter_map(|offset| range.at(offset));
+    candidates.into_iter().find(|address| !reserved(address) && !tx.address_taken(*address, name))
+}
+
+/// The offsets of a band in a circle from a hashed start, at most `steps` of them.
+fn walk(band: Range<u128>, seed: u64, steps: u128) -> impl Iterator<Item = u128> {
+    let size = band.end.saturating_sub(band.start);
+    let start = if size == 0 { 0 } else { u128::from(seed) % size };
+    (0..steps.min(size)).map(move |step| band.start + (start + step) % size)
+}
+
+/// Without the network's own address and, in IPv4, its broadcast address.
+fn usable(range: IpRange) -> IpRange {
+    let last = range.len().saturating_sub(if range.first().is_ipv4() { 2 } else { 1 });
+    let (first, last) = (range.at(1), range.at(last));
+    first.zip(last).and_then(|(first, last)| IpRange::new(first, last)).unwrap_or(range)
+}
+
+/// Offsets into the usable addresses: dynamic band, then static band (KEP-3070).
+fn address_bands(size: u128, usable: u128) -> [Range<u128>; 2] {
+    let fixed = if size <= 16 { 0 } else { (size / 16).clamp(16, 256) }.min(usable);
+    [fixed..usable, 0..fixed]
+}
+
+/// Offsets into the node ports: dynamic band, then static band (KEP-3668).
+fn port_bands(size: u128) -> [Range<u128>; 2] {
+    let fixed = if size <= 16 { 0 } else { (size / 32).clamp(16, 128) };
+    [fixed..size, 0..fixed]
+}
+
+fn node_ports(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+    let declined =
+        spec.service_type() == ServiceType::LoadBalancer && spec.allocate_load_balancer_node_ports == Some(false);
+    let wanted = spec.needs_node_ports() && !declined;
+    let mut ports = spec.ports.take().unwrap_or_default();
+    let mut held: Vec<i32> = ports.iter().filter_map(|port| port.node_port).filter(|port| *port != 0).collect();
+    held.extend(spec.health_check_node_port);
+    for index in 0..ports.len() {
+        let field = format!("spec.ports[{index}].nodePort");
+        match ports[index].node_port.filter(|port| *port != 0) {
+            Some(asked) => check_node_port(tx, asked, &field, name, faults),
+            None if wanted => {
+                let sibling = ports.iter().find(|other| {
+                    other.port == ports[index].port
+                        && other.protocol != ports[index].protocol
+                        && other.node_port.is_some_and(|port| port != 0)
+                });
+                let shared = sibling.and_then(|other| other.node_port);
+                let seed = format!("{name}/{}", ports[index].name.as_deref().unwrap_or_default());
+                let port = shared.or_else(|| free_node_port(tx, &seed, &held, name));
+                match port {
+                    Some(port) => held.push(port),
+                    None => faults.push(Fault::invalid(field, 0, "failed to allocate a nodePort: range is full")),
+                }
+                ports[index].node_port = port;
+            }
+            None => ports[index].node_port = None,
+        }
+    }
+    spec.ports = (!ports.is_empty()).then_some(ports);
+}
+
+fn health_check_port(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+    if !spec.needs_health_check_port() {
+        return;
+    }
+    let field = "spec.healthCheckNodePort";
+    if let Some(asked) = spec.health_check_node_port.filter(|port| *port != 0) {
+        if spec.ports().iter().any(|port| port.node_port == Some(asked)) {
+            faults.push(Fault::invalid(field, asked, "provided port is already allocated"));
+        }
+        return check_node_port(tx, asked, field, name, faults);
+    }
+    let held: Vec<i32> = spec.ports().iter().filter_map(|port| port.node_port).collect();
+    spec.health_check_node_port = free_node_port(tx, &format!("{name}/health-check"), &held, name);
+    if spec.health_check_node_port.is_none() {
+        faults.push(Fault::invalid(field, 0, "failed to allocate a healthCheckNodePort: range is full"));
+    }
+}
+
+fn check_node_port(tx: &Transaction<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+    let range = &tx.settings().node_port_range;
+    let port = u16::try_from(asked).ok().filter(|port| range.contains(port));
+    let owner = port.and_then(|port| tx.node_port_owner(port));
+    if owner == Some(name) {
+        return;
+    }
+    if owner.is_some() {
+        faults.push(Fault::invalid(field, asked, "provided port is already allocated"));
+    } else if port.is_none() {
+        let (first, last) = (range.start(), range.end());
+        let detail = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+        faults.push(Fault::invalid(field, asked, &detail));
+    }
+}
+
+fn free_node_port(tx: &Transaction<'_>, seed: &str, held: &[i32], name: &ServiceName) -> Option<i32> {
+    let range = &tx.settings().node_port_range;
+    let size = u128::try_from(range.len()).unwrap_or_default();
+    let offsets = port_bands(size).into_iter().flat_map(|band| walk(band, hash(seed, 0), size));
+    let ports = offsets.filter_map(|offset| u16::try_from(u128::from(*range.start()) + offset).ok());
+    let mut free = ports.filter(|port| !held.contains(&i32::from(*port)) && !tx.node_port_taken(*port, name));
+    free.next().map(i32::from)
+}
+
+/// Keeps the LoadBalancer addresses a Service may keep and gives it those it lacks. Without a free one it waits.
+fn balancer_addresses(tx: &Transaction<'_>, service: &mut Service, name: &ServiceName) {
+    let Some(spec) = &service.spec else { return };
+    if spec.service_type() != ServiceType::LoadBalancer || spec.load_balancer_class.is_some() {
+        return;
+    }
+    let wanted = spec.load_balancer_ip.as_deref().and_then(parse_ip);
+    let families = spec.families();
+    let pools = &tx.settings().load_balancer_pools;
+    let pooled = |address: IpAddr| pools.iter().any(|pool| pool.contains(address));
+    let foreign = ingress_addresses(service).any(|address| !pooled(address));
+    let hostname = ingress(service).iter().any(|point| point.hostname.is_some());
+    if foreign || hostname {
+        return;
+    }
+    let held: Vec<IpAddr> = ingress_addresses(service).filter(|address| !tx.address_taken(*address, name)).collect();
+    let given: Vec<IpAddr> = families
+        .into_iter()
+        .filter_map(|family| {
+            let of_family = |address: &IpAddr| Family::of(*address) == family;
+            match wanted.filter(of_family) {
+                Some(wanted) => (pooled(wanted) && claimable(tx, wanted, name)).then_some(wanted),
+                None => held.iter().copied().find(of_family).or_else(|| free_pool_address(tx, family, name)),
+            }
+        })
+        .collect();
+    if given.iter().copied().eq(ingress_addresses(service)) {
+        return;
+    }
+    let balancer = service.status.get_or_insert_default().load_balancer.get_or_insert_default();
+    balancer.ingress = (!given.is_empty()).then(|| given.into_iter().map(virtual_ip).collect());
+}
+
+fn ingress(service: &Service) -> &[LoadBalancerIngress] {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
+}
+
+fn claimable(tx: &Transaction<'_>, address: IpAddr, name: &ServiceName) -> bool {
+    let settings = tx.settings();
+    !settings.gateway_addresses.contains(&address)
+        && !settings.dns_addresses.contains(&address)
+        && tx.address_owner(address).is_none_or(|owner| owner == name)
+}
+
+fn free_pool_address(tx: &Transaction<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
+    let seed = hash(&name.to_string(), 0);
+    let pools = tx.settings().load_balancer_pools.iter().filter(|pool| Family::of(pool.first()) == family);
+    pools.into_iter().find_map(|pool| free_address(tx, pool, 0..pool.len(), seed, name))
+}
+
+fn virtual_ip(address: IpAddr) -> LoadBalancerIngress {
+    LoadBalancerIngress { ip: Some(address.to_string()), ip_mode: Some("VIP".to_owned()), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! One fault of an object, told as Kubernetes tells it.
+//!
+//! A fault is Kubernetes' `field.Error` (apimachinery `pkg/util/validation/field/errors.go`): the path of the
+//! field, a reason from a closed list, and the text after the path. Operators search the web for these texts and
+//! client libraries match on the reasons, so both are reproduced word for word: ``spec.ports[0].nodePort:
+//! Forbidden: may not be used when `type` is 'ClusterIP'``.
+
+use std::fmt;
+
+/// One fault: where, what kind, and the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Path of the field, `spec.ports[0].port`; empty for the object as a whole.
+    pub field: String,
+    /// What kind of fault it is.
+    pub reason: FaultReason,
+    /// The text after the path: `Invalid value: 0: must be between 1 and 65535, inclusive`.
+    pub message: String,
+}
+
+/// The kinds of fault, Kubernetes' `field.ErrorType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultReason {
+    /// A field that must be given is not.
+    Required,
+    /// The value is not allowed.
+    Invalid,
+    /// The value is not one of a closed list.
+    NotSupported,
+    /// The value occurs twice where it may only once.
+    Duplicate,
+    /// The field may not be set, or not be changed, here.
+    Forbidden,
+    /// The list is too long.
+    TooMany,
+    /// The value has the wrong type.
+    TypeInvalid,
+    /// The object's kind has no such field.
+    UnknownField,
+}
+
+impl FaultReason {
+    /// Kubernetes' name of the cause in a `Status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FaultReason::Required => "FieldValueRequired",
+            FaultReason::Invalid | FaultReason::UnknownField => "FieldValueInvalid",
+            FaultReason::NotSupported => "FieldValueNotSupported",
+            FaultReason::Duplicate => "FieldValueDuplicate",
+            FaultReason::Forbidden => "FieldValueForbidden",
+            FaultReason::TooMany => "FieldValueTooMany",
+            FaultReason::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+}
+
+impl Fault {
+    /// A field that must be given is not. `detail` may be empty.
+    pub fn required(field: impl Into<String>, detail: &str) -> Fault {
+        Fault::new(field, FaultReason::Required, with_detail("Required value", detail))
+    }
+
+    /// The value is not allowed, for the reason in `detail`.
+    pub fn invalid(field: impl Into<String>, value: impl Quoted, detail: &str) -> Fault {
+        let text = format!("Invalid value: {}", value.quoted());
+        Fault::new(field, FaultReason::Invalid, with_detail(&text, detail))
+    }
+
+    /// The value is not one of `supported`.
+    pub fn not_supported(field: impl Into<String>, value: impl Quoted, supported: &[&str]) -> Fault {
+        let list: Vec<String> = supported.iter().map(|s| s.quoted()).collect();
+        let text = format!("Unsupported value: {}: supported values: {}", value.quoted(), list.join(", "));
+        Fault::new(field, FaultReason::NotSupported, text)
+    }
+
+    /// The value occurs a second time.
+    pub fn duplicate(field: impl Into<String>, value: impl Quoted) -> Fault {
+        Fault::new(field, FaultReason::Duplicate, format!("Duplicate value: {}", value.quoted()))
+    }
+
+    /// The field may not be set or changed here.
+    pub fn forbidden(field: impl Into<String>, detail: &str) -> Fault {
+        Fault::new(field, FaultReason::Forbidden, with_detail("Forbidden", detail))
+    }
+
+    /// The list holds `actual` items where `most` are allowed.
+    pub fn too_many(field: impl Into<String>, actual: usize, most: usize) -> Fault {
+        let text = format!("Too many: {actual}: must have at most {most} items");
+        Fault::new(field, FaultReason::TooMany, text)
+    }
+
+    /// The value has the wrong type; `detail` says what was found and expected.
+    pub fn wrong_type(field: impl Into<String>, detail: &str) -> Fault {
+        Fault::new(field, FaultReason::TypeInvalid, with_detail("Invalid value", detail))
+    }
+
+    /// The kind has no such field.
+    pub fn unknown_field(field: impl Into<String>) -> Fault {
+        Fault::new(field, FaultReason::UnknownField, "unknown field".to_owned())
+    }
+
+    fn new(field: impl Into<String>, reason: FaultReason, message: String) -> Fault {
+        Fault { field: field.into(), reason, message }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.field.is_empty() {
+            true => f.write_str(&self.message),
+            false => write!(f, "{}: {}", self.field, self.message),
+        }
+    }
+}
+
+fn with_detail(text: &str, detail: &str) -> String {
+    match detail.is_empty() {
+        true => text.to_owned(),
+        false => format!("{text}: {detail}"),
+    }
+}
+
+/// A value as `field.Error` prints it: numbers bare, strings in quotes, lists as JSON.
+pub trait Quoted {
+    /// The printed form.
+    fn quoted(&self) -> String;
+}
+
+impl Quoted for i32 {
+    fn quoted(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Quoted for &str {
+    fn quoted(&self) -> String {
+        serde_json::Value::from(*self).to_string()
+    }
+}
+
+impl Quoted for &String {
+    fn quoted(&self) -> String {
+        self.as_str().quoted()
+    }
+}
+
+impl Quoted for &[String] {
+    fn quoted(&self) -> String {
+        serde_json::Value::from(self.to_vec()).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_read_as_field_errors_do() {
+        let cases = [
+            (Fault::required("metadata.name", ""), "metadata.name: Required value"),
+            (
+                Fault::required("metadata.name", "name or generateName is required"),
+                "metadata.name: Required value: name or generateName is required",
+            ),
+            (
+                Fault::invalid("spec.ports[0].port", 0, "must be between 1 and 65535, inclusive"),
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
+            (
+                Fault::not_supported("spec.type", "Foo", &["ClusterIP", "NodePort"]),
+                r#"spec.type: Unsupported value: "Foo": supported values: "ClusterIP", "NodePort""#,
+            ),
+            (Fault::duplicate("spec.ports[1].name", "a"), r#"spec.ports[1].name: Duplicate value: "a""#),
+            (Fault::forbidden("spec.x", "not here"), "spec.x: Forbidden: not here"),
+            (Fault::too_many("endpoints", 1001, 1000), "endpoints: Too many: 1001: must have at most 1000 items"),
+            (Fault::unknown_field("spec.prots"), "spec.prots: unknown field"),
+        ];
+        for (fault, text) in cases {
+            assert_eq!(fault.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The control plane: Kubernetes objects in, compiled tables out.
+//!
+//! ```text
+//! manifest ─▶ objects ─▶ cluster.plan ─┬─ strategy, validate     what was typed becomes what is valid
+//!                                      ├─ controllers/allocate   addresses and ports
+//!                                      ├─ controllers/endpoints  Pods become EndpointSlices
+//!                                      └─▶ Commit ─▶ store, cluster.adopt ─▶ resolve ─▶ compile ─▶ publish
+//! ```
+//!
+//! Everything from the manifest to [`resolve`] is pure: no clock, no thread, no I/O besides reading manifest files.
+//! That is what lets `replay` and `check` give the answers of the running gateway, and tests ask it anything.
+
+pub mod api;
+pub mod cluster;
+pub mod compile;
+pub mod explain;
+pub mod fault;
+pub mod manifest;
+pub mod netlink;
+pub mod objects;
+pub mod printers;
+pub mod resolve;
+pub mod runtime;
+pub mod service;
+pub mod store;
+
+mod apply;
+mod controllers;
+mod index;
+mod strategy;
+mod transaction;
+mod validate;
+
+#[cfg(test)]
+mod testing;

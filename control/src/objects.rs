@@ -1,0 +1,533 @@
+//! The kinds pollgate understands, and typed objects of them.
+//!
+//! ```text
+//! YAML/JSON ─ manifest ─▶ Value ─ Object::from_value ─▶ Object ─ to_value ─▶ JSON of the API, the store, the CLI
+//! ```
+//!
+//! The types are `k8s-openapi`'s, generated from Kubernetes' own description, so that every field of a Pod survives
+//! a round trip even where pollgate does not look at it. They decode leniently (unknown fields are dropped), which
+//! is wrong for a hand-written manifest: a mistyped `prots:` would silently mean "no ports". So [`Object::from_value`]
+//! compares what came in with what was understood and tells each difference. That costs one more serialisation than a
+//! decoder that reports ignored fields would, and saves three hundred lines of wrapper around every serde call.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::fault::Fault;
+
+/// The label that ties an EndpointSlice to its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The kinds of object, in the order in which a listing of everything shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1 Namespace`
+    Namespace,
+    /// `v1 Node`
+    Node,
+    /// `v1 Pod`
+    Pod,
+    /// `v1 Service`
+    Service,
+    /// `discovery.k8s.io/v1 EndpointSlice`
+    EndpointSlice,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice];
+
+    /// `apiVersion` of the kind.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::EndpointSlice => "discovery.k8s.io/v1",
+            _ => "v1",
+        }
+    }
+
+    /// API group; empty for the core group.
+    pub fn group(self) -> &'static str {
+        self.api_version().split_once('/').map_or("", |(group, _)| group)
+    }
+
+    /// `kind` as manifests spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Namespace => "Namespace",
+            Kind::Node => "Node",
+            Kind::Pod => "Pod",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+        }
+    }
+
+    /// Lower-case singular, as `kubectl get -o name` prints it (there with the group).
+    pub fn singular(self) -> &'static str {
+        match self {
+            Kind::Namespace => "namespace",
+            Kind::Node => "node",
+            Kind::Pod => "pod",
+            Kind::Service => "service",
+            Kind::EndpointSlice => "endpointslice",
+        }
+    }
+
+    /// The resource name in API paths.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::Namespace => "namespaces",
+            Kind::Node => "nodes",
+            Kind::Pod => "pods",
+            Kind::Service => "services",
+            Kind::EndpointSlice => "endpointslices",
+        }
+    }
+
+    /// kubectl's short names.
+    pub fn short_names(self) -> &'static [&'static str] {
+        match self {
+            Kind::Namespace => &["ns"],
+            Kind::Node => &["no"],
+            Kind::Pod => &["po"],
+            Kind::Service => &["svc"],
+            Kind::EndpointSlice => &[],
+        }
+    }
+
+    /// The kind a user means by `svc`, `service`, `Services` or `endpointslices.discovery.k8s.io`.
+    pub fn from_alias(alias: &str) -> Option<Kind> {
+        let alias = alias.to_ascii_lowercase();
+        let (resource, group) = alias.split_once('.').unwrap_or((&alias, ""));
+        let kind = Kind::ALL.into_iter().find(|kind| {
+            resource == kind.singular() || resource == kind.plural() || kind.short_names().contains(&resource)
+        })?;
+        (group.is_empty() || group == kind.group()).then_some(kind)
+    }
+
+    /// The kind with exactly this `kind:` in a manifest.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub fn namespaced(self) -> bool {
+        !matches!(self, Kind::Namespace | Kind::Node)
+    }
+}
+
+/// What names an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for kinds that have none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of an object; `namespace` is ignored for kinds that have none.
+    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Key {
+        let namespace = if kind.namespaced() { namespace.into() } else { String::new() };
+        Key { kind, namespace, name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.is_empty() {
+            true => write!(f, "{}/{}", self.kind.singular(), self.name),
+            false => write!(f, "{}/{}/{}", self.kind.singular(), self.namespace, self.name),
+        }
+    }
+}
+
+/// An object of one of the kinds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Namespace.
+    Namespace(Box<Namespace>),
+    /// A Node.
+    Node(Box<Node>),
+    /// A Pod.
+    Pod(Box<Pod>),
+    /// A Service.
+    Service(Box<Service>),
+    /// An EndpointSlice.
+    EndpointSlice(Box<EndpointSlice>),
+}
+
+impl Object {
+    /// The object a manifest or request body describes.
+    ///
+    /// A namespaced object without a namespace is put into `default_namespace`. Only the shape is checked here:
+    /// `apiVersion`, `kind`, `metadata.name`, types and unknown fields; values are checked when the object is written.
+    ///
+    /// # Errors
+    /// Every fault that could be found, in the order of the fields a reader expects.
+    pub fn from_value(value: &Value, default_namespace: &str) -> Result<Object, Vec<Fault>> {
+        let Some(fields) = value.as_object() else {
+            return Err(vec![Fault::wrong_type("", &format!("expected an object, found {}", type_name(value)))]);
+        };
+        let mut faults = Vec::new();
+        let kind = check_header(fields, &mut faults);
+        check_name(fields, &mut faults);
+        let object = kind.and_then(|kind| Object::decode(kind, value, &mut faults));
+        match object {
+            Some(mut object) if faults.is_empty() => {
+                object.settle_namespace(default_namespace);
+                Ok(object)
+            }
+            _ => Err(faults),
+        }
+    }
+
+    /// The object as JSON, with `apiVersion` and `kind`.
+    pub fn to_value(&self) -> Value {
+        let value = match self {
+            Object::Namespace(o) => serde_json::to_value(o),
+            Object::Node(o) => serde_json::to_value(o),
+            Object::Pod(o) => serde_json::to_value(o),
+            Object::Service(o) => serde_json::to_value(o),
+            Object::EndpointSlice(o) => serde_json::to_value(o),
+        };
+        value.unwrap_or_default()
+    }
+
+    /// The object's kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Namespace(_) => Kind::Namespace,
+            Object::Node(_) => Kind::Node,
+            Object::Pod(_) => Kind::Pod,
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+        }
+    }
+
+    /// The object's key.
+    pub fn key(&self) -> Key {
+        Key::new(self.kind(), self.namespace(), self.name())
+    }
+
+    /// The object's name; empty while it has none.
+    pub fn name(&self) -> &str {
+        self.metadata().name.as_deref().unwrap_or_default()
+    }
+
+    /// The object's namespace; empty for kinds that have none.
+    pub fn namespace(&self) -> &str {
+        self.metadata().namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The object's metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Object::Namespace(o) => &o.metadata,
+            Object::Node(o) => &o.metadata,
+            Object::Pod(o) => &o.metadata,
+            Object::Service(o) => &o.metadata,
+            Object::EndpointSlice(o) => &o.metadata,
+        }
+    }
+
+    /// The object's metadata, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Object::Namespace(o) => &mut o.metadata,
+            Object::Node(o) => &mut o.metadata,
+            Object::Pod(o) => &mut o.metadata,
+            Object::Service(o) => &mut o.metadata,
+            Object::EndpointSlice(o) => &mut o.metadata,
+        }
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.metadata().labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The Service, if it is one.
+    pub fn as_service(&self) -> Option<&Service> {
+        match self {
+            Object::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The Pod, if it is one.
+    pub fn as_pod(&self) -> Option<&Pod> {
+        match self {
+            Object::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// The Node, if it is one.
+    pub fn as_node(&self) -> Option<&Node> {
+        match self {
+            Object::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The EndpointSlice, if it is one.
+    pub fn as_slice(&self) -> Option<&EndpointSlice> {
+        match self {
+            Object::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        }
+    }
+
+    fn decode(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Object> {
+        match kind {
+            Kind::Namespace => typed(value, faults).map(Object::Namespace),
+            Kind::Node => typed(value, faults).map(Object::Node),
+            Kind::Pod => typed(value, faults).map(Object::Pod),
+            Kind::Service => typed(value, faults).map(Object::Service),
+            Kind::EndpointSlice => typed(value, faults).map(Object::EndpointSlice),
+        }
+    }
+
+    fn settle_namespace(&mut self, default_namespace: &str) {
+        let namespaced = self.kind().namespaced();
+        let namespace = &mut self.metadata_mut().namespace;
+        if !namespaced {
+            *namespace = None;
+        } else if namespace.as_deref().unwrap_or_default().is_empty() {
+            *namespace = Some(default_namespace.to_owned());
+        }
+    }
+}
+
+fn check_header(fields: &Map<String, Value>, faults: &mut Vec<Fault>) -> Option<Kind> {
+    let expected = match fields.get("kind").and_then(Value::as_str).and_then(Kind::from_name) {
+        Some(kind) => format!("expected {} for a {}", kind.api_version(), kind.name()),
+        None => "expected the version of the kind, such as v1".to_owned(),
+    };
+    let version = required_text(fields, "apiVersion", "apiVersion", &expected, faults);
+    let kinds = format!("expected one of {}", Kind::ALL.map(Kind::name).join(", "));
+    let name = required_text(fields, "kind", "kind", &kinds, faults)?;
+    let Some(kind) = Kind::from_name(name) else {
+        faults.push(Fault::not_supported("kind", name, &Kind::ALL.map(Kind::name)));
+        return None;
+    };
+    if let Some(version) = version.filter(|version| *version != kind.api_version()) {
+        faults.push(Fault::not_supported("apiVersion", version, &[kind.api_version()]));
+    }
+    Some(kind)
+}
+
+fn check_name(fields: &Map<String, Value>, faults: &mut Vec<Fault>) {
+    let empty = Map::new();
+    let metadata = match fields.get("metadata") {
+        None | Some(Value::Null) => &empty,
+        Some(Value::Object(metadata)) => metadata,
+        Some(other) => {
+            let detail = format!("expected an object, found {}", type_name(other));
+            return faults.push(Fault::wrong_type("metadata", &detail));
+        }
+    };
+    if !metadata.contains_key("generateName") {
+        required_text(metadata, "name", "metadata.name", "name or generateName is required", faults);
+    }
+}
+
+fn required_text<'a>(
+    fields: &'a Map<String, Value>,
+    key: &str,
+    path: &str,
+    expected: &str,
+    faults: &mut Vec<Fault>,
+) -> Option<&'a str> {
+    match fields.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => return Some(text),
+        None | Some(Value::Null | Value::String(_)) => faults.push(Fault::required(path, expected)),
+        Some(other) => {
+            let detail = format!("expected a string, found {}", type_name(other));
+            faults.push(Fault::wrong_type(path, &detail));
+        }
+    }
+    None
+}
+
+/// Decodes, and tells the first wrong type or else every unknown field.
+fn typed<T: DeserializeOwned + Serialize>(value: &Value, faults: &mut Vec<Fault>) -> Option<Box<T>> {
+    let mut value = value.clone();
+    quantities_to_text(&mut value);
+    // Its absence or wrongness has been told already; the decoder would only tell it again, or stop at it.
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|key, _| key != "apiVersion" && key != "kind");
+    }
+    let object: T = match serde_path_to_error::deserialize(&value) {
+        Ok(object) => object,
+        Err(error) => {
+            let path = error.path().to_string();
+            let told = faults.iter().any(|fault| fault.field == path);
+            if !told {
+                faults.push(Fault::wrong_type(path, &error.into_inner().to_string()));
+            }
+            return None;
+        }
+    };
+    let understood = serde_json::to_value(&object).unwrap_or_default();
+    unknown_fields(&value, &understood, "", faults);
+    Some(Box::new(object))
+}
+
+/// Kubernetes reads `cpu: 1` and `cpu: "1"` alike; the generated type knows only text.
+fn quantities_to_text(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(quantities_to_text),
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                match (key.as_str(), field) {
+                    ("limits" | "requests" | "capacity" | "allocatable" | "overhead", Value::Object(amounts)) => {
+                        amounts.values_mut().for_each(number_to_text);
+                    }
+                    ("sizeLimit", field) => number_to_text(field),
+                    // Labels and annotations are text already; a number there is a fault to be told.
+                    ("labels" | "annotations" | "selector", _) => {}
+                    (_, field) => quantities_to_text(field),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn number_to_text(value: &mut Value) {
+    if let Value::Number(number) = value {
+        *value = Value::String(number.to_string());
+    }
+}
+
+fn unknown_fields(given: &Value, understood: &Value, path: &str, faults: &mut Vec<Fault>) {
+    match (given, understood) {
+        (Value::Object(given), Value::Object(understood)) => {
+            for (key, value) in given.iter().filter(|(_, value)| !value.is_null()) {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match understood.get(key) {
+                    Some(known) => unknown_fields(value, known, &path, faults),
+                    None => faults.push(Fault::unknown_field(path)),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(understood)) => {
+            for (index, (value, known)) in given.iter().zip(understood).enumerate() {
+                unknown_fields(value, known, &format!("{path}[{index}]"), faults);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn faults(value: Value) -> Vec<String> {
+        Object::from_value(&value, "default").unwrap_err().iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn everything_missing_is_told_at_once() {
+        let value = json!({"kind": "Service", "spec": {"ports": [{"port": 80}]}});
+        let name = "metadata.name: Required value: name or generateName is required";
+        assert_eq!(faults(value), ["apiVersion: Required value: expected v1 for a Service", name]);
+        assert_eq!(
+            faults(json!({})),
+            [
+                "apiVersion: Required value: expected the version of the kind, such as v1",
+                "kind: Required value: expected one of Namespace, Node, Pod, Service, EndpointSlice",
+                name
+            ]
+        );
+    }
+
+    #[test]
+    fn faults_of_shape_carry_their_path() {
+        let service =
+            |spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": spec});
+        let cases = [
+            (json!([1]), "Invalid value: expected an object, found a list"),
+            (service(json!({"prots": []})), "spec.prots: unknown field"),
+            (service(json!({"ports": [{"port": 80, "portt": 1}]})), "spec.ports[0].portt: unknown field"),
+            (
+                service(json!({"ports": [{"port": "80"}]})),
+                "spec.ports[0].port: Invalid value: invalid type: string \"80\", expected i32",
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "Deployment", "metadata": {"name": "a"}}),
+                r#"kind: Unsupported value: "Deployment": supported values: "Namespace", "Node", "Pod", "Service", "EndpointSlice""#,
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "EndpointSlice", "metadata": {"name": "a"}}),
+                r#"apiVersion: Unsupported value: "v1": supported values: "discovery.k8s.io/v1""#,
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "Pod", "metadata": 5}),
+                "metadata: Invalid value: expected an object, found a number",
+            ),
+        ];
+        for (value, text) in cases {
+            let told = faults(value.clone());
+            assert!(told.iter().any(|fault| fault == text), "{value}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_a_number_is_a_fault_and_a_quantity_that_is_one_is_not() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"version": 1}}});
+        assert!(faults(pod)[0].starts_with("metadata.labels.version: Invalid value:"));
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "creationTimestamp": null},
+            "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": 1}}}]}});
+        assert!(Object::from_value(&pod, "default").is_ok());
+    }
+
+    #[test]
+    fn an_object_survives_the_round_trip() {
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "b"},
+            "spec": {"ports": [{"port": 80, "targetPort": "http"}], "selector": {"app": "a"}}});
+        let object = Object::from_value(&value, "default").unwrap();
+        assert_eq!(object.to_value(), value);
+        assert_eq!(object.key().to_string(), "service/b/a");
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "namespace": "b"}});
+        assert_eq!(Object::from_value(&node, "default").unwrap().key().to_string(), "node/n");
+    }
+
+    #[test]
+    fn aliases_are_kubectls() {
+        for (alias, kind) in [
+            ("svc", Some(Kind::Service)),
+            ("Services", Some(Kind::Service)),
+            ("po", Some(Kind::Pod)),
+            ("ns", Some(Kind::Namespace)),
+            ("endpointslices.discovery.k8s.io", Some(Kind::EndpointSlice)),
+            ("services.discovery.k8s.io", None),
+            ("deploy", None),
+        ] {
+            assert_eq!(Kind::from_alias(alias), kind, "{alias}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What kubectl prints, line for line.
+//!
+//! ```text
+//! objects ─ table ─▶ Table (headers, rows) ─┬─ text   for the terminal
+//!                                           └─        the API serves the same cells to kubectl
+//! Service + slices ─ describe ─▶ text
+//! ```
+//!
+//! Operators read these columns with their eyes and with `awk`, so the sources are K `pkg/printers/internalversion/printers.go` and
+//! kubernetes/kubectl `pkg/describe/describe.go`, quirks included. Nothing here asks for the time: `now` is an argument.
+
+mod describe;
+mod table;
+
+pub use describe::describe_service;
+pub use table::{Column, Row, Table, View};
+
+use jiff::Timestamp;
+
+/// `a,b,c + 2 more...`: at most three, as kubectl shows endpoints and ports.
+const SHOWN: usize = 3;
+
+/// The age of an object as kubectl writes it; `<unknown>` if nobody knows when it was made.
+pub fn age(created: Option<Timestamp>, now: Timestamp) -> String {
+    created.map_or_else(|| "<unknown>".to_owned(), |created| human_duration(now.as_second() - created.as_second()))
+}
+
+/// `45s`, `3m20s`, `15m`, `3h20m`, `2d4h`, `100d`, `2y40d`, `9y` (apimachinery `duration.HumanDuration`).
+fn human_duration(seconds: i64) -> String {
+    let (minutes, hours, days, years) = (seconds / 60, seconds / 3600, seconds / 86_400, seconds / (86_400 * 365));
+    let pair = |big: i64, big_unit: &str, small: i64, small_unit: &str| match small {
+        0 => format!("{big}{big_unit}"),
+        small => format!("{big}{big_unit}{small}{small_unit}"),
+    };
+    match seconds {
+        ..-1 => "<invalid>".to_owned(),
+        -1 => "0s".to_owned(),
+        0..120 => format!("{seconds}s"),
+        _ if minutes < 10 => pair(minutes, "m", seconds % 60, "s"),
+        _ if minutes < 180 => format!("{minutes}m"),
+        _ if hours < 8 => pair(hours, "h", minutes % 60, "m"),
+        _ if hours < 48 => format!("{hours}h"),
+        _ if days < 8 => pair(days, "d", hours % 24, "h"),
+        _ if days < 365 * 2 => format!("{days}d"),
+        _ if years < 8 => pair(years, "y", days % 365, "d"),
+        _ => format!("{years}y"),
+    }
+}
+
+/// Lines of cells, each column as wide as its widest cell and `padding` more; the last cell is not padded.
+pub(crate) fn align(lines: &[Vec<String>], padding: usize) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = lines.iter().filter(|line| column + 1 < line.len());
+        cells.map(|line| line[column].chars().count()).max().unwrap_or_default() + padding
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let last = line.len().saturating_sub(1);
+        for (column, cell) in line.iter().enumerate() {
+            text.push_str(cell);
+            if column < last {
+                text.extend(std::iter::repeat_n(' ', widths[column] - cell.chars().count()));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// `k=v` pairs in order.
+fn pairs(map: Option<&std::collections::BTreeMap<String, String>>) -> Vec<String> {
+    map.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+/// Joined, or a word for nothing.
+fn joined(items: &[String], nothing: &str) -> String {
+    match items.is_empty() {
+        true => nothing.to_owned(),
+        false => items.join(","),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_kubectls() {
+        let cases = [
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (200, "3m20s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (12_000, "3h20m"),
+            (3 * 3600, "3h"),
+            (30_000, "8h"),
+            (172_800, "2d"),
+            (187_200, "2d4h"),
+            (700_000, "8d"),
+            (86_400 * 800, "2y70d"),
+            (86_400 * 365 * 9, "9y"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(human_duration(seconds), text, "{seconds}");
+        }
+        assert_eq!(age(None, Timestamp::UNIX_EPOCH), "<unknown>");
+    }
+
+    #[test]
+    fn the_last_cell_is_not_padded() {
+        let line = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+        let text = align(&[line(&["NAME", "AGE"]), line(&["a-long-name", "5s"]), line(&["é", "1d"])], 3);
+        assert_eq!(text, "NAME          AGE\na-long-name   5s\né             1d\n");
+    }
+}

@@ -1,0 +1,511 @@
+//! `kubectl get`: one row an object.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::{SHOWN, age, align, joined, pairs};
+use crate::cluster::Cluster;
+use crate::controllers::endpoints::{node_name, pod_addresses};
+use crate::objects::{Kind, Object};
+use crate::service::{ServiceName, ServiceType, SpecExt};
+
+/// Longest LoadBalancer address that is shown whole in a narrow table.
+const BALANCER_WIDTH: usize = 16;
+
+/// What a table shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// The objects of a kind.
+    Kind(Kind),
+    /// The ready addresses of each Service, as the old `Endpoints` objects listed them; derived from EndpointSlices.
+    Endpoints,
+}
+
+impl View {
+    /// What a user means by `svc`, `pods`, `ep` or `endpoints`.
+    pub fn from_alias(alias: &str) -> Option<View> {
+        match alias.to_ascii_lowercase().as_str() {
+            "ep" | "endpoints" | "endpoint" => Some(View::Endpoints),
+            alias => Kind::from_alias(alias).map(View::Kind),
+        }
+    }
+}
+
+/// One column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name, as the API serves it: `Cluster-IP`. The terminal shows it in capitals.
+    pub name: &'static str,
+    /// Shown only by `-o wide`.
+    pub wide: bool,
+}
+
+/// One object's cells, one for each column of its table, wide ones included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The object's namespace; empty if its kind has none.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+    /// The cells.
+    pub cells: Vec<String>,
+}
+
+/// Columns and rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// What it shows.
+    pub view: View,
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// The table of objects of one kind; objects of another kind are left out. `wide` does not cut long addresses.
+    pub fn of<'a>(kind: Kind, objects: impl IntoIterator<Item = &'a Object>, wide: bool, now: Timestamp) -> Table {
+        let objects = objects.into_iter().filter(|object| object.kind() == kind);
+        let rows = objects.map(|object| row(object, cells(object, wide, now))).collect();
+        Table { view: View::Kind(kind), columns: columns(kind).to_vec(), rows }
+    }
+
+    /// The old `Endpoints` view: a row for each Service named by one of `slices`, in order.
+    pub fn endpoints<'a>(slices: impl IntoIterator<Item = &'a Object>, now: Timestamp) -> Table {
+        let mut services: BTreeMap<ServiceName, Vec<&EndpointSlice>> = BTreeMap::new();
+        for object in slices {
+            if let (Some(name), Some(slice)) = (ServiceName::of_slice(object), object.as_slice()) {
+                services.entry(name).or_default().push(slice);
+            }
+        }
+        let rows = services.into_iter().map(|(name, slices)| Row {
+            cells: vec![name.name.clone(), ready_endpoints(&slices), age(oldest(&slices), now)],
+            namespace: name.namespace,
+            name: name.name,
+        });
+        Table { view: View::Endpoints, columns: ENDPOINTS.to_vec(), rows: rows.collect() }
+    }
+
+    /// The table of a view of a cluster, of one namespace or of all.
+    pub fn of_cluster(cluster: &Cluster, view: View, namespace: Option<&str>, wide: bool, now: Timestamp) -> Table {
+        match view {
+            View::Kind(kind) => Table::of(kind, cluster.objects(kind, namespace).map(|o| &**o), wide, now),
+            View::Endpoints => Table::endpoints(cluster.objects(Kind::EndpointSlice, namespace).map(|o| &**o), now),
+        }
+    }
+
+    /// As kubectl prints it; `namespaced` puts the namespace first (`-A`). Without rows there is nothing but "" to print.
+    pub fn text(&self, wide: bool, namespaced: bool) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
+        let shown: Vec<usize> = (0..self.columns.len()).filter(|i| wide || !self.columns[*i].wide).collect();
+        let pick = |cells: &[String]| shown.iter().filter_map(|i| cells.get(*i).cloned()).collect::<Vec<_>>();
+        let line = |namespace: &str, cells: Vec<String>| match namespaced {
+            true => [vec![namespace.to_owned()], cells].concat(),
+            false => cells,
+        };
+        let names: Vec<String> = self.columns.iter().map(|column| column.name.to_uppercase()).collect();
+        let mut lines = vec![line("NAMESPACE", pick(&names))];
+        lines.extend(self.rows.iter().map(|row| line(&row.namespace, pick(&row.cells))));
+        align(&lines, 3)
+    }
+}
+
+const fn column(name: &'static str) -> Column {
+    Column { name, wide: false }
+}
+
+const fn wide(name: &'static str) -> Column {
+    Column { name, wide: true }
+}
+
+const ENDPOINTS: [Column; 3] = [column("Name"), column("Endpoints"), column("Age")];
+
+fn columns(kind: Kind) -> &'static [Column] {
+    match kind {
+        Kind::Service => {
+            &const {
+                [
+                    column("Name"),
+                    column("Type"),
+                    column("Cluster-IP"),
+                    column("External-IP"),
+                    column("Port(s)"),
+                    column("Age"),
+                    wide("Selector"),
+                ]
+            }
+        }
+        Kind::EndpointSlice => {
+            &const { [column("Name"), column("AddressType"), column("Ports"), column("Endpoints"), column("Age")] }
+        }
+        Kind::Namespace => &const { [column("Name"), column("Status"), column("Age")] },
+        Kind::Pod => {
+            &const {
+                [
+                    column("Name"),
+                    column("Ready"),
+                    column("Status"),
+                    column("Restarts"),
+                    column("Age"),
+                    wide("IP"),
+                    wide("Node"),
+                    wide("Nominated Node"),
+                    wide("Readiness Gates"),
+                ]
+            }
+        }
+        Kind::Node => {
+            &const {
+                [
+                    column("Name"),
+                    column("Status"),
+                    column("Roles"),
+                    column("Age"),
+                    column("Version"),
+                    wide("Internal-IP"),
+                    wide("External-IP"),
+                    wide("OS-Image"),
+                    wide("Kernel-Version"),
+                    wide("Container-Runtime"),
+                ]
+            }
+        }
+    }
+}
+
+fn row(object: &Object, cells: Vec<String>) -> Row {
+    Row { namespace: object.namespace().to_owned(), name: object.name().to_owned(), cells }
+}
+
+fn cells(object: &Object, wide: bool, now: Timestamp) -> Vec<String> {
+    let name = object.name().to_owned();
+    let age = age(object.metadata().creation_timestamp.as_ref().map(|time| time.0), now);
+    match object {
+        Object::Service(service) => service_cells(service, name, age, wide),
+        Object::EndpointSlice(slice) => slice_cells(slice, name, age),
+        Object::Namespace(namespace) => vec![name, namespace_status(namespace), age],
+        Object::Pod(pod) => pod_cells(pod, name, age),
+        Object::Node(node) => node_cells(node, name, age),
+    }
+}
+
+fn service_cells(service: &Service, name: String, age: String, wide: bool) -> Vec<String> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let ip = spec.cluster_ips.iter().flatten().next().or(spec.cluster_ip.as_ref());
+    let ip = ip.filter(|ip| !ip.is_empty()).cloned().unwrap_or_else(|| "<none>".to_owned());
+    let ports: Vec<String> = spec
+        .ports()
+        .iter()
+        .map(|port| {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            match port.node_port.filter(|node_port| *node_port != 0) {
+                Some(node_port) => format!("{}:{node_port}/{protocol}", port.port),
+                None => format!("{}/{protocol}", port.port),
+            }
+        })
+        .collect();
+    let selector = joined(&pairs(spec.selector.as_ref()), "<none>");
+    let kind = spec.type_.clone().unwrap_or_default();
+    vec![name, kind, ip, external_ip(service, wide), joined(&ports, "<none>"), age, selector]
+}
+
+fn external_ip(service: &Service, wide: bool) -> String {
+    let spec = service.spec.clone().unwrap_or_default();
+    let external_ips = spec.external_ips.clone().unwrap_or_default();
+    match spec.service_type() {
+        ServiceType::ClusterIp | ServiceType::NodePort => joined(&external_ips, "<none>"),
+        ServiceType::ExternalName => spec.external_name.unwrap_or_default(),
+        ServiceType::LoadBalancer => {
+            let mut shown = Vec::new();
+            let ingress = ingress_text(service, wide);
+            if !ingress.is_empty() {
+                shown.push(ingress);
+            }
+            shown.extend(external_ips);
+            joined(&shown, "<pending>")
+        }
+    }
+}
+
+fn ingress_text(service: &Service, wide: bool) -> String {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let points = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let named = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let mut names: Vec<String> =
+        points.filter_map(|point| named(&point.ip).or_else(|| named(&point.hostname))).collect();
+    names.sort();
+    names.dedup();
+    let text = names.join(",");
+    match text.char_indices().nth(BALANCER_WIDTH - 3) {
+        Some((cut, _)) if !wide && text.chars().count() > BALANCER_WIDTH => {
+            format!("{}...", &text[..cut])
+        }
+        _ => text,
+    }
+}
+
+/// The first three, then how many more there are.
+fn some_of(items: &[String], nothing: &str) -> String {
+    match items.len() {
+        0 => nothing.to_owned(),
+        count if count > SHOWN => {
+            format!("{} + {} more...", items[..SHOWN].join(","), count - SHOWN)
+        }
+        _ => items.join(","),
+    }
+}
+
+fn slice_cells(slice: &EndpointSlice, name: String, age: String) -> Vec<String> {
+    let ports = slice.ports.iter().flatten().map(|port| port.port.map_or_else(|| "*".to_owned(), |p| p.to_string()));
+    let addresses: Vec<String> = slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.clone()).collect();
+    let ports: Vec<String> = ports.collect();
+    vec![name, slice.address_type.clone(), some_of(&ports, "<unset>"), some_of(&addresses, "<unset>"), age]
+}
+
+fn ready_endpoints(slices: &[&EndpointSlice]) -> String {
+    let mut shown = Vec::new();
+    for slice in slices {
+        let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
+        let addresses: Vec<&String> = ready.filter_map(|endpoint| endpoint.addresses.first()).collect();
+        for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
+            shown.extend(addresses.iter().map(|address| host_port(address, port)));
+        }
+        if slice.ports.as_ref().is_none_or(Vec::is_empty) {
+            shown.extend(addresses.into_iter().cloned());
+        }
+    }
+    some_of(&shown, "<none>")
+}
+
+/// `10.0.0.1:80`, `[fd00::1]:80`.
+pub(super) fn host_port(address: &str, port: i32) -> String {
+    match address.contains(':') {
+        true => format!("[{address}]:{port}"),
+        false => format!("{address}:{port}"),
+    }
+}
+
+fn oldest(slices: &[&EndpointSlice]) -> Option<Timestamp> {
+    slices.iter().filter_map(|slice| slice.metadata.creation_timestamp.as_ref()).map(|time| time.0).min()
+}
+
+fn namespace_status(namespace: &Namespace) -> String {
+    namespace.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default()
+}
+
+fn pod_cells(pod: &Pod, name: String, age: String) -> Vec<String> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let states = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let ready = states.iter().filter(|state| state.ready).count();
+    let restarts: i32 = states.iter().map(|state| state.restart_count).fold(0, i32::saturating_add);
+    let none = || "<none>".to_owned();
+    let gates = spec.readiness_gates.as_ref().filter(|gates| !gates.is_empty());
+    vec![
+        name,
+        format!("{ready}/{}", spec.containers.len()),
+        pod_status(pod),
+        restarts.to_string(),
+        age,
+        pod_addresses(pod).first().map_or_else(none, ToString::to_string),
+        node_name(pod).map_or_else(none, str::to_owned),
+        pod.status.as_ref().and_then(|s| s.nominated_node_name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(none),
+        gates.map_or_else(none, |gates| format!("0/{}", gates.len())),
+    ]
+}
+
+/// The most telling word about a Pod (K `printPod`): how it ends, else what a container waits for, else its phase.
+fn pod_status(pod: &Pod) -> String {
+    let status = pod.status.clone().unwrap_or_default();
+    let phase = status.phase.unwrap_or_else(|| "Unknown".to_owned());
+    let mut reason = status.reason.filter(|reason| !reason.is_empty()).unwrap_or(phase);
+    for state in status.container_statuses.iter().flatten().rev().filter_map(|status| status.state.as_ref()) {
+        let waiting = state.waiting.as_ref().and_then(|waiting| waiting.reason.clone());
+        let ended = state.terminated.as_ref().and_then(|terminated| terminated.reason.clone());
+        if let Some(word) = waiting.or(ended).filter(|word| !word.is_empty()) {
+            reason = word;
+        }
+    }
+    match pod.metadata.deletion_timestamp {
+        Some(_) if !matches!(reason.as_str(), "Failed" | "Succeeded") => "Terminating".to_owned(),
+        _ => reason,
+    }
+}
+
+fn node_cells(node: &Node, name: String, age: String) -> Vec<String> {
+    let status = node.status.clone().unwrap_or_default();
+    let address = |kind: &str| {
+        let mut found = status.addresses.iter().flatten().filter(|address| address.type_ == kind);
+        found.next().map_or_else(|| "<none>".to_owned(), |address| address.address.clone())
+    };
+    let info = status.node_info.clone().unwrap_or_default();
+    let known = |text: String| {
+        if text.is_empty() { "<unknown>".to_owned() } else { text }
+    };
+    vec![
+        name,
+        node_status(node),
+        node_roles(node),
+        age,
+        info.kubelet_version,
+        address("InternalIP"),
+        address("ExternalIP"),
+        known(info.os_image),
+        known(info.kernel_version),
+        known(info.container_runtime_version),
+    ]
+}
+
+fn node_status(node: &Node) -> String {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+    let mut words = vec![ready.next().map_or("Unknown", |c| if c.status == "True" { "Ready" } else { "NotReady" })];
+    if node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)) {
+        words.push("SchedulingDisabled");
+    }
+    words.join(",")
+}
+
+fn node_roles(node: &Node) -> String {
+    let labels = node.metadata.labels.iter().flatten();
+    let roles: Vec<String> = labels
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) if !role.is_empty() => Some(role.to_owned()),
+            _ => (key == "kubernetes.io/role" && !value.is_empty()).then(|| value.clone()),
+        })
+        .collect();
+    joined(&roles, "<none>")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000;
+
+    fn object(mut value: Value, age_seconds: i64) -> Object {
+        value["metadata"]["creationTimestamp"] = json!(Timestamp::from_second(NOW - age_seconds).unwrap().to_string());
+        Object::from_value(&value, "default").unwrap()
+    }
+
+    fn service(name: &str, age_seconds: i64, spec: Value, ingress: &[&str]) -> Object {
+        let ingress: Vec<Value> = ingress.iter().map(|ip| json!({"ip": ip})).collect();
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec,
+            "status": {"loadBalancer": {"ingress": ingress}}});
+        object(value, age_seconds)
+    }
+
+    fn text(kind: Kind, objects: &[Object], wide: bool, namespaced: bool) -> String {
+        Table::of(kind, objects, wide, Timestamp::from_second(NOW).unwrap()).text(wide, namespaced)
+    }
+
+    #[test]
+    fn services_look_as_kubectl_shows_them() {
+        let port = |port: i32, node_port: i32| json!({"port": port, "protocol": "TCP", "nodePort": node_port});
+        let services = [
+            service(
+                "kubernetes",
+                5 * 86_400,
+                json!({"type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [port(443, 0)]}),
+                &[],
+            ),
+            service(
+                "web",
+                120,
+                json!({"type": "LoadBalancer", "clusterIP": "10.96.10.2", "clusterIPs": ["10.96.10.2"], "ports": [port(80, 30080), port(443, 30443)]}),
+                &[],
+            ),
+            service(
+                "db",
+                12_000,
+                json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "ports": [port(5432, 0)]}),
+                &[],
+            ),
+            service("ext", 10, json!({"type": "ExternalName", "externalName": "ext.example.com"}), &[]),
+        ];
+        let expected = "\
+NAME         TYPE           CLUSTER-IP   EXTERNAL-IP       PORT(S)                      AGE
+kubernetes   ClusterIP      10.96.0.1    <none>            443/TCP                      5d
+web          LoadBalancer   10.96.10.2   <pending>         80:30080/TCP,443:30443/TCP   2m
+db           ClusterIP      None         <none>            5432/TCP                     3h20m
+ext          ExternalName   <none>       ext.example.com   <none>                       10s
+";
+        assert_eq!(text(Kind::Service, &services, false, false), expected);
+    }
+
+    #[test]
+    fn long_balancer_addresses_are_cut_unless_wide() {
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.2", "ports": [{"port": 80, "protocol": "TCP"}], "selector": {"b": "2", "a": "1"}});
+        let services = [service("web", 5, spec, &["192.0.2.200", "192.0.2.100", "192.0.2.100"])];
+        let narrow = "NAME   TYPE           CLUSTER-IP   EXTERNAL-IP        PORT(S)   AGE\nweb    LoadBalancer   10.96.0.2    192.0.2.100,1...   80/TCP    5s\n";
+        assert_eq!(text(Kind::Service, &services, false, false), narrow);
+        let wide = "NAMESPACE   NAME   TYPE           CLUSTER-IP   EXTERNAL-IP               PORT(S)   AGE   SELECTOR\ndefault     web    LoadBalancer   10.96.0.2    192.0.2.100,192.0.2.200   80/TCP    5s    a=1,b=2\n";
+        assert_eq!(text(Kind::Service, &services, true, true), wide);
+    }
+
+    fn slice(name: &str, ports: Value, addresses: &[(&str, bool)]) -> Object {
+        let endpoints: Vec<Value> =
+            addresses.iter().map(|(ip, ready)| json!({"addresses": [ip], "conditions": {"ready": ready}})).collect();
+        let value = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "web"}}, "ports": ports, "endpoints": endpoints});
+        object(value, 60)
+    }
+
+    #[test]
+    fn slices_and_endpoints_show_three_and_count_the_rest() {
+        let slices = [
+            slice(
+                "web-a",
+                json!([{"name": "", "port": 80, "protocol": "TCP"}]),
+                &[("10.0.0.1", true), ("10.0.0.2", false), ("10.0.0.3", true), ("10.0.0.4", true), ("10.0.0.5", true)],
+            ),
+            slice("web-b", json!([]), &[]),
+            slice("web-c", json!([{"name": "x"}]), &[("10.0.1.1", false)]),
+        ];
+        let expected = "\
+NAME    ADDRESSTYPE   PORTS     ENDPOINTS                                AGE
+web-a   IPv4          80        10.0.0.1,10.0.0.2,10.0.0.3 + 2 more...   60s
+web-b   IPv4          <unset>   <unset>                                  60s
+web-c   IPv4          *         10.0.1.1                                 60s
+";
+        assert_eq!(text(Kind::EndpointSlice, &slices, false, false), expected);
+        let table = Table::endpoints(&slices, Timestamp::from_second(NOW).unwrap());
+        let expected = "\
+NAME   ENDPOINTS                                         AGE
+web    10.0.0.1:80,10.0.0.3:80,10.0.0.4:80 + 1 more...   60s
+";
+        assert_eq!(table.text(false, false), expected);
+        let none = Table::endpoints(&slices[1..2], Timestamp::from_second(NOW).unwrap());
+        assert_eq!(none.text(false, false), "NAME   ENDPOINTS   AGE\nweb    <none>      60s\n");
+    }
+
+    #[test]
+    fn pods_nodes_and_namespaces_have_their_columns() {
+        let pod = object(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"nodeName": "n1", "containers": [{"name": "c"}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [{"name": "c", "ready": true, "restartCount": 2, "image": "i", "imageID": ""}]}}),
+            30,
+        );
+        let expected = "NAME   READY   STATUS    RESTARTS   AGE   IP         NODE   NOMINATED NODE   READINESS GATES\na      1/1     Running   2          30s   10.0.0.1   n1     <none>           <none>\n";
+        assert_eq!(text(Kind::Pod, &[pod], true, false), expected);
+        let node = object(
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"node-role.kubernetes.io/control-plane": ""}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"kubeletVersion": "v1.33.0", "architecture": "", "bootID": "", "containerRuntimeVersion": "",
+            "kernelVersion": "", "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""}}}),
+            30,
+        );
+        let expected = "NAME   STATUS   ROLES           AGE   VERSION\nn1     Ready    control-plane   30s   v1.33.0\n";
+        assert_eq!(text(Kind::Node, &[node], false, false), expected);
+        let namespace = object(
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}, "status": {"phase": "Active"}}),
+            30,
+        );
+        assert_eq!(text(Kind::Namespace, &[namespace], false, false), "NAME   STATUS   AGE\nx      Active   30s\n");
+    }
+}

@@ -1,0 +1,699 @@
+//! The control thread: the one owner of the cluster's state and of the tables made from it.
+//!
+//! ```text
+//!  API ──Command──▶ control thread ──commits──▶ disk thread
+//!                   plan, adopt                 one transaction, one sync
+//!                   compile (meanwhile) ◀──on disk──┘
+//!                   publish ──▶ workers
+//!  API ◀──Settled── (replica applies, then the client is answered)
+//! ```
+//!
+//! **One batch at a time.** While a batch is on its way to the disk, further writes wait; when it is there, all that
+//! wait become the next batch: one plan after the other, one transaction, one compile, one publish. So the busier the
+//! gateway, the larger the batch, and the price of a sync is shared without a timer to tune. Nothing is planned on top of
+//! what is not yet durable, which keeps the way back short: a batch the disk refuses is undone by its own changes, in
+//! reverse, and nobody has seen it. A deeper pipeline would hide a little planning behind the sync, and pay with tables
+//! that hold what a power cut takes away.
+//!
+//! **What an acknowledgement means.** A write is answered only after it is on disk, *and* the tables with it are
+//! published to the workers, *and* the API's replica shows it. A client that applies a Service and then connects to
+//! it, or reads it back, finds it.
+//!
+//! **What may not hold it up.** The disk has a thread of its own, and so has the API. News of the network never wait for
+//! the disk: neighbours keep changing while a disk hangs. After a disk error every write is refused with the reason,
+//! while reads and packets go on from the last durable state.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvError, Sender, bounded, never, select, tick};
+use pollgate_common::net::Net;
+
+use crate::cluster::{Change, Cluster, Commit, Refusal, Write};
+use crate::objects::Kind;
+use crate::resolve::{ServiceName, touched};
+use crate::store::Store;
+
+/// How often [`TableSink::tick`] is called when nothing else happens.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where the control thread's results go: the compiler and the publisher of the workers' tables.
+///
+/// Compiling and publishing are apart so that compiling can go on while the disk syncs, and so that what is staged and
+/// not yet durable is never seen by a worker.
+pub trait TableSink {
+    /// Compiles these Services from `cluster` and keeps the result staged. May be called again for the same Services
+    /// before [`TableSink::publish`]; the later state counts. A name that `cluster` no longer has is to be removed.
+    fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>);
+
+    /// Makes everything staged visible to the workers: it is on disk now.
+    fn publish(&mut self);
+
+    /// Takes a new picture of the network and makes it visible at once, together with what is already
+    /// published. What is staged stays staged.
+    fn network(&mut self, net: Arc<Net>);
+
+    /// Housekeeping, such as freeing retired tables. Called at least every 100 ms.
+    fn tick(&mut self);
+}
+
+/// What the control thread can be asked.
+pub enum Command {
+    /// Change objects.
+    Write(WriteRequest),
+    /// The mirror's news: links, addresses, routes and neighbours of the host.
+    Network(Arc<Net>),
+}
+
+/// Writes that happen together or not at all.
+pub struct WriteRequest {
+    /// In the order they are to be planned; each sees those before it.
+    pub writes: Vec<Write>,
+    /// Say what would happen, and do not do it.
+    pub dry_run: bool,
+    /// Called once with the outcome, by [`Settled::answer`].
+    pub reply: Reply,
+}
+
+/// The way back to whoever asked.
+pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What became of a request: for a dry run what it would have been.
+pub type Outcome = Result<Arc<Commit>, WriteError>;
+
+/// Why a request changed nothing.
+#[derive(Debug, Clone)]
+pub enum WriteError {
+    /// The objects or their state forbid it; every refusal of the request.
+    Refused(Vec<Refusal>),
+    /// The disk failed, so nothing can be made durable. The text says how.
+    Store(String),
+}
+
+/// Requests that are done, to be applied to the replica and then answered.
+pub struct Settled {
+    commits: Vec<Arc<Commit>>,
+    answers: Vec<(Reply, Outcome)>,
+}
+
+impl Settled {
+    /// The commits that are durable and published now, in order; the dry runs among the requests have none here.
+    pub fn commits(&self) -> &[Arc<Commit>] {
+        &self.commits
+    }
+
+    /// Answers every request. Whoever keeps a replica applies [`Settled::commits`] first.
+    pub fn answer(self) {
+        for (reply, outcome) in self.answers {
+            reply(outcome);
+        }
+    }
+}
+
+/// Where settled requests go. Called on the control thread: it must not block.
+pub type SettledSink = Box<dyn FnMut(Settled) + Send>;
+
+/// What the control thread is made of.
+pub struct RuntimeParts {
+    /// The state as restored from `store`.
+    pub cluster: Cluster,
+    /// The open state file.
+    pub store: Store,
+    /// The compiler and publisher.
+    pub sink: Box<dyn TableSink + Send>,
+    /// Requests. The thread also ends when every sender is gone.
+    pub commands: Receiver<Command>,
+    /// Where the answers go.
+    pub settled: SettledSink,
+}
+
+/// The running control thread. Dropping it stops it.
+pub struct ControlHandle {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ControlHandle {
+    /// Finishes what is queued, closes the state file, and waits for the thread to end.
+    ///
+    /// Stop what sends commands first: a command sent later is never answered.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+impl Drop for ControlHandle {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// Compiles and publishes the restored state, then starts the control thread and its disk thread.
+///
+/// When it returns, the workers have every Service the state file held.
+///
+/// # Errors
+/// The system's, if it has no thread to give.
+pub fn spawn(mut parts: RuntimeParts) -> io::Result<ControlHandle> {
+    let services = every_service(&parts.cluster);
+    parts.sink.changed(&parts.cluster, &services);
+    parts.sink.publish();
+
+    let disk = Disk::spawn(parts.store)?;
+    let (stop, stopped) = bounded(0);
+    let control = Control {
+        cluster: parts.cluster,
+        sink: parts.sink,
+        settled: parts.settled,
+        disk,
+        waiting: Vec::new(),
+        in_flight: None,
+        news: None,
+        broken: None,
+    };
+    let commands = parts.commands;
+    let thread = thread::Builder::new().name("control".into()).spawn(move || control.run(&commands, &stopped))?;
+    Ok(ControlHandle { stop: Some(stop), thread: Some(thread) })
+}
+
+fn every_service(cluster: &Cluster) -> BTreeSet<ServiceName> {
+    cluster
+        .objects(Kind::Service, None)
+        .map(|service| ServiceName { namespace: service.namespace().to_owned(), name: service.name().to_owned() })
+        .collect()
+}
+
+struct Control {
+    cluster: Cluster,
+    sink: Box<dyn TableSink + Send>,
+    settled: SettledSink,
+    disk: Disk,
+    /// Writes that wait for the batch in flight.
+    waiting: Vec<WriteRequest>,
+    in_flight: Option<Batch>,
+    /// The latest picture of the network that the sink has not been given.
+    news: Option<Arc<Net>>,
+    /// Why the disk takes no more writes.
+    broken: Option<String>,
+}
+
+/// Requests that share one transaction, and what they made.
+#[derive(Default)]
+struct Batch {
+    commits: Vec<Arc<Commit>>,
+    answers: Vec<(Reply, Outcome)>,
+    services: BTreeSet<ServiceName>,
+}
+
+impl Control {
+    fn run(mut self, commands: &Receiver<Command>, stopped: &Receiver<()>) {
+        let ticks = tick(TICK);
+        loop {
+            let done = self.disk.done.clone();
+            select! {
+                recv(commands) -> command => match command {
+                    Ok(command) => self.take(command),
+                    Err(_) => break,
+                },
+                recv(done) -> written => self.written(written),
+                recv(ticks) -> _ => self.sink.tick(),
+                recv(stopped) -> _ => break,
+            }
+            self.drain(commands);
+        }
+        self.finish(commands);
+    }
+
+    /// Folds a burst: takes all that is queued, then starts a batch if none is under way.
+    fn drain(&mut self, commands: &Receiver<Command>) {
+        for command in commands.try_iter() {
+            self.take(command);
+        }
+        if let Some(net) = self.news.take() {
+            self.sink.network(net);
+        }
+        if self.in_flight.is_none() && !self.waiting.is_empty() {
+            self.start_batch();
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Write(request) => self.waiting.push(request),
+            Command::Network(net) => self.news = Some(net),
+        }
+    }
+
+    fn start_batch(&mut self) {
+        let mut batch = Batch::default();
+        for request in std::mem::take(&mut self.waiting) {
+            let outcome = self.plan(request.writes, request.dry_run, &mut batch);
+            batch.answers.push((request.reply, outcome));
+        }
+        if batch.commits.is_empty() {
+            return self.settle(batch);
+        }
+        self.disk.write(batch.commits.clone());
+        self.sink.changed(&self.cluster, &batch.services);
+        self.in_flight = Some(batch);
+    }
+
+    fn plan(&mut self, writes: Vec<Write>, dry_run: bool, batch: &mut Batch) -> Outcome {
+        if let Some(reason) = self.broken.as_ref().filter(|_| !dry_run) {
+            return Err(WriteError::Store(reason.clone()));
+        }
+        let commit = self.cluster.plan(writes, jiff::Timestamp::now()).map_err(WriteError::Refused)?;
+        let commit = Arc::new(commit);
+        if !dry_run && !commit.changes.is_empty() {
+            self.cluster.adopt(&commit);
+            batch.services.extend(touched(&commit));
+            batch.commits.push(Arc::clone(&commit));
+        }
+        Ok(commit)
+    }
+
+    /// The disk is done with the batch in flight.
+    fn written(&mut self, report: Result<Result<(), String>, RecvError>) {
+        let mut batch = self.in_flight.take().unwrap_or_default();
+        match report.unwrap_or_else(|RecvError| Err("the disk thread died".to_owned())) {
+            Ok(()) => self.sink.publish(),
+            Err(reason) => self.undo(&mut batch, reason),
+        }
+        self.settle(batch);
+    }
+
+    /// Goes back to the last durable state. What the batch staged is staged anew as it was.
+    fn undo(&mut self, batch: &mut Batch, reason: String) {
+        tracing::error!("writes are refused from now on, reads and packets go on: {reason}");
+        for commit in std::mem::take(&mut batch.commits).iter().rev() {
+            self.cluster.adopt(&inverse(commit));
+        }
+        self.sink.changed(&self.cluster, &batch.services);
+        self.disk.done = never();
+        for (_, outcome) in &mut batch.answers {
+            if outcome.as_ref().is_ok_and(|commit| !commit.changes.is_empty()) {
+                *outcome = Err(WriteError::Store(reason.clone()));
+            }
+        }
+        self.broken = Some(reason);
+    }
+
+    fn settle(&mut self, batch: Batch) {
+        (self.settled)(Settled { commits: batch.commits, answers: batch.answers });
+    }
+
+    /// Clean stop: what was queued is still done.
+    fn finish(mut self, commands: &Receiver<Command>) {
+        loop {
+            self.drain(commands);
+            if self.in_flight.is_none() {
+                break;
+            }
+            let written = self.disk.done.recv();
+            self.written(written);
+        }
+        self.disk.close();
+    }
+}
+
+/// The commit that takes `commit` back.
+fn inverse(commit: &Commit) -> Commit {
+    let back = |change: &Change| Change { key: change.key.clone(), old: change.new.clone(), new: change.old.clone() };
+    Commit {
+        revision: commit.revision.saturating_sub(1),
+        changes: commit.changes.iter().rev().map(back).collect(),
+        written: commit.written.clone(),
+    }
+}
+
+/// The disk thread, seen from the control thread.
+struct Disk {
+    batches: Option<Sender<Vec<Arc<Commit>>>>,
+    done: Receiver<Result<(), String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Disk {
+    fn spawn(mut store: Store) -> io::Result<Self> {
+        let (batches, queue) = bounded::<Vec<Arc<Commit>>>(1);
+        let (report, done) = bounded(1);
+        let thread = thread::Builder::new().name("disk".into()).spawn(move || {
+            for commits in queue {
+                let written = store.commit(&commits).map_err(|error| error.to_string());
+                if report.send(written).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { batches: Some(batches), done, thread: Some(thread) })
+    }
+
+    /// Never blocks: one batch is under way at a time, and there is room for one.
+    fn write(&self, commits: Vec<Arc<Commit>>) {
+        // A dead disk thread shows as a closed `done`, which every caller watches.
+        if let Some(batches) = &self.batches {
+            drop(batches.send(commits));
+        }
+    }
+
+    fn close(&mut self) {
+        self.batches = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the disk thread panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{BufRead, BufReader, Write as _};
+    use std::process::{Command as Process, Stdio};
+    use std::sync::Mutex;
+
+    use crossbeam::channel::unbounded;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::Settings;
+    use crate::objects::{Key, Object};
+    use crate::store::faulty::{self, State};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// What happened, in order.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Event {
+        /// Services compiled, each with whether it is there.
+        Staged(BTreeMap<String, bool>),
+        Published,
+        Network,
+        /// A transaction of so many commits is durable and about to be answered.
+        Settled(usize),
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<Event>>>);
+
+    impl Log {
+        fn push(&self, event: Event) {
+            self.0.lock().expect("no panic holds it").push(event);
+        }
+
+        fn take(&self) -> Vec<Event> {
+            std::mem::take(&mut self.0.lock().expect("no panic holds it"))
+        }
+
+        fn wait_for(&self, event: &Event) {
+            for _ in 0..2000 {
+                if self.0.lock().expect("no panic holds it").contains(event) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("{event:?} never came, but {:?}", self.take());
+        }
+    }
+
+    impl TableSink for Log {
+        fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>) {
+            let there = |name: &ServiceName| {
+                let key = Key::new(Kind::Service, name.namespace.as_str(), name.name.as_str());
+                (name.name.clone(), cluster.object(&key).is_some())
+            };
+            self.push(Event::Staged(services.iter().map(there).collect()));
+        }
+
+        fn publish(&mut self) {
+            self.push(Event::Published);
+        }
+
+        fn network(&mut self, _net: Arc<Net>) {
+            self.push(Event::Network);
+        }
+
+        fn tick(&mut self) {}
+    }
+
+    struct Fixture {
+        commands: Sender<Command>,
+        log: Log,
+        control: ControlHandle,
+    }
+
+    impl Fixture {
+        fn new(store: Store) -> Self {
+            Self::with(store, Cluster::new(Settings::default()))
+        }
+
+        fn with(store: Store, cluster: Cluster) -> Self {
+            let (commands, receiver) = unbounded();
+            let log = Log::default();
+            let settled = log.clone();
+            let parts = RuntimeParts {
+                cluster,
+                store,
+                sink: Box::new(log.clone()),
+                commands: receiver,
+                settled: Box::new(move |done| {
+                    settled.push(Event::Settled(done.commits().len()));
+                    done.answer();
+                }),
+            };
+            let control = spawn(parts).expect("threads");
+            log.take();
+            Self { commands, log, control }
+        }
+
+        fn send(&self, write: Write) -> Receiver<Outcome> {
+            self.send_as(write, false)
+        }
+
+        fn send_as(&self, write: Write, dry_run: bool) -> Receiver<Outcome> {
+            let (reply, outcome) = bounded(1);
+            let reply = Box::new(move |outcome| drop(reply.send(outcome)));
+            self.commands.send(Command::Write(WriteRequest { writes: vec![write], dry_run, reply })).expect("running");
+            outcome
+        }
+    }
+
+    fn service(name: &str) -> Object {
+        let value = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"ports": [{"port": 80}]},
+        });
+        Object::from_value(&value, "").expect("a Service")
+    }
+
+    fn create(name: &str) -> Write {
+        Write::Create(service(name))
+    }
+
+    fn staged(name: &str, there: bool) -> Event {
+        Event::Staged(BTreeMap::from([(name.to_owned(), there)]))
+    }
+
+    fn outcome(receiver: &Receiver<Outcome>) -> Outcome {
+        receiver.recv_timeout(SOON).expect("an answer")
+    }
+
+    #[test]
+    fn an_answer_comes_after_disk_and_publish() {
+        let (store, disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        disk.set(State::Hangs);
+        let answer = fixture.send(create("web"));
+        // Compiling does not wait for the disk; publishing does.
+        fixture.log.wait_for(&staged("web", true));
+        assert!(answer.recv_timeout(Duration::from_millis(50)).is_err(), "answered before it was on disk");
+        assert_eq!(fixture.log.take(), [staged("web", true)]);
+        disk.set(State::Works);
+        let commit = outcome(&answer).expect("done");
+        assert_eq!(commit.written, [service("web").key()]);
+        assert_eq!(fixture.log.take(), [Event::Published, Event::Settled(1)]);
+    }
+
+    #[test]
+    fn writes_that_wait_for_the_disk_share_one_transaction_compile_and_publish() {
+        let (store, disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        disk.set(State::Hangs);
+        let first = fixture.send(create("first"));
+        fixture.log.wait_for(&staged("first", true));
+        let names: Vec<String> = (0..50).map(|n| format!("web-{n}")).collect();
+        let answers: Vec<_> = names.iter().map(|name| fixture.send(create(name))).collect();
+        disk.set(State::Works);
+        for answer in answers.iter().chain([&first]) {
+            outcome(answer).expect("done");
+        }
+        let together = Event::Staged(names.iter().map(|name| (name.clone(), true)).collect());
+        let expected = [
+            staged("first", true),
+            Event::Published,
+            Event::Settled(1),
+            together,
+            Event::Published,
+            Event::Settled(50),
+        ];
+        assert_eq!(fixture.log.take(), expected);
+    }
+
+    #[test]
+    fn each_of_a_batch_sees_those_before_it() {
+        let (store, disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        disk.set(State::Hangs);
+        let answers = [fixture.send(create("web")), fixture.send(create("web")), fixture.send_as(create("web"), true)];
+        disk.set(State::Works);
+        let [first, second, dry] = answers.map(|answer| outcome(&answer));
+        first.expect("done");
+        for refused in [second, dry] {
+            let Err(WriteError::Refused(refusals)) = refused else { panic!("created twice") };
+            assert_eq!(refusals[0].reason.as_str(), "AlreadyExists");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing() {
+        let (store, _disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        let planned = outcome(&fixture.send_as(create("web"), true)).expect("planned");
+        assert!(planned.change(&service("web").key()).is_some());
+        assert_eq!(fixture.log.take(), [Event::Settled(0)]);
+        outcome(&fixture.send(create("web"))).expect("still free");
+    }
+
+    #[test]
+    fn a_disk_error_refuses_writes_and_leaves_the_last_durable_state() {
+        let (store, disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        outcome(&fixture.send(create("kept"))).expect("done");
+        fixture.log.take();
+        disk.set(State::Hangs);
+        let doomed = fixture.send(create("lost"));
+        fixture.log.wait_for(&staged("lost", true));
+        let waiting = fixture.send(create("waiting"));
+        disk.set(State::Fails);
+        for answer in [doomed, waiting, fixture.send(create("later"))] {
+            let Err(WriteError::Store(reason)) = outcome(&answer) else { panic!("acknowledged") };
+            assert!(reason.contains("Input/output error"), "{reason}");
+        }
+        let events = fixture.log.take();
+        assert_eq!(events[..3], [staged("lost", true), staged("lost", false), Event::Settled(0)]);
+        assert!(!events.contains(&Event::Published), "{events:?}");
+        // The state is that before the failed write: its name is free, the kept one is not.
+        assert!(outcome(&fixture.send_as(create("lost"), true)).is_ok());
+        assert!(matches!(outcome(&fixture.send_as(create("kept"), true)), Err(WriteError::Refused(_))));
+        fixture.control.stop();
+    }
+
+    #[test]
+    fn news_of_the_network_do_not_wait_for_the_disk() {
+        let (store, disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        disk.set(State::Hangs);
+        let answer = fixture.send(create("web"));
+        fixture.log.wait_for(&staged("web", true));
+        fixture.commands.send(Command::Network(Arc::new(Net::default()))).expect("running");
+        fixture.log.wait_for(&Event::Network);
+        assert!(!fixture.log.take().contains(&Event::Published));
+        disk.set(State::Works);
+        outcome(&answer).expect("done");
+    }
+
+    #[test]
+    fn a_stop_finishes_what_is_queued() {
+        let (store, disk) = faulty::store();
+        let Fixture { commands, log, control } = Fixture::new(store);
+        let fixture = Fixture { commands, log: log.clone(), control: ControlHandle { stop: None, thread: None } };
+        disk.set(State::Hangs);
+        let answers: Vec<_> = (0..10).map(|n| fixture.send(create(&format!("web-{n}")))).collect();
+        let stopping = thread::spawn(move || control.stop());
+        thread::sleep(Duration::from_millis(20));
+        disk.set(State::Works);
+        stopping.join().expect("stopped");
+        assert!(answers.iter().all(|answer| outcome(answer).is_ok()));
+    }
+
+    #[test]
+    fn everything_restored_is_published_before_spawn_returns() {
+        let mut cluster = Cluster::new(Settings::default());
+        let commit = cluster.plan(vec![create("web")], jiff::Timestamp::UNIX_EPOCH).expect("planned");
+        cluster.adopt(&commit);
+        let (log, (commands, receiver)) = (Log::default(), unbounded());
+        let (store, _disk) = faulty::store();
+        let sink = Box::new(log.clone());
+        let parts = RuntimeParts { cluster, store, sink, commands: receiver, settled: Box::new(Settled::answer) };
+        let control = spawn(parts).expect("threads");
+        assert_eq!(log.take(), [staged("web", true), Event::Published]);
+        drop(commands);
+        control.stop();
+    }
+
+    /// The other half of [`kill_minus_nine_loses_nothing_acknowledged`]; does nothing unless that test runs it.
+    #[test]
+    fn crash_child() {
+        let Ok(path) = std::env::var("POLLGATE_CRASH_STORE") else {
+            return;
+        };
+        let (store, restored) = Store::open(path.as_ref()).expect("the file");
+        let start = restored.revision;
+        let cluster = Cluster::restore(Settings::default(), restored.objects, start).expect("consistent");
+        let fixture = Fixture::with(store, cluster);
+        for n in start.. {
+            let name = format!("s-{n}");
+            outcome(&fixture.send(create(&name))).expect("done");
+            println!("acknowledged {name}");
+            std::io::stdout().flush().expect("a parent");
+        }
+    }
+
+    #[test]
+    fn kill_minus_nine_loses_nothing_acknowledged() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        let mut acknowledged: Vec<String> = Vec::new();
+        for round in 0..10 {
+            let mut child = Process::new(std::env::current_exe().expect("this test"))
+                .args(["runtime::tests::crash_child", "--exact", "--nocapture"])
+                .env("POLLGATE_CRASH_STORE", &path)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a child");
+            let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+            let names = lines
+                .map_while(Result::ok)
+                .filter_map(|line| line.split_once("acknowledged ").map(|(_, name)| name.to_owned()));
+            let (mut seen, limit) = (0, 1 + round * 3);
+            for name in names {
+                acknowledged.push(name);
+                seen += 1;
+                if seen == limit {
+                    // What is in the pipe by then was acknowledged too, so reading goes on to its end.
+                    child.kill().expect("killed");
+                }
+            }
+            child.wait().expect("gone");
+            assert!(seen >= limit, "the child ended by itself after {seen}");
+            let (_store, restored) = Store::open(&path).expect("whole after a crash");
+            for name in &acknowledged {
+                assert!(restored.objects.iter().any(|object| object.name() == name), "round {round}: {name} is lost");
+            }
+        }
+    }
+}

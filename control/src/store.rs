@@ -1,0 +1,544 @@
+//! The durable store: every object of the gateway in one file.
+//!
+//! What it is: a table of objects, each under a readable key and written as the JSON the API shows, and the revision
+//! they are at. One transaction holds whole commits, so the file is always at the end of some write and never in the
+//! middle of one.
+//!
+//! ```text
+//! meta     "format"   → 1
+//!          "revision" → 4711
+//! objects  "v1/Service/default/web"                           → {"apiVersion":"v1","kind":"Service",…}
+//!          "discovery.k8s.io/v1/EndpointSlice/default/web-x2k9q" → {…}
+//! ```
+//!
+//! Endpoint slices that the controllers made are stored with the rest, though they could be computed again: a restart
+//! then serves exactly what was served before, whatever a newer version's controllers would make of the same Pods.
+//!
+//! Why an embedded database and not a log of our own: it must survive `kill -9` and a torn page at every moment, and
+//! redb's copy-on-write tree with checksummed pages is that, proven elsewhere. Why JSON and not a packed format: the
+//! file is read once a start, and an operator who has only the file can still read it.
+//!
+//! **Damage.** Opening verifies the checksum of every page, because a file that lies must be found at the start and
+//! not under traffic. A damaged file is left exactly as it is and the start is refused: a gateway that came up empty
+//! would look alive and drop everything, and a supervisor that restarts it would hide that it ever held state.
+//! [`Store::set_aside`] is the explicit way out. A new store appears under its name only once it is a whole database,
+//! so an empty file under that name is damage too, never an invitation to start over.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
+
+use crate::cluster::{Change, Commit};
+use crate::objects::{Key, Object};
+
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// The layout of the tables above. A file of a later layout is refused, not guessed at.
+const FORMAT: u64 = 1;
+
+/// The revision of an empty cluster. Not 0, which means "any" to clients of the API.
+const FIRST_REVISION: u64 = 1;
+
+/// Everything is read once, at the start, and kept in memory by the cluster: a large page cache would only hold it twice.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// The open state file. One process holds it; the lock goes with the process.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+/// What a state file held.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Every object, in the order of their keys.
+    pub objects: Vec<Object>,
+    /// The revision of the last commit on disk; 1 in a new file.
+    pub revision: u64,
+}
+
+/// Why the state file could not be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error("{}: in use by another pollgate; stop that one, or give this one an `api.state` of its own", path.display())]
+    InUse {
+        /// The state file.
+        path: PathBuf,
+    },
+    /// It is not what pollgate wrote. The file was not touched.
+    #[error(
+        "{path}: damaged: {reason}; it was left as it is. To start without it, move it away (mv {path} {path}.damaged) and apply your manifests again",
+        path = path.display()
+    )]
+    Damaged {
+        /// The state file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A later pollgate wrote it.
+    #[error("{}: written by a later pollgate (layout {found}, this one knows {FORMAT}); run that version, or move the file away", path.display())]
+    Newer {
+        /// The state file.
+        path: PathBuf,
+        /// The layout it has.
+        found: u64,
+    },
+    /// The file system refused.
+    #[error("{}: {source}; `api.state` must name a file that this user may create and write", path.display())]
+    Unusable {
+        /// The state file or its directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A commit did not reach the disk, or nobody can say whether it did.
+    #[error("the state file could not be written: {0}")]
+    Write(String),
+}
+
+impl Store {
+    /// Opens the state file, or creates it and its directory, and reads all of it.
+    ///
+    /// Reads and verifies every page, so the time grows with the file: a fraction of a second for 100 000 objects.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Write`; an existing file is as it was.
+    pub fn open(path: &Path) -> Result<(Self, Restored), StoreError> {
+        let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
+        match fs::metadata(path) {
+            Ok(found) if found.len() == 0 => Err(damaged(path, "it is empty")),
+            Ok(_) => Self::open_existing(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create(path).map_err(unusable)?;
+                Self::open_existing(path)
+            }
+            Err(error) => Err(unusable(error)),
+        }
+    }
+
+    /// Renames a damaged state file to the first free `PATH.damaged-N` and says which, so that the next
+    /// [`Store::open`] starts empty. Only on an operator's word.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+        for n in 1..=u32::MAX {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".damaged-{n}"));
+            let aside = PathBuf::from(name);
+            // link + unlink, because rename would overwrite an earlier one without a word.
+            match fs::hard_link(path, &aside) {
+                Ok(()) => {
+                    fs::remove_file(path)?;
+                    sync_directory(path)?;
+                    return Ok(aside);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Makes commits durable, all in one transaction and one sync: on disk when this returns `Ok`.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`]: the commits may or may not be in the file, and the store takes no further ones.
+    pub fn commit(&mut self, commits: &[Arc<Commit>]) -> Result<(), StoreError> {
+        let Some(last) = commits.last() else {
+            return Ok(());
+        };
+        self.write(commits, last.revision).map_err(|error| StoreError::Write(error.to_string()))
+    }
+
+    fn open_existing(path: &Path) -> Result<(Self, Restored), StoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|source| StoreError::Unusable { path: path.to_owned(), source })?;
+        let database = FileBackend::new(file).and_then(database).map_err(|error| open_error(path, error))?;
+        let restored = load(path, &database)?;
+        Ok((Self { database }, restored))
+    }
+
+    /// An empty store on any storage, for tests of what a disk can do.
+    #[cfg(test)]
+    pub(crate) fn blank(backend: impl StorageBackend) -> Self {
+        let database = database(backend).expect("a working backend");
+        initialise(&database).expect("a working backend");
+        Self { database }
+    }
+
+    fn write(&self, commits: &[Arc<Commit>], revision: u64) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut objects = transaction.open_table(OBJECTS)?;
+            for change in commits.iter().flat_map(|commit| &commit.changes) {
+                write_change(&mut objects, change)?;
+            }
+            transaction.open_table(META)?.insert("revision", revision)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn write_change(
+    objects: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    change: &Change,
+) -> Result<(), redb::Error> {
+    let key = stored_key(&change.key);
+    match &change.new {
+        Some(object) => objects.insert(key.as_str(), object.to_value().to_string().as_bytes())?,
+        None => objects.remove(key.as_str())?,
+    };
+    Ok(())
+}
+
+/// Creates a whole, empty store under `path`, or leaves the one that somebody else created meanwhile.
+///
+/// Built under a name of its own and linked into place, so that a crash halfway leaves no half database.
+fn create(path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        fs::create_dir_all(directory)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    let unfinished = PathBuf::from(name);
+    let made = create_under(&unfinished).and_then(|()| match fs::hard_link(&unfinished, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    });
+    let removed = fs::remove_file(&unfinished);
+    made.and(removed).and_then(|()| sync_directory(path))
+}
+
+fn create_under(path: &Path) -> io::Result<()> {
+    // Objects may tell much about a cluster: for the gateway's user alone.
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let backend = FileBackend::new(file).map_err(io::Error::other)?;
+    let database = database(backend).map_err(io::Error::other)?;
+    initialise(&database).map_err(io::Error::other)
+}
+
+fn initialise(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(META)?.insert("format", FORMAT)?;
+    transaction.open_table(META)?.insert("revision", FIRST_REVISION)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
+    redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        // Without this redb trusts a file that was closed cleanly, and may panic on one that was altered since.
+        .set_check_integrity_on_open(true)
+        .create_with_backend(backend)
+}
+
+/// The new name must be on disk too, or a power cut takes the file that holds an acknowledged write.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    File::open(directory)?.sync_all()
+}
+
+fn load(path: &Path, database: &Database) -> Result<Restored, StoreError> {
+    let (format, revision) = read_meta(database).map_err(|error| damaged(path, error))?;
+    match format {
+        Some(FORMAT) => {}
+        Some(found) => {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
+        }
+        None => return Err(damaged(path, "it is a database, but not pollgate's")),
+    }
+    let Some(revision) = revision else {
+        return Err(damaged(path, "it has no revision"));
+    };
+    let objects = read_objects(database).map_err(|reason| damaged(path, reason))?;
+    Ok(Restored { objects, revision })
+}
+
+fn read_meta(database: &Database) -> Result<(Option<u64>, Option<u64>), redb::Error> {
+    let transaction = database.begin_read()?;
+    let meta = match transaction.open_table(META) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, None)),
+        meta => meta?,
+    };
+    let value = |key| Ok::<_, redb::Error>(meta.get(key)?.map(|value| value.value()));
+    Ok((value("format")?, value("revision")?))
+}
+
+fn read_objects(database: &Database) -> Result<Vec<Object>, String> {
+    let table = database.begin_read().map_err(|error| error.to_string())?.open_table(OBJECTS);
+    let mut objects = Vec::new();
+    for entry in table.map_err(|error| error.to_string())?.iter().map_err(|error| error.to_string())? {
+        let (key, value) = entry.map_err(|error| error.to_string())?;
+        let object =
+            read_object(key.value(), value.value()).map_err(|error| format!("object {}: {error}", key.value()))?;
+        objects.push(object);
+    }
+    Ok(objects)
+}
+
+fn read_object(key: &str, bytes: &[u8]) -> Result<Object, String> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let object = Object::from_value(&value, "").map_err(|faults| {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        faults.join("; ")
+    })?;
+    let found = stored_key(&object.key());
+    if found != key {
+        return Err(format!("it holds {found}"));
+    }
+    Ok(object)
+}
+
+/// `apiVersion/Kind/namespace/name`; names and namespaces hold no slash, so it is unambiguous.
+fn stored_key(key: &Key) -> String {
+    format!("{}/{}/{}/{}", key.kind.api_version(), key.kind.name(), key.namespace, key.name)
+}
+
+fn damaged(path: &Path, reason: impl ToString) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), reason: reason.to_string() }
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            StoreError::InUse { path: path.to_owned() }
+        }
+        DatabaseError::Storage(StorageError::Io(source)) if !tells_damage(&source) => {
+            StoreError::Unusable { path: path.to_owned(), source }
+        }
+        other => damaged(path, other),
+    }
+}
+
+/// redb tells a foreign file by `InvalidData` and one cut short by `UnexpectedEof`.
+fn tells_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// A disk that can hang and fail, for tests.
+#[cfg(test)]
+pub(crate) mod faulty {
+    use std::sync::{Condvar, Mutex};
+
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    /// A store on such a disk, and the hand on it.
+    pub(crate) fn store() -> (Store, Arc<Disk>) {
+        let disk = Arc::new(Disk { memory: InMemoryBackend::new(), state: Mutex::default(), changed: Condvar::new() });
+        (Store::blank(Handle(Arc::clone(&disk))), disk)
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Disk {
+        memory: InMemoryBackend,
+        state: Mutex<State>,
+        changed: Condvar,
+    }
+
+    #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum State {
+        #[default]
+        Works,
+        Hangs,
+        Fails,
+    }
+
+    impl Disk {
+        pub(crate) fn set(&self, state: State) {
+            *self.state.lock().expect("no panic holds it") = state;
+            self.changed.notify_all();
+        }
+
+        fn ready(&self) -> io::Result<()> {
+            let state = self.state.lock().expect("no panic holds it");
+            let state = self.changed.wait_while(state, |state| *state == State::Hangs).expect("no panic holds it");
+            match *state {
+                State::Fails => Err(io::Error::from_raw_os_error(libc::EIO)),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct Handle(Arc<Disk>);
+
+    impl StorageBackend for Handle {
+        fn len(&self) -> io::Result<u64> {
+            self.0.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.memory.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.memory.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.ready()?;
+            self.0.memory.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.memory.write(offset, data)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn pod(name: &str, ip: &str) -> Object {
+        let value = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"containers": [{"name": "c"}]}, "status": {"podIP": ip},
+        });
+        Object::from_value(&value, "").expect("a pod")
+    }
+
+    fn commit(revision: u64, key: Key, new: Option<Object>) -> Arc<Commit> {
+        let change = Change { key: key.clone(), old: None, new: new.map(Arc::new) };
+        Arc::new(Commit { revision, changes: vec![change], written: vec![key] })
+    }
+
+    fn put(revision: u64, object: Object) -> Arc<Commit> {
+        commit(revision, object.key(), Some(object))
+    }
+
+    /// A closed state file with 200 Pods at revision 201.
+    fn filled(directory: &Path) -> PathBuf {
+        let path = directory.join("state.db");
+        let (mut store, _) = Store::open(&path).expect("a new file");
+        let commits: Vec<_> =
+            (0..200_u8).map(|n| put(u64::from(n) + 2, pod(&format!("p{n}"), &format!("10.0.0.{n}")))).collect();
+        store.commit(&commits).expect("a working disk");
+        path
+    }
+
+    #[test]
+    fn a_new_file_is_whole_empty_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a/b/state.db");
+        let (_store, restored) = Store::open(&path).expect("a new file");
+        assert_eq!((restored.objects.len(), restored.revision), (0, 1));
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().expect("a parent")).expect("readable").count(), 1, "nothing left over");
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_a_restart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        let (mut store, _) = Store::open(&path).expect("a new file");
+        store.commit(&[put(2, pod("a", "10.0.0.1")), put(3, pod("b", "10.0.0.2"))]).expect("a working disk");
+        store.commit(&[put(4, pod("a", "10.0.0.3")), commit(5, pod("b", "").key(), None)]).expect("a working disk");
+        drop(store);
+        let (_store, restored) = Store::open(&path).expect("the file");
+        assert_eq!((restored.objects, restored.revision), (vec![pod("a", "10.0.0.3")], 5));
+    }
+
+    #[test]
+    fn a_second_process_is_told_the_file_is_in_use() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        let _first = Store::open(&path).expect("a new file");
+        let error = Store::open(&path).expect_err("in use");
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        for content in ["", "#!/bin/sh\necho not a database\n", &"x".repeat(100_000)] {
+            fs::write(&path, content).expect("writable");
+            let error = Store::open(&path).expect_err("not ours");
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            assert_eq!(fs::read_to_string(&path).expect("there"), content);
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_later_layout_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = filled(directory.path());
+        let (store, _) = Store::open(&path).expect("the file");
+        let transaction = store.database.begin_write().expect("a transaction");
+        transaction.open_table(META).expect("meta").insert("format", FORMAT + 1).expect("written");
+        transaction.commit().expect("committed");
+        drop(store);
+        let error = Store::open(&path).expect_err("too new");
+        assert!(matches!(error, StoreError::Newer { found, .. } if found == FORMAT + 1), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_file_is_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = filled(directory.path());
+        let whole = fs::read(&path).expect("the file");
+        for length in [1, 100, 4096, whole.len() / 2] {
+            fs::write(&path, &whole[..length]).expect("writable");
+            let error = Store::open(&path).expect_err("cut short");
+            assert!(matches!(error, StoreError::Damaged { .. }), "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_only_when_asked() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        for n in 1..=2 {
+            fs::write(&path, format!("garbage {n}")).expect("writable");
+            Store::open(&path).expect_err("damaged");
+            let aside = Store::set_aside(&path).expect("renamed");
+            assert_eq!(aside, directory.path().join(format!("state.db.damaged-{n}")));
+            assert_eq!(fs::read_to_string(aside).expect("kept"), format!("garbage {n}"));
+        }
+        assert!(Store::open(&path).expect("a new file").1.objects.is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Bits that rot either do not matter or are told; objects never go missing without a word.
+        #[test]
+        fn bit_rot_is_found(at in 0.0..1.0_f64, mask in 1_u8..) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = filled(directory.path());
+            let intact = Store::open(&path).expect("the file").1.objects;
+            let mut bytes = fs::read(&path).expect("the file");
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the length is below it")]
+            let at = (bytes.len() as f64 * at) as usize;
+            bytes[at] ^= mask;
+            fs::write(&path, bytes).expect("writable");
+            match Store::open(&path) {
+                Ok((_, restored)) => prop_assert_eq!(restored.objects, intact),
+                Err(error) => prop_assert!(matches!(error, StoreError::Damaged { .. }), "{}", error),
+            }
+        }
+    }
+}

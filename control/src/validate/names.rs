@@ -1,0 +1,169 @@
+//! What names and addresses may look like (apimachinery `pkg/util/validation/validation.go`).
+//!
+//! Each check answers nothing if the text is fine, else the detail of the fault. The regular expressions appear in the
+//! messages only: they are simple enough to be checked by hand, without an engine.
+
+use std::net::IpAddr;
+
+pub(super) const NOT_AN_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+pub(super) const NOT_A_PORT: &str = "must be between 1 and 65535, inclusive";
+
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
+     and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+     '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+     start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+     alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+     '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
+     start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for \
+     validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// A DNS label (RFC 1123). Service names may begin with a digit since KEP-5311.
+pub(super) fn label(text: &str) -> Option<String> {
+    too_long(text, 63).or_else(|| (!is_label(text)).then(|| LABEL.to_owned()))
+}
+
+/// A DNS name (RFC 1123).
+pub(super) fn subdomain(text: &str) -> Option<String> {
+    too_long(text, 253).or_else(|| (!text.split('.').all(is_label)).then(|| SUBDOMAIN.to_owned()))
+}
+
+/// `name` or `dns.prefix/name`.
+pub(super) fn qualified(text: &str) -> Option<String> {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    match prefix {
+        Some("") => return Some("prefix part must be non-empty".to_owned()),
+        Some(prefix) => {
+            if let Some(detail) = subdomain(prefix) {
+                return Some(format!("prefix part {detail}"));
+            }
+        }
+        None => {}
+    }
+    if name.is_empty() {
+        return Some("name part must be non-empty".to_owned());
+    }
+    let length = too_long(name, 63).map(|detail| format!("name part {detail}"));
+    length.or_else(|| (!is_word(name)).then(|| QUALIFIED.to_owned()))
+}
+
+/// The value of a label.
+pub(super) fn label_value(text: &str) -> Option<String> {
+    too_long(text, 63).or_else(|| (!text.is_empty() && !is_word(text)).then(|| LABEL_VALUE.to_owned()))
+}
+
+/// A named port (IANA_SVC_NAME, RFC 6335 5.1).
+pub(super) fn port_name(text: &str) -> Vec<&'static str> {
+    let bytes = text.as_bytes();
+    let hyphens_outside = text.starts_with('-') || text.ends_with('-');
+    let cases = [
+        (bytes.len() > 15, "must be no more than 15 characters"),
+        (
+            !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-'),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (!bytes.iter().any(u8::is_ascii_lowercase), "must contain at least one letter (a-z)"),
+        (text.contains("--"), "must not contain consecutive hyphens"),
+        (hyphens_outside, "must not begin or end with a hyphen"),
+    ];
+    cases.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail).collect()
+}
+
+/// Why no packet can be sent to this address from elsewhere (K `ValidateEndpointIP`).
+pub(super) fn unusable_address(address: IpAddr) -> Option<&'static str> {
+    let (link_local, link_local_multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if address.is_unspecified() {
+        Some("may not be unspecified (0.0.0.0 or ::)")
+    } else if address.is_loopback() {
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    } else if link_local {
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+    } else if link_local_multicast {
+        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+    } else {
+        None
+    }
+}
+
+fn too_long(text: &str, most: usize) -> Option<String> {
+    (text.len() > most).then(|| format!("must be no more than {most} characters"))
+}
+
+fn is_label(text: &str) -> bool {
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    enclosed(text, alphanumeric, |b| alphanumeric(b) || *b == b'-') && text.len() <= 63
+}
+
+fn is_word(text: &str) -> bool {
+    enclosed(text, u8::is_ascii_alphanumeric, |b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+fn enclosed(text: &str, ends: impl Fn(&u8) -> bool, inner: impl Fn(&u8) -> bool) -> bool {
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    ends(first) && ends(last) && bytes.iter().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_judged_as_kubernetes_does() {
+        for (text, fine) in
+            [("a", true), ("0-a", true), ("", false), ("-a", false), ("a-", false), ("A", false), ("a.b", false)]
+        {
+            assert_eq!(label(text).is_none(), fine, "{text}");
+        }
+        assert_eq!(label(&"a".repeat(64)).as_deref(), Some("must be no more than 63 characters"));
+        for (text, fine) in [("a.b-c", true), ("a..b", false), (".a", false), ("a.", false)] {
+            assert_eq!(subdomain(text).is_none(), fine, "{text}");
+        }
+        for (text, fine) in [
+            ("app", true),
+            ("app.kubernetes.io/name", true),
+            ("/a", false),
+            ("a/", false),
+            ("a/b/c", false),
+            ("A_b.c", true),
+        ] {
+            assert_eq!(qualified(text).is_none(), fine, "{text}");
+        }
+        for (text, fine) in [
+            ("http", true),
+            ("80", false),
+            ("a--b", false),
+            ("a-", false),
+            ("sixteen-letters-", false),
+            ("Http", false),
+        ] {
+            assert_eq!(port_name(text).is_empty(), fine, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_lead_nowhere_are_told_why() {
+        for (text, part) in [
+            ("0.0.0.0", "unspecified"),
+            ("::1", "loopback"),
+            ("169.254.1.1", "link-local range"),
+            ("fe80::1", "link-local range"),
+            ("224.0.0.9", "link-local multicast"),
+            ("ff02::1", "link-local multicast"),
+        ] {
+            assert!(unusable_address(text.parse().unwrap()).unwrap().contains(part), "{text}");
+        }
+        assert_eq!(unusable_address("192.0.2.1".parse().unwrap()), None);
+    }
+}
