@@ -1,0 +1,255 @@
+//! `pollgate apply`, `create` and `delete`: manifests to the gateway, and what became of each object.
+//!
+//! ```text
+//! files ──▶ documents with lines ──▶ shape checked here ──▶ one List ──▶ gateway: all or nothing
+//!                                     │ FILE:LINE: FIELD: what              │ items[i].FIELD: what
+//!                                     └──────────── told, exit 1 ◀──────────┘ (told with FILE:LINE too)
+//! ```
+//!
+//! What can be seen to be wrong without the gateway is told before anything is sent, all of it; what only the gateway
+//! can know (addresses in use, immutable fields) comes back with the index of the object and is put beside the line
+//! the operator has to edit. Unlike kubectl's, an apply of many files is one transaction: a directory is served whole
+//! or not at all.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use pollgate_control::api::APPLY_PATH;
+use pollgate_control::manifest::{self, Document};
+use pollgate_control::objects::{Key, Object};
+use pollgate_control::printers::View;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::{Cause, Client, ClientError, Status, escaped};
+use super::names;
+use super::{ApplyArgs, CreateArgs, DeleteArgs, DryRun, Failure, Manifests};
+
+/// Where objects go that name no namespace.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// What the gateway answers to an apply.
+#[derive(Debug, Deserialize)]
+struct ApplyResult {
+    items: Vec<Applied>,
+}
+
+/// What became of one object.
+#[derive(Debug, Deserialize)]
+struct Applied {
+    result: String,
+}
+
+/// A document and the object it describes.
+struct Item {
+    document: Document,
+    key: Key,
+}
+
+/// `pollgate apply`
+///
+/// # Errors
+/// Every fault of the manifests as `FILE:LINE: FIELD: what`, or why the gateway refused or could not be asked.
+/// Nothing was changed then.
+pub fn apply(args: &ApplyArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let Manifests { files, namespace, dry_run } = &args.manifests;
+    let items = load(files, namespace.as_deref())?;
+    let values: Vec<&Value> = items.iter().map(|item| &item.document.value).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": values});
+    let mut path = format!("{APPLY_PATH}?namespace={}", escaped(namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)));
+    path.push_str(dry_run.parameter("&"));
+    let answer = Client::new(&args.connection.socket)?.post(&path, &list).map_err(|error| located(error, &items))?;
+    let results: ApplyResult = serde_json::from_value(answer)
+        .map_err(|error| Failure::refused(format!("error: the gateway's answer makes no sense here: {error}")))?;
+    for (item, applied) in items.iter().zip(&results.items) {
+        writeln!(out, "{} {}{}", named(&item.key), applied.result, dry_run.suffix())?;
+    }
+    Ok(())
+}
+
+/// `pollgate create`
+///
+/// # Errors
+/// As [`apply`]; but objects are created one by one, and those before a refused one stay, as with kubectl.
+pub fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let Manifests { files, namespace, dry_run } = &args.manifests;
+    let items = load(files, namespace.as_deref())?;
+    let client = Client::new(&args.connection.socket)?;
+    for_each(&items, |item| {
+        let path = names::collection(item.key.kind, Some(&item.key.namespace)) + dry_run.parameter("?");
+        client.post(&path, &item.document.value).map_err(|error| located(error, std::slice::from_ref(item)))?;
+        Ok(writeln!(out, "{} created{}", named(&item.key), dry_run.suffix())?)
+    })
+}
+
+/// `pollgate delete`
+///
+/// # Errors
+/// If an object is not there (unless that does not matter) or cannot be deleted; the others are, nevertheless.
+pub fn delete(args: &DeleteArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let keys = if args.files.is_empty() { typed_keys(args)? } else { manifest_keys(args)? };
+    let client = Client::new(&args.connection.socket)?;
+    for_each(&keys, |key| match client.delete(&names::object(key)) {
+        Ok(_) => Ok(writeln!(out, "{}", deleted(key))?),
+        Err(ClientError::Refused(status)) if args.ignore_not_found && status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    })
+}
+
+/// Does all, and fails with all that was refused. Anything but a refusal would befall the rest too, and ends it.
+fn for_each<T>(items: &[T], mut act: impl FnMut(&T) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut refused = Vec::new();
+    for item in items {
+        match act(item) {
+            Ok(()) => {}
+            Err(Failure::Refused(text)) => refused.push(text),
+            Err(other) if refused.is_empty() => return Err(other),
+            Err(other) => {
+                refused.push(other.to_string());
+                break;
+            }
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(Failure::Refused(refused.join("\n"))) }
+}
+
+impl DryRun {
+    fn parameter(self, separator: &'static str) -> &'static str {
+        match (self, separator) {
+            (Self::None, _) => "",
+            (Self::Server, "?") => "?dryRun=All",
+            (Self::Server, _) => "&dryRun=All",
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Server => " (server dry run)",
+        }
+    }
+}
+
+/// `service/web`, as kubectl names what it changed.
+fn named(key: &Key) -> String {
+    format!("{}/{}", names::qualified(key.kind), key.name)
+}
+
+fn deleted(key: &Key) -> String {
+    let kind = names::qualified(key.kind);
+    match key.namespace.as_str() {
+        "" => format!("{kind} \"{}\" deleted", key.name),
+        namespace => format!("{kind} \"{}\" deleted from {namespace} namespace", key.name),
+    }
+}
+
+fn typed_keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
+    let namespace = args.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let mut keys = Vec::new();
+    for selection in names::selections(&args.objects)? {
+        let View::Kind(kind) = selection.view else {
+            return Err(Failure::usage("endpoints are made from Pods and EndpointSlices; delete those"));
+        };
+        if selection.names.is_empty() {
+            return Err(Failure::usage(format!("which {}? type their names", kind.plural())));
+        }
+        keys.extend(selection.names.into_iter().map(|name| Key::new(kind, namespace, name)));
+    }
+    Ok(keys)
+}
+
+fn manifest_keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
+    Ok(load(&args.files, args.namespace.as_deref())?.into_iter().map(|item| item.key).collect())
+}
+
+/// Reads manifests and checks their shape, telling all faults of all of them.
+fn load(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Item>, Failure> {
+    let mut documents = Vec::new();
+    let mut faults = Vec::new();
+    for file in files {
+        match read(file) {
+            Ok(read) => documents.extend(read),
+            Err(text) => faults.push(text),
+        }
+    }
+    let mut items = Vec::new();
+    for document in documents {
+        match checked(&document, namespace) {
+            Ok(key) => items.push(Item { document, key }),
+            Err(told) => faults.extend(told),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Failure::Refused(faults.join("\n")));
+    }
+    if items.is_empty() {
+        let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        return Err(Failure::refused(format!("error: no objects in {}", files.join(", "))));
+    }
+    Ok(items)
+}
+
+fn read(file: &Path) -> Result<Vec<Document>, String> {
+    if file != Path::new("-") {
+        return manifest::read(file).map_err(|error| error.to_string());
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(|error| format!("stdin: {error}"))?;
+    manifest::parse("stdin", &text).map_err(|error| error.to_string())
+}
+
+fn checked(document: &Document, namespace: Option<&str>) -> Result<Key, Vec<String>> {
+    let object = Object::from_value(&document.value, namespace.unwrap_or(DEFAULT_NAMESPACE))
+        .map_err(|faults| faults.iter().map(|fault| document.tell(fault)).collect::<Vec<_>>())?;
+    let key = object.key();
+    match namespace {
+        Some(namespace) if key.kind.namespaced() && key.namespace != namespace => {
+            let field = "metadata.namespace";
+            let text = format!("the object's namespace is {:?}, and --namespace says {namespace:?}", key.namespace);
+            Err(vec![line(document, field, &text)])
+        }
+        _ => Ok(key),
+    }
+}
+
+/// `FILE:LINE: FIELD: message`
+fn line(document: &Document, field: &str, message: &str) -> String {
+    let place = format!("{}:{}", document.source(), document.line_of(field));
+    if field.is_empty() { format!("{place}: {message}") } else { format!("{place}: {field}: {message}") }
+}
+
+/// A refusal with every cause at its line; causes that name no item keep the gateway's words.
+fn located(error: ClientError, items: &[Item]) -> Failure {
+    let ClientError::Refused(status) = error else {
+        return error.into();
+    };
+    let told: Option<Vec<_>> = status.details.causes.iter().map(|cause| located_cause(cause, items)).collect();
+    match told {
+        Some(lines) if !lines.is_empty() => Failure::Refused(lines.join("\n")),
+        _ => unlocated(status, items),
+    }
+}
+
+/// A refusal without causes of fields (exists already, say). About one object, its place is known all the same.
+fn unlocated(status: Status, items: &[Item]) -> Failure {
+    match (items, Failure::from(ClientError::Refused(status))) {
+        ([item], Failure::Refused(text)) => {
+            let document = &item.document;
+            Failure::refused(format!("{}:{}: {text}", document.source(), document.line_of("")))
+        }
+        (_, failure) => failure,
+    }
+}
+
+fn located_cause(cause: &Cause, items: &[Item]) -> Option<String> {
+    let (index, field) = split_item(&cause.field).unwrap_or((0, cause.field.as_str()));
+    let known = items.len() == 1 || split_item(&cause.field).is_some();
+    let item = items.get(index).filter(|_| known)?;
+    Some(line(&item.document, field, &cause.message))
+}
+
+/// `items[3].spec.ports` is field `spec.ports` of item 3.
+fn split_item(field: &str) -> Option<(usize, &str)> {
+    let (index, rest) = field.strip_prefix("items[")?.split_once(']')?;
+    Some((index.parse().ok()?, rest.strip_prefix('.').unwrap_or(rest)))
+}

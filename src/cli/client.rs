@@ -1,0 +1,311 @@
+//! The other end of the API's socket: one HTTP/1.1 request at a time.
+//!
+//! The command line speaks the gateway's own API and nothing else, so whatever it can do, `curl --unix-socket` and
+//! kubectl can too. A connection is opened for each request: on a Unix socket that costs less than keeping it would
+//! in code. hyper does the protocol; tokio's single-threaded runtime is there for its timer.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+use super::Failure;
+
+/// Longer than the gateway itself waits for its disk (60 s), so that it is the one to say what is wrong.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// A listing of 100 000 endpoints is some 100 MB; more than this is no answer of a gateway.
+const LONGEST_ANSWER: usize = 1 << 30;
+
+/// A client of the gateway behind one socket.
+pub struct Client {
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+/// Why there is no answer to work with.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The gateway answered with a Kubernetes `Status` that is no success.
+    Refused(Status),
+    /// There was no conversation, or it broke off; the text says what to do.
+    Unreachable(String),
+}
+
+/// What a Kubernetes `Status` says of a refusal.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// HTTP code.
+    pub code: u16,
+    /// `NotFound`, `Invalid`, `AlreadyExists`, …; empty if the server gave none.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// What in particular is wrong.
+    pub details: Details,
+}
+
+/// The part of a `Status` that programs read.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Details {
+    /// One for each fault of a field.
+    pub causes: Vec<Cause>,
+}
+
+/// One fault of a field.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Cause {
+    /// Path of the field, `spec.ports[0].port`.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Client {
+    /// A client for the gateway whose API listens at `socket`. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// If the system gives no event queue (out of file descriptors).
+    pub fn new(socket: &Path) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| Failure::refused(format!("cannot start the client: {error}")))?;
+        Ok(Self { socket: socket.to_owned(), runtime })
+    }
+
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.send(Method::GET, path, None)
+    }
+
+    /// Creates at `path`.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.send(Method::POST, path, Some(body))
+    }
+
+    /// Deletes `path`.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub fn delete(&self, path: &str) -> Result<Value, ClientError> {
+        self.send(Method::DELETE, path, None)
+    }
+
+    fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "pollgate")
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(&error))?;
+        let answer = async { tokio::time::timeout(PATIENCE, self.exchange(request)).await };
+        let (code, body) = self.runtime.block_on(answer).unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            Err(self.unreachable(&format!("gave no answer for {seconds} s; its log should say why")))
+        })?;
+        decode(code, &body).map_err(|error| match error {
+            Decoded::Refused(status) => ClientError::Refused(status),
+            Decoded::NotJson(error) => self.broken(&error),
+        })
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unopened(&error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        // What goes wrong on the connection comes back through the request as well.
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let code = response.status();
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        Ok((code, body.map_err(|error| self.broken(&*error))?.to_bytes()))
+    }
+
+    /// The socket did not open: the commonest trouble there is, so each case says its way out.
+    fn unopened(&self, error: &std::io::Error) -> ClientError {
+        let socket = self.socket.display();
+        ClientError::Unreachable(match error.kind() {
+            ErrorKind::NotFound => format!(
+                "no gateway at {socket}: there is no such socket. Start one with `pollgate run --config FILE`, \
+                 or name its socket with --socket or POLLGATE_SOCKET"
+            ),
+            ErrorKind::ConnectionRefused => format!(
+                "no gateway at {socket}: nobody listens there any more. Start it again with \
+                 `pollgate run --config FILE`, or name another socket with --socket or POLLGATE_SOCKET"
+            ),
+            ErrorKind::PermissionDenied => format!(
+                "not allowed to open {socket}: it is for the gateway's user and group. Run this as that user or \
+                 root, or join the group (`ls -l {socket}` shows both)"
+            ),
+            _ => format!("cannot open {socket}: {error}. --socket or POLLGATE_SOCKET name the gateway's socket"),
+        })
+    }
+
+    fn broken(&self, error: &dyn std::error::Error) -> ClientError {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        self.unreachable(&format!(
+            "broke off or did not speak the API ({error}{cause}). If it was being stopped, try again; \
+             otherwise check that the socket is a pollgate's"
+        ))
+    }
+
+    fn unreachable(&self, what: &str) -> ClientError {
+        ClientError::Unreachable(format!("the gateway at {} {what}", self.socket.display()))
+    }
+}
+
+enum Decoded {
+    Refused(Status),
+    NotJson(serde_json::Error),
+}
+
+fn decode(code: StatusCode, body: &[u8]) -> Result<Value, Decoded> {
+    if code.is_success() {
+        return serde_json::from_slice(body).map_err(Decoded::NotJson);
+    }
+    let mut status: Status = serde_json::from_slice(body).unwrap_or_default();
+    status.code = code.as_u16();
+    if status.message.is_empty() {
+        status.message = code.to_string();
+    }
+    Err(Decoded::Refused(status))
+}
+
+impl Status {
+    /// Whether the object of the request does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.reason == "NotFound"
+    }
+}
+
+impl From<ClientError> for Failure {
+    /// A refusal in kubectl's words, which operators and scripts know.
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Unreachable(text) => Self::Unreachable(text),
+            ClientError::Refused(status) if status.reason == "Invalid" => Self::refused(status.message),
+            ClientError::Refused(Status { reason, message, .. }) if reason.is_empty() => {
+                Self::refused(format!("Error from server: {message}"))
+            }
+            ClientError::Refused(Status { reason, message, .. }) => {
+                Self::refused(format!("Error from server ({reason}): {message}"))
+            }
+        }
+    }
+}
+
+/// `text` as one segment of a path or value of a query (RFC 3986: all but unreserved characters escaped).
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// What a client makes of a server that reads one request and answers with these bytes.
+    fn answered(bytes: &'static [u8]) -> (Result<Value, ClientError>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; 64 << 10];
+            let length = stream.read(&mut request).unwrap();
+            stream.write_all(bytes).unwrap();
+            String::from_utf8(request[..length].to_vec()).unwrap()
+        });
+        let answer = Client::new(&socket).unwrap().post("/x?y=z", &serde_json::json!({"a": 1}));
+        (answer, server.join().unwrap())
+    }
+
+    fn text(error: ClientError) -> String {
+        Failure::from(error).to_string()
+    }
+
+    #[test]
+    fn a_request_and_its_answer() {
+        let (answer, request) = answered(b"HTTP/1.1 201 Created\r\ncontent-length: 8\r\n\r\n{\"b\": 2}");
+        assert_eq!(answer.unwrap(), serde_json::json!({"b": 2}));
+        assert!(request.starts_with("POST /x?y=z HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("content-type: application/json\r\n"), "{request}");
+        assert!(request.ends_with("\r\n\r\n{\"a\":1}"), "{request}");
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_kubectls_words() {
+        let (answer, _) = answered(
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 78\r\n\r\n\
+            {\"kind\":\"Status\",\"reason\":\"NotFound\",\"message\":\"services \\\"x\\\" not found\"}     ",
+        );
+        assert_eq!(text(answer.unwrap_err()), "Error from server (NotFound): services \"x\" not found");
+        let (answer, _) = answered(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy");
+        assert_eq!(text(answer.unwrap_err()), "Error from server: 503 Service Unavailable");
+    }
+
+    #[test]
+    fn a_conversation_that_breaks_off_says_so() {
+        let cases: [&[u8]; 4] = [
+            b"",
+            b"SSH-2.0-OpenSSH_9.9\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nabcd",
+        ];
+        for bytes in cases {
+            let told = text(answered(bytes).0.unwrap_err());
+            assert!(told.starts_with("error: the gateway at ") && told.contains("broke off"), "{told}");
+            assert!(!told.contains('\n'), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_missing_gateway_says_the_way_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let told = || text(Client::new(&socket).unwrap().get("/version").unwrap_err());
+        let missing = told();
+        assert!(missing.contains("there is no such socket") && missing.contains("POLLGATE_SOCKET"), "{missing}");
+        drop(UnixListener::bind(&socket).unwrap());
+        let dead = told();
+        assert!(dead.contains("nobody listens there any more"), "{dead}");
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        assert_eq!(escaped("a-b.c_d~e"), "a-b.c_d~e");
+        assert_eq!(escaped("app in (a,b)/ä"), "app%20in%20%28a%2Cb%29%2F%C3%A4");
+    }
+}

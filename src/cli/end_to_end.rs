@@ -1,0 +1,258 @@
+//! Commands against the real control plane: its API on a real socket, its state file, and no workers behind it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Parser;
+use crossbeam::channel::unbounded;
+use pollgate_common::net::Net;
+use pollgate_control::api::{self, ApiHandle, ApiParts};
+use pollgate_control::cluster::{Cluster, Settings};
+use pollgate_control::resolve::ServiceName;
+use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, TableSink};
+use pollgate_control::store::Store;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Cli, Command, Failure};
+
+/// Tables for nobody.
+struct NoWorkers;
+
+impl TableSink for NoWorkers {
+    fn changed(&mut self, _: &Cluster, _: &BTreeSet<ServiceName>) {}
+    fn publish(&mut self) {}
+    fn network(&mut self, _: Arc<Net>) {}
+    fn tick(&mut self) {}
+}
+
+/// A control plane and a directory for its socket, state and the test's manifests.
+struct Gateway {
+    // Dropped in this order: the API needs the control thread until it has stopped.
+    _api: ApiHandle,
+    _control: ControlHandle,
+    directory: TempDir,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = || Settings {
+            load_balancer_pools: vec!["192.0.2.8/30".parse().unwrap()],
+            gateway_addresses: vec!["192.168.50.10".parse().unwrap()],
+            ..Settings::default()
+        };
+        let (store, _) = Store::open(&directory.path().join("state.db")).unwrap();
+        let (sender, commands) = unbounded();
+        let api = api::spawn(ApiParts {
+            socket: directory.path().join("socket"),
+            replica: Cluster::new(settings()),
+            commands: sender,
+            stats: Arc::new(|| json!({"counters": {"rx": 7, "tx": 7}, "generation": 3})),
+        })
+        .unwrap();
+        let control = runtime::spawn(RuntimeParts {
+            cluster: Cluster::new(settings()),
+            store,
+            sink: Box::new(NoWorkers),
+            commands,
+            settled: api.settled_sink(),
+        })
+        .unwrap();
+        Self { _api: api, _control: control, directory }
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// What `pollgate LINE` prints; the test's directory is written as `@`.
+    fn try_run(&self, line: &str) -> (String, Result<(), Failure>) {
+        let here = self.directory.path().display().to_string();
+        let line = format!("pollgate {line} --socket @/socket").replace('@', &here);
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect(&line);
+        let Command::Client(command) = cli.command else { panic!("{line}: not for a client") };
+        let mut out = Vec::new();
+        let result = command.run(&mut out);
+        (String::from_utf8(out).unwrap(), result)
+    }
+
+    fn run(&self, line: &str) -> String {
+        let (out, result) = self.try_run(line);
+        result.unwrap_or_else(|failure| panic!("{line}: {failure}"));
+        out
+    }
+
+    /// The words of a refusal; the test's directory is written as `@`.
+    fn refused(&self, line: &str) -> String {
+        match self.try_run(line).1 {
+            Err(failure @ Failure::Refused(_)) => {
+                failure.to_string().replace(&self.directory.path().display().to_string(), "@")
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.run(line)).unwrap()
+    }
+}
+
+fn guide() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/guide.yaml")).unwrap()
+}
+
+#[test]
+fn the_example_is_applied_read_explained_and_deleted() {
+    let gateway = Gateway::start();
+    gateway.file("guide.yaml", &guide());
+    let applied = gateway.run("apply -f @/guide.yaml");
+    assert_eq!(applied.lines().count(), 11, "{applied}");
+    assert!(applied.lines().all(|line| line.ends_with(" created")), "{applied}");
+    assert!(applied.contains("service/backend-service created\n"), "{applied}");
+    let again = gateway.run("apply -f @/guide.yaml");
+    assert!(again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
+
+    let table = gateway.run("get svc backend-service");
+    let mut lines = table.lines();
+    assert_eq!(lines.next(), Some("NAME              TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)    AGE"));
+    let row = lines.next().unwrap();
+    assert!(row.starts_with("backend-service   ClusterIP   10.96.0.50   <none>        8080/TCP   "), "{table}");
+    assert_eq!(lines.next(), None);
+
+    let endpoints = gateway.run("get endpoints backend-service");
+    assert!(endpoints.contains("10.244.1.10:8080,10.244.2.15:8080"), "{endpoints}");
+    let described = gateway.run("describe service backend-service");
+    assert!(described.contains("Endpoints:") && described.contains("10.244.2.15:8080"), "{described}");
+    let explained = gateway.run("explain service backend-service");
+    assert!(explained.contains("v2 ≠ v1"), "{explained}");
+    let explanation = gateway.json("explain service backend-service -o json");
+    assert_eq!(explanation["name"], "backend-service");
+
+    assert_eq!(
+        gateway.run("delete svc backend-service"),
+        "service \"backend-service\" deleted from default namespace\n"
+    );
+    assert_eq!(
+        gateway.refused("delete svc/backend-service svc/external-service"),
+        "Error from server (NotFound): services \"backend-service\" not found"
+    );
+    assert_eq!(gateway.run("delete svc external-service --ignore-not-found"), "", "the other was deleted");
+    let rest = gateway.run("delete -f @/guide.yaml --ignore-not-found");
+    assert!(rest.contains("node \"node-1\" deleted\n"), "{rest}");
+}
+
+#[test]
+fn output_for_programs() {
+    let gateway = Gateway::start();
+    gateway.file("guide.yaml", &guide());
+    gateway.run("apply -f @/guide.yaml");
+    let one = gateway.json("get svc backend-service -o json");
+    assert_eq!(one["spec"]["clusterIP"], "10.96.0.50");
+    let list = gateway.json("get pods -l app=backend,version!=v2 -o json");
+    assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("List"), 2));
+    assert_eq!(list["items"][0]["kind"], "Pod");
+    assert_eq!(gateway.run("get pods -l version=v2 -o name"), "pod/backend-canary\n");
+    assert!(gateway.run("get svc -A -o wide").starts_with("NAMESPACE "));
+    assert!(gateway.run("get svc/backend-service pod/backend-1").contains("pod/backend-1 "));
+
+    gateway.file("again.yaml", &gateway.run("get svc nodeport-service -o yaml"));
+    assert_eq!(gateway.run("apply -f @/again.yaml --dry-run server").lines().count(), 1, "its own YAML is read back");
+    let yaml = pollgate_control::manifest::parse("yaml", &gateway.run("get pods -o yaml")).unwrap();
+    let json = gateway.json("get pods -o json");
+    assert_eq!(
+        yaml.iter().map(|document| &document.value).collect::<Vec<_>>(),
+        json["items"].as_array().unwrap().iter().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn faults_of_a_manifest_are_told_with_their_lines_and_nothing_is_applied() {
+    let gateway = Gateway::start();
+    gateway.file("snippet.yaml", "kind: Service\nspec:\n  selector:\n    app: backend\n  ports:\n  - port: 8080\n");
+    gateway.file(
+        "b.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: good}\nspec: {ports: [{port: 80}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata:\n  name: bad\nspec:\n  ports:\n  - port: many\n",
+    );
+    let told = gateway.refused("apply -f @/snippet.yaml -f @/b.yaml -f @/missing.yaml");
+    let lines: Vec<_> = told.lines().collect();
+    assert!(lines[0].starts_with("@/missing.yaml: cannot be read"), "{told}");
+    assert!(lines[1].starts_with("@/snippet.yaml:1: apiVersion: Required value"), "{told}");
+    assert!(lines[2].starts_with("@/snippet.yaml:1: metadata.name: Required value"), "{told}");
+    assert!(lines[3].starts_with("@/b.yaml:12: spec.ports[0].port: "), "{told}");
+    assert_eq!(lines.len(), 4, "{told}");
+    assert!(gateway.refused("get svc good").contains("NotFound"));
+}
+
+#[test]
+fn faults_that_only_the_gateway_can_find_are_told_with_their_lines_too() {
+    let gateway = Gateway::start();
+    gateway.file(
+        "c.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: good}\nspec: {ports: [{port: 80}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata:\n  name: bad\nspec:\n  type: NodePort\n  ports:\n  - port: 80\n    \
+         nodePort: 99\n",
+    );
+    let told = gateway.refused("apply -f @/c.yaml");
+    assert!(told.starts_with("@/c.yaml:14: spec.ports[0].nodePort: Invalid value: 99"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(gateway.refused("get svc good").contains("NotFound"), "all or nothing");
+    assert!(gateway.refused("create -f @/c.yaml").starts_with("@/c.yaml:14: spec.ports[0].nodePort: "));
+    assert_eq!(gateway.run("get svc good -o name"), "service/good\n", "create goes object by object");
+    let exists = gateway.refused("create -f @/c.yaml");
+    assert!(
+        exists.starts_with("@/c.yaml:1: Error from server (AlreadyExists): services \"good\" already exists"),
+        "{exists}"
+    );
+}
+
+#[test]
+fn namespaces_of_manifest_and_command_line_must_agree() {
+    let gateway = Gateway::start();
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  namespace: x\nspec: {ports: [{port: 80}]}\n";
+    gateway.file("x.yaml", text);
+    gateway.file("none.yaml", &text.replace("  namespace: x\n", ""));
+    assert_eq!(
+        gateway.refused("apply -n y -f @/x.yaml"),
+        "@/x.yaml:5: metadata.namespace: the object's namespace is \"x\", and --namespace says \"y\""
+    );
+    gateway.run("apply -n x -f @/x.yaml");
+    gateway.run("apply -n y -f @/none.yaml");
+    assert_eq!(gateway.run("get svc -n y -o name"), "service/a\n");
+    assert_eq!(gateway.run("get ns/x -o name"), "namespace/x\n");
+    assert_eq!(gateway.run("delete -n y -f @/none.yaml"), "service \"a\" deleted from y namespace\n");
+    gateway.file("z.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: z}\nspec: {ports: [{port: 80}]}\n");
+    assert_eq!(gateway.run("create -n y -f @/z.yaml"), "service/z created\n");
+    assert_eq!(gateway.run("get svc -n y -o name"), "service/z\n");
+}
+
+#[test]
+fn what_only_its_meaning_shows_to_be_wrong_is_wrong_usage() {
+    let gateway = Gateway::start();
+    for line in [
+        "get gizmos",
+        "get svc a -A",
+        "get svc a -l x=y",
+        "get ep -o yaml",
+        "describe pod x",
+        "explain service",
+        "delete svc",
+        "delete ep x",
+    ] {
+        let (out, result) = gateway.try_run(line);
+        assert!(matches!(result, Err(Failure::Usage(_))), "{line}: {result:?}");
+        assert_eq!(out, "", "{line}");
+    }
+}
+
+#[test]
+fn the_counters_come_as_text_and_json() {
+    let gateway = Gateway::start();
+    assert!(gateway.run("stats").contains("It adds up"));
+    assert_eq!(gateway.json("stats -o json")["counters"]["rx"], 7);
+}

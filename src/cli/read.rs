@@ -1,0 +1,318 @@
+//! `pollgate get`, `describe` and `explain`: what the gateway has, printed as kubectl prints it.
+//!
+//! The gateway sends objects; the tables and texts are made here by the printers it also serves its own Tables with.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use pollgate_control::explain::Explanation;
+use pollgate_control::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
+use pollgate_control::printers::{Table, View, describe_service};
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientError, escaped};
+use super::names::{self, Selection};
+use super::{ExplainArgs, Failure, Format, GetArgs, Machine, NamedArgs};
+
+/// What was found of one kind, and the refusals for what was not.
+struct Found {
+    view: View,
+    objects: Vec<Value>,
+    refused: Vec<String>,
+}
+
+/// `pollgate get`
+///
+/// # Errors
+/// If something named is not there (what is there is printed first) or the gateway cannot be asked.
+pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let selections = merged(names::selections(&args.objects)?);
+    check_usage(args, &selections)?;
+    let client = Client::new(&args.connection.socket)?;
+    let fetch = |selection| fetch(&client, args, selection);
+    let found: Vec<Found> = selections.iter().map(fetch).collect::<Result<_, _>>()?;
+    match args.output {
+        None | Some(Format::Wide) => tables(args, &found, out)?,
+        Some(Format::Name) => names_only(&found, out)?,
+        Some(Format::Json) => writeln!(out, "{:#}", together(args, found.iter()))?,
+        Some(Format::Yaml) => write!(out, "{}", yaml(&together(args, found.iter()))?)?,
+    }
+    refusals(found.into_iter().flat_map(|found| found.refused))
+}
+
+/// `pollgate describe`
+///
+/// # Errors
+/// As [`get`].
+pub fn describe(args: &NamedArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut names = service_names(args, "describe")?;
+    let client = Client::new(&args.connection.socket)?;
+    if names.is_empty() {
+        let services = list(&client, Kind::Service, Some(&args.namespace), "")?;
+        names = services.iter().map(|service| name_of(service).to_owned()).collect();
+    }
+    let mut refused = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let service = match client.get(&names::object(&Key::new(Kind::Service, args.namespace.as_str(), name.as_str())))
+        {
+            Ok(service) => object(&service, Kind::Service)?,
+            Err(error) => {
+                refused.push(refusal(error)?);
+                continue;
+            }
+        };
+        let slices = objects(&slices_of(&client, &args.namespace, name)?, Kind::EndpointSlice)?;
+        let separator = if index == 0 { "" } else { "\n\n" };
+        write!(out, "{separator}{}", describe_service(&service, &slices).unwrap_or_default())?;
+    }
+    refusals(refused)
+}
+
+/// `pollgate explain`
+///
+/// # Errors
+/// As [`get`].
+pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let names = service_names(&args.named, "explain")?;
+    if names.is_empty() {
+        return Err(Failure::usage("which Service? type `explain service NAME`"));
+    }
+    let client = Client::new(&args.named.connection.socket)?;
+    let namespace = escaped(&args.named.namespace);
+    let mut refused = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let path = format!("/apis/pollgate.io/v1alpha1/namespaces/{namespace}/services/{}/explain", escaped(name));
+        let answer = match client.get(&path) {
+            Ok(answer) => answer,
+            Err(error) => {
+                refused.push(refusal(error)?);
+                continue;
+            }
+        };
+        if args.output == Some(Machine::Json) {
+            writeln!(out, "{answer:#}")?;
+            continue;
+        }
+        let explanation: Explanation = serde_json::from_value(answer).map_err(|error| strange(&error))?;
+        let separator = if index == 0 { "" } else { "\n" };
+        write!(out, "{separator}{}", explanation.text())?;
+    }
+    refusals(refused)
+}
+
+/// Selections of the same view as one: `svc/a svc/b` is one table.
+fn merged(selections: Vec<Selection>) -> Vec<Selection> {
+    let mut merged: Vec<Selection> = Vec::new();
+    for selection in selections {
+        match merged.iter_mut().find(|other| other.view == selection.view) {
+            Some(other) => other.names.extend(selection.names),
+            None => merged.push(selection),
+        }
+    }
+    merged
+}
+
+fn check_usage(args: &GetArgs, selections: &[Selection]) -> Result<(), Failure> {
+    let by_name = selections.iter().any(|selection| !selection.names.is_empty());
+    if by_name && args.all_namespaces {
+        return Err(Failure::usage("an object cannot be named across all namespaces; name one with -n"));
+    }
+    if by_name && args.selector.is_some() {
+        return Err(Failure::usage("type either names or a selector"));
+    }
+    let whole = matches!(args.output, Some(Format::Yaml | Format::Json));
+    if whole && selections.iter().any(|selection| selection.view == View::Endpoints) {
+        return Err(Failure::usage("endpoints are a view of EndpointSlices; type `get endpointslices` for their text"));
+    }
+    Ok(())
+}
+
+/// The objects of a selection; for the endpoints view, the EndpointSlices it is made of.
+fn fetch(client: &Client, args: &GetArgs, selection: &Selection) -> Result<Found, Failure> {
+    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+    let mut found = Found { view: selection.view, objects: Vec::new(), refused: Vec::new() };
+    if selection.names.is_empty() {
+        let selector = args.selector.as_deref().unwrap_or_default();
+        found.objects = list(client, kind_behind(selection.view), namespace, selector)?;
+    }
+    for name in &selection.names {
+        match named(client, &args.namespace, selection.view, name) {
+            Ok(objects) => found.objects.extend(objects),
+            Err(error) => found.refused.push(refusal(error)?),
+        }
+    }
+    Ok(found)
+}
+
+fn kind_behind(view: View) -> Kind {
+    match view {
+        View::Kind(kind) => kind,
+        View::Endpoints => Kind::EndpointSlice,
+    }
+}
+
+fn named(client: &Client, namespace: &str, view: View, name: &str) -> Result<Vec<Value>, ClientError> {
+    match view {
+        View::Kind(kind) => client.get(&names::object(&Key::new(kind, namespace, name))).map(|object| vec![object]),
+        View::Endpoints => {
+            // Asked first, so that a Service without slices and one that is not there are told apart.
+            client.get(&names::object(&Key::new(Kind::Service, namespace, name)))?;
+            slices_of(client, namespace, name)
+        }
+    }
+}
+
+fn slices_of(client: &Client, namespace: &str, service: &str) -> Result<Vec<Value>, ClientError> {
+    list(client, Kind::EndpointSlice, Some(namespace), &format!("{SERVICE_NAME_LABEL}={service}"))
+}
+
+fn list(client: &Client, kind: Kind, namespace: Option<&str>, selector: &str) -> Result<Vec<Value>, ClientError> {
+    let mut path = names::collection(kind, namespace);
+    if !selector.is_empty() {
+        path.push_str(&format!("?labelSelector={}", escaped(selector)));
+    }
+    let mut answer = client.get(&path)?;
+    let Some(Value::Array(mut items)) = answer.get_mut("items").map(Value::take) else {
+        return Ok(Vec::new());
+    };
+    // Items of a typed list go without them; outside of it they would be lost.
+    for fields in items.iter_mut().filter_map(Value::as_object_mut) {
+        fields.insert("apiVersion".to_owned(), kind.api_version().into());
+        fields.insert("kind".to_owned(), kind.name().into());
+    }
+    Ok(items)
+}
+
+fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Failure> {
+    let wide = args.output == Some(Format::Wide);
+    let mut printed = false;
+    for found in found {
+        let mut table = table(found, wide)?;
+        if table.rows.is_empty() {
+            continue;
+        }
+        if found_more_than_one(args) {
+            prefix_kind(&mut table);
+        }
+        let separator = if printed { "\n" } else { "" };
+        write!(out, "{separator}{}", table.text(wide, args.all_namespaces && namespaced(found.view)))?;
+        printed = true;
+    }
+    if !printed && found.iter().all(|found| found.refused.is_empty()) {
+        let scoped = !args.all_namespaces && found.iter().all(|found| namespaced(found.view));
+        let place = if scoped { format!(" in {} namespace.", args.namespace) } else { String::new() };
+        // For people only: stdout stays empty, as scripts expect of nothing.
+        drop(writeln!(io::stderr(), "No resources found{place}"));
+    }
+    Ok(())
+}
+
+/// Whether several kinds were asked for, so that rows need to say theirs.
+fn found_more_than_one(args: &GetArgs) -> bool {
+    let kind = |word: &String| word.split_once('/').map(|(kind, _)| kind.to_owned());
+    let kinds: Vec<_> = args.objects.iter().filter_map(kind).filter_map(|kind| View::from_alias(&kind)).collect();
+    kinds.windows(2).any(|pair| pair[0] != pair[1])
+}
+
+fn namespaced(view: View) -> bool {
+    kind_behind(view).namespaced()
+}
+
+fn table(found: &Found, wide: bool) -> Result<Table, Failure> {
+    let now = Timestamp::now();
+    let objects = objects(&found.objects, kind_behind(found.view))?;
+    Ok(match found.view {
+        View::Kind(kind) => Table::of(kind, &objects, wide, now),
+        View::Endpoints => Table::endpoints(&objects, now),
+    })
+}
+
+fn prefix_kind(table: &mut Table) {
+    let prefix = prefix(table.view);
+    for row in &mut table.rows {
+        if let Some(name) = row.cells.first_mut() {
+            *name = format!("{prefix}/{name}");
+        }
+    }
+}
+
+fn prefix(view: View) -> String {
+    match view {
+        View::Kind(kind) => names::qualified(kind),
+        View::Endpoints => "endpoints".to_owned(),
+    }
+}
+
+fn names_only(found: &[Found], out: &mut dyn Write) -> Result<(), Failure> {
+    for found in found {
+        let prefix = prefix(found.view);
+        for row in table(found, false)?.rows {
+            writeln!(out, "{prefix}/{}", row.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The one object that was named, or a list of all.
+fn together<'a>(args: &GetArgs, found: impl Iterator<Item = &'a Found>) -> Value {
+    let objects: Vec<&Value> = found.flat_map(|found| &found.objects).collect();
+    let one_named = args.objects.len() == 2 || args.objects.iter().all(|word| word.contains('/'));
+    match objects.as_slice() {
+        [object] if one_named => (*object).clone(),
+        _ => {
+            json!({"apiVersion": "v1", "items": objects, "kind": "List", "metadata": {"resourceVersion": ""}})
+        }
+    }
+}
+
+fn yaml(value: &Value) -> Result<String, Failure> {
+    serde_saphyr::to_string(value)
+        .map_err(|error| Failure::refused(format!("error: cannot be written as YAML: {error}")))
+}
+
+/// The names of Services behind `describe` or `explain`, which know no other kind.
+fn service_names(args: &NamedArgs, command: &str) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    for selection in names::selections(&args.objects)? {
+        if selection.view != View::Kind(Kind::Service) {
+            return Err(Failure::usage(format!("{command} knows Services only: type `{command} service NAME`")));
+        }
+        names.extend(selection.names);
+    }
+    Ok(names)
+}
+
+fn objects(values: &[Value], kind: Kind) -> Result<Vec<Object>, Failure> {
+    values.iter().map(|value| object(value, kind)).collect()
+}
+
+fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
+    Object::from_value(value, "").map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let (kind, name) = (kind.singular(), name_of(value));
+        strange(&format_args!("{kind} {name:?}: {}", faults.join(", ")))
+    })
+}
+
+fn name_of(value: &Value) -> &str {
+    value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn strange(what: &dyn std::fmt::Display) -> Failure {
+    Failure::refused(format!(
+        "error: the gateway's answer is in a form this pollgate does not know (are they of one version?): {what}"
+    ))
+}
+
+/// The text of a refusal; anything else ends the command.
+fn refusal(error: ClientError) -> Result<String, Failure> {
+    match Failure::from(error) {
+        Failure::Refused(text) => Ok(text),
+        other => Err(other),
+    }
+}
+
+fn refusals(refused: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+    let refused: Vec<String> = refused.into_iter().collect();
+    if refused.is_empty() { Ok(()) } else { Err(Failure::Refused(refused.join("\n"))) }
+}

@@ -1,0 +1,288 @@
+//! `pollgate stats`: the counters with their meaning, and whether they add up.
+//!
+//! The gateway sends numbers; names, sentences and advice are declared beside the counters in `pollgate-common` and come
+//! with this binary, so text and meaning cannot drift apart.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+
+use pollgate_common::counters::Totals;
+use pollgate_common::drops::{Drop, Pass, Severity};
+use serde::Deserialize;
+
+use super::client::Client;
+use super::{Failure, Machine, StatsArgs};
+
+/// Where the gateway answers with its counters.
+const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";
+
+/// What the gateway sends.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Stats {
+    counters: Counters,
+    services: BTreeMap<String, Service>,
+    flows: Flows,
+    workers: Vec<Counters>,
+    generation: u64,
+}
+
+/// One block of counters: of all workers together, or of one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Counters {
+    rx: u64,
+    originated: u64,
+    tx: u64,
+    passed: u64,
+    consumed: u64,
+    held: u64,
+    drops: BTreeMap<String, u64>,
+    passes: BTreeMap<String, u64>,
+    /// Counters beside the balance, such as `bursts`.
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Service {
+    packets: u64,
+    bytes: u64,
+    flows: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Flows {
+    live: u64,
+    max: u64,
+}
+
+/// `pollgate stats`
+///
+/// # Errors
+/// If the gateway cannot be asked or the answer not be written.
+pub fn stats(args: &StatsArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let answer = Client::new(&args.connection.socket)?.get(STATS_PATH)?;
+    if args.output == Some(Machine::Json) {
+        return Ok(writeln!(out, "{answer:#}")?);
+    }
+    let stats: Stats = serde_json::from_value(answer).map_err(|error| {
+        Failure::refused(format!("error: the gateway's counters are in a form this pollgate does not know: {error}"))
+    })?;
+    Ok(write!(out, "{stats}")?)
+}
+
+impl Counters {
+    fn dropped(&self) -> u64 {
+        self.drops.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    fn came(&self) -> u64 {
+        self.rx.saturating_add(self.originated)
+    }
+
+    fn went(&self) -> u64 {
+        let parts = [self.tx, self.passed, self.consumed, self.dropped(), self.held];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        frames(f, &self.counters)?;
+        drops(f, &self.counters.drops)?;
+        passes(f, &self.counters.passes)?;
+        let Flows { live, max } = self.flows;
+        writeln!(f, "\nFlows: {live} of {max} in use ({})", percent(live, max))?;
+        services(f, &self.services)?;
+        workers(f, &self.workers)?;
+        writeln!(f, "\nTables: generation {}", self.generation)
+    }
+}
+
+fn frames(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {
+    let lines = [
+        ("rx", counters.rx),
+        ("originated", counters.originated),
+        ("tx", counters.tx),
+        ("passed", counters.passed),
+        ("consumed", counters.consumed),
+        ("dropped", counters.dropped()),
+        ("held", counters.held),
+    ];
+    let known = Totals::default().cells();
+    writeln!(f, "Frames")?;
+    for (name, value) in lines {
+        let declared = known.iter().find(|(other, _, _)| *other == name);
+        let sentence = declared.map_or_else(|| sum_sentence(name), |(_, sentence, _)| sentence);
+        writeln!(f, "  {name:<11}{value:>15}  {sentence}")?;
+    }
+    for (name, sentence, _) in known.iter().filter(|(name, ..)| lines.iter().all(|(line, _)| line != name)) {
+        if let Some(value) = counters.others.get(*name).and_then(serde_json::Value::as_u64) {
+            writeln!(f, "  {name:<11}{value:>15}  {sentence}")?;
+        }
+    }
+    balance(f, counters)
+}
+
+/// The meaning of the numbers that are sums, not counters of their own.
+fn sum_sentence(name: &str) -> &'static str {
+    match name {
+        "passed" => "Frames left to the kernel: not for the gateway.",
+        _ => "Frames that ended without being delivered; by reason below.",
+    }
+}
+
+fn balance(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {
+    let (came, went) = (counters.came(), counters.went());
+    let sum = "rx + originated = tx + passed + consumed + dropped + held";
+    match came.abs_diff(went) {
+        0 => writeln!(f, "  It adds up: {sum} = {came}"),
+        // A worker's counters are read while it works: what it has in hand is on one side only.
+        difference => writeln!(
+            f,
+            "  {came} came and {went} are accounted for: {difference} are in the workers' hands now. At rest they \
+             are equal ({sum}); if they stay apart, that is a bug to report."
+        ),
+    }
+}
+
+fn drops(f: &mut fmt::Formatter<'_>, drops: &BTreeMap<String, u64>) -> fmt::Result {
+    let mut rows: Vec<_> = drops.iter().filter(|(_, count)| **count > 0).collect();
+    if rows.is_empty() {
+        return writeln!(f, "\nDrops: none");
+    }
+    // What needs somebody comes first, the biggest first.
+    rows.sort_by_key(|(name, count)| {
+        let severity = Drop::from_name(name).map_or(Severity::Error, Drop::severity);
+        std::cmp::Reverse((severity, **count))
+    });
+    writeln!(f, "\nDrops")?;
+    for (name, count) in rows {
+        let Some(reason) = Drop::from_name(name) else {
+            writeln!(
+                f,
+                "  {name:<24}{count:>15}  A reason this pollgate does not know: use the gateway's own version."
+            )?;
+            continue;
+        };
+        let severity = format!("{:?}", reason.severity()).to_lowercase();
+        writeln!(f, "  {name:<24}{count:>15}  {severity}: {}", reason.sentence())?;
+        writeln!(f, "  {:<39}  What to do: {}", "", reason.action())?;
+    }
+    Ok(())
+}
+
+fn passes(f: &mut fmt::Formatter<'_>, passes: &BTreeMap<String, u64>) -> fmt::Result {
+    let rows: Vec<_> = passes.iter().filter(|(_, count)| **count > 0).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\nLeft to the kernel")?;
+    for (name, count) in rows {
+        let sentence = Pass::from_name(name).map_or("A reason this pollgate does not know.", Pass::sentence);
+        writeln!(f, "  {name:<24}{count:>15}  {sentence}")?;
+    }
+    Ok(())
+}
+
+fn services(f: &mut fmt::Formatter<'_>, services: &BTreeMap<String, Service>) -> fmt::Result {
+    if services.is_empty() {
+        return writeln!(f, "\nServices: none");
+    }
+    let width = services.keys().map(String::len).max().unwrap_or(0).max("Services".len());
+    let head = format!("{:<width$}", "Services", width = width + 2);
+    writeln!(f, "\n{head}{:>15}{:>20}{:>15}", "packets", "bytes", "flows opened")?;
+    for (name, service) in services {
+        let Service { packets, bytes, flows } = service;
+        writeln!(f, "  {name:<width$}{packets:>15}{bytes:>20}{flows:>15}")?;
+    }
+    Ok(())
+}
+
+fn workers(f: &mut fmt::Formatter<'_>, workers: &[Counters]) -> fmt::Result {
+    if workers.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\nWorkers{:>15}{:>15}{:>15}{:>15}", "rx", "tx", "passed", "dropped")?;
+    for (index, worker) in workers.iter().enumerate() {
+        let (rx, tx, passed, dropped) = (worker.rx, worker.tx, worker.passed, worker.dropped());
+        writeln!(f, "  {index:<5}{rx:>15}{tx:>15}{passed:>15}{dropped:>15}")?;
+    }
+    Ok(())
+}
+
+/// `part` of `whole` in per cent, to a tenth; integers, so that no count is ever rounded to a float.
+fn percent(part: u64, whole: u64) -> String {
+    let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rendered(value: serde_json::Value) -> String {
+        serde_json::from_value::<Stats>(value).unwrap().to_string()
+    }
+
+    #[test]
+    fn the_whole_page() {
+        let text = rendered(json!({
+            "counters": {"rx": 100, "originated": 3, "tx": 90, "passed": 5, "consumed": 1, "held": 2,
+                "bursts": 40, "drops": {"runt": 1, "no_route": 4}, "passes": {"arp": 5}},
+            "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4}},
+            "flows": {"live": 4, "max": 1024},
+            "workers": [{"rx": 60, "tx": 50, "drops": {"runt": 1}}, {"rx": 40, "tx": 40, "passed": 5}],
+            "generation": 7
+        }));
+        for line in [
+            "  rx                     100  Frames received.",
+            "  passed                   5  Frames left to the kernel: not for the gateway.",
+            "  dropped                  5  Frames that ended without being delivered; by reason below.",
+            "  bursts                  40  Bursts processed.",
+            "  It adds up: rx + originated = tx + passed + consumed + dropped + held = 103",
+            "  runt                                  1  notice: The frame is shorter than an Ethernet header.",
+            "  arp                                   5  ARP that does not ask for an owned address.",
+            "Flows: 4 of 1024 in use (0.3 %)",
+            "Services                packets               bytes   flows opened",
+            "  default/web:80             80                8000              4",
+            "Workers             rx             tx         passed        dropped",
+            "  0                 60             50              0              1",
+            "Tables: generation 7",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line:?} is missing in\n{text}");
+        }
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(at("no_route") < at("runt "), "an error comes before a notice:\n{text}");
+        assert!(text.contains("What to do: Add the route on the gateway host"), "{text}");
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_said() {
+        let text = rendered(json!({"counters": {"rx": 100, "tx": 64}}));
+        assert!(text.contains("100 came and 64 are accounted for: 36 are in the workers' hands now."), "{text}");
+    }
+
+    #[test]
+    fn an_idle_gateway() {
+        let text = rendered(json!({}));
+        assert!(text.contains("Drops: none") && text.contains("Services: none"), "{text}");
+        assert!(text.contains("It adds up"), "{text}");
+    }
+
+    #[test]
+    fn a_reason_of_another_version_is_shown_and_not_hidden() {
+        let text = rendered(json!({"counters": {"rx": 1, "drops": {"gremlins": 1}}}));
+        assert!(text.contains("gremlins") && text.contains("does not know"), "{text}");
+    }
+
+    #[test]
+    fn percentages() {
+        assert_eq!((percent(0, 0), percent(1, 3), percent(5, 5)), ("0.0 %".into(), "33.3 %".into(), "100.0 %".into()));
+    }
+}

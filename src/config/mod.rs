@@ -1,0 +1,574 @@
+//! `gateway.yaml`: what the operator decides, as plain typed data.
+//!
+//! ```text
+//! text ──tree──▶ what was typed, ──schema──▶ every key read,  ──rules──▶ Config
+//!                with lines                 faults noted              (or all faults)
+//! ```
+//!
+//! Objects of Kubernetes come through the API and change while packets flow; this file holds what
+//! must be known before the first one: the interfaces, the addresses the gateway owns, the ranges
+//! it allocates from. It is read once. Every key but `interfaces` and `addresses` has a default,
+//! and a key nobody knows is a fault, because a misspelt `masquaradeAll` that is silently ignored
+//! costs a night. `docs/configuration.md` is the reference for users.
+//!
+//! The values here are std's own types, so that nothing else needs to know how they were written.
+
+mod reader;
+mod rules;
+mod schema;
+mod tree;
+mod values;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use reader::Fault;
+
+/// Table sizes that `maglev.tableSize` may name.
+pub const MAGLEV_TABLE_SIZES: &[u32] = &pollgate_control::compile::maglev::SIZES;
+
+/// Where the API's socket is when nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/pollgate/pollgate.sock";
+
+/// What a configuration is read for. It decides which keys of an interface make sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A gateway on real interfaces: the kernel tells addresses, routes and neighbours.
+    Run,
+    /// Offline: the file itself says what the kernel would have said.
+    Replay,
+}
+
+/// A whole, valid configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Name of the Kubernetes Node this gateway stands for; none: the whole cluster is local.
+    pub node: Option<String>,
+    /// Zone this gateway stands in; none: topology hints are not used.
+    pub zone: Option<String>,
+    /// What pollgate may change on the host.
+    pub host: Host,
+    /// Where packets are polled; at least one, names are unique.
+    pub interfaces: Vec<Interface>,
+    /// Gateway addresses: NodePort and SNAT live on them. At least one, no duplicates.
+    pub addresses: Vec<IpAddr>,
+    /// Ranges and names of the cluster.
+    pub cluster: Cluster,
+    /// The cluster's DNS service.
+    pub dns: Dns,
+    /// Source translation.
+    pub nat: Nat,
+    /// The polling threads.
+    pub workers: Workers,
+    /// Size and time-outs of the flow tables.
+    pub flows: Flows,
+    /// Consistent hashing.
+    pub maglev: Maglev,
+    /// The Kubernetes API and the durable state.
+    pub api: Api,
+    /// Metrics for Prometheus.
+    pub metrics: Metrics,
+}
+
+/// What pollgate may change on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// Whether it may switch off the kernel's own forwarding on its interfaces.
+    pub disable_forwarding: bool,
+}
+
+/// An interface whose packets are polled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interface {
+    /// The kernel's name of the device, or the name a capture is given to (`--in NAME=FILE`).
+    pub name: String,
+    /// How its packets are polled.
+    pub backend: Backend,
+    /// What netlink would have said; `Some` exactly when read for [`Purpose::Replay`].
+    pub link: Option<Link>,
+}
+
+/// How packets of an interface are polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The best that the host and this build can do.
+    Auto,
+    /// AF_XDP.
+    Xdp,
+    /// AF_PACKET with memory-mapped rings.
+    Packet,
+    /// AF_PACKET through io_uring.
+    Uring,
+}
+
+/// An interface's side of the network, for a replay.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Link {
+    /// Hardware address of the interface.
+    pub mac: [u8; 6],
+    /// The interface's own addresses with the length of their prefix; host bits are kept.
+    pub addresses: Vec<IpNet>,
+    /// Hardware addresses of neighbours, in the order of the file.
+    pub neighbours: Vec<(IpAddr, [u8; 6])>,
+    /// Routes that leave by this interface, in the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// A route that leaves by its interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Destination; no host bits are set.
+    pub to: IpNet,
+    /// Next hop, of the same family; none: the destination is on the link.
+    pub via: Option<IpAddr>,
+}
+
+/// Ranges and names of the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// The DNS zone of the cluster: lower case, without the final dot.
+    pub domain: String,
+    /// Where Pods live.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Where ClusterIPs are allocated: one of a family; the first is the primary family.
+    pub service_cidrs: Vec<IpNet>,
+    /// Where node ports are allocated; disjoint from [`Nat::ports`].
+    pub node_port_range: RangeInclusive<u16>,
+    /// Addresses for Services of type LoadBalancer; both ends of one family, ascending, disjoint.
+    pub load_balancer_pools: Vec<RangeInclusive<IpAddr>>,
+}
+
+/// The cluster's DNS service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dns {
+    /// Addresses that answer DNS; empty: none does.
+    pub addresses: Vec<IpAddr>,
+    /// Time to live of answers from the zone, 0–3600 seconds.
+    pub ttl: Duration,
+    /// Names made of Pods' addresses.
+    pub pods: PodRecords,
+    /// Servers for names outside the cluster, in order of preference.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+/// Whether `10-244-1-5.ns.pod.cluster.local` has an answer (as CoreDNS' option `pods`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodRecords {
+    /// Never.
+    Disabled,
+    /// Always, without looking whether there is such a Pod.
+    Insecure,
+    /// If a Pod of that namespace has the address.
+    Verified,
+}
+
+/// Source translation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nat {
+    /// Translate the source of every flow, not only where Kubernetes must.
+    pub masquerade_all: bool,
+    /// Source ports to translate to, on each of [`Config::addresses`].
+    pub ports: RangeInclusive<u16>,
+}
+
+/// The polling threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workers {
+    /// How many; none: one a receive queue, at most one less than there are CPUs.
+    pub count: Option<NonZeroUsize>,
+    /// CPUs to pin them to, in order; empty: chosen by pollgate. Never fewer than `count`.
+    pub cpus: Vec<usize>,
+    /// What a worker does when there is nothing to do.
+    pub idle: Idle,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Poll for a while, then sleep in the kernel until a packet comes.
+    Adaptive,
+    /// Poll for ever: lowest latency, one CPU busy a worker.
+    Poll,
+}
+
+/// Size and time-outs of the flow tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flows {
+    /// Connections, over all workers.
+    pub max: usize,
+    /// A TCP connection seen from both sides and silent for this long is forgotten.
+    pub tcp_established: Duration,
+    /// The same before both sides were seen.
+    pub tcp_opening: Duration,
+    /// The same after a FIN from both sides or a RST.
+    pub tcp_closing: Duration,
+    /// A UDP flow seen from one side only.
+    pub udp: Duration,
+    /// A UDP flow seen from both sides.
+    pub udp_stream: Duration,
+}
+
+/// Consistent hashing. Gateways that stand in for each other need the same values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maglev {
+    /// One of [`MAGLEV_TABLE_SIZES`] for every Service; none: by the number of its backends.
+    pub table_size: Option<u32>,
+    /// Key of the hash.
+    pub seed: String,
+}
+
+/// The Kubernetes API and the durable state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    /// Unix socket of the API.
+    pub socket: PathBuf,
+    /// File of the durable state.
+    pub state: PathBuf,
+}
+
+/// Metrics for Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where `/metrics` is served over HTTP; none: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`] if there is no such file or it is not text;
+    /// [`ConfigError::Faulty`] with every fault that was found in it.
+    pub fn load(path: &Path, purpose: Purpose) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        Self::parse(&path.display().to_string(), &text, purpose)
+    }
+
+    /// Checks a text; `source` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Faulty`] with every fault that was found.
+    pub fn parse(source: &str, text: &str, purpose: Purpose) -> Result<Self, ConfigError> {
+        let faulty = |faults| ConfigError::Faulty { source: source.to_owned(), faults };
+        let tree = tree::parse(text).map_err(|syntax| {
+            let tree::Syntax { line, message } = syntax;
+            faulty(vec![Fault { line, key: String::new(), message }])
+        })?;
+        schema::read(&tree, purpose).map_err(faulty)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file could not be read.
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file was read and is wrong.
+    Faulty {
+        /// What the text is called, the file's path.
+        source: String,
+        /// Every fault, in the order of the file; at least one.
+        faults: Vec<Fault>,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    /// One line a fault: `FILE:LINE: KEY: what is expected (what was found)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, error } => {
+                write!(f, "{}: cannot read the configuration: {error}", path.display())
+            }
+            Self::Faulty { source, faults } => {
+                for (index, fault) in faults.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "\n" };
+                    write!(f, "{separator}{source}:{fault}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The least that is a configuration.
+    const LEAST: &str = "interfaces: [{name: eth1}]\naddresses: 192.168.50.10\n";
+
+    fn run(text: &str) -> Result<Config, String> {
+        Config::parse("gateway.yaml", text, Purpose::Run).map_err(|error| error.to_string())
+    }
+
+    fn replay(text: &str) -> Result<Config, String> {
+        Config::parse("gateway.yaml", text, Purpose::Replay).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_other_key_has_a_default_and_the_example_shows_it() {
+        assert_eq!(run(LEAST).unwrap(), run(include_str!("../../examples/gateway.yaml")).unwrap());
+    }
+
+    #[test]
+    fn the_defaults() {
+        let config = run(LEAST).unwrap();
+        assert_eq!((config.node.as_deref(), config.zone.as_deref()), (None, None));
+        assert_eq!(config.interfaces, [Interface { name: "eth1".into(), backend: Backend::Auto, link: None }]);
+        assert_eq!(config.cluster.node_port_range, 30000..=32767);
+        assert_eq!(config.dns.addresses, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+        assert_eq!(config.flows.tcp_established, Duration::from_secs(86_400));
+        assert_eq!((config.flows.max, config.workers.count), (1 << 20, None));
+        assert_eq!((config.maglev.table_size, config.maglev.seed.as_str()), (None, "pollgate"));
+        assert_eq!(config.api.socket, Path::new(DEFAULT_SOCKET));
+        assert_eq!(config.metrics.listen, None);
+    }
+
+    #[test]
+    fn one_value_or_a_list() {
+        let config = replay(
+            "interfaces: {name: eth0, mac: 02:00:00:00:00:01, ip: 192.168.0.1/24}\n\
+             addresses: 192.168.0.10\n\
+             cluster: {podCIDRs: 10.244.0.0/16, serviceCIDRs: fd00:96::/112, loadBalancerPools: 192.0.2.7}\n\
+             workers: {cpus: 2-4}\n",
+        )
+        .unwrap();
+        assert_eq!(config.interfaces.len(), 1);
+        assert_eq!(config.addresses.len(), 1);
+        assert_eq!(config.workers.cpus, [2, 3, 4]);
+        assert_eq!(config.dns.addresses, ["fd00:96::a".parse::<IpAddr>().unwrap()], "the tenth");
+        let pool = "192.0.2.7".parse::<IpAddr>().unwrap();
+        assert_eq!(config.cluster.load_balancer_pools, [pool..=pool]);
+    }
+
+    #[test]
+    fn a_replay_says_what_netlink_would_have_said() {
+        let config = replay(
+            r#"
+interfaces:
+  - name: eth0
+    mac: 02:00:00:00:00:01
+    ip: [192.168.0.1/24, "2001:db8::fe/64"]
+    neighbours: { 192.168.0.254: "02:00:00:00:00:fe" }
+    routes: [ { to: 0.0.0.0/0, via: 192.168.0.254 }, { to: default, via: "2001:db8::1" }, { to: 10.0.0.0/8 } ]
+addresses: 192.168.0.10
+"#,
+        )
+        .unwrap();
+        let link = config.interfaces[0].link.as_ref().unwrap();
+        assert_eq!(link.mac, [2, 0, 0, 0, 0, 1]);
+        assert_eq!(link.addresses[0].to_string(), "192.168.0.1/24", "host bits are kept");
+        let neighbour = ("192.168.0.254".parse().unwrap(), [2, 0, 0, 0, 0, 0xfe]);
+        assert_eq!(link.neighbours, [neighbour]);
+        let routes: Vec<_> = link.routes.iter().map(|r| (r.to.to_string(), r.via)).collect();
+        assert_eq!(
+            routes,
+            [
+                ("0.0.0.0/0".to_owned(), "192.168.0.254".parse().ok()),
+                ("::/0".to_owned(), "2001:db8::1".parse().ok()),
+                ("10.0.0.0/8".to_owned(), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_address_of_dns_may_be_anywhere_but_among_pods_or_nowhere() {
+        let with = |dns: &str| run(&format!("{LEAST}dns: {dns}\n"));
+        assert_eq!(with("{address: 169.254.20.10}").unwrap().dns.addresses.len(), 1);
+        assert_eq!(with("{address: []}").unwrap().dns.addresses, [] as [IpAddr; 0]);
+        assert_eq!(
+            with("{address: 10.244.0.53}").unwrap_err(),
+            "gateway.yaml:3: dns.address: expected an address outside podCIDRs: 10.244.0.53 is in \
+             10.244.0.0/16 (found 10.244.0.53)"
+        );
+    }
+
+    #[test]
+    fn a_fault_is_one_line_with_its_place_and_what_is_expected() {
+        for (text, told) in [
+            (
+                "colour: red",
+                "colour: no such key; here are known: node, zone, host, interfaces, addresses, cluster, dns, nat, workers, flows, maglev, api, metrics",
+            ),
+            ("nat: {masquaradeAll: true}", "nat.masquaradeAll: no such key; did you mean masqueradeAll?"),
+            ("cluster: {podCIDRS: []}", "cluster.podCIDRS: no such key; did you mean podCIDRs?"),
+            ("nat: yes", "nat: expected a mapping of keys (found yes)"),
+            ("node: 5", "node: expected the name of a Node (found 5)"),
+            ("node: a_b", "node: expected the name of a Node (found a_b)"),
+            ("host: {disableForwarding: 1}", "host.disableForwarding: expected true or false (found 1)"),
+            ("cluster: {domain: a..b}", "cluster.domain: expected a domain such as cluster.local (found a..b)"),
+            (
+                "cluster: {serviceCIDRs: 10.96.0.0/33}",
+                "cluster.serviceCIDRs: expected a CIDR such as 10.96.0.0/16 (found 10.96.0.0/33)",
+            ),
+            (
+                "cluster: {serviceCIDRs: [10.96.0.1/16]}",
+                "cluster.serviceCIDRs[0]: expected the network itself, 10.96.0.0/16 (found 10.96.0.1/16)",
+            ),
+            (
+                "cluster: {serviceCIDRs: []}",
+                "cluster.serviceCIDRs: expected at least one CIDR such as 10.96.0.0/16 (found a list of 0)",
+            ),
+            (
+                "cluster: {serviceCIDRs: [10.96.0.0/16, 10.97.0.0/16]}",
+                "cluster.serviceCIDRs: expected at most one CIDR of a family (found a list of 2)",
+            ),
+            (
+                "cluster: {podCIDRs: 10.0.0.0/8}",
+                "cluster.podCIDRs: expected podCIDRs apart from serviceCIDRs: 10.0.0.0/8 meets 10.96.0.0/16 (found 10.0.0.0/8)",
+            ),
+            (
+                "cluster: {nodePortRange: 30000}",
+                "cluster.nodePortRange: expected a range of ports such as 30000-32767 (found 30000)",
+            ),
+            (
+                "cluster: {nodePortRange: 20000-32767}",
+                "cluster.nodePortRange: expected ports outside nat.ports 1024-29999 (found 20000-32767)",
+            ),
+            (
+                "nat: {ports: 1024-30000}",
+                "nat.ports: expected ports outside cluster.nodePortRange 30000-32767 (found 1024-30000)",
+            ),
+            (
+                "cluster: {loadBalancerPools: [192.0.2.0/28, 192.0.2.8-192.0.2.9]}",
+                "cluster.loadBalancerPools: expected pools apart from each other: 192.0.2.8-192.0.2.9 meets an earlier one (found a list of 2)",
+            ),
+            (
+                "cluster: {loadBalancerPools: 10.96.7.1}",
+                "cluster.loadBalancerPools: expected pools apart from Services and Pods: 10.96.7.1-10.96.7.1 meets 10.96.0.0/16 (found 10.96.7.1)",
+            ),
+            ("dns: {ttl: 5s}", "dns.ttl: expected a whole number from 0 to 3600 (found 5s)"),
+            ("dns: {ttl: 3601}", "dns.ttl: expected a whole number from 0 to 3600 (found 3601)"),
+            ("dns: {pods: all}", "dns.pods: expected disabled, insecure or verified (found all)"),
+            (
+                "dns: {upstreams: [dns.example]}",
+                "dns.upstreams[0]: expected a DNS server such as 9.9.9.9 or [2620:fe::fe]:53 (found dns.example)",
+            ),
+            ("workers: {count: 0}", "workers.count: expected auto or a whole number from 1 to 128 (found 0)"),
+            ("workers: {count: many}", "workers.count: expected auto or a whole number from 1 to 128 (found many)"),
+            (
+                "workers: {count: 3, cpus: [1, 2]}",
+                "workers.cpus: expected a CPU for each of the 3 workers, or none at all (found a list of 2)",
+            ),
+            ("workers: {cpus: [1, 0-1]}", "workers.cpus: expected each CPU once: 1 is there twice (found a list of 2)"),
+            ("workers: {cpus: [-1]}", "workers.cpus[0]: expected a whole number from 0 to 65535 (found -1)"),
+            ("workers: {idle: never}", "workers.idle: expected adaptive or poll (found never)"),
+            ("flows: {max: 0}", "flows.max: expected a whole number from 1 to 268435456 (found 0)"),
+            ("flows: {udp: 30}", "flows.udp: expected a duration from 1s to 365d such as 1h30m (found 30)"),
+            ("flows: {udp: 100ms}", "flows.udp: expected a duration from 1s to 365d such as 1h30m (found 100ms)"),
+            (
+                "maglev: {tableSize: 65536}",
+                "maglev.tableSize: expected auto or one of 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131071, 262139, 524287 (found 65536)",
+            ),
+            ("api: {socket: ''}", "api.socket: expected the path of a Unix socket, at most 107 bytes (found \"\")"),
+            (
+                "metrics: {listen: 9090}",
+                "metrics.listen: expected an address and port such as 127.0.0.1:9090 (found 9090)",
+            ),
+        ] {
+            let expected = format!("gateway.yaml:3: {told}");
+            assert_eq!(run(&format!("{LEAST}{text}\n")).unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_service_cidr_too_small_for_a_default_dns_address_is_told() {
+        let text = format!("{LEAST}cluster: {{serviceCIDRs: 10.96.0.0/29}}\n");
+        assert_eq!(
+            run(&text).unwrap_err(),
+            "gateway.yaml:1: dns.address: expected an address, for 10.96.0.0/29 has no tenth one to \
+             be the default (found nothing)"
+        );
+        assert!(run(&format!("{text}dns: {{address: 10.96.0.2}}\n")).is_ok());
+    }
+
+    #[test]
+    fn interfaces_and_addresses_are_required() {
+        assert_eq!(
+            run("").unwrap_err(),
+            "gateway.yaml:1: addresses: expected at least one gateway address such as \
+             192.168.50.10 (found nothing)\n\
+             gateway.yaml:1: interfaces: expected at least one interface such as {name: eth1} \
+             (found nothing)"
+        );
+    }
+
+    #[test]
+    fn all_faults_of_a_file_are_told_in_its_order() {
+        let text = "\
+addresses: [192.168.50.10, 127.0.0.1, 192.168.50.10]
+interfaces:
+  - name: eth1
+    backend: xdp
+  - name: eth1
+    mtu: 9000
+  - backend: dpdk
+    mac: 02:00:00:00:00:01
+";
+        assert_eq!(run(text).unwrap_err(), "\
+gateway.yaml:1: addresses[1]: expected a unicast IPv4 or IPv6 address (found 127.0.0.1)
+gateway.yaml:1: addresses[2]: expected each address once (found 192.168.50.10)
+gateway.yaml:4: interfaces[0].backend: expected auto or packet, the backends that this build has (found xdp)
+gateway.yaml:5: interfaces[1].name: expected each interface once (found eth1)
+gateway.yaml:6: interfaces[1].mtu: no such key; here are known: name, backend, mac, ip, neighbours, routes
+gateway.yaml:7: interfaces[2].backend: expected auto, xdp, packet or uring (found dpdk)
+gateway.yaml:7: interfaces[2].name: expected the name of an interface such as eth1 (found nothing)
+gateway.yaml:8: interfaces[2].mac: expected this key for `pollgate replay` only; `run` asks the kernel instead (found 02:00:00:00:00:01)");
+    }
+
+    #[test]
+    fn a_replay_checks_what_it_is_told_of_the_network() {
+        let text = "\
+addresses: 192.168.50.10
+interfaces:
+  - name: eth1
+    ip: 192.168.0.1
+    neighbours: {router: 02:00:00:00:00:01, 192.168.0.2: 01:00:00:00:00:01}
+    routes:
+      - {via: 192.168.0.2}
+      - {to: 10.0.0.1/8}
+      - {to: 10.0.0.0/8, via: '::1', dev: eth1}
+";
+        assert_eq!(replay(text).unwrap_err(), "\
+gateway.yaml:3: interfaces[0].mac: expected a hardware address such as 02:00:00:00:00:01 (found nothing)
+gateway.yaml:4: interfaces[0].ip: expected an address with its prefix length such as 192.168.0.1/24 (found 192.168.0.1)
+gateway.yaml:5: interfaces[0].neighbours[192.168.0.2]: expected a hardware address such as 02:00:00:00:00:fe (found 01:00:00:00:00:01)
+gateway.yaml:5: interfaces[0].neighbours[router]: expected an address as the key (found 02:00:00:00:00:01)
+gateway.yaml:7: interfaces[0].routes[0].to: expected a network such as 10.244.1.0/24, or default (found nothing)
+gateway.yaml:8: interfaces[0].routes[1].to: expected a network such as 10.244.1.0/24, or default (found 10.0.0.1/8)
+gateway.yaml:9: interfaces[0].routes[2].dev: no such key; here are known: to, via
+gateway.yaml:9: interfaces[0].routes[2].via: expected a next hop of the same family as 10.0.0.0/8 (found ::1)");
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_with_file_and_line() {
+        let told = run("interfaces: [\n  {name: eth1\naddresses: 1.2.3.4\n").unwrap_err();
+        assert!(told.starts_with("gateway.yaml:") && !told.contains('\n'), "{told}");
+        let told = run(&format!("{LEAST}addresses: 192.168.50.11\n")).unwrap_err();
+        assert_eq!(told, "gateway.yaml:3: duplicate mapping key `addresses` is not allowed here");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let told = Config::load(Path::new("/nonexistent/gateway.yaml"), Purpose::Run).unwrap_err();
+        assert_eq!(
+            told.to_string(),
+            "/nonexistent/gateway.yaml: cannot read the configuration: No such file or directory \
+             (os error 2)"
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! Rules between keys: what is right alone and wrong together.
+//!
+//! Each is told at the key an operator would change, and names the other one.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::Cluster;
+use super::reader::Field;
+
+/// ClusterIPs, Pods and pools must not meet: an address there would have two owners.
+pub(super) fn cluster(cluster: &Cluster, services: &Field<'_>, pods: &Field<'_>, pools: &Field<'_>) {
+    let service_cidrs = &cluster.service_cidrs;
+    if service_cidrs.is_empty() && services.items().is_empty() {
+        services.fault("at least one CIDR such as 10.96.0.0/16");
+    }
+    if has_family_twice(service_cidrs) {
+        services.fault("at most one CIDR of a family");
+    }
+    for net in &cluster.pod_cidrs {
+        if let Some(other) = service_cidrs.iter().find(|other| meet(&span(net), &span(other))) {
+            let field = if pods.is_present() { pods } else { services };
+            field.fault(format_args!("podCIDRs apart from serviceCIDRs: {net} meets {other}"));
+        }
+    }
+    pools_apart(cluster, pools);
+}
+
+fn has_family_twice(nets: &[IpNet]) -> bool {
+    let v4 = nets.iter().filter(|net| net.addr().is_ipv4()).count();
+    v4 > 1 || nets.len() - v4 > 1
+}
+
+fn pools_apart(cluster: &Cluster, field: &Field<'_>) {
+    let pools = &cluster.load_balancer_pools;
+    for (index, pool) in pools.iter().enumerate() {
+        let name = format!("{}-{}", pool.start(), pool.end());
+        if pools[..index].iter().any(|other| meet(pool, other)) {
+            field.fault(format_args!("pools apart from each other: {name} meets an earlier one"));
+        }
+        let nets = cluster.service_cidrs.iter().chain(&cluster.pod_cidrs);
+        for net in nets.filter(|net| meet(pool, &span(net))) {
+            field.fault(format_args!("pools apart from Services and Pods: {name} meets {net}"));
+        }
+    }
+}
+
+fn span(net: &IpNet) -> RangeInclusive<IpAddr> {
+    net.network()..=net.broadcast()
+}
+
+/// Whether two ranges share an address. `IpAddr` orders all of IPv4 before all of IPv6, so ranges
+/// of different families never do.
+fn meet<T: Ord>(a: &RangeInclusive<T>, b: &RangeInclusive<T>) -> bool {
+    a.start() <= b.end() && b.start() <= a.end()
+}
+
+/// The customary address of cluster DNS: the tenth of the first Service CIDR, as kubeadm has it.
+pub(super) fn tenth_address(cluster: &Cluster, field: &Field<'_>) -> Vec<IpAddr> {
+    let Some(net) = cluster.service_cidrs.first() else {
+        return Vec::new();
+    };
+    let tenth = match net {
+        IpNet::V4(net) => tenth_of_v4(net),
+        IpNet::V6(net) => tenth_of_v6(net),
+    };
+    if tenth.is_none() {
+        field.fault(format_args!("an address, for {net} has no tenth one to be the default"));
+    }
+    tenth.into_iter().collect()
+}
+
+fn tenth_of_v4(net: &Ipv4Net) -> Option<IpAddr> {
+    let address = u32::from(net.network()).checked_add(10)?.into();
+    (net.contains(&address) && address != net.broadcast()).then_some(IpAddr::V4(address))
+}
+
+fn tenth_of_v6(net: &Ipv6Net) -> Option<IpAddr> {
+    let address = u128::from(net.network()).checked_add(10)?.into();
+    net.contains(&address).then_some(IpAddr::V6(address))
+}
+
+/// The address of DNS may be in a Service CIDR (it is then kept from other Services) or outside all
+/// of them (an address like any gateway address), but a Pod cannot have it too.
+pub(super) fn dns(addresses: &[IpAddr], cluster: &Cluster, field: &Field<'_>) {
+    for address in addresses {
+        if let Some(net) = cluster.pod_cidrs.iter().find(|net| net.contains(address)) {
+            field.fault(format_args!("an address outside podCIDRs: {address} is in {net}"));
+        }
+    }
+}
+
+/// A NodePort must not be a source port of SNAT: replies and requests could not be told apart.
+pub(super) fn ports_apart(
+    nat: &RangeInclusive<u16>,
+    nat_field: &Field<'_>,
+    node: &RangeInclusive<u16>,
+    node_field: &Field<'_>,
+) {
+    if !meet(nat, node) {
+        return;
+    }
+    let (nat_first, nat_last) = (nat.start(), nat.end());
+    let (node_first, node_last) = (node.start(), node.end());
+    if nat_field.is_present() {
+        nat_field.fault(format_args!("ports outside cluster.nodePortRange {node_first}-{node_last}"));
+    } else {
+        node_field.fault(format_args!("ports outside nat.ports {nat_first}-{nat_last}"));
+    }
+}
+
+/// CPUs are named once each, and there are enough of them.
+pub(super) fn cpus(count: Option<usize>, cpus: &[usize], field: &Field<'_>) {
+    if let Some(twice) = cpus.iter().enumerate().find(|(i, cpu)| cpus[..*i].contains(cpu)) {
+        field.fault(format_args!("each CPU once: {} is there twice", twice.1));
+    }
+    let Some(count) = count else { return };
+    if !cpus.is_empty() && cpus.len() < count {
+        field.fault(format_args!("a CPU for each of the {count} workers, or none at all"));
+    }
+}

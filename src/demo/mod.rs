@@ -1,0 +1,140 @@
+//! `pollgate demo`: the story of a Service, told with real packets.
+//!
+//! ```text
+//!   lab (namespaces, by netlink) ─▶ gateway inside ─▶ objects by its API ─▶ scenes ─▶ the counters add up ─▶ verdict
+//! ```
+//!
+//! The reader learns what a Service is by watching one: every scene says what it is about to do, does it with ordinary
+//! sockets in ordinary network stacks, and checks what came of it. Nothing is simulated, and nothing is printed that was
+//! not measured a moment before, so the demo is also the shortest answer to "does it work on this machine?": its exit
+//! code is 1 if anything was not as it should be.
+//!
+//! The lab is held by this one process. When that ends, however it ends, the kernel takes the namespaces away; the only
+//! thing on disk is a scratch directory, removed at the end and on a signal.
+
+mod books;
+mod change;
+mod names;
+mod objects;
+mod page;
+mod scratch;
+mod stage;
+mod stay;
+mod visits;
+
+use std::io;
+use std::time::Instant;
+
+use crate::cli::Failure;
+use crate::gateway::GatewayError;
+use crate::lab::{self, LabError, Unavailable};
+use page::{Checked, Page};
+use scratch::Scratch;
+use stage::Stage;
+use stay::UserNamespace;
+
+/// Why the demo did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// This machine or user can make no network namespaces.
+    #[error("the demo builds its network in namespaces, and {0}")]
+    Unavailable(#[from] Unavailable),
+    /// The lab did not come up.
+    #[error("building the lab: {0}")]
+    Lab(#[from] LabError),
+    /// The gateway did not start in it.
+    #[error("starting the gateway in the lab: {0}")]
+    Gateway(#[from] GatewayError),
+    /// The gateway's API refused something it should take.
+    #[error("{doing}: {source}")]
+    Refused {
+        /// What was asked for.
+        doing: &'static str,
+        /// What was said.
+        source: Failure,
+    },
+    /// The system.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something it showed was not as it should be; the page says what.
+    #[error("{wrong} of {checks} checks did not hold; they are listed above")]
+    NotAsItShouldBe {
+        /// How many were not.
+        wrong: usize,
+        /// Of how many.
+        checks: usize,
+    },
+}
+
+fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> DemoError {
+    move |source| DemoError::System { doing: doing.into(), source }
+}
+
+/// A part of the story. It answers why it could not be told to its end.
+type Scene = fn(&Stage, &mut Page) -> Checked;
+
+const SCENES: [(&str, Scene); 9] = [
+    ("The Services", objects::services),
+    ("The selector: which Pods stand behind backend-service", objects::selector),
+    ("DNS: a name that stays while Pods come and go", names::resolve),
+    ("ClusterIP: one stable address for all of them", visits::cluster_ip),
+    ("NodePort and LoadBalancer: the way in from outside", visits::from_outside),
+    ("UDP is balanced just so", visits::udp),
+    ("Nobody there: refused at once, never left hanging", change::refusal),
+    ("A Pod leaves the Service, and comes back", change::relabel),
+    ("The books: where every frame went", books::balance),
+];
+
+/// Tells the story; with `keep`, leaves the lab up afterwards until SIGINT or SIGTERM. Call it before any thread is
+/// started: an ordinary user has to enter a user namespace first.
+///
+/// # Errors
+/// If the lab or the gateway cannot be started here, or if anything shown is not as it should be.
+pub fn run(keep: bool) -> Result<(), DemoError> {
+    let started = Instant::now();
+    let before = UserNamespace::current();
+    lab::enter()?;
+    let scratch = Scratch::new()?;
+    let mut page = Page::stdout();
+    page.say("pollgate demo: the story of a Service, told with real packets in network namespaces of its own.");
+    let stage = Stage::build(&scratch, &mut page)?;
+    for (title, scene) in SCENES {
+        page.chapter(title);
+        if let Err(trouble) = scene(&stage, &mut page) {
+            page.check("this part of the story can be told", Err(trouble));
+        }
+    }
+    tell_end(&mut page, started);
+    if keep {
+        stay::stay(&stage, &scratch, &before, &mut page);
+    }
+    stage.strike();
+    verdict(&mut page)
+}
+
+fn tell_end(page: &mut Page, started: Instant) {
+    let took = started.elapsed().as_secs_f64();
+    let checks = page.checks();
+    let wrong = page.wrong().to_vec();
+    page.chapter("The end");
+    if wrong.is_empty() {
+        return page.say(&format!("Everything was as it should be: {checks} checks in {took:.1} s."));
+    }
+    page.say(&format!("Not as it should be, {} of {checks} checks in {took:.1} s:", wrong.len()));
+    wrong.iter().for_each(|what| page.say(&format!("- {what}")));
+}
+
+fn verdict(page: &mut Page) -> Result<(), DemoError> {
+    if let Some(error) = page.unwritten() {
+        return Err(system("writing to standard output")(error));
+    }
+    match page.wrong().len() {
+        0 => Ok(()),
+        wrong => Err(DemoError::NotAsItShouldBe { wrong, checks: page.checks() }),
+    }
+}

@@ -1,0 +1,417 @@
+//! The running gateway: all parts, wired.
+//!
+//! ```text
+//!  API thread ──writes──▶ control thread ──tables──▶ workers (pinned, one port an interface each)
+//!      ▲                     ▲      │ disk thread                 │
+//!      └── replica ◀─────────┼──────┘                             │ who has this neighbour?
+//!                            └── network ◀── mirror thread ◀──────┘
+//! ```
+//!
+//! Start: check the host, open the state, mirror the network, publish, open the API, start the workers; each step either
+//! succeeds or says what is missing and what to do, and what was started before it is stopped again. Threads belong to
+//! the network namespace of the thread that starts the gateway.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Instant as Clock;
+
+use crossbeam::channel;
+use pollgate_common::counters::Counters;
+use pollgate_common::epoch::Source;
+use pollgate_common::hash::random_seed;
+use pollgate_common::net::{Net, PortId};
+use pollgate_common::tables::Tables;
+use pollgate_common::time::Instant;
+use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts};
+use pollgate_control::cluster::{Cluster, RestoreError};
+use pollgate_control::compile::Compiler;
+use pollgate_control::netlink::{Mirror, MirrorError, MirrorNews, OwnedAddresses};
+use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts, TableSink};
+use pollgate_control::store::{Store, StoreError};
+use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
+use pollgate_dataplane::port::Port;
+use pollgate_dataplane::port::packet::{OpenError, PacketOptions, PacketPort};
+use pollgate_dataplane::steer::{Mesh, Steering};
+use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing::{error, info, warn};
+
+use crate::assembly;
+use crate::config::{self, Config};
+use crate::host::{self, HostFault};
+
+/// Slots of a receive ring, each for one frame of the interface's MTU.
+const RING_FRAMES: u32 = 1024;
+
+/// Why the gateway did not start. Says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The host is not ready: one line a fault.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Host(Vec<HostFault>),
+    /// The configuration asks for more than this version does.
+    #[error("{}", .0.join("\n"))]
+    NotDone(Vec<String>),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state contradicts the configuration.
+    #[error("api.state: the stored objects do not fit together any more: {0}")]
+    Restore(#[from] RestoreError),
+    /// The kernel's network could not be mirrored.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// The API could not be opened.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// An interface could not be opened.
+    #[error(transparent)]
+    Port(#[from] OpenError),
+    /// Another gateway polls the interface.
+    #[error(
+        "{interface}: another pollgate polls this interface already; two would both answer for the same addresses: stop the other one"
+    )]
+    Taken {
+        /// The interface.
+        interface: String,
+    },
+    /// Memory, threads, signals.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(doing: &'static str) -> impl Fn(io::Error) -> GatewayError {
+    move |source| GatewayError::System { doing, source }
+}
+
+/// Runs in the foreground until SIGTERM or SIGINT, then drains and stops.
+pub fn run(config: Config) -> Result<(), GatewayError> {
+    start_log();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
+    let gateway = Gateway::start(&config, stop)?;
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!("telling systemd that the gateway is ready: {error}");
+    }
+    let signal = signals.forever().next().unwrap_or(SIGTERM);
+    info!("stopping on {}", signal_hook::low_level::signal_name(signal).unwrap_or("a signal"));
+    let totals = gateway.stop();
+    info!("stopped: {totals}");
+    Ok(())
+}
+
+/// Logs of level info and up to stderr; `RUST_LOG` says otherwise.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Somebody else's subscriber (a test's) stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).try_init();
+}
+
+/// A gateway that runs; it must be stopped.
+pub struct Gateway {
+    stop: Arc<AtomicBool>,
+    wakers: Vec<pollgate_dataplane::steer::Waker>,
+    workers: Vec<JoinHandle<()>>,
+    counters: Arc<Counters>,
+    source: Source,
+    api: ApiHandle,
+    control: ControlHandle,
+    _mirror: Mirror,
+    _claims: Vec<UnixListener>,
+}
+
+impl Gateway {
+    /// Starts every part in the calling thread's network namespace. Workers end when `stop` is set.
+    pub fn start(config: &Config, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
+        let not_done = assembly::not_done(config);
+        if !not_done.is_empty() {
+            return Err(GatewayError::NotDone(not_done));
+        }
+        check_host(config)?;
+        let cpus = host::allowed_cpus().map_err(system("asking which CPUs this process may use"))?;
+        let workers = worker_count(config, cpus.len());
+        let claims = claim_interfaces(config)?;
+        let (store, cluster) = open_state(config)?;
+        let counters = Arc::new(Counters::new(workers));
+        let (commands, received) = channel::unbounded();
+        let (mirror, compiler) = mirror_network(config, &counters, &commands)?;
+        let source = compiler.source();
+        let engines = make_workers(config, workers, &mirror, &counters)?;
+        let max_flows = config.flows.max;
+        let (told, tables) = (Arc::clone(&counters), source.clone());
+        let api = api::spawn(ApiParts {
+            socket: config.api.socket.clone(),
+            replica: cluster.clone(),
+            commands,
+            stats: Arc::new(move || assembly::stats(&told, &tables, max_flows)),
+        })?;
+        let parts =
+            RuntimeParts { cluster, store, sink: Box::new(compiler), commands: received, settled: api.settled_sink() };
+        let control = runtime::spawn(parts).map_err(system("starting the control thread"))?;
+        let cpus = host::worker_cpus(&cpus, &config.workers.cpus, workers);
+        let (threads, wakers) = start_workers(engines, &source, &cpus, mode(config), &stop)?;
+        info!("{}", summary(config, &cpus));
+        Ok(Gateway { stop, wakers, workers: threads, counters, source, api, control, _mirror: mirror, _claims: claims })
+    }
+
+    /// The counters of all workers.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Where the tables are read.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Drains the workers, then stops the rest. Answers the totals in a line.
+    pub fn stop(self) -> String {
+        self.stop.store(true, SeqCst);
+        self.wakers.iter().for_each(|wake| wake());
+        for worker in self.workers {
+            // A worker's panic has been printed; the others still stop in order.
+            let _ = worker.join();
+        }
+        self.api.stop();
+        self.control.stop();
+        let totals = self.counters.totals();
+        format!("rx {} tx {} passed {} dropped {}", totals.rx, totals.tx, totals.passed(), totals.dropped())
+    }
+}
+
+fn check_host(config: &Config) -> Result<(), GatewayError> {
+    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let owned: Vec<IpAddr> = config.addresses.iter().chain(&config.dns.addresses).copied().collect();
+    let needs =
+        host::Needs { interfaces: &interfaces, owned: &owned, disable_forwarding: config.host.disable_forwarding };
+    for changed in host::check(&needs).map_err(GatewayError::Host)? {
+        warn!("{}", changed.what);
+    }
+    if let Some(zone) = &config.zone {
+        warn!("zone {zone}: this version uses no topology hints");
+    }
+    let v6 = config.addresses.iter().chain(&config.dns.addresses).filter(|address| address.is_ipv6()).count();
+    if v6 > 0 {
+        warn!("{v6} IPv6 addresses are configured; this version leaves IPv6 frames to the kernel");
+    }
+    Ok(())
+}
+
+/// Claims every interface for this process: an abstract socket belongs to the network namespace, and goes with the process
+/// however that ends.
+fn claim_interfaces(config: &Config) -> Result<Vec<UnixListener>, GatewayError> {
+    let claim = |interface: &config::Interface| {
+        let name = SocketAddr::from_abstract_name(format!("pollgate/{}", interface.name));
+        name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => GatewayError::Taken { interface: interface.name.clone() },
+            _ => GatewayError::System { doing: "claiming an interface", source },
+        })
+    };
+    config.interfaces.iter().map(claim).collect()
+}
+
+/// `auto`: one a receive queue, at most CPUs − 1, and no more than `workers.cpus` names.
+fn worker_count(config: &Config, cpus: usize) -> usize {
+    if let Some(count) = config.workers.count {
+        return count.get();
+    }
+    let queues = config.interfaces.iter().map(|interface| receive_queues(&interface.name)).max().unwrap_or(1);
+    let named = if config.workers.cpus.is_empty() { usize::MAX } else { config.workers.cpus.len() };
+    queues.min(cpus.saturating_sub(1)).min(named).max(1)
+}
+
+fn receive_queues(interface: &str) -> usize {
+    let queues = std::fs::read_dir(Path::new("/sys/class/net").join(interface).join("queues"));
+    let is_rx = |entry: &io::Result<std::fs::DirEntry>| {
+        entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("rx-"))
+    };
+    queues.map_or(1, |entries| entries.filter(is_rx).count())
+}
+
+fn open_state(config: &Config) -> Result<(Store, Cluster), GatewayError> {
+    let (store, restored) = Store::open(&config.api.state)?;
+    let objects = restored.objects.len();
+    let cluster = Cluster::restore(assembly::cluster_settings(config), restored.objects, restored.revision)?;
+    info!("{}: {objects} objects, revision {}", config.api.state.display(), restored.revision);
+    Ok((store, cluster))
+}
+
+fn mirror_network(
+    config: &Config,
+    counters: &Arc<Counters>,
+    commands: &channel::Sender<Command>,
+) -> Result<(Mirror, Compiler), GatewayError> {
+    let settings = assembly::settings(config);
+    let mut compiler = Compiler::new(assembly::compile_options(config, &settings), Arc::clone(counters));
+    let owned = OwnedAddresses::new(config.addresses.iter().chain(&config.dns.addresses).copied());
+    let names = config.interfaces.iter().enumerate();
+    let interfaces = names.map(|(at, interface)| (interface.name.clone(), port_id(at))).collect();
+    let news = {
+        let commands = commands.clone();
+        let links = LinkLog::new(config);
+        Box::new(move |news: MirrorNews| match news {
+            MirrorNews::Net(net) => {
+                links.tell(&net);
+                // The control thread may have ended already: then nobody needs it.
+                drop(commands.send(Command::Network(net)));
+            }
+            MirrorNews::AddressConflict { address, interface } => {
+                warn!(
+                    "{address} is pollgate's, and the kernel has it on {interface} too: remove it there (ip address del)"
+                );
+            }
+        })
+    };
+    let (mirror, net) = Mirror::start(interfaces, owned.clone(), news)?;
+    compiler.network(net);
+    compiler.on_owned(follow_owned(owned));
+    Ok((mirror, compiler))
+}
+
+/// Says in the log when a polled interface goes, comes, or changes its state.
+struct LinkLog {
+    /// Name and last state; `None`: not there.
+    known: RefCell<Vec<(String, Option<bool>)>>,
+}
+
+impl LinkLog {
+    fn new(config: &Config) -> LinkLog {
+        let known = config.interfaces.iter().map(|interface| (interface.name.clone(), Some(true))).collect();
+        LinkLog { known: RefCell::new(known) }
+    }
+
+    fn tell(&self, net: &Net) {
+        for (at, (name, known)) in self.known.borrow_mut().iter_mut().enumerate() {
+            let now = net.port_link(port_id(at)).map(|link| link.up);
+            if *known == now {
+                continue;
+            }
+            match now {
+                None => error!("{name} is gone: no packets come or go there; restart pollgate once it is back"),
+                Some(false) => warn!("{name} is down"),
+                Some(true) => info!("{name} is up"),
+            }
+            *known = now;
+        }
+    }
+}
+
+/// Keeps the mirror's list of owned addresses in step with the tables.
+fn follow_owned(owned: OwnedAddresses) -> Box<dyn FnMut(&Tables) + Send> {
+    let mut known: std::collections::HashSet<IpAddr> = std::collections::HashSet::new();
+    Box::new(move |tables| {
+        let now: std::collections::HashSet<IpAddr> = tables.owned_addresses().map(|(address, _)| address).collect();
+        if now != known {
+            owned.change(known.difference(&now).copied(), now.difference(&known).copied());
+            known = now;
+        }
+    })
+}
+
+fn port_id(at: usize) -> PortId {
+    PortId(u16::try_from(at).unwrap_or(u16::MAX))
+}
+
+/// A worker that is not running yet, with what wakes it.
+struct Engine {
+    worker: Worker,
+    wake: WakeUp,
+}
+
+fn make_workers(
+    config: &Config,
+    workers: usize,
+    mirror: &Mirror,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Engine>, GatewayError> {
+    let count = u16::try_from(workers).unwrap_or(u16::MAX);
+    let wakes =
+        (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
+    let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
+    let steering = Steering::new(count, random_seed());
+    let settings = assembly::settings(config);
+    let limits = assembly::limits(config, workers);
+    let make = |(worker, wake): (u16, WakeUp)| {
+        let parts = Parts {
+            worker,
+            ports: open_ports(config, worker, count)?,
+            mesh: Arc::clone(&mesh),
+            steering: steering.clone(),
+            limits,
+            settings: Arc::clone(&settings),
+            counters: Arc::clone(counters),
+            ask: Box::new(mirror.resolver().into_fn()),
+            seeds: random_seed(),
+        };
+        let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;
+        Ok(Engine { worker, wake })
+    };
+    (0..count).zip(wakes).map(make).collect()
+}
+
+fn open_ports(config: &Config, worker: u16, workers: u16) -> Result<Vec<Box<dyn Port>>, GatewayError> {
+    let open = |(at, interface): (usize, &config::Interface)| {
+        let (name, port) = (&interface.name, port_id(at));
+        let options = PacketOptions { interface: name, port, worker, workers, ring_frames: RING_FRAMES };
+        Ok(Box::new(PacketPort::open(&options)?) as Box<dyn Port>)
+    };
+    config.interfaces.iter().enumerate().map(open).collect()
+}
+
+fn mode(config: &Config) -> Mode {
+    match config.workers.idle {
+        config::Idle::Poll => Mode::Poll,
+        config::Idle::Adaptive => Mode::Adaptive,
+    }
+}
+
+type Running = (Vec<JoinHandle<()>>, Vec<pollgate_dataplane::steer::Waker>);
+
+fn start_workers(
+    engines: Vec<Engine>,
+    source: &Source,
+    cpus: &[usize],
+    mode: Mode,
+    stop: &Arc<AtomicBool>,
+) -> Result<Running, GatewayError> {
+    let origin = Clock::now();
+    let clock = move || Instant(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let (mut threads, mut wakers) = (Vec::new(), Vec::new());
+    for (number, (engine, &cpu)) in engines.into_iter().zip(cpus).enumerate() {
+        let (stop, tables) = (Arc::clone(stop), source.clone());
+        wakers.push(engine.wake.waker());
+        let idle = Idle::new(mode, engine.wake);
+        let work = move || {
+            if let Err(error) = host::pin_to_cpu(cpu) {
+                warn!("worker {number} is not pinned to CPU {cpu}: {error}");
+            }
+            engine.worker.run(&tables, &stop, idle, clock);
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
+        threads.push(thread.map_err(system("starting a worker thread"))?);
+    }
+    Ok((threads, wakers))
+}
+
+fn summary(config: &Config, cpus: &[usize]) -> String {
+    let mut line = format!("ready: {} workers on CPUs {cpus:?}; ", cpus.len());
+    for interface in &config.interfaces {
+        let _ = write!(line, "{} (packet) ", interface.name);
+    }
+    let _ = write!(line, "; API at {}", config.api.socket.display());
+    line
+}

@@ -1,0 +1,302 @@
+//! What must be true of the host before a worker polls, and the CPUs that workers may have.
+//!
+//! ```text
+//!  interfaces exist, are up, are Ethernet? ─┐
+//!  CAP_NET_RAW, CAP_NET_ADMIN?              ├─▶ all faults at once, each with what to do ─▶ refuse
+//!  the kernel does not forward there?       │
+//!  no owned address is the kernel's?       ─┘
+//! ```
+//!
+//! On AF_PACKET the kernel sees every frame that the workers see. It must not act on those for owned addresses: it
+//! does not, because the addresses are not its own and because it does not forward. An interface that forwards would
+//! send each packet for a Service on a second time, untranslated.
+//!
+//! **Forwarding** is switched off only if the configuration says so, and stays off when pollgate ends. Switching it back
+//! would be the polite thing on a workstation; on a gateway host it would let the kernel route Service traffic
+//! untranslated in every restart. It is a declaration about the host, like a line in sysctl.conf.
+//!
+//! Everything is asked of the calling thread's network namespace: through sockets and /proc/sys/net, never /sys, which
+//! shows the namespace it was mounted in.
+
+mod cpu;
+mod query;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+pub use cpu::{allowed_cpus, pin_to_cpu, worker_cpus};
+use query::Interface;
+
+/// What is asked of the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs<'a> {
+    /// Interfaces to be polled.
+    pub interfaces: &'a [&'a str],
+    /// Addresses pollgate owns from the start.
+    pub owned: &'a [IpAddr],
+    /// Whether forwarding may be switched off on these interfaces.
+    pub disable_forwarding: bool,
+}
+
+/// Something that keeps pollgate from starting here. Its text says what, where and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostFault {
+    /// A capability the process does not have.
+    Capability {
+        /// `CAP_…`.
+        name: &'static str,
+        /// What it is for.
+        purpose: &'static str,
+    },
+    /// No interface of that name.
+    NoInterface {
+        /// The name.
+        name: String,
+        /// Those that are there.
+        present: Vec<String>,
+    },
+    /// Switched off.
+    InterfaceDown {
+        /// The name.
+        name: String,
+    },
+    /// Not Ethernet.
+    NotEthernet {
+        /// The name.
+        name: String,
+    },
+    /// The kernel would forward what pollgate translates.
+    Forwards {
+        /// The sysctl that is 1.
+        sysctl: String,
+        /// Why it could not be switched off although that is allowed; `None` when it is not allowed.
+        refused: Option<String>,
+    },
+    /// The kernel has an address that pollgate is to own.
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// The interface that has it.
+        interface: String,
+    },
+    /// The host could not be asked.
+    Unknown {
+        /// What was asked.
+        what: String,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+impl fmt::Display for HostFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostFault::Capability { name, purpose } => write!(
+                f,
+                "{name} is missing, which {purpose} needs: run as root, or `setcap cap_net_raw,cap_net_admin+ep` the \
+                 program, or put it in AmbientCapabilities= of the systemd unit"
+            ),
+            HostFault::NoInterface { name, present } => {
+                write!(
+                    f,
+                    "there is no interface {name}; there is {}: correct interfaces[].name or create it",
+                    present.join(", ")
+                )
+            }
+            HostFault::InterfaceDown { name } => write!(f, "the interface {name} is down: ip link set {name} up"),
+            HostFault::NotEthernet { name } => {
+                write!(
+                    f,
+                    "the interface {name} is not an Ethernet device, and pollgate polls Ethernet only: name another"
+                )
+            }
+            HostFault::Forwards { sysctl, refused: None } => write!(
+                f,
+                "{sysctl} is 1, so the kernel would forward Service traffic untranslated beside pollgate: sysctl -w \
+                 {sysctl}=0, or set host.disableForwarding: true to have pollgate do it"
+            ),
+            HostFault::Forwards { sysctl, refused: Some(error) } => {
+                write!(f, "{sysctl} is 1 and could not be set to 0 ({error}): sysctl -w {sysctl}=0")
+            }
+            HostFault::AddressTaken { address, interface } => write!(
+                f,
+                "the kernel has {address} on {interface}, so it would answer beside pollgate: remove it there (ip address \
+                 del), or take it out of the configuration"
+            ),
+            HostFault::Unknown { what, error } => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+/// Something that was changed on the host, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// What, and how to undo it.
+    pub what: String,
+}
+
+/// Looks at everything and tells all faults, not only the first. Forwarding is switched off, where that is allowed,
+/// only if nothing else is in the way.
+pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
+    let mut faults = missing_capabilities();
+    let present = query::interfaces();
+    faults.extend(needs.interfaces.iter().filter_map(|name| fault_of(name, &present)));
+    faults.extend(taken(needs.owned, &query::addresses()));
+    let mut on = forwarding_sysctls(needs);
+    on.retain(|key| query::sysctl(key).as_deref() == Some("1"));
+    if !needs.disable_forwarding {
+        faults.extend(on.drain(..).map(|sysctl| HostFault::Forwards { sysctl, refused: None }));
+    }
+    if faults.is_empty() { switch_off(on) } else { Err(faults) }
+}
+
+fn missing_capabilities() -> Vec<HostFault> {
+    const NEEDED: [(u32, &str, &str); 2] = [
+        (13, "CAP_NET_RAW", "receiving and sending frames"),
+        (12, "CAP_NET_ADMIN", "resolving neighbours and setting up sockets"),
+    ];
+    match query::effective_capabilities() {
+        Ok(set) => NEEDED
+            .iter()
+            .filter(|(bit, ..)| set & (1 << bit) == 0)
+            .map(|&(_, name, purpose)| HostFault::Capability { name, purpose })
+            .collect(),
+        Err(error) => vec![unknown("reading this process's capabilities", &error)],
+    }
+}
+
+fn fault_of(name: &str, present: &[Interface]) -> Option<HostFault> {
+    let name = name.to_owned();
+    let Some(found) = present.iter().find(|interface| interface.name == name) else {
+        return Some(HostFault::NoInterface { name, present: present.iter().map(|i| i.name.clone()).collect() });
+    };
+    if !found.is_ethernet {
+        return Some(HostFault::NotEthernet { name });
+    }
+    (!found.is_up).then_some(HostFault::InterfaceDown { name })
+}
+
+fn taken<'a>(owned: &'a [IpAddr], present: &'a [(String, IpAddr)]) -> impl Iterator<Item = HostFault> + 'a {
+    present
+        .iter()
+        .filter(|(_, address)| owned.contains(address))
+        .map(|(interface, address)| HostFault::AddressTaken { address: *address, interface: interface.clone() })
+}
+
+/// The sysctls that must be 0, by the families that are served. IPv6 asks `all` before the interface's own, and since
+/// Linux 6.17 an interface can be made to forward by itself.
+fn forwarding_sysctls(needs: &Needs<'_>) -> Vec<String> {
+    let mut keys = Vec::new();
+    if needs.owned.iter().any(IpAddr::is_ipv6) {
+        keys.push("net.ipv6.conf.all.forwarding".to_owned());
+    }
+    for interface in needs.interfaces {
+        // Dots in an interface's name are slashes in a sysctl's (sysctl(8)).
+        let interface = interface.replace('.', "/");
+        if needs.owned.iter().any(IpAddr::is_ipv4) {
+            keys.push(format!("net.ipv4.conf.{interface}.forwarding"));
+        }
+        if needs.owned.iter().any(IpAddr::is_ipv6) {
+            keys.push(format!("net.ipv6.conf.{interface}.forwarding"));
+            keys.push(format!("net.ipv6.conf.{interface}.force_forwarding"));
+        }
+    }
+    keys
+}
+
+fn switch_off(keys: Vec<String>) -> Result<Vec<Changed>, Vec<HostFault>> {
+    let (mut changed, mut faults) = (Vec::new(), Vec::new());
+    for key in keys {
+        match query::set_sysctl(&key, "0") {
+            Ok(()) => changed.push(Changed { what: format!("set {key}=0; it stays so (undo: sysctl -w {key}=1)") }),
+            Err(error) => faults.push(HostFault::Forwards { sysctl: key, refused: Some(error.to_string()) }),
+        }
+    }
+    if faults.is_empty() { Ok(changed) } else { Err(faults) }
+}
+
+fn unknown(what: &str, error: &io::Error) -> HostFault {
+    HostFault::Unknown { what: what.to_owned(), error: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::{Namespace, Veth, in_lab};
+
+    fn site() -> Namespace {
+        let gateway = Namespace::new("gateway").expect("a namespace");
+        Veth::new((&gateway, "eth0"), (&gateway, "eth1")).make().expect("a veth pair");
+        gateway.add_address("eth0", "10.0.0.1/24".parse().expect("an address")).expect("the address");
+        gateway
+    }
+
+    fn check_in(gateway: &Namespace, needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
+        gateway.run(|| check(needs))
+    }
+
+    #[test]
+    fn a_host_that_is_as_it_should_be_is_left_alone() {
+        in_lab("host::tests::a_host_that_is_as_it_should_be_is_left_alone", || {
+            let owned = [IpAddr::from([10, 0, 0, 10])];
+            let needs = Needs { interfaces: &["eth0", "eth1"], owned: &owned, disable_forwarding: true };
+            assert_eq!(check_in(&site(), &needs), Ok(Vec::new()));
+        });
+    }
+
+    #[test]
+    fn all_faults_are_told_with_what_to_do() {
+        in_lab("host::tests::all_faults_are_told_with_what_to_do", || {
+            let gateway = site();
+            gateway.down("eth1").expect("down");
+            gateway.sysctl("net.ipv4.conf.eth0.forwarding", "1").expect("set");
+            let owned = [IpAddr::from([10, 0, 0, 1])];
+            let needs = Needs { interfaces: &["eth0", "eth1", "eth2", "lo"], owned: &owned, disable_forwarding: false };
+            let faults = check_in(&gateway, &needs).expect_err("faults");
+            let told: Vec<String> = faults.iter().map(HostFault::to_string).collect();
+            let starts = [
+                "the interface eth1 is down: ip link set eth1 up",
+                "there is no interface eth2; there is lo, eth1, eth0:",
+                "the interface lo is not an Ethernet device",
+                "the kernel has 10.0.0.1 on eth0",
+                "net.ipv4.conf.eth0.forwarding is 1, so the kernel would forward",
+            ];
+            assert_eq!(told.len(), starts.len(), "{told:#?}");
+            for (told, start) in told.iter().zip(starts) {
+                assert!(told.starts_with(start), "{told:?} should start with {start:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong() {
+        in_lab("host::tests::forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong", || {
+            let gateway = site();
+            let key = "net.ipv4.conf.eth0.forwarding";
+            gateway.sysctl(key, "1").expect("set");
+            let owned = [IpAddr::from([10, 0, 0, 10])];
+            let wrong = Needs { interfaces: &["eth0", "eth9"], owned: &owned, disable_forwarding: true };
+            assert_eq!(check_in(&gateway, &wrong).expect_err("a fault").len(), 1);
+            assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "nothing half done");
+            let right = Needs { interfaces: &["eth0"], ..wrong };
+            let changed = check_in(&gateway, &right).expect("switched off");
+            assert_eq!(
+                changed[0].what,
+                "set net.ipv4.conf.eth0.forwarding=0; it stays so (undo: sysctl -w net.ipv4.conf.eth0.forwarding=1)"
+            );
+            assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
+        });
+    }
+
+    #[test]
+    fn ipv6_forwarding_counts_only_where_ipv6_is_served() {
+        let owned = [IpAddr::from([10, 0, 0, 10])];
+        let needs = Needs { interfaces: &["eth0.7"], owned: &owned, disable_forwarding: false };
+        assert_eq!(forwarding_sysctls(&needs), ["net.ipv4.conf.eth0/7.forwarding"]);
+        let owned = ["2001:db8::1".parse().expect("an address")];
+        let keys = forwarding_sysctls(&Needs { owned: &owned, ..needs });
+        assert_eq!(keys[0], "net.ipv6.conf.all.forwarding");
+        assert_eq!(keys.len(), 3);
+    }
+}

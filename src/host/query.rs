@@ -1,0 +1,70 @@
+//! Questions to the host: interfaces and their addresses by pnet, sysctls and capabilities by /proc.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use pnet::datalink::{self, NetworkInterface};
+
+/// An interface, as far as it matters for polling it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) is_up: bool,
+    pub(super) is_ethernet: bool,
+}
+
+/// All interfaces, in the kernel's order. Ethernet is what has a hardware address and is not the loopback.
+pub(super) fn interfaces() -> Vec<Interface> {
+    let link = |interface: &NetworkInterface| Interface {
+        name: interface.name.clone(),
+        is_up: interface.is_up(),
+        is_ethernet: !interface.is_loopback() && interface.mac.is_some_and(|mac| !mac.is_zero()),
+    };
+    datalink::interfaces().iter().map(link).collect()
+}
+
+/// All addresses the kernel has, with the interface's name.
+pub(super) fn addresses() -> Vec<(String, IpAddr)> {
+    let of = |interface: NetworkInterface| {
+        let name = interface.name;
+        interface.ips.into_iter().map(move |network| (name.clone(), network.ip()))
+    };
+    datalink::interfaces().into_iter().flat_map(of).collect()
+}
+
+/// The value of a sysctl, by its name as sysctl(8) writes it; `None` where the kernel has none such.
+pub(super) fn sysctl(key: &str) -> Option<String> {
+    fs::read_to_string(sysctl_path(key)).ok().map(|text| text.trim().to_owned())
+}
+
+/// Sets a sysctl.
+pub(super) fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
+    fs::write(sysctl_path(key), value)
+}
+
+/// Dots and slashes change places (sysctl(8)): a dot in an interface's name is written as a slash.
+fn sysctl_path(key: &str) -> PathBuf {
+    let path: String = key
+        .chars()
+        .map(|c| {
+            if c == '.' {
+                '/'
+            } else if c == '/' {
+                '.'
+            } else {
+                c
+            }
+        })
+        .collect();
+    PathBuf::from("/proc/sys").join(path)
+}
+
+/// The effective capabilities of the calling thread, one bit each (capabilities(7)).
+pub(super) fn effective_capabilities() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/thread-self/status")?;
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim);
+    bits.and_then(|bits| u64::from_str_radix(bits, 16).ok())
+        .ok_or_else(|| io::Error::other("no CapEff line in /proc/thread-self/status"))
+}

@@ -1,0 +1,28 @@
+//! The `pollgate` binary: what was typed, to the function that does it.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use pollgate::cli::{Cli, Command, Failure};
+use pollgate::config::{Config, Purpose};
+use pollgate::{demo, gateway, replay};
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report().into(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => {
+            let config = Config::load(&args.config, Purpose::Run)?;
+            gateway::run(config).map_err(|error| Failure::caused(&error))
+        }
+        Command::Replay(args) => replay::run(&args).map_err(|error| Failure::caused(&error)),
+        Command::Demo(args) => demo::run(args.keep).map_err(|error| Failure::caused(&error)),
+        Command::Client(command) => command.run(&mut io::stdout().lock()),
+    }
+}
