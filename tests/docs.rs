@@ -1,0 +1,51 @@
+//! The operations guide lists every counter as it is declared. `UPDATE_DOCS=1 cargo test --test docs` writes the lists anew.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use pollgate_common::counters::Totals;
+use pollgate_common::drops::{Drop, Pass, Severity};
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Info => "info",
+        Severity::Notice => "notice",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    }
+}
+
+fn lists() -> [(&'static str, String); 3] {
+    let mut cells = String::from("| counter | meaning |\n|---|---|\n");
+    for (name, sentence, _) in Totals::default().cells() {
+        let _ = writeln!(cells, "| `{name}` | {sentence} |");
+    }
+    let mut drops = String::from("| reason | what happened | what to do | severity |\n|---|---|---|---|\n");
+    for reason in Drop::ALL {
+        let (name, severity_word) = (reason.name(), severity(reason.severity()));
+        let _ = writeln!(drops, "| `{name}` | {} | {} | {severity_word} |", reason.sentence(), reason.action());
+    }
+    let mut passes = String::from("| reason | what it was | what to do |\n|---|---|---|\n");
+    for reason in Pass::ALL {
+        let _ = writeln!(passes, "| `{}` | {} | {} |", reason.name(), reason.sentence(), reason.action());
+    }
+    [("counters", cells), ("drops", drops), ("passes", passes)]
+}
+
+#[test]
+fn the_operations_guide_lists_every_counter_as_declared() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let mut text = std::fs::read_to_string(&path).expect("docs/operations.md");
+    let before = text.clone();
+    for (name, list) in lists() {
+        let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+        let start = text.find(&open).expect("the list's start") + open.len();
+        let end = text.find(&close).expect("the list's end");
+        text.replace_range(start..end, &list);
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &text).expect("writing docs/operations.md");
+        return;
+    }
+    assert!(before == text, "docs/operations.md differs from the declarations: UPDATE_DOCS=1 cargo test --test docs");
+}

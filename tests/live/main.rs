@@ -1,0 +1,17 @@
+//! The whole gateway on real sockets, in network laboratories: its threads in one namespace, clients and Pods in others.
+//!
+//! Unlike the packet tests, nothing here is virtual: the kernel sends and checks every packet at both ends, so a wrong
+//! checksum, a lost translation or a frame too long is a connection that does not work. Each test has a network of its
+//! own and ends with the counters: they balance, and nothing was dropped that the test did not expect.
+//!
+//! As an ordinary user the same tests run in a user namespace (see `pollgate::lab`). Those in [`real_clients`] need
+//! programs and say `SKIPPED` without them; `POLLGATE_REQUIRE_CLIENTS=1` makes that a failure.
+
+mod bulk;
+mod changes;
+mod many;
+mod neighbourhood;
+mod process;
+mod real_clients;
+mod services;
+mod support;

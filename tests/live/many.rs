@@ -1,0 +1,121 @@
+//! Two workers: many flows, each whole on one of them; and what they do when there is nothing to do.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use pollgate::lab::in_lab;
+use pollgate::lab::traffic::{ask_tcp, connect, greeting};
+
+use crate::support::{BACKENDS, CLUSTER_IP, PATIENCE, Site, at};
+
+#[test]
+fn hundreds_of_connections_at_once_are_shared_by_the_workers() {
+    in_lab("many::hundreds_of_connections_at_once_are_shared_by_the_workers", || {
+        use std::io::{Read, Write};
+        const EACH: usize = 150;
+        let site = Site::new();
+        let clients = [
+            ("frontend-app", CLUSTER_IP),
+            ("frontend-2", "10.96.0.60:7001"),
+            ("backend-v2", CLUSTER_IP),
+            ("outside-client", "192.168.50.10:30701"),
+        ];
+        let open = |(from, to): (&str, &str)| {
+            let one = |n| {
+                let stream = connect(site.host(from), at(to), PATIENCE);
+                let stream = stream.unwrap_or_else(|error| panic!("{from} to {to}, number {n}: {error}"));
+                let name = greeting(&stream).expect("a greeting");
+                assert!(BACKENDS.contains(&name.as_str()), "{name}");
+                (stream, name)
+            };
+            (0..EACH).map(one).collect::<Vec<_>>()
+        };
+        let open = &open;
+        let mut all: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = clients.iter().map(|&client| scope.spawn(move || open(client))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("all connections")).collect()
+        });
+        // All are open now. Each still reaches the Pod that greeted it.
+        for (number, (stream, _)) in all.iter_mut().enumerate() {
+            let text = format!("connection {number:5}");
+            stream.write_all(text.as_bytes()).expect("sent");
+            let mut back = vec![0; text.len()];
+            stream.read_exact(&mut back).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(back, text.as_bytes());
+        }
+        let count = all.len();
+        let first = all.iter().filter(|(_, name)| name == BACKENDS[0]).count();
+        assert!((count / 3..2 * count / 3).contains(&first), "{first} of {count} went to {}", BACKENDS[0]);
+        let totals = site.at_rest(&[]);
+        assert_eq!(totals.flows_opened, count as u64);
+        // Each of the two has a fair share, whatever the kernel made of the frames.
+        let opened = site.by_worker(|worker| worker.flows_opened.value());
+        assert!(opened.iter().all(|&flows| flows > count as u64 / 4), "flows by worker: {opened:?}");
+        // Replies come in by another interface than requests, and fanout knows nothing of the first of a flow.
+        println!("{} of {} frames handed over", totals.handed_over, totals.rx);
+        assert!(totals.handed_over > 0, "no frame ever met the wrong worker: {totals:?}");
+        assert_eq!(totals.handed_over, totals.handed_in);
+        drop(all);
+        site.at_rest(&[]);
+    });
+}
+
+#[test]
+fn short_connections_one_after_the_other_all_succeed() {
+    in_lab("many::short_connections_one_after_the_other_all_succeed", || {
+        let site = Site::new();
+        let run = |from: &str, to: &str| {
+            for n in 0..500 {
+                let name = ask_tcp(site.host(from), at(to), PATIENCE);
+                let name = name.unwrap_or_else(|error| panic!("{from} to {to}, number {n}: {error}"));
+                assert!(BACKENDS.contains(&name.as_str()), "{name}");
+            }
+        };
+        let run = &run;
+        thread::scope(|scope| {
+            scope.spawn(move || run("frontend-app", CLUSTER_IP));
+            scope.spawn(move || run("outside-client", "192.168.50.10:30701"));
+        });
+        let totals = site.at_rest(&[]);
+        assert_eq!(totals.flows_opened, 1000);
+    });
+}
+
+/// CPU time of each worker of the site so far, in clock ticks (proc_pid_stat(5)). Other tests' workers have the same
+/// names: those meant live in this site's namespace.
+fn worker_ticks(site: &Site) -> Vec<u64> {
+    let net = |path: &str| fs::read_link(path).ok();
+    let home = site.network.gateway().run(|| net("/proc/thread-self/ns/net")).expect("a namespace");
+    let mut ticks = Vec::new();
+    for task in fs::read_dir("/proc/self/task").expect("the threads").flatten() {
+        let path = task.path().display().to_string();
+        let Ok(stat) = fs::read_to_string(format!("{path}/stat")) else { continue };
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        if name.contains("(worker-") && net(&format!("{path}/ns/net")).as_ref() == Some(&home) {
+            let field = |n: usize| rest.split_whitespace().nth(n).and_then(|text| text.parse::<u64>().ok());
+            ticks.push(field(11).expect("utime") + field(12).expect("stime"));
+        }
+    }
+    ticks
+}
+
+#[test]
+fn idle_workers_sleep_and_wake_for_the_next_frame() {
+    in_lab("many::idle_workers_sleep_and_wake_for_the_next_frame", || {
+        let site = Site::new();
+        ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE).expect("an answer");
+        site.at_rest(&[]);
+        let (ticks, sleeps) = (worker_ticks(&site), site.by_worker(|worker| worker.sleeps.value()));
+        assert_eq!(ticks.len(), 2, "two workers");
+        thread::sleep(Duration::from_secs(1));
+        for (worker, after) in worker_ticks(&site).iter().enumerate() {
+            let used = after - ticks[worker];
+            assert!(used <= 5, "worker {worker} used {used} of 100 ticks with nothing to do");
+        }
+        for (worker, after) in site.by_worker(|worker| worker.sleeps.value()).iter().enumerate() {
+            assert!(*after > sleeps[worker], "worker {worker} has not slept");
+        }
+        ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE).expect("an answer");
+    });
+}

@@ -1,0 +1,356 @@
+//! The binary as its users run it: a process that gets ready, is asked, is told to stop, or is killed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pollgate::lab::topology::{Network, guide};
+use pollgate::lab::traffic::{ask_dns, ask_tcp};
+use pollgate::lab::{Namespace, Veth, in_lab};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{
+    BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, guide_manifest, servers, socket,
+};
+
+const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
+
+/// A directory with what a gateway reads and writes, and the network it runs in.
+struct Place {
+    network: Network,
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place =
+            Place { network: Network::new(&guide(), 1).expect("a network"), directory: TempDir::new().expect("one") };
+        place.write("gateway.yaml", &configuration(place.path(), ""));
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.display().to_string()
+    }
+
+    fn run_command(&self, config: &str) -> Command {
+        let mut command = self.network.gateway().command(POLLGATE);
+        command.args(["run", "--config"]).arg(self.path().join(config)).env_remove("RUST_LOG");
+        command
+    }
+
+    /// Starts the gateway and waits until it says to systemd's socket that it is ready.
+    fn start(&self) -> Process {
+        let notify = self.path().join("notify");
+        // The last one's, if there was one.
+        drop(fs::remove_file(&notify));
+        let ready = UnixDatagram::bind(&notify).expect("the socket systemd would have");
+        ready.set_read_timeout(Some(PATIENCE)).expect("set");
+        let log = File::create(self.path().join("log")).expect("a log");
+        let mut command = self.run_command("gateway.yaml");
+        let child = command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log).spawn().expect("started");
+        let process = Process { child };
+        let mut told = [0; 256];
+        let length = ready.recv(&mut told).unwrap_or_else(|error| panic!("not ready: {error}; {}", self.log()));
+        assert!(String::from_utf8_lossy(&told[..length]).lines().any(|line| line == "READY=1"));
+        process
+    }
+
+    /// What the last gateway has logged.
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).expect("the log")
+    }
+
+    /// A gateway that refuses to start: exit code 1, and what it said.
+    fn refused(&self, mut command: Command) -> String {
+        let output = command.stdin(Stdio::null()).output().expect("started");
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(output.stdout.is_empty(), "errors belong to stderr");
+        told.lines()
+            .filter(|line| !line.contains(" INFO ") && !line.contains(" WARN "))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    fn cli(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(POLLGATE);
+        command.args(words).arg("--socket").arg(socket(self.path())).stdin(Stdio::null()).output().expect("run")
+    }
+
+    /// What a command prints that succeeds.
+    fn done(&self, words: &[&str]) -> String {
+        let output = self.cli(words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// What a command says on stderr that is refused with exit code 1.
+    fn failed(&self, words: &[&str]) -> String {
+        let output = self.cli(words);
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
+        told
+    }
+
+    fn apply_guide(&self) {
+        let file = self.write("guide.yaml", &guide_manifest());
+        self.done(&["apply", "-f", &file]);
+    }
+
+    fn client(&self) -> &Namespace {
+        &self.network.host("frontend-app").namespace
+    }
+}
+
+/// A gateway that runs; it is killed if the test ends before it.
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn signal(&self, signal: libc::c_int) {
+        let id = libc::pid_t::try_from(self.child.id()).expect("a process id");
+        // SAFETY: no pointers; the child has not been waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", io::Error::last_os_error());
+    }
+
+    fn wait(mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not stop");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail for one that has ended, as it should have.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn it_says_when_it_is_ready_and_stops_in_order_on_a_signal() {
+    in_lab("process::it_says_when_it_is_ready_and_stops_in_order_on_a_signal", || {
+        let place = Place::new();
+        let _servers = servers(&place.network);
+        for (signal, name) in [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")] {
+            let process = place.start();
+            place.apply_guide();
+            answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+            process.signal(signal);
+            assert_eq!(process.wait().code(), Some(0), "{name}: {}", place.log());
+            assert!(!socket(place.path()).exists(), "{name}: the socket is still there");
+            assert!(place.log().contains(&format!("stopping on {name}")), "{}", place.log());
+            ask_tcp(place.client(), at(CLUSTER_IP), Duration::from_millis(300)).expect_err("nobody serves any more");
+        }
+    });
+}
+
+#[test]
+fn what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks() {
+    in_lab("process::what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks", || {
+        let place = Place::new();
+        let _servers = servers(&place.network);
+        let process = place.start();
+        place.apply_guide();
+        let before = place.done(&["get", "services", "-o", "yaml"]);
+        process.signal(libc::SIGKILL);
+        assert_eq!(process.wait().code(), None, "killed");
+        assert!(socket(place.path()).exists(), "a killed process removes nothing");
+        let _process = place.start();
+        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+        let name = "backend-service.default.svc.cluster.local";
+        assert_eq!(ask_dns(place.client(), at(DNS), name, PATIENCE).expect("an answer").addresses.len(), 1);
+        assert_eq!(place.done(&["get", "services", "-o", "yaml"]), before, "the same objects, the same allocations");
+    });
+}
+
+#[test]
+fn a_host_that_is_not_ready_is_refused_with_what_to_do() {
+    in_lab("process::a_host_that_is_not_ready_is_refused_with_what_to_do", || {
+        let place = Place::new();
+        let good = configuration(place.path(), "");
+        let cases = [
+            (good.replace("node-2", "eth9"), vec!["there is no interface eth9; there is ", "interfaces[].name"]),
+            (
+                good.replace("192.168.50.10]", "192.168.50.1]"),
+                vec!["the kernel has 192.168.50.1 on outside", "ip address del"],
+            ),
+            (good.replace("name: outside", "name: lo"), vec!["the interface lo is not an Ethernet device"]),
+            (format!("{good}intrefaces: []\n"), vec!["bad.yaml:", "intrefaces"]),
+            (good.replace("addresses: [192.168.50.10]\n", ""), vec!["bad.yaml:", "addresses: "]),
+            (format!("{good}metrics: {{ listen: 127.0.0.1:9 }}\n"), vec!["metrics.listen: ", "pollgate stats"]),
+        ];
+        for (config, parts) in cases {
+            place.write("bad.yaml", &config);
+            let told = place.refused(place.run_command("bad.yaml"));
+            assert_eq!(told.lines().count(), 1, "one line a fault: {told}");
+            assert!(parts.iter().all(|part| told.contains(part)), "expected {parts:?} in {told:?}");
+        }
+        let missing = place.refused(place.run_command("missing.yaml"));
+        assert!(missing.contains("missing.yaml") && missing.contains("No such file"), "{missing}");
+        assert!(!socket(place.path()).exists(), "nothing half started is left");
+        assert!(!place.path().join("state.db").exists(), "nor a state that nobody asked for");
+    });
+}
+
+#[test]
+fn missing_privileges_are_named() {
+    in_lab("process::missing_privileges_are_named", || {
+        let place = Place::new();
+        let mut command = place.run_command("gateway.yaml");
+        // What an ordinary user's process looks like: it holds no capability for the network.
+        let drop_capabilities = || {
+            const NET_ADMIN: libc::c_ulong = 12;
+            const NET_RAW: libc::c_ulong = 13;
+            for capability in [NET_ADMIN, NET_RAW] {
+                // SAFETY: no pointers. After exec, root has what the bounding set leaves (capabilities(7)).
+                if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec the closure makes system calls and allocates nothing.
+        unsafe { command.pre_exec(drop_capabilities) };
+        let told = place.refused(command);
+        assert!(told.contains("CAP_NET_RAW is missing") && told.contains("CAP_NET_ADMIN is missing"), "{told}");
+        assert!(told.contains("run as root, or `setcap"), "{told}");
+    });
+}
+
+#[test]
+fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {
+    in_lab("process::a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says", || {
+        let place = Place::new();
+        let (gateway, key) = (place.network.gateway(), "net.ipv4.conf.node-2.forwarding");
+        gateway.sysctl(key, "1").expect("set");
+        let told = place.refused(place.run_command("gateway.yaml"));
+        for part in [&format!("{key} is 1"), &format!("sysctl -w {key}=0"), "host.disableForwarding: true"] {
+            assert!(told.contains(part), "expected {part:?} in {told:?}");
+        }
+        assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "refused, not changed");
+        place.write("gateway.yaml", &configuration(place.path(), "host: { disableForwarding: true }\n"));
+        let process = place.start();
+        assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
+        assert!(place.log().contains(&format!("set {key}=0")), "{}", place.log());
+        process.signal(libc::SIGTERM);
+        assert_eq!(process.wait().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on() {
+    in_lab("process::a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on", || {
+        let place = Place::new();
+        let _servers = servers(&place.network);
+        let _process = place.start();
+        place.apply_guide();
+        let elsewhere =
+            configuration(place.path(), "").replace("api.sock", "other.sock").replace("state.db", "other.db");
+        place.write("same-interfaces.yaml", &elsewhere);
+        let told = place.refused(place.run_command("same-interfaces.yaml"));
+        assert!(told.contains("node-1: another pollgate polls this interface already"), "{told}");
+        // An interface the first one does not poll, so that only the files are in the way.
+        let gateway = place.network.gateway();
+        Veth::new((gateway, "spare"), (place.client(), "spare")).make().expect("a spare interface");
+        gateway.up("spare").expect("up");
+        let spare = configuration(place.path(), "")
+            .replace("[{ name: node-1 }, { name: node-2 }, { name: outside }]", "[{ name: spare }]");
+        place.write("same-state.yaml", &spare.replace("api.sock", "other.sock"));
+        let told = place.refused(place.run_command("same-state.yaml"));
+        assert!(told.contains("state.db: in use by another pollgate"), "{told}");
+        place.write("same-socket.yaml", &spare.replace("state.db", "other.db"));
+        let told = place.refused(place.run_command("same-socket.yaml"));
+        assert!(told.contains("api.sock") && told.contains("api.socket"), "which, and what to change: {told}");
+        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+        assert!(
+            place.done(&["get", "services"]).contains("backend-service"),
+            "the first one's socket is still its own"
+        );
+    });
+}
+
+#[test]
+fn commands_ask_the_running_gateway() {
+    in_lab("process::commands_ask_the_running_gateway", || {
+        let place = Place::new();
+        let _servers = servers(&place.network);
+        let nobody = place.failed(&["get", "services"]);
+        assert!(nobody.contains("no gateway at") && nobody.contains("pollgate run --config FILE"), "{nobody}");
+        let _process = place.start();
+        place.apply_guide();
+        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+        let table = place.done(&["get", "services"]);
+        assert!(table.starts_with("NAME ") && table.contains("192.168.50.200"), "{table}");
+        let described = place.done(&["describe", "service", "backend-service"]);
+        assert!(described.contains("10.244.1.10:8080,10.244.2.15:8080"), "{described}");
+        let explained = place.done(&["explain", "service", "backend-service"]);
+        assert!(explained.contains("backend-canary") && explained.contains("v2 ≠ v1"), "{explained}");
+        counters(&place);
+        broken_manifests(&place);
+        assert_eq!(
+            place.done(&["delete", "service", "backend-service"]),
+            "service \"backend-service\" deleted from default namespace\n"
+        );
+        let gone = place.failed(&["get", "service", "backend-service"]);
+        assert!(gone.contains("NotFound") && gone.contains("backend-service"), "{gone}");
+        assert_eq!(place.cli(&["get"]).status.code(), Some(2), "typed wrongly");
+    });
+}
+
+/// `stats`, for people and for programs.
+fn counters(place: &Place) {
+    let balanced = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(20));
+        place.done(&["stats"]).contains("It adds up: rx + originated = tx + passed + consumed + dropped + held")
+    });
+    assert!(balanced, "{}", place.done(&["stats"]));
+    let stats: Value = serde_json::from_str(&place.done(&["stats", "-o", "json"])).expect("JSON");
+    let number = |name: &str| stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {stats}"));
+    assert!(number("rx") > 20 * 8 && number("tx") > 20 * 8, "{stats}");
+    assert_eq!(number("flows_opened"), 20);
+    assert_eq!(stats["workers"].as_array().map(Vec::len), Some(2));
+    let services = stats["services"].as_object().expect("services");
+    let flows: Vec<_> = services.iter().filter(|(_, counts)| counts["flows"] == 20).map(|(name, _)| name).collect();
+    assert!(flows.len() == 1 && flows[0].contains("backend-service"), "{services:?}");
+}
+
+/// A manifest with faults is told with file and line, and none of it is applied.
+fn broken_manifests(place: &Place) {
+    let good = "apiVersion: v1\nkind: Service\nmetadata: { name: half }\nspec: { ports: [{ port: 80 }] }\n";
+    let file = place.write("broken.yaml", &format!("{good}---\nkind: Service\nspec: {{ ports: [] }}\n"));
+    let told = place.failed(&["apply", "-f", &file]);
+    for fault in ["apiVersion", "metadata.name"] {
+        let line = told.lines().find(|line| line.contains(&format!(" {fault}: ")));
+        let line = line.unwrap_or_else(|| panic!("{fault} is not told: {told}"));
+        assert!(line.starts_with(&format!("{file}:6: ")), "{line}");
+    }
+    // What only the gateway can know comes with file and line too.
+    let taken =
+        format!("{good}---\n{}", good.replace("half", "other").replace("spec: {", "spec: { clusterIP: 10.96.0.50,"));
+    let file = place.write("taken.yaml", &taken);
+    let told = place.failed(&["apply", "-f", &file]);
+    assert!(told.contains("taken.yaml:") && told.contains("10.96.0.50"), "{told}");
+    assert!(place.failed(&["get", "service", "half"]).contains("NotFound"), "nothing half applied");
+}

@@ -1,0 +1,159 @@
+//! Objects change while packets flow.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+
+use pollgate_control::objects::Kind;
+
+use crate::support::builder::{Ip, tcp, udp};
+use crate::support::lab::{Lab, PODS};
+use crate::support::objects::{echo, endpoints, service, web};
+
+const FOUR: [&str; 4] = ["10.244.1.10", "10.244.1.11", "10.244.1.12", "10.244.1.13"];
+const CHANGED: [&str; 3] = ["10.244.1.10", "10.244.1.12", "10.244.1.20"];
+
+fn stream(port: u16) -> Ip {
+    tcp(&format!("10.244.1.5:{port}"), "10.96.0.50:80")
+}
+
+fn datagram(port: u16) -> Ip {
+    udp(&format!("10.244.1.5:{port}"), "10.96.0.60:7")
+}
+
+/// Opens flows and has their endpoints answer; which endpoint each client port has.
+fn establish(
+    lab: &mut Lab,
+    ports: std::ops::Range<u16>,
+    packet: fn(u16) -> Ip,
+    reply: fn(&str, &str) -> Ip,
+) -> BTreeMap<u16, SocketAddrV4> {
+    let mut flows = BTreeMap::new();
+    for port in ports {
+        let there = lab.through(PODS, packet(port), PODS).dst();
+        lab.through(PODS, reply(&there.to_string(), &format!("10.244.1.5:{port}")), PODS);
+        flows.insert(port, there);
+    }
+    flows
+}
+
+fn accepts(from: &str, to: &str) -> Ip {
+    tcp(from, to).flags("SA")
+}
+
+#[test]
+fn an_established_connection_outlives_every_change_of_its_service() {
+    let mut lab = Lab::new(&web(&FOUR));
+    let flows = establish(&mut lab, 40000..40200, stream, accepts);
+    let follow = |lab: &mut Lab, what: &str| {
+        for (&port, there) in &flows {
+            assert_eq!(lab.through(PODS, stream(port).flags("A"), PODS).dst(), *there, "{what}");
+            let back = lab.through(PODS, tcp(&there.to_string(), &format!("10.244.1.5:{port}")).flags("A"), PODS);
+            assert_eq!(back.src().to_string(), "10.96.0.50:80", "{what}");
+        }
+    };
+    lab.apply(&endpoints("web", "TCP", 8080, &CHANGED));
+    follow(&mut lab, "endpoints left and joined");
+    for port in 41000..41100 {
+        let there = lab.through(PODS, stream(port), PODS).dst().ip().to_string();
+        assert!(CHANGED.contains(&&*there), "a new connection goes where endpoints are, not to {there}");
+    }
+    lab.delete(Kind::Service, "web");
+    follow(&mut lab, "the Service is gone");
+    lab.send(PODS, stream(42000));
+    let flows = [("flows_opened", 300), ("flows_live", 300), ("flows_half_open", 100)];
+    lab.counters(&[&[("rx", 1301), ("tx", 1300), ("no_such_cluster_ip", 1)], &flows[..]].concat());
+}
+
+#[test]
+fn a_datagram_flow_leaves_a_removed_endpoint_with_its_next_packet_and_others_stay() {
+    let mut lab = Lab::new(&echo(&FOUR));
+    let flows = establish(&mut lab, 40000..40100, datagram, udp);
+    lab.apply(&endpoints("echo", "UDP", 7007, &CHANGED));
+    let mut moved = 0;
+    for (port, before) in flows {
+        let after = lab.through(PODS, datagram(port), PODS).dst();
+        let stays = CHANGED.contains(&&*before.ip().to_string());
+        assert!(
+            if stays { after == before } else { CHANGED.contains(&&*after.ip().to_string()) },
+            "{before} then {after}"
+        );
+        moved += u64::from(!stays);
+    }
+    assert!(moved > 20, "about half of 100");
+    let flows = [("flows_opened", 100 + moved), ("flows_live", 100), ("flows_half_open", moved)];
+    lab.counters(&[&[("rx", 300), ("tx", 300)], &flows[..]].concat());
+}
+
+#[test]
+fn a_datagram_flow_of_a_deleted_service_ends() {
+    let mut lab = Lab::new(&echo(&["10.244.1.10"]));
+    establish(&mut lab, 40000..40001, datagram, udp);
+    lab.delete(Kind::Service, "echo");
+    lab.send(PODS, datagram(40000));
+    lab.counters(&[("rx", 3), ("tx", 2), ("no_such_cluster_ip", 1), ("flows_opened", 1)]);
+}
+
+#[test]
+fn a_thousand_changes_elsewhere_touch_no_flow() {
+    let mut lab = Lab::new(&format!("{}{}", web(&FOUR), echo(&FOUR)));
+    let streams = establish(&mut lab, 40000..40020, stream, accepts);
+    let datagrams = establish(&mut lab, 40000..40020, datagram, udp);
+    for n in 0..1000 {
+        let ip = format!("10.244.1.{}", 20 + n % 7);
+        let ip = [&*ip];
+        lab.apply(
+            &(service("noisy", "clusterIP: 10.96.0.90, ports: [{port: 80, targetPort: 8080}]")
+                + &endpoints("noisy", "TCP", 8080, &ip)),
+        );
+        let port = 40000 + u16::try_from(n % 20).expect("small");
+        assert_eq!(lab.through(PODS, stream(port).flags("A"), PODS).dst(), streams[&port]);
+        assert_eq!(lab.through(PODS, datagram(port), PODS).dst(), datagrams[&port]);
+    }
+    lab.counters(&[("rx", 2080), ("tx", 2080), ("flows_opened", 40), ("flows_live", 40)]);
+}
+
+#[test]
+fn a_slot_reused_by_another_endpoint_does_not_inherit_datagram_flows() {
+    let mut lab = Lab::new(&echo(&["10.244.1.10"]));
+    establish(&mut lab, 40000..40010, datagram, udp);
+    lab.apply(&endpoints("echo", "UDP", 7007, &[]));
+    lab.apply(&endpoints("echo", "UDP", 7007, &["10.244.1.11"]));
+    for port in 40000..40010 {
+        assert_eq!(lab.through(PODS, datagram(port), PODS).dst().to_string(), "10.244.1.11:7007");
+    }
+    lab.counters(&[("rx", 30), ("tx", 30), ("flows_opened", 20), ("flows_live", 10), ("flows_half_open", 10)]);
+}
+
+#[test]
+fn a_place_reused_by_another_service_inherits_neither_flows_nor_counts() {
+    let mut lab = Lab::new(&echo(&["10.244.1.10"]));
+    establish(&mut lab, 40000..40010, datagram, udp);
+    lab.delete(Kind::Service, "echo");
+    // Places rest before they are used again: so many Services come and go that the first place's turn comes.
+    for n in 0..1100 {
+        lab.apply(&service(&format!("s{n}"), "clusterIP: 10.96.0.91, ports: [{port: 9, protocol: UDP}]"));
+        lab.delete(Kind::Service, &format!("s{n}"));
+    }
+    let spec = "clusterIP: 10.96.0.60, ports: [{port: 7, protocol: UDP, targetPort: 7007}]";
+    lab.apply(&(service("other", spec) + &endpoints("other", "UDP", 7007, &["10.244.1.11"])));
+    for port in 40000..40010 {
+        assert_eq!(lab.through(PODS, datagram(port), PODS).dst().to_string(), "10.244.1.11:7007");
+    }
+    assert_eq!(lab.carried("default/other:7"), (10, 10));
+    lab.counters(&[("rx", 30), ("tx", 30), ("flows_opened", 20), ("flows_live", 10), ("flows_half_open", 10)]);
+}
+
+#[test]
+fn what_is_applied_serves_and_what_is_deleted_does_not() {
+    let mut lab = Lab::new("");
+    lab.send(PODS, stream(40000));
+    lab.apply(&web(&[]));
+    assert_eq!(lab.through(PODS, stream(40000), PODS).to_string(), "tcp 10.96.0.50:80 > 10.244.1.5:40000 RA ttl 64");
+    lab.apply(&endpoints("web", "TCP", 8080, &["10.244.1.10"]));
+    assert_eq!(lab.through(PODS, stream(40000), PODS).dst().to_string(), "10.244.1.10:8080");
+    lab.delete(Kind::Service, "web");
+    lab.send(PODS, stream(40001));
+    let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
+    let refused = [("originated", 1), ("reject_no_endpoints", 1), ("no_such_cluster_ip", 2)];
+    lab.counters(&[&[("rx", 4), ("tx", 2)], &refused[..], &flow].concat());
+}

@@ -1,0 +1,145 @@
+//! The life of a flow: opening, closing, running out of time or room.
+
+use std::time::Duration;
+
+use crate::support::builder::{Ip, tcp, udp};
+use crate::support::lab::{Lab, PODS};
+use crate::support::objects::{echo, endpoints, web};
+
+const SERVER: &str = "10.244.1.10:8080";
+
+fn both() -> String {
+    web(&["10.244.1.10"]) + &echo(&["10.244.1.10"])
+}
+
+fn client(port: u16) -> String {
+    format!("10.244.1.5:{port}")
+}
+
+fn there(port: u16, flags: &str) -> Ip {
+    tcp(&client(port), "10.96.0.50:80").flags(flags)
+}
+
+fn back(port: u16, flags: &str) -> Ip {
+    tcp(SERVER, &client(port)).flags(flags)
+}
+
+fn shake_hands(lab: &mut Lab, port: u16) {
+    lab.through(PODS, there(port, "S"), PODS);
+    lab.through(PODS, back(port, "SA"), PODS);
+}
+
+fn exchange(lab: &mut Lab, port: u16) {
+    lab.through(PODS, udp(&client(port), "10.96.0.60:7"), PODS);
+    lab.through(PODS, udp("10.244.1.10:7007", &client(port)), PODS);
+}
+
+/// A name; what makes the flow; its time-out in seconds; a reply that only a live flow translates.
+type Case = (&'static str, fn(&mut Lab), u64, fn() -> Ip);
+
+#[test]
+fn each_state_has_its_time_and_no_packet_revives_what_is_over() {
+    let cases: [Case; 6] = [
+        (
+            "one datagram",
+            |lab| drop(lab.through(PODS, udp(&client(1), "10.96.0.60:7"), PODS)),
+            30,
+            || udp("10.244.1.10:7007", &client(1)),
+        ),
+        ("datagrams both ways", |lab| exchange(lab, 1), 180, || udp("10.244.1.10:7007", &client(1))),
+        ("a SYN", |lab| drop(lab.through(PODS, there(1, "S"), PODS)), 60, || back(1, "SA")),
+        ("a connection", |lab| shake_hands(lab, 1), 86_400, || back(1, "A")),
+        (
+            "a reset connection",
+            |lab| {
+                shake_hands(lab, 1);
+                lab.through(PODS, back(1, "R"), PODS);
+            },
+            60,
+            || back(1, "A"),
+        ),
+        (
+            "a finished connection",
+            |lab| {
+                shake_hands(lab, 1);
+                lab.through(PODS, there(1, "FA"), PODS);
+                lab.through(PODS, back(1, "FA"), PODS);
+            },
+            60,
+            || back(1, "A"),
+        ),
+    ];
+    for (what, open, seconds, reply) in cases {
+        let mut lab = Lab::new(&both());
+        open(&mut lab);
+        lab.jump(Duration::from_secs(seconds));
+        lab.through(PODS, reply(), PODS);
+        assert_eq!((lab.totals().flows_live, lab.totals().flows_expired), (1, 0), "{what}: within its time");
+        let mut lab = Lab::new(&both());
+        open(&mut lab);
+        let before = lab.totals();
+        // Time has a grain of 1.07 s, and is never short.
+        lab.jump(Duration::from_secs(seconds + 3));
+        lab.send(PODS, reply());
+        let over = [("flows_opened", 1), ("flows_expired", 1), ("not_owned", 1)];
+        lab.counters(&[&[("rx", before.rx + 1), ("tx", before.tx)], &over[..]].concat());
+    }
+}
+
+#[test]
+fn the_sweeper_needs_no_packet() {
+    let mut lab = Lab::new(&both());
+    (1..=100).for_each(|port| drop(lab.through(PODS, udp(&client(port), "10.96.0.60:7"), PODS)));
+    lab.wait(Duration::from_secs(33));
+    lab.counters(&[("rx", 100), ("tx", 100), ("flows_opened", 100), ("flows_expired", 100)]);
+}
+
+#[test]
+fn half_a_close_is_no_close_and_the_last_segments_still_pass() {
+    let mut lab = Lab::new(&both());
+    shake_hands(&mut lab, 1);
+    lab.through(PODS, there(1, "FA"), PODS);
+    lab.jump(Duration::from_secs(3600));
+    lab.through(PODS, back(1, "PA"), PODS);
+    lab.through(PODS, back(1, "FA"), PODS);
+    let last = lab.through(PODS, there(1, "A"), PODS);
+    assert_eq!(last.to_string(), "tcp 10.244.1.5:1 > 10.244.1.10:8080 A ttl 63");
+    lab.counters(&[("rx", 6), ("tx", 6), ("flows_opened", 1), ("flows_live", 1)]);
+}
+
+#[test]
+fn a_syn_on_a_closed_flow_gets_a_fresh_choice() {
+    for close in [["FA", "FA"], ["A", "R"]] {
+        let mut lab = Lab::new(&web(&["10.244.1.10"]));
+        shake_hands(&mut lab, 1);
+        lab.apply(&endpoints("web", "TCP", 8080, &["10.244.1.11"]));
+        // Established: stays.
+        assert_eq!(lab.through(PODS, there(1, "S"), PODS).dst().to_string(), SERVER);
+        lab.through(PODS, there(1, close[0]), PODS);
+        lab.through(PODS, back(1, close[1]), PODS);
+        assert_eq!(lab.through(PODS, there(1, "S"), PODS).dst().to_string(), "10.244.1.11:8080");
+        lab.counters(&[("rx", 6), ("tx", 6), ("flows_opened", 2), ("flows_live", 1), ("flows_half_open", 1)]);
+    }
+}
+
+#[test]
+fn a_full_table_gives_up_half_open_flows_then_datagrams_and_never_connections() {
+    let mut lab = Lab::configured("flows: {max: 3}\n", &both());
+    shake_hands(&mut lab, 1);
+    exchange(&mut lab, 2);
+    lab.through(PODS, there(3, "S"), PODS);
+    // The half-open one goes, then the datagrams.
+    shake_hands(&mut lab, 4);
+    let flows = [("flows_opened", 4), ("flows_live", 3), ("flows_evicted", 1)];
+    lab.counters(&[&[("rx", 7), ("tx", 7)], &flows[..]].concat());
+    lab.through(PODS, udp("10.244.1.10:7007", &client(2)), PODS);
+    shake_hands(&mut lab, 5);
+    // Three connections: nothing to give up.
+    lab.send(PODS, there(6, "S"));
+    lab.send(PODS, udp(&client(7), "10.96.0.60:7"));
+    for port in [1, 4, 5] {
+        lab.through(PODS, back(port, "A"), PODS);
+    }
+    let flows = [("flows_opened", 5), ("flows_live", 3), ("flows_evicted", 2), ("flow_table_full", 2)];
+    lab.counters(&[&[("rx", 15), ("tx", 13)], &flows[..]].concat());
+}

@@ -1,0 +1,180 @@
+//! Every reason in the lists has a scene that provokes it, it alone, and it once. A reason added to the lists does not
+//! compile until it has one.
+
+use etherparse::ArpOperation;
+use pollgate_common::drops::{Drop, Pass};
+use pollgate_common::net::{Link, Route};
+use pollgate_dataplane::port::Port;
+use pollgate_dataplane::port::memory::MemoryPort;
+
+use crate::support::builder::{Ip, Sendable, arp, icmp, other, tcp, udp};
+use crate::support::faulty::{Refusing, Tight};
+use crate::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
+use crate::support::objects::{echo, shop, web};
+
+/// A frame of one kind of damage.
+fn damaged(at: usize, value: u8) -> Vec<u8> {
+    let mut frame = syn().frame(OWN[PODS]).bytes;
+    frame[at] = value;
+    frame
+}
+
+fn syn() -> Ip {
+    tcp("10.244.1.5:40000", "10.96.0.50:80")
+}
+
+fn one() -> Lab {
+    Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.10"]), shop("", &["10.244.1.10"])].concat())
+}
+
+fn after(mut lab: Lab, port: usize, packet: impl Sendable) -> Lab {
+    lab.send(port, packet);
+    lab
+}
+
+fn with_port(wrap: impl Fn(MemoryPort) -> Box<dyn Port> + 'static) -> Lab {
+    Lab::with(Setup { wrap: Box::new(move |_, port| wrap(port)), ..Setup::default() }, &web(&["10.244.1.10"]))
+}
+
+fn refusing(reason: Drop) -> Lab {
+    after(with_port(move |inner| Box::new(Refusing { inner, reason })), PODS, syn())
+}
+
+fn without_network(change: impl FnOnce(&mut pollgate_common::net::Facts)) -> Lab {
+    let mut lab = one();
+    lab.network(change);
+    after(lab, PODS, syn())
+}
+
+fn dropped(reason: Drop) -> Lab {
+    match reason {
+        Drop::Runt => after(one(), PODS, vec![0; 13]),
+        Drop::IpHeader => after(one(), PODS, damaged(14, 0x44)),
+        Drop::IpLength => after(one(), PODS, damaged(16, 0x44)),
+        Drop::IpChecksum => after(one(), PODS, damaged(22, 63)),
+        Drop::BadSource => after(one(), PODS, tcp("127.0.0.1:40000", "10.96.0.50:80")),
+        Drop::TtlExpired => after(one(), PODS, syn().ttl(1)),
+        Drop::Fragment => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.60:7").fragment(0, true)),
+        Drop::L4Header => after(one(), PODS, damaged(46, 0x40)),
+        Drop::Protocol => after(one(), PODS, other("10.244.1.5", "10.96.0.50", 47)),
+        Drop::Icmp => after(one(), PODS, icmp("10.244.1.5", "10.96.0.50", 0, 0, [0; 4])),
+        Drop::UndefinedPort => after(one(), OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:81")),
+        Drop::StaleReply => after(one(), PODS, tcp("10.244.1.10:8080", "192.168.50.10:5000")),
+        Drop::NoSuchClusterIp => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.9.9:80")),
+        Drop::RejectNoEndpoints => after(Lab::new(&web(&[])), PODS, syn()),
+        Drop::RejectUndefinedPort => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.0.50:81")),
+        Drop::NoLocalEndpoints => {
+            let lab =
+                Lab::configured("node: node-1\n", &shop(", externalTrafficPolicy: Local", &["10.244.1.10@node-2"]));
+            after(lab, OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:80"))
+        }
+        Drop::SourceNotAllowed => {
+            let lab = Lab::new(&shop(", loadBalancerSourceRanges: [192.0.2.0/24]", &["10.244.1.10"]));
+            after(lab, OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:80"))
+        }
+        Drop::FlowTableFull => {
+            let mut lab = Lab::configured("flows: {max: 1}\n", &web(&["10.244.1.10"]));
+            lab.send(PODS, syn());
+            lab.send(PODS, tcp("10.244.1.10:8080", "10.244.1.5:40000").flags("SA"));
+            after(lab, PODS, tcp("10.244.1.5:40001", "10.96.0.50:80"))
+        }
+        Drop::SnatPortsExhausted => {
+            let mut lab = Lab::configured("nat: {ports: 2000-2001}\n", &web(&["10.244.1.10"]));
+            lab.send_all(OUTSIDE, [1, 2].map(|port| tcp(&format!("192.168.50.100:{port}"), "10.96.0.50:80")));
+            after(lab, OUTSIDE, tcp("192.168.50.100:3", "10.96.0.50:80"))
+        }
+        Drop::TcpNoFlow => after(one(), PODS, syn().flags("R")),
+        Drop::NoRoute => without_network(|facts| facts.routes.clear()),
+        Drop::UnpolledInterface => without_network(|facts| {
+            // The same network, by a link that nobody polls.
+            facts.links.push(Link { index: 9, port: None, ..facts.links[PODS].clone() });
+            facts.routes.retain(|route| route.link != 2);
+            facts.routes.push(Route { to: "10.244.0.0/16".parse().expect("a prefix"), via: None, link: 9, metric: 0 });
+        }),
+        Drop::LinkDown => without_network(|facts| facts.links[PODS].up = false),
+        Drop::NeighbourUnresolved => {
+            let mut lab = without_network(|facts| facts.neighbours.clear());
+            lab.wait(std::time::Duration::from_secs(4));
+            lab
+        }
+        Drop::NeighbourQueueFull => {
+            let mut lab = without_network(|facts| facts.neighbours.clear());
+            lab.send_all(PODS, (0..16).map(|_| syn()));
+            lab
+        }
+        Drop::HandoverFull => {
+            let setup = Setup { workers: 2, ..Setup::default() };
+            let mut lab = Lab::with(setup, &web(&["10.244.1.10"]));
+            // Only one worker runs, until its ring to the other has overflowed by one.
+            let mut port = 20_000;
+            while lab.totals().drops_of(Drop::HandoverFull) == 0 {
+                lab.push(0, PODS, tcp(&format!("10.244.1.5:{port}"), "10.96.0.50:80"));
+                lab.poll(0);
+                port += 1;
+            }
+            lab
+        }
+        Drop::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),
+        Drop::TxFull | Drop::TxLinkDown | Drop::TxError => refusing(reason),
+        Drop::DnsMalformed => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.10:53")),
+        Drop::NoRoomForAnswer => {
+            let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03web\x07default\x03svc\x07cluster\x05local\0\0\x01\0\x01";
+            let lab = with_port(|inner| Box::new(Tight::new(inner)));
+            after(lab, PODS, udp("10.244.1.5:40000", "10.96.0.10:53").payload(&query[..]))
+        }
+    }
+}
+
+fn passed(reason: Pass) -> Lab {
+    let ethernet = |high: u8, low: u8| {
+        let mut frame = OWN[PODS].to_vec();
+        frame.extend([2, 0, 0, 0, 0, 7, high, low]);
+        frame.resize(60, 0);
+        frame
+    };
+    match reason {
+        Pass::OtherMac => after(one(), PODS, syn().addressed([2, 0, 0, 0, 0, 7])),
+        Pass::Group => after(one(), PODS, syn().addressed([0xff; 6])),
+        Pass::EtherType => after(one(), PODS, ethernet(0x81, 0)),
+        Pass::Ipv6 => after(one(), PODS, ethernet(0x86, 0xdd)),
+        Pass::Arp => after(one(), PODS, arp(ArpOperation::REQUEST, "10.244.1.5", "10.244.0.1")),
+        Pass::NotOwned => after(one(), PODS, tcp("10.244.1.5:40000", "192.0.2.1:80")),
+    }
+}
+
+#[test]
+fn every_drop_is_provoked_alone() {
+    for &reason in Drop::ALL {
+        let lab = dropped(reason);
+        lab.balance();
+        let totals = lab.totals();
+        assert_eq!((totals.drops_of(reason), totals.dropped(), totals.passed()), (1, 1, 0), "{reason:?}: {totals:?}");
+    }
+}
+
+#[test]
+fn every_pass_is_provoked_alone() {
+    for &reason in Pass::ALL {
+        let lab = passed(reason);
+        lab.balance();
+        let totals = lab.totals();
+        assert_eq!((totals.passes_of(reason), totals.passed(), totals.dropped()), (1, 1, 0), "{reason:?}: {totals:?}");
+    }
+}
+
+#[test]
+fn what_a_port_refuses_to_send_is_not_sent() {
+    let mut lab = refusing(Drop::TxFull);
+    lab.send(PODS, icmp("10.244.1.5", "10.96.0.50", 8, 0, [0; 4]));
+    lab.send(PODS, tcp("10.244.1.5:40000", "10.96.0.50:81"));
+    let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
+    let drops = [("originated", 1), ("reject_undefined_port", 1), ("tx_full", 3)];
+    lab.counters(&[&[("rx", 3)], &drops[..], &flow].concat());
+}
+
+#[test]
+fn where_there_is_no_room_for_an_error_the_packet_is_dropped_for_its_reason_alone() {
+    let mut lab = with_port(|inner| Box::new(Tight::new(inner)));
+    lab.send(PODS, udp("10.244.1.5:40000", "10.96.0.50:81"));
+    lab.counters(&[("rx", 1), ("reject_undefined_port", 1)]);
+}

@@ -1,0 +1,323 @@
+//! Packets to send, built by `etherparse`, so that what the gateway reads was written by somebody else.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header,
+    Ipv4Options, TcpHeader, UdpHeader,
+};
+use pollgate_dataplane::port::Offload;
+use pollgate_dataplane::port::memory::Packet;
+
+/// An Ethernet address.
+pub(crate) type MacBytes = [u8; 6];
+
+/// The MAC that the host with this address has in the lab.
+pub(crate) fn mac_of(address: Ipv4Addr) -> MacBytes {
+    let [a, b, c, d] = address.octets();
+    [2, 0, a, b, c, d]
+}
+
+/// The MAC a frame from or to `address` carries on the lab's links: the host's own, or the router's for who is elsewhere.
+pub(crate) fn link_mac(address: Ipv4Addr) -> MacBytes {
+    match address.octets() {
+        [10, 244, ..] | [192, 168, 50, _] => mac_of(address),
+        _ => mac_of(Ipv4Addr::new(192, 168, 50, 1)),
+    }
+}
+
+/// An address in a test.
+pub(crate) fn ip(text: &str) -> Ipv4Addr {
+    text.parse().expect("an IPv4 address")
+}
+
+/// An address and port in a test.
+pub(crate) fn at(text: &str) -> SocketAddrV4 {
+    text.parse().expect("an IPv4 address and port")
+}
+
+/// What can be sent, once it is known to which MAC.
+pub(crate) trait Sendable {
+    /// The frame for the interface with the MAC `to`.
+    fn frame(self, to: MacBytes) -> Packet;
+}
+
+impl Sendable for Packet {
+    fn frame(self, _to: MacBytes) -> Packet {
+        self
+    }
+}
+
+impl Sendable for Vec<u8> {
+    fn frame(self, _to: MacBytes) -> Packet {
+        self.into()
+    }
+}
+
+enum L4 {
+    Tcp(Box<TcpHeader>),
+    Udp(UdpHeader),
+    /// Type, code and the rest of the header; the protocol is ICMP's.
+    Icmp([u8; 6]),
+    /// Anything else: no header of its own.
+    Raw,
+}
+
+/// An IPv4 packet.
+#[derive(Clone)]
+pub(crate) struct Ip {
+    header: Ipv4Header,
+    l4: std::rc::Rc<L4>,
+    payload: Vec<u8>,
+    to: Option<MacBytes>,
+    partial: bool,
+    no_checksum: bool,
+    gso: Option<u16>,
+    padding: usize,
+}
+
+impl Ip {
+    fn new(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, l4: L4) -> Ip {
+        let header = Ipv4Header {
+            identification: 0x1234,
+            dont_fragment: true,
+            ..Ipv4Header::new(0, 64, IpNumber(protocol), src.octets(), dst.octets()).expect("a payload of nothing fits")
+        };
+        Ip {
+            header,
+            l4: std::rc::Rc::new(l4),
+            payload: Vec::new(),
+            to: None,
+            partial: false,
+            no_checksum: false,
+            gso: None,
+            padding: 0,
+        }
+    }
+
+    fn tcp_header(mut self, change: impl FnOnce(&mut TcpHeader)) -> Ip {
+        let L4::Tcp(header) = &*self.l4 else { panic!("not TCP") };
+        let mut header = header.clone();
+        change(&mut header);
+        self.l4 = std::rc::Rc::new(L4::Tcp(header));
+        self
+    }
+
+    /// With the flags named: S, A, F, R, P in any order; all others are off.
+    pub(crate) fn flags(self, flags: &str) -> Ip {
+        let has = |flag| flags.contains(flag);
+        self.tcp_header(|h| (h.syn, h.ack, h.fin, h.rst, h.psh) = (has('S'), has('A'), has('F'), has('R'), has('P')))
+    }
+
+    /// With these sequence and acknowledgement numbers.
+    pub(crate) fn numbers(self, seq: u32, ack: u32) -> Ip {
+        self.tcp_header(|h| (h.sequence_number, h.acknowledgment_number) = (seq, ack))
+    }
+
+    /// With TCP options.
+    pub(crate) fn tcp_options(self, options: &[u8]) -> Ip {
+        self.tcp_header(|h| h.set_options_raw(options).expect("at most 40 bytes"))
+    }
+
+    /// With this payload.
+    pub(crate) fn payload(mut self, payload: impl Into<Vec<u8>>) -> Ip {
+        self.payload = payload.into();
+        self
+    }
+
+    /// With this time to live.
+    pub(crate) fn ttl(mut self, ttl: u8) -> Ip {
+        self.header.time_to_live = ttl;
+        self
+    }
+
+    /// With IP options (a multiple of four bytes).
+    pub(crate) fn ip_options<const N: usize>(mut self, options: [u8; N]) -> Ip
+    where
+        Ipv4Options: From<[u8; N]>,
+    {
+        self.header.options = options.into();
+        self
+    }
+
+    /// A fragment: offset in units of eight bytes, and whether more follow.
+    pub(crate) fn fragment(mut self, offset: u16, more: bool) -> Ip {
+        self.header.dont_fragment = false;
+        self.header.more_fragments = more;
+        self.header.fragment_offset = IpFragOffset::try_new(offset).expect("thirteen bits");
+        self
+    }
+
+    /// In a frame to this MAC instead of the interface's.
+    pub(crate) fn addressed(mut self, mac: MacBytes) -> Ip {
+        self.to = Some(mac);
+        self
+    }
+
+    /// With its checksum left to offload: only the pseudo-header's sum is there.
+    pub(crate) fn partial(mut self) -> Ip {
+        self.partial = true;
+        self
+    }
+
+    /// Without a UDP checksum.
+    pub(crate) fn no_checksum(mut self) -> Ip {
+        self.no_checksum = true;
+        self
+    }
+
+    /// A super-frame whose segments carry `size` bytes.
+    pub(crate) fn gso(mut self, size: u16) -> Ip {
+        self.gso = Some(size);
+        self.partial()
+    }
+
+    /// With bytes behind the IP packet, as short Ethernet frames have.
+    pub(crate) fn padding(mut self, bytes: usize) -> Ip {
+        self.padding = bytes;
+        self
+    }
+
+    /// The IPv4 packet alone.
+    pub(crate) fn datagram(&self) -> Vec<u8> {
+        let transport = self.transport();
+        let mut header = self.header.clone();
+        header.set_payload_len(transport.len()).expect("it fits a packet");
+        header.header_checksum = header.calc_header_checksum();
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend(transport);
+        bytes
+    }
+
+    fn transport(&self) -> Vec<u8> {
+        let mut bytes = match &*self.l4 {
+            L4::Tcp(header) => {
+                let mut header = header.clone();
+                header.checksum = header.calc_checksum_ipv4(&self.header, &self.payload).expect("it fits a packet");
+                header.to_bytes().to_vec()
+            }
+            L4::Udp(header) => {
+                let mut header = header.clone();
+                header.length = u16::try_from(8 + self.payload.len()).expect("it fits a packet");
+                let sum = header.calc_checksum_ipv4(&self.header, &self.payload).expect("it fits a packet");
+                header.checksum = if self.no_checksum { 0 } else { sum };
+                header.to_bytes().to_vec()
+            }
+            L4::Icmp([kind, code, rest @ ..]) => {
+                let mut bytes = vec![*kind, *code, 0, 0];
+                bytes.extend(rest);
+                let whole = [&bytes[..], &self.payload].concat();
+                bytes[2..4].copy_from_slice(&(!folded(&whole)).to_be_bytes());
+                bytes
+            }
+            L4::Raw => Vec::new(),
+        };
+        if self.partial {
+            let sum = self.pseudo_sum(bytes.len() + self.payload.len());
+            let field = self.checksum_offset();
+            bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        }
+        bytes.extend(&self.payload);
+        bytes
+    }
+
+    fn checksum_offset(&self) -> usize {
+        if matches!(*self.l4, L4::Tcp(_)) { 16 } else { 6 }
+    }
+
+    /// The pseudo-header's sum as the kernel leaves it (CHECKSUM_PARTIAL): folded, not complemented.
+    fn pseudo_sum(&self, len: usize) -> u16 {
+        let len = u16::try_from(len).expect("it fits a packet");
+        let protocol = [0, self.header.protocol.0];
+        folded(&[&self.header.source[..], &self.header.destination, &protocol, &len.to_be_bytes()].concat())
+    }
+
+    fn offload(&self) -> Offload {
+        if !self.partial {
+            return Offload::default();
+        }
+        let start = u16::try_from(14 + self.header.header_len()).expect("small");
+        let offset = u16::try_from(self.checksum_offset()).expect("small");
+        let tcp = matches!(*self.l4, L4::Tcp(_));
+        Offload {
+            flags: Offload::NEEDS_CSUM,
+            gso_type: self.gso.map_or(0, |_| if tcp { 1 } else { 5 }),
+            hdr_len: if self.gso.is_some() { start + if tcp { 20 } else { 8 } } else { 0 },
+            gso_size: self.gso.unwrap_or(0),
+            csum_start: start,
+            csum_offset: offset,
+        }
+    }
+}
+
+impl Sendable for Ip {
+    fn frame(self, to: MacBytes) -> Packet {
+        let header = Ethernet2Header {
+            source: link_mac(self.header.source.into()),
+            destination: self.to.unwrap_or(to),
+            ether_type: EtherType::IPV4,
+        };
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend(self.datagram());
+        bytes.extend(std::iter::repeat_n(0x5a, self.padding));
+        Packet { bytes, offload: self.offload() }
+    }
+}
+
+/// The one's-complement sum of RFC 1071, word by word.
+pub(crate) fn folded(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+    let sum = words.fold(0, |sum, word| (sum + word) % 0x1_0000 + (sum + word) / 0x1_0000);
+    u16::try_from(sum).expect("folded")
+}
+
+/// A TCP SYN from one socket to another.
+pub(crate) fn tcp(from: &str, to: &str) -> Ip {
+    let (from, to) = (at(from), at(to));
+    let header = TcpHeader { syn: true, ..TcpHeader::new(from.port(), to.port(), 1000, 64240) };
+    Ip::new(*from.ip(), *to.ip(), 6, L4::Tcp(Box::new(header)))
+}
+
+/// A UDP datagram with a small payload.
+pub(crate) fn udp(from: &str, to: &str) -> Ip {
+    let (from, to) = (at(from), at(to));
+    let header = UdpHeader { source_port: from.port(), destination_port: to.port(), length: 8, checksum: 0 };
+    Ip::new(*from.ip(), *to.ip(), 17, L4::Udp(header)).payload("hello")
+}
+
+/// An ICMP message; `rest` is the header's second word.
+pub(crate) fn icmp(from: &str, to: &str, kind: u8, code: u8, rest: [u8; 4]) -> Ip {
+    let [a, b, c, d] = rest;
+    Ip::new(ip(from), ip(to), 1, L4::Icmp([kind, code, a, b, c, d]))
+}
+
+/// A packet of some other protocol.
+pub(crate) fn other(from: &str, to: &str, protocol: u8) -> Ip {
+    Ip::new(ip(from), ip(to), protocol, L4::Raw).payload(vec![0; 32])
+}
+
+/// An ARP packet from `sender` about `target`, sent to everybody.
+pub(crate) fn arp(operation: ArpOperation, sender: &str, target: &str) -> Vec<u8> {
+    let from = mac_of(ip(sender));
+    arp_as(operation, from, sender, target)
+}
+
+/// An ARP packet from the host with the MAC `from`.
+pub(crate) fn arp_as(operation: ArpOperation, from: MacBytes, sender: &str, target: &str) -> Vec<u8> {
+    let packet = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        operation,
+        &from,
+        &ip(sender).octets(),
+        &[0; 6],
+        &ip(target).octets(),
+    )
+    .expect("lengths of Ethernet and IPv4");
+    let header = Ethernet2Header { source: from, destination: [0xff; 6], ether_type: EtherType::ARP };
+    let mut bytes = header.to_bytes().to_vec();
+    bytes.extend(packet.to_bytes());
+    // As a sender pads it to the least Ethernet carries.
+    bytes.resize(60, 0);
+    bytes
+}

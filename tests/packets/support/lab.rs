@@ -1,0 +1,355 @@
+//! A whole gateway in memory: workers, tables and a cluster behind them, driven by hand in virtual time.
+//!
+//! ```text
+//!   outside 192.168.50.0/24 ── eth0 [OUTSIDE] ┐
+//!   (router .1, everything else behind it)    ├─ workers ◀─ tables ◀─ compiler ◀─ cluster ◀─ YAML
+//!   Pods 10.244.0.0/16 ─────── eth1 [PODS] ───┘
+//! ```
+//!
+//! A test says what it sends, what it expects, and what the counters must be: all of them, named or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::queue::SegQueue;
+use pollgate::assembly;
+use pollgate::config::{Config, Purpose};
+use pollgate_common::counters::{Counters, Totals};
+use pollgate_common::drops::{Drop, Pass};
+use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
+use pollgate_common::time::Instant;
+use pollgate_control::cluster::{Cluster, Write};
+use pollgate_control::compile::Compiler;
+use pollgate_control::manifest;
+use pollgate_control::objects::{Key, Kind, Object};
+use pollgate_control::resolve::touched;
+use pollgate_control::runtime::TableSink;
+use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
+use pollgate_dataplane::port::{BURST, Port};
+use pollgate_dataplane::steer::{Mesh, Steering};
+use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
+
+use super::builder::{MacBytes, Sendable, ip, link_mac};
+use super::seen::Seen;
+
+/// The port towards clients outside the cluster.
+pub(crate) const OUTSIDE: usize = 0;
+/// The port towards the Pods.
+pub(crate) const PODS: usize = 1;
+/// The MACs of the two interfaces.
+pub(crate) const OWN: [MacBytes; 2] = [[2, 0xff, 0, 0, 0, 1], [2, 0xff, 0, 0, 0, 2]];
+/// The gateway's address.
+pub(crate) const GATEWAY: &str = "192.168.50.10";
+/// When tests begin: some time after the origin, so that "long ago" exists.
+const START: Instant = Instant(1_000_000_000_000);
+
+/// Puts something else in the place of a memory port.
+pub(crate) type Wrap = Box<dyn Fn(usize, MemoryPort) -> Box<dyn Port>>;
+
+/// How a lab differs from the plain one.
+pub(crate) struct Setup {
+    /// Further configuration, YAML.
+    pub(crate) config: String,
+    /// Workers.
+    pub(crate) workers: u16,
+    /// What each port is.
+    pub(crate) wrap: Wrap,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { config: String::new(), workers: 1, wrap: Box::new(|_, port| Box::new(port)) }
+    }
+}
+
+/// See the module's text.
+pub(crate) struct Lab {
+    workers: Vec<Worker>,
+    /// By worker, then port.
+    wires: Vec<Vec<Wire>>,
+    compiler: Compiler,
+    cluster: Cluster,
+    counters: Arc<Counters>,
+    asked: Arc<SegQueue<NeighbourQuery>>,
+    facts: Facts,
+    net_generation: u64,
+    now: Instant,
+    sent_bytes: u64,
+    seen_bytes: u64,
+    bursts: u64,
+}
+
+impl Lab {
+    /// One worker, plain configuration, these objects.
+    pub(crate) fn new(manifests: &str) -> Lab {
+        Lab::with(Setup::default(), manifests)
+    }
+
+    /// With further configuration.
+    pub(crate) fn configured(config: &str, manifests: &str) -> Lab {
+        Lab::with(Setup { config: config.to_owned(), ..Setup::default() }, manifests)
+    }
+
+    /// As `setup` says.
+    pub(crate) fn with(setup: Setup, manifests: &str) -> Lab {
+        let config = configuration(&setup.config);
+        let settings = assembly::settings(&config);
+        let counters = Arc::new(Counters::new(usize::from(setup.workers)));
+        let mut compiler = Compiler::new(assembly::compile_options(&config, &settings), Arc::clone(&counters));
+        let facts = assembly::facts(&config);
+        compiler.network(Arc::new(Net::new(1, facts.clone())));
+        let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
+        let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
+        let asked = Arc::new(SegQueue::new());
+        let (mut workers, mut wires) = (Vec::new(), Vec::new());
+        for worker in 0..setup.workers {
+            let (ports, ends) = ports(&setup.wrap);
+            let asked = Arc::clone(&asked);
+            let parts = Parts {
+                worker,
+                ports,
+                mesh: Arc::clone(&mesh),
+                steering: steering.clone(),
+                limits: assembly::limits(&config, usize::from(setup.workers)),
+                settings: Arc::clone(&settings),
+                counters: Arc::clone(&counters),
+                ask: Box::new(move |query| asked.push(query)),
+                seeds: [5, 6, 7, 8 + u64::from(worker)],
+            };
+            workers.push(Worker::new(parts).expect("memory for a small flow table"));
+            wires.push(ends);
+        }
+        let cluster = Cluster::new(assembly::cluster_settings(&config));
+        let mut lab = Lab {
+            workers,
+            wires,
+            compiler,
+            cluster,
+            counters,
+            asked,
+            facts,
+            net_generation: 1,
+            now: START,
+            sent_bytes: 0,
+            seen_bytes: 0,
+            bursts: 0,
+        };
+        lab.apply(manifests);
+        lab.run();
+        lab
+    }
+
+    // What happens to the cluster and the network.
+
+    /// Applies objects, all or none.
+    pub(crate) fn apply(&mut self, manifests: &str) {
+        let documents = manifest::parse("test.yaml", manifests).expect("readable manifests");
+        let object = |document: &manifest::Document| Object::from_value(&document.value, "default").expect("an object");
+        self.write(documents.iter().map(|document| Write::Apply(object(document))).collect());
+    }
+
+    /// Deletes an object of namespace `default`.
+    pub(crate) fn delete(&mut self, kind: Kind, name: &str) {
+        self.write(vec![Write::Delete(Key::new(kind, "default", name))]);
+    }
+
+    fn write(&mut self, writes: Vec<Write>) {
+        let commit = self.cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH).expect("valid objects");
+        self.cluster.adopt(&commit);
+        self.compiler.changed(&self.cluster, &touched(&commit));
+        self.compiler.publish();
+        self.compiler.tick();
+    }
+
+    /// Has the kernel say something else of the network.
+    pub(crate) fn network(&mut self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.facts);
+        self.net_generation += 1;
+        self.compiler.network(Arc::new(Net::new(self.net_generation, self.facts.clone())));
+        self.run();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn wait(&mut self, span: Duration) {
+        self.now = self.now.plus(span);
+        self.run();
+    }
+
+    /// Moves the clock without a poll: the workers slept, and wake up with the next packet.
+    pub(crate) fn jump(&mut self, span: Duration) {
+        self.now = self.now.plus(span);
+    }
+
+    /// What the workers asked the kernel for since the last call.
+    pub(crate) fn asked(&self) -> Vec<IpAddr> {
+        std::iter::from_fn(|| self.asked.pop()).map(|query| query.address).collect()
+    }
+
+    // Packets.
+
+    /// Sends a packet to an interface and lets the gateway work on it.
+    pub(crate) fn send(&mut self, port: usize, packet: impl Sendable) {
+        self.send_all(port, [packet]);
+    }
+
+    /// Sends many at once.
+    pub(crate) fn send_all<S: Sendable>(&mut self, port: usize, packets: impl IntoIterator<Item = S>) {
+        for packet in packets {
+            self.push(0, port, packet);
+        }
+        self.run();
+    }
+
+    /// Gives a packet to one worker's port, to be seen by the next [`Lab::run`].
+    pub(crate) fn push(&mut self, worker: usize, port: usize, packet: impl Sendable) {
+        let packet = packet.frame(OWN[port]);
+        self.sent_bytes += packet.bytes.len() as u64;
+        self.wires[worker][port].push(packet);
+    }
+
+    /// Polls all workers until none has anything to do.
+    pub(crate) fn run(&mut self) {
+        while (0..self.workers.len()).map(|worker| self.poll(worker)).sum::<usize>() > 0 {}
+    }
+
+    /// Polls one worker once; answers how many frames it took.
+    pub(crate) fn poll(&mut self, worker: usize) -> usize {
+        let reader = self.compiler.source().reader();
+        let taken = self.workers[worker].poll(reader.pin().load(), self.now);
+        self.bursts += taken.div_ceil(BURST) as u64;
+        taken
+    }
+
+    /// The frame that was sent first of those not looked at, if there is one.
+    pub(crate) fn pop(&mut self, port: usize) -> Option<Packet> {
+        let packet = self.wires.iter().find_map(|ends| ends[port].pop())?;
+        self.seen_bytes += packet.bytes.len() as u64;
+        Some(packet)
+    }
+
+    /// The next packet out of an interface: sound, from the interface's MAC, to the MAC of its next hop.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn expect(&mut self, port: usize) -> Seen {
+        let packet =
+            self.pop(port).unwrap_or_else(|| panic!("nothing left on port {port}; counters: {:?}", self.nonzero()));
+        let seen = Seen::read(packet);
+        assert_eq!(seen.from, OWN[port], "source MAC of {seen}");
+        assert_eq!(seen.to, link_mac(seen.ip.destination.into()), "destination MAC of {seen}");
+        seen
+    }
+
+    /// Sends a packet to one interface and expects it out of another.
+    pub(crate) fn through(&mut self, port: usize, packet: impl Sendable, out: usize) -> Seen {
+        self.send(port, packet);
+        self.expect(out)
+    }
+
+    /// All packets out of an interface not looked at yet.
+    pub(crate) fn take(&mut self, port: usize) -> Vec<Seen> {
+        std::iter::from_fn(|| self.pop(port)).map(Seen::read).collect()
+    }
+
+    // Counters.
+
+    /// The sums over all workers.
+    pub(crate) fn totals(&self) -> Totals {
+        self.counters.totals()
+    }
+
+    /// One worker's own.
+    pub(crate) fn totals_of(&self, worker: usize) -> Totals {
+        let mut totals = Totals::default();
+        self.counters.worker(worker).add_to(&mut totals);
+        totals
+    }
+
+    /// What the Service port has carried: packets, flows.
+    pub(crate) fn carried(&self, name: &str) -> (u64, u64) {
+        let reader = self.compiler.source().reader();
+        let all = assembly::services(&self.counters, reader.pin().load());
+        let number = |field: &str| all[name][field].as_u64().unwrap_or_else(|| panic!("{name} is not in {all}"));
+        (number("packets"), number("flows"))
+    }
+
+    fn nonzero(&self) -> BTreeMap<&'static str, u64> {
+        counts(&self.totals()).into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Asserts the whole state: counters named here have these values, all others are zero; the frames add up; bytes,
+    /// bursts and generation are what the lab knows them to be; and nothing has left that the test did not look at.
+    pub(crate) fn counters(&mut self, expected: &[(&str, u64)]) {
+        for port in 0..OWN.len() {
+            if let Some(packet) = self.pop(port) {
+                panic!("left by port {port} and was not expected: {}", Seen::read(packet));
+            }
+        }
+        let totals = self.totals();
+        let known: BTreeSet<&str> = counts(&totals).into_keys().collect();
+        expected.iter().for_each(|(name, _)| assert!(known.contains(name), "there is no counter {name}"));
+        let expected: BTreeMap<&str, u64> = expected.iter().copied().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(self.nonzero(), expected);
+        self.balance();
+        assert_eq!((totals.rx_bytes, totals.tx_bytes), (self.sent_bytes, self.seen_bytes), "bytes in, bytes out");
+        let generation = self.compiler.generation() * self.workers.len() as u64;
+        assert_eq!(totals.generation, generation, "generation, summed over the workers");
+        if self.workers.len() == 1 {
+            assert_eq!(totals.bursts, self.bursts, "bursts");
+        }
+    }
+
+    /// Asserts that every frame that came to be is accounted for.
+    pub(crate) fn balance(&self) {
+        let (came, accounted) = self.totals().balance();
+        assert_eq!(came, accounted, "frames that came, frames accounted for: {:?}", self.nonzero());
+    }
+}
+
+/// Every counter by name, except those [`Lab::counters`] knows itself.
+fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
+    const KNOWN: [&str; 4] = ["rx_bytes", "tx_bytes", "bursts", "generation"];
+    let cells =
+        totals.cells().into_iter().map(|(name, _, count)| (name, count)).filter(|(name, _)| !KNOWN.contains(name));
+    let drops = Drop::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
+    let passes = Pass::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
+    cells.chain(drops).chain(passes).collect()
+}
+
+fn ports(wrap: &Wrap) -> (Vec<Box<dyn Port>>, Vec<Wire>) {
+    let port = |at: usize| {
+        let (port, wire) = MemoryPort::new(PortId(u16::try_from(at).expect("two ports")));
+        (wrap(at, port), wire)
+    };
+    (0..OWN.len()).map(port).unzip()
+}
+
+/// The hosts whose MACs the kernel knows.
+fn neighbours(addresses: &[Ipv4Addr]) -> String {
+    let entry = |address: &Ipv4Addr| format!("{address}: \"{}\"", text(link_mac(*address)));
+    addresses.iter().map(entry).collect::<Vec<_>>().join(", ")
+}
+
+fn text(mac: MacBytes) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn configuration(more: &str) -> Config {
+    let outside: Vec<Ipv4Addr> = [1, 100, 101].map(|host| Ipv4Addr::new(192, 168, 50, host)).to_vec();
+    let pods: Vec<Ipv4Addr> = (1..=50).map(|host| Ipv4Addr::new(10, 244, 1, host)).chain([ip("10.244.2.15")]).collect();
+    let addresses = if more.contains("addresses:") { String::new() } else { format!("addresses: [{GATEWAY}]\n") };
+    let flows = if more.contains("flows:") { "" } else { "flows: {max: 4096}\n" };
+    let yaml = format!(
+        "interfaces:\n\
+         - {{name: eth0, mac: \"{}\", ip: 192.168.50.2/24, neighbours: {{{}}}, routes: [{{to: default, via: 192.168.50.1}}]}}\n\
+         - {{name: eth1, mac: \"{}\", ip: 10.244.0.1/16, neighbours: {{{}}}}}\n\
+         cluster: {{loadBalancerPools: 203.0.113.0/24}}\n{addresses}{flows}{more}",
+        text(OWN[0]),
+        neighbours(&outside),
+        text(OWN[1]),
+        neighbours(&pods),
+    );
+    Config::parse("gateway.yaml", &yaml, Purpose::Replay).unwrap_or_else(|error| panic!("{error}\n{yaml}"))
+}
