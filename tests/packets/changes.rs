@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
+use etherparse::ArpOperation;
 use pollgate_control::objects::Kind;
 
-use crate::support::builder::{Ip, tcp, udp};
+use crate::support::builder::{Ip, arp, tcp, udp};
 use crate::support::lab::{Lab, PODS};
 use crate::support::objects::{echo, endpoints, service, web};
 
@@ -156,4 +157,39 @@ fn what_is_applied_serves_and_what_is_deleted_does_not() {
     let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
     let refused = [("originated", 1), ("reject_no_endpoints", 1), ("no_such_cluster_ip", 2)];
     lab.counters(&[&[("rx", 4), ("tx", 2)], &refused[..], &flow].concat());
+}
+
+/// A Service at 10.96.0.8`n`:80 and at the external address both want; its one endpoint is 10.244.1.1`n`.
+fn wants(name: &str, n: u8) -> String {
+    let spec = format!("clusterIP: 10.96.0.8{n}, externalIPs: [198.51.100.9], ports: [{{port: 80, targetPort: 8080}}]");
+    service(name, &spec) + &endpoints(name, "TCP", 8080, &[&format!("10.244.1.1{n}")])
+}
+
+#[test]
+fn an_address_two_services_want_is_the_first_ones_until_it_goes() {
+    let mut lab = Lab::new(&format!("{}{}", wants("first", 1), wants("second", 2)));
+    lab.send(PODS, tcp("10.244.1.5:40000", "198.51.100.9:80"));
+    assert_eq!(lab.expect(PODS).dst().to_string(), "10.244.1.11:8080");
+    lab.send(PODS, tcp("10.244.1.5:40000", "10.96.0.82:80"));
+    assert_eq!(lab.expect(PODS).dst().to_string(), "10.244.1.12:8080", "its own address it has all the same");
+    lab.delete(Kind::Service, "first");
+    lab.send(PODS, tcp("10.244.1.5:40001", "198.51.100.9:80"));
+    assert_eq!(lab.expect(PODS).dst().to_string(), "10.244.1.12:8080");
+    lab.counters(&[("rx", 3), ("tx", 3), ("flows_opened", 3), ("flows_live", 3), ("flows_half_open", 3)]);
+}
+
+#[test]
+fn an_address_the_kernel_takes_is_left_to_it_and_served_again_when_it_lets_go() {
+    let mut lab = Lab::new(&wants("web", 1));
+    let ask = || arp(ArpOperation::REQUEST, "10.244.1.5", "198.51.100.9");
+    lab.send(PODS, ask());
+    assert!(lab.pop(PODS).is_some(), "ours at first");
+    lab.network(|facts| facts.addresses.push((1, "198.51.100.9/32".parse().expect("an address"))));
+    lab.send(PODS, ask());
+    lab.send(PODS, tcp("10.244.1.5:40000", "198.51.100.9:80"));
+    lab.network(|facts| facts.addresses.truncate(facts.addresses.len() - 1));
+    lab.send(PODS, tcp("10.244.1.5:40000", "198.51.100.9:80"));
+    assert_eq!(lab.expect(PODS).dst().to_string(), "10.244.1.11:8080");
+    let flows = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
+    lab.counters(&[&[("rx", 4), ("tx", 2), ("arp", 1), ("not_owned", 1)], &flows[..]].concat());
 }
