@@ -358,6 +358,7 @@ fn notes(
         notes.extend(empty_note(resolved));
     }
     notes.extend(partial_port_notes(resolved));
+    notes.extend(unserved_notes(resolved));
     notes.extend(balancer_note(cluster, service, spec));
     notes
 }
@@ -422,6 +423,18 @@ fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
     }
     let idle = service.ports.iter().filter(|port| !served(port));
     idle.map(|port| format!("Port {} ({}/{}) has no endpoint.", port.name, port.port, port.protocol)).collect()
+}
+
+/// What the Service asks for and the workers of this version do not carry.
+fn unserved_notes(service: &ResolvedService) -> Vec<String> {
+    let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp);
+    let mut notes: Vec<String> =
+        sctp.map(|port| format!("Port {}/SCTP is not served: this version carries TCP and UDP.", port.port)).collect();
+    let addresses = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
+    if addresses.into_iter().flatten().any(|address| address.is_ipv6()) {
+        notes.push("Its IPv6 addresses have DNS names, but are not served: this version carries IPv4.".to_owned());
+    }
+    notes
 }
 
 fn balancer_note(cluster: &Cluster, service: &Service, spec: &ServiceSpec) -> Option<String> {

@@ -138,6 +138,18 @@ fn every_type_says_where_it_answers() {
 }
 
 #[test]
+fn what_the_workers_do_not_carry_is_said() {
+    let mut world = World::new();
+    world.apply([service(
+        "s",
+        json!({"ports": [{"name": "a", "port": 7, "protocol": "SCTP"}, {"name": "b", "port": 8}]}),
+    )]);
+    let notes = told(&world, "s").notes;
+    assert!(notes.contains(&"Port 7/SCTP is not served: this version carries TCP and UDP.".to_owned()), "{notes:?}");
+    assert!(!notes.iter().any(|note| note.contains("IPv6")), "{notes:?}");
+}
+
+#[test]
 fn slices_of_others_are_named_and_the_data_survives_json() {
     let mut world = World::new();
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
