@@ -28,7 +28,7 @@ use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
 use pollgate_common::net::{Net, PortId};
-use pollgate_common::tables::Tables;
+use pollgate_common::tables::{Settings, Tables};
 use pollgate_common::time::Instant;
 use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts};
 use pollgate_control::cluster::{Cluster, RestoreError};
@@ -147,10 +147,11 @@ impl Gateway {
         let claims = claim_interfaces(config)?;
         let (store, cluster) = open_state(config)?;
         let counters = Arc::new(Counters::new(workers));
+        let settings = assembly::settings(config);
         let (commands, received) = channel::unbounded();
-        let (mirror, compiler) = mirror_network(config, &counters, &commands)?;
+        let (mirror, compiler) = mirror_network(config, &settings, &counters, &commands)?;
         let source = compiler.source();
-        let engines = make_workers(config, workers, &mirror, &counters)?;
+        let engines = make_workers(config, &settings, workers, &mirror, &counters)?;
         let max_flows = config.flows.max;
         let (told, tables) = (Arc::clone(&counters), source.clone());
         let api = api::spawn(ApiParts {
@@ -252,11 +253,11 @@ fn open_state(config: &Config) -> Result<(Store, Cluster), GatewayError> {
 
 fn mirror_network(
     config: &Config,
+    settings: &Arc<Settings>,
     counters: &Arc<Counters>,
     commands: &channel::Sender<Command>,
 ) -> Result<(Mirror, Compiler), GatewayError> {
-    let settings = assembly::settings(config);
-    let mut compiler = Compiler::new(assembly::compile_options(config, &settings), Arc::clone(counters));
+    let mut compiler = Compiler::new(assembly::compile_options(config, settings), Arc::clone(counters));
     let owned = OwnedAddresses::new(config.addresses.iter().chain(&config.dns.addresses).copied());
     let names = config.interfaces.iter().enumerate();
     let interfaces = names.map(|(at, interface)| (interface.name.clone(), port_id(at))).collect();
@@ -334,6 +335,7 @@ struct Engine {
 
 fn make_workers(
     config: &Config,
+    settings: &Arc<Settings>,
     workers: usize,
     mirror: &Mirror,
     counters: &Arc<Counters>,
@@ -343,7 +345,6 @@ fn make_workers(
         (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
     let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
     let steering = Steering::new(count, random_seed());
-    let settings = assembly::settings(config);
     let limits = assembly::limits(config, workers);
     let make = |(worker, wake): (u16, WakeUp)| {
         let parts = Parts {
@@ -352,7 +353,7 @@ fn make_workers(
             mesh: Arc::clone(&mesh),
             steering: steering.clone(),
             limits,
-            settings: Arc::clone(&settings),
+            settings: Arc::clone(settings),
             counters: Arc::clone(counters),
             ask: Box::new(mirror.resolver().into_fn()),
             seeds: random_seed(),

@@ -60,14 +60,6 @@ impl Settings {
     pub fn is_service_cidr(&self, address: IpAddr) -> bool {
         self.service_cidrs.iter().any(|cidr| cidr.contains(&address))
     }
-
-    /// Whether `address` is one of the gateway's own.
-    pub fn is_gateway(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(v4) => self.gateway_v4.contains(&v4),
-            IpAddr::V6(v6) => self.gateway_v6.contains(&v6),
-        }
-    }
 }
 
 /// What kind of address a packet was sent to.
