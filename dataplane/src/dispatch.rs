@@ -128,10 +128,10 @@ impl Outlet {
         counters.held.set(self.holding.len() as u64);
     }
 
-    /// Sends everything queued, port by port.
+    /// Sends everything queued, port by port, and asks after what is still on its way out.
     pub(crate) fn flush(&mut self, now: Instant, counters: &WorkerCounters) {
         for at in 0..self.ports.len() {
-            if self.out[at].is_empty() {
+            if self.out[at].is_empty() && !self.ports[at].is_sending() {
                 continue;
             }
             let sent = self.ports[at].tx(now, &mut self.out[at], &mut self.back);
@@ -144,6 +144,11 @@ impl Outlet {
             }
             self.release(frame);
         }
+    }
+
+    /// Whether a port has frames that are not out yet.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.ports.iter().any(|port| port.is_sending())
     }
 
     /// Gives a buffer back to whose it is.

@@ -145,7 +145,7 @@ impl Worker {
             self.counters().sleeps.add(u64::from(slept));
         }
         for _ in 0..DRAIN {
-            if self.poll(reader.pin().load(), clock()) == 0 {
+            if self.poll(reader.pin().load(), clock()) == 0 && !self.outlet.is_sending() {
                 break;
             }
         }

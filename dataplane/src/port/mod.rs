@@ -57,6 +57,12 @@ pub trait Port: Send {
     /// Something to sleep on until frames arrive (readable = frames are there), where there is such a thing.
     fn wait_on(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether frames it was given are still on their way out: then [`Port::tx`] wants to be called again soon, with an
+    /// empty batch if there is nothing more to send, for their buffers to come home.
+    fn is_sending(&self) -> bool {
+        false
+    }
+
     /// Frames the device or kernel dropped before the port saw them, since the last call (ring full). They are not part
     /// of `rx`.
     fn missed(&mut self) -> u64 {
