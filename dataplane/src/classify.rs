@@ -11,12 +11,13 @@ use pollgate_common::flow::Protocol;
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
 use crate::packet::{Fate, Kind, Packet};
+use crate::port::Frame;
 use crate::steer::Towards;
 use crate::worker::State;
 use crate::{icmp, reject};
 
 /// The frontend a new flow is for, or what becomes of the packet instead.
-pub(crate) fn new_flow(state: &State, packet: &mut Packet, tables: &Tables) -> Result<Frontend, Fate> {
+pub(crate) fn new_flow(state: &State, frame: &mut Frame, packet: &Packet, tables: &Tables) -> Result<Frontend, Fate> {
     let key = packet.key;
     let (settings, dst) = (tables.settings(), IpAddr::V4(key.dst.0));
     let owned = tables.owned(dst);
@@ -38,11 +39,11 @@ pub(crate) fn new_flow(state: &State, packet: &mut Packet, tables: &Tables) -> R
     if !may_send(key.src.0, tables) {
         return Err(Fate::Drop(Drop::BadSource));
     }
-    frontend.ok_or_else(|| undefined_port(packet, kind, tables))
+    frontend.ok_or_else(|| undefined_port(frame, packet, kind, tables))
 }
 
 /// ICMP, other protocols and fragments: answered or dropped for an owned address, the kernel's otherwise.
-pub(crate) fn without_flow(packet: &mut Packet, tables: &Tables) -> Fate {
+pub(crate) fn without_flow(frame: &mut Frame, packet: &Packet, tables: &Tables) -> Fate {
     let dst = IpAddr::V4(packet.key.dst.0);
     if tables.owned(dst).is_none() {
         return not_owned(dst, tables).err().unwrap_or(Fate::Pass(Pass::NotOwned));
@@ -50,7 +51,7 @@ pub(crate) fn without_flow(packet: &mut Packet, tables: &Tables) -> Fate {
     match packet.kind {
         _ if !may_send(packet.key.src.0, tables) => Fate::Drop(Drop::BadSource),
         Kind::Fragment => Fate::Drop(Drop::Fragment),
-        Kind::Icmp => icmp::answer(packet),
+        Kind::Icmp => icmp::answer(frame, packet),
         _ => Fate::Drop(Drop::Protocol),
     }
 }
@@ -73,10 +74,10 @@ pub(crate) fn may_send(src: Ipv4Addr, tables: &Tables) -> bool {
     !impossible && tables.owned(IpAddr::V4(src)).is_none()
 }
 
-fn undefined_port(packet: &mut Packet, kind: OwnedKind, tables: &Tables) -> Fate {
+fn undefined_port(frame: &mut Frame, packet: &Packet, kind: OwnedKind, tables: &Tables) -> Fate {
     let settings = tables.settings();
     match kind {
-        OwnedKind::ClusterIp => reject::refuse(packet, Drop::RejectUndefinedPort, settings),
+        OwnedKind::ClusterIp => reject::refuse(frame, packet, Drop::RejectUndefinedPort, settings),
         OwnedKind::Gateway if settings.snat_ports.contains(&packet.key.dst_port) => Fate::Drop(Drop::StaleReply),
         _ => Fate::Drop(Drop::UndefinedPort),
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pollgate_common::counters::WorkerCounters;
 use pollgate_common::drops::Drop;
-use pollgate_common::net::{NeighbourQuery, Net};
+use pollgate_common::net::{NeighbourQuery, Net, NoHop, PortId};
 use pollgate_common::time::Instant;
 
 use crate::hold::{Holding, Outcome};
-use crate::packet::{Fate, Packet};
+use crate::packet::Fate;
 use crate::port::{Frame, Origin, Port, Returned};
 use crate::reserve::Reserve;
 use crate::rewrite;
@@ -33,23 +33,30 @@ pub(crate) struct Outlet {
 impl Outlet {
     /// Does what was decided.
     #[inline]
-    pub(crate) fn dispatch(&mut self, packet: Packet, counters: &WorkerCounters, now: Instant) {
-        let fate = packet.fate.unwrap_or(Fate::Drop(Drop::Protocol));
+    pub(crate) fn dispatch(&mut self, frame: Frame, fate: Fate, net: &Net, counters: &WorkerCounters, now: Instant) {
         match fate {
-            Fate::Send(port) => return self.queue(packet.frame, usize::from(port.0), counters),
+            Fate::Send(port) => return self.queue(frame, usize::from(port.0), counters),
             Fate::Refuse(reason, port) => {
                 counters.drop(reason);
                 counters.originated.add(1);
-                return self.queue(packet.frame, usize::from(port.0), counters);
+                return self.queue(frame, usize::from(port.0), counters);
             }
-            Fate::Hold(query) => return self.hold(packet, query, counters, now),
-            Fate::HandOver(worker) => return self.hand_over(packet.frame, worker, counters),
+            Fate::Hold => return self.hold(frame, net, counters, now),
+            Fate::HandOver(worker) => return self.hand_over(frame, worker, counters),
             Fate::Pass(reason) => counters.pass(reason),
             Fate::Drop(reason) => counters.drop(reason),
         }
-        self.release(packet.frame);
+        self.release(frame);
     }
 
+    /// Sends every frame of a burst by the same port, which is what most bursts do. Answers whether there is such a port.
+    #[inline]
+    pub(crate) fn queue_all(&mut self, frames: &mut Vec<Frame>, port: PortId) -> bool {
+        let out = self.out.get_mut(usize::from(port.0));
+        out.map(|out| out.append(frames)).is_some()
+    }
+
+    #[inline]
     fn queue(&mut self, frame: Frame, port: usize, counters: &WorkerCounters) {
         match self.out.get_mut(port) {
             Some(out) => out.push(frame),
@@ -63,13 +70,17 @@ impl Outlet {
     }
 
     #[cold]
-    fn hold(&mut self, packet: Packet, query: NeighbourQuery, counters: &WorkerCounters, now: Instant) {
+    fn hold(&mut self, frame: Frame, net: &Net, counters: &WorkerCounters, now: Instant) {
+        let destination = rewrite::destination(&frame);
+        let Some((destination, Err(NoHop::Neighbour(query)))) = destination.map(|to| (to, net.hop(to))) else {
+            // Nobody to wait for: the same look-up said otherwise a moment ago.
+            return self.end(frame, Drop::NeighbourUnresolved, counters);
+        };
         let (room, asked) = self.holding.room_for(&query);
         if !asked {
             (self.ask)(query);
         }
-        let destination = rewrite::destination(&packet.frame).unwrap_or(query.address);
-        let kept = if room { self.keep(packet.frame) } else { Err(packet.frame) };
+        let kept = if room { self.keep(frame) } else { Err(frame) };
         match kept {
             Ok(frame) => self.holding.add(frame, query, destination, now),
             Err(frame) => self.end(frame, Drop::NeighbourQueueFull, counters),
@@ -114,7 +125,9 @@ impl Outlet {
         }
         let mut holding = std::mem::replace(&mut self.holding, Holding::empty());
         holding.review(net, moved, now, |mut frame, outcome| match outcome {
-            Outcome::Ready(hop) if rewrite::is_too_long(&frame, &hop) => self.end(frame, Drop::TxTooLong, counters),
+            Outcome::Ready(hop) if rewrite::is_too_long(rewrite::total_len(&frame), &frame, &hop) => {
+                self.end(frame, Drop::TxTooLong, counters)
+            }
             Outcome::Ready(hop) => {
                 rewrite::address(&mut frame, &hop);
                 self.queue(frame, usize::from(hop.port.0), counters);

@@ -31,19 +31,19 @@ pub(crate) fn is_for_us(packet: &Packet, settings: &Settings) -> bool {
 }
 
 /// Answers the query in its own buffer.
-pub(crate) fn answer(packet: &mut Packet, tables: &Tables) -> Fate {
+pub(crate) fn answer(frame: &mut Frame, packet: &Packet, tables: &Tables) -> Fate {
     if !classify::may_send(packet.key.src.0, tables) {
         return Fate::Drop(Drop::BadSource);
     }
     let start = packet.l4 + udp::LEN;
-    let said = Udp::at(packet.frame.bytes(), packet.l4).map_or(0, Udp::length);
+    let said = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
     let end = packet.l4 + said.min(packet.l4_len);
-    let query = packet.frame.bytes().get(start..end).and_then(Query::read);
+    let query = frame.bytes().get(start..end).and_then(Query::read);
     let Some(query) = query else { return Fate::Drop(Drop::DnsMalformed) };
     let response = respond(&query, tables.zone());
-    let written = packet.frame.buffer_mut().get_mut(start..).and_then(|message| response.write(&query, message));
-    match written.and_then(|len| address(packet, len)) {
-        Some(()) => Fate::Send(packet.frame.received_on()),
+    let written = frame.buffer_mut().get_mut(start..).and_then(|message| response.write(&query, message));
+    match written.and_then(|len| address(frame, packet, len)) {
+        Some(()) => Fate::Send(frame.received_on()),
         None => Fate::Drop(Drop::NoRoomForAnswer),
     }
 }
@@ -119,19 +119,19 @@ impl<'a> Response<'a> {
 }
 
 /// Addresses the answer of `len` bytes, in place behind the UDP header, back to who asked.
-fn address(packet: &mut Packet, len: usize) -> Option<()> {
+fn address(frame: &mut Frame, packet: &Packet, len: usize) -> Option<()> {
     let (key, l4) = (packet.key, packet.l4);
     let udp_len = udp::LEN + len;
     let end = l4 + udp_len;
-    if end > packet.frame.room() {
+    if end > frame.room() {
         return None;
     }
     let mut header = Udp::make(key.dst_port, key.src_port, u16::try_from(udp_len).ok()?);
-    let message = packet.frame.buffer_mut().get(l4 + udp::LEN..end)?;
+    let message = frame.buffer_mut().get(l4 + udp::LEN..end)?;
     let pseudo = checksum::pseudo(key.dst, key.src, Protocol::Udp.number(), udp_len);
     header.set_checksum(!checksum::fold(pseudo + checksum::sum(header.as_bytes()) + checksum::sum(message)));
-    packet.frame.buffer_mut().get_mut(l4..l4 + udp::LEN)?.copy_from_slice(header.as_bytes());
-    finish(&mut packet.frame, packet.own, end)
+    frame.buffer_mut().get_mut(l4..l4 + udp::LEN)?.copy_from_slice(header.as_bytes());
+    finish(frame, packet.own, end)
 }
 
 fn finish(frame: &mut Frame, own: pollgate_common::net::Mac, end: usize) -> Option<()> {

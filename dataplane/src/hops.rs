@@ -42,21 +42,19 @@ impl Hops {
 
     /// The next hop of a flow's direction.
     #[inline]
-    pub(crate) fn of(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<Hop, NoHop> {
-        if entry.hop_epoch == self.epoch
-            && let Some(hop) = self.list.get(entry.hop as usize)
-        {
-            return Ok(*hop);
+    pub(crate) fn of(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<&Hop, NoHop> {
+        if entry.hop_epoch != self.epoch {
+            self.look_up(entry, net)?;
         }
-        self.look_up(entry, net)
+        self.list.get(entry.hop as usize).ok_or(NoHop::NoRoute)
     }
 
     #[cold]
-    fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<Hop, NoHop> {
+    fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<(), NoHop> {
         let hop = net.hop(IpAddr::from(entry.translation.to.dst))?;
         entry.hop = self.place(hop);
         entry.hop_epoch = self.epoch;
-        Ok(hop)
+        Ok(())
     }
 
     fn place(&mut self, hop: Hop) -> u32 {

@@ -2,10 +2,10 @@
 
 use pollgate_common::drops::{Drop, Pass};
 use pollgate_common::flow::{FlowKey, V4};
-use pollgate_common::net::{Mac, NeighbourQuery, PortId};
+use pollgate_common::net::{Mac, PortId};
 
-use crate::flow::table::Hash;
-use crate::port::Frame;
+use crate::flow::table::{Hash, Likely};
+use crate::wire::ethernet;
 
 /// What a frame carries, as far as the pipeline cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) enum Fate {
     /// Dropped with this reason; what is in the buffer now is our reply to it, to be sent by this port.
     Refuse(Drop, PortId),
     /// Translated, but the next hop's MAC is not known: wait for it.
-    Hold(NeighbourQuery),
+    Hold,
     /// Another worker owns the flow.
     HandOver(u16),
     /// Not ours: the kernel has its own copy.
@@ -41,39 +41,42 @@ pub(crate) enum Fate {
     Drop(Drop),
 }
 
-/// A frame and what is known about it.
-#[derive(Debug)]
+/// What is known about a frame. The frames of a burst stay where the port put them; what parsing and the stages find out
+/// about each is written here, in place, burst after burst.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {
-    pub(crate) frame: Frame,
-    /// The MAC of the interface it came in by.
-    pub(crate) own: Mac,
-    pub(crate) kind: Kind,
+    /// Addresses always, ports for TCP and UDP.
+    pub(crate) key: FlowKey<V4>,
     /// TCP flags; zero for anything else.
     pub(crate) tcp_flags: u8,
     pub(crate) ttl: u8,
+    pub(crate) hash: Hash,
+    /// Where its flow's entry is, if it has one: what the tags say.
+    pub(crate) likely: Likely,
+    pub(crate) kind: Kind,
+    /// The MAC of the interface it came in by.
+    pub(crate) own: Mac,
     /// Where the transport header starts, from the first byte of the frame.
     pub(crate) l4: usize,
     /// Bytes of transport header and payload.
     pub(crate) l4_len: usize,
-    /// Addresses always, ports for TCP and UDP.
-    pub(crate) key: FlowKey<V4>,
-    pub(crate) hash: Hash,
     /// `None` until some stage has decided.
     pub(crate) fate: Option<Fate>,
 }
 
 impl Packet {
-    pub(crate) fn new(frame: Frame, own: Mac) -> Packet {
+    /// Nothing is known yet.
+    pub(crate) fn new() -> Packet {
         Packet {
-            frame,
-            own,
-            kind: Kind::OtherIp,
+            key: FlowKey::default(),
             tcp_flags: 0,
             ttl: 0,
+            hash: Hash::default(),
+            likely: Likely::default(),
+            kind: Kind::OtherIp,
+            own: Mac::default(),
             l4: 0,
             l4_len: 0,
-            key: FlowKey::default(),
-            hash: Hash::default(),
             fate: None,
         }
     }
@@ -82,5 +85,11 @@ impl Packet {
     #[inline]
     pub(crate) fn has_ports(&self) -> bool {
         matches!(self.kind, Kind::Tcp | Kind::Udp)
+    }
+
+    /// Bytes of the IP packet.
+    #[inline]
+    pub(crate) fn ip_len(&self) -> usize {
+        self.l4 + self.l4_len - ethernet::LEN
     }
 }

@@ -23,52 +23,52 @@ use crate::wire::{Header, checksum};
 const ERROR_LEN: usize = 576;
 
 /// Turns the packet into its refusal for `reason`.
-pub(crate) fn refuse(packet: &mut Packet, reason: Drop, settings: &Settings) -> Fate {
+pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, reason: Drop, settings: &Settings) -> Fate {
     let made = match packet.kind {
         // A reset is never answered with a reset.
         Kind::Tcp if packet.tcp_flags & tcp::RST != 0 => None,
-        Kind::Tcp => reset(packet),
-        _ => error(packet, icmp::Error::PortUnreachable, settings),
+        Kind::Tcp => reset(frame, packet),
+        _ => error(frame, packet, icmp::Error::PortUnreachable, settings),
     };
-    fate(packet, reason, made)
+    fate(frame, reason, made)
 }
 
 /// Turns the packet, whose time to live ran out, into the message that says so.
-pub(crate) fn time_exceeded(packet: &mut Packet, settings: &Settings) -> Fate {
-    let made = error(packet, icmp::Error::TimeExceeded, settings);
-    fate(packet, Drop::TtlExpired, made)
+pub(crate) fn time_exceeded(frame: &mut Frame, packet: &Packet, settings: &Settings) -> Fate {
+    let made = error(frame, packet, icmp::Error::TimeExceeded, settings);
+    fate(frame, Drop::TtlExpired, made)
 }
 
-fn fate(packet: &Packet, reason: Drop, made: Option<()>) -> Fate {
+fn fate(frame: &Frame, reason: Drop, made: Option<()>) -> Fate {
     match made {
-        Some(()) => Fate::Refuse(reason, packet.frame.received_on()),
+        Some(()) => Fate::Refuse(reason, frame.received_on()),
         None => Fate::Drop(reason),
     }
 }
 
-fn reset(packet: &mut Packet) -> Option<()> {
+fn reset(frame: &mut Frame, packet: &Packet) -> Option<()> {
     let key = packet.key;
-    let segment = Tcp::at(packet.frame.bytes(), packet.l4)?;
+    let segment = Tcp::at(frame.bytes(), packet.l4)?;
     let payload = u32::try_from(packet.l4_len.checked_sub(segment.header_len())?).ok()?;
     let mut reset = segment.reset(payload);
     let pseudo = checksum::pseudo(key.dst, key.src, Protocol::Tcp.number(), tcp::LEN);
     reset.set_checksum(!checksum::fold(pseudo + checksum::sum(reset.as_bytes())));
-    write(&mut packet.frame, packet.own, (key.dst, key.src), Protocol::Tcp.number(), reset.as_bytes(), 0)
+    write(frame, packet.own, (key.dst, key.src), Protocol::Tcp.number(), reset.as_bytes(), 0)
 }
 
-fn error(packet: &mut Packet, error: icmp::Error, settings: &Settings) -> Option<()> {
+fn error(frame: &mut Frame, packet: &Packet, error: icmp::Error, settings: &Settings) -> Option<()> {
     let from = V4(*settings.gateway_v4.first()?);
     let client = packet.key.src;
     let quoted = (packet.l4 - ethernet::LEN + packet.l4_len).min(ERROR_LEN - ipv4::LEN - icmp::LEN);
     // The quoted packet moves back to make room for the headers in front of it.
     let start = ethernet::LEN + ipv4::LEN + icmp::LEN;
-    let buffer = packet.frame.buffer_mut();
+    let buffer = frame.buffer_mut();
     if buffer.len() < start + quoted {
         return None;
     }
     buffer.copy_within(ethernet::LEN..ethernet::LEN + quoted, start);
     let header = Icmp::error(error, buffer.get(start..start + quoted)?);
-    write(&mut packet.frame, packet.own, (from, client), icmp::PROTOCOL, header.as_bytes(), quoted)
+    write(frame, packet.own, (from, client), icmp::PROTOCOL, header.as_bytes(), quoted)
 }
 
 /// Writes Ethernet, IP and `header` in front of `payload` bytes that are in place already.

@@ -20,14 +20,14 @@ use crate::wire::udp::Udp;
 
 /// New addresses, ports and sums; one hop less.
 #[inline]
-pub(crate) fn translate(packet: &mut Packet, translation: &Translation<V4>) {
+pub(crate) fn translate(frame: &mut Frame, packet: &Packet, translation: &Translation<V4>) {
     let to = &translation.to;
-    let delta = match packet.frame.offload().is_partial() {
+    let delta = match frame.offload().is_partial() {
         true => Transport::partial(translation.addresses),
         false => Transport::full(translation.whole),
     };
     let l4 = packet.l4;
-    let bytes = packet.frame.bytes_mut();
+    let bytes = frame.bytes_mut();
     if let Some(ip) = Ipv4::at_mut(bytes, ethernet::LEN) {
         ip.translate(to.src.0, to.dst.0, translation.addresses);
     }
@@ -53,11 +53,15 @@ pub(crate) fn address(frame: &mut Frame, hop: &Hop) {
     }
 }
 
-/// Whether the IPv4 packet in the frame is more than the next hop's link carries. A super-frame never is.
+/// Whether the IP packet of `len` bytes in the frame is more than the next hop's link carries. A super-frame never is.
 #[inline]
-pub(crate) fn is_too_long(frame: &Frame, hop: &Hop) -> bool {
-    let len = Ipv4::at(frame.bytes(), ethernet::LEN).map_or(0, Ipv4::total_len);
+pub(crate) fn is_too_long(len: usize, frame: &Frame, hop: &Hop) -> bool {
     len > hop.mtu as usize && !frame.offload().is_gso()
+}
+
+/// Bytes of the IPv4 packet in the frame, as it says itself.
+pub(crate) fn total_len(frame: &Frame) -> usize {
+    Ipv4::at(frame.bytes(), ethernet::LEN).map_or(0, Ipv4::total_len)
 }
 
 /// Sends an IPv4 packet back to its sender: MACs and addresses change places, the time to live starts anew. The sum

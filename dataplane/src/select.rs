@@ -17,6 +17,7 @@ use pollgate_common::time::{Instant, Ticks};
 use crate::flow::entry::CLOSING;
 use crate::flow::table::Owner;
 use crate::packet::{Fate, Kind, Packet};
+use crate::port::Frame;
 use crate::reject;
 use crate::snat::{self, Policy};
 use crate::wire::tcp;
@@ -26,7 +27,8 @@ use crate::worker::State;
 #[cold]
 pub(crate) fn open(
     state: &mut State,
-    packet: &mut Packet,
+    frame: &mut Frame,
+    packet: &Packet,
     frontend: Frontend,
     tables: &Tables,
     now: Instant,
@@ -39,7 +41,7 @@ pub(crate) fn open(
     }
     let policy = snat::policy(frontend.kind, service, settings.is_pod(from), settings.masquerade_all);
     let (slot, backend) = choose(service, policy, &packet.key, settings).map_err(|refusal| match refusal {
-        Drop::RejectNoEndpoints => reject::refuse(packet, refusal, settings),
+        Drop::RejectNoEndpoints => reject::refuse(frame, packet, refusal, settings),
         reason => Fate::Drop(reason),
     })?;
     let snat = policy.snat || from == backend.address;

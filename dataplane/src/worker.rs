@@ -1,7 +1,7 @@
 //! A worker: one pinned thread's loop.
 //!
 //! ```text
-//!   pin the tables ─ poll: returns ─ per port: rx → parse → pipeline → dispatch ─ inbox likewise
+//!   pin the tables ─ poll: returns ─ per port: rx → pipeline → dispatch ─ inbox likewise
 //!               ─ waiting frames ─ flush ─ sweep ─ unpin
 //! ```
 //!
@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pollgate_common::counters::{Counters, WorkerCounters};
+use pollgate_common::drops::Drop;
 use pollgate_common::epoch::Source;
 use pollgate_common::flow::{Address, V4};
+use pollgate_common::net::PortId;
 use pollgate_common::tables::{Settings, Tables};
 use pollgate_common::time::Instant;
 
@@ -25,11 +27,11 @@ use crate::flow::{FlowTable, Limits};
 use crate::hold::{self, Holding};
 use crate::hops::Hops;
 use crate::idle::Idle;
-use crate::packet::Packet;
+use crate::packet::{Fate, Packet};
 use crate::port::{BURST, Frame, Port};
 use crate::reserve::Reserve;
 use crate::steer::{Mesh, QUEUE, Steering};
-use crate::{parse, pipeline, snat};
+use crate::{pipeline, snat};
 
 /// Buffers a worker has for frames that outlive their burst.
 pub const RESERVE: usize = hold::MOST + QUEUE;
@@ -75,7 +77,7 @@ pub struct Worker {
     state: State,
     outlet: Outlet,
     frames: Vec<Frame>,
-    burst: Vec<Packet>,
+    packets: Box<[Packet; BURST]>,
 }
 
 impl Worker {
@@ -86,7 +88,7 @@ impl Worker {
         let ports = parts.ports.len();
         let state = State {
             worker: parts.worker,
-            flows: FlowTable::new(&parts.limits, ahash::RandomState::with_seeds(a, b, c, d))?,
+            flows: FlowTable::new(&parts.limits, parts.seeds)?,
             hops: Hops::new(),
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, workers),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
@@ -103,12 +105,12 @@ impl Worker {
             out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + hold::MOST)).collect(),
             back: Vec::with_capacity((ports + 2) * BURST + hold::MOST),
         };
-        Ok(Worker { state, outlet, frames: Vec::with_capacity(BURST), burst: Vec::with_capacity(BURST) })
+        Ok(Worker { state, outlet, frames: Vec::with_capacity(BURST), packets: Box::new([Packet::new(); BURST]) })
     }
 
     /// One round under one generation of the tables; answers how many frames it took in.
     pub fn poll(&mut self, tables: &Tables, now: Instant) -> usize {
-        let Worker { state, outlet, frames, burst } = self;
+        let Worker { state, outlet, frames, packets } = self;
         let counters = Arc::clone(&state.counters);
         let counters = counters.worker(usize::from(state.worker));
         let moved = state.hops.follow(tables.net());
@@ -120,12 +122,12 @@ impl Worker {
             counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
             counters.missed.add(outlet.ports[port].missed());
             taken += frames.len();
-            round(state, outlet, frames, burst, tables, counters, now);
+            round(state, outlet, frames, packets, tables, counters, now);
         }
         frames.extend(std::iter::from_fn(|| outlet.mesh.receive(state.worker)).take(BURST));
         counters.handed_in.add(frames.len() as u64);
         taken += frames.len();
-        round(state, outlet, frames, burst, tables, counters, now);
+        round(state, outlet, frames, packets, tables, counters, now);
         outlet.review(tables.net(), moved, now, counters);
         outlet.flush(now, counters);
         state.flows.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
@@ -156,13 +158,13 @@ impl Worker {
     }
 }
 
-/// Takes one burst from parse to dispatch; leaves `frames` and `burst` empty.
+/// Takes one burst, of [`BURST`] frames at most, from parse to dispatch; leaves `frames` empty.
 #[inline]
 fn round(
     state: &mut State,
     outlet: &mut Outlet,
     frames: &mut Vec<Frame>,
-    burst: &mut Vec<Packet>,
+    packets: &mut [Packet; BURST],
     tables: &Tables,
     counters: &WorkerCounters,
     now: Instant,
@@ -171,14 +173,25 @@ fn round(
         return;
     }
     counters.bursts.add(1);
-    for frame in frames.drain(..) {
-        let own = tables.net().port_link(frame.received_on()).map(|link| link.mac).unwrap_or_default();
-        burst.push(parse::parse(frame, own));
+    let packets = &mut packets[..frames.len()];
+    pipeline::run(state, frames, packets, tables, now);
+    if let Some(port) = common_way(packets)
+        && outlet.queue_all(frames, port)
+    {
+        return;
     }
-    pipeline::run(state, burst, tables, now);
-    for packet in burst.drain(..) {
-        outlet.dispatch(packet, counters, now);
+    for (frame, packet) in frames.drain(..).zip(packets) {
+        let fate = packet.fate.unwrap_or(Fate::Drop(Drop::Protocol));
+        outlet.dispatch(frame, fate, tables.net(), counters, now);
     }
+}
+
+/// The port that all packets leave by, if it is one.
+#[inline]
+fn common_way(packets: &[Packet]) -> Option<PortId> {
+    let first = packets.first()?.fate;
+    let Some(Fate::Send(port)) = first else { return None };
+    packets.iter().all(|packet| packet.fate == first).then_some(port)
 }
 
 impl<A: Address> State<A> {

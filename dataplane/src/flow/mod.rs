@@ -1,11 +1,13 @@
 //! Flows: what a worker remembers about a connection, and the table it remembers it in.
 //!
 //! * [`entry`]: one direction of one flow, the whole translation in one cache line (IPv4).
+//! * `hash`: of a direction's key, by AES rounds where the CPU has them.
 //! * [`table`]: the table: buckets of tags, entries, the sweeper, and what happens when it is full.
 //!
 //! Each worker has its own table and nobody else touches it.
 
 pub mod entry;
+mod hash;
 pub mod table;
 
 pub use entry::{Entry, Translation};

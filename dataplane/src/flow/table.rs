@@ -15,8 +15,8 @@
 //! * **Full**: the connection that is evicted for a new one is the one idle longest among a bounded sample, half-open ones
 //!   and closed ones before UDP; an established TCP connection never is. If the sample has none, the new flow is refused.
 //!
-//! A probe is split in three so that a burst's cache misses overlap: [`FlowTable::prefetch_bucket`],
-//! [`FlowTable::probe`] (which prefetches the entry), [`FlowTable::find`].
+//! A look-up is split in three so that a burst's cache misses overlap: [`FlowTable::hash_all`] (which prefetches the
+//! buckets), [`FlowTable::probe`] (which prefetches the entry), [`FlowTable::confirm`].
 //!
 //! Memory for IPv4: 2 × 64 B entries + 2 × 64 B / 8 / 0.65 of bucket = 153 B a connection.
 
@@ -29,6 +29,8 @@ use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 
 use super::entry::{BOTH, CLOSING, Entry, FIN, REPLY, Translation, USED};
+use super::hash::FlowHash;
+pub use super::hash::Hash;
 use crate::memory::{Mapped, Zeroed, prefetch};
 use crate::wire::tcp;
 
@@ -80,9 +82,16 @@ unsafe impl Zeroed for Bucket {}
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-/// A key's hash, computed once and used for tag and both buckets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hash(u64);
+/// Where a direction's entry is, going by its tag alone: to be confirmed by comparing keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Likely(u32);
+
+impl Default for Likely {
+    /// Nowhere.
+    fn default() -> Likely {
+        Likely(u32::MAX)
+    }
+}
 
 /// Which service and backend a flow belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -103,12 +112,13 @@ pub struct Full;
 
 /// See the module's text.
 pub struct FlowTable<A: Address> {
-    hasher: ahash::RandomState,
+    hasher: FlowHash,
     buckets: Mapped<Bucket>,
     entries: Mapped<Entry<A>>,
     /// Places never used yet start here.
     fresh: u32,
-    free: Vec<u32>,
+    /// The free place that is used next; the rest follow by [`Entry::peer`].
+    free: Option<u32>,
     live: u64,
     half_open: u64,
     expired: u64,
@@ -119,19 +129,19 @@ pub struct FlowTable<A: Address> {
 }
 
 impl<A: Address> FlowTable<A> {
-    /// A table for `limits`, hashing by `hasher`. Fails if the memory cannot be mapped.
-    pub fn new(limits: &Limits, hasher: ahash::RandomState) -> io::Result<FlowTable<A>> {
+    /// A table for `limits`, its hash keyed by `seeds`. Fails if the memory cannot be mapped.
+    pub fn new(limits: &Limits, seeds: [u64; 4]) -> io::Result<FlowTable<A>> {
         let entries = limits.connections.max(1).saturating_mul(2).min(u32::MAX as usize - 1);
         // Thirteen twentieths full at most: one in fifteen flows is in its second bucket then.
         let buckets = (entries / WAYS * 20).div_ceil(13) + 2;
         let t = &limits.timeouts;
         let idle = [t.tcp_established, t.tcp_opening, t.tcp_closing, t.udp, t.udp_stream].map(Ticks::span);
         Ok(FlowTable {
-            hasher,
+            hasher: FlowHash::new(seeds),
             buckets: Mapped::new(buckets)?,
             entries: Mapped::new(entries)?,
             fresh: 0,
-            free: Vec::new(),
+            free: None,
             live: 0,
             half_open: 0,
             expired: 0,
@@ -145,31 +155,29 @@ impl<A: Address> FlowTable<A> {
     /// The hash of a key.
     #[inline]
     pub fn hash(&self, key: &FlowKey<A>) -> Hash {
-        let [src, src2] = key.src.words();
-        let [dst, dst2] = key.dst.words();
-        // IPv4 addresses fit one word together; IPv6 needs all four.
-        if src2 | dst2 == 0 {
-            Hash(self.hasher.hash_one((src << 32 | dst, key.port_word())))
-        } else {
-            Hash(self.hasher.hash_one((src, src2, dst, dst2, key.port_word())))
-        }
+        self.hasher.one(key)
     }
 
-    /// First pass: asks for the bucket's line.
+    /// First pass: hashes all keys and asks for their buckets' lines.
     #[inline]
-    pub fn prefetch_bucket(&self, hash: Hash) {
-        prefetch(self.buckets.as_ptr().wrapping_add(self.first(hash)));
+    pub fn hash_all<'a>(&self, keys: impl Iterator<Item = (&'a FlowKey<A>, &'a mut Hash)>) {
+        self.hasher.each(keys, |hash| prefetch(self.buckets.as_ptr().wrapping_add(self.first(hash))));
     }
 
     /// Second pass: reads the bucket and asks for the line of the entry whose tag fits.
     #[inline]
-    pub fn probe(&self, hash: Hash) {
+    pub fn probe(&self, hash: Hash) -> Likely {
         let bucket = &self.buckets[self.first(hash)];
-        if let Some(way) = ways(&bucket.tags, hash.tag()).next() {
-            prefetch(self.entries.as_ptr().wrapping_add(bucket.places[way] as usize));
-        } else if bucket.overflow > 0 {
-            self.prefetch_second(hash);
+        let mask = matching(&bucket.tags, hash.tag());
+        if mask == 0 {
+            if bucket.overflow > 0 {
+                self.prefetch_second(hash);
+            }
+            return Likely::default();
         }
+        let place = bucket.places[way(mask)];
+        prefetch(self.entries.as_ptr().wrapping_add(place as usize));
+        Likely(place)
     }
 
     #[cold]
@@ -179,6 +187,14 @@ impl<A: Address> FlowTable<A> {
 
     /// Third pass: the place of the direction with exactly this key.
     #[inline]
+    pub fn confirm(&self, likely: Likely, hash: Hash, key: &FlowKey<A>) -> Option<u32> {
+        match self.entries.get(likely.0 as usize) {
+            Some(entry) if entry.is(USED) && entry.key == *key => Some(likely.0),
+            _ => self.find(hash, key),
+        }
+    }
+
+    /// The same without the passes before it.
     pub fn find(&self, hash: Hash, key: &FlowKey<A>) -> Option<u32> {
         let first = &self.buckets[self.first(hash)];
         if let Some(place) = self.find_in(first, hash, key) {
@@ -192,7 +208,7 @@ impl<A: Address> FlowTable<A> {
 
     #[inline]
     fn find_in(&self, bucket: &Bucket, hash: Hash, key: &FlowKey<A>) -> Option<u32> {
-        ways(&bucket.tags, hash.tag())
+        ways(matching(&bucket.tags, hash.tag()))
             .map(|way| bucket.places[way])
             .find(|&place| self.entries[place as usize].key == *key)
     }
@@ -215,7 +231,7 @@ impl<A: Address> FlowTable<A> {
         let reply = to.reversed();
         let (there, back) = (self.allocate(now)?, self.allocate(now));
         let Ok(back) = back else {
-            self.free.push(there);
+            self.give_back(there);
             return Err(Full);
         };
         let entry = Entry {
@@ -246,17 +262,19 @@ impl<A: Address> FlowTable<A> {
         Ok(there)
     }
 
-    /// Notes that a packet came for the direction at `place`.
+    /// Notes that a packet came for the direction at `place`, and gives its entry.
     #[inline]
-    pub fn saw(&mut self, place: u32, now: Ticks, tcp_flags: u8) {
+    pub fn saw(&mut self, place: u32, now: Ticks, tcp_flags: u8) -> &mut Entry<A> {
+        let entry = &self.entries[place as usize];
+        if tcp_flags & (tcp::FIN | tcp::RST) != 0 || entry.state & (REPLY | BOTH) == REPLY {
+            self.change_state(place, tcp_flags);
+        }
         let entry = &mut self.entries[place as usize];
+        // Most packets come within a tick of the last: then the line stays clean.
         if entry.last_seen != now {
             entry.last_seen = now;
         }
-        let news = tcp_flags & (tcp::FIN | tcp::RST) != 0 || entry.state & (REPLY | BOTH) == REPLY;
-        if news {
-            self.change_state(place, tcp_flags);
-        }
+        entry
     }
 
     /// First reply, FIN or RST: the few packets of a flow that touch both entries.
@@ -318,6 +336,9 @@ impl<A: Address> FlowTable<A> {
     #[inline]
     fn is_expired(&self, place: u32, now: Ticks) -> bool {
         let entry = &self.entries[place as usize];
+        if entry.last_seen == now {
+            return false;
+        }
         let limit = self.idle[Self::idle_class(entry)];
         now.since(entry.last_seen) > limit && now.since(self.entries[entry.peer as usize].last_seen) > limit
     }
@@ -357,7 +378,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     fn allocate(&mut self, now: Ticks) -> Result<u32, Full> {
-        if let Some(place) = self.free.pop() {
+        if let Some(place) = self.take_free() {
             return Ok(place);
         }
         if (self.fresh as usize) < self.entries.len() {
@@ -365,7 +386,7 @@ impl<A: Address> FlowTable<A> {
             return Ok(self.fresh - 1);
         }
         self.evict(now)?;
-        self.free.pop().ok_or(Full)
+        self.take_free().ok_or(Full)
     }
 
     /// Ends the least useful flow among the next [`SAMPLE`] entries.
@@ -440,7 +461,11 @@ impl<A: Address> FlowTable<A> {
 
     fn put(&mut self, bucket: usize, hash: Hash, place: u32) -> bool {
         let bucket = &mut self.buckets[bucket];
-        let Some(way) = ways(&bucket.tags, 0).next() else { return false };
+        let free = matching(&bucket.tags, 0);
+        if free == 0 {
+            return false;
+        }
+        let way = way(free);
         bucket.tags[way] = hash.tag();
         bucket.places[way] = place;
         true
@@ -467,10 +492,23 @@ impl<A: Address> FlowTable<A> {
     }
 
     fn release(&mut self, place: u32, peer: u32) {
-        self.entries[place as usize].state = 0;
-        self.entries[peer as usize].state = 0;
-        self.free.push(place);
-        self.free.push(peer);
+        self.give_back(place);
+        self.give_back(peer);
+    }
+
+    fn give_back(&mut self, place: u32) {
+        let entry = &mut self.entries[place as usize];
+        entry.state = 0;
+        // The last of the list names itself.
+        entry.peer = self.free.unwrap_or(place);
+        self.free = Some(place);
+    }
+
+    fn take_free(&mut self) -> Option<u32> {
+        let place = self.free?;
+        let next = self.entries[place as usize].peer;
+        self.free = (next != place).then_some(next);
+        Some(place)
     }
 
     #[inline]
@@ -504,20 +542,38 @@ fn scale(bits: u64, len: usize) -> usize {
     usize::try_from((bits * len as u64) >> 32).unwrap_or(0)
 }
 
-/// The ways whose tag is `tag`.
+/// Which ways hold `tag`: one bit in every two (a vector comparison says it in bytes).
 #[inline]
-fn ways(tags: &[u16; WAYS], tag: u16) -> impl Iterator<Item = usize> + use<> {
-    // Compiles to one vector comparison; the mask then names the ways.
-    let mut mask = 0u32;
-    for (way, &have) in tags.iter().enumerate() {
-        mask |= u32::from(have == tag) << way;
+fn matching(tags: &[u16; WAYS], tag: u16) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16};
+        const LOW_BYTES: u32 = 0x5555;
+        // SAFETY: SSE2 is part of x86-64; the load is of the array's sixteen bytes.
+        let bytes = unsafe {
+            let tags = _mm_loadu_si128(tags.as_ptr().cast::<__m128i>());
+            _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag.cast_signed())))
+        };
+        bytes.cast_unsigned() & LOW_BYTES
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    tags.iter().enumerate().map(|(way, &have)| u32::from(have == tag) << (2 * way)).sum()
+}
+
+/// The first way of a mask that is not zero.
+#[inline]
+fn way(mask: u32) -> usize {
+    // Below 8 for any mask; the compiler cannot know.
+    (mask.trailing_zeros() / 2) as usize % WAYS
+}
+
+/// All ways of a mask.
+#[inline]
+fn ways(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        (mask != 0).then(|| {
-            let way = mask.trailing_zeros() as usize;
-            mask &= mask - 1;
-            way
-        })
+        let first = (mask != 0).then(|| way(mask));
+        mask &= mask.wrapping_sub(1);
+        first
     })
 }
 
@@ -557,7 +613,7 @@ mod tests {
 
     fn table(connections: usize) -> FlowTable<V4> {
         let limits = Limits { connections, timeouts: TIMEOUTS };
-        FlowTable::new(&limits, ahash::RandomState::with_seeds(1, 2, 3, 4)).expect("memory")
+        FlowTable::new(&limits, [1, 2, 3, 4]).expect("memory")
     }
 
     fn keys(n: u32, protocol: Protocol) -> (FlowKey<V4>, FlowKey<V4>) {
@@ -637,7 +693,7 @@ mod tests {
             let (forward, to) = keys(n, Protocol::Tcp);
             match table.open(forward, to, OWNER, Ticks(1)) {
                 // At once established, so that it stays.
-                Ok(there) => table.saw(table.entry(there).peer, Ticks(1), tcp::ACK),
+                Ok(there) => drop(table.saw(table.entry(there).peer, Ticks(1), tcp::ACK)),
                 Err(Full) => refused += 1,
             }
         }

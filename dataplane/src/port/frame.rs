@@ -65,12 +65,35 @@ impl Offload {
 #[derive(Debug)]
 pub struct Frame {
     ptr: NonNull<u8>,
+    token: u64,
     len: u32,
     room: u32,
-    origin: Origin,
+    owner: Owner,
     received_on: PortId,
-    token: u64,
     offload: Offload,
+}
+
+/// An [`Origin`] in one word. Plain, so that `Option<Frame>` tells `None` by the pointer: a frame is then moved in whole
+/// registers, not field by field.
+#[derive(Clone, Copy, Debug)]
+struct Owner(u32);
+
+impl Owner {
+    const WORKER: u32 = 1 << 16;
+
+    #[inline]
+    fn new(origin: Origin) -> Owner {
+        match origin {
+            Origin::Port(port) => Owner(u32::from(port.0)),
+            Origin::Worker(worker) => Owner(Owner::WORKER | u32::from(worker)),
+        }
+    }
+
+    #[inline]
+    fn origin(self) -> Origin {
+        let number = u16::try_from(self.0 & 0xffff).unwrap_or(0);
+        if self.0 & Owner::WORKER == 0 { Origin::Port(PortId(number)) } else { Origin::Worker(number) }
+    }
 }
 
 // SAFETY: a Frame is the only handle to its bytes (the contract of `Frame::new`), so moving it to another thread moves
@@ -85,7 +108,7 @@ impl Frame {
     /// frame has gone back to its origin. `len <= room`.
     pub unsafe fn new(ptr: NonNull<u8>, len: u32, room: u32, origin: Origin, received_on: PortId, token: u64) -> Frame {
         debug_assert!(len <= room);
-        Frame { ptr, len, room, origin, received_on, token, offload: Offload::default() }
+        Frame { ptr, token, len, room, owner: Owner::new(origin), received_on, offload: Offload::default() }
     }
 
     /// With what the sender left to offload.
@@ -135,7 +158,7 @@ impl Frame {
 
     /// Whose buffer it is.
     pub fn origin(&self) -> Origin {
-        self.origin
+        self.owner.origin()
     }
 
     /// The port it came in by (for a frame of our own: the one it answers to).

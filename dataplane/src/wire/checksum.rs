@@ -27,6 +27,18 @@ pub fn sum(bytes: &[u8]) -> u32 {
     low(wide) + low(wide >> 16) + low(wide >> 32) + low(wide >> 48)
 }
 
+/// Whether the words of a 20-byte header with its checksum add up. In whatever byte order they are added (RFC 1071 §2 (B)),
+/// a right one comes out as all ones.
+#[inline]
+pub fn is_right(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    // 35 bits to 33, to 17: all ones, or all ones twice.
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum == 0xffff || sum == 0x1_fffe
+}
+
 /// Folds a sum to 16 bits, carries added back in.
 #[inline]
 pub fn fold(mut sum: u32) -> u16 {

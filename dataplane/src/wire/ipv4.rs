@@ -58,6 +58,13 @@ impl Ipv4 {
         Ok(ip)
     }
 
+    /// Whether it has no options, is no fragment, and its checksum is right.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
+        self.version_ihl == 0x45 && whole && checksum::is_right(zerocopy::transmute_ref!(self))
+    }
+
     /// Bytes of the header, options included.
     #[inline]
     pub fn header_len(&self) -> usize {

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub mod plain;
 pub mod tcp;
 pub mod udp;
 

@@ -13,6 +13,8 @@ use super::{Header, checksum};
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
+/// Its number in the IP header.
+pub const PROTOCOL: u8 = 6;
 /// No more data from the sender.
 pub const FIN: u8 = 0x01;
 /// Synchronise sequence numbers.

@@ -13,6 +13,8 @@ use super::{Header, checksum};
 
 /// Bytes of the header.
 pub const LEN: usize = 8;
+/// Its number in the IP header.
+pub const PROTOCOL: u8 = 17;
 
 /// The header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]

@@ -1,0 +1,96 @@
+//! What nearly every frame starts with: Ethernet, IPv4 without options, and a whole TCP header or as many bytes of UDP.
+//!
+//! ```text
+//!  0          14     34       54
+//!  │ Ethernet │ IPv4 │ l4 … … │
+//! ```
+//!
+//! [`Plain::check`] proves in one go, with every offset a constant, what the headers' own checks prove one by one. It only
+//! says yes: what it does not take goes through those checks, which know the reasons. So nothing is decided here, and a
+//! test holds the two against each other. It is measured to save about half of the instructions of parsing.
+
+use pollgate_common::flow::{FlowKey, V4};
+use pollgate_common::net::Mac;
+use zerocopy::big_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::ethernet::{self, Ethernet};
+use super::ipv4::Ipv4;
+use super::{Header, tcp, udp};
+
+/// Where the transport header starts.
+pub const L4: usize = ethernet::LEN + super::ipv4::LEN;
+
+/// The headers; see the module's text.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Plain {
+    ethernet: Ethernet,
+    ip: Ipv4,
+    src_port: U16,
+    dst_port: U16,
+    /// UDP: length and sum; TCP: the sequence number.
+    udp_length: U16,
+    middle: [u8; 6],
+    tcp_offset: u8,
+    tcp_flags: u8,
+    end: [u8; 6],
+}
+
+impl Header for Plain {}
+
+const _: () = assert!(size_of::<Plain>() == L4 + tcp::LEN);
+
+impl Plain {
+    /// The headers, if they are an unfragmented TCP segment's or UDP datagram's for `own`, true in every length and in
+    /// the IP header's sum. A super-frame (`gso`) of UDP is somebody else's business.
+    #[inline]
+    pub fn check(frame: &[u8], own: Mac, gso: bool) -> Option<&Plain> {
+        let plain = Plain::at(frame, 0)?;
+        let is_ours = plain.ethernet.dst() == own && plain.ethernet.ether_type() == ethernet::IPV4;
+        let total = plain.ip.total_len();
+        let fits = total <= frame.len() - ethernet::LEN;
+        (is_ours && fits && plain.ip.is_plain() && plain.l4_is_true(gso)).then_some(plain)
+    }
+
+    #[inline]
+    fn l4_is_true(&self, gso: bool) -> bool {
+        let Some(len) = self.ip.total_len().checked_sub(super::ipv4::LEN) else { return false };
+        if self.is_tcp() {
+            let header = usize::from(self.tcp_offset >> 4) * 4;
+            return header >= tcp::LEN && header <= len;
+        }
+        let said = usize::from(self.udp_length.get());
+        self.ip.protocol() == udp::PROTOCOL && said >= udp::LEN && said <= len && !gso
+    }
+
+    /// TCP; UDP otherwise.
+    #[inline]
+    pub fn is_tcp(&self) -> bool {
+        self.ip.protocol() == tcp::PROTOCOL
+    }
+
+    /// The IP header.
+    #[inline]
+    pub fn ip(&self) -> &Ipv4 {
+        &self.ip
+    }
+
+    /// TCP's flags; zero for UDP.
+    #[inline]
+    pub fn tcp_flags(&self) -> u8 {
+        if self.is_tcp() { self.tcp_flags } else { 0 }
+    }
+
+    /// The flow direction it belongs to.
+    #[inline]
+    pub fn key(&self) -> FlowKey<V4> {
+        FlowKey {
+            src: V4(self.ip.src()),
+            dst: V4(self.ip.dst()),
+            src_port: self.src_port.get(),
+            dst_port: self.dst_port.get(),
+            protocol: self.ip.protocol(),
+        }
+    }
+}
