@@ -367,7 +367,7 @@ fn make_workers(
 fn open_ports(config: &Config, worker: u16, workers: u16) -> Result<Vec<Box<dyn Port>>, GatewayError> {
     let open = |(at, interface): (usize, &config::Interface)| {
         let (name, port) = (&interface.name, port_id(at));
-        let options = PacketOptions { interface: name, port, worker, workers, ring_frames: RING_FRAMES };
+        let options = PacketOptions { interface: name, port, worker, workers, fanout: None, ring_frames: RING_FRAMES };
         Ok(Box::new(PacketPort::open(&options)?) as Box<dyn Port>)
     };
     config.interfaces.iter().enumerate().map(open).collect()

@@ -10,6 +10,7 @@
 //! ```
 
 mod arp;
+pub mod bpf;
 mod classify;
 mod dispatch;
 mod dns;

@@ -22,9 +22,10 @@
 //! transmit ring it is faster, and it copies as often. The frames go through the device's queueing discipline; bypassing
 //! it is a choice to be made per device, since a super-frame for a device without segmentation offload needs it.
 //!
-//! **Several workers** join one PACKET_FANOUT_HASH group on the interface. It keeps most flows on one worker and
-//! promises nothing: fragments and both directions of a translated flow land anywhere, and the workers sort that out
-//! themselves. Reassembly by the kernel (FANOUT_FLAG_DEFRAG) would change the frames, so it is off.
+//! **Several workers** join one fanout group on the interface, in their own order, and a program ([`FanoutRules`]) has
+//! the kernel choose as the workers themselves would. It promises nothing: later fragments, ICMP errors and addresses
+//! the program has no room for land anywhere, and the workers sort that out themselves. Without a program it is
+//! PACKET_FANOUT_HASH, which parts the two directions of most flows. Reassembly by the kernel (FANOUT_FLAG_DEFRAG) would change the frames, so it is off.
 //!
 //! **Stripped VLAN tags** are put back, so that a tagged frame looks as it did on the wire.
 //!
@@ -34,18 +35,21 @@
 //! A link that goes down and comes back keeps its socket; the kernel leaves an error on it that is read away. An
 //! interface that is removed does not come back: the port then receives nothing and drops what it is to send.
 
+mod fanout;
 mod open;
 mod ring;
 mod side;
 mod tag;
 mod transmit;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pollgate_common::net::PortId;
 use pollgate_common::time::Instant;
 
 use super::{Frame, Origin, Port, Returned, Sent};
+pub use fanout::{Fanout, FanoutRules};
 pub use open::{OpenError, PacketOptions};
 use ring::{Ring, Taken};
 use side::SideBuffers;
@@ -88,6 +92,11 @@ impl PacketPort {
             may_have_missed: false,
             empty_looks: 0,
         })
+    }
+
+    /// What changes the program of this port's group; for one opened with a program.
+    pub fn fanout(&self) -> io::Result<Fanout> {
+        Ok(Fanout::new(self.socket.try_clone()?))
     }
 
     /// Now and then, when nothing comes.

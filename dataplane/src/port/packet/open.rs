@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use pollgate_common::net::PortId;
 
 use super::ring::{Layout, Ring};
+use crate::bpf::classic::Program;
 
 /// How to open a port.
 #[derive(Clone, Copy, Debug)]
@@ -26,10 +27,13 @@ pub struct PacketOptions<'a> {
     pub interface: &'a str,
     /// The port's number in the configuration.
     pub port: PortId,
-    /// Which worker this is, from 0: for messages. Which share of the frames it gets follows from the order of opening.
+    /// Which worker this is, from 0: for messages. Which share of the frames it gets follows from the order of opening,
+    /// which therefore must be the workers' own.
     pub worker: u16,
     /// How many workers share the interface; more than one join a group.
     pub workers: u16,
+    /// How the kernel chooses among them; without a program by a hash of its own.
+    pub fanout: Option<&'a Program>,
     /// Slots of the ring: 64 to 65536, rounded up to whole blocks of memory (of 128 KB).
     pub ring_frames: u32,
 }
@@ -101,7 +105,8 @@ pub(super) fn open(options: &PacketOptions<'_>) -> Result<Opened, OpenError> {
     }
     bind(socket.as_fd(), device.index).map_err(failed("binding a packet socket"))?;
     if options.workers > 1 {
-        join_group(socket.as_fd(), device.index).map_err(failed("joining the workers' fanout group"))?;
+        join_group(socket.as_fd(), device.index, options.fanout)
+            .map_err(failed("joining the workers' fanout group"))?;
         accept_all(socket.as_fd()).map_err(failed("removing a socket filter"))?;
     }
     Ok(Opened { socket, ring })
@@ -233,11 +238,21 @@ fn bind(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
 
 /// One group per process and interface. Own frames are ignored by a flag of the group: inside one the sockets' own
 /// option does nothing.
-fn join_group(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+fn join_group(socket: BorrowedFd<'_>, index: i32, program: Option<&Program>) -> io::Result<()> {
     let mixed = std::process::id().wrapping_mul(0x9e37_79b1) ^ index.cast_unsigned().wrapping_mul(0x85eb_ca6b);
     let group = mixed >> 16;
-    let mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &(group | mode << 16))
+    let kind = if program.is_some() { libc::PACKET_FANOUT_CBPF } else { libc::PACKET_FANOUT_HASH };
+    let mode = kind | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &(group | mode << 16))?;
+    program.map_or(Ok(()), |program| set_program(socket, program))
+}
+
+/// The kernel copies it; until there is one, all frames go to the first socket.
+pub(super) fn set_program(socket: BorrowedFd<'_>, program: &Program) -> io::Result<()> {
+    let instructions = program.instructions();
+    let len = libc::c_ushort::try_from(instructions.len()).unwrap_or(libc::c_ushort::MAX);
+    let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)
 }
 
 /// Reads away an error that was left on the socket (a link that went down): until then the socket looks readable.
