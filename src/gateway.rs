@@ -46,6 +46,7 @@ use tracing::{error, info, warn};
 
 use crate::assembly;
 use crate::config::{self, Config};
+use crate::fanout::Fanouts;
 use crate::host::{self, HostFault};
 
 /// Slots of a receive ring, each for one frame of the interface's MTU.
@@ -149,9 +150,10 @@ impl Gateway {
         let counters = Arc::new(Counters::new(workers));
         let settings = assembly::settings(config);
         let (commands, received) = channel::unbounded();
-        let (mirror, compiler) = mirror_network(config, &settings, &counters, &commands)?;
+        let (mirror, mut compiler, owned) = mirror_network(config, &settings, &counters, &commands)?;
         let source = compiler.source();
-        let engines = make_workers(config, &settings, workers, &mirror, &counters)?;
+        let (engines, fanouts) = make_workers(config, &settings, workers, &mirror, &counters)?;
+        compiler.on_owned(follow_owned(owned, fanouts));
         let max_flows = config.flows.max;
         let (told, tables) = (Arc::clone(&counters), source.clone());
         let api = api::spawn(ApiParts {
@@ -256,7 +258,7 @@ fn mirror_network(
     settings: &Arc<Settings>,
     counters: &Arc<Counters>,
     commands: &channel::Sender<Command>,
-) -> Result<(Mirror, Compiler), GatewayError> {
+) -> Result<(Mirror, Compiler, OwnedAddresses), GatewayError> {
     let mut compiler = Compiler::new(assembly::compile_options(config, settings), Arc::clone(counters));
     let owned = OwnedAddresses::new(config.addresses.iter().chain(&config.dns.addresses).copied());
     let names = config.interfaces.iter().enumerate();
@@ -279,8 +281,7 @@ fn mirror_network(
     };
     let (mirror, net) = Mirror::start(interfaces, owned.clone(), news)?;
     compiler.network(net);
-    compiler.on_owned(follow_owned(owned));
-    Ok((mirror, compiler))
+    Ok((mirror, compiler, owned))
 }
 
 /// Says in the log when a polled interface goes, comes, or changes its state.
@@ -311,13 +312,14 @@ impl LinkLog {
     }
 }
 
-/// Keeps the mirror's list of owned addresses in step with the tables.
-fn follow_owned(owned: OwnedAddresses) -> Box<dyn FnMut(&Tables) + Send> {
+/// Keeps the mirror's list of owned addresses, and the kernel's choice of workers, in step with the tables.
+fn follow_owned(owned: OwnedAddresses, mut fanouts: Fanouts) -> Box<dyn FnMut(&Tables) + Send> {
     let mut known: std::collections::HashSet<IpAddr> = std::collections::HashSet::new();
     Box::new(move |tables| {
         let now: std::collections::HashSet<IpAddr> = tables.owned_addresses().map(|(address, _)| address).collect();
         if now != known {
             owned.change(known.difference(&now).copied(), now.difference(&known).copied());
+            fanouts.follow(&now, tables);
             known = now;
         }
     })
@@ -339,17 +341,18 @@ fn make_workers(
     workers: usize,
     mirror: &Mirror,
     counters: &Arc<Counters>,
-) -> Result<Vec<Engine>, GatewayError> {
+) -> Result<(Vec<Engine>, Fanouts), GatewayError> {
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
     let wakes =
         (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
     let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
     let steering = Steering::new(count, random_seed());
+    let mut fanouts = Fanouts::new(config, settings, steering.clone());
     let limits = assembly::limits(config, workers);
     let make = |(worker, wake): (u16, WakeUp)| {
         let parts = Parts {
             worker,
-            ports: open_ports(config, worker, count)?,
+            ports: open_ports(config, worker, count, &mut fanouts)?,
             mesh: Arc::clone(&mesh),
             steering: steering.clone(),
             limits,
@@ -361,14 +364,26 @@ fn make_workers(
         let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;
         Ok(Engine { worker, wake })
     };
-    (0..count).zip(wakes).map(make).collect()
+    // In the workers' order, which is the order in which their ports join the fanout groups.
+    let engines: Result<Vec<Engine>, GatewayError> = (0..count).zip(wakes).map(make).collect();
+    Ok((engines?, fanouts))
 }
 
-fn open_ports(config: &Config, worker: u16, workers: u16) -> Result<Vec<Box<dyn Port>>, GatewayError> {
+fn open_ports(
+    config: &Config,
+    worker: u16,
+    workers: u16,
+    fanouts: &mut Fanouts,
+) -> Result<Vec<Box<dyn Port>>, GatewayError> {
+    let program = fanouts.program();
     let open = |(at, interface): (usize, &config::Interface)| {
-        let (name, port) = (&interface.name, port_id(at));
-        let options = PacketOptions { interface: name, port, worker, workers, fanout: None, ring_frames: RING_FRAMES };
-        Ok(Box::new(PacketPort::open(&options)?) as Box<dyn Port>)
+        let (name, port, fanout) = (&interface.name, port_id(at), Some(&program));
+        let options = PacketOptions { interface: name, port, worker, workers, fanout, ring_frames: RING_FRAMES };
+        let port = PacketPort::open(&options)?;
+        if worker == 0 && workers > 1 {
+            fanouts.add(name, port.fanout().map_err(system("sharing a fanout group"))?);
+        }
+        Ok(Box::new(port) as Box<dyn Port>)
     };
     config.interfaces.iter().enumerate().map(open).collect()
 }

@@ -4,6 +4,7 @@ pub mod assembly;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod fanout;
 pub mod gateway;
 pub mod host;
 pub mod lab;

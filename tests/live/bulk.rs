@@ -58,8 +58,6 @@ fn bulk_comes_back_as_it_was_where_nothing_is_left_to_offload() {
         let network = Network::new(&guide(), 1).expect("a network");
         for host in network.hosts() {
             plain(&host.namespace, "eth0");
-            // A window of fewer frames than any queue on the way holds: so nothing may be lost, whoever is delayed.
-            host.namespace.sysctl("net.ipv4.tcp_rmem", "4096 131072 262144").expect("set");
         }
         for interface in network.interfaces() {
             plain(network.gateway(), interface);

@@ -89,9 +89,15 @@ impl Site {
 
     /// On a network that the test has prepared.
     pub(crate) fn on(network: Network) -> Site {
+        Site::polled_by("auto", network)
+    }
+
+    /// With every interface polled by this kind of port.
+    pub(crate) fn polled_by(backend: &str, network: Network) -> Site {
         let directory = TempDir::new().expect("a directory");
-        let config =
-            Config::parse("gateway.yaml", &configuration(directory.path(), ""), Purpose::Run).expect("a config");
+        let text = configuration(directory.path(), "");
+        let text = text.replace("{ name: ", &format!("{{ backend: {backend}, name: "));
+        let config = Config::parse("gateway.yaml", &text, Purpose::Run).expect("a config");
         let stop = Arc::new(AtomicBool::new(false));
         let gateway = network.gateway().run(|| Gateway::start(&config, stop)).expect("a running gateway");
         let _servers = servers(&network);
