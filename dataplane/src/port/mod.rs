@@ -20,6 +20,7 @@ mod lend;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
+mod socket;
 
 use std::os::fd::BorrowedFd;
 

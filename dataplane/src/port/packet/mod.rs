@@ -35,11 +35,8 @@
 //! A link that goes down and comes back keeps its socket; the kernel leaves an error on it that is read away. An
 //! interface that is removed does not come back: the port then receives nothing and drops what it is to send.
 
-mod fanout;
-mod open;
 mod ring;
 mod side;
-mod tag;
 mod transmit;
 
 use std::io;
@@ -48,10 +45,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use pollgate_common::net::PortId;
 use pollgate_common::time::Instant;
 
-use super::{Frame, Origin, Port, Returned, Sent};
-pub use fanout::{Fanout, FanoutRules};
-pub use open::{OpenError, PacketOptions};
-use ring::{Ring, Taken};
+pub use super::socket::{Fanout, FanoutRules, OpenError, PacketOptions};
+use super::{Frame, Origin, Port, Returned, Sent, socket};
+use ring::{Layout, Ring, Taken};
 use side::SideBuffers;
 use transmit::Transmitter;
 
@@ -81,12 +77,17 @@ impl PacketPort {
     /// Opens the port on an interface of the calling thread's network namespace; it receives from then on. The
     /// interface may be down.
     pub fn open(options: &PacketOptions<'_>) -> Result<PacketPort, OpenError> {
-        let opened = open::open(options)?;
+        let mut map = |socket: BorrowedFd<'_>, mtu| {
+            let layout = Layout::new(options.ring_frames, mtu);
+            ask_for_ring(socket, layout).map_err(|error| ("asking for a receive ring", error))?;
+            Ring::map(socket, layout).map_err(|error| ("mapping the receive ring", error))
+        };
+        let (socket, ring) = socket::open(options, false, &mut map)?;
         Ok(PacketPort {
-            ring: opened.ring,
+            ring,
             side: SideBuffers::new(),
             transmitter: Transmitter::new(),
-            socket: opened.socket,
+            socket,
             port: options.port,
             missed: 0,
             may_have_missed: false,
@@ -105,7 +106,7 @@ impl PacketPort {
         if self.empty_looks >= LOOKS_PER_CHECK {
             self.empty_looks = 0;
             self.may_have_missed = true;
-            open::clear_error(self.socket.as_fd());
+            socket::clear_error(self.socket.as_fd());
         }
     }
 
@@ -117,6 +118,13 @@ impl PacketPort {
             Taken::Cut => None,
         }
     }
+}
+
+fn ask_for_ring(socket: BorrowedFd<'_>, layout: Layout) -> io::Result<()> {
+    let set_int = |option, value: i32| socket::set(socket, libc::SOL_PACKET, option, &value);
+    set_int(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)?;
+    set_int(libc::PACKET_COPY_THRESH, i32::try_from(layout.slot_size()).unwrap_or(i32::MAX))?;
+    socket::set(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &layout.request())
 }
 
 impl Port for PacketPort {
@@ -156,7 +164,7 @@ impl Port for PacketPort {
     fn missed(&mut self) -> u64 {
         let mut missed = std::mem::take(&mut self.missed);
         if std::mem::take(&mut self.may_have_missed) | self.ring.saw_loss() {
-            missed += open::dropped_by_kernel(self.socket.as_fd());
+            missed += socket::dropped_by_kernel(self.socket.as_fd());
         }
         missed
     }

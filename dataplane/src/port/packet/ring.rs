@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pollgate_common::net::PortId;
 
+use super::super::socket::{self, TAG_LEN, Tag};
 use super::super::{Frame, Offload, Origin};
-use super::tag::{self, Tag};
 
 /// Where the kernel's own headers may end, at most: a frame starts there or before.
 const HEADROOM: usize = 96;
@@ -161,8 +161,8 @@ impl Ring {
         let mut offload = unsafe { bytes.as_ptr().add(offload_at).cast::<Offload>().read_unaligned() };
         if let Some(tag) = tag {
             start = tag.insert(bytes, start)?;
-            length += tag::TAG_LEN;
-            offload = tag::shifted(offload);
+            length += TAG_LEN;
+            offload = socket::shifted(offload);
         }
         let first = NonNull::new(bytes[start..].as_mut_ptr())?;
         let room = u32::try_from(bytes.len() - start).ok()?;

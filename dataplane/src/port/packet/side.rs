@@ -16,9 +16,9 @@ use std::ptr::NonNull;
 
 use pollgate_common::net::PortId;
 
+use super::super::socket::{self, TAG_LEN, Tag};
 use super::super::{Frame, Offload, Origin};
 use super::SIDE;
-use super::tag::{self, TAG_LEN, Tag};
 
 const BUFFERS: usize = 256;
 /// 64 KB of IP packet, Ethernet, and room to answer in place.
@@ -67,7 +67,7 @@ impl SideBuffers {
         if let Some(tag) = tag {
             start = tag.insert(buffer, start)?;
             length += TAG_LEN;
-            offload = tag::shifted(offload);
+            offload = socket::shifted(offload);
         }
         let first = NonNull::new(buffer[start..].as_mut_ptr())?;
         let (length, room) = (u32::try_from(length).ok()?, u32::try_from(SIZE - start).ok()?);

@@ -3,7 +3,7 @@
 use super::super::Offload;
 
 /// Bytes of a tag.
-pub(super) const TAG_LEN: usize = 4;
+pub(in crate::port) const TAG_LEN: usize = 4;
 /// The two addresses before it.
 const ADDRESSES: usize = 12;
 /// 802.1Q, where the kernel does not say which.
@@ -11,14 +11,14 @@ const C_TAG: u16 = 0x8100;
 
 /// A tag: protocol and contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tag {
+pub(in crate::port) struct Tag {
     protocol: u16,
     contents: u16,
 }
 
 impl Tag {
     /// From a packet header's status and fields (packet(7)); `None` when nothing was taken out.
-    pub(super) fn stripped(status: u32, protocol: u16, contents: u16) -> Option<Tag> {
+    pub(in crate::port) fn stripped(status: u32, protocol: u16, contents: u16) -> Option<Tag> {
         if status & libc::TP_STATUS_VLAN_VALID == 0 {
             return None;
         }
@@ -28,7 +28,7 @@ impl Tag {
 
     /// Puts the tag into the frame that starts at `start` of `buffer`, by moving its addresses forward; answers where
     /// it starts now. Needs [`TAG_LEN`] bytes before the frame.
-    pub(super) fn insert(self, buffer: &mut [u8], start: usize) -> Option<usize> {
+    pub(in crate::port) fn insert(self, buffer: &mut [u8], start: usize) -> Option<usize> {
         let moved = start.checked_sub(TAG_LEN)?;
         let place = moved + ADDRESSES;
         buffer.get(..start + ADDRESSES)?;
@@ -40,7 +40,7 @@ impl Tag {
 }
 
 /// The offload of a frame that grew by a tag at its front: its offsets count from the first byte.
-pub(super) fn shifted(mut offload: Offload) -> Offload {
+pub(in crate::port) fn shifted(mut offload: Offload) -> Offload {
     const BY: u16 = 4;
     if offload.is_partial() {
         offload.csum_start = offload.csum_start.saturating_add(BY);

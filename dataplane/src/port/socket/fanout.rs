@@ -24,7 +24,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use pollgate_common::tables::{FrontendKey, Settings};
 
-use super::open;
 use crate::bpf::classic::{Assembler, If, Label, Math, Program};
 use crate::steer::{C1, C2, Steering, words};
 
@@ -76,14 +75,14 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    pub(super) fn new(socket: OwnedFd) -> Fanout {
+    pub(in crate::port) fn new(socket: OwnedFd) -> Fanout {
         Fanout { socket }
     }
 
     /// Lets the kernel choose by `rules` from now on. No frame is lost meanwhile; it waits until no CPU runs the
     /// old program, some milliseconds.
     pub fn update(&self, rules: &FanoutRules<'_>) -> io::Result<()> {
-        open::set_program(self.socket.as_fd(), &rules.program())
+        super::set_program(self.socket.as_fd(), &rules.program())
     }
 }
 

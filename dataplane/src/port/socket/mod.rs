@@ -1,14 +1,19 @@
-//! Opening and asking the socket: every system call of the port that is not for one frame.
+//! The AF_PACKET socket that several kinds of port are made of: how it is opened, and what it is asked.
 //!
 //! ```text
-//!  socket (no protocol: hears nothing) ─▶ vnet_hdr ─▶ version ─▶ ring ─▶ buffers ─▶ bind ─▶ join the workers' group
+//!  socket (no protocol: hears nothing) ─▶ options ─▶ the port's own ring ─▶ bind ─▶ join the workers' group
 //! ```
 //!
-//! The order is the kernel's: the header option before the ring (EBUSY otherwise), the group only once bound. Between
+//! The order is the kernel's: the header option before any ring (EBUSY otherwise), the group only once bound. Between
 //! the two a socket would hear every frame of the device, which other workers hear already; a filter that refuses
 //! everything stands in front meanwhile.
 //!
-//! PACKET_QDISC_BYPASS would be set in [`configure`].
+//! With PACKET_VNET_HDR each frame carries a `virtio_net_hdr`, so partial checksums stay partial and super-frames of up
+//! to 64 KB pass through in one piece (packet(7); linux/virtio_net.h).
+
+mod fanout;
+mod message;
+mod tag;
 
 use std::ffi::CStr;
 use std::io;
@@ -17,8 +22,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use pollgate_common::net::PortId;
 
-use super::ring::{Layout, Ring};
 use crate::bpf::classic::Program;
+pub use fanout::{Fanout, FanoutRules};
+pub(super) use message::{Messages, Scope, verdict};
+pub(super) use tag::{TAG_LEN, Tag, shifted};
 
 /// How to open a port.
 #[derive(Clone, Copy, Debug)]
@@ -82,24 +89,26 @@ pub enum OpenError {
     },
 }
 
-/// What opening makes.
-pub(super) struct Opened {
-    pub(super) socket: OwnedFd,
-    pub(super) ring: Ring,
-}
-
-/// Room on the socket's queue for super-frames, and for sent frames a device still has, in bytes. Beyond the kernel's
-/// limits (net.core.rmem_max, wmem_max) only with CAP_NET_ADMIN; with less, bursts of super-frames lose some.
+/// Room on the socket's queue (of super-frames alone, where a ring has the small ones), and for sent frames a device still
+/// has, in bytes. Beyond the kernel's limits (net.core.rmem_max, wmem_max) only with CAP_NET_ADMIN; with less, bursts of
+/// super-frames lose some.
 const RECEIVE_BUFFER: i32 = 16 << 20;
 const SEND_BUFFER: i32 = 4 << 20;
 
-pub(super) fn open(options: &PacketOptions<'_>) -> Result<Opened, OpenError> {
+/// What a port does to the socket before frames come: with the device's MTU.
+type Prepare<'a, R> = &'a mut dyn FnMut(BorrowedFd<'_>, usize) -> Result<R, (&'static str, io::Error)>;
+
+/// Opens the socket; `blocking` calls wait for frames unless told otherwise.
+pub(super) fn open<R>(
+    options: &PacketOptions<'_>,
+    blocking: bool,
+    prepare: Prepare<'_, R>,
+) -> Result<(OwnedFd, R), OpenError> {
     let failed = |step| move |source| OpenError::system(options, step, source);
-    let socket = packet_socket(options)?;
+    let socket = packet_socket(options, blocking)?;
     let device = device(options, socket.as_fd())?;
-    let layout = Layout::new(options.ring_frames, device.mtu);
-    configure(socket.as_fd(), layout).map_err(failed("preparing a packet socket"))?;
-    let ring = Ring::map(socket.as_fd(), layout).map_err(failed("mapping the receive ring"))?;
+    configure(socket.as_fd()).map_err(failed("preparing a packet socket"))?;
+    let prepared = prepare(socket.as_fd(), device.mtu).map_err(|(step, source)| failed(step)(source))?;
     if options.workers > 1 {
         refuse_all(socket.as_fd()).map_err(failed("setting a socket filter"))?;
     }
@@ -109,18 +118,19 @@ pub(super) fn open(options: &PacketOptions<'_>) -> Result<Opened, OpenError> {
             .map_err(failed("joining the workers' fanout group"))?;
         accept_all(socket.as_fd()).map_err(failed("removing a socket filter"))?;
     }
-    Ok(Opened { socket, ring })
+    Ok((socket, prepared))
 }
 
 impl OpenError {
-    fn system(options: &PacketOptions<'_>, step: &'static str, source: io::Error) -> OpenError {
+    pub(super) fn system(options: &PacketOptions<'_>, step: &'static str, source: io::Error) -> OpenError {
         OpenError::System { interface: options.interface.to_owned(), worker: options.worker, step, source }
     }
 }
 
-fn packet_socket(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
+fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd, OpenError> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if blocking { 0 } else { libc::SOCK_NONBLOCK };
     // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
     if fd < 0 {
         let error = io::Error::last_os_error();
         return Err(match error.raw_os_error() {
@@ -198,13 +208,9 @@ fn interfaces() -> Vec<String> {
     names
 }
 
-fn configure(socket: BorrowedFd<'_>, layout: Layout) -> io::Result<()> {
-    let packet = libc::SOL_PACKET;
-    set(socket, packet, libc::PACKET_VNET_HDR, &1i32)?;
-    set(socket, packet, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as libc::c_int))?;
-    set(socket, packet, libc::PACKET_COPY_THRESH, &i32::try_from(layout.slot_size()).unwrap_or(i32::MAX))?;
-    set(socket, packet, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
-    set(socket, packet, libc::PACKET_RX_RING, &layout.request())?;
+fn configure(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)?;
+    set(socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
     grow(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
     grow(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)
 }
@@ -271,7 +277,7 @@ pub(super) fn dropped_by_kernel(socket: BorrowedFd<'_>) -> u64 {
     }
 }
 
-fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(value)).unwrap_or(0);
     // SAFETY: the value is live and of the length given; the kernel only reads it.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) })

@@ -1,0 +1,91 @@
+//! Messages for sending frames, and what the kernel's answers mean.
+//!
+//! ```text
+//!  message ─▶ [ virtio_net_hdr | frame ]
+//! ```
+//!
+//! `unsafe` here: the messages are raw pointers, into boxes of their own and to frames that are on loan.
+
+use std::mem::size_of;
+
+use pollgate_common::drops::Drop;
+
+use super::super::{BURST, Frame, Offload};
+
+/// The messages of a batch, allocated once.
+pub(in crate::port) struct Messages {
+    headers: Box<[Offload]>,
+    parts: Box<[[libc::iovec; 2]]>,
+    messages: Box<[libc::mmsghdr]>,
+}
+
+// SAFETY: the pointers inside lead to its own boxes, which move with it, or to frames that their user keeps.
+unsafe impl Send for Messages {}
+
+impl Messages {
+    /// Room for [`BURST`] of them.
+    pub(in crate::port) fn new() -> Messages {
+        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: all zero is a valid mmsghdr: no buffers, no address, no control data.
+        let empty: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        Messages {
+            headers: vec![Offload::default(); BURST].into(),
+            parts: vec![[none; 2]; BURST].into(),
+            messages: vec![empty; BURST].into(),
+        }
+    }
+
+    /// Makes message `at` one for `frame`, which must stay where it is until the kernel is done with the message.
+    pub(in crate::port) fn prepare(&mut self, at: usize, frame: &Frame) {
+        let header = &mut self.headers[at];
+        *header = *frame.offload();
+        // The kernel refuses more header than there is frame, and it is a hint only.
+        header.hdr_len = header.hdr_len.min(u16::try_from(frame.len()).unwrap_or(u16::MAX));
+        let bytes = frame.bytes();
+        self.parts[at] = [
+            libc::iovec { iov_base: std::ptr::from_mut(header).cast(), iov_len: size_of::<Offload>() },
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() },
+        ];
+        self.messages[at].msg_hdr.msg_iov = self.parts[at].as_mut_ptr();
+        self.messages[at].msg_hdr.msg_iovlen = 2;
+    }
+
+    /// All of them, prepared or not.
+    pub(in crate::port) fn all(&mut self) -> &mut [libc::mmsghdr] {
+        &mut self.messages
+    }
+}
+
+/// What an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::port) enum Scope {
+    /// This frame; the next may pass.
+    Frame,
+    /// The socket or device: the rest of the batch would only meet it too.
+    Device,
+}
+
+/// Which drop an error number of sending is, and of how much.
+pub(in crate::port) fn verdict(error: i32) -> (Drop, Scope) {
+    match error {
+        libc::EAGAIN => (Drop::TxFull, Scope::Device),
+        libc::ENOBUFS => (Drop::TxFull, Scope::Frame),
+        libc::EMSGSIZE => (Drop::TxTooLong, Scope::Frame),
+        libc::ENETDOWN | libc::ENXIO | libc::ENODEV => (Drop::TxLinkDown, Scope::Device),
+        _ => (Drop::TxError, Scope::Frame),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frames_own_fault_does_not_cost_the_next_its_turn() {
+        assert_eq!(verdict(libc::EMSGSIZE), (Drop::TxTooLong, Scope::Frame));
+        assert_eq!(verdict(libc::ENOBUFS), (Drop::TxFull, Scope::Frame));
+        assert_eq!(verdict(libc::EINVAL), (Drop::TxError, Scope::Frame));
+        assert_eq!(verdict(libc::EAGAIN), (Drop::TxFull, Scope::Device));
+        assert_eq!(verdict(libc::ENXIO), (Drop::TxLinkDown, Scope::Device));
+    }
+}
