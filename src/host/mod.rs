@@ -19,6 +19,7 @@
 //! shows the namespace it was mounted in.
 
 mod cpu;
+pub(crate) mod ethtool;
 mod query;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use std::io;
 use std::net::IpAddr;
 
 pub use cpu::{allowed_cpus, pin_to_cpu, worker_cpus};
+pub use ethtool::OffloadSwitch;
 use query::Interface;
 
 /// What is asked of the host.

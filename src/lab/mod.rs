@@ -29,7 +29,6 @@
 //! on each link until it is given an IPv6 address (router solicitations would otherwise join every capture).
 
 mod enter;
-mod ethtool;
 mod link;
 mod namespace;
 pub mod topology;
@@ -37,8 +36,8 @@ pub mod traffic;
 
 use std::io;
 
+pub use crate::host::OffloadSwitch;
 pub use enter::{Unavailable, available, enter, in_lab};
-pub use ethtool::OffloadSwitch;
 pub use link::Veth;
 pub use namespace::Namespace;
 

@@ -16,8 +16,8 @@ use pollgate_common::net::Mac;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
-use super::ethtool::{self, OffloadSwitch};
 use super::{Doing, LabError};
+use crate::host::ethtool::{self, OffloadSwitch};
 
 /// Where `ip netns` looks for names.
 const NAMED: &str = "/run/netns";

@@ -29,12 +29,12 @@ impl OffloadSwitch {
 }
 
 /// Sets one.
-pub(super) fn set(interface: &str, switch: OffloadSwitch, on: bool) -> io::Result<()> {
+pub(crate) fn set(interface: &str, switch: OffloadSwitch, on: bool) -> io::Result<()> {
     call(interface, Value { command: switch.commands().1, data: u32::from(on) }).map(drop)
 }
 
 /// Reads one.
-pub(super) fn is_on(interface: &str, switch: OffloadSwitch) -> io::Result<bool> {
+pub(crate) fn is_on(interface: &str, switch: OffloadSwitch) -> io::Result<bool> {
     Ok(call(interface, Value { command: switch.commands().0, data: 0 })?.data != 0)
 }
 
