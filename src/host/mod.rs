@@ -15,19 +15,34 @@
 //! would be the polite thing on a workstation; on a gateway host it would let the kernel route Service traffic
 //! untranslated in every restart. It is a declaration about the host, like a line in sysctl.conf.
 //!
-//! Everything is asked of the calling thread's network namespace: through sockets and /proc/sys/net, never /sys, which
+//! Everything is asked of the calling thread's network namespace: through sockets and /proc/sys/net, not /sys, which
 //! shows the namespace it was mounted in.
+//!
+//! What need not be true but should be is [advice](advise); [`choose`] says how an interface is polled.
 
+pub mod advise;
+mod bpf;
+mod choose;
 mod cpu;
+mod cpulist;
 pub(crate) mod ethtool;
+mod machine;
+mod netdev;
+mod nic;
 mod query;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+pub use choose::{Choice, Copying, Mode, choose};
 pub use cpu::{allowed_cpus, pin_to_cpu, worker_cpus};
-pub use ethtool::OffloadSwitch;
+pub use ethtool::{Feature, OffloadSwitch, Queues, Rings};
+pub use machine::{Cpu, Machine};
+pub use netdev::XdpFeatures;
+pub use nic::{Interrupt, Nic, receive_queues};
 use query::Interface;
 
 /// What is asked of the host.
@@ -141,6 +156,11 @@ pub struct Changed {
 /// Looks at everything and tells all faults, not only the first. Forwarding is switched off, where that is allowed,
 /// only if nothing else is in the way.
 pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
+    switch_off(look(needs)?)
+}
+
+/// As [`check`], but changes nothing: the sysctls that it would set to 0.
+pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
     let mut faults = missing_capabilities();
     let present = query::interfaces();
     faults.extend(needs.interfaces.iter().filter_map(|name| fault_of(name, &present)));
@@ -150,7 +170,7 @@ pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
     if !needs.disable_forwarding {
         faults.extend(on.drain(..).map(|sysctl| HostFault::Forwards { sysctl, refused: None }));
     }
-    if faults.is_empty() { switch_off(on) } else { Err(faults) }
+    if faults.is_empty() { Ok(on) } else { Err(faults) }
 }
 
 fn missing_capabilities() -> Vec<HostFault> {
@@ -282,6 +302,8 @@ mod tests {
             assert_eq!(check_in(&gateway, &wrong).expect_err("a fault").len(), 1);
             assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "nothing half done");
             let right = Needs { interfaces: &["eth0"], ..wrong };
+            assert_eq!(gateway.run(|| look(&right)), Ok(vec![key.to_owned()]));
+            assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "looking changes nothing");
             let changed = check_in(&gateway, &right).expect("switched off");
             assert_eq!(
                 changed[0].what,

@@ -25,6 +25,12 @@ pub(super) fn interfaces() -> Vec<Interface> {
     datalink::interfaces().iter().map(link).collect()
 }
 
+/// The hardware address of an interface, as /sys writes it.
+pub(super) fn hardware_address(name: &str) -> Option<String> {
+    let found = datalink::interfaces().into_iter().find(|interface| interface.name == name)?;
+    found.mac.map(|mac| mac.to_string())
+}
+
 /// All addresses the kernel has, with the interface's name.
 pub(super) fn addresses() -> Vec<(String, IpAddr)> {
     let of = |interface: NetworkInterface| {
@@ -59,6 +65,13 @@ fn sysctl_path(key: &str) -> PathBuf {
         })
         .collect();
     PathBuf::from("/proc/sys").join(path)
+}
+
+/// Major and minor number of the running kernel's version; zeros if it says something else.
+pub(super) fn kernel() -> (u32, u32) {
+    let release = sysctl("kernel.osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// The effective capabilities of the calling thread, one bit each (capabilities(7)).
