@@ -70,6 +70,11 @@ pub fn limits(config: &Config, workers: usize) -> Limits {
     }
 }
 
+/// The addresses pollgate owns before any object is there.
+pub fn owned_from_start(config: &Config) -> Vec<IpAddr> {
+    config.addresses.iter().chain(&config.dns.addresses).copied().collect()
+}
+
 /// Keys that are valid but ask for something this version does not do: refused rather than ignored.
 pub fn not_done(config: &Config) -> Vec<String> {
     let mut keys = Vec::new();

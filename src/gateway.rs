@@ -17,7 +17,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -198,7 +197,7 @@ impl Gateway {
 
 fn check_host(config: &Config) -> Result<(), GatewayError> {
     let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let owned: Vec<IpAddr> = config.addresses.iter().chain(&config.dns.addresses).copied().collect();
+    let owned = assembly::owned_from_start(config);
     let needs =
         host::Needs { interfaces: &interfaces, owned: &owned, disable_forwarding: config.host.disable_forwarding };
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
@@ -218,7 +217,7 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
 /// however that ends.
 fn claim_interfaces(config: &Config) -> Result<Vec<UnixListener>, GatewayError> {
     let claim = |interface: &config::Interface| {
-        let name = SocketAddr::from_abstract_name(format!("pollgate/{}", interface.name));
+        let name = SocketAddr::from_abstract_name(claim_name(&interface.name));
         name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => GatewayError::Taken { interface: interface.name.clone() },
             _ => GatewayError::System { doing: "claiming an interface", source },
@@ -227,22 +226,25 @@ fn claim_interfaces(config: &Config) -> Result<Vec<UnixListener>, GatewayError> 
     config.interfaces.iter().map(claim).collect()
 }
 
+fn claim_name(interface: &str) -> String {
+    format!("pollgate/{interface}")
+}
+
+/// Whether a gateway polls the interface now. Reads the kernel's list: a connection to see it would stay in the queue.
+pub(crate) fn is_claimed(interface: &str) -> bool {
+    let sockets = std::fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
+    let name = format!("@{}", claim_name(interface));
+    sockets.lines().any(|line| line.split_whitespace().last() == Some(&name))
+}
+
 /// `auto`: one a receive queue, at most CPUs − 1, and no more than `workers.cpus` names.
-fn worker_count(config: &Config, cpus: usize) -> usize {
+pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
     if let Some(count) = config.workers.count {
         return count.get();
     }
-    let queues = config.interfaces.iter().map(|interface| receive_queues(&interface.name)).max().unwrap_or(1);
+    let queues = config.interfaces.iter().map(|interface| host::receive_queues(&interface.name)).max().unwrap_or(1);
     let named = if config.workers.cpus.is_empty() { usize::MAX } else { config.workers.cpus.len() };
     queues.min(cpus.saturating_sub(1)).min(named).max(1)
-}
-
-fn receive_queues(interface: &str) -> usize {
-    let queues = std::fs::read_dir(Path::new("/sys/class/net").join(interface).join("queues"));
-    let is_rx = |entry: &io::Result<std::fs::DirEntry>| {
-        entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("rx-"))
-    };
-    queues.map_or(1, |entries| entries.filter(is_rx).count())
 }
 
 fn open_state(config: &Config) -> Result<(Store, Cluster), GatewayError> {
@@ -377,6 +379,11 @@ fn open_ports(
 ) -> Result<Vec<Box<dyn Port>>, GatewayError> {
     let program = fanouts.program();
     let open = |(at, interface): (usize, &config::Interface)| {
+        if matches!(interface.backend, config::Backend::Xdp | config::Backend::Uring) {
+            let told =
+                format!("{}: this build opens AF_PACKET ports only; set its backend to packet or auto", interface.name);
+            return Err(GatewayError::NotDone(vec![told]));
+        }
         let (name, port, fanout) = (&interface.name, port_id(at), Some(&program));
         let options = PacketOptions { interface: name, port, worker, workers, fanout, ring_frames: RING_FRAMES };
         let port = PacketPort::open(&options)?;

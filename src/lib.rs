@@ -8,4 +8,5 @@ pub mod fanout;
 pub mod gateway;
 pub mod host;
 pub mod lab;
+pub mod preflight;
 pub mod replay;

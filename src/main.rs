@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pollgate::cli::{Cli, Command, Failure};
 use pollgate::config::{Config, Purpose};
-use pollgate::{demo, gateway, replay};
+use pollgate::{demo, gateway, preflight, replay};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -19,6 +19,9 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => {
             let config = Config::load(&args.config, Purpose::Run)?;
+            if args.check {
+                return preflight::run(&config, &mut io::stdout().lock());
+            }
             gateway::run(config).map_err(|error| Failure::caused(&error))
         }
         Command::Replay(args) => replay::run(&args).map_err(|error| Failure::caused(&error)),

@@ -76,6 +76,9 @@ pub struct RunArgs {
     /// The configuration (see docs/configuration.md)
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Only say how each interface would be polled, what the host should change, and what is in the way
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// `pollgate replay`
@@ -400,6 +403,7 @@ mod tests {
             "pollgate run",
             "pollgate run --config",
             "pollgate run --config a --config b",
+            "pollgate run --check",
             "pollgate replay --config a --manifests m",
             "pollgate replay --config a --manifests m --in x.pcap",
             "pollgate replay --config a --manifests m --in =x.pcap",

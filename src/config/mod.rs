@@ -339,6 +339,15 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_may_name_its_backend() {
+        for (word, backend) in [("xdp", Backend::Xdp), ("packet", Backend::Packet), ("uring", Backend::Uring)] {
+            let config =
+                run(&format!("interfaces: {{name: eth1, backend: {word}}}\naddresses: 192.168.50.10\n")).unwrap();
+            assert_eq!(config.interfaces[0].backend, backend);
+        }
+    }
+
+    #[test]
     fn one_value_or_a_list() {
         let config = replay(
             "interfaces: {name: eth0, mac: 02:00:00:00:00:01, ip: 192.168.0.1/24}\n\
@@ -513,7 +522,7 @@ addresses: 192.168.0.10
 addresses: [192.168.50.10, 127.0.0.1, 192.168.50.10]
 interfaces:
   - name: eth1
-    backend: xdp
+    backend: AF_XDP
   - name: eth1
     mtu: 9000
   - backend: dpdk
@@ -522,7 +531,7 @@ interfaces:
         assert_eq!(run(text).unwrap_err(), "\
 gateway.yaml:1: addresses[1]: expected a unicast IPv4 or IPv6 address (found 127.0.0.1)
 gateway.yaml:1: addresses[2]: expected each address once (found 192.168.50.10)
-gateway.yaml:4: interfaces[0].backend: expected auto or packet, the backends that this build has (found xdp)
+gateway.yaml:4: interfaces[0].backend: expected auto, xdp, packet or uring (found AF_XDP)
 gateway.yaml:5: interfaces[1].name: expected each interface once (found eth1)
 gateway.yaml:6: interfaces[1].mtu: no such key; here are known: name, backend, mac, ip, neighbours, routes
 gateway.yaml:7: interfaces[2].backend: expected auto, xdp, packet or uring (found dpdk)

@@ -74,7 +74,7 @@ fn interfaces(field: &Field<'_>, purpose: Purpose) -> Vec<Interface> {
         let mut section = item.section();
         let name_field = section.field("name");
         let name = required(&name_field, "the name of an interface such as eth1", values::device);
-        let backend = backend(&section.field("backend"), purpose);
+        let backend = backend(&section.field("backend"));
         let link = link(&mut section, purpose);
         section.finish();
         let Some(name) = name else { continue };
@@ -86,14 +86,10 @@ fn interfaces(field: &Field<'_>, purpose: Purpose) -> Vec<Interface> {
     interfaces
 }
 
-fn backend(field: &Field<'_>, purpose: Purpose) -> Backend {
+fn backend(field: &Field<'_>) -> Backend {
     let words =
         [("auto", Backend::Auto), ("xdp", Backend::Xdp), ("packet", Backend::Packet), ("uring", Backend::Uring)];
-    let backend = field.choice(&words).unwrap_or(Backend::Auto);
-    if purpose == Purpose::Run && !matches!(backend, Backend::Auto | Backend::Packet) {
-        field.fault("auto or packet, the backends that this build has");
-    }
-    backend
+    field.choice(&words).unwrap_or(Backend::Auto)
 }
 
 /// The keys that stand in for netlink. A replay needs the hardware address; a gateway takes all of

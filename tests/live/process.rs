@@ -149,6 +149,30 @@ impl Drop for Process {
 }
 
 #[test]
+fn run_check_says_what_run_would_do_and_refuses_what_run_refuses() {
+    in_lab("process::run_check_says_what_run_would_do_and_refuses_what_run_refuses", || {
+        let place = Place::new();
+        let check = || place.run_command("gateway.yaml").arg("--check").output().expect("run");
+        let output = check();
+        let told = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty() && told.ends_with("\nIt would run.\n"), "{told}");
+        for interface in ["node-1", "node-2", "outside"] {
+            assert!(told.contains(&format!("{interface}: veth, ")), "{told}");
+        }
+        assert!(!place.path().join("state.db").exists(), "the state is left alone");
+
+        let running = place.start();
+        let output = check();
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.starts_with("it would not run:\nnode-1: another pollgate polls this interface already"), "{told}");
+        running.signal(libc::SIGTERM);
+        assert!(running.wait().success());
+    });
+}
+
+#[test]
 fn it_says_when_it_is_ready_and_stops_in_order_on_a_signal() {
     in_lab("process::it_says_when_it_is_ready_and_stops_in_order_on_a_signal", || {
         let place = Place::new();

@@ -1,0 +1,326 @@
+//! `pollgate run --check`: what `run` would do on this host, and what the host should change. Touches no packet.
+//!
+//! ```text
+//!  Config ─┐                    ┌─▶ per interface: what it is, how it would be polled, why   ┐
+//!          ├─▶ look ──▶ Plan ───┼─▶ advice: what is, what should be, the command, why        ┴▶ stdout, exit code 0
+//!  host ───┘                    └─▶ faults: everything that `run` would refuse for            ─▶ stderr, exit code 1
+//! ```
+//!
+//! It asks the same functions as `run` ([`host::look`], [`host::choose`]), so the two cannot disagree. The state file is not
+//! opened, and no socket is made: a gateway that runs here meanwhile notices nothing.
+
+use std::fmt::{self, Write as _};
+use std::io;
+
+use crate::assembly;
+use crate::cli::Failure;
+use crate::config::{self, Config};
+use crate::gateway;
+use crate::host::advise::{self, Advice};
+use crate::host::{self, Choice, Machine, Nic};
+
+/// Looks at the host and tells. `Ok`: `run` would start.
+///
+/// # Errors
+/// Everything that `run` would refuse for, a line each.
+pub fn run(config: &Config, out: &mut dyn io::Write) -> Result<(), Failure> {
+    let plan = look(config);
+    write!(out, "{plan}")?;
+    if plan.faults.is_empty() {
+        writeln!(out, "\nIt would run.")?;
+        return Ok(());
+    }
+    Err(Failure::refused(format!("it would not run:\n{}", plan.faults.join("\n"))))
+}
+
+/// What would be done, and what was found on the way.
+#[derive(Debug)]
+struct Plan {
+    machine: Machine,
+    interfaces: Vec<Interface>,
+    /// The CPU of each worker.
+    workers: Vec<usize>,
+    /// Sysctls that `run` would set to 0.
+    switched_off: Vec<String>,
+    faults: Vec<String>,
+}
+
+/// An interface that is there, and how it would be polled; `None`: in no way, there is a fault.
+#[derive(Debug)]
+struct Interface {
+    nic: Nic,
+    choice: Option<Choice>,
+}
+
+fn look(config: &Config) -> Plan {
+    let machine = Machine::ask();
+    let mut faults = assembly::not_done(config);
+    let switched_off = host_faults(config, &mut faults);
+    let cpus = host::allowed_cpus().unwrap_or_default();
+    let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));
+    let names = config.interfaces.iter().filter(|interface| gateway::is_claimed(&interface.name));
+    faults
+        .extend(names.map(|interface| gateway::GatewayError::Taken { interface: interface.name.clone() }.to_string()));
+    let ask = |interface| ask(interface, workers.len(), &machine, &mut faults);
+    let interfaces = config.interfaces.iter().filter_map(ask).collect();
+    Plan { interfaces, workers, switched_off, faults, machine }
+}
+
+fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
+    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let owned = assembly::owned_from_start(config);
+    let needs =
+        host::Needs { interfaces: &interfaces, owned: &owned, disable_forwarding: config.host.disable_forwarding };
+    host::look(&needs).unwrap_or_else(|found| {
+        faults.extend(found.iter().map(ToString::to_string));
+        Vec::new()
+    })
+}
+
+fn ask(
+    interface: &config::Interface,
+    workers: usize,
+    machine: &Machine,
+    faults: &mut Vec<String>,
+) -> Option<Interface> {
+    let nic = match Nic::ask(&interface.name) {
+        Ok(nic) => nic,
+        // Told among the host's faults already.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return None,
+        Err(error) => {
+            faults.push(format!("{}: the kernel does not tell what it can do: {error}", interface.name));
+            return None;
+        }
+    };
+    let choice = host::choose(interface.backend, &nic, workers, machine).map_err(|why| faults.push(why)).ok();
+    Some(Interface { nic, choice })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for interface in &self.interfaces {
+            write!(f, "{interface}")?;
+        }
+        writeln!(f, "workers: {}", workers(&self.workers))?;
+        writeln!(f, "host: {}", machine(&self.machine))?;
+        for sysctl in &self.switched_off {
+            writeln!(f, "at start: sets {sysctl}=0, and leaves it so (host.disableForwarding)")?;
+        }
+        let advice = self.advice();
+        let heading =
+            if advice.is_empty() { "Nothing should be changed on the host." } else { "The host should change:" };
+        writeln!(f, "\n{heading}")?;
+        advice.iter().try_for_each(|advice| writeln!(f, "\n  {}", advice.to_string().replace('\n', "\n  ")))
+    }
+}
+
+impl Plan {
+    fn advice(&self) -> Vec<Advice> {
+        let of = |interface: &Interface| {
+            let mode = interface.choice.as_ref()?.mode;
+            Some(advise::for_interface(&interface.nic, mode, &self.workers, &self.machine))
+        };
+        let interfaces = self.interfaces.iter().filter_map(of).flatten();
+        interfaces.chain(advise::for_machine(&self.machine, &self.workers)).collect()
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.nic.name, nic(&self.nic))?;
+        match &self.choice {
+            Some(choice) => writeln!(f, "    polled by {}: {}", choice.mode, choice.reason),
+            None => writeln!(f, "    not polled: see the fault"),
+        }
+    }
+}
+
+fn nic(nic: &Nic) -> String {
+    let mut text = nic.driver.clone();
+    // Writing to a string cannot fail.
+    if !nic.bus.is_empty() {
+        let _ = write!(text, " at {}", nic.bus);
+    }
+    if let Some(speed) = nic.speed {
+        let _ = write!(text, ", {}", gigabits(speed));
+    }
+    let _ = write!(text, ", MTU {}", nic.mtu);
+    if let Some(queues) = nic.queues {
+        let _ = write!(text, ", {} of {} receive queues", queues.now, queues.max);
+    }
+    if let Some(rings) = nic.rings {
+        let _ = write!(text, ", rings of {} and {} slots (rx, tx)", rings.rx, rings.tx);
+    }
+    text
+}
+
+fn gigabits(megabits: u32) -> String {
+    if megabits.is_multiple_of(1000) { format!("{} Gb/s", megabits / 1000) } else { format!("{megabits} Mb/s") }
+}
+
+fn workers(cpus: &[usize]) -> String {
+    let one = |(worker, cpu): (usize, &usize)| format!("{worker} on CPU {cpu}");
+    cpus.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn machine(machine: &Machine) -> String {
+    let (major, minor) = machine.kernel;
+    let pages = machine.transparent_huge_pages.as_deref().unwrap_or("not there");
+    let (reserved, free) = machine.huge_pages;
+    let permitted = |what: &Result<(), String>| if what.is_ok() { "permitted" } else { "not permitted" };
+    format!(
+        "Linux {major}.{minor}, {} CPUs, transparent huge pages {pages}, {free} of {reserved} reserved huge pages free, \
+         eBPF {}, io_uring {}",
+        machine.cpus.len(),
+        permitted(&machine.bpf),
+        permitted(&machine.io_uring),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Backend, Purpose};
+    use crate::host::{Copying, Mode, Rings, sample};
+    use crate::lab::{Namespace, Veth, in_lab};
+
+    fn plan(nics: Vec<Nic>, workers: &[usize]) -> Plan {
+        let machine = sample::machine();
+        let chosen =
+            |nic: Nic| Interface { choice: host::choose(Backend::Auto, &nic, workers.len(), &machine).ok(), nic };
+        let interfaces = nics.into_iter().map(chosen).collect();
+        Plan { interfaces, workers: workers.to_vec(), switched_off: Vec::new(), faults: Vec::new(), machine }
+    }
+
+    #[test]
+    fn a_host_as_it_should_be() {
+        let told = plan(vec![sample::nic()], &[3, 2]).to_string();
+        assert_eq!(
+            told,
+            "\
+eth1: ice at 0000:01:00.0, 25 Gb/s, MTU 1500, 4 of 8 receive queues, rings of 4096 and 4096 slots (rx, tx)
+    polled by xdp, zero copy: ice has zero-copy XDP and a receive queue for every worker
+workers: 0 on CPU 3, 1 on CPU 2
+host: Linux 6.18, 4 CPUs, transparent huge pages madvise, 0 of 0 reserved huge pages free, eBPF permitted, io_uring permitted
+
+Nothing should be changed on the host.
+"
+        );
+    }
+
+    #[test]
+    fn a_host_with_work_to_do() {
+        let rings = Some(Rings { rx: 256, rx_max: 4096, tx: 4096, tx_max: 4096 });
+        let nic = Nic { rings, speed: None, driver: "igb".to_owned(), xdp: None, ..sample::nic() };
+        let veth = Nic {
+            name: "eth2".to_owned(),
+            driver: "veth".to_owned(),
+            bus: String::new(),
+            queues: None,
+            rings: None,
+            interrupts: Vec::new(),
+            speed: Some(2500),
+            reverse_path_filter: 1,
+            ..sample::nic()
+        };
+        let mut plan = plan(vec![nic, veth], &[3, 2]);
+        plan.switched_off.push("net.ipv4.conf.eth1.forwarding".to_owned());
+        plan.machine.transparent_huge_pages = Some("never".to_owned());
+        assert_eq!(
+            plan.to_string(),
+            "\
+eth1: igb at 0000:01:00.0, MTU 1500, 4 of 8 receive queues, rings of 256 and 4096 slots (rx, tx)
+    polled by packet, memory-mapped rings: Linux before 6.3 does not say what the XDP of igb can do; backend: xdp tries it
+eth2: veth, 2500 Mb/s, MTU 1500
+    polled by packet, memory-mapped rings: AF_XDP needs a receive queue for every worker, and there is 1 for 2 workers: more queues (ethtool -L), or fewer workers
+workers: 0 on CPU 3, 1 on CPU 2
+host: Linux 6.18, 4 CPUs, transparent huge pages never, 0 of 0 reserved huge pages free, eBPF permitted, io_uring permitted
+at start: sets net.ipv4.conf.eth1.forwarding=0, and leaves it so (host.disableForwarding)
+
+The host should change:
+
+  eth1: receive ring of 256 slots, could have 4096
+      ethtool -G eth1 rx 4096
+      a burst longer than the ring is lost before it is polled
+
+  eth2: the reverse-path filter is strict (1), should be loose (2)
+      sysctl -w net.ipv4.conf.eth2.rp_filter=2
+      between several networks the kernel drops packets for itself whose way back is by another interface; pollgate's own packets are not concerned
+
+  transparent huge pages: never, should be madvise
+      echo madvise > /sys/kernel/mm/transparent_hugepage/enabled
+      flow tables are read at random; with small pages most look-ups miss the TLB too
+"
+        );
+    }
+
+    fn configuration(backend: &str, more: &str) -> Config {
+        let text = format!("interfaces: [{{ name: eth0, backend: {backend} }}]\naddresses: 10.0.0.10\n{more}");
+        Config::parse("gateway.yaml", &text, Purpose::Run).expect("a valid configuration")
+    }
+
+    fn site(queues: u32) -> Namespace {
+        let gateway = Namespace::new("gateway").expect("a namespace");
+        Veth::new((&gateway, "eth0"), (&gateway, "peer")).queues(queues).make().expect("a veth pair");
+        gateway.add_address("eth0", "10.0.0.1/24".parse().expect("an address")).expect("the address");
+        gateway
+    }
+
+    #[test]
+    fn a_veth_is_polled_by_packet_whatever_it_could_do() {
+        in_lab("preflight::tests::a_veth_is_polled_by_packet_whatever_it_could_do", || {
+            let plan = site(1).run(|| look(&configuration("auto", "workers: { count: 1 }")));
+            assert_eq!(plan.faults, Vec::<String>::new());
+            let choice = plan.interfaces[0].choice.as_ref().expect("a choice");
+            assert_eq!(choice.mode, Mode::Packet, "{}", choice.reason);
+            assert!(plan.to_string().starts_with("eth0: veth, 10 Gb/s, MTU 1500, 1 of 1 receive queues\n"), "{plan}");
+        });
+    }
+
+    #[test]
+    fn xdp_on_a_veth_is_taken_or_refused_with_the_reason() {
+        in_lab("preflight::tests::xdp_on_a_veth_is_taken_or_refused_with_the_reason", || {
+            let config = configuration("xdp", "workers: { count: 2 }");
+            let enough = site(2).run(|| look(&config));
+            match &enough.machine.bpf {
+                Ok(()) => {
+                    let choice = enough.interfaces[0].choice.as_ref().expect("a choice");
+                    assert!(matches!(choice.mode, Mode::Xdp(Copying::Driver | Copying::Unknown)), "{}", choice.mode);
+                    let few = site(1).run(|| look(&config));
+                    assert!(
+                        few.faults[0].starts_with("eth0: backend: xdp: AF_XDP needs a receive queue for every worker")
+                    );
+                    assert_eq!(few.faults.len(), 1, "{:?}", few.faults);
+                    assert!(few.to_string().contains("    not polled: see the fault\n"), "{few}");
+                }
+                Err(why) => assert_eq!(enough.faults, [format!("eth0: backend: xdp: {why}, or backend: packet")]),
+            }
+        });
+    }
+
+    #[test]
+    fn everything_that_run_refuses_is_told_at_once_and_nothing_is_changed() {
+        in_lab("preflight::tests::everything_that_run_refuses_is_told_at_once_and_nothing_is_changed", || {
+            let gateway = site(1);
+            let key = "net.ipv4.conf.eth0.forwarding";
+            gateway.sysctl(key, "1").expect("set");
+            let mut config = configuration("auto", "metrics: { listen: 127.0.0.1:9090 }");
+            config.addresses.push("10.0.0.1".parse().expect("an address"));
+            let mut told = Vec::new();
+            let failure = gateway.run(|| run(&config, &mut told)).expect_err("faults").to_string();
+            let starts = ["it would not run:", "metrics.listen: ", "the kernel has 10.0.0.1 on eth0", key];
+            assert_eq!(failure.lines().count(), starts.len(), "{failure}");
+            for (line, start) in failure.lines().zip(starts) {
+                assert!(line.starts_with(start), "{line:?} should start with {start:?}");
+            }
+            assert!(!String::from_utf8_lossy(&told).contains("It would run."));
+
+            let allowed = configuration("auto", "host: { disableForwarding: true }");
+            let mut told = Vec::new();
+            gateway.run(|| run(&allowed, &mut told)).expect("it would run");
+            let told = String::from_utf8(told).expect("text");
+            assert!(told.contains(&format!("at start: sets {key}=0")) && told.ends_with("\nIt would run.\n"), "{told}");
+            assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "checking changes nothing");
+        });
+    }
+}
