@@ -8,5 +8,6 @@ pub mod fanout;
 pub mod gateway;
 pub mod host;
 pub mod lab;
+pub mod pktgen;
 pub mod preflight;
 pub mod replay;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pollgate::cli::{Cli, Command, Failure};
 use pollgate::config::{Config, Purpose};
-use pollgate::{demo, gateway, preflight, replay};
+use pollgate::{demo, gateway, pktgen, preflight, replay};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -26,6 +26,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Replay(args) => replay::run(&args).map_err(|error| Failure::caused(&error)),
         Command::Demo(args) => demo::run(args.keep).map_err(|error| Failure::caused(&error)),
+        Command::Pktgen(args) => pktgen::run(&args, &mut io::stdout().lock()),
         Command::Client(command) => command.run(&mut io::stdout().lock()),
     }
 }

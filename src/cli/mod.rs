@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run, replay, demo                    ──▶ the gateway itself, in this process
+//! pktgen                               ──▶ a load generator, in this process
 //! apply, create, delete                ──▶ apply.rs ─┐
 //! get, describe, explain               ──▶ read.rs  ─┼─▶ client.rs ══ Unix socket ══ a running gateway
 //! stats                                ──▶ stats.rs ─┘
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ConfigError, DEFAULT_SOCKET};
+use crate::pktgen::PktgenArgs;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -46,6 +48,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Build a lab in network namespaces, run the gateway in it, show a Service at work
     Demo(DemoArgs),
+    /// Send packets through a gateway from one side to the other, and measure what arrives
+    Pktgen(Box<PktgenArgs>),
     /// Do something with a running gateway.
     #[command(flatten)]
     Client(ClientCommand),

@@ -1,0 +1,178 @@
+//! A frame that has arrived: is it one of ours, which way does it go, and how does it go back?
+//!
+//! ```text
+//!  client ──there──▶ gateway ──there──▶ sink ──back──▶ gateway ──back──▶ client
+//! ```
+//!
+//! A packet to a client's address is on its way back, any other on its way there: so one interface can be both sides.
+
+use std::net::Ipv4Addr;
+
+use pollgate_common::net::Mac;
+use pollgate_dataplane::port::Frame;
+use pollgate_dataplane::wire::ethernet::{self, Ethernet};
+use pollgate_dataplane::wire::ipv4::Ipv4;
+use pollgate_dataplane::wire::tcp::{self, Tcp};
+use pollgate_dataplane::wire::{Header, checksum, udp};
+use zerocopy::IntoBytes;
+use zerocopy::big_endian::{U16, U32};
+
+use super::addresses::Block;
+use super::stamp::Stamp;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Sequence number, acknowledgement number, offset and flags, from the start of a TCP header.
+const TCP_STATE: std::ops::Range<usize> = 4..14;
+const TCP_SUM: std::ops::Range<usize> = 16..18;
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To a backend.
+    There,
+    /// To a client.
+    Back,
+}
+
+/// A packet of this run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Which way it goes.
+    pub(super) way: Way,
+    /// Whom it is for.
+    pub(super) dst: Ipv4Addr,
+    /// What it carries.
+    pub(super) stamp: Stamp,
+    transport_at: usize,
+    /// Flags and payload bytes of a TCP segment.
+    segment: Option<(u8, u32)>,
+}
+
+impl Arrival {
+    /// What a frame is, if it is of this run.
+    pub(super) fn read(frame: &[u8], run: u16, clients: &Block) -> Option<Arrival> {
+        if Ethernet::at(frame, 0)?.ether_type() != ethernet::IPV4 {
+            return None;
+        }
+        let ip = Ipv4::at(frame, ethernet::LEN)?;
+        let transport_at = ethernet::LEN + ip.header_len();
+        let segment = match ip.protocol() {
+            UDP => None,
+            TCP => Some(Tcp::at(frame, transport_at)?),
+            _ => return None,
+        };
+        let header_len = segment.map_or(udp::LEN, Tcp::header_len);
+        let stamp = Stamp::of_run(frame, transport_at + header_len, run)?;
+        let payload = ip.total_len().saturating_sub(ip.header_len() + header_len);
+        let segment = segment.map(|tcp| (tcp.flags(), u32::try_from(payload).unwrap_or(0)));
+        let way = if clients.position(ip.dst()).is_some() { Way::Back } else { Way::There };
+        Some(Arrival { way, dst: ip.dst(), stamp, transport_at, segment })
+    }
+
+    /// Makes the frame its own answer: addresses and ports change places, which no sum notices; a SYN becomes a SYN-ACK,
+    /// any other segment acknowledges what it was.
+    pub(super) fn turn_round(&self, frame: &mut Frame, own: Mac) {
+        let sum_is_complete = !frame.offload().is_partial();
+        let bytes = frame.bytes_mut();
+        if let Some(ethernet) = Ethernet::at_mut(bytes, 0) {
+            ethernet.turn_round(own);
+        }
+        if let Some(ip) = Ipv4::at_mut(bytes, ethernet::LEN) {
+            ip.turn_round();
+        }
+        let Some(transport) = bytes.get_mut(self.transport_at..) else { return };
+        if let Some([a, b, c, d]) = transport.first_chunk_mut() {
+            std::mem::swap(a, c);
+            std::mem::swap(b, d);
+        }
+        if let Some((flags, payload)) = self.segment {
+            acknowledge(transport, flags, payload, sum_is_complete);
+        }
+    }
+}
+
+/// `sum_is_complete`: the field covers the header; otherwise whoever sends the frame out sums it.
+fn acknowledge(segment: &mut [u8], flags: u8, payload: u32, sum_is_complete: bool) {
+    let opens = flags & tcp::SYN != 0;
+    let flags = if opens { tcp::SYN | tcp::ACK } else { tcp::ACK };
+    let (number, acked) = if opens { (0, 1) } else { (1, 1 + payload) };
+    let offset = segment.get(12).map_or(0x50, |byte| byte & 0xf0);
+    let (number, acked, last) = (U32::new(number), U32::new(acked), U16::from_bytes([offset, flags]));
+    let Some(state) = segment.get_mut(TCP_STATE) else { return };
+    let before = checksum::fold(checksum::sum(state));
+    state[..4].copy_from_slice(number.as_bytes());
+    state[4..8].copy_from_slice(acked.as_bytes());
+    state[8..].copy_from_slice(last.as_bytes());
+    let change = checksum::sum(state) + u32::from(!before);
+    if let Some(field) = segment.get_mut(TCP_SUM).filter(|_| sum_is_complete) {
+        let sum = checksum::update(u16::from_be_bytes([field[0], field[1]]), change);
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pktgen::addresses::Tuple;
+    use crate::pktgen::pool::Pool;
+    use crate::pktgen::template::{Kind, Template};
+    use etherparse::{SlicedPacket, TransportSlice};
+    use pollgate_common::net::PortId;
+    use pollgate_common::time::Instant;
+
+    const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const SINK: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const RUN: u16 = 9;
+
+    fn packet(pool: &mut Pool, kind: Kind) -> Frame {
+        let tuple = Tuple { src: [10, 0, 0, 1].into(), dst: [10, 96, 0, 1].into(), src_port: 1024, dst_port: 80 };
+        let mut frame = pool.lend(100, PortId(0)).expect("a buffer");
+        Template::new(kind, 100, CLIENT, SINK).write(&mut frame, &tuple, &Stamp::new(RUN, 5, 6, Instant(7)));
+        frame
+    }
+
+    fn clients() -> Block {
+        "10.0.0.0/24".parse().expect("a block")
+    }
+
+    #[test]
+    fn it_knows_its_own_and_which_way_they_go() {
+        let mut pool = Pool::new(1);
+        let mut frame = packet(&mut pool, Kind::Udp);
+        let arrival = Arrival::read(frame.bytes(), RUN, &clients()).expect("one of ours");
+        assert_eq!((arrival.way, arrival.stamp.flow(), arrival.stamp.number()), (Way::There, 5, 6));
+        assert!(Arrival::read(frame.bytes(), RUN + 1, &clients()).is_none(), "another run's");
+        assert!((0..60).all(|len| Arrival::read(&frame.bytes()[..len], RUN, &clients()).is_none()), "cut");
+        arrival.turn_round(&mut frame, SINK);
+        assert_eq!(Arrival::read(frame.bytes(), RUN, &clients()).map(|arrival| arrival.way), Some(Way::Back));
+        pool.release(frame);
+    }
+
+    #[test]
+    fn answers_have_right_sums_and_acknowledge() {
+        let mut pool = Pool::new(1);
+        for (kind, expected) in [(Kind::Syn, (true, 0, 1)), (Kind::Ack, (false, 1, 1 + 46))] {
+            let mut frame = packet(&mut pool, kind);
+            let arrival = Arrival::read(frame.bytes(), RUN, &clients()).expect("one of ours");
+            arrival.turn_round(&mut frame, SINK);
+            let bytes = frame.bytes().to_vec();
+            pool.release(frame);
+            let seen = SlicedPacket::from_ethernet(&bytes).expect("a packet");
+            let (Some(etherparse::NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (seen.net, seen.transport)
+            else {
+                panic!("not TCP")
+            };
+            let header = tcp.to_header();
+            assert!(header.ack);
+            assert_eq!((header.syn, header.sequence_number, header.acknowledgment_number), expected);
+            assert_eq!((header.source_port, header.destination_port), (80, 1024));
+            let sum = header.calc_checksum_ipv4_raw(ip.header().source(), ip.header().destination(), tcp.payload());
+            assert_eq!(header.checksum, sum.expect("a sum"));
+            let header = ip.header().to_header();
+            assert_eq!((header.source, header.destination), ([10, 96, 0, 1], [10, 0, 0, 1]));
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            assert_eq!(bytes[..12], [CLIENT.0, SINK.0].concat());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `pollgate pktgen`: a load generator on both sides of a gateway.
+//!
+//! ```text
+//!               ┌──────────── pktgen ────────────┐
+//!   --interface │ clients                backends│ --sink
+//!               └───┬────────────────────────▲───┘
+//!                   │ to a Service           │ to an endpoint      received, counted,
+//!                   └──────▶ gateway ────────┘                     with --reply sent back
+//! ```
+//!
+//! It uses the same ports as the gateway, and frames of its own making: no sockets, no kernel addresses, so that it can be
+//! thousands of clients and backends and is faster than what it measures. It works through any gateway, which is what
+//! makes the numbers of two of them comparable.
+//!
+//! **Open loop.** Packets are due by the clock, whatever comes back, and latency counts from when a packet was due: a
+//! stall is seen at its full length ([`pace`], [`stamp`]). A generator that cannot keep up says so.
+//!
+//! **Loss is where it happened.** Frames that the sending port refused were never sent; frames that came too fast for the
+//! receiving ring are told apart from those that the gateway lost.
+//!
+//! IPv4 only, as the gateway. Not a TCP: see [`template`].
+
+mod addresses;
+mod args;
+mod arrival;
+mod clock;
+mod flows;
+mod neighbour;
+mod pace;
+mod pool;
+mod ports;
+mod report;
+mod run;
+mod sender;
+mod share;
+mod side;
+mod stamp;
+mod tally;
+mod template;
+
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+pub use args::{PktgenArgs, Protocol};
+pub use flows::Order;
+pub use pace::Rate;
+pub use ports::{Backend, InterfaceError};
+pub use sender::Size;
+pub use share::Share;
+
+use crate::cli::{Failure, Machine};
+use report::Report;
+
+/// Why there was no run.
+#[derive(Debug, thiserror::Error)]
+pub enum PktgenError {
+    /// An interface cannot be used.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// Nobody has the gateway's address.
+    #[error(
+        "no answer from {gateway} on {interface} after {} s: is the gateway up, is the cable right? \
+         --gateway-mac sets its hardware address by hand",
+        patience.as_secs()
+    )]
+    NoAnswer {
+        /// Who was asked for.
+        gateway: Ipv4Addr,
+        /// Where.
+        interface: String,
+        /// How long.
+        patience: Duration,
+    },
+    /// Signals cannot be caught.
+    #[error("catching signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs it and tells the result on `out`.
+///
+/// # Errors
+/// What was typed wrongly, what could not be opened, or that nothing came back.
+pub fn run(args: &PktgenArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let plan = args.plan().map_err(Failure::usage)?;
+    let outcome = run::run(args, plan).map_err(|error| Failure::caused(&error))?;
+    let report = Report::new(outcome);
+    match args.output {
+        Some(Machine::Json) => writeln!(out, "{:#}", report.json()),
+        None => write!(out, "{}", report.text()),
+    }
+    .map_err(Failure::Output)?;
+    if report.received() == 0 && report.expected_any() {
+        return Err(Failure::refused(nothing_came(args)));
+    }
+    Ok(())
+}
+
+fn nothing_came(args: &PktgenArgs) -> String {
+    let place = match &args.sink {
+        Some(sink) if !args.reply => sink,
+        _ => &args.interface,
+    };
+    format!(
+        "error: nothing came back on {place}: does the gateway have a Service at each --to, routes to the backends and \
+         (for --reply) to --from, and do --answer or --next-hop cover the addresses it asks for?"
+    )
+}
