@@ -13,12 +13,12 @@
 //! makes the numbers of two of them comparable.
 //!
 //! **Open loop.** Packets are due by the clock, whatever comes back, and latency counts from when a packet was due: a
-//! stall is seen at its full length ([`pace`], [`stamp`]). A generator that cannot keep up says so.
+//! stall is seen at its full length (`pace`, `stamp`). A generator that cannot keep up says so.
 //!
 //! **Loss is where it happened.** Frames that the sending port refused were never sent; frames that came too fast for the
 //! receiving ring are told apart from those that the gateway lost.
 //!
-//! IPv4 only, as the gateway. Not a TCP: see [`template`].
+//! IPv4 only, as the gateway. No real TCP: see `template`.
 
 mod addresses;
 mod args;

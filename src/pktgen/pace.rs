@@ -13,7 +13,7 @@ pub(super) const MOST: u64 = SECOND;
 /// How fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
-    /// So many a second, 1 to [`MOST`].
+    /// So many a second, 1 to 10⁹.
     PerSecond(u64),
     /// As fast as the port takes them: a packet is due when it is sent.
     Max,

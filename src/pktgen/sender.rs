@@ -21,7 +21,7 @@ const IMIX: [usize; 12] = [60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 590, 60]
 pub enum Size {
     /// All the same.
     Bytes(usize),
-    /// [`IMIX`].
+    /// Seven small, four middling and one full frame of twelve.
     Imix,
 }
 

@@ -11,6 +11,7 @@ mod bulk;
 mod changes;
 mod many;
 mod neighbourhood;
+mod pktgen;
 mod process;
 mod real_clients;
 mod services;

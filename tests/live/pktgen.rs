@@ -1,0 +1,291 @@
+//! The load generator, through the real gateway: what it says arrived is what the gateway says it sent.
+//!
+//! ```text
+//!            ┌ wire ┐                     ┌ gateway ┐
+//!   clients  │ left ├─────────────────────┤ left  10.244.1.1/24
+//!   backends │ right├─────────────────────┤ right 10.244.2.1/24
+//!            └──────┘                     └─────────┘
+//! ```
+//!
+//! `wire` has interfaces without addresses: every ARP answer there is pktgen's.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command as Process, Output};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+use pollgate::cli::client::Client;
+use pollgate::cli::{Cli, Command, Failure};
+use pollgate::config::{Config, Purpose};
+use pollgate::gateway::Gateway;
+use pollgate::lab::{Namespace, Veth, in_lab};
+use pollgate::pktgen;
+use pollgate_common::counters::Totals;
+use pollgate_common::drops::Drop as Reason;
+use pollgate_control::api::APPLY_PATH;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::socket;
+
+const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
+/// A rate that a loaded machine keeps up with.
+const CALM: &str = "--rate 5k --duration 1 --warmup 0.5 --threads 1";
+const SIDES: &str =
+    "-i left --sink right --gateway 10.244.1.1 --from 10.244.1.100-10.244.1.109 --answer 10.244.2.11-10.244.2.13";
+
+struct Bench {
+    wire: Namespace,
+    gateway: Option<Gateway>,
+    _gateway_space: Namespace,
+    _directory: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (wire, space) = (Namespace::new("wire").expect("made"), Namespace::new("gateway").expect("made"));
+        for (name, address) in [("left", "10.244.1.1/24"), ("right", "10.244.2.1/24")] {
+            Veth::new((&wire, name), (&space, name)).make().expect("a veth pair");
+            space.add_address(name, address.parse().expect("an address")).expect("given");
+        }
+        let directory = TempDir::new().expect("a directory");
+        let config = Config::parse("gateway.yaml", &configuration(directory.path()), Purpose::Run).expect("a config");
+        let gateway = space.run(|| Gateway::start(&config, Arc::new(AtomicBool::new(false)))).expect("a gateway");
+        let client = Client::new(&socket(directory.path())).expect("a client");
+        let objects = [("udp", "UDP", "10.96.0.1"), ("tcp", "TCP", "10.96.0.3"), ("other", "UDP", "10.96.0.2")]
+            .into_iter()
+            .flat_map(|(name, protocol, address)| service(name, protocol, address))
+            .collect::<Vec<_>>();
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+        client.post(&format!("{APPLY_PATH}?namespace=default"), &list).expect("applied");
+        Bench { wire, gateway: Some(gateway), _gateway_space: space, _directory: directory }
+    }
+
+    fn totals(&self) -> Totals {
+        self.gateway.as_ref().expect("only taken by drop").counters().totals()
+    }
+
+    /// What pktgen says, as JSON.
+    fn run(&self, line: &str) -> Value {
+        let (text, result) = self.try_run(&format!("{line} -o json"));
+        result.unwrap_or_else(|error| panic!("{line}: {error}\n{text}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn try_run(&self, line: &str) -> (String, Result<(), Failure>) {
+        try_run(&self.wire, line)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop();
+        }
+    }
+}
+
+fn try_run(wire: &Namespace, line: &str) -> (String, Result<(), Failure>) {
+    let words = "pollgate pktgen ".split_whitespace().chain(line.split_whitespace());
+    let Command::Pktgen(args) = Cli::try_parse_from(words).expect(line).command else { panic!("{line}") };
+    let mut text = Vec::new();
+    let result = wire.run(|| pktgen::run(&args, &mut text));
+    (String::from_utf8(text).expect("text"), result)
+}
+
+fn configuration(directory: &Path) -> String {
+    format!(
+        "interfaces: [{{ name: left }}, {{ name: right }}]\n\
+         addresses: [10.244.1.10]\n\
+         workers: {{ count: 1 }}\n\
+         flows: {{ max: 65536 }}\n\
+         api: {{ socket: {}, state: {} }}\n",
+        socket(directory).display(),
+        directory.join("state.db").display()
+    )
+}
+
+/// Port 80 of `address` for three endpoints.
+fn service(name: &str, protocol: &str, address: &str) -> [Value; 2] {
+    let endpoint = |n: u8| json!({ "addresses": [format!("10.244.2.{n}")], "conditions": { "ready": true } });
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+            "spec": { "clusterIP": address, "ports": [{ "protocol": protocol, "port": 80, "targetPort": 8080 }] },
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
+            "ports": [{ "protocol": protocol, "port": 8080 }],
+            "endpoints": [endpoint(11), endpoint(12), endpoint(13)],
+        }),
+    ]
+}
+
+fn number(report: &Value, path: &str) -> u64 {
+    report.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {path} in {report:#}"))
+}
+
+/// Everything that was sent came, once and in order.
+fn nothing_lost(report: &Value) {
+    for path in ["/lost/packets", "/reordered", "/duplicates", "/missed", "/outdated", "/received/strays"] {
+        assert_eq!(number(report, path), 0, "{path}: {report:#}");
+    }
+    assert_eq!(number(report, "/sent/packets"), number(report, "/received/packets"), "{report:#}");
+    assert_eq!(report["not_sent"], json!({}), "{report:#}");
+}
+
+#[test]
+fn what_is_sent_arrives_at_the_endpoints_and_is_told() {
+    in_lab("pktgen::what_is_sent_arrives_at_the_endpoints_and_is_told", || {
+        let bench = Bench::new();
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.1-10.96.0.2:80 --flows 60 {CALM}"));
+        nothing_lost(&report);
+        let sent = number(&report, "/sent/packets");
+        // On a machine that is busy with other tests it may fall behind; then it says so.
+        assert!((500..=5001).contains(&sent), "5 k/s for a second: {sent}");
+        assert_eq!(report["shortfall"].is_null(), sent >= 4950, "{report:#}");
+        assert_eq!(number(&report, "/sent/bytes"), sent * 64);
+        assert_eq!(number(&report, "/rate/asked"), 5000);
+        assert_eq!(number(&report, "/endpoints/used"), 3);
+        let listed = report["endpoints"]["listed"].as_object().expect("endpoints");
+        let packets = listed.values().map(|one| one["packets"].as_u64().expect("a number"));
+        assert_eq!(packets.sum::<u64>(), sent, "each packet is some endpoint's");
+        // The gateway asks for each endpoint; nothing here but pktgen could have answered.
+        assert!(number(&report, "/arp_answered") >= 3, "{report:#}");
+        let steady = &report["latency_us"]["steady"];
+        let at = |name: &str| steady[name].as_f64().unwrap_or_else(|| panic!("no {name} in {steady}"));
+        assert!(0.0 < at("p50") && at("p50") <= at("p90") && at("p99") <= at("p99.9"), "{steady}");
+        assert!(at("p99.99") <= at("max"), "{steady}");
+        assert_eq!(bench.totals().flows_opened, 60);
+    });
+}
+
+#[test]
+fn with_reply_each_packet_makes_the_round_trip() {
+    in_lab("pktgen::with_reply_each_packet_makes_the_round_trip", || {
+        let bench = Bench::new();
+        for (line, services) in [
+            ("--to 10.96.0.1:80 --protocol udp --size imix", 40),
+            ("--to 10.96.0.3:80 --protocol tcp --order random", 40),
+            ("--to 10.96.0.2:80 --threads 2", 40),
+        ] {
+            let before = bench.totals();
+            let calm = if line.contains("threads") { CALM.replace("--threads 1", "") } else { CALM.to_owned() };
+            let report = bench.run(&format!("{SIDES} {line} --reply --flows {services} {calm}"));
+            nothing_lost(&report);
+            let sent = number(&report, "/sent/packets");
+            assert_eq!(number(&report, "/halfway"), sent, "seen at the sink too: {report:#}");
+            let after = bench.totals();
+            assert_eq!(after.flows_opened - before.flows_opened, services, "{line}: both ways are one flow");
+            assert!(after.tx - before.tx >= 2 * sent, "{line}");
+            // Only while the gateway was still asking for somebody's MAC address, in the warm-up.
+            let waiting = |totals: &Totals| {
+                totals.drops_of(Reason::NeighbourQueueFull) + totals.drops_of(Reason::NeighbourUnresolved)
+            };
+            assert_eq!(after.dropped() - before.dropped(), waiting(&after) - waiting(&before), "{line}: {after:?}");
+        }
+    });
+}
+
+#[test]
+fn every_packet_can_be_a_new_flow_and_flows_can_be_replaced() {
+    in_lab("pktgen::every_packet_can_be_a_new_flow_and_flows_can_be_replaced", || {
+        let bench = Bench::new();
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.1:80 --every-packet-new {CALM}"));
+        nothing_lost(&report);
+        assert_eq!(report["latency_us"]["steady"], Value::Null, "each packet is a first one");
+        assert_eq!(number(&report, "/latency_us/first/count"), number(&report, "/sent/packets"));
+        let opened = bench.totals().flows_opened;
+        assert_eq!(opened, number(&report, "/flows/opened") - 1000, "1000 were there to be replaced: {report:#}");
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.2:80 --flows 100 --new-flows 500 {CALM}"));
+        nothing_lost(&report);
+        let fresh = number(&report, "/flows/opened") - 100;
+        assert!((250..=751).contains(&fresh), "500 a second for 1.5 s, if it keeps up: {fresh}");
+    });
+}
+
+#[test]
+fn strays_are_sent_apart_and_dropped_by_the_gateway() {
+    in_lab("pktgen::strays_are_sent_apart_and_dropped_by_the_gateway", || {
+        let bench = Bench::new();
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.1:80 --hit-ratio 0.75 {CALM}"));
+        nothing_lost(&report);
+        let (sent, strays) = (number(&report, "/sent/packets"), number(&report, "/sent/strays"));
+        assert!((sent / 3).abs_diff(strays) <= 1, "{sent} and {strays}");
+        // Those of the warm-up are refused as well: a quarter of its 2500 packets.
+        let refused = bench.totals().drops_of(Reason::RejectUndefinedPort);
+        assert!((strays + 1..=strays + 626).contains(&refused), "{strays} counted, {refused} refused in all");
+    });
+}
+
+#[test]
+fn loss_is_counted_and_nothing_at_all_is_a_failure() {
+    in_lab("pktgen::loss_is_counted_and_nothing_at_all_is_a_failure", || {
+        let bench = Bench::new();
+        // Two of the addresses are no Service's.
+        let report =
+            bench.run(&format!("{SIDES} --to 10.96.0.1-10.96.0.2:80,10.96.0.8-10.96.0.9:80 --flows 40 {CALM}"));
+        let (sent, lost) = (number(&report, "/sent/packets"), number(&report, "/lost/packets"));
+        assert!((sent / 2).abs_diff(lost) <= 1, "{lost} of {sent}");
+        assert_eq!(report["lost"]["percent"].as_f64().map(f64::round), Some(50.0));
+        let (text, result) = bench.try_run(&format!("{SIDES} --to 10.96.0.8:80 {CALM}"));
+        assert!(text.contains("(100.0000 %)"), "the report is told all the same: {text}");
+        let told = result.expect_err("nothing came").to_string();
+        assert!(told.contains("nothing came back on right"), "{told}");
+    });
+}
+
+#[test]
+fn a_rate_out_of_reach_is_told() {
+    in_lab("pktgen::a_rate_out_of_reach_is_told", || {
+        let bench = Bench::new();
+        let line = format!("{SIDES} --to 10.96.0.1:80 --rate 900M --duration 0.3 --warmup 0.1");
+        let report = bench.run(&line);
+        let told = report["shortfall"].as_str().expect("a sentence");
+        assert!(told.starts_with("the generator could not keep up: asked 900.00 M/s, sent "), "{told}");
+        let (text, _) = bench.try_run(&line);
+        assert!(text.contains(&format!("note: {}", &told[..35])), "{text}");
+    });
+}
+
+#[test]
+fn what_cannot_be_used_is_told_with_what_to_do() {
+    in_lab("pktgen::what_cannot_be_used_is_told_with_what_to_do", || {
+        let (wire, far) = (Namespace::new("wire").expect("made"), Namespace::new("far").expect("made"));
+        Veth::new((&wire, "left"), (&far, "left")).make().expect("a veth pair");
+        let told = |line: &str| try_run(&wire, line).1.expect_err(line).to_string();
+        let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.1:80");
+        assert!(silent.contains("no answer from 10.244.1.1 on left after 3 s"), "{silent}");
+        assert!(silent.contains("--gateway-mac"), "{silent}");
+        let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.1:80");
+        assert!(missing.contains("no interface \"lefft\"") && missing.contains("left"), "{missing}");
+        wire.down("left").expect("down");
+        let down = told("-i left --gateway 10.244.1.1 --to 10.96.0.1:80");
+        assert!(down.contains("left is down") && down.contains("ip link set left up"), "{down}");
+        wire.up("left").expect("up");
+        let output = without_privileges(&wire, "-i left --gateway 10.244.1.1 --to 10.96.0.1:80");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("CAP_NET_RAW") && told.contains("setcap"), "{told}");
+    });
+}
+
+/// The binary as an ordinary user's process has it.
+fn without_privileges(wire: &Namespace, line: &str) -> Output {
+    let drop_capabilities = || {
+        const NET_RAW: libc::c_ulong = 13;
+        // SAFETY: no pointers. After exec, root has what the bounding set leaves (capabilities(7)).
+        match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, NET_RAW, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    let mut command: Process = wire.command(POLLGATE);
+    command.arg("pktgen").args(line.split_whitespace());
+    // SAFETY: between fork and exec the closure makes a system call and allocates nothing.
+    unsafe { command.pre_exec(drop_capabilities) };
+    command.output().expect("it runs")
+}
