@@ -82,11 +82,34 @@ pub fn in_lab(test: &str, body: impl FnOnce() + Send) {
         panic!("{test}: still no right to make namespaces inside the user namespace");
     }
     if let Err(why) = available() {
-        assert!(std::env::var_os(REQUIRED).is_none_or(|v| v != "1"), "{test} needs a network lab, and {why}");
+        assert!(!is_required(), "{test} needs a network lab, and {why}");
         eprintln!("SKIPPED: {test}: {why}");
         return;
     }
     again(test);
+}
+
+/// As [`in_lab`], for a test that needs rights no user namespace gives: eBPF, and AF_XDP with it.
+///
+/// An ordinary user can never run it, on any machine; it then prints `NEEDS ROOT`, which is no `SKIPPED`: nothing that this
+/// user could have run was left out, and whoever runs all tests has to run them as root once. To root who may not (in
+/// a container, say), a test that cannot run is `SKIPPED`, or fails if `POLLGATE_REQUIRE_LAB=1` is set.
+///
+/// # Panics
+/// When the body panics, or root may not and a lab is required.
+pub fn in_root_lab(test: &str, body: impl FnOnce() + Send) {
+    let Err(error) = pollgate_dataplane::bpf::permitted() else { return in_lab(test, body) };
+    // SAFETY: the call cannot fail and has no arguments.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("NEEDS ROOT: {test}: eBPF needs CAP_BPF and CAP_NET_ADMIN in the initial user namespace ({error})");
+        return;
+    }
+    assert!(!is_required(), "{test} needs eBPF, which this root may not use: {error}");
+    eprintln!("SKIPPED: {test}: this root may not use eBPF ({error})");
+}
+
+fn is_required() -> bool {
+    std::env::var_os(REQUIRED).is_some_and(|value| value == "1")
 }
 
 /// The body on a thread in a namespace of its own.
