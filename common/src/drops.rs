@@ -130,6 +130,8 @@ reasons! {
             "The kernel refused to send the frame for another reason." "See the gateway's log for the error the kernel gave.";
         DnsMalformed "dns_malformed" Notice
             "Something at the DNS port that is no DNS query (too short, or itself a response)." "A broken or malicious client: capture at the DNS address.";
+        NotPassed "not_passed" Warning
+            "A frame taken from the kernel by an AF_XDP port that turned out not to be pollgate's; the kernel has no copy of it." "A few while a Service's addresses or endpoints change are normal. Otherwise an endpoint sends to others from its Service port without a flow, or the interface strips VLAN tags (`ethtool -K NAME rxvlan off`); `backend: packet` leaves such frames to the kernel.";
         NoRoomForAnswer "no_room_for_answer" Notice
             "The received buffer is too small to write the answer into." "Not expected from an ordinary interface: report it with the interface's MTU and driver.";
     }

@@ -43,10 +43,16 @@ impl Outlet {
             }
             Fate::Hold => return self.hold(frame, net, counters, now),
             Fate::HandOver(worker) => return self.hand_over(frame, worker, counters),
+            Fate::Pass(_) if !self.kernel_has(&frame) => counters.drop(Drop::NotPassed),
             Fate::Pass(reason) => counters.pass(reason),
             Fate::Drop(reason) => counters.drop(reason),
         }
         self.release(frame);
+    }
+
+    /// Whether the kernel has this frame as well, and may be left with it.
+    fn kernel_has(&self, frame: &Frame) -> bool {
+        self.ports.get(usize::from(frame.received_on().0)).is_none_or(|port| port.kernel_has_copy())
     }
 
     /// Sends every frame of a burst by the same port, which is what most bursts do. Answers whether there is such a port.

@@ -8,7 +8,7 @@ use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 
 use crate::support::builder::{Ip, Sendable, arp, icmp, other, tcp, udp};
-use crate::support::faulty::{Refusing, Tight};
+use crate::support::faulty::{Refusing, Sole, Tight};
 use crate::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
 use crate::support::objects::{echo, shop, web};
 
@@ -117,6 +117,10 @@ fn dropped(reason: Drop) -> Lab {
         Drop::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),
         Drop::TxFull | Drop::TxLinkDown | Drop::TxError => refusing(reason),
         Drop::DnsMalformed => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.10:53")),
+        Drop::NotPassed => {
+            let lab = with_port(|inner| Box::new(Sole { inner }));
+            after(lab, PODS, tcp("10.244.1.5:40000", "192.0.2.1:80"))
+        }
         Drop::NoRoomForAnswer => {
             let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03web\x07default\x03svc\x07cluster\x05local\0\0\x01\0\x01";
             let lab = with_port(|inner| Box::new(Tight::new(inner)));

@@ -48,8 +48,8 @@ pub trait Port: Send {
 
     /// Sends all of `batch`, in order, leaving it empty. Never waits: what the kernel or the ring does not take now is a
     /// drop with its reason. Answers how many frames were sent for good (some ports keep those buffers until the device
-    /// is done with them); every frame whose buffer is free again, sent or not, is appended to `back`. The frames may
-    /// come from any port of the worker.
+    /// is done with them); every frame whose buffer is free again, sent or not, is appended to `back`, except that a port
+    /// may keep a buffer of its own that was sent. The frames may come from any port of the worker.
     fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent;
 
     /// Takes back a frame this port handed out by `rx`.
@@ -62,6 +62,12 @@ pub trait Port: Send {
     /// empty batch if there is nothing more to send, for their buffers to come home.
     fn is_sending(&self) -> bool {
         false
+    }
+
+    /// Whether the kernel has a frame of its own for each one this port hands out, so that one that is not ours may be
+    /// left to it.
+    fn kernel_has_copy(&self) -> bool {
+        true
     }
 
     /// Frames the device or kernel dropped before the port saw them, since the last call (ring full). They are not part

@@ -1,4 +1,5 @@
-//! Ports with faults, in front of a memory port: a device that refuses to send, buffers without room.
+//! Ports with faults, in front of a memory port: a device that refuses to send, buffers without room, frames that the
+//! kernel has no copy of.
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -73,5 +74,33 @@ impl Port for Tight {
 
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+/// Takes frames away from the kernel.
+pub(crate) struct Sole {
+    /// What receives and sends.
+    pub(crate) inner: MemoryPort,
+}
+
+impl Port for Sole {
+    fn rx(&mut self, now: Instant, room: usize, into: &mut Vec<Frame>) {
+        self.inner.rx(now, room, into);
+    }
+
+    fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {
+        self.inner.tx(now, batch, back)
+    }
+
+    fn release(&mut self, frame: Frame) {
+        self.inner.release(frame);
+    }
+
+    fn wait_on(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn kernel_has_copy(&self) -> bool {
+        false
     }
 }
