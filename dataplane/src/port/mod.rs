@@ -10,23 +10,27 @@
 //! ```
 //!
 //! * [`packet`]: AF_PACKET with a mapped receive ring; checksums left to offload and GSO super-frames survive.
+//! * [`xdp`]: AF_XDP sockets behind a steering program; frames before the kernel makes packets of them.
 //! * [`memory`]: vectors in, vectors out, for tests and benches.
 //! * [`pcap`]: capture files in virtual time, for `replay`.
 //!
 //! A port belongs to one worker; it is moved to that worker's thread once and never shared.
 
+mod device;
 pub mod frame;
 mod lend;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
 mod socket;
+pub mod xdp;
 
 use std::os::fd::BorrowedFd;
 
 use pollgate_common::drops::Drop;
 use pollgate_common::time::Instant;
 
+pub use device::OpenError;
 pub use frame::{Frame, Offload, Origin};
 
 /// Most frames a port hands out in one call, and most a worker takes in one burst.

@@ -45,7 +45,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use pollgate_common::net::PortId;
 use pollgate_common::time::Instant;
 
-pub use super::socket::{Fanout, FanoutRules, OpenError, PacketOptions};
+pub use super::OpenError;
+pub use super::socket::{Fanout, FanoutRules, PacketOptions};
 use super::{Frame, Origin, Port, Returned, Sent, socket};
 use ring::{Layout, Ring, Taken};
 use side::SideBuffers;

@@ -15,13 +15,14 @@ mod fanout;
 mod message;
 mod tag;
 
-use std::ffi::CStr;
 use std::io;
-use std::mem::{size_of, size_of_val};
+use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use pollgate_common::net::PortId;
 
+use super::device::{Device, check, get};
+pub(super) use super::device::{OpenError, set};
 use crate::bpf::classic::Program;
 pub use fanout::{Fanout, FanoutRules};
 pub(super) use message::{Messages, Scope, verdict};
@@ -45,50 +46,6 @@ pub struct PacketOptions<'a> {
     pub ring_frames: u32,
 }
 
-/// Why a port could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The name is nobody's.
-    #[error("there is no interface {interface:?} here; there is {}: correct interfaces[].name or create it", present.join(", "))]
-    NoInterface {
-        /// The name.
-        interface: String,
-        /// The names that would do.
-        present: Vec<String>,
-    },
-    /// Not Ethernet: no MAC addresses, nothing to answer ARP on.
-    #[error(
-        "the interface {interface} is not an Ethernet device (its type is {kind}, ARPHRD_ETHER is 1): pollgate can poll Ethernet only"
-    )]
-    NotEthernet {
-        /// The interface.
-        interface: String,
-        /// Its ARPHRD_ number (linux/if_arp.h).
-        kind: u16,
-    },
-    /// CAP_NET_RAW is missing.
-    #[error(
-        "opening a packet socket on {interface} needs CAP_NET_RAW: run as root, or give the program \
-         `setcap cap_net_raw,cap_net_admin+ep`, or the service AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN"
-    )]
-    NotPermitted {
-        /// The interface.
-        interface: String,
-    },
-    /// The kernel refused a step.
-    #[error("{step} on {interface} (worker {worker}): {source}")]
-    System {
-        /// The interface.
-        interface: String,
-        /// The worker.
-        worker: u16,
-        /// What was being done.
-        step: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
 /// Room on the socket's queue (of super-frames alone, where a ring has the small ones), and for sent frames a device still
 /// has, in bytes. Beyond the kernel's limits (net.core.rmem_max, wmem_max) only with CAP_NET_ADMIN; with less, bursts of
 /// super-frames lose some.
@@ -104,27 +61,26 @@ pub(super) fn open<R>(
     blocking: bool,
     prepare: Prepare<'_, R>,
 ) -> Result<(OwnedFd, R), OpenError> {
-    let failed = |step| move |source| OpenError::system(options, step, source);
+    let failed = |step| move |source| system(options, step, source);
     let socket = packet_socket(options, blocking)?;
-    let device = device(options, socket.as_fd())?;
+    let device = Device::find(options.interface, options.worker)?;
+    let index = device.index.cast_signed();
     configure(socket.as_fd()).map_err(failed("preparing a packet socket"))?;
     let prepared = prepare(socket.as_fd(), device.mtu).map_err(|(step, source)| failed(step)(source))?;
     if options.workers > 1 {
         refuse_all(socket.as_fd()).map_err(failed("setting a socket filter"))?;
     }
-    bind(socket.as_fd(), device.index).map_err(failed("binding a packet socket"))?;
+    bind(socket.as_fd(), index).map_err(failed("binding a packet socket"))?;
     if options.workers > 1 {
-        join_group(socket.as_fd(), device.index, options.fanout)
-            .map_err(failed("joining the workers' fanout group"))?;
+        join_group(socket.as_fd(), index, options.fanout).map_err(failed("joining the workers' fanout group"))?;
         accept_all(socket.as_fd()).map_err(failed("removing a socket filter"))?;
     }
     Ok((socket, prepared))
 }
 
-impl OpenError {
-    pub(super) fn system(options: &PacketOptions<'_>, step: &'static str, source: io::Error) -> OpenError {
-        OpenError::System { interface: options.interface.to_owned(), worker: options.worker, step, source }
-    }
+/// A step that failed.
+pub(super) fn system(options: &PacketOptions<'_>, step: &'static str, source: io::Error) -> OpenError {
+    OpenError::System { interface: options.interface.to_owned(), worker: options.worker, step, source }
 }
 
 fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd, OpenError> {
@@ -135,77 +91,11 @@ fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd,
         let error = io::Error::last_os_error();
         return Err(match error.raw_os_error() {
             Some(libc::EPERM) => OpenError::NotPermitted { interface: options.interface.to_owned() },
-            _ => OpenError::system(options, "making a packet socket", error),
+            _ => system(options, "making a packet socket", error),
         });
     }
     // SAFETY: a fresh descriptor, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-struct Device {
-    index: i32,
-    mtu: usize,
-}
-
-fn device(options: &PacketOptions<'_>, socket: BorrowedFd<'_>) -> Result<Device, OpenError> {
-    let missing = || OpenError::NoInterface { interface: options.interface.to_owned(), present: interfaces() };
-    let failed = |source| OpenError::system(options, "asking for the device", source);
-    let mut request = request(options.interface).ok_or_else(missing)?;
-    match ask(socket, libc::SIOCGIFINDEX, &mut request) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Err(missing()),
-        other => other.map_err(failed)?,
-    }
-    // SAFETY: SIOCGIFINDEX has just written this member.
-    let index = unsafe { request.ifr_ifru.ifru_ifindex };
-    ask(socket, libc::SIOCGIFHWADDR, &mut request).map_err(failed)?;
-    // SAFETY: SIOCGIFHWADDR has just written this member.
-    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
-    if kind != libc::ARPHRD_ETHER {
-        return Err(OpenError::NotEthernet { interface: options.interface.to_owned(), kind });
-    }
-    ask(socket, libc::SIOCGIFMTU, &mut request).map_err(failed)?;
-    // SAFETY: SIOCGIFMTU has just written this member.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    Ok(Device { index, mtu: usize::try_from(mtu).unwrap_or(0) })
-}
-
-/// An interface request for a name; `None` if no interface can be called so.
-fn request(interface: &str) -> Option<libc::ifreq> {
-    // SAFETY: all zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = interface.as_bytes();
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(&0) {
-        return None;
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
-    }
-    Some(request)
-}
-
-fn ask(socket: BorrowedFd<'_>, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
-    // SAFETY: the SIOCGIF… calls used here read the name of, and write one member of, a live ifreq.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_mut(request)) })
-}
-
-/// The names of all interfaces in this network namespace.
-fn interfaces() -> Vec<String> {
-    // SAFETY: no arguments; the answer is an array that ends with index 0, or null, and is given back below.
-    let list = unsafe { libc::if_nameindex() };
-    if list.is_null() {
-        return Vec::new();
-    }
-    let mut names = Vec::new();
-    let mut at = list;
-    // SAFETY: every entry before the one with index 0 has a name that ends in NUL; the list is freed once, after use.
-    unsafe {
-        while (*at).if_index != 0 {
-            names.push(CStr::from_ptr((*at).if_name).to_string_lossy().into_owned());
-            at = at.add(1);
-        }
-        libc::if_freenameindex(list);
-    }
-    names
 }
 
 fn configure(socket: BorrowedFd<'_>) -> io::Result<()> {
@@ -275,22 +165,4 @@ pub(super) fn dropped_by_kernel(socket: BorrowedFd<'_>) -> u64 {
         Ok(()) => u64::from(counts.tp_drops),
         Err(_) => 0,
     }
-}
-
-pub(super) fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of_val(value)).unwrap_or(0);
-    // SAFETY: the value is live and of the length given; the kernel only reads it.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) })
-}
-
-/// `T` must be plain numbers, as those used here are: the kernel writes any bytes to it.
-fn get<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &mut T) -> io::Result<()> {
-    let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
-    let value = std::ptr::from_mut(value).cast();
-    // SAFETY: the value is live and of the length given, more than which the kernel does not write.
-    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value, &raw mut length) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,0 +1,220 @@
+//! Checksums that a virtual peer left undone, which AF_XDP has no word for.
+//!
+//! ```text
+//!  veth peer ─▶ field = pseudo-header's sum ─look─▶ NEEDS_CSUM ─▶ pipeline keeps it partial ─finish─▶ whole sum ─▶ device
+//! ```
+//!
+//! The kernel marks such a packet CHECKSUM_PARTIAL in its own buffer, and that mark does not reach an AF_XDP socket: only
+//! the bytes do. On devices whose other end is a kernel on the same machine (veth, tun, virtio), a TCP or UDP field that
+//! equals the pseudo-header's sum is therefore taken for partial; on real NICs, whose frames have crossed a wire, nothing
+//! is looked at.
+//!
+//! A complete checksum has that value once in 65,536 packets by chance. That does no harm: [`finish`] computes the whole
+//! sum anew from the data, which for an undamaged packet is what was there, and any port that a partial frame leaves by
+//! does the same. The field cannot be "no checksum" either: a pseudo-header's sum is never zero, its protocol is not.
+//!
+//! Sending, no device can be asked to sum, so what is partial is finished here, as `skb_checksum_help` in the kernel does
+//! it: over everything from the transport header to the frame's end.
+
+use std::ops::Range;
+
+use crate::port::{Frame, Offload};
+use crate::wire::Header;
+use crate::wire::checksum::{fold, sum};
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ipv4::Ipv4;
+
+/// Drivers whose frames may come from this very machine.
+const VIRTUAL: [&str; 3] = ["veth", "tun", "virtio_net"];
+
+const V4_ADDRESSES: Range<usize> = ethernet::LEN + 12..ethernet::LEN + 20;
+const V6_LENGTH: Range<usize> = ethernet::LEN + 4..ethernet::LEN + 6;
+const V6_NEXT: usize = ethernet::LEN + 6;
+const V6_ADDRESSES: Range<usize> = ethernet::LEN + 8..V6_END;
+const V6_END: usize = ethernet::LEN + 40;
+
+/// Whether frames of this driver are to be looked at.
+pub(super) fn may_be_partial(driver: &str) -> bool {
+    VIRTUAL.contains(&driver)
+}
+
+/// Marks a frame whose checksum was left undone.
+#[inline]
+pub(super) fn look(frame: &mut Frame) {
+    if let Some((csum_start, csum_offset)) = partial(frame.bytes()) {
+        let flags = Offload::NEEDS_CSUM;
+        frame.set_offload(Offload { flags, csum_start, csum_offset, ..Offload::default() });
+    }
+}
+
+/// Writes the checksum that a frame lacks, if it lacks one.
+#[inline]
+pub(super) fn finish(frame: &mut Frame) {
+    let offload = *frame.offload();
+    if !offload.is_partial() {
+        return;
+    }
+    let start = usize::from(offload.csum_start);
+    let at = usize::from(offload.csum_offset);
+    if let Some(summed) = frame.bytes_mut().get_mut(start..)
+        && let whole = !fold(sum(summed))
+        && let Some(field) = summed.get_mut(at..at + 2)
+    {
+        // Zero would say "no checksum" in UDP, and all ones is the same number.
+        let whole = if whole == 0 { 0xffff } else { whole };
+        field.copy_from_slice(&whole.to_be_bytes());
+    }
+    frame.set_offload(Offload::default());
+}
+
+/// Where the sum starts, and from there where it goes, if the field holds the pseudo-header's sum alone.
+fn partial(bytes: &[u8]) -> Option<(u16, u16)> {
+    let (start, protocol, length, addresses) = match Ethernet::at(bytes, 0)?.ether_type() {
+        ethernet::IPV4 => v4(bytes)?,
+        ethernet::IPV6 => v6(bytes)?,
+        _ => return None,
+    };
+    let offset: u16 = match protocol {
+        6 => 16,
+        17 => 6,
+        _ => return None,
+    };
+    let field = number(bytes.get(start + usize::from(offset)..)?)?;
+    let pseudo = sum(addresses) + u32::from(protocol) + u32::from(length);
+    (field == fold(pseudo)).then_some((u16::try_from(start).ok()?, offset))
+}
+
+type Transport<'a> = (usize, u8, u16, &'a [u8]);
+
+fn v4(bytes: &[u8]) -> Option<Transport<'_>> {
+    let ip = Ipv4::at(bytes, ethernet::LEN)?;
+    if ip.is_fragment() {
+        return None;
+    }
+    let length = ip.total_len().checked_sub(ip.header_len())?;
+    Some((ethernet::LEN + ip.header_len(), ip.protocol(), u16::try_from(length).ok()?, bytes.get(V4_ADDRESSES)?))
+}
+
+/// Without extension headers.
+fn v6(bytes: &[u8]) -> Option<Transport<'_>> {
+    Some((V6_END, *bytes.get(V6_NEXT)?, number(bytes.get(V6_LENGTH)?)?, bytes.get(V6_ADDRESSES)?))
+}
+
+fn number(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|two| u16::from_be_bytes(*two))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::NonNull;
+
+    use etherparse::PacketBuilder;
+    use pollgate_common::net::PortId;
+
+    use crate::port::Origin;
+
+    /// A frame and where its field is.
+    type Made = (Vec<u8>, usize);
+
+    fn udp4(payload: &[u8]) -> Made {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(7, 9);
+        built(|bytes| builder.write(bytes, payload).expect("a packet"), 40)
+    }
+
+    fn tcp4(payload: &[u8]) -> Made {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(7, 9, 1, 512);
+        built(|bytes| builder.write(bytes, payload).expect("a packet"), 50)
+    }
+
+    fn tcp6(payload: &[u8]) -> Made {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [9; 16], 64).tcp(7, 9, 1, 512);
+        built(|bytes| builder.write(bytes, payload).expect("a packet"), 70)
+    }
+
+    fn built(write: impl FnOnce(&mut Vec<u8>), field: usize) -> Made {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        (bytes, field)
+    }
+
+    /// The field as a virtual peer leaves it: the definition, word by word.
+    fn left_undone((bytes, field): &Made) -> Vec<u8> {
+        let mut bytes = bytes.clone();
+        let v6 = bytes[12] == 0x86;
+        let (addresses, l4) = if v6 { (22..54, 54) } else { (26..34, 34) };
+        let protocol: u32 = if *field == 40 { 17 } else { 6 };
+        let words = bytes[addresses].chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1]));
+        let mut total = words.sum::<u32>() + protocol + u32::try_from(bytes.len() - l4).expect("short");
+        while total > 0xffff {
+            total = (total >> 16) + (total & 0xffff);
+        }
+        bytes[*field..field + 2].copy_from_slice(&total.to_be_bytes()[2..]);
+        bytes
+    }
+
+    fn over(bytes: &mut [u8]) -> Frame {
+        let length = u32::try_from(bytes.len()).expect("short");
+        // SAFETY: every caller keeps the bytes until it is done with the frame.
+        unsafe { Frame::new(NonNull::from(bytes).cast(), length, length, Origin::Worker(0), PortId(0), 0) }
+    }
+
+    #[test]
+    fn what_was_left_undone_is_seen_and_finished_as_an_independent_builder_has_it() {
+        for made in [udp4(b"odd"), udp4(b"even"), tcp4(&[0xff; 1460]), tcp4(b""), tcp6(b"odd"), tcp6(&[7; 1000])] {
+            let mut bytes = left_undone(&made);
+            let mut frame = over(&mut bytes);
+            look(&mut frame);
+            assert!(frame.offload().is_partial());
+            let l4 = if made.0[12] == 0x86 { 54 } else { 34 };
+            assert_eq!(usize::from(frame.offload().csum_start + frame.offload().csum_offset), made.1);
+            assert_eq!(frame.offload().csum_start, l4);
+            finish(&mut frame);
+            assert_eq!((frame.bytes(), *frame.offload()), (&made.0[..], Offload::default()));
+        }
+    }
+
+    #[test]
+    fn a_whole_checksum_is_left_alone() {
+        for (mut bytes, _) in [udp4(b"data"), tcp4(b"data"), tcp6(b"data")] {
+            let before = bytes.clone();
+            let mut frame = over(&mut bytes);
+            look(&mut frame);
+            finish(&mut frame);
+            assert_eq!((frame.bytes(), *frame.offload()), (&before[..], Offload::default()));
+        }
+    }
+
+    #[test]
+    fn no_checksum_fragments_and_what_is_cut_are_left_alone() {
+        let made = udp4(b"data");
+        let partial_bytes = left_undone(&made);
+        let mut none = partial_bytes.clone();
+        none[40..42].fill(0);
+        let mut fragment = partial_bytes.clone();
+        fragment[20] = 0x20;
+        assert!(partial(&partial_bytes).is_some());
+        assert_eq!((partial(&none), partial(&fragment)), (None, None));
+        for length in 0..42 {
+            assert_eq!(partial(&partial_bytes[..length]), None, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn offsets_outside_the_frame_change_nothing() {
+        for (csum_start, csum_offset) in [(9999, 0), (40, 9999), (45, 1)] {
+            let mut bytes = udp4(b"data").0;
+            let before = bytes.clone();
+            let offload = Offload { flags: Offload::NEEDS_CSUM, csum_start, csum_offset, ..Offload::default() };
+            let mut frame = over(&mut bytes).with_offload(offload);
+            finish(&mut frame);
+            assert_eq!(frame.bytes(), before);
+        }
+    }
+
+    #[test]
+    fn only_frames_of_virtual_devices_are_looked_at() {
+        assert!(may_be_partial("veth") && may_be_partial("virtio_net") && may_be_partial("tun"));
+        assert!(!may_be_partial("mlx5_core") && !may_be_partial(""));
+    }
+}

@@ -1,0 +1,170 @@
+//! Opening a worker's ports, all at once since they share their frame memory.
+//!
+//! ```text
+//!  devices ─▶ chunk size ─▶ memory ─▶ first socket registers it ─▶ the others share it ─▶ each into its program's table
+//! ```
+//!
+//! **The mode** is the first socket's, and the kernel holds the others to it: so zero copy is tried first, on every device
+//! or not at all, and if any cannot, all are opened again with copying.
+//!
+//! **EBUSY.** The kernel takes a closed socket down in the background, so the queue of a gateway that has just ended is
+//! taken for a moment longer. Binding is tried again for up to two seconds.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pollgate_common::net::PortId;
+
+use super::super::device::OpenError;
+use super::socket::{Memory, Socket};
+use super::umem::{self, Share, Umem};
+use super::{Program, XdpPort};
+
+/// How to open a worker's AF_XDP ports.
+#[derive(Clone, Copy, Debug)]
+pub struct XdpOptions<'a> {
+    /// Each interface's program, and the port's number in the configuration.
+    pub interfaces: &'a [(&'a Program, PortId)],
+    /// Which worker this is, from 0: it polls the receive queues whose number leaves this remainder by `workers`.
+    pub worker: u16,
+    /// How many workers share the interfaces.
+    pub workers: u16,
+    /// Chunks of frame memory a port: 128 to 65536, rounded up to a power of two. Half of them wait for frames, half are
+    /// for frames on their way.
+    pub frames: u32,
+    /// Whether receiving drives the device's NAPI itself (SO_PREFER_BUSY_POLL) instead of waiting for its interrupts.
+    /// Only of use with `napi_defer_hard_irqs` and `gro_flush_timeout` set on the device, and not on veth.
+    pub busy_poll: bool,
+}
+
+/// Pauses between two attempts to bind: about two seconds in all.
+const PAUSES: [u64; 9] = [1, 2, 5, 12, 30, 80, 200, 600, 1100];
+
+/// Opens all of a worker's ports, in the order given. Frames that the programs take come to them from then on.
+pub fn open(options: &XdpOptions<'_>) -> Result<Vec<XdpPort>, OpenError> {
+    if options.interfaces.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plans =
+        options.interfaces.iter().map(|(program, _)| Plan::new(program, options)).collect::<Result<Vec<_>, _>>()?;
+    let chunk_size = plans.iter().map(|plan| plan.chunk_size).max().unwrap_or(0);
+    let attempt = |copy| attempt(options, &plans, chunk_size, copy);
+    let opened = match attempt(false) {
+        Err(Failure { may_need_copy: true, .. }) => attempt(true),
+        other => other,
+    };
+    let ports = opened.map_err(|failure| failure.error)?;
+    options.interfaces.iter().zip(&ports).try_for_each(|((program, _), port)| connect(program, port, options))?;
+    Ok(ports)
+}
+
+/// What one port will be.
+struct Plan {
+    chunk_size: usize,
+    queues: Vec<u32>,
+}
+
+impl Plan {
+    fn new(program: &Program, options: &XdpOptions<'_>) -> Result<Plan, OpenError> {
+        let device = program.device();
+        let interface = || device.name.clone();
+        let too_large = || OpenError::MtuTooLarge { interface: interface(), mtu: device.mtu, most: umem::most() };
+        let chunk_size = umem::chunk_size(device.mtu).ok_or_else(too_large)?;
+        let count = device.receive_queues();
+        let (worker, workers) = (u32::from(options.worker), u32::from(options.workers.max(1)));
+        if workers > count {
+            let workers = options.workers;
+            return Err(OpenError::TooFewQueues { interface: interface(), queues: count, workers });
+        }
+        Ok(Plan { chunk_size, queues: (0..count).filter(|queue| queue % workers == worker).collect() })
+    }
+}
+
+struct Failure {
+    error: OpenError,
+    /// Whether it may be that this device cannot do zero copy and another could.
+    may_need_copy: bool,
+}
+
+fn attempt(options: &XdpOptions<'_>, plans: &[Plan], chunk_size: usize, copy: bool) -> Result<Vec<XdpPort>, Failure> {
+    let final_error = |error| Failure { error, may_need_copy: false };
+    let chunks = options.frames.clamp(128, 1 << 16).next_power_of_two();
+    let numbers: Vec<PortId> = options.interfaces.iter().map(|&(_, port)| port).collect();
+    let mapping = |source| final_error(refused("mapping the frame memory", source));
+    let umem = Arc::new(Umem::new(&numbers, chunks, chunk_size).map_err(mapping)?);
+    let mut ports: Vec<XdpPort> = Vec::with_capacity(plans.len());
+    for (place, (plan, &(program, number))) in plans.iter().zip(options.interfaces).enumerate() {
+        let mut sockets: Vec<Socket> = Vec::with_capacity(plan.queues.len());
+        for &queue in &plan.queues {
+            let first = ports.first().map(XdpPort::first_socket).or(sockets.first());
+            let memory = match first {
+                Some(first) => Memory::Share(first.as_fd()),
+                None => Memory::Register { umem: &umem, copy },
+            };
+            let zero_copy = first.is_some_and(Socket::is_zero_copy);
+            let socket = Socket::new(memory, chunks / 2, sockets.is_empty(), options.busy_poll)
+                .map_err(|source| final_error(not_made(source)))?;
+            bind(&socket, memory, program, queue, options.worker)
+                .map_err(|error| Failure { may_need_copy: zero_copy && !copy, error })?;
+            sockets.push(socket);
+        }
+        let share = Share::new(Arc::clone(&umem), place);
+        ports.push(XdpPort::new(number, program, sockets, &plan.queues, share).map_err(final_error)?);
+    }
+    Ok(ports)
+}
+
+fn bind(socket: &Socket, memory: Memory<'_>, program: &Program, queue: u32, worker: u16) -> Result<(), OpenError> {
+    let device = program.device();
+    let mut pauses = PAUSES.iter();
+    loop {
+        let error = match socket.bind(memory, device.index, queue) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let busy = error.raw_os_error() == Some(libc::EBUSY);
+        match pauses.next() {
+            Some(&pause) if busy => wait(Duration::from_millis(pause)),
+            _ if busy => {
+                let (interface, waited) = (device.name.clone(), PAUSES.iter().sum());
+                return Err(OpenError::QueueTaken { interface, queue, waited });
+            }
+            _ => {
+                let (interface, step) = (device.name.clone(), "binding an AF_XDP socket");
+                return Err(OpenError::System { interface, worker, step, source: error });
+            }
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "ports are opened before any worker runs")]
+fn wait(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
+fn connect(program: &Program, port: &XdpPort, options: &XdpOptions<'_>) -> Result<(), OpenError> {
+    port.queues().try_for_each(|(queue, socket)| program.add_socket(queue, socket)).map_err(|source| {
+        let (interface, step) = (program.interface().to_owned(), "giving the steering program a socket");
+        OpenError::System { interface, worker: options.worker, step, source }
+    })
+}
+
+fn not_made(error: io::Error) -> OpenError {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS) => {
+            let why = "the frame memory is more than this process may lock: add CAP_IPC_LOCK, or raise LimitMEMLOCK=";
+            refused("registering the frame memory", io::Error::new(error.kind(), why))
+        }
+        _ => refused("making an AF_XDP socket", error),
+    }
+}
+
+/// A step that has nothing to do with the interface: a right that is missing, or a kernel.
+pub(super) fn refused(step: &'static str, source: io::Error) -> OpenError {
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => OpenError::XdpNotPermitted { step },
+        _ => OpenError::XdpMissing { step, source },
+    }
+}

@@ -1,0 +1,268 @@
+//! The steering program: which frames an interface gives to pollgate, decided before the kernel looks at them.
+//!
+//! ```text
+//!                   ┌ to our MAC ─┬ IPv4 ─┬ destination owned ───────────────────────────────▶ worker
+//!  frame ─▶ MAC? ───┤             ├ IPv6 ─┴ source is a served endpoint, destination not the host's ▶ worker
+//!                   └ to a group ─┴ ARP, neighbour solicitation: target owned ───────────────▶ worker
+//!                       everything else, VLAN-tagged frames too ─────────────────────────────▶ kernel
+//! ```
+//!
+//! "Worker" is the AF_XDP socket of the frame's own receive queue: the kernel allows no other. A queue without a socket
+//! gives its frames to the kernel.
+//!
+//! **Exactly ours.** On AF_PACKET the kernel has its own copy of each frame; here whoever gets it has the only one. So the
+//! program takes no more than it must, by tables that the control thread keeps current ([`super::Rules`]):
+//! * an owned destination, whatever the protocol: fragments and ICMP too;
+//! * replies of endpoints to clients that were not translated (their destination is the client): known by source address,
+//!   port and protocol. A fragment that is not the first has no port, and neither has an IPv6 packet with extension
+//!   headers that this program does not walk: from an endpoint, those are taken by an owned destination only;
+//! * but nothing an endpoint says to the host's own addresses: the kernel's health checks and ssh stay the kernel's.
+//!
+//! ARP is looked at by target address only, whatever the operation: a reply or an announcement for an owned address means
+//! that somebody else has it.
+//!
+//! Keys are 16 bytes, IPv4 addresses mapped (RFC 4291 §2.5.5.2), so one table serves both families. An IPv6 packet *to* a
+//! mapped address would find its IPv4 namesake; there are no such packets on a wire, and a worker drops it.
+//!
+//! **Tags.** A tag is looked for in the frame's bytes. A device that takes tags out of received frames (`ethtool -k`:
+//! rx-vlan-offload) hides them from XDP, and tagged frames look like untagged ones: [`super::Program::strips_tags`].
+
+use std::os::fd::BorrowedFd;
+
+use crate::bpf::{AsmError, Assembler, Condition, Insn, Reg, Width};
+
+use Condition::{AnyBit, Equal, Greater, Less, NotEqual};
+use Reg::{Fp, R0, R1, R2, R3, R6, R7, R8, R9};
+use Width::{Byte, Double, Half, Word};
+
+/// What the program tells the kernel (linux/bpf.h).
+pub(super) const XDP_PASS: i32 = 2;
+/// The frame went to a socket.
+pub(super) const XDP_REDIRECT: u32 = 4;
+
+// Helpers.
+const MAP_LOOKUP: i32 = 1;
+const REDIRECT_MAP: i32 = 51;
+
+// `struct xdp_md`.
+const DATA: i16 = 0;
+const DATA_END: i16 = 4;
+const RECEIVE_QUEUE: i16 = 16;
+
+// Places in a frame, from its first byte.
+const ETHER_TYPE: i16 = 12;
+const IP: i16 = 14;
+const V4_FRAGMENT: i16 = IP + 6;
+const V4_PROTOCOL: i16 = IP + 9;
+const V4_SOURCE: i16 = IP + 12;
+const V4_DESTINATION: i16 = IP + 16;
+const V4_END: i32 = 34;
+const V6_NEXT: i16 = IP + 6;
+const V6_SOURCE: i16 = IP + 8;
+const V6_DESTINATION: i16 = IP + 24;
+const V6_L4: i16 = IP + 40;
+const V6_END: i32 = 54;
+const ND_TARGET: i16 = V6_L4 + 8;
+const ND_END: i32 = 78;
+const ARP_SIZES: i16 = 18;
+const ARP_TARGET: i16 = 38;
+const ARP_END: i32 = 42;
+
+// Where keys are put together on the stack.
+const ADDRESS: i16 = -16;
+const ENDPOINT: i16 = -40;
+const ENDPOINT_PORT: i16 = ENDPOINT + 16;
+const ENDPOINT_PROTOCOL: i16 = ENDPOINT + 18;
+
+const ICMPV6: i32 = 58;
+const NEIGHBOUR_SOLICITATION: i32 = 135;
+
+/// The tables it asks.
+#[derive(Clone, Copy)]
+pub(super) struct Tables<'a> {
+    pub(super) owned: BorrowedFd<'a>,
+    pub(super) served: BorrowedFd<'a>,
+    pub(super) host: BorrowedFd<'a>,
+    pub(super) mac: BorrowedFd<'a>,
+    pub(super) sockets: BorrowedFd<'a>,
+}
+
+/// The program. R6 is the context, R7 and R8 the frame's bounds, R9 whether it is to our own MAC (else to a group).
+pub(super) fn assemble(tables: Tables<'_>) -> Result<Vec<Insn>, AsmError> {
+    let mut program = Steering { code: Assembler::new(), tables };
+    program.ethernet();
+    program.arp();
+    program.ipv4();
+    program.ipv6();
+    program.ends();
+    program.code.finish()
+}
+
+struct Steering<'a> {
+    code: Assembler,
+    tables: Tables<'a>,
+}
+
+impl Steering<'_> {
+    fn ethernet(&mut self) {
+        let code = &mut self.code;
+        code.mov(R6, R1);
+        code.load(Word, R7, R6, DATA);
+        code.load(Word, R8, R6, DATA_END);
+        self.needs(i32::from(IP), "pass");
+        let code = &mut self.code;
+        code.mov(R9, 0);
+        code.map_value(R1, self.tables.mac);
+        code.load(Word, R2, R7, 0);
+        code.load(Word, R3, R1, 0);
+        code.jump_if(R2, NotEqual, R3, "not to our MAC");
+        code.load(Half, R2, R7, 4);
+        code.load(Half, R3, R1, 4);
+        code.jump_if(R2, NotEqual, R3, "not to our MAC");
+        code.mov(R9, 1);
+        code.jump("by type");
+        code.label("not to our MAC");
+        code.load(Byte, R2, R7, 0);
+        code.jump_if(R2, AnyBit, 1, "by type");
+        code.jump("pass");
+        code.label("by type");
+        code.load(Half, R2, R7, ETHER_TYPE);
+        code.jump_if(R2, Equal, wire16(0x0800), "IPv4");
+        code.jump_if(R2, Equal, wire16(0x86dd), "IPv6");
+        code.jump_if(R2, NotEqual, wire16(0x0806), "pass");
+    }
+
+    fn arp(&mut self) {
+        self.needs(ARP_END, "pass");
+        let code = &mut self.code;
+        // Ethernet, for IPv4, with addresses of six and four bytes.
+        code.load(Word, R2, R7, IP);
+        code.jump_if(R2, NotEqual, wire32(0x0001_0800), "pass");
+        code.load(Half, R2, R7, ARP_SIZES);
+        code.jump_if(R2, NotEqual, wire16(0x0604), "pass");
+        self.copy_v4(ADDRESS, ARP_TARGET);
+        self.look_up(self.tables.owned, ADDRESS);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "redirect");
+        code.jump("pass");
+    }
+
+    fn ipv4(&mut self) {
+        self.code.label("IPv4");
+        self.code.jump_if(R9, Equal, 0, "pass");
+        self.needs(V4_END, "pass");
+        self.copy_v4(ADDRESS, V4_DESTINATION);
+        self.look_up(self.tables.owned, ADDRESS);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "redirect");
+        code.load(Half, R2, R7, V4_FRAGMENT);
+        code.jump_if(R2, AnyBit, wire16(0x1fff), "pass");
+        // The transport header starts behind the options.
+        code.load(Byte, R9, R7, IP);
+        code.and(R9, 0x0f);
+        code.shift_left(R9, 2);
+        code.jump_if(R9, Less, 20, "pass");
+        code.add(R9, R7);
+        code.mov(R2, R9);
+        code.add(R2, i32::from(IP) + 4);
+        code.jump_if(R2, Greater, R8, "pass");
+        code.load(Half, R3, R9, IP);
+        code.load(Byte, R2, R7, V4_PROTOCOL);
+        self.endpoint();
+        self.copy_v4(ENDPOINT, V4_SOURCE);
+        self.code.jump("from an endpoint?");
+    }
+
+    fn ipv6(&mut self) {
+        self.code.label("IPv6");
+        self.needs(V6_END, "pass");
+        let code = &mut self.code;
+        code.load(Byte, R2, R7, V6_NEXT);
+        code.jump_if(R2, NotEqual, ICMPV6, "IPv6 to our MAC");
+        self.needs(ND_END, "IPv6 to our MAC");
+        let code = &mut self.code;
+        code.load(Byte, R2, R7, V6_L4);
+        code.jump_if(R2, NotEqual, NEIGHBOUR_SOLICITATION, "IPv6 to our MAC");
+        self.copy_v6(ADDRESS, ND_TARGET);
+        self.look_up(self.tables.owned, ADDRESS);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "redirect");
+        code.label("IPv6 to our MAC");
+        code.jump_if(R9, Equal, 0, "pass");
+        self.copy_v6(ADDRESS, V6_DESTINATION);
+        self.look_up(self.tables.owned, ADDRESS);
+        self.code.jump_if(R0, NotEqual, 0, "redirect");
+        self.needs(V6_END + 4, "pass");
+        let code = &mut self.code;
+        code.load(Half, R3, R7, V6_L4);
+        code.load(Byte, R2, R7, V6_NEXT);
+        self.endpoint();
+        self.copy_v6(ENDPOINT, V6_SOURCE);
+    }
+
+    fn ends(&mut self) {
+        self.code.label("from an endpoint?");
+        self.look_up(self.tables.served, ENDPOINT);
+        self.code.jump_if(R0, Equal, 0, "pass");
+        self.look_up(self.tables.host, ADDRESS);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "pass");
+        code.label("redirect");
+        code.map(R1, self.tables.sockets);
+        code.load(Word, R2, R6, RECEIVE_QUEUE);
+        code.mov(R3, XDP_PASS);
+        code.call(REDIRECT_MAP);
+        code.exit();
+        code.label("pass");
+        code.mov(R0, XDP_PASS);
+        code.exit();
+    }
+
+    /// Goes to `otherwise` unless the frame has `bytes`.
+    fn needs(&mut self, bytes: i32, otherwise: &'static str) {
+        self.code.mov(R2, R7);
+        self.code.add(R2, bytes);
+        self.code.jump_if(R2, Greater, R8, otherwise);
+    }
+
+    /// The end of an endpoint's key: port R3 and protocol R2.
+    fn endpoint(&mut self) {
+        self.code.store(Word, Fp, ENDPOINT_PORT, 0);
+        self.code.store(Half, Fp, ENDPOINT_PORT, R3);
+        self.code.store(Byte, Fp, ENDPOINT_PROTOCOL, R2);
+    }
+
+    /// An IPv4 address of the frame, mapped, onto the stack.
+    fn copy_v4(&mut self, to: i16, from: i16) {
+        self.code.store(Double, Fp, to, 0);
+        self.code.store(Word, Fp, to + 8, wire32(0x0000_ffff));
+        self.code.load(Word, R2, R7, from);
+        self.code.store(Word, Fp, to + 12, R2);
+    }
+
+    /// An IPv6 address of the frame onto the stack, in words: the stack is aligned, the frame is not.
+    fn copy_v6(&mut self, to: i16, from: i16) {
+        for word in [0, 4, 8, 12] {
+            self.code.load(Word, R2, R7, from + word);
+            self.code.store(Word, Fp, to + word, R2);
+        }
+    }
+
+    /// R0 = where the entry for the key on the stack is, or 0.
+    fn look_up(&mut self, table: BorrowedFd<'_>, key: i16) {
+        self.code.map(R1, table);
+        self.code.mov(R2, Fp);
+        self.code.add(R2, i32::from(key));
+        self.code.call(MAP_LOOKUP);
+    }
+}
+
+/// A number as a load of two bytes off the wire sees it.
+fn wire16(number: u16) -> i32 {
+    i32::from(number.to_be())
+}
+
+/// The same for four; those used have no sign to extend.
+fn wire32(number: u32) -> i32 {
+    number.to_be().cast_signed()
+}

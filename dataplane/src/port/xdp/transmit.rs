@@ -1,0 +1,261 @@
+//! Sending: descriptors into the transmit ring, kicks, and buffers coming home.
+//!
+//! ```text
+//!  frame in the memory  ──────────────▶ descriptor ─▶ transmit ring ─kick─▶ kernel ─▶ completion ring ─▶ its owner
+//!  frame from elsewhere ─copy─▶ chunk ──▲
+//! ```
+//!
+//! **Kicks.** In copy mode the kernel sends inside the system call, at most 32 frames a call; so the call is repeated
+//! until the ring is empty or the kernel takes no more, and not more often than [`KICKS`]. What then is left in the ring
+//! goes with the next call: the worker makes one while [`Transmitter::is_sending`]. With zero copy the driver says
+//! whether it wants one at all (XDP_USE_NEED_WAKEUP).
+//!
+//! **A link that is down** shows in two ways. Switched off: the first kick says so (ENETDOWN), before the kernel has read
+//! any of the new descriptors, so that in copy mode they can be withdrawn. Without a carrier: the kernel takes each frame
+//! and throws it away (EBUSY, one a call). From then on the device is asked before anything is queued, once a batch, until
+//! it is up again.
+//!
+//! A refused frame (EBUSY) is the one in front of the ring's consumer; it comes home like the others and is then reported
+//! with its reason. One that was queued by an earlier batch has been reported as sent already.
+
+use pollgate_common::drops::Drop;
+
+use super::super::device::Device;
+use super::super::{BURST, Frame, Returned, Sent};
+use super::checksum;
+use super::ring::Producer;
+use super::socket::Socket;
+use super::umem::Share;
+
+/// System calls for one burst at most: enough for a burst in copy mode, refused frame by frame.
+const KICKS: u32 = 80;
+/// The shortest frame: an Ethernet header.
+const SHORTEST: usize = 14;
+const ETHERNET_AND_TAG: usize = 18;
+
+/// What became of a frame of the burst.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Dropped(Drop),
+    /// In the ring, with this number; as it lies, or copied.
+    Queued {
+        number: u32,
+        copied: bool,
+    },
+}
+
+/// What a burst's kicks came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kicked {
+    /// The kernel has the frames, or will have them.
+    Taken,
+    /// The link was down before it looked at any: they were withdrawn.
+    Withdrawn,
+}
+
+/// The sending half of a port.
+#[derive(Debug)]
+pub(super) struct Transmitter {
+    ring: Producer<libc::xdp_desc>,
+    outcomes: [Outcome; BURST],
+    /// Numbers of frames of this burst that the device refused, and why.
+    refused: Vec<(u32, Drop)>,
+    /// Those whose chunk has not come home yet.
+    returning: Vec<(u64, Drop)>,
+    /// Descriptors submitted less completions seen.
+    under_way: u32,
+    /// The largest frame the device took when it was opened.
+    largest: usize,
+    is_down: bool,
+    is_gone: bool,
+}
+
+impl Transmitter {
+    pub(super) fn new(ring: Producer<libc::xdp_desc>, mtu: usize) -> Transmitter {
+        Transmitter {
+            ring,
+            outcomes: [Outcome::Dropped(Drop::TxError); BURST],
+            refused: Vec::with_capacity(BURST),
+            returning: Vec::with_capacity(BURST),
+            under_way: 0,
+            largest: mtu + ETHERNET_AND_TAG,
+            is_down: false,
+            is_gone: false,
+        }
+    }
+
+    /// Whether chunks are on their way out that may still come home.
+    pub(super) fn is_sending(&self) -> bool {
+        self.under_way > 0 && !self.is_gone
+    }
+
+    /// Takes home what has been sent: others' chunks as frames into `back`, our own without further ado.
+    pub(super) fn reap(&mut self, socket: &mut Socket, share: &mut Share, back: &mut Vec<Returned>) {
+        while let Some(address) = socket.completion.pop() {
+            self.under_way = self.under_way.saturating_sub(1);
+            let dropped = self.reason(address);
+            if dropped.is_none() && share.owns(address) {
+                share.put(address);
+                continue;
+            }
+            // SAFETY: the kernel is done with the chunk: its address has just come off the completion ring.
+            if let Some(frame) = unsafe { share.hand_out(address, 0, None) } {
+                back.push(Returned { frame, dropped });
+            }
+        }
+        socket.completion.release();
+    }
+
+    /// Why the frame at `address` was not sent after all.
+    fn reason(&mut self, address: u64) -> Option<Drop> {
+        if self.returning.is_empty() {
+            return None;
+        }
+        let at = self.returning.iter().position(|&(refused, _)| refused == address)?;
+        Some(self.returning.swap_remove(at).1)
+    }
+
+    /// Sends all of `batch`.
+    pub(super) fn send(
+        &mut self,
+        (socket, device): (&Socket, &Device),
+        share: &mut Share,
+        batch: &mut Vec<Frame>,
+        back: &mut Vec<Returned>,
+    ) -> Sent {
+        let mut sent = Sent::default();
+        if self.is_down && !batch.is_empty() {
+            self.is_down = !device.is_running();
+        }
+        if batch.is_empty() {
+            self.kick(socket, device, self.ring.next());
+        }
+        while !batch.is_empty() {
+            if self.is_down {
+                let down = |frame| Returned { frame, dropped: Some(Drop::TxLinkDown) };
+                back.extend(batch.drain(..).map(down));
+                break;
+            }
+            let count = batch.len().min(BURST);
+            let first = self.ring.next();
+            for (at, frame) in batch[..count].iter_mut().enumerate() {
+                self.outcomes[at] = self.queue(share, frame).unwrap_or_else(Outcome::Dropped);
+            }
+            self.ring.submit();
+            let kicked = self.kick(socket, device, first);
+            for (at, frame) in batch.drain(..count).enumerate() {
+                self.settle(self.outcomes[at], kicked, frame, share, back, &mut sent);
+            }
+        }
+        sent
+    }
+
+    fn queue(&mut self, share: &mut Share, frame: &mut Frame) -> Result<Outcome, Drop> {
+        if frame.len() < SHORTEST {
+            return Err(Drop::TxError);
+        }
+        if frame.len() > self.largest {
+            return Err(Drop::TxTooLong);
+        }
+        checksum::finish(frame);
+        let number = self.ring.next();
+        let (address, copied) = match share.umem().address(frame) {
+            Some(address) => (address, false),
+            None => (share.copy(frame.bytes()).ok_or(Drop::TxFull)?, true),
+        };
+        let len = u32::try_from(frame.len()).map_err(|_| Drop::TxTooLong)?;
+        if !self.ring.push(libc::xdp_desc { addr: address, len, options: 0 }) {
+            if copied {
+                share.put(address);
+            }
+            return Err(Drop::TxFull);
+        }
+        Ok(Outcome::Queued { number, copied })
+    }
+
+    /// Counts a frame and sees to its buffer.
+    fn settle(
+        &mut self,
+        outcome: Outcome,
+        kicked: Kicked,
+        frame: Frame,
+        share: &mut Share,
+        back: &mut Vec<Returned>,
+        sent: &mut Sent,
+    ) {
+        let (number, copied) = match outcome {
+            Outcome::Dropped(reason) => return back.push(Returned { frame, dropped: Some(reason) }),
+            Outcome::Queued { number, copied } => (number, copied),
+        };
+        if kicked == Kicked::Withdrawn {
+            if copied {
+                share.put(self.ring.peek(number).addr);
+            }
+            return back.push(Returned { frame, dropped: Some(Drop::TxLinkDown) });
+        }
+        self.under_way += 1;
+        let refused = self.refused.iter().find(|&&(refused, _)| refused == number).map(|&(_, reason)| reason);
+        if refused.is_none() {
+            sent.frames += 1;
+            sent.bytes += frame.len() as u64;
+        }
+        if copied {
+            return back.push(Returned { frame, dropped: refused });
+        }
+        if let Some(address) = share.take_in(frame)
+            && let Some(reason) = refused
+        {
+            self.returning.push((address, reason));
+        }
+    }
+
+    /// Has the kernel take what is in the ring; the burst's first descriptor has the number `first`.
+    fn kick(&mut self, socket: &Socket, device: &Device, first: u32) -> Kicked {
+        self.refused.clear();
+        let mut stuck = 0;
+        for turn in 0..KICKS {
+            let before = self.ring.consumed();
+            if self.ring.pending() == 0 || !self.ring.needs_wakeup() {
+                break;
+            }
+            match socket.kick() {
+                Ok(()) | Err(libc::EINTR) => {}
+                Err(libc::EBUSY) => self.refuse(device, first),
+                Err(error @ (libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
+                    self.is_gone = error != libc::ENETDOWN;
+                    return self.down(socket, turn, first);
+                }
+                Err(_) => stuck += 1,
+            }
+            if self.ring.consumed() != before {
+                stuck = 0;
+            } else if stuck > 1 {
+                break;
+            }
+        }
+        Kicked::Taken
+    }
+
+    /// The frame in front of the consumer was taken and thrown away.
+    fn refuse(&mut self, device: &Device, first: u32) {
+        if !self.is_down {
+            self.is_down = !device.is_running();
+        }
+        let number = self.ring.consumed().wrapping_sub(1);
+        let of_this_burst = number.wrapping_sub(first) < self.ring.next().wrapping_sub(first);
+        if of_this_burst {
+            let reason = if self.is_down { Drop::TxLinkDown } else { Drop::TxFull };
+            self.refused.push((number, reason));
+        }
+    }
+
+    /// The link is down. Where the kernel reads the ring only when called, and has not read the burst yet, it never will.
+    fn down(&mut self, socket: &Socket, turn: u32, first: u32) -> Kicked {
+        self.is_down = true;
+        if turn > 0 || socket.is_zero_copy() {
+            return Kicked::Taken;
+        }
+        self.ring.withdraw_to(first);
+        Kicked::Withdrawn
+    }
+}
