@@ -1,0 +1,6 @@
+//! AF_XDP ports and their steering program over real veth pairs.
+
+mod forwarding;
+mod port;
+mod steering;
+mod support;
