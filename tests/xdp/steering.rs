@@ -7,7 +7,7 @@ use pollgate::lab::in_root_lab;
 use pollgate_common::flow::Protocol;
 use pollgate_common::net::Mac;
 
-use crate::support::{Cable, LEFT, RIGHT, ip};
+use crate::support::{Cable, LEFT, RIGHT};
 
 const OWNED: [u8; 4] = [10, 0, 0, 2];
 const HOST: [u8; 4] = [10, 0, 0, 9];
@@ -248,13 +248,19 @@ fn rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels() {
     in_root_lab("steering::rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels", || {
         let (cable, port) = site();
         let (to_us, reply, to_host) = (udp(CLIENT, 1, OWNED), tcp(POD, 8080, CLIENT), tcp(POD, 8080, HOST));
-        check(&cable, &[("owned", to_us.clone(), true), ("served", reply.clone(), true), ("host", to_host.clone(), false)]);
+        check(
+            &cable,
+            &[("owned", to_us.clone(), true), ("served", reply.clone(), true), ("host", to_host.clone(), false)],
+        );
         let rules = &cable.rules;
         rules.disown(OWNED.into()).expect("disowned");
         rules.disown(OWNED.into()).expect("twice is fine");
         rules.unserve(POD.into(), 8080, Protocol::Udp).expect("never was");
         rules.remove_host_address(HOST.into()).expect("removed");
-        check(&cable, &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)]);
+        check(
+            &cable,
+            &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)],
+        );
         rules.unserve(POD.into(), 8080, Protocol::Tcp).expect("unserved");
         rules.own(OWNED.into()).expect("owned again");
         check(&cable, &[("owned again", to_us.clone(), true), ("unserved", reply, false)]);

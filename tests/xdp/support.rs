@@ -138,9 +138,8 @@ pub(crate) fn send(port: &mut dyn Port, frames: &[Vec<u8>]) -> Vec<Option<Reason
 
 /// A UDP datagram from the left's kernel address to the owned one, marked with its number.
 pub(crate) fn numbered(number: u16) -> Vec<u8> {
-    let builder = etherparse::PacketBuilder::ethernet2(LEFT.0, RIGHT.0)
-        .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-        .udp(4000, 5000);
+    let builder =
+        etherparse::PacketBuilder::ethernet2(LEFT.0, RIGHT.0).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 5000);
     let mut bytes = Vec::new();
     builder.write(&mut bytes, &number.to_be_bytes().repeat(20)).expect("a packet");
     bytes

@@ -98,7 +98,7 @@ fn attempt(options: &XdpOptions<'_>, plans: &[Plan], chunk_size: usize, copy: bo
     for (place, (plan, &(program, number))) in plans.iter().zip(options.interfaces).enumerate() {
         let mut sockets: Vec<Socket> = Vec::with_capacity(plan.queues.len());
         for &queue in &plan.queues {
-            let first = ports.first().map(XdpPort::first_socket).or(sockets.first());
+            let first = ports.first().map(XdpPort::first_socket).or_else(|| sockets.first());
             let memory = match first {
                 Some(first) => Memory::Share(first.as_fd()),
                 None => Memory::Register { umem: &umem, copy },

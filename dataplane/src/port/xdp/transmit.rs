@@ -12,8 +12,9 @@
 //!
 //! **A link that is down** shows in two ways. Switched off: the first kick says so (ENETDOWN), before the kernel has read
 //! any of the new descriptors, so that in copy mode they can be withdrawn. Without a carrier: the kernel takes each frame
-//! and throws it away (EBUSY, one a call). From then on the device is asked before anything is queued, once a batch, until
-//! it is up again.
+//! and throws it away (EBUSY, one a call), as it does where the device's queue is full; the interface's flags tell which,
+//! though up to a second late. While it is down, the first frame of each batch is a probe, and the rest does not follow
+//! before one gets through.
 //!
 //! A refused frame (EBUSY) is the one in front of the ring's consumer; it comes home like the others and is then reported
 //! with its reason. One that was queued by an earlier batch has been reported as sent already.
@@ -124,19 +125,11 @@ impl Transmitter {
         back: &mut Vec<Returned>,
     ) -> Sent {
         let mut sent = Sent::default();
-        if self.is_down && !batch.is_empty() {
-            self.is_down = !device.is_running();
-        }
         if batch.is_empty() {
             self.kick(socket, device, self.ring.next());
         }
         while !batch.is_empty() {
-            if self.is_down {
-                let down = |frame| Returned { frame, dropped: Some(Drop::TxLinkDown) };
-                back.extend(batch.drain(..).map(down));
-                break;
-            }
-            let count = batch.len().min(BURST);
+            let count = if self.is_down { 1 } else { batch.len().min(BURST) };
             let first = self.ring.next();
             for (at, frame) in batch[..count].iter_mut().enumerate() {
                 self.outcomes[at] = self.queue(share, frame).unwrap_or_else(Outcome::Dropped);
@@ -145,6 +138,10 @@ impl Transmitter {
             let kicked = self.kick(socket, device, first);
             for (at, frame) in batch.drain(..count).enumerate() {
                 self.settle(self.outcomes[at], kicked, frame, share, back, &mut sent);
+            }
+            if self.is_down {
+                let down = |frame| Returned { frame, dropped: Some(Drop::TxLinkDown) };
+                back.extend(batch.drain(..).map(down));
             }
         }
         sent
@@ -219,8 +216,12 @@ impl Transmitter {
                 break;
             }
             match socket.kick() {
-                Ok(()) | Err(libc::EINTR) => {}
-                Err(libc::EBUSY) => self.refuse(device, first),
+                Ok(()) => self.is_down = false,
+                Err(libc::EINTR) => {}
+                Err(libc::EBUSY) => {
+                    self.is_down = self.is_down || (self.refused.is_empty() && !device.is_running());
+                    self.refuse(first);
+                }
                 Err(error @ (libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
                     self.is_gone = error != libc::ENETDOWN;
                     return self.down(socket, turn, first);
@@ -237,10 +238,7 @@ impl Transmitter {
     }
 
     /// The frame in front of the consumer was taken and thrown away.
-    fn refuse(&mut self, device: &Device, first: u32) {
-        if !self.is_down {
-            self.is_down = !device.is_running();
-        }
+    fn refuse(&mut self, first: u32) {
         let number = self.ring.consumed().wrapping_sub(1);
         let of_this_burst = number.wrapping_sub(first) < self.ring.next().wrapping_sub(first);
         if of_this_burst {
