@@ -116,6 +116,18 @@ pub enum OpenError {
         /// How long it was tried.
         waited: u64,
     },
+    /// io_uring is switched off, or kept from this process.
+    #[error(
+        "polling {interface} by io_uring: {source}: the sysctl kernel.io_uring_disabled must be 0 (2 forbids it to all, 1 to \
+         users outside kernel.io_uring_group), and a container's seccomp profile must let it through; or set \
+         interfaces[].backend to packet, which needs none of it"
+    )]
+    NoUring {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel refused a step.
     #[error("{step} on {interface} (worker {worker}): {source}")]
     System {

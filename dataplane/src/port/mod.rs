@@ -11,6 +11,7 @@
 //!
 //! * [`packet`]: AF_PACKET with a mapped receive ring; checksums left to offload and GSO super-frames survive.
 //! * [`xdp`]: AF_XDP sockets behind a steering program; frames before the kernel makes packets of them.
+//! * [`uring`]: the same socket by io_uring.
 //! * [`memory`]: vectors in, vectors out, for tests and benches.
 //! * [`pcap`]: capture files in virtual time, for `replay`.
 //!
@@ -23,6 +24,7 @@ pub mod memory;
 pub mod packet;
 pub mod pcap;
 mod socket;
+pub mod uring;
 pub mod xdp;
 
 use std::os::fd::BorrowedFd;
