@@ -264,6 +264,36 @@ fn without_carrier(port: &mut XdpPort) {
 }
 
 #[test]
+fn an_interface_may_be_down_when_its_port_is_opened() {
+    in_root_lab("port::an_interface_may_be_down_when_its_port_is_opened", || {
+        let cable = Cable::new();
+        cable.right.down("eth0").expect("down");
+        let mut port = cable.open();
+        cable.right.up("eth0").expect("up");
+        let mut sender = beside(&cable.left, "eth0");
+        send(&mut sender, &[numbered(1)]);
+        let got = receive(&mut port, |frames| !frames.is_empty());
+        assert_eq!(numbers(&got), [1]);
+        release(&mut port, got);
+    });
+}
+
+#[test]
+fn a_program_that_ends_leaves_everything_to_the_kernel() {
+    in_root_lab("port::a_program_that_ends_leaves_everything_to_the_kernel", || {
+        let cable = Cable::new();
+        let mut port = cable.open();
+        let mut kernel = beside(&cable.right, "eth0");
+        let mut sender = beside(&cable.left, "eth0");
+        drop(cable.program);
+        send(&mut sender, &[numbered(1)]);
+        let theirs = receive(&mut kernel, |frames| numbers(frames) == [1]);
+        release(&mut kernel, theirs);
+        assert!(receive_for(&mut port, MOMENT).is_empty());
+    });
+}
+
+#[test]
 fn a_port_is_opened_again_at_once_on_the_queue_it_had() {
     in_root_lab("port::a_port_is_opened_again_at_once_on_the_queue_it_had", || {
         let cable = Cable::new();
@@ -369,13 +399,15 @@ fn opening_says_what_is_wrong_and_what_to_do() {
 #[test]
 fn frames_up_to_the_largest_mtu_are_carried_and_a_larger_one_is_refused() {
     in_root_lab("port::frames_up_to_the_largest_mtu_are_carried_and_a_larger_one_is_refused", || {
-        for (mtu, chunk) in [(1774u32, 2048), (1775, 4096), (3822, 4096)] {
+        let sizes = [(1774u32, 2048, Mode::NativeCopy), (1775, 4096, Mode::NativeCopy), (3822, 4096, Mode::Generic)];
+        for (mtu, chunk, mode) in sizes {
             let cable = with_mtu(mtu);
             let mut port = cable.open();
+            assert_eq!(port.mode(), mode, "veth's driver takes XDP up to some 3500 bytes");
             let client = socket(&cable);
             client.send_to(&vec![7; mtu as usize - 28], (ip("10.0.0.2"), 5000)).expect("sent");
             let mut frames = receive(&mut port, |frames| !frames.is_empty());
-            assert_eq!(frames[0].len(), mtu as usize + 14, "MTU {mtu}, {} mode", port.mode());
+            assert_eq!(frames[0].len(), mtu as usize + 14, "MTU {mtu}");
             assert_eq!(frames[0].room(), chunk - 256);
             let mut back = Vec::new();
             assert_eq!(port.tx(NOW, &mut frames, &mut back).frames, 1);

@@ -25,8 +25,26 @@
 //! **No super-frames, no offloads.** A frame sent out here is at most one MTU long ([`Drop::TxTooLong`] otherwise, a GSO
 //! frame from another kind of port included) and leaves with its checksum complete (`checksum`).
 //!
-//! **Busy polling** ([`XdpOptions::busy_poll`]) is off by default: over veth there is no interrupt to save, and the calls
-//! cost more than they bring.
+//! **Busy polling** ([`XdpOptions::busy_poll`]) is off by default: it costs a system call for each look that finds nothing,
+//! and over veth, which has no interrupts to save, no gain could be measured (2.6 µs of CPU a forwarded packet with it, 2.9
+//! without, medians of six interleaved rounds that spread from 2.3 to 3.2).
+//!
+//! Opening, with one set of rules and one program an interface for all workers:
+//!
+//! ```no_run
+//! use pollgate_common::net::PortId;
+//! use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions};
+//!
+//! let rules = Rules::new()?;
+//! let programs = [Program::attach("eth1", &rules)?, Program::attach("eth2", &rules)?];
+//! let interfaces = [(&programs[0], PortId(0)), (&programs[1], PortId(1))];
+//! let options = XdpOptions { interfaces: &interfaces, worker: 0, workers: 1, frames: 4096, busy_poll: false };
+//! for port in xdp::open(&options)? {
+//!     println!("port {}: {}", port.port().0, port.mode());
+//! }
+//! rules.own("192.168.50.10".parse()?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! (Documentation/networking/af_xdp.rst)
 //!
@@ -103,6 +121,7 @@ pub struct XdpPort {
     port: PortId,
     mode: Mode,
     may_be_partial: bool,
+    busy_poll: bool,
     looks: u32,
     empty_looks: u32,
     check_due: bool,
@@ -116,6 +135,7 @@ impl XdpPort {
         mut sockets: Vec<Socket>,
         queues: &[u32],
         share: Share,
+        busy_poll: bool,
     ) -> Result<XdpPort, OpenError> {
         let device = Device::find(program.interface(), 0)?;
         let failed = |source| {
@@ -140,6 +160,7 @@ impl XdpPort {
             share,
             waiter,
             may_be_partial: checksum::may_be_partial(&device.driver()),
+            busy_poll,
             device,
             port,
             mode,
@@ -201,9 +222,6 @@ impl XdpPort {
             socket.posted += 1;
         }
         socket.fill.submit();
-        if socket.fill.needs_wakeup() {
-            socket.kick_receive();
-        }
     }
 
     fn look_done(&mut self, was_empty: bool) {
@@ -220,8 +238,12 @@ impl Port for XdpPort {
         let before = into.len();
         for step in 0..self.sockets.len() {
             let at = (self.turn + step) % self.sockets.len();
-            self.take(at, room - (into.len() - before), into);
+            let taken = into.len();
+            self.take(at, room - (taken - before), into);
             self.refill(at);
+            if self.sockets[at].fill.needs_wakeup() || (self.busy_poll && into.len() == taken) {
+                self.sockets[at].kick_receive();
+            }
         }
         self.turn = (self.turn + 1) % self.sockets.len();
         self.look_done(into.len() == before);

@@ -111,7 +111,8 @@ fn attempt(options: &XdpOptions<'_>, plans: &[Plan], chunk_size: usize, copy: bo
             sockets.push(socket);
         }
         let share = Share::new(Arc::clone(&umem), place);
-        ports.push(XdpPort::new(number, program, sockets, &plan.queues, share).map_err(final_error)?);
+        ports
+            .push(XdpPort::new(number, program, sockets, &plan.queues, share, options.busy_poll).map_err(final_error)?);
     }
     Ok(ports)
 }

@@ -25,7 +25,8 @@
 //! mapped address would find its IPv4 namesake; there are no such packets on a wire, and a worker drops it.
 //!
 //! **Tags.** A tag is looked for in the frame's bytes. A device that takes tags out of received frames (`ethtool -k`:
-//! rx-vlan-offload) hides them from XDP, and tagged frames look like untagged ones: [`super::Program::strips_tags`].
+//! rx-vlan-offload) hides them from XDP, and tagged frames look like untagged ones: [`super::Program::strips_tags`]. A veth
+//! peer with VLAN devices does the same by handing tags over beside the frame (its tx-vlan-offload).
 
 use std::os::fd::BorrowedFd;
 

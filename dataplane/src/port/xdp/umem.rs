@@ -14,7 +14,8 @@
 //! then it is leaked, which is the only sound way. Ports count the frames they hand out and take in, and add that up when
 //! they end.
 //!
-//! Huge pages are asked for twice: reserved ones (vm.nr_hugepages), and failing that transparent ones by advice.
+//! Huge pages are asked for twice: reserved ones (vm.nr_hugepages), and failing that transparent ones by advice. A child
+//! process does not get the memory (MADV_DONTFORK): pages that the kernel has pinned must not be copied on write.
 //!
 //! `unsafe` here: the memory is shared with the kernel, and frames point into it.
 
@@ -69,9 +70,11 @@ impl Umem {
     pub(super) fn new(ports: &[PortId], chunks_per_port: u32, chunk_size: usize) -> io::Result<Umem> {
         let bytes = ports.len() * chunks_per_port as usize * chunk_size;
         let mapped = bytes.next_multiple_of(HUGE_PAGE);
-        let base = map(mapped, libc::MAP_HUGETLB).or_else(|_| map(mapped, 0))?;
-        // SAFETY: exactly the mapping made above. Advice: a kernel without huge pages says no, and that is fine.
-        unsafe { libc::madvise(base.as_ptr().cast(), mapped, libc::MADV_HUGEPAGE) };
+        let base = map(mapped, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).or_else(|_| map(mapped, 0))?;
+        for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTFORK] {
+            // SAFETY: exactly the mapping made above. Advice: a kernel that cannot says no, and that is fine.
+            unsafe { libc::madvise(base.as_ptr().cast(), mapped, advice) };
+        }
         Ok(Umem { base, mapped, chunk_size, chunks_per_port, ports: ports.into(), out: AtomicI64::new(0) })
     }
 
