@@ -37,7 +37,8 @@ use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts, Tabl
 use pollgate_control::store::{Store, StoreError};
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
 use pollgate_dataplane::port::Port;
-use pollgate_dataplane::port::packet::{OpenError, PacketOptions, PacketPort};
+use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
+use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::steer::{Mesh, Steering};
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -379,20 +380,33 @@ fn open_ports(
 ) -> Result<Vec<Box<dyn Port>>, GatewayError> {
     let program = fanouts.program();
     let open = |(at, interface): (usize, &config::Interface)| {
-        if matches!(interface.backend, config::Backend::Xdp | config::Backend::Uring) {
+        if matches!(interface.backend, config::Backend::Xdp) {
             let told =
-                format!("{}: this build opens AF_PACKET ports only; set its backend to packet or auto", interface.name);
+                format!("{}: this build opens no AF_XDP ports; set its backend to packet or auto", interface.name);
             return Err(GatewayError::NotDone(vec![told]));
         }
         let (name, port, fanout) = (&interface.name, port_id(at), Some(&program));
         let options = PacketOptions { interface: name, port, worker, workers, fanout, ring_frames: RING_FRAMES };
-        let port = PacketPort::open(&options)?;
+        let (port, group) = open_port(interface.backend, &options)?;
         if worker == 0 && workers > 1 {
-            fanouts.add(name, port.fanout().map_err(system("sharing a fanout group"))?);
+            fanouts.add(name, group.map_err(system("sharing a fanout group"))?);
         }
-        Ok(Box::new(port) as Box<dyn Port>)
+        Ok(port)
     };
     config.interfaces.iter().enumerate().map(open).collect()
+}
+
+type Opened = (Box<dyn Port>, io::Result<Fanout>);
+
+fn open_port(backend: config::Backend, options: &PacketOptions<'_>) -> Result<Opened, OpenError> {
+    if backend == config::Backend::Uring {
+        let port = UringPort::open(options)?;
+        let group = port.fanout();
+        return Ok((Box::new(port), group));
+    }
+    let port = PacketPort::open(options)?;
+    let group = port.fanout();
+    Ok((Box::new(port), group))
 }
 
 fn mode(config: &Config) -> Mode {
@@ -433,7 +447,8 @@ fn start_workers(
 fn summary(config: &Config, cpus: &[usize]) -> String {
     let mut line = format!("ready: {} workers on CPUs {cpus:?}; ", cpus.len());
     for interface in &config.interfaces {
-        let _ = write!(line, "{} (packet) ", interface.name);
+        let backend = if interface.backend == config::Backend::Uring { "uring" } else { "packet" };
+        let _ = write!(line, "{} ({backend}) ", interface.name);
     }
     let _ = write!(line, "; API at {}", config.api.socket.display());
     line

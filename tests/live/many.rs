@@ -90,6 +90,19 @@ fn no_flow_is_ever_served_by_two_workers() {
     in_lab("many::no_flow_is_ever_served_by_two_workers", || each_flow_has_one_worker("packet"));
 }
 
+#[test]
+fn no_flow_is_ever_served_by_two_workers_over_io_uring() {
+    const NAME: &str = "many::no_flow_is_ever_served_by_two_workers_over_io_uring";
+    match pollgate_dataplane::port::uring::permitted() {
+        Ok(()) => in_lab(NAME, || each_flow_has_one_worker("uring")),
+        Err(why) => {
+            let required = std::env::var_os("POLLGATE_REQUIRE_LAB").is_some_and(|value| value == "1");
+            assert!(!required, "{NAME} needs io_uring: {why}");
+            eprintln!("SKIPPED: {NAME}: io_uring: {why}");
+        }
+    }
+}
+
 /// Thousands of connections while endpoints come and go. A flow that two workers took for theirs would be counted twice.
 fn each_flow_has_one_worker(backend: &str) {
     const EACH: u64 = 700;
@@ -119,7 +132,7 @@ fn each_flow_has_one_worker(backend: &str) {
         changes
     });
     let totals = site.at_rest(&[]);
-    println!("{changes} changes; {} of {} frames handed over", totals.handed_over, totals.rx);
+    println!("{backend}: {changes} changes; {} of {} frames handed over", totals.handed_over, totals.rx);
     assert!(changes > 20, "only {changes} changes in between");
     let opened = site.by_worker(|worker| worker.flows_opened.value());
     assert_eq!(opened.iter().sum::<u64>(), EACH * ways.len() as u64, "flows by worker: {opened:?}");

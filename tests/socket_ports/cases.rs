@@ -140,8 +140,15 @@ pub(crate) fn a_sleeping_worker_is_woken_by_a_frame_and_not_for_long_by_a_link_e
         !readable(&port, 20)
     });
     assert!(quiet, "the socket stays readable although there is nothing to read");
-    inject::<P>(&cable, &[experimental(3, 60)]);
-    assert!(readable(&port, 1000), "a frame wakes");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            inject::<P>(&cable, &[experimental(3, 60)]);
+        });
+        assert!(readable(&port, 5000), "a frame wakes who sleeps");
+    });
+    let frames = receive(&mut port, |frames| frames.iter().any(is_experimental));
+    release(&mut port, frames);
 }
 
 pub(crate) fn the_kernel_keeps_its_own_copy_of_what_is_polled<P: Kind>() {

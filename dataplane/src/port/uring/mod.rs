@@ -171,9 +171,10 @@ impl Port for UringPort {
         self.buffers.release(&frame);
     }
 
-    /// The ring: readable when there is a completion or the kernel has something to move.
+    /// The socket: frames stay on its queue until we have the kernel move them. The ring would wake nobody before, for work
+    /// that is put off wakes only who waits in io_uring_enter (with it, every exchange took a nap of the worker).
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.ring.as_fd())
+        Some(self.socket.as_fd())
     }
 
     fn is_sending(&self) -> bool {

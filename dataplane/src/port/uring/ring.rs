@@ -63,11 +63,6 @@ impl Ring {
         self.uring.submitter().register_files(&[socket.as_raw_fd()])
     }
 
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the ring's own and lives as long as what is borrowed here.
-        unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) }
-    }
-
     /// Queues the standing request. Answers whether there was room for it.
     pub(super) fn push_receive(&mut self, message: *const libc::msghdr) -> bool {
         let request = opcode::RecvMsgMulti::new(SOCKET, message, GROUP).build().user_data(RECEIVE);
