@@ -14,7 +14,6 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io;
-use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
@@ -26,8 +25,8 @@ use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
-use pollgate_common::net::{Net, PortId};
-use pollgate_common::tables::{Settings, Tables};
+use pollgate_common::net::Net;
+use pollgate_common::tables::Settings;
 use pollgate_common::time::Instant;
 use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts};
 use pollgate_control::cluster::{Cluster, RestoreError};
@@ -36,9 +35,6 @@ use pollgate_control::netlink::{Mirror, MirrorError, MirrorNews, OwnedAddresses}
 use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts, TableSink};
 use pollgate_control::store::{Store, StoreError};
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
-use pollgate_dataplane::port::Port;
-use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
-use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::steer::{Mesh, Steering};
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -46,11 +42,9 @@ use tracing::{error, info, warn};
 
 use crate::assembly;
 use crate::config::{self, Config};
-use crate::fanout::Fanouts;
 use crate::host::{self, HostFault};
-
-/// Slots of a receive ring, each for one frame of the interface's MTU.
-const RING_FRAMES: u32 = 1024;
+use crate::ports::follow::follow;
+use crate::ports::{Opener, PortsError, Steered, port_id};
 
 /// Why the gateway did not start. Says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +67,9 @@ pub enum GatewayError {
     /// The API could not be opened.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// An interface could not be opened.
+    /// The interfaces could not be opened.
     #[error(transparent)]
-    Port(#[from] OpenError),
+    Ports(#[from] PortsError),
     /// Another gateway polls the interface.
     #[error(
         "{interface}: another pollgate polls this interface already; two would both answer for the same addresses: stop the other one"
@@ -152,8 +146,8 @@ impl Gateway {
         let (commands, received) = channel::unbounded();
         let (mirror, mut compiler, owned) = mirror_network(config, &settings, &counters, &commands)?;
         let source = compiler.source();
-        let (engines, fanouts) = make_workers(config, &settings, workers, &mirror, &counters)?;
-        compiler.on_owned(follow_owned(owned, fanouts));
+        let (engines, steered) = make_workers(config, &settings, workers, &mirror, &counters)?;
+        compiler.on_publication(follow(owned, steered, &assembly::owned_from_start(config)));
         let max_flows = config.flows.max;
         let (told, tables) = (Arc::clone(&counters), source.clone());
         let api = api::spawn(ApiParts {
@@ -315,23 +309,6 @@ impl LinkLog {
     }
 }
 
-/// Keeps the mirror's list of owned addresses, and the kernel's choice of workers, in step with the tables.
-fn follow_owned(owned: OwnedAddresses, mut fanouts: Fanouts) -> Box<dyn FnMut(&Tables) + Send> {
-    let mut known: std::collections::HashSet<IpAddr> = std::collections::HashSet::new();
-    Box::new(move |tables| {
-        let now: std::collections::HashSet<IpAddr> = tables.owned_addresses().map(|(address, _)| address).collect();
-        if now != known {
-            owned.change(known.difference(&now).copied(), now.difference(&known).copied());
-            fanouts.follow(&now, tables);
-            known = now;
-        }
-    })
-}
-
-fn port_id(at: usize) -> PortId {
-    PortId(u16::try_from(at).unwrap_or(u16::MAX))
-}
-
 /// A worker that is not running yet, with what wakes it.
 struct Engine {
     worker: Worker,
@@ -344,18 +321,18 @@ fn make_workers(
     workers: usize,
     mirror: &Mirror,
     counters: &Arc<Counters>,
-) -> Result<(Vec<Engine>, Fanouts), GatewayError> {
+) -> Result<(Vec<Engine>, Steered), GatewayError> {
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
     let wakes =
         (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
     let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
     let steering = Steering::new(count, random_seed());
-    let mut fanouts = Fanouts::new(config, settings, steering.clone());
+    let mut opener = Opener::new(config, settings, steering.clone(), count)?;
     let limits = assembly::limits(config, workers);
     let make = |(worker, wake): (u16, WakeUp)| {
         let parts = Parts {
             worker,
-            ports: open_ports(config, worker, count, &mut fanouts)?,
+            ports: opener.open(worker)?,
             mesh: Arc::clone(&mesh),
             steering: steering.clone(),
             limits,
@@ -369,44 +346,7 @@ fn make_workers(
     };
     // In the workers' order, which is the order in which their ports join the fanout groups.
     let engines: Result<Vec<Engine>, GatewayError> = (0..count).zip(wakes).map(make).collect();
-    Ok((engines?, fanouts))
-}
-
-fn open_ports(
-    config: &Config,
-    worker: u16,
-    workers: u16,
-    fanouts: &mut Fanouts,
-) -> Result<Vec<Box<dyn Port>>, GatewayError> {
-    let program = fanouts.program();
-    let open = |(at, interface): (usize, &config::Interface)| {
-        if matches!(interface.backend, config::Backend::Xdp) {
-            let told =
-                format!("{}: this build opens no AF_XDP ports; set its backend to packet or auto", interface.name);
-            return Err(GatewayError::NotDone(vec![told]));
-        }
-        let (name, port, fanout) = (&interface.name, port_id(at), Some(&program));
-        let options = PacketOptions { interface: name, port, worker, workers, fanout, ring_frames: RING_FRAMES };
-        let (port, group) = open_port(interface.backend, &options)?;
-        if worker == 0 && workers > 1 {
-            fanouts.add(name, group.map_err(system("sharing a fanout group"))?);
-        }
-        Ok(port)
-    };
-    config.interfaces.iter().enumerate().map(open).collect()
-}
-
-type Opened = (Box<dyn Port>, io::Result<Fanout>);
-
-fn open_port(backend: config::Backend, options: &PacketOptions<'_>) -> Result<Opened, OpenError> {
-    if backend == config::Backend::Uring {
-        let port = UringPort::open(options)?;
-        let group = port.fanout();
-        return Ok((Box::new(port), group));
-    }
-    let port = PacketPort::open(options)?;
-    let group = port.fanout();
-    Ok((Box::new(port), group))
+    Ok((engines?, opener.finish()))
 }
 
 fn mode(config: &Config) -> Mode {
@@ -447,8 +387,7 @@ fn start_workers(
 fn summary(config: &Config, cpus: &[usize]) -> String {
     let mut line = format!("ready: {} workers on CPUs {cpus:?}; ", cpus.len());
     for interface in &config.interfaces {
-        let backend = if interface.backend == config::Backend::Uring { "uring" } else { "packet" };
-        let _ = write!(line, "{} ({backend}) ", interface.name);
+        let _ = write!(line, "{} ", interface.name);
     }
     let _ = write!(line, "; API at {}", config.api.socket.display());
     line

@@ -481,10 +481,11 @@ impl Builder {
         self.tables.zone = zone;
     }
 
-    /// Adds or replaces the service at its place, with its frontends. On an error nothing has changed.
-    pub fn put_service(&mut self, service: Arc<Service>) -> Result<(), BuildError> {
+    /// Adds or replaces the service at its place, with its frontends; answers which one was there. On an error nothing has
+    /// changed.
+    pub fn put_service(&mut self, service: Arc<Service>) -> Result<Option<Arc<Service>>, BuildError> {
         self.prove(&service)?;
-        self.remove_service(service.id.index);
+        let old = self.remove_service(service.id.index);
         let at = service.id.index as usize;
         if self.tables.services.len() <= at / CHUNK {
             self.tables.services.resize_with(at / CHUNK + 1, || Arc::new(std::array::from_fn(|_| None)));
@@ -494,19 +495,18 @@ impl Builder {
             self.claim(key.address, kind.owned());
         }
         self.slot(at).replace(service);
-        Ok(())
+        Ok(old)
     }
 
-    /// Removes the service at `index` and its frontends; nothing to do if there is none.
-    pub fn remove_service(&mut self, index: u32) {
-        if self.tables.service(index).is_none() {
-            return;
-        }
-        let Some(old) = self.slot(index as usize).take() else { return };
+    /// Removes the service at `index` and its frontends, and answers it; nothing to do if there is none.
+    pub fn remove_service(&mut self, index: u32) -> Option<Arc<Service>> {
+        self.tables.service(index)?;
+        let old = self.slot(index as usize).take()?;
         for &(key, _) in &old.frontends {
             self.tables.frontends.remove(&key);
             self.disclaim(key.address);
         }
+        Some(old)
     }
 
     /// The tables as they are now, as `generation`.

@@ -186,6 +186,8 @@ pub struct Workers {
     pub cpus: Vec<usize>,
     /// What a worker does when there is nothing to do.
     pub idle: Idle,
+    /// Whether AF_XDP sockets ask for preferred busy polling (SO_PREFER_BUSY_POLL).
+    pub busy_poll: bool,
 }
 
 /// What a worker does when there is nothing to do.

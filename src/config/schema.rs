@@ -193,10 +193,11 @@ fn workers(mut section: Section<'_>) -> Workers {
     let count = worker_count(&count_field);
     let cpus_field = section.field("cpus");
     let idle = section.field("idle").choice(&[("adaptive", Idle::Adaptive), ("poll", Idle::Poll)]);
+    let busy_poll = section.field("busyPoll").boolean().unwrap_or(false);
     section.finish();
     let cpus: Vec<usize> = list(&cpus_field, cpu).into_iter().flatten().collect();
     rules::cpus(count, &cpus, &cpus_field);
-    Workers { count: count.and_then(NonZeroUsize::new), cpus, idle: idle.unwrap_or(Idle::Adaptive) }
+    Workers { count: count.and_then(NonZeroUsize::new), cpus, idle: idle.unwrap_or(Idle::Adaptive), busy_poll }
 }
 
 fn worker_count(field: &Field<'_>) -> Option<usize> {

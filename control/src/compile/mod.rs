@@ -51,8 +51,17 @@ pub struct Options {
     pub table_size: Option<u32>,
 }
 
-/// Told of the owned addresses whenever they may have changed.
-pub type OwnedListener = Box<dyn FnMut(&Tables) + Send>;
+/// One Service port in a new generation of the tables that is not as it was.
+#[derive(Clone, Debug)]
+pub struct Replaced {
+    /// As it was; `None`: it is new.
+    pub before: Option<Arc<Service>>,
+    /// As it is; `None`: it is gone.
+    pub after: Option<Arc<Service>>,
+}
+
+/// Told of each publication, with what it changed in the order it was changed.
+pub type PublicationListener = Box<dyn FnMut(&Tables, &[Replaced]) + Send>;
 
 /// See the module's text.
 pub struct Compiler {
@@ -69,7 +78,9 @@ pub struct Compiler {
     staged: BTreeMap<ServiceName, Staged>,
     /// Services some of whose frontends were left out.
     contested: BTreeSet<ServiceName>,
-    on_owned: Option<OwnedListener>,
+    /// What the next publication changes.
+    replaced: Vec<Replaced>,
+    on_publication: Option<PublicationListener>,
 }
 
 #[derive(Default)]
@@ -101,7 +112,8 @@ impl Compiler {
             compiled: BTreeMap::new(),
             staged: BTreeMap::new(),
             contested: BTreeSet::new(),
-            on_owned: None,
+            replaced: Vec::new(),
+            on_publication: None,
             options,
         }
     }
@@ -112,8 +124,8 @@ impl Compiler {
     }
 
     /// Has `listener` called after each publication.
-    pub fn on_owned(&mut self, listener: OwnedListener) {
-        self.on_owned = Some(listener);
+    pub fn on_publication(&mut self, listener: PublicationListener) {
+        self.on_publication = Some(listener);
     }
 
     /// The generation published last.
@@ -158,7 +170,9 @@ impl Compiler {
     fn settle(&mut self, name: ServiceName, staged: Staged, serial: u32) {
         let old = self.compiled.remove(&name).unwrap_or_default();
         for gone in old.services.iter().filter(|service| !staged.ports.contains_key(&service.id.index)) {
-            self.builder.remove_service(gone.id.index);
+            if let before @ Some(_) = self.builder.remove_service(gone.id.index) {
+                self.replaced.push(Replaced { before, after: None });
+            }
         }
         staged.released.iter().for_each(|port| self.ids.release(port));
         let namespace_stays = self.rename(&name, &old.names, &staged.names, serial);
@@ -205,8 +219,9 @@ impl Compiler {
             if allowed.frontends.len() < service.frontends.len() {
                 self.contested.insert(name.clone());
             }
-            if let Err(error) = self.builder.put_service(allowed) {
-                warn!("service {}/{} is not served: {error}", name.namespace, name.name);
+            match self.builder.put_service(Arc::clone(&allowed)) {
+                Ok(before) => self.replaced.push(Replaced { before, after: Some(allowed) }),
+                Err(error) => warn!("service {}/{} is not served: {error}", name.namespace, name.name),
             }
         }
     }
@@ -240,9 +255,10 @@ impl Compiler {
         self.generation += 1;
         let tables = self.builder.build(self.generation);
         self.publisher.publish(tables);
-        if let Some(listener) = &mut self.on_owned {
-            listener(self.builder.tables());
+        if let Some(listener) = &mut self.on_publication {
+            listener(self.builder.tables(), &self.replaced);
         }
+        self.replaced.clear();
     }
 }
 

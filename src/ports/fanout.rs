@@ -8,12 +8,12 @@
 //! An address that the program does not know yet, or has no room for, costs a hand-over between workers and nothing else:
 //! so a program that is refused is worth a line in the log and no more.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use pollgate_common::tables::{FrontendKey, Settings, Tables};
+use pollgate_common::tables::{FrontendKey, Service, Settings};
+use pollgate_control::compile::Replaced;
 use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::packet::{Fanout, FanoutRules};
 use pollgate_dataplane::steer::Steering;
@@ -22,7 +22,7 @@ use tracing::warn;
 use crate::config::Config;
 
 /// The groups of all interfaces, and the rules they have.
-pub struct Fanouts {
+pub(super) struct Fanouts {
     steering: Steering,
     settings: Arc<Settings>,
     /// What is owned whatever the tables say.
@@ -35,7 +35,7 @@ pub struct Fanouts {
 
 impl Fanouts {
     /// With what the configuration says; no group has it yet.
-    pub fn new(config: &Config, settings: &Arc<Settings>, steering: Steering) -> Fanouts {
+    pub(super) fn new(config: &Config, settings: &Arc<Settings>, steering: Steering) -> Fanouts {
         let networks = config.cluster.service_cidrs.iter().map(|cidr| cidr.network()..=cidr.broadcast());
         let addresses = config.addresses.iter().chain(&config.dns.addresses).map(|&address| address..=address);
         let fixed = networks.chain(addresses).chain(config.cluster.load_balancer_pools.iter().cloned()).collect();
@@ -44,31 +44,58 @@ impl Fanouts {
     }
 
     /// The program for the rules as they are.
-    pub fn program(&self) -> Program {
+    pub(super) fn program(&self) -> Program {
         self.rules(&self.owned()).program()
     }
 
     /// One more group to keep in step.
-    pub fn add(&mut self, interface: &str, group: Fanout) {
+    pub(super) fn add(&mut self, interface: &str, group: Fanout) {
         self.groups.push((interface.to_owned(), group));
     }
 
-    /// Follows a change of what is owned.
-    pub fn follow(&mut self, owned: &HashSet<IpAddr>, tables: &Tables) {
-        let is_new = |address: &IpAddr| !self.fixed.iter().any(|range| range.contains(address));
-        let mut singles: Vec<IpAddr> = owned.iter().copied().filter(is_new).collect();
-        singles.sort_unstable();
-        let services = services(tables);
-        if self.groups.is_empty() || (&singles, &services) == (&self.singles, &self.services) {
+    /// Follows a publication: addresses that are not owned any more, that now are, and the Services that changed.
+    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced]) {
+        if self.groups.is_empty() || !(self.follow_addresses(gone, come) | self.follow_services(replaced)) {
             return;
         }
-        (self.singles, self.services) = (singles, services);
         let owned = self.owned();
         for (interface, group) in &self.groups {
             if let Err(error) = group.update(&self.rules(&owned)) {
                 warn!("{interface}: the kernel refuses the new fanout program, more frames change workers: {error}");
             }
         }
+    }
+
+    fn follow_addresses(&mut self, gone: &[IpAddr], come: &[IpAddr]) -> bool {
+        let before = self.singles.len();
+        self.singles.retain(|address| !gone.contains(address));
+        let left = self.singles.len();
+        let is_new = |address: &IpAddr| !self.fixed.iter().any(|range| range.contains(address));
+        self.singles.extend(come.iter().copied().filter(is_new));
+        left != before || self.singles.len() != left
+    }
+
+    /// What clients connect to at a gateway address where otherwise replies come in: external IPs can be there.
+    fn follow_services(&mut self, replaced: &[Replaced]) -> bool {
+        let before = self.services.clone();
+        for Replaced { before, after } in replaced {
+            let keys = |service: &Option<Arc<Service>>| {
+                let keys = service.iter().flat_map(|service| service.frontends.iter().map(|(key, _)| *key));
+                keys.filter(|key| self.is_among_replies(key)).collect::<Vec<_>>()
+            };
+            let (gone, come) = (keys(before), keys(after));
+            self.services.retain(|key| !gone.contains(key));
+            self.services.extend(come);
+        }
+        self.services != before
+    }
+
+    fn is_among_replies(&self, key: &FrontendKey) -> bool {
+        let is_gateway = match key.address {
+            IpAddr::V4(v4) => self.settings.gateway_v4.contains(&v4),
+            IpAddr::V6(v6) => self.settings.gateway_v6.contains(&v6),
+        };
+        is_gateway && self.settings.snat_ports.contains(&key.port)
     }
 
     fn owned(&self) -> Vec<RangeInclusive<IpAddr>> {
@@ -79,15 +106,4 @@ impl Fanouts {
     fn rules<'a>(&'a self, owned: &'a [RangeInclusive<IpAddr>]) -> FanoutRules<'a> {
         FanoutRules { steering: &self.steering, settings: &self.settings, owned, services: &self.services }
     }
-}
-
-/// What clients connect to at a gateway address where otherwise replies come in: external IPs can be there.
-fn services(tables: &Tables) -> Vec<FrontendKey> {
-    let settings = tables.settings();
-    let is_gateway = |address: &IpAddr| match address {
-        IpAddr::V4(v4) => settings.gateway_v4.contains(v4),
-        IpAddr::V6(v6) => settings.gateway_v6.contains(v6),
-    };
-    let keys = tables.services().flat_map(|service| service.frontends.iter().map(|(key, _)| *key));
-    keys.filter(|key| settings.snat_ports.contains(&key.port) && is_gateway(&key.address)).collect()
 }

@@ -1,0 +1,47 @@
+//! What lies outside the tables and keeps in step with them.
+//!
+//! ```text
+//!                                           ┌─▶ mirror: whose neighbours and addresses to mind
+//!  publication: what it changed, no more ───┼─▶ fanout programs: which worker (AF_PACKET, io_uring)
+//!                                           └─▶ steering programs: whose frame (AF_XDP)
+//! ```
+//!
+//! Called on the control thread after each publication, and costs what the publication changed, not what there is.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use pollgate_common::tables::Tables;
+use pollgate_control::compile::{PublicationListener, Replaced};
+use pollgate_control::netlink::OwnedAddresses;
+
+use super::Steered;
+
+/// Keeps `owned` and `steered` in step with what is published.
+pub fn follow(owned: OwnedAddresses, mut steered: Steered, from_start: &[IpAddr]) -> PublicationListener {
+    let mut known: HashSet<IpAddr> = from_start.iter().copied().collect();
+    Box::new(move |tables, replaced| {
+        let (gone, come) = owned_since(&mut known, tables, replaced);
+        if !gone.is_empty() || !come.is_empty() {
+            owned.change(gone.iter().copied(), come.iter().copied());
+        }
+        steered.fanouts.follow(&gone, &come, replaced);
+        if let Some(programs) = &mut steered.programs {
+            programs.follow(&gone, &come, replaced, tables.net());
+        }
+    })
+}
+
+/// The addresses that are not owned any more, and those that now are.
+fn owned_since(known: &mut HashSet<IpAddr>, tables: &Tables, replaced: &[Replaced]) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let services = replaced.iter().flat_map(|replaced| replaced.before.iter().chain(&replaced.after));
+    for (key, _) in services.flat_map(|service| &service.frontends) {
+        match tables.owned(key.address) {
+            Some(_) if known.insert(key.address) => come.push(key.address),
+            None if known.remove(&key.address) => gone.push(key.address),
+            _ => {}
+        }
+    }
+    (gone, come)
+}

@@ -1,0 +1,196 @@
+//! The ports of all workers, and the programs in the kernel that choose frames for them.
+//!
+//! ```text
+//!  configuration, host ─▶ choice per interface ─┬─ packet, uring ─▶ a socket a worker, all in one fanout group
+//!                                               └─ xdp ─▶ one steering program, sockets on each worker's queues
+//! ```
+//!
+//! A worker's AF_XDP ports are opened together, since they share their frame memory; ports of the other kinds in the order
+//! of the workers, since that is how the kernel numbers the members of a group.
+
+mod fanout;
+pub mod follow;
+mod programs;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pollgate_common::net::PortId;
+use pollgate_common::tables::Settings;
+use pollgate_dataplane::port::packet::{Fanout, PacketOptions, PacketPort};
+use pollgate_dataplane::port::uring::UringPort;
+use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions};
+use pollgate_dataplane::port::{OpenError, Port};
+use pollgate_dataplane::steer::Steering;
+use tracing::{info, warn};
+
+use crate::assembly;
+use crate::config::{Backend, Config, Interface};
+use crate::host::{self, Choice, Machine, Mode, Nic};
+use fanout::Fanouts;
+use programs::Programs;
+
+/// Slots of a receive ring, each for one frame of the interface's MTU.
+const RING_FRAMES: u32 = 1024;
+
+/// Chunks of AF_XDP frame memory a port and worker: half wait for frames, half are on their way.
+const CHUNKS: u32 = 4096;
+
+/// Why the ports could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// What the configuration wants cannot be had here.
+    #[error("{}", .0.join("\n"))]
+    Backend(Vec<String>),
+    /// An interface could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The kernel's choice among workers cannot be changed later.
+    #[error("sharing the fanout group of {interface}: {source}")]
+    Group {
+        /// The interface.
+        interface: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What chooses frames for the workers, to be kept in step with the tables ([`follow::follow`]).
+pub struct Steered {
+    fanouts: Fanouts,
+    programs: Option<Programs>,
+}
+
+/// Opens ports, worker by worker.
+pub struct Opener<'a> {
+    config: &'a Config,
+    choices: Vec<Choice>,
+    workers: u16,
+    fanouts: Fanouts,
+    rules: Option<Rules>,
+    programs: Vec<(PortId, Program)>,
+}
+
+impl<'a> Opener<'a> {
+    /// Chooses how each interface is polled, says so in the log, and attaches the steering programs. What they take
+    /// comes to nobody until the ports are open.
+    pub fn new(
+        config: &'a Config,
+        settings: &Arc<Settings>,
+        steering: Steering,
+        workers: u16,
+    ) -> Result<Opener<'a>, PortsError> {
+        let choices = choose(config, usize::from(workers))?;
+        let fanouts = Fanouts::new(config, settings, steering);
+        let mut opener = Opener { config, choices, workers, fanouts, rules: None, programs: Vec::new() };
+        opener.attach()?;
+        for (interface, choice) in config.interfaces.iter().zip(&opener.choices) {
+            info!("{} is polled by {}: {}", interface.name, choice.mode, choice.reason);
+        }
+        Ok(opener)
+    }
+
+    fn attach(&mut self) -> Result<(), PortsError> {
+        if !self.choices.iter().any(|choice| matches!(choice.mode, Mode::Xdp(_))) {
+            return Ok(());
+        }
+        let rules = Rules::new()?;
+        for (at, interface) in self.config.interfaces.iter().enumerate() {
+            if !matches!(self.choices[at].mode, Mode::Xdp(_)) {
+                continue;
+            }
+            match Program::attach(&interface.name, &rules) {
+                Ok(program) => self.programs.push((port_id(at), program)),
+                Err(error) if interface.backend == Backend::Auto => {
+                    warn!("{}: AF_XDP would be best and is not to be had: {error}", interface.name);
+                    self.choices[at] = Choice { mode: Mode::Packet, reason: "AF_XDP is not to be had".to_owned() };
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.rules = Some(rules);
+        Ok(())
+    }
+
+    /// The ports of one worker, in the order of the configuration. To be called in the order of the workers.
+    pub fn open(&mut self, worker: u16) -> Result<Vec<Box<dyn Port>>, PortsError> {
+        let mut by_xdp = self.open_xdp(worker)?.into_iter();
+        let mut ports = Vec::with_capacity(self.choices.len());
+        for (at, interface) in self.config.interfaces.iter().enumerate() {
+            let port = match self.choices[at].mode {
+                Mode::Xdp(_) => by_xdp.next(),
+                Mode::Packet | Mode::Uring => Some(self.open_socket(worker, at, interface)?),
+            };
+            ports.extend(port);
+        }
+        Ok(ports)
+    }
+
+    fn open_xdp(&self, worker: u16) -> Result<Vec<Box<dyn Port>>, OpenError> {
+        let interfaces: Vec<(&Program, PortId)> =
+            self.programs.iter().map(|(port, program)| (program, *port)).collect();
+        let busy_poll = self.config.workers.busy_poll;
+        let options = XdpOptions { interfaces: &interfaces, worker, workers: self.workers, frames: CHUNKS, busy_poll };
+        let ports = xdp::open(&options)?;
+        for (port, (program, _)) in ports.iter().zip(&interfaces).filter(|_| worker == 0) {
+            info!("{}: AF_XDP in mode {}", program.interface(), port.mode());
+        }
+        Ok(ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect())
+    }
+
+    fn open_socket(&mut self, worker: u16, at: usize, interface: &Interface) -> Result<Box<dyn Port>, PortsError> {
+        let program = self.fanouts.program();
+        let (port, workers) = (port_id(at), self.workers);
+        let interface = &interface.name;
+        let options =
+            PacketOptions { interface, port, worker, workers, fanout: Some(&program), ring_frames: RING_FRAMES };
+        let (port, group) = socket_port(self.choices[at].mode, &options)?;
+        if worker == 0 && workers > 1 {
+            let group = group.map_err(|source| PortsError::Group { interface: interface.clone(), source })?;
+            self.fanouts.add(interface, group);
+        }
+        Ok(port)
+    }
+
+    /// Once all workers have their ports: what is left to be kept in step.
+    pub fn finish(self) -> Steered {
+        let owned: Vec<IpAddr> = assembly::owned_from_start(self.config);
+        let patience = self.config.flows.tcp_established;
+        let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));
+        Steered { fanouts: self.fanouts, programs }
+    }
+}
+
+/// How each interface is to be polled.
+fn choose(config: &Config, workers: usize) -> Result<Vec<Choice>, PortsError> {
+    let machine = Machine::ask();
+    let (mut choices, mut faults) = (Vec::new(), Vec::new());
+    for interface in &config.interfaces {
+        let nic = Nic::ask(&interface.name);
+        let nic = nic.map_err(|error| format!("{}: the kernel does not tell what it can do: {error}", interface.name));
+        match nic.and_then(|nic| host::choose(interface.backend, &nic, workers, &machine)) {
+            Ok(choice) => choices.push(choice),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(choices) } else { Err(PortsError::Backend(faults)) }
+}
+
+type WithGroup = (Box<dyn Port>, io::Result<Fanout>);
+
+fn socket_port(mode: Mode, options: &PacketOptions<'_>) -> Result<WithGroup, OpenError> {
+    if mode == Mode::Uring {
+        let port = UringPort::open(options)?;
+        let group = port.fanout();
+        return Ok((Box::new(port), group));
+    }
+    let port = PacketPort::open(options)?;
+    let group = port.fanout();
+    Ok((Box::new(port), group))
+}
+
+/// The port of the interface at this place in the configuration.
+pub fn port_id(at: usize) -> PortId {
+    PortId(u16::try_from(at).unwrap_or(u16::MAX))
+}

@@ -1,0 +1,133 @@
+//! Keeps the steering programs of AF_XDP in step: what they take from the kernel.
+//!
+//! ```text
+//!  owned addresses ─────────────────────┐
+//!  endpoints, and those that were one ──┼─▶ rules ─▶ the program of each interface
+//!  the host's own addresses, MACs ──────┘
+//! ```
+//!
+//! **An endpoint that is gone is taken from for a while yet**: connections it has are not cut off by a change (an established
+//! flow outlives its endpoint), and its replies must come here to be translated back. It is forgotten once the longest
+//! time-out has passed. Should another Pod get its address meanwhile, and send from the very port to somebody who is
+//! routed here, the worker finds no flow and counts a drop; the kernel, which does not forward here, would do the same.
+//!
+//! IPv4 alone, until the workers translate IPv6: what they would only pass is better left to the kernel from the start.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pollgate_common::flow::Protocol;
+use pollgate_common::net::{Net, PortId};
+use pollgate_common::tables::Service;
+use pollgate_control::compile::Replaced;
+use pollgate_dataplane::port::xdp::{Program, RuleError, Rules};
+use tracing::warn;
+
+type Endpoint = (IpAddr, u16, Protocol);
+
+/// The programs of all interfaces, and the rules they share.
+pub(super) struct Programs {
+    rules: Rules,
+    programs: Vec<(PortId, Program)>,
+    /// How many Service ports have an endpoint; zero: it is on its way out.
+    served: HashMap<Endpoint, usize>,
+    leaving: VecDeque<(Instant, Endpoint)>,
+    /// How long that takes.
+    patience: Duration,
+    host: HashSet<IpAddr>,
+    net_generation: u64,
+}
+
+impl Programs {
+    /// With what is owned from the start. `patience`: how long a flow may be idle.
+    pub(super) fn new(
+        rules: Rules,
+        programs: Vec<(PortId, Program)>,
+        owned: &[IpAddr],
+        patience: Duration,
+    ) -> Programs {
+        let (served, leaving, host) = (HashMap::new(), VecDeque::new(), HashSet::new());
+        let programs = Programs { rules, programs, served, leaving, patience, host, net_generation: 0 };
+        programs.own(&[], owned);
+        programs
+    }
+
+    /// Follows a publication: addresses that are not owned any more, that now are, the Services that changed, and the
+    /// kernel's network.
+    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced], net: &Net) {
+        self.own(gone, come);
+        for Replaced { before, after } in replaced {
+            // The new first: what stays is never away.
+            endpoints(after).into_iter().for_each(|endpoint| self.serve(endpoint));
+            endpoints(before).into_iter().for_each(|endpoint| self.leave(endpoint));
+        }
+        self.forget();
+        if net.generation() != self.net_generation {
+            self.net_generation = net.generation();
+            self.follow_network(net);
+        }
+    }
+
+    fn own(&self, gone: &[IpAddr], come: &[IpAddr]) {
+        gone.iter().filter(|ip| ip.is_ipv4()).for_each(|&ip| tell(self.rules.disown(ip)));
+        come.iter().filter(|ip| ip.is_ipv4()).for_each(|&ip| tell(self.rules.own(ip)));
+    }
+
+    fn serve(&mut self, endpoint: Endpoint) {
+        let users = self.served.entry(endpoint).or_default();
+        *users += 1;
+        // Somebody's already, or not forgotten yet: then the rules have it.
+        if *users == 1 {
+            let (address, port, protocol) = endpoint;
+            tell(self.rules.serve(address, port, protocol));
+        }
+    }
+
+    fn leave(&mut self, endpoint: Endpoint) {
+        let Some(users) = self.served.get_mut(&endpoint) else { return };
+        *users = users.saturating_sub(1);
+        if *users == 0 {
+            self.leaving.push_back((Instant::now(), endpoint));
+        }
+    }
+
+    /// Those whose time is up and that nobody has taken up again.
+    fn forget(&mut self) {
+        while let Some((_, endpoint)) = self.leaving.pop_front_if(|(since, _)| since.elapsed() > self.patience) {
+            if self.served.get(&endpoint) == Some(&0) && !self.leaving.iter().any(|(_, later)| *later == endpoint) {
+                self.served.remove(&endpoint);
+                let (address, port, protocol) = endpoint;
+                tell(self.rules.unserve(address, port, protocol));
+            }
+        }
+    }
+
+    fn follow_network(&mut self, net: &Net) {
+        let host: HashSet<IpAddr> = net.facts().addresses.iter().map(|(_, address)| address.addr()).collect();
+        self.host.difference(&host).for_each(|&ip| tell(self.rules.remove_host_address(ip)));
+        host.difference(&self.host).for_each(|&ip| tell(self.rules.add_host_address(ip)));
+        self.host = host;
+        for (port, program) in &self.programs {
+            if let Some(link) = net.port_link(*port) {
+                tell(program.set_mac(link.mac));
+            }
+        }
+    }
+}
+
+/// Where a Service port's replies come from.
+fn endpoints(service: &Option<Arc<Service>>) -> Vec<Endpoint> {
+    let Some(service) = service else { return Vec::new() };
+    let Some((frontend, _)) = service.frontends.first() else { return Vec::new() };
+    let endpoint = |backend: &pollgate_common::tables::Backend| (backend.address, backend.port, frontend.protocol);
+    let serving = service.backends.iter().filter(|backend| backend.serving && backend.address.is_ipv4());
+    serving.map(endpoint).collect()
+}
+
+fn tell(result: Result<(), RuleError>) {
+    if let Err(error) = result {
+        warn!("steering program: {error}");
+    }
+}
