@@ -1,7 +1,7 @@
 //! The frame memory that a worker's AF_XDP ports share, and each port's part of it.
 //!
 //! ```text
-//!  memory │ port 0: chunk 0 … n-1 │ port 1: chunk n … 2n-1 │ …        owner of a chunk = its number / n
+//!  memory │ port 0: chunk 0 … n-1 │ port 1: chunk n … 2n-1 │ …        owner of a chunk = its number / n, both powers of two
 //!  chunk  │ 256 bytes of the kernel's, then free: room for a VLAN tag │ frame … │ free room │
 //! ```
 //!
@@ -52,8 +52,9 @@ fn largest_mtu(chunk: usize) -> usize {
 pub(super) struct Umem {
     base: NonNull<u8>,
     mapped: usize,
-    chunk_size: usize,
-    chunks_per_port: u32,
+    /// Both are powers of two, kept as exponents: a division a frame would be felt.
+    chunk_shift: u32,
+    port_shift: u32,
     ports: Box<[PortId]>,
     /// Frames handed out less frames taken in, by the ports that have ended.
     out: AtomicI64,
@@ -66,24 +67,26 @@ unsafe impl Send for Umem {}
 unsafe impl Sync for Umem {}
 
 impl Umem {
-    /// Maps memory for `chunks_per_port` chunks of each of the ports.
+    /// Maps memory for `chunks_per_port` chunks of each of the ports. Both numbers must be powers of two.
     pub(super) fn new(ports: &[PortId], chunks_per_port: u32, chunk_size: usize) -> io::Result<Umem> {
-        let bytes = ports.len() * chunks_per_port as usize * chunk_size;
+        debug_assert!(chunks_per_port.is_power_of_two() && chunk_size.is_power_of_two());
+        let (chunk_shift, port_shift) = (chunk_size.trailing_zeros(), chunks_per_port.trailing_zeros());
+        let bytes = ports.len() << (chunk_shift + port_shift);
         let mapped = bytes.next_multiple_of(HUGE_PAGE);
         let base = map(mapped, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).or_else(|_| map(mapped, 0))?;
         for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTFORK] {
             // SAFETY: exactly the mapping made above. Advice: a kernel that cannot says no, and that is fine.
             unsafe { libc::madvise(base.as_ptr().cast(), mapped, advice) };
         }
-        Ok(Umem { base, mapped, chunk_size, chunks_per_port, ports: ports.into(), out: AtomicI64::new(0) })
+        Ok(Umem { base, mapped, chunk_shift, port_shift, ports: ports.into(), out: AtomicI64::new(0) })
     }
 
     /// What XDP_UMEM_REG wants to know.
     pub(super) fn registration(&self) -> libc::xdp_umem_reg {
         libc::xdp_umem_reg {
             addr: self.base.as_ptr() as u64,
-            len: self.ports.len() as u64 * u64::from(self.chunks_per_port) * self.chunk_size as u64,
-            chunk_size: u32::try_from(self.chunk_size).unwrap_or(0),
+            len: (self.ports.len() as u64) << (self.chunk_shift + self.port_shift),
+            chunk_size: 1 << self.chunk_shift,
             headroom: 0,
             flags: 0,
             tx_metadata_len: 0,
@@ -98,18 +101,18 @@ impl Umem {
 
     /// The chunk that an address lies in.
     pub(super) fn chunk(&self, address: u64) -> u32 {
-        u32::try_from(address / self.chunk_size as u64).unwrap_or(u32::MAX)
+        u32::try_from(address >> self.chunk_shift).unwrap_or(u32::MAX)
     }
 
     /// Where a chunk starts.
     pub(super) fn start(&self, chunk: u32) -> u64 {
-        u64::from(chunk) * self.chunk_size as u64
+        u64::from(chunk) << self.chunk_shift
     }
 
     /// The chunks of the port in this place.
     fn chunks(&self, place: usize) -> std::ops::Range<u32> {
-        let first = u32::try_from(place).unwrap_or(u32::MAX) * self.chunks_per_port;
-        first..first + self.chunks_per_port
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        place << self.port_shift..(place + 1) << self.port_shift
     }
 
     /// The frame of `length` bytes at `address`; `None` if that is not within one chunk.
@@ -119,8 +122,10 @@ impl Umem {
     #[inline]
     pub(super) unsafe fn frame(&self, address: u64, length: u32, received_on: Option<PortId>) -> Option<Frame> {
         let chunk = self.chunk(address);
-        let owner = *self.ports.get((chunk / self.chunks_per_port) as usize)?;
-        let room = u32::try_from(self.start(chunk + 1) - address).ok().filter(|&room| length <= room)?;
+        let owner = *self.ports.get((chunk >> self.port_shift) as usize)?;
+        let room = u32::try_from((self.start(chunk) + (1 << self.chunk_shift)) - address)
+            .ok()
+            .filter(|&room| length <= room)?;
         // SAFETY: a chunk of one of the ports lies in the mapping, and `address` in the chunk.
         let first = unsafe { self.base.add(usize::try_from(address).ok()?) };
         let received_on = received_on.unwrap_or(owner);
@@ -135,7 +140,7 @@ impl Umem {
     /// The chunk must be the caller's: one that has just left its list of free ones.
     unsafe fn write(&self, chunk: u32, bytes: &[u8]) -> Option<u64> {
         let address = self.start(chunk) + HEADROOM as u64;
-        if bytes.len() > self.chunk_size - HEADROOM {
+        if bytes.len() > (1 << self.chunk_shift) - HEADROOM {
             return None;
         }
         // SAFETY: the chunk lies in the mapping and the packet, checked above, in the chunk; nobody else has it.
@@ -203,7 +208,7 @@ impl Share {
     /// Whether the chunk at `address` is of this part.
     #[inline]
     pub(super) fn owns(&self, address: u64) -> bool {
-        self.umem.chunks(self.place).contains(&self.umem.chunk(address))
+        (self.umem.chunk(address) >> self.umem.port_shift) as usize == self.place
     }
 
     /// Takes back the chunk at `address`, one of this part that its last holder is done with.
@@ -211,7 +216,7 @@ impl Share {
     pub(super) fn put(&mut self, address: u64) {
         let chunk = self.umem.chunk(address);
         debug_assert!(self.owns(address), "chunk {chunk} is another port's");
-        debug_assert!(self.free.len() < self.umem.chunks_per_port as usize, "chunk {chunk} came back twice");
+        debug_assert!(self.free.len() < 1 << self.umem.port_shift, "chunk {chunk} came back twice");
         self.free.push(chunk);
     }
 
