@@ -19,8 +19,9 @@
 //! way whole is counted as missed, never handed up cut.
 //!
 //! **Sending.** `sendmmsg` straight from the frames' memory, whichever port's it is: measured against the mapped
-//! transmit ring it is faster, and it copies as often. The frames go through the device's queueing discipline; bypassing
-//! it is a choice to be made per device, since a super-frame for a device without segmentation offload needs it.
+//! transmit ring it is faster, and it copies as often. The frames go through the device's queueing discipline: bypassing
+//! it (PACKET_QDISC_BYPASS) was no faster, loses the queue that takes up a burst, and refuses a super-frame where the
+//! device cannot segment it.
 //!
 //! **Several workers** join one fanout group on the interface, in their own order, and a program ([`FanoutRules`]) has
 //! the kernel choose as the workers themselves would. It promises nothing: later fragments, ICMP errors and addresses
