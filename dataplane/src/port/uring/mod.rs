@@ -20,8 +20,10 @@
 //! moves frames only inside our own calls. Then the ring belongs to one thread; it is made disabled, where the port is
 //! opened, and enabled by the first thread that polls it. After that no other thread may.
 //!
-//! This is one more way to the same socket, to be measured against the others. It copies as often as they do and runs
-//! wherever io_uring is permitted.
+//! **What it costs.** It copies as often as the mapped ring, but inside the worker's own calls, and takes each frame off a
+//! queue. Over veth, frames of 60 and 1514 bytes in bursts of 64: 600 ns of the worker to receive one, where the mapped
+//! ring leaves 60; to send one 0.96 and 1.12 µs, where `sendmmsg` takes 0.84 and 1.02 (medians of nine interleaved rounds).
+//! So it is there where somebody wants io_uring, and nothing chooses it by itself.
 
 mod buffers;
 mod ring;
