@@ -3,7 +3,7 @@
 //! Beside it, in the same run, the **memory floor**: the same frames made in the same way, the packet's line and a random
 //! flow's line touched with the same prefetching, and nothing done. What the pipeline costs above that is its own.
 //!
-//! One iteration is a burst of 64 frames; the times reported are per frame ("elem").
+//! One iteration is a burst of 64 frames a worker; the throughput is in packets ("elem").
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -11,176 +11,225 @@
 mod support;
 
 use std::hint::black_box;
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pollgate::config::{Config, Purpose};
-use pollgate::replay::Offline;
-use pollgate_common::net::PortId;
-use pollgate_common::time::Instant;
-use pollgate_control::manifest;
-use pollgate_dataplane::port::{BURST, Port};
-use support::{Counting, Endless, FRAME, Order, Source};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pollgate_common::time;
+use pollgate_dataplane::port::BURST;
+use support::frames::{IMIX, OUTSIDE, SHORT};
+use support::site::MAC;
+use support::{Mix, Scene, Site, Source, prefetch, sizes};
 
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+/// Flows where their number is not what is measured.
+const FLOWS: u32 = 10_000;
 
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const VIP: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 50), 8080);
-const UDP: u8 = 17;
-const TCP: u8 = 6;
-
-const CONFIG: &str = "
-interfaces:
-  - name: eth0
-    mac: 02:00:00:00:00:01
-    ip: 192.168.0.1/24
-    neighbours: { 192.168.0.254: '02:00:00:00:00:fe' }
-    routes: [ { to: 0.0.0.0/0, via: 192.168.0.254 } ]
-addresses: 192.168.50.10
-flows: { max: 2097152 }
-";
-
-fn manifests() -> String {
-    let ports = "ports: [{ name: u, port: 8080, protocol: UDP }, { name: t, port: 8080 }]";
-    let endpoint = |n: u32| format!("{{ addresses: [10.244.{}.10], conditions: {{ ready: true }} }}", n);
-    let endpoints: Vec<String> = (1..=10).map(endpoint).collect();
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{ name: backend }}
-spec: {{ clusterIP: 10.96.0.50, {ports} }}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{ name: backend-1, labels: {{ kubernetes.io/service-name: backend }} }}
-addressType: IPv4
-{ports}
-endpoints: [{}]
-",
-        endpoints.join(", ")
-    )
-}
-
-/// A gateway whose flow table holds every flow of `source`, each opened by its first packet.
-fn gateway(mut source: Source, flows: u32) -> Offline {
-    let config = Config::parse("bench", CONFIG, Purpose::Replay).expect("a valid configuration");
-    source.set_tcp_flags(0x02);
-    let open = Endless::new(PortId(0), source.clone());
-    let ports: Vec<Box<dyn Port>> =
-        vec![Box::new(Switch { now: open, then: None, left: flows.div_ceil(BURST as u32) })];
-    let mut offline = Offline::empty(&config, ports).expect("memory for the flow table");
-    offline.load(&manifest::parse("bench", &manifests()).expect("valid manifests")).expect("valid objects");
-    offline
-}
-
-/// First opens every flow in turn, then sends at random.
-struct Switch {
-    now: Endless,
-    then: Option<()>,
-    left: u32,
-}
-
-impl Port for Switch {
-    fn rx(&mut self, now: Instant, room: usize, into: &mut Vec<pollgate_dataplane::port::Frame>) {
-        self.now.rx(now, room, into);
-        self.left = self.left.saturating_sub(1);
-        if self.left == 0 && self.then.is_none() {
-            self.then = Some(());
-            self.now.source.order = Order::Random;
-            self.now.source.set_tcp_flags(0x10);
-        }
-    }
-
-    fn tx(
-        &mut self,
-        now: Instant,
-        batch: &mut Vec<pollgate_dataplane::port::Frame>,
-        back: &mut Vec<pollgate_dataplane::port::Returned>,
-    ) -> pollgate_dataplane::port::Sent {
-        self.now.tx(now, batch, back)
-    }
-
-    fn release(&mut self, frame: pollgate_dataplane::port::Frame) {
-        self.now.release(frame);
-    }
-
-    fn wait_on(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
-    }
-}
-
-fn established(c: &mut Criterion) {
-    let mut group = c.benchmark_group("established");
+fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Elements(BURST as u64));
     group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
-    for flows in [10_000u32, 1_000_000] {
-        group.bench_with_input(BenchmarkId::new("floor", flows), &flows, |b, &flows| floor(b, flows));
-        for (name, protocol) in [("udp", UDP), ("tcp", TCP)] {
-            let mut offline = gateway(Source::new(protocol, MAC, VIP, flows), flows);
-            for _ in 0..=flows.div_ceil(BURST as u32) {
-                offline.poll_once(Instant(0));
-            }
-            check(&offline, flows);
-            group.bench_with_input(BenchmarkId::new(name, flows), &flows, |b, _| {
-                b.iter(|| offline.poll_once(Instant(0)))
-            });
-            no_allocation(&mut offline);
+    group
+}
+
+/// Packets of open flows, any at random.
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, scene: impl Fn() -> Scene) {
+    let mut site = None;
+    group.bench_function(id, |b| {
+        let site = site.get_or_insert_with(|| Site::opened(&scene()));
+        b.iter(|| site.poll());
+    });
+    if let Some(site) = &mut site {
+        site.check();
+    }
+}
+
+/// By the number of flows.
+fn established(c: &mut Criterion) {
+    let mut group = group(c, "established");
+    for flows in sizes(&[1_000, 10_000, 100_000, 1_000_000, 4_000_000], 10_000) {
+        let mut ground = None;
+        group.bench_function(BenchmarkId::new("floor", flows), |b| {
+            let ground = ground.get_or_insert_with(|| Floor::new(flows));
+            b.iter(|| black_box(ground.touch()));
+        });
+        for (name, mix) in [("udp", Mix::Udp), ("tcp", Mix::Tcp)] {
+            measure(&mut group, BenchmarkId::new(name, flows), || Scene::new(Source::new(MAC, mix, flows, 1)));
         }
     }
     group.finish();
 }
 
-/// What is measured is what is meant: every flow open, every frame sent.
-fn check(offline: &Offline, flows: u32) {
-    let totals = offline.counters().totals();
-    assert_eq!(
-        (totals.flows_live, totals.rx),
-        (u64::from(flows), totals.tx),
-        "{:?}",
-        offline.counters_json().to_string()
-    );
+/// By what the packets are: protocols and sizes mixed.
+fn mixed(c: &mut Criterion) {
+    let mut group = group(c, "mixed");
+    measure(&mut group, BenchmarkId::new("tcp+udp", FLOWS), || Scene::new(Source::new(MAC, Mix::Both, FLOWS, 1)));
+    measure(&mut group, BenchmarkId::new("imix", FLOWS), || {
+        let source = Source::new(MAC, Mix::Both, FLOWS, 1).sized(IMIX);
+        Scene { stride: 2048, ..Scene::new(source) }
+    });
+    group.finish();
 }
 
-fn no_allocation(offline: &mut Offline) {
-    let before = support::allocations();
-    for _ in 0..10_000 {
-        offline.poll_once(Instant(0));
+/// By the number of Services.
+fn services(c: &mut Criterion) {
+    let mut group = group(c, "services");
+    for services in sizes(&[1, 10, 100, 1_000, 10_000], 100) {
+        let scene = || Scene::new(Source::new(MAC, Mix::Udp, FLOWS.max(services), services));
+        measure(&mut group, BenchmarkId::new("udp", services), scene);
     }
-    assert_eq!(support::allocations() - before, 0, "allocations in 640 000 packets");
+    group.finish();
+}
+
+/// Every packet a new flow, in a table with room and in a full one, where each evicts another.
+fn new_flows(c: &mut Criterion) {
+    const ROOM: u32 = 1 << 20;
+    const SMALL: u32 = 1 << 16;
+    // A number for each, without coming round too soon.
+    const NUMBERS: u32 = 1 << 27;
+    let mut group = group(c, "new");
+    let from_pods = || Source::new(MAC, Mix::Udp, NUMBERS, 1_000);
+    for (name, source) in [("room", from_pods()), ("snat", from_pods().from(OUTSIDE))] {
+        let mut site = None;
+        group.bench_function(name, |b| {
+            let site = site.get_or_insert_with(|| Site::new(source.clone(), 128, source.services, ROOM));
+            b.iter_custom(|bursts| open_with_room(site, bursts, ROOM / BURST as u32));
+        });
+        if let Some(site) = &site {
+            assert_eq!(site.totals().flows_opened, site.totals().rx, "every packet was a new flow");
+            assert_eq!(site.totals().flows_evicted, 0, "there was room");
+            site.all_sent();
+        }
+    }
+    let mut site = None;
+    group.bench_function("full", |b| {
+        let site = site.get_or_insert_with(|| {
+            let mut site = Site::new(from_pods(), 128, 1_000, SMALL);
+            (0..SMALL / BURST as u32).for_each(|_| site.poll());
+            site
+        });
+        b.iter(|| site.poll());
+    });
+    if let Some(site) = &mut site {
+        site.check();
+        let totals = site.totals();
+        assert_eq!(totals.flows_opened, totals.rx, "every packet was a new flow");
+        assert_eq!(totals.flows_evicted, totals.flows_opened - u64::from(SMALL), "and each evicted one");
+    }
+    group.finish();
+}
+
+/// The time for `bursts` bursts of new flows. When `room` bursts are in the table they expire, which is not measured.
+fn open_with_room(site: &mut Site, bursts: u64, room: u32) -> Duration {
+    let mut took = Duration::ZERO;
+    let mut left = bursts;
+    while left > 0 {
+        let live = site.totals().flows_live / BURST as u64;
+        let chunk = left.min(u64::from(room) - live);
+        let start = Instant::now();
+        for _ in 0..chunk {
+            site.poll();
+        }
+        took += start.elapsed();
+        left -= chunk;
+        if site.totals().flows_live / BURST as u64 == u64::from(room) {
+            expire_all(site);
+        }
+    }
+    took
+}
+
+fn expire_all(site: &mut Site) {
+    site.remote.silent(true);
+    while site.totals().flows_live > 0 {
+        site.now = time::Instant(site.now.0 + 3_600_000_000_000);
+        (0..10_000).for_each(|_| site.poll());
+    }
+    site.remote.silent(false);
+}
+
+/// Workers side by side, each with its own table: what they take from each other is the machine's, not ours.
+fn workers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("workers");
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    for workers in [1usize, 2] {
+        let mut crew = None;
+        group.throughput(Throughput::Elements((workers * BURST) as u64));
+        group.bench_function(BenchmarkId::new("udp", workers), |b| {
+            let crew = crew.get_or_insert_with(|| Crew::new(workers));
+            b.iter_custom(|bursts| crew.run(bursts));
+        });
+    }
+    group.finish();
+}
+
+/// Threads with a gateway each, which wait for the number of bursts to do and tell the time it took.
+struct Crew {
+    orders: Vec<mpsc::Sender<u64>>,
+    done: mpsc::Receiver<Duration>,
+}
+
+impl Crew {
+    fn new(workers: usize) -> Crew {
+        let (tell, done) = mpsc::channel();
+        let barrier = Arc::new(Barrier::new(workers));
+        let hire = |_| {
+            let (order, orders) = mpsc::channel();
+            let (tell, barrier) = (tell.clone(), Arc::clone(&barrier));
+            thread::spawn(move || work(&orders, &tell, &barrier));
+            order
+        };
+        Crew { orders: (0..workers).map(hire).collect(), done }
+    }
+
+    /// The time until the last of them has done its bursts.
+    fn run(&self, bursts: u64) -> Duration {
+        self.orders.iter().for_each(|order| order.send(bursts).expect("a worker that lives"));
+        self.orders.iter().map(|_| self.done.recv().expect("a worker that lives")).max().unwrap_or_default()
+    }
+}
+
+/// Ends with its last order.
+fn work(orders: &mpsc::Receiver<u64>, tell: &mpsc::Sender<Duration>, barrier: &Barrier) {
+    let mut site = Site::opened(&Scene::new(Source::new(MAC, Mix::Udp, FLOWS, 1)));
+    for bursts in orders {
+        barrier.wait();
+        let start = Instant::now();
+        for _ in 0..bursts {
+            site.poll();
+        }
+        let took = start.elapsed();
+        site.all_sent();
+        tell.send(took).expect("somebody who waits");
+    }
 }
 
 /// Makes the frames, touches their lines and one random line of as many entries as the flows have, and does nothing.
-fn floor(b: &mut criterion::Bencher<'_>, flows: u32) {
-    let mut source = Source::new(UDP, MAC, VIP, flows * 2);
-    source.order = Order::Random;
-    let table = vec![[1u8; 64]; flows as usize * 2];
-    let mut buffers = vec![[0u8; 128]; BURST];
-    let mut chosen = [0u32; BURST];
-    b.iter(|| {
-        for (buffer, chosen) in buffers.iter_mut().zip(&mut chosen) {
-            *chosen = source.choose();
-            let (frame, _) = buffer.split_first_chunk_mut::<FRAME>().expect("longer than a frame");
-            source.write(*chosen, frame);
-            prefetch(&table[*chosen as usize]);
-        }
-        let touched =
-            buffers.iter().zip(&chosen).map(|(buffer, &at)| u32::from(buffer[30]) + u32::from(table[at as usize][0]));
-        black_box(touched.sum::<u32>())
-    });
+struct Floor {
+    source: Source,
+    table: Vec<[u8; SHORT]>,
+    buffers: Vec<[u8; 128]>,
+    chosen: [u32; BURST],
 }
 
-#[inline]
-fn prefetch(line: &[u8; 64]) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch does not fault.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
+impl Floor {
+    fn new(flows: u32) -> Floor {
+        let source = Source::new(MAC, Mix::Udp, flows * 2, 1).at_random();
+        let table = vec![[1; SHORT]; flows as usize * 2];
+        Floor { source, table, buffers: vec![[0; 128]; BURST], chosen: [0; BURST] }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
+
+    fn touch(&mut self) -> u32 {
+        for (buffer, chosen) in self.buffers.iter_mut().zip(&mut self.chosen) {
+            *chosen = self.source.choose();
+            self.source.write(*chosen, buffer);
+            prefetch(&self.table[*chosen as usize]);
+        }
+        let touch = |(buffer, &at): (&[u8; 128], &u32)| u32::from(buffer[30]) + u32::from(self.table[at as usize][0]);
+        self.buffers.iter().zip(&self.chosen).map(touch).sum()
+    }
 }
 
-criterion_group!(benches, established);
+criterion_group!(benches, established, mixed, services, new_flows, workers);
 criterion_main!(benches);

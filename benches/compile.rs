@@ -1,0 +1,79 @@
+//! From objects to tables: everything from nothing, and one endpoint among many.
+
+#![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use pollgate_control::compile::Compiler;
+use pollgate_control::runtime::TableSink;
+use support::control::{Control, ENDPOINTS, compiled};
+use support::sizes;
+
+/// Ports of a Service: UDP and TCP.
+const PORTS: usize = 2;
+
+fn compile(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compile");
+    for services in sizes(&[100, 1_000, 10_000], 100) {
+        let mut control = None;
+        group.sample_size(10).measurement_time(Duration::from_secs(10));
+        group.bench_function(BenchmarkId::new("cold", services), |b| {
+            let control = control.get_or_insert_with(|| Control::new(services));
+            all_are_there(&control.compiler, services);
+            // What is made is dropped outside of the time.
+            b.iter_with_large_drop(|| compiled(&control.cluster));
+        });
+        group.sample_size(100).measurement_time(Duration::from_secs(5));
+        group.bench_function(BenchmarkId::new("one", services), |b| {
+            let control = control.get_or_insert_with(|| Control::new(services));
+            b.iter_custom(|changes| flips(control, services, changes));
+        });
+    }
+    group.finish();
+}
+
+fn all_are_there(compiler: &Compiler, services: u32) {
+    let reader = compiler.source().reader();
+    let pin = reader.pin();
+    assert_eq!(pin.load().services().count(), services as usize * PORTS);
+}
+
+/// The time to compile and publish `changes` changes of one endpoint each; planning them is not in it.
+fn flips(control: &mut Control, services: u32, changes: u64) -> Duration {
+    let mut took = Duration::ZERO;
+    for change in 0..changes as u32 {
+        // Each endpoint goes and comes back with the next change.
+        let (service, is_gone) = ((change / 2).wrapping_mul(7919) % services, change.is_multiple_of(2));
+        let touched = control.flip(service, is_gone);
+        assert_eq!(touched.len(), 1, "one Service is concerned");
+        let start = Instant::now();
+        control.publish(&touched);
+        took += start.elapsed();
+        if change == 0 {
+            endpoints_of(control, service, ENDPOINTS as usize - 1);
+        }
+        control.compiler.tick();
+    }
+    took
+}
+
+/// The tables have that many endpoints of the Service now.
+fn endpoints_of(control: &Control, service: u32, count: usize) {
+    let reader = control.compiler.source().reader();
+    let pin = reader.pin();
+    let prefix = format!("default/{}:", support::cluster::name(service));
+    let found: Vec<usize> = pin
+        .load()
+        .services()
+        .filter(|service| service.name.starts_with(&prefix))
+        .map(|service| service.cluster.slots().len())
+        .collect();
+    assert_eq!(found, [count; PORTS]);
+}
+
+criterion_group!(benches, compile);
+criterion_main!(benches);

@@ -1,0 +1,165 @@
+//! Cluster DNS in memory: queries in, answers out, by the whole pipeline, for 10 000 Services.
+//!
+//! Beside it, in the same run, the **floor**: the same queries made in the same way, their lines touched with the same
+//! prefetching and a random line of as many names, and nothing done.
+//!
+//! One iteration is a burst of 64 queries.
+
+#![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
+
+mod support;
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pollgate_common::zone::{rr, to_wire};
+use pollgate_dataplane::port::BURST;
+use pollgate_dataplane::wire::checksum;
+use support::site::MAC;
+use support::{Make, Random, Site, cluster, prefetch};
+
+/// Where cluster DNS answers by default.
+const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// Room for the longest answer.
+const STRIDE: usize = 512;
+/// Where the message starts: behind Ethernet, IPv4 and UDP.
+const MESSAGE: usize = 42;
+const NXDOMAIN: u8 = 3;
+
+/// What is asked, and the answer's code and count that must come.
+struct Question {
+    name: &'static str,
+    rtype: u16,
+    wire: fn(u32) -> String,
+    rcode: u8,
+    answers: u8,
+}
+
+const QUESTIONS: [Question; 3] = [
+    Question { name: "a", rtype: rr::A, wire: existing, rcode: 0, answers: 1 },
+    Question { name: "nodata", rtype: rr::AAAA, wire: existing, rcode: 0, answers: 0 },
+    Question { name: "nxdomain", rtype: rr::A, wire: missing, rcode: NXDOMAIN, answers: 0 },
+];
+
+fn existing(at: u32) -> String {
+    format!("{}.default.svc.cluster.local", cluster::name(at))
+}
+
+fn missing(at: u32) -> String {
+    format!("{}.nowhere.svc.cluster.local", cluster::name(at))
+}
+
+fn answers(c: &mut Criterion) {
+    let names = if support::is_trial() { 100 } else { 10_000 };
+    let mut group = c.benchmark_group("dns");
+    group.throughput(Throughput::Elements(BURST as u64));
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    let mut floor = None;
+    group.bench_function(BenchmarkId::new("floor", names), |b| {
+        let floor = floor.get_or_insert_with(|| Floor::new(names));
+        b.iter(|| black_box(floor.touch()));
+    });
+    for question in &QUESTIONS {
+        let mut site = None;
+        group.bench_function(BenchmarkId::new(question.name, names), |b| {
+            let site = site.get_or_insert_with(|| Site::new(Queries::new(question, names), STRIDE, names, 1024));
+            b.iter(|| site.poll());
+        });
+        if let Some(site) = &mut site {
+            check(site, question);
+        }
+    }
+    group.finish();
+}
+
+/// Every query is answered, with what is true, and without an allocation.
+fn check(site: &mut Site, question: &Question) {
+    site.check();
+    assert_eq!(site.totals().flows_live, 0, "DNS opens no flows");
+    let remote = std::sync::Arc::clone(&site.remote);
+    let sent = remote.sent(|| site.poll());
+    assert_eq!(sent.len(), BURST);
+    for frame in sent {
+        let told = (frame[MESSAGE + 3] & 0x0f, frame[MESSAGE + 7]);
+        assert_eq!(told, (question.rcode, question.answers), "{}: code and answers", question.name);
+    }
+}
+
+/// Queries for random names, made beforehand.
+struct Queries {
+    frames: Vec<Box<[u8]>>,
+    random: Random,
+}
+
+impl Queries {
+    fn new(question: &Question, names: u32) -> Queries {
+        let frame = |at| query((question.wire)(at).as_str(), question.rtype, at);
+        Queries { frames: (0..names).map(frame).collect(), random: Random::new() }
+    }
+}
+
+impl Make for Queries {
+    #[inline]
+    fn make(&mut self, buffer: &mut [u8]) -> usize {
+        let frame = &self.frames[self.random.below(self.frames.len() as u32) as usize];
+        buffer[..frame.len()].copy_from_slice(frame);
+        frame.len()
+    }
+}
+
+/// A query as glibc's resolver sends it to the gateway.
+fn query(name: &str, rtype: u16, client: u32) -> Box<[u8]> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(to_wire(name).expect("a name"));
+    message.extend(rtype.to_be_bytes());
+    message.extend(1u16.to_be_bytes());
+    let udp_len = 8 + message.len() as u16;
+    let mut ip = vec![0x45, 0];
+    ip.extend((20 + udp_len).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(Ipv4Addr::from(0x0af8_0000 + client).octets());
+    ip.extend(DNS.octets());
+    let sum = !checksum::fold(checksum::sum(&ip));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = MAC.to_vec();
+    frame.extend([2, 0, 0, 0, 0, 0xfe, 8, 0]);
+    frame.extend(ip);
+    for word in [40_000u16, 53, udp_len, 0] {
+        frame.extend(word.to_be_bytes());
+    }
+    frame.extend(message);
+    frame.into()
+}
+
+/// Makes the queries, touches their lines and one random line of as many names, and does nothing.
+struct Floor {
+    queries: Queries,
+    names: Vec<[u8; 64]>,
+    buffers: Vec<[u8; STRIDE]>,
+    random: Random,
+    chosen: [usize; BURST],
+}
+
+impl Floor {
+    fn new(names: u32) -> Floor {
+        let lines = vec![[1; 64]; names as usize];
+        let queries = Queries::new(&QUESTIONS[0], names);
+        Floor { queries, names: lines, buffers: vec![[0; STRIDE]; BURST], random: Random::new(), chosen: [0; BURST] }
+    }
+
+    fn touch(&mut self) -> u32 {
+        for (buffer, chosen) in self.buffers.iter_mut().zip(&mut self.chosen) {
+            self.queries.make(buffer);
+            *chosen = self.random.below(self.names.len() as u32) as usize;
+            prefetch(&self.names[*chosen]);
+        }
+        let touch = |(buffer, &at): (&[u8; STRIDE], &usize)| u32::from(buffer[MESSAGE]) + u32::from(self.names[at][0]);
+        self.buffers.iter().zip(&self.chosen).map(touch).sum()
+    }
+}
+
+criterion_group!(benches, answers);
+criterion_main!(benches);

@@ -1,0 +1,218 @@
+//! One worker's flow table: the passes of a burst as the pipeline makes them, and flows opened and closed.
+//!
+//! Beside it, in the same run:
+//! * the **memory floor**: one bucket line and one entry line of tables as large, prefetched, touched, nothing done;
+//! * **hashbrown** with ahash, the same keys and values of 64 bytes: the table one would take if there were no other.
+//!
+//! One iteration is a burst of 64 look-ups.
+
+#![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
+
+mod support;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pollgate_common::flow::{FlowKey, V4};
+use pollgate_common::tables::ServiceId;
+use pollgate_common::time::Ticks;
+use pollgate_dataplane::flow::table::{Hash, Owner};
+use pollgate_dataplane::flow::{FlowTable, Limits, Timeouts};
+use support::{Random, prefetch, sizes, without_allocation};
+
+const BURST: usize = pollgate_dataplane::port::BURST;
+const SIZES: &[u32] = &[1_000, 10_000, 100_000, 1_000_000, 4_000_000];
+
+fn flow_table(c: &mut Criterion) {
+    let mut group = c.benchmark_group("flow");
+    group.throughput(Throughput::Elements(BURST as u64));
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    for flows in sizes(SIZES, 10_000) {
+        let mut floor = None;
+        group.bench_function(BenchmarkId::new("floor", flows), |b| {
+            let floor = floor.get_or_insert_with(|| Floor::new(flows));
+            b.iter(|| black_box(floor.touch()));
+        });
+        drop(floor);
+        // One table for both, made when the first of them is measured.
+        let table = RefCell::new(None);
+        for (name, first) in [("hit", 0), ("miss", flows)] {
+            group.bench_function(BenchmarkId::new(name, flows), |b| {
+                let mut table = table.borrow_mut();
+                let table = table.get_or_insert_with(|| Lookups::new(flows));
+                let expected = if name == "hit" { BURST } else { 0 };
+                without_allocation(name, || assert_eq!(table.burst(first), expected, "{name}"));
+                b.iter(|| black_box(table.burst(first)));
+            });
+        }
+        drop(table);
+        let mut rival = None;
+        group.bench_function(BenchmarkId::new("hashbrown", flows), |b| {
+            let rival = rival.get_or_insert_with(|| Rival::new(flows));
+            assert_eq!(rival.burst(), BURST, "all are there");
+            b.iter(|| black_box(rival.burst()));
+        });
+        drop(rival);
+        let mut turnover = None;
+        group.bench_function(BenchmarkId::new("turnover", flows), |b| {
+            let turnover = turnover.get_or_insert_with(|| Turnover::new(flows));
+            b.iter(|| turnover.burst());
+            assert_eq!(turnover.table.live(), u64::from(flows), "as many as before");
+        });
+        if let Some(turnover) = &mut turnover {
+            without_allocation("turnover", || (0..1_000).for_each(|_| turnover.burst()));
+        }
+    }
+    group.finish();
+}
+
+/// What a client sends to a Service, and what a backend gets.
+#[inline]
+fn keys(flow: u32) -> (FlowKey<V4>, FlowKey<V4>) {
+    let client = V4(Ipv4Addr::from(0x0af8_0000 + (flow >> 15)));
+    let (service, backend) = (V4(Ipv4Addr::new(10, 96, 0, 50)), V4(Ipv4Addr::new(10, 240, 0, 1)));
+    let src_port = (flow & 0x7fff) as u16 + 1024;
+    let forward = FlowKey { src: client, dst: service, src_port, dst_port: 80, protocol: 17 };
+    (forward, FlowKey { dst: backend, dst_port: 8080, ..forward })
+}
+
+const OWNER: Owner =
+    Owner { service: ServiceId { index: 0, incarnation: 0 }, backend: 0, backend_incarnation: 0, generation: 1 };
+
+/// An empty table for as many connections.
+fn table(flows: u32) -> FlowTable<V4> {
+    let day = Duration::from_secs(86_400);
+    let timeouts = Timeouts { tcp_established: day, tcp_opening: day, tcp_closing: day, udp: day, udp_stream: day };
+    let limits = Limits { connections: flows as usize, timeouts };
+    FlowTable::new(&limits, ahash::RandomState::with_seeds(1, 2, 3, 4)).expect("memory for the table")
+}
+
+fn open(table: &mut FlowTable<V4>, flow: u32) -> u32 {
+    let (forward, to) = keys(flow);
+    table.open(forward, to, OWNER, Ticks(0)).expect("room for the flow")
+}
+
+/// A full table and the passes of a burst over it.
+struct Lookups {
+    table: FlowTable<V4>,
+    flows: u32,
+    random: Random,
+    keys: [(FlowKey<V4>, Hash); BURST],
+}
+
+impl Lookups {
+    fn new(flows: u32) -> Lookups {
+        let mut table = table(flows);
+        for flow in 0..flows {
+            open(&mut table, flow);
+        }
+        assert_eq!(table.live(), u64::from(flows));
+        Lookups { table, flows, random: Random::new(), keys: [Default::default(); BURST] }
+    }
+
+    /// Looks for flows of numbers from `first` up, and answers how many there were.
+    fn burst(&mut self, first: u32) -> usize {
+        let Lookups { table, flows, random, keys: burst } = self;
+        for slot in burst.iter_mut() {
+            let key = keys(first + random.below(*flows)).0;
+            *slot = (key, table.hash(&key));
+            table.prefetch_bucket(slot.1);
+        }
+        for (_, hash) in burst.iter() {
+            table.probe(*hash);
+        }
+        burst.iter().filter(|(key, hash)| table.find(*hash, key).is_some()).count()
+    }
+}
+
+/// Lines where the table would have them: 2 entries a flow, buckets of eight that are 65 % full.
+struct Floor {
+    buckets: Vec<[u32; 16]>,
+    entries: Vec<[u32; 16]>,
+    random: Random,
+    chosen: [(u32, u32); BURST],
+}
+
+impl Floor {
+    fn new(flows: u32) -> Floor {
+        let entries = flows as usize * 2;
+        let lines = |count: usize| vec![[1u32; 16]; count];
+        let buckets = (entries / 8 * 20).div_ceil(13) + 2;
+        Floor { buckets: lines(buckets), entries: lines(entries), random: Random::new(), chosen: [(0, 0); BURST] }
+    }
+
+    fn touch(&mut self) -> u32 {
+        let Floor { buckets, entries, random, chosen } = self;
+        for slot in chosen.iter_mut() {
+            *slot = (random.below(buckets.len() as u32), random.below(entries.len() as u32));
+            prefetch(&buckets[slot.0 as usize]);
+        }
+        let mut sum = 0;
+        for (bucket, entry) in chosen.iter() {
+            sum += buckets[*bucket as usize][0];
+            prefetch(&entries[*entry as usize]);
+        }
+        sum + chosen.iter().map(|(_, entry)| entries[*entry as usize][0]).sum::<u32>()
+    }
+}
+
+/// hashbrown over the same keys, both directions of each flow.
+struct Rival {
+    table: hashbrown::HashMap<FlowKey<V4>, [u64; 8], ahash::RandomState>,
+    flows: u32,
+    random: Random,
+}
+
+impl Rival {
+    fn new(flows: u32) -> Rival {
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut table = hashbrown::HashMap::with_capacity_and_hasher(flows as usize * 2, hasher);
+        for flow in 0..flows {
+            let (forward, to) = keys(flow);
+            table.insert(forward, [u64::from(flow); 8]);
+            table.insert(to.reversed(), [u64::from(flow); 8]);
+        }
+        Rival { table, flows, random: Random::new() }
+    }
+
+    fn burst(&mut self) -> usize {
+        let Rival { table, flows, random } = self;
+        (0..BURST)
+            .filter(|_| table.get(&keys(random.below(*flows)).0).is_some_and(|value| value[7] != u64::MAX))
+            .count()
+    }
+}
+
+/// A full table in which the oldest flows make room for new ones.
+struct Turnover {
+    table: FlowTable<V4>,
+    places: VecDeque<u32>,
+    next: u32,
+}
+
+impl Turnover {
+    fn new(flows: u32) -> Turnover {
+        // Room for the flows of one burst more.
+        let mut table = table(flows + BURST as u32);
+        let places = (0..flows).map(|flow| open(&mut table, flow)).collect();
+        Turnover { table, places, next: flows }
+    }
+
+    fn burst(&mut self) {
+        for _ in 0..BURST {
+            let oldest = self.places.pop_front().expect("a flow");
+            self.table.close(oldest);
+            self.places.push_back(open(&mut self.table, self.next));
+            // As many numbers as there are clients for.
+            self.next = (self.next + 1) & 0x7ff_ffff;
+        }
+    }
+}
+
+criterion_group!(benches, flow_table);
+criterion_main!(benches);

@@ -1,0 +1,133 @@
+//! One endpoint changed among 10 000 × 10, until every worker has seen it.
+//!
+//! ```text
+//!  store commit ── compile ─ publish ──▶ worker pins, loads ─▶ reads the new endpoints
+//!       ╰──────────────── measured ────────────────╯
+//! ```
+//!
+//! While a batch goes to the disk the control thread already compiles it; here the disk takes no time at all, so what is
+//! measured is the most that can come after the commit. Workers are threads that pin and load in a loop, as many as the
+//! machine has CPUs besides the control thread's.
+//!
+//! A budget on a tail wants percentiles, which criterion has not: they are printed, and written to publish.json in cargo's
+//! directory for temporary files, where `benches/table` finds them.
+
+#![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use hdrhistogram::Histogram;
+use pollgate::host;
+use pollgate_common::epoch::Source;
+use pollgate_control::runtime::TableSink;
+use support::control::Control;
+
+fn publish(c: &mut Criterion) {
+    let mut group = c.benchmark_group("publish");
+    group.measurement_time(Duration::from_secs(10));
+    let services = if support::is_trial() { 100 } else { 10_000 };
+    let mut control = None;
+    // From a nanosecond to a minute; a histogram without bounds would take 2 ns for the most there is.
+    let mut latencies = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3).expect("sound bounds");
+    group.bench_function(BenchmarkId::new("seen-by-all", services), |b| {
+        let control = control.get_or_insert_with(|| Control::new(services));
+        b.iter_custom(|changes| {
+            with_workers(control, |control, seen| {
+                let each = (0..changes).map(|change| one_change(control, services, change as u32, seen));
+                each.inspect(|took| latencies.record(took.as_nanos() as u64).expect("less than a minute")).sum()
+            })
+        });
+    });
+    if !latencies.is_empty() {
+        tell(services, &latencies);
+    }
+    group.finish();
+}
+
+/// What a worker has seen: the newest generation, on a line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Seen(AtomicU64);
+
+/// Runs `work` on this thread, pinned, while workers read on the other CPUs.
+fn with_workers(control: &mut Control, work: impl FnOnce(&mut Control, &[Seen]) -> Duration) -> Duration {
+    // Asked once: this thread has only one of them afterwards.
+    static CPUS: LazyLock<Vec<usize>> = LazyLock::new(|| host::allowed_cpus().expect("the CPUs of this process"));
+    let (own, others) = CPUS.split_first().expect("at least one CPU");
+    host::pin_to_cpu(*own).expect("a CPU of this process");
+    let workers = if others.is_empty() { &CPUS } else { others };
+    let seen: Vec<Seen> = workers.iter().map(|_| Seen::default()).collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Dropped by a panic as well; otherwise the scope would wait for the workers for ever.
+        let _stop = StopAtLast(&stop);
+        for (&cpu, seen) in workers.iter().zip(&seen) {
+            let (source, stop) = (control.compiler.source(), &stop);
+            scope.spawn(move || watch(cpu, &source, seen, stop));
+        }
+        work(control, &seen)
+    })
+}
+
+struct StopAtLast<'a>(&'a AtomicBool);
+
+impl Drop for StopAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// A worker without packets: pins, loads, and says which generation it has.
+fn watch(cpu: usize, source: &Source, seen: &Seen, stop: &AtomicBool) {
+    host::pin_to_cpu(cpu).expect("a CPU of this process");
+    let reader = source.reader();
+    while !stop.load(Relaxed) {
+        let generation = reader.pin().load().generation();
+        seen.0.store(generation, Relaxed);
+    }
+}
+
+/// The time from the commit of one endpoint's change until all workers have it.
+fn one_change(control: &mut Control, services: u32, change: u32, seen: &[Seen]) -> Duration {
+    let (service, is_gone) = ((change / 2).wrapping_mul(7919) % services, change.is_multiple_of(2));
+    let touched = control.flip(service, is_gone);
+    assert_eq!(touched.len(), 1, "one Service is concerned");
+    let before = control.compiler.generation();
+    let committed = Instant::now();
+    control.publish(&touched);
+    let published = control.compiler.generation();
+    while seen.iter().any(|seen| seen.0.load(Relaxed) < published) {
+        std::hint::spin_loop();
+    }
+    let took = committed.elapsed();
+    assert_eq!(published, before + 1, "there was something to publish");
+    control.compiler.tick();
+    took
+}
+
+fn tell(services: u32, latencies: &Histogram<u64>) {
+    let at = |quantile: f64| latencies.value_at_quantile(quantile);
+    let (p50, p99, most) = (at(0.5), at(0.99), latencies.max());
+    println!(
+        "publish/seen-by-all/{services}: p50 {p50} ns, p99 {p99} ns, max {most} ns of {} changes",
+        latencies.len()
+    );
+    if support::is_trial() {
+        return;
+    }
+    let told =
+        serde_json::json!({ "services": services, "changes": latencies.len(), "p50": p50, "p99": p99, "max": most });
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publish.json");
+    std::fs::write(&path, told.to_string()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+criterion_group!(benches, publish);
+criterion_main!(benches);

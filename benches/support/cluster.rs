@@ -1,0 +1,58 @@
+//! Services with endpoints, as many as wanted: numbers to names and addresses.
+
+use std::net::Ipv4Addr;
+
+use pollgate_control::cluster::Write;
+use pollgate_control::objects::Object;
+use serde_json::{Value, json};
+
+/// Every Service's port, UDP and TCP.
+pub(crate) const PORT: u16 = 8080;
+
+/// ClusterIP of a Service.
+pub(crate) fn address(service: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + service)
+}
+
+/// Name of a Service.
+pub(crate) fn name(service: u32) -> String {
+    format!("service-{service}")
+}
+
+/// `services` Services of `endpoints` endpoints each, no two endpoints alike.
+pub(crate) fn services(services: u32, endpoints: u32) -> Vec<Write> {
+    (0..services).flat_map(|at| [service(at), slice(at, endpoints, None)]).collect()
+}
+
+fn service(at: u32) -> Write {
+    apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": name(at) },
+        "spec": { "clusterIP": address(at), "ports": ports() },
+    }))
+}
+
+/// The endpoints of a Service, all ready but the one at `unready`.
+pub(crate) fn slice(at: u32, endpoints: u32, unready: Option<u32>) -> Write {
+    let endpoint = |nth: u32| {
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 240, 0, 1)) + at * endpoints + nth);
+        json!({ "addresses": [address], "conditions": { "ready": unready != Some(nth) } })
+    };
+    apply(&json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": { "name": format!("{}-1", name(at)), "labels": { "kubernetes.io/service-name": name(at) } },
+        "addressType": "IPv4",
+        "ports": ports(),
+        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
+    }))
+}
+
+fn ports() -> Value {
+    json!([{ "name": "u", "port": PORT, "protocol": "UDP" }, { "name": "t", "port": PORT, "protocol": "TCP" }])
+}
+
+fn apply(value: &Value) -> Write {
+    Write::Apply(Object::from_value(value, "default").expect("a valid object"))
+}

@@ -1,0 +1,82 @@
+//! The control side without its threads and its disk: a cluster and the compiler of its tables.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pollgate_common::counters::Counters;
+use pollgate_common::hash::RingHash;
+use pollgate_common::tables::Settings;
+use pollgate_control::cluster::{self, Cluster, Commit, Write};
+use pollgate_control::compile::{Compiler, Options};
+use pollgate_control::objects::Kind;
+use pollgate_control::resolve::{ServiceName, touched};
+use pollgate_control::runtime::TableSink;
+
+use super::cluster as objects;
+
+/// Endpoints of a Service.
+pub(crate) const ENDPOINTS: u32 = 10;
+
+/// A cluster, and the compiler of its tables.
+pub(crate) struct Control {
+    pub(crate) cluster: Cluster,
+    pub(crate) compiler: Compiler,
+}
+
+impl Control {
+    /// `services` Services of [`ENDPOINTS`] endpoints, compiled and published.
+    pub(crate) fn new(services: u32) -> Control {
+        let mut cluster = Cluster::new(cluster::Settings::default());
+        adopt(&mut cluster, objects::services(services, ENDPOINTS));
+        let compiler = compiled(&cluster);
+        Control { cluster, compiler }
+    }
+
+    /// Plans and adopts one endpoint going away from, or coming back to, a Service; answers who is touched.
+    pub(crate) fn flip(&mut self, service: u32, is_gone: bool) -> BTreeSet<ServiceName> {
+        let unready = is_gone.then_some(service % ENDPOINTS);
+        touched(&adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]))
+    }
+
+    /// Compiles and publishes what was touched.
+    pub(crate) fn publish(&mut self, touched: &BTreeSet<ServiceName>) {
+        self.compiler.changed(&self.cluster, touched);
+        self.compiler.publish();
+    }
+}
+
+fn adopt(cluster: &mut Cluster, writes: Vec<Write>) -> Commit {
+    let commit = cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH).expect("valid objects");
+    cluster.adopt(&commit);
+    commit
+}
+
+/// A new compiler that has compiled and published all of `cluster`.
+pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
+    let settings = Settings {
+        gateway_v4: vec![[192, 168, 50, 10].into()],
+        gateway_v6: Vec::new(),
+        dns: vec![std::net::Ipv4Addr::new(10, 96, 0, 10).into()],
+        pod_cidrs: vec!["10.240.0.0/12".parse().expect("a CIDR")],
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a CIDR")],
+        masquerade_all: false,
+        snat_ports: 1024..=29_999,
+        ring_hash: RingHash::new("pollgate"),
+    };
+    let options = Options {
+        settings: Arc::new(settings),
+        node: None,
+        domain: "cluster.local".to_owned(),
+        ttl: 5,
+        table_size: None,
+    };
+    let mut compiler = Compiler::new(options, Arc::new(Counters::new(1)));
+    compiler.changed(cluster, &every_service(cluster));
+    compiler.publish();
+    compiler
+}
+
+fn every_service(cluster: &Cluster) -> BTreeSet<ServiceName> {
+    let services = cluster.objects(Kind::Service, None);
+    services.map(|service| ServiceName::new(service.namespace(), service.name())).collect()
+}

@@ -1,0 +1,172 @@
+//! Packets made out of nothing: the flow's number decides client, port, protocol and Service.
+
+use std::net::Ipv4Addr;
+
+use pollgate_dataplane::wire::checksum;
+
+use super::endless::Make;
+use super::{Random, cluster};
+
+/// Which flow comes next: all in turn, or at random.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    InTurn,
+    Random,
+}
+
+/// Which transport protocols.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mix {
+    Udp,
+    Tcp,
+    /// Every other flow.
+    Both,
+}
+
+/// Bytes of the shortest frame.
+pub(crate) const SHORT: usize = 64;
+
+/// One size.
+pub(crate) const SMALL: &[usize] = &[SHORT];
+
+/// The customary mix of the internet: seven small, four medium, one large (RFC 6985 calls it IMIX).
+pub(crate) const IMIX: &[usize] = &[64, 64, 594, 64, 64, 594, 64, 1514, 64, 594, 64, 594];
+
+/// Clients that are Pods, so that their source is not translated: 10.248.0.0 and up.
+pub(crate) const PODS: Ipv4Addr = Ipv4Addr::new(10, 248, 0, 0);
+
+/// Clients that are none, so that it is.
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
+
+/// Makes the frames of `flows` flows.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) flows: u32,
+    pub(crate) services: u32,
+    order: Order,
+    mix: Mix,
+    clients: Ipv4Addr,
+    sizes: &'static [usize],
+    udp: Template,
+    tcp: Template,
+    next: u32,
+    nth: usize,
+    random: Random,
+}
+
+/// The start of a frame, and the sum of its IP header without length, source and destination.
+#[derive(Clone)]
+struct Template {
+    bytes: [u8; SHORT],
+    sum: u32,
+}
+
+impl Template {
+    fn new(mac: [u8; 6], protocol: u8) -> Template {
+        let mut bytes = [0u8; SHORT];
+        bytes[..6].copy_from_slice(&mac);
+        bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0xfe]);
+        bytes[12..14].copy_from_slice(&[8, 0]);
+        bytes[14..24].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol]);
+        bytes[36..38].copy_from_slice(&cluster::PORT.to_be_bytes());
+        if protocol == TCP {
+            bytes[46] = 0x50;
+        }
+        Template { sum: checksum::sum(&bytes[14..34]), bytes }
+    }
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Where the TCP flags are.
+const FLAGS: usize = 47;
+
+impl Source {
+    /// 64-byte frames of `flows` flows in turn from Pods to `services` Services, for a gateway of this MAC.
+    pub(crate) fn new(mac: [u8; 6], mix: Mix, flows: u32, services: u32) -> Source {
+        Source {
+            flows,
+            order: Order::InTurn,
+            mix,
+            clients: PODS,
+            services,
+            sizes: SMALL,
+            udp: Template::new(mac, UDP),
+            tcp: Template::new(mac, TCP),
+            next: 0,
+            nth: 0,
+            random: Random::new(),
+        }
+    }
+
+    /// With frames of these sizes, over and over.
+    pub(crate) fn sized(self, sizes: &'static [usize]) -> Source {
+        Source { sizes, ..self }
+    }
+
+    /// With these clients, and those that follow.
+    pub(crate) fn from(self, clients: Ipv4Addr) -> Source {
+        Source { clients, ..self }
+    }
+
+    /// With any flow at any time.
+    pub(crate) fn at_random(self) -> Source {
+        Source { order: Order::Random, ..self }
+    }
+
+    /// The number of the next frame's flow.
+    #[inline]
+    pub(crate) fn choose(&mut self) -> u32 {
+        match self.order {
+            Order::InTurn => {
+                self.next = if self.next + 1 == self.flows { 0 } else { self.next + 1 };
+                self.next
+            }
+            Order::Random => self.random.below(self.flows),
+        }
+    }
+
+    /// Writes the frame of flow `flow`, 32 768 flows a client, and answers its length.
+    #[inline]
+    pub(crate) fn write(&mut self, flow: u32, buffer: &mut [u8]) -> usize {
+        let size = self.sizes[self.nth];
+        self.nth = if self.nth + 1 == self.sizes.len() { 0 } else { self.nth + 1 };
+        let is_tcp = match self.mix {
+            Mix::Udp => false,
+            Mix::Tcp => true,
+            Mix::Both => flow & 1 == 1,
+        };
+        let template = if is_tcp { &self.tcp } else { &self.udp };
+        let (frame, _) = buffer.split_first_chunk_mut::<SHORT>().expect("longer than a frame");
+        *frame = template.bytes;
+        let client = u32::from(self.clients) + (flow >> 15);
+        let port = (flow & 0x7fff) as u16 + 1024;
+        let service =
+            cluster::address(((u64::from(flow.wrapping_mul(0x9e37_79b9)) * u64::from(self.services)) >> 32) as u32);
+        let (total, service) = (size as u32 - 14, u32::from(service));
+        frame[16..18].copy_from_slice(&(total as u16).to_be_bytes());
+        frame[26..30].copy_from_slice(&client.to_be_bytes());
+        frame[30..34].copy_from_slice(&service.to_be_bytes());
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        if !is_tcp {
+            frame[38..40].copy_from_slice(&(total as u16 - 20).to_be_bytes());
+        }
+        let words = [total, client >> 16, client & 0xffff, service >> 16, service & 0xffff];
+        let sum = !checksum::fold(template.sum + words.iter().sum::<u32>());
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        size
+    }
+}
+
+impl Make for Source {
+    #[inline]
+    fn make(&mut self, buffer: &mut [u8]) -> usize {
+        let flow = self.choose();
+        self.write(flow, buffer)
+    }
+
+    fn follow(&mut self, order: Order, tcp_flags: u8) {
+        self.order = order;
+        self.tcp.bytes[FLAGS] = tcp_flags;
+    }
+}
