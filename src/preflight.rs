@@ -128,6 +128,7 @@ impl Plan {
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.nic.name, nic(&self.nic))?;
+        writeln!(f, "    offloads on: {}", offloads(&self.nic))?;
         match &self.choice {
             Some(choice) => writeln!(f, "    polled by {}: {}", choice.mode, choice.reason),
             None => writeln!(f, "    not polled: see the fault"),
@@ -141,17 +142,38 @@ fn nic(nic: &Nic) -> String {
     if !nic.bus.is_empty() {
         let _ = write!(text, " at {}", nic.bus);
     }
+    if let Some(node) = nic.node {
+        let _ = write!(text, " on NUMA node {node}");
+    }
     if let Some(speed) = nic.speed {
         let _ = write!(text, ", {}", gigabits(speed));
     }
     let _ = write!(text, ", MTU {}", nic.mtu);
     if let Some(queues) = nic.queues {
-        let _ = write!(text, ", {} of {} receive queues", queues.now, queues.max);
+        let spread = if nic.indirection > 0 { " with RSS" } else { "" };
+        let _ = write!(text, ", {} of {} receive queues{spread}", queues.now, queues.max);
     }
     if let Some(rings) = nic.rings {
         let _ = write!(text, ", rings of {} and {} slots (rx, tx)", rings.rx, rings.tx);
     }
     text
+}
+
+/// Those that matter to a gateway, by the kernel's names.
+fn offloads(nic: &Nic) -> String {
+    const KNOWN: [&str; 9] = [
+        "rx-checksum",
+        "rx-gro",
+        "rx-gro-hw",
+        "rx-lro",
+        "rx-vlan-hw-parse",
+        "tx-checksum-ip-generic",
+        "tx-checksum-ipv4",
+        "tx-generic-segmentation",
+        "tx-tcp-segmentation",
+    ];
+    let on: Vec<&str> = KNOWN.into_iter().filter(|name| nic.has(name)).collect();
+    if on.is_empty() { "none".to_owned() } else { on.join(", ") }
 }
 
 fn gigabits(megabits: u32) -> String {
@@ -198,7 +220,8 @@ mod tests {
         assert_eq!(
             told,
             "\
-eth1: ice at 0000:01:00.0, 25 Gb/s, MTU 1500, 4 of 8 receive queues, rings of 4096 and 4096 slots (rx, tx)
+eth1: ice at 0000:01:00.0 on NUMA node 0, 25 Gb/s, MTU 1500, 4 of 8 receive queues with RSS, rings of 4096 and 4096 slots (rx, tx)
+    offloads on: rx-checksum, rx-gro, tx-checksum-ip-generic, tx-generic-segmentation, tx-tcp-segmentation
     polled by xdp, zero copy: ice has zero-copy XDP and a receive queue for every worker
 workers: 0 on CPU 3, 1 on CPU 2
 host: Linux 6.18, 4 CPUs, transparent huge pages madvise, 0 of 0 reserved huge pages free, eBPF permitted, io_uring permitted
@@ -216,6 +239,7 @@ Nothing should be changed on the host.
             name: "eth2".to_owned(),
             driver: "veth".to_owned(),
             bus: String::new(),
+            node: None,
             queues: None,
             rings: None,
             interrupts: Vec::new(),
@@ -229,9 +253,11 @@ Nothing should be changed on the host.
         assert_eq!(
             plan.to_string(),
             "\
-eth1: igb at 0000:01:00.0, MTU 1500, 4 of 8 receive queues, rings of 256 and 4096 slots (rx, tx)
+eth1: igb at 0000:01:00.0 on NUMA node 0, MTU 1500, 4 of 8 receive queues with RSS, rings of 256 and 4096 slots (rx, tx)
+    offloads on: rx-checksum, rx-gro, tx-checksum-ip-generic, tx-generic-segmentation, tx-tcp-segmentation
     polled by packet, memory-mapped rings: Linux before 6.3 does not say what the XDP of igb can do; backend: xdp tries it
 eth2: veth, 2500 Mb/s, MTU 1500
+    offloads on: rx-checksum, rx-gro, tx-checksum-ip-generic, tx-generic-segmentation, tx-tcp-segmentation
     polled by packet, memory-mapped rings: AF_XDP needs a receive queue for every worker, and there is 1 for 2 workers: more queues (ethtool -L), or fewer workers
 workers: 0 on CPU 3, 1 on CPU 2
 host: Linux 6.18, 4 CPUs, transparent huge pages never, 0 of 0 reserved huge pages free, eBPF permitted, io_uring permitted

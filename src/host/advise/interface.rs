@@ -11,15 +11,14 @@ pub fn for_interface(nic: &Nic, mode: Mode, workers: &[usize], machine: &Machine
         transmit_ring(nic),
         large_receive(nic),
         queues(nic, mode, workers.len()),
-        spread(nic),
         interrupts(nic, mode, workers, machine),
         receive_cpus(nic, workers, machine),
         node(nic, workers, machine),
         reverse_path(nic),
     ];
     let by_mode = match mode {
-        Mode::Xdp(_) => [hardware_merging(nic), vlan_stripping(nic)],
-        Mode::Packet | Mode::Uring => [segmentation(nic), transmit_checksum(nic)],
+        Mode::Xdp(_) => [hardware_merging(nic), vlan_stripping(nic), None],
+        Mode::Packet | Mode::Uring => [merging(nic), segmentation(nic), transmit_checksum(nic)],
     };
     all.into_iter().chain(by_mode).flatten().collect()
 }
@@ -86,16 +85,6 @@ fn queues(nic: &Nic, mode: Mode, workers: usize) -> Option<Advice> {
         }
     };
     advice(finding, format!("ethtool -L {name} {what} {workers}"), why)
-}
-
-fn spread(nic: &Nic) -> Option<Advice> {
-    if nic.receive_queues() < 2 || nic.indirection > 0 || nic.bus.is_empty() {
-        return None;
-    }
-    let finding =
-        format!("{}: {} receive queues, but no table to spread packets over them", nic.name, nic.receive_queues());
-    let why = "without it all packets come by the first queue";
-    advice(finding, format!("ethtool -x {}    # says why; RPS can spread them instead", nic.name), why)
 }
 
 /// With AF_XDP the driver's work belongs where its queue is polled; with a copy of the kernel's it only takes time away.
@@ -183,6 +172,16 @@ fn vlan_stripping(nic: &Nic) -> Option<Advice> {
     advice(finding, format!("ethtool -K {} rxvlan off", nic.name), why)
 }
 
+/// A device of software gets whole super-frames from its peer and has nothing to merge.
+fn merging(nic: &Nic) -> Option<Advice> {
+    if nic.bus.is_empty() || nic.has("rx-gro") || !nic.can_change("rx-gro") {
+        return None;
+    }
+    let finding = format!("{}: GRO is off, should be on", nic.name);
+    let why = "bulk TCP comes as one packet a segment; merged ones pass through whole, at the price of one";
+    advice(finding, format!("ethtool -K {} gro on", nic.name), why)
+}
+
 fn segmentation(nic: &Nic) -> Option<Advice> {
     if nic.has("tx-tcp-segmentation") || !nic.can_change("tx-tcp-segmentation") {
         return None;
@@ -256,12 +255,7 @@ mod tests {
                 "ethtool -L eth1 combined 2",
             ),
             (queues(1, 2, false), packet, "eth1: 1 receive queues for 2 workers, should be 2", "ethtool -L eth1 rx 2"),
-            (
-                Nic { indirection: 0, ..nic() },
-                packet,
-                "eth1: 4 receive queues, but no table to spread packets over them",
-                "ethtool -x eth1    # says why; RPS can spread them instead",
-            ),
+            (with("rx-gro", false), packet, "eth1: GRO is off, should be on", "ethtool -K eth1 gro on"),
             (
                 Nic { interrupts: everywhere, ..nic() },
                 packet,
@@ -301,6 +295,7 @@ mod tests {
             ("packet: merged frames are fine", with("rx-gro-hw", true), Mode::Packet),
             ("packet: the kernel gives the tag", with("rx-vlan-hw-parse", true), Mode::Packet),
             ("XDP: nothing is cut up", with("tx-tcp-segmentation", false), XDP),
+            ("nothing to merge", Nic { bus: String::new(), ..with("rx-gro", false) }, Mode::Packet),
             ("TSO cannot be switched", fixed("tx-tcp-segmentation", false), Mode::Packet),
             ("VLAN stripping cannot be switched", fixed("rx-vlan-hw-parse", true), XDP),
             ("there cannot be more queues", few, Mode::Packet),

@@ -7,6 +7,7 @@ use crate::host::Machine;
 pub fn for_machine(machine: &Machine, workers: &[usize]) -> Vec<Advice> {
     let all = [
         kernel(machine),
+        absent(machine, workers),
         sharing(workers),
         cores(machine, workers),
         governor(machine, workers),
@@ -25,6 +26,17 @@ fn kernel(machine: &Machine) -> Option<Advice> {
     }
     let finding = format!("Linux {major}.{minor}, should be 5.16 or newer");
     advice(finding, "install a newer kernel".to_owned(), "pollgate is not tested with older ones")
+}
+
+/// Told only where the kernel has told its CPUs.
+fn absent(machine: &Machine, workers: &[usize]) -> Option<Advice> {
+    let absent: Vec<usize> = workers.iter().copied().filter(|&cpu| machine.cpu(cpu).is_none()).collect();
+    if absent.is_empty() || machine.cpus.is_empty() {
+        return None;
+    }
+    let finding = format!("there is no {} for a worker", named(&absent));
+    let command = "correct workers.cpus in the configuration (lscpu -e shows what there is)".to_owned();
+    advice(finding, command, "such a worker is not pinned, and shares a CPU with the others")
 }
 
 fn sharing(workers: &[usize]) -> Option<Advice> {
@@ -153,6 +165,8 @@ mod tests {
             assert_eq!(told.len(), 1, "{finding}: {told:#?}");
             assert_eq!((told[0].finding.as_str(), told[0].command.as_str()), (finding, command));
         }
+        let missing = for_machine(&machine(), &[3, 9]);
+        assert_eq!(missing[0].finding, "there is no CPU 9 for a worker");
         let shared = for_machine(&machine(), &[3, 3]);
         assert_eq!(shared[0].finding, "two workers share CPU 3");
     }
