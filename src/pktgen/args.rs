@@ -66,6 +66,9 @@ pub struct PktgenArgs {
     /// Flows at a time
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub flows: u32,
+    /// Number of the first flow: gateways that remember the flows of one run see others in the next
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub first_flow: u32,
     /// Flows replaced a second, the oldest first
     #[arg(long, value_name = "PPS", value_parser = count, conflicts_with = "every_packet_new")]
     pub new_flows: Option<u64>,
@@ -172,7 +175,14 @@ impl PktgenArgs {
             rate: self.rate,
             burst: usize::from(self.burst),
             size: self.checked_size()?,
-            flows: FlowPlan { count: self.flows, tuples, tcp_share, order: self.order, seed: self.seed },
+            flows: FlowPlan {
+                count: self.flows,
+                first: self.first_flow / self.flows * self.flows,
+                tuples,
+                tcp_share,
+                order: self.order,
+                seed: self.seed,
+            },
             churn,
             hits: self.hit_ratio,
             stray_port: self.stray_port,

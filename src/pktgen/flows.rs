@@ -38,6 +38,8 @@ pub(super) struct Flow {
 pub(super) struct FlowPlan {
     /// Flows at a time, at least one.
     pub(super) count: u32,
+    /// Number of the first one, a multiple of `count`.
+    pub(super) first: u32,
     /// Their tuples.
     pub(super) tuples: Tuples,
     /// How many are TCP.
@@ -61,7 +63,7 @@ pub(super) struct Flows {
 impl Flows {
     /// The first `count` flows.
     pub(super) fn new(plan: FlowPlan) -> Flows {
-        let slots = (0..plan.count).map(|id| open(&plan, id)).collect();
+        let slots = (0..plan.count).map(|slot| open(&plan, plan.first.saturating_add(slot))).collect();
         // xorshift must not start at zero.
         let random = plan.seed | 1;
         Flows { slots, turn: 0, opened: u64::from(plan.count), random, plan }
@@ -127,8 +129,12 @@ mod tests {
     use super::*;
 
     fn flows(count: u32, order: Order) -> Flows {
+        flows_from(0, count, order)
+    }
+
+    fn flows_from(first: u32, count: u32, order: Order) -> Flows {
         let tuples = Tuples::new("10.0.0.0/24".parse().expect("a block"), vec!["10.96.0.1:80".parse().expect("one")]);
-        Flows::new(FlowPlan { count, tuples, tcp_share: Share::NONE, order, seed: 4 })
+        Flows::new(FlowPlan { count, first, tuples, tcp_share: Share::NONE, order, seed: 4 })
     }
 
     #[test]
@@ -150,6 +156,17 @@ mod tests {
         assert_ne!((after.tuple, after.id), (before.tuple, before.id));
         let fresh: Vec<_> = (0..4).map(|_| flows.fresh()).map(|flow| (flow.id, flow.sent)).collect();
         assert_eq!(fresh, [(4, 0), (5, 0), (6, 0), (7, 0)], "each packet a flow of its own");
+    }
+
+    #[test]
+    fn another_beginning_means_other_flows_in_the_same_slots() {
+        let mut flows = flows_from(30, 3, Order::Turn);
+        let ids: Vec<_> = (0..3).map(|_| flows.next().id).collect();
+        assert_eq!(ids, [30, 31, 32]);
+        assert_eq!(flows.fresh().id, 33);
+        let mut last = flows_from(u32::MAX / 3 * 3 - 3, 3, Order::Turn);
+        let ids: Vec<_> = (0..4).map(|_| last.fresh().id).collect();
+        assert_eq!(ids, [0, 1, 2, 3], "the numbers are used up: they begin again, in their slots");
     }
 
     #[test]

@@ -1,0 +1,207 @@
+"""What is measured. Each function measures one peer once and answers numbers by name."""
+
+import json
+import subprocess
+import time
+
+import lab
+from lab import GATEWAY_CPU, GENERATOR_CPU, Failed
+
+# conntrack holds 262144 entries by default, and a namespace cannot raise that: new-flow runs end before.
+NEW_FLOW_WARMUP, NEW_FLOW_SECONDS = 0.1, 0.7
+ESTABLISHED_FLOWS = 10_000
+
+
+class Times:
+    """How long runs take."""
+
+    def __init__(self, quick):
+        self.established = 0.6 if quick else 2.0
+        self.latency = 0.6 if quick else 2.0
+        self.new_flows = 0.4 if quick else NEW_FLOW_SECONDS
+        self.bulk = 1 if quick else 4
+        self.connections = 0.6 if quick else 3.0
+        self.change = 1.5 if quick else 3.0
+
+
+def pktgen_words(peer, *more):
+    gateway = peer.lab.mac(peer.lab.gateway, "gc")
+    words = [peer.binary, "pktgen", "-i", "c0", "--sink", "b0", "--gateway-mac", gateway, "--from", lab.CLIENTS]
+    words += ["--next-hop", "10.200.1.2,10.200.2.2", "--answer", lab.endpoint_range(peer.count), "-o", "json", *more]
+    return peer.lab.inside(peer.lab.gen, *words, cpu=GENERATOR_CPU)
+
+
+def pktgen(peer, *more, may_lose_all=False):
+    """A run of the load generator."""
+    done = subprocess.run(pktgen_words(peer, *more), capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode != 0 and not may_lose_all:
+        raise Failed(f"{peer.name}, {peer.count} Services: pktgen: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def verify(peer, tries=3):
+    """Whether packets go where they should, before a number is believed: none is lost at a calm rate, every packet arrives
+    at an endpoint, and each endpoint has its share. A busy machine loses packets now and then, so it may try again."""
+    try:
+        return verify_once(peer)
+    except Failed:
+        if tries == 1:
+            raise
+        return verify(peer, tries - 1)
+
+
+def verify_once(peer):
+    report = pktgen(
+        peer, "--to", peer.targets(), "--flows", flows(peer), "--rate", "10k", "--warmup", "0.5", "--duration",
+        int(flows(peer)) / 10_000,
+    )
+    lost, arrived = report["lost"]["packets"], report["endpoints"]
+    packets = sum(one["packets"] for one in arrived["listed"].values())
+    expected = peer.count * lab.ENDPOINTS
+    if lost > report["sent"]["packets"] // 1000:
+        raise Failed(f"{peer.name}, {peer.count} Services: {lost} of {report['sent']['packets']} packets lost at 10 k/s")
+    if peer.count == 1:
+        if arrived["used"] != expected or packets != report["received"]["packets"]:
+            raise Failed(f"{peer.name}: {arrived['used']} of {expected} endpoints were used")
+        if arrived["least"] * 1.5 < packets / expected or arrived["most"] > packets / expected * 1.5:
+            raise Failed(f"{peer.name}: endpoints got from {arrived['least']} to {arrived['most']} packets")
+    elif arrived["used"] < min(expected, int(flows(peer))) * 0.5:
+        raise Failed(f"{peer.name}: {arrived['used']} of {expected} endpoints were used by {flows(peer)} flows")
+    return {"least": arrived["least"], "most": arrived["most"], "used": arrived["used"], "of": expected}
+
+
+_run = 0
+
+
+def fresh():
+    """Flows that no run before has had: a gateway that remembers must not know them."""
+    global _run
+    _run += 1
+    return ["--first-flow", str(_run * 2_000_000)]
+
+
+def flows(peer):
+    return str(max(ESTABLISHED_FLOWS, peer.count))
+
+
+def established(peer, times):
+    """All flows known to the gateway: as many packets as it carries, and what each costs in CPU."""
+    peer.forget_flows()
+    # A round at a calm rate opens the flows.
+    pktgen(peer, "--to", peer.targets(), "--flows", flows(peer), "--rate", "50k", "--warmup", int(flows(peer)) / 50_000,
+           "--duration", "0.1")
+    process = subprocess.Popen(
+        pktgen_words(peer, "--to", peer.targets(), "--flows", flows(peer), "--rate", "max", "--warmup", "0.4",
+                     "--duration", times.established),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    # Well inside the run: its start and its drain are somebody else's.
+    time.sleep(0.4 + times.established * 0.2)
+    before, begun = lab.cpu_times(), time.monotonic()
+    time.sleep(times.established * 0.5)
+    after, seconds = lab.cpu_times(), time.monotonic() - begun
+    out, error = process.communicate(timeout=60)
+    if process.returncode != 0:
+        raise Failed(f"{peer.name}: pktgen: {error.strip()}")
+    report = json.loads(out)
+    rate = report["rate"]["received"]
+    spent = lambda cpu, kind: (after[cpu][kind] - before[cpu][kind]) / seconds / rate * 1e6
+    stolen = sum(after[cpu][2] - before[cpu][2] for cpu in (GENERATOR_CPU, GATEWAY_CPU)) / seconds
+    return {
+        "established_pps": rate,
+        "offered_pps": report["rate"]["sent"],
+        "cpu_us": spent(GATEWAY_CPU, 0) + spent(GENERATOR_CPU, 1),
+        "gateway_cpu_us": spent(GATEWAY_CPU, 0),
+        "stolen": stolen,
+    }
+
+
+def new_flows(peer, times):
+    """Every packet opens a flow."""
+    peer.forget_flows()
+    report = pktgen(peer, "--to", peer.targets(), "--flows", flows(peer), "--every-packet-new", *fresh(), "--rate", "max",
+                    "--warmup", NEW_FLOW_WARMUP, "--duration", times.new_flows)
+    peer.forget_flows()
+    return {"new_flow_pps": report["rate"]["received"]}
+
+
+def latency(peer, times):
+    """One way, at a calm rate, with CPUs that do not go to sleep."""
+    peer.forget_flows()
+    spinner = peer.lab.start(peer.lab.gen, "chrt", "--idle", "0", "sh", "-c", "while :; do :; done", cpu=GATEWAY_CPU)
+    try:
+        report = pktgen(peer, "--to", peer.targets(), "--flows", "1000", "--new-flows", "2k", *fresh(), "--rate", "20k",
+                        "--warmup", "0.5", "--duration", times.latency)
+    finally:
+        lab.end(spinner)
+    told = report["latency_us"]
+    return {
+        "first_p50_us": told["first"]["p50"], "first_p99_us": told["first"]["p99"],
+        "steady_p50_us": told["steady"]["p50"], "steady_p99_us": told["steady"]["p99"],
+    }
+
+
+def change(peer, times):
+    """From the command that replaces one endpoint to the first packet that arrives at the new one."""
+    words = peer.change_endpoint()
+    if words is None:
+        return {}
+    peer.forget_flows()
+    last = lab.FIRST_SERVICE + peer.count - 1
+    process = subprocess.Popen(
+        pktgen_words(peer, "--to", f"{last}:{lab.PORT}", "--every-packet-new", *fresh(), "--rate", "20k", "--warmup", "0.2",
+                     "--duration", times.change),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    time.sleep(1.0)
+    begun = time.time_ns()
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode != 0:
+        raise Failed(f"{peer.name}: changing an endpoint: {done.stderr.strip()}")
+    out, error = process.communicate(timeout=60)
+    if process.returncode != 0:
+        raise Failed(f"{peer.name}: pktgen: {error.strip()}")
+    report = json.loads(out)
+    spare = report["endpoints"]["listed"].get(lab.spare_endpoint(peer.count))
+    if spare is None:
+        return {}
+    return {"change_ms": (int(report["began_unix_ns"]) + spare["first_ns"] - begun) / 1e6}
+
+
+def tcp(peer, times, connections):
+    """Real sockets, offloads on: bulk, and connections made, used once and closed."""
+    service = next(s for s in peer.services if s.protocol == "tcp")
+    target, port = (service.address, lab.PORT) if peer.translates else (service.endpoints[0], lab.TARGET_PORT)
+    server = peer.lab.start(peer.lab.srv, connections, "serve", lab.TARGET_PORT, cpu=GENERATOR_CPU)
+    try:
+        load = lambda seconds: lab.run(
+            *peer.lab.inside(peer.lab.gen, connections, "load", f"{target}:{port}", seconds, cpu=GENERATOR_CPU), timeout=60
+        )
+        lab.wait_for(f"{peer.name}: a first TCP connection", 10, lambda: try_connection(peer, connections, target, port))
+        rate = json.loads(load(times.connections))["connections_per_second"]
+    finally:
+        lab.end(server)
+    return {"connections_per_second": rate, "gbps": bulk(peer, times, target, port)}
+
+
+def try_connection(peer, connections, target, port):
+    words = peer.lab.inside(peer.lab.gen, connections, "load", f"{target}:{port}", "0.01", cpu=GENERATOR_CPU)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
+    return done.returncode == 0
+
+
+def bulk(peer, times, target, port):
+    server = peer.lab.start(peer.lab.srv, "iperf3", "-s", "-p", lab.TARGET_PORT, cpu=GENERATOR_CPU)
+    try:
+        time.sleep(0.3)
+        words = peer.lab.inside(
+            peer.lab.gen, "iperf3", "-c", target, "-p", port, "-t", times.bulk, "-O", "0" if times.bulk < 2 else "1", "-J",
+            cpu=GENERATOR_CPU,
+        )
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        report = json.loads(done.stdout or "{}")
+        if "error" in report or "end" not in report:
+            raise Failed(f"{peer.name}: iperf3: {report.get('error', done.stderr)}")
+        return report["end"]["sum_received"]["bits_per_second"] / 1e9
+    finally:
+        lab.end(server)
