@@ -21,7 +21,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
-use pollgate_dataplane::flow::table::{Hash, Owner};
+use pollgate_dataplane::flow::table::{Hash, Likely, Owner};
 use pollgate_dataplane::flow::{FlowTable, Limits, Timeouts};
 use support::{Random, prefetch, sizes, without_allocation};
 
@@ -89,7 +89,7 @@ fn table(flows: u32) -> FlowTable<V4> {
     let day = Duration::from_secs(86_400);
     let timeouts = Timeouts { tcp_established: day, tcp_opening: day, tcp_closing: day, udp: day, udp_stream: day };
     let limits = Limits { connections: flows as usize, timeouts };
-    FlowTable::new(&limits, ahash::RandomState::with_seeds(1, 2, 3, 4)).expect("memory for the table")
+    FlowTable::new(&limits, [1, 2, 3, 4]).expect("memory for the table")
 }
 
 fn open(table: &mut FlowTable<V4>, flow: u32) -> u32 {
@@ -102,7 +102,7 @@ struct Lookups {
     table: FlowTable<V4>,
     flows: u32,
     random: Random,
-    keys: [(FlowKey<V4>, Hash); BURST],
+    keys: [(FlowKey<V4>, Hash, Likely); BURST],
 }
 
 impl Lookups {
@@ -118,15 +118,14 @@ impl Lookups {
     /// Looks for flows of numbers from `first` up, and answers how many there were.
     fn burst(&mut self, first: u32) -> usize {
         let Lookups { table, flows, random, keys: burst } = self;
-        for slot in burst.iter_mut() {
-            let key = keys(first + random.below(*flows)).0;
-            *slot = (key, table.hash(&key));
-            table.prefetch_bucket(slot.1);
+        for (key, ..) in burst.iter_mut() {
+            *key = keys(first + random.below(*flows)).0;
         }
-        for (_, hash) in burst.iter() {
-            table.probe(*hash);
+        table.hash_all(burst.iter_mut().map(|(key, hash, _)| (&*key, hash)));
+        for (_, hash, likely) in burst.iter_mut() {
+            *likely = table.probe(*hash);
         }
-        burst.iter().filter(|(key, hash)| table.find(*hash, key).is_some()).count()
+        burst.iter().filter(|(key, hash, likely)| table.confirm(*likely, *hash, key).is_some()).count()
     }
 }
 

@@ -1,9 +1,13 @@
 //! Opening a side's port.
 
+use std::net::Ipv4Addr;
+
 use pnet::datalink;
 use pollgate_common::net::{Mac, PortId};
-use pollgate_dataplane::port::Port;
-use pollgate_dataplane::port::packet::{OpenError, PacketOptions, PacketPort};
+use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
+use pollgate_dataplane::port::uring::UringPort;
+use pollgate_dataplane::port::xdp::{self, Program, RuleError, Rules, XdpOptions};
+use pollgate_dataplane::port::{OpenError, Port};
 
 /// Slots of a receive ring: some milliseconds at a million packets a second, so that a generator that is not scheduled
 /// for a moment loses nothing.
@@ -12,8 +16,12 @@ const RING_FRAMES: u32 = 8192;
 /// How frames get to an interface and from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
-    /// AF_PACKET.
+    /// AF_PACKET with memory-mapped rings.
     Packet,
+    /// AF_PACKET by io_uring.
+    Uring,
+    /// AF_XDP.
+    Xdp,
 }
 
 /// Why an interface cannot be used.
@@ -40,6 +48,14 @@ pub enum InterfaceError {
     /// The port could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The steering program takes no more addresses.
+    #[error("{name}: {source}: fewer addresses in --from and --answer, or --backend packet")]
+    Addresses {
+        /// The interface.
+        name: String,
+        /// What the kernel said.
+        source: RuleError,
+    },
     /// It has no hardware address.
     #[error("{name} has no hardware address ({option}): pktgen needs an Ethernet device")]
     NoMac {
@@ -50,25 +66,43 @@ pub enum InterfaceError {
     },
 }
 
-/// Opens the interface `name`, given by `option`.
+/// An open side: what it polls, its hardware address, and what makes frames come (for as long as it is kept).
+pub(super) type Opened = (Box<dyn Port>, Mac, Option<Program>);
+
+/// Opens the interface `name`, given by `option`, for frames to `addresses`.
 pub(super) fn open(
     backend: Backend,
     option: &'static str,
     name: &str,
-    id: PortId,
-) -> Result<(Box<dyn Port>, Mac), InterfaceError> {
+    port: PortId,
+    addresses: impl Iterator<Item = Ipv4Addr>,
+) -> Result<Opened, InterfaceError> {
     let mac = hardware_address(option, name)?;
-    let port = match backend {
-        Backend::Packet => PacketPort::open(&PacketOptions {
-            interface: name,
-            port: id,
-            worker: 0,
-            workers: 1,
-            fanout: None,
-            ring_frames: RING_FRAMES,
-        })?,
-    };
-    Ok((Box::new(port), mac))
+    let options =
+        PacketOptions { interface: name, port, worker: 0, workers: 1, fanout: None, ring_frames: RING_FRAMES };
+    match backend {
+        Backend::Packet => Ok((Box::new(PacketPort::open(&options)?), mac, None)),
+        Backend::Uring => Ok((Box::new(UringPort::open(&options)?), mac, None)),
+        Backend::Xdp => {
+            let (port, program) = open_xdp(name, port, addresses)?;
+            Ok((port, mac, Some(program)))
+        }
+    }
+}
+
+fn open_xdp(
+    name: &str,
+    port: PortId,
+    mut addresses: impl Iterator<Item = Ipv4Addr>,
+) -> Result<(Box<dyn Port>, Program), InterfaceError> {
+    let rules = Rules::new()?;
+    let refused = |source| InterfaceError::Addresses { name: name.to_owned(), source };
+    addresses.try_for_each(|address| rules.own(address.into())).map_err(refused)?;
+    let program = Program::attach(name, &rules)?;
+    let interfaces = [(&program, port)];
+    let options = XdpOptions { interfaces: &interfaces, worker: 0, workers: 1, frames: RING_FRAMES, busy_poll: false };
+    let port = xdp::open(&options)?.remove(0);
+    Ok((Box::new(port), program))
 }
 
 fn hardware_address(option: &'static str, name: &str) -> Result<Mac, InterfaceError> {

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pollgate_common::net::{Mac, PortId};
 use pollgate_common::time::Instant;
+use pollgate_dataplane::port::xdp::Program;
 
 use super::args::Plan;
 use super::arrival::Way;
@@ -46,9 +47,11 @@ pub(super) fn run(args: &PktgenArgs, plan: Plan) -> Result<Outcome, PktgenError>
     }
     let clock = Clock::start();
     let began = SystemTime::now();
-    let mut client = open(args, &plan, "--interface", &args.interface, PortId(0))?;
+    let (mut client, _steering) = open(args, &plan, "--interface", &args.interface, PortId(0))?;
     let sink = args.sink.as_ref().filter(|sink| **sink != args.interface);
     let sink = sink.map(|name| open(args, &plan, "--sink", name, PortId(1))).transpose()?;
+    // The programs stay attached until this function ends.
+    let (sink, _steering_of_sink) = sink.map_or((None, None), |(side, program)| (Some(side), program));
     let gateway = gateway_mac(args, &mut client, &clock, &stop)?;
     let start = clock.now();
     let from = start.plus(args.warmup);
@@ -60,8 +63,13 @@ pub(super) fn run(args: &PktgenArgs, plan: Plan) -> Result<Outcome, PktgenError>
     Ok(stage.outcome(&plan, ended, others, unix_ns))
 }
 
-fn open(args: &PktgenArgs, plan: &Plan, option: &'static str, name: &str, id: PortId) -> Result<Side, PktgenError> {
-    let (port, mac) = ports::open(args.backend, option, name, id)?;
+fn open(
+    args: &PktgenArgs,
+    plan: &Plan,
+    option: &'static str,
+    name: &str,
+    id: PortId,
+) -> Result<(Side, Option<Program>), PktgenError> {
     let is_sink = args.sink.as_deref() == Some(name);
     let mut answers = plan.next_hops.clone();
     if id == PortId(0) {
@@ -70,6 +78,8 @@ fn open(args: &PktgenArgs, plan: &Plan, option: &'static str, name: &str, id: Po
     if is_sink {
         answers.extend(&plan.backends);
     }
+    let addresses = answers.iter().flat_map(|block| (0..block.count()).map(|n| block.nth(n)));
+    let (port, mac, program) = ports::open(args.backend, option, name, id, addresses)?;
     let task = Task {
         run: plan.send.run,
         clients: plan.clients,
@@ -79,7 +89,7 @@ fn open(args: &PktgenArgs, plan: &Plan, option: &'static str, name: &str, id: Po
         end: if args.sink.is_some() && !args.reply { Way::There } else { Way::Back },
         slots: plan.send.flows.count,
     };
-    Ok(Side::new(task, id, mac, port, BUFFERS))
+    Ok((Side::new(task, id, mac, port, BUFFERS), program))
 }
 
 /// Asks until somebody answers.
