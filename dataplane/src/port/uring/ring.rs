@@ -97,13 +97,13 @@ impl Ring {
         }
     }
 
-    /// Hands the requests over, and lets the kernel do what it put off. False if it took nothing.
+    /// Hands the requests over, and lets the kernel do what it put off. False if it took none.
     pub(super) fn submit(&mut self) -> bool {
         if !self.enabled {
             // Can fail only where another thread has done it; then so does every call from here.
             self.enabled = self.uring.submitter().register_enable_rings().is_ok();
         }
-        self.uring.submit().is_ok()
+        self.uring.submit().is_ok_and(|taken| taken > 0)
     }
 
     /// The next completion.
