@@ -1,5 +1,6 @@
-//! AF_XDP ports and their steering program over real veth pairs.
+//! AF_XDP ports and their steering program in the real kernel, over veth pairs.
 
+mod bpf;
 mod forwarding;
 mod model;
 mod port;

@@ -59,6 +59,14 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// AF_XDP is there, and a step of it failed.
+    #[error("{step}: {source}")]
+    Xdp {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The interface has an XDP program already.
     #[error(
         "{interface} already has an XDP program (`ip link show {interface}` and `bpftool net` show whose): end what \

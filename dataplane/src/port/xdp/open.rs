@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use pollgate_common::net::PortId;
 
-use super::super::device::OpenError;
+use super::super::device::{Device, OpenError};
 use super::socket::{Memory, Socket};
 use super::umem::{self, Share, Umem};
 use super::{Program, XdpPort};
@@ -68,7 +68,8 @@ struct Plan {
 
 impl Plan {
     fn new(program: &Program, options: &XdpOptions<'_>) -> Result<Plan, OpenError> {
-        let device = program.device();
+        // Asked anew: MTU and queues may have changed since the program was attached.
+        let device = Device::find(program.interface(), options.worker)?;
         let interface = || device.name.clone();
         let too_large = || OpenError::MtuTooLarge { interface: interface(), mtu: device.mtu, most: umem::most() };
         let chunk_size = umem::chunk_size(device.mtu).ok_or_else(too_large)?;
@@ -162,10 +163,28 @@ fn not_made(error: io::Error) -> OpenError {
     }
 }
 
-/// A step that has nothing to do with the interface: a right that is missing, or a kernel.
+/// A step failed that has nothing to do with one interface: for lack of a right, of kernel support, or otherwise.
 pub(super) fn refused(step: &'static str, source: io::Error) -> OpenError {
+    const UNKNOWN: [i32; 6] =
+        [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOPROTOOPT, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT];
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => OpenError::XdpNotPermitted { step },
-        _ => OpenError::XdpMissing { step, source },
+        Some(error) if UNKNOWN.contains(&error) => OpenError::XdpMissing { step, source },
+        _ => OpenError::Xdp { step, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_by_the_error() {
+        let told = |error| refused("making an AF_XDP socket", io::Error::from_raw_os_error(error)).to_string();
+        assert!(told(libc::EPERM).starts_with("making an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"));
+        assert!(told(libc::EAFNOSUPPORT).contains("AF_XDP ports need Linux 5.10 or later"));
+        assert_eq!(told(libc::ENOMEM), "making an AF_XDP socket: Cannot allocate memory (os error 12)");
+        let locked = not_made(io::Error::from_raw_os_error(libc::ENOBUFS)).to_string();
+        assert!(locked.contains("add CAP_IPC_LOCK, or raise LimitMEMLOCK="), "{locked}");
     }
 }

@@ -105,6 +105,8 @@ pub(super) struct Producer<T: Entry> {
     ring: Shared<T>,
     /// The number of the next entry.
     next: u32,
+    /// Our counter as the kernel sees it. It is written only when it moves: the kernel reads that line on another CPU.
+    shown: u32,
     /// The kernel's counter as last seen.
     consumed: u32,
 }
@@ -112,7 +114,7 @@ pub(super) struct Producer<T: Entry> {
 impl<T: Entry> Producer<T> {
     /// Maps a ring to write to.
     pub(super) fn map(fd: BorrowedFd<'_>, size: u32, which: i64, at: &libc::xdp_ring_offset) -> io::Result<Self> {
-        Ok(Producer { ring: Shared::map(fd, size, which, at)?, next: 0, consumed: 0 })
+        Ok(Producer { ring: Shared::map(fd, size, which, at)?, next: 0, shown: 0, consumed: 0 })
     }
 
     /// Writes an entry; the kernel sees it after [`Producer::submit`]. Whether there was room.
@@ -133,7 +135,10 @@ impl<T: Entry> Producer<T> {
     /// Shows the kernel all that was pushed.
     #[inline]
     pub(super) fn submit(&mut self) {
-        self.ring.producer().store(self.next, Ordering::Release);
+        if self.shown != self.next {
+            self.shown = self.next;
+            self.ring.producer().store(self.next, Ordering::Release);
+        }
     }
 
     /// Takes back the entries from number `next` on. Only for entries the kernel has not looked at and cannot be looking
@@ -177,6 +182,8 @@ pub(super) struct Consumer<T: Entry> {
     ring: Shared<T>,
     /// The number of the next entry.
     next: u32,
+    /// Our counter as the kernel sees it.
+    shown: u32,
     /// The kernel's counter as last seen.
     produced: u32,
 }
@@ -184,7 +191,7 @@ pub(super) struct Consumer<T: Entry> {
 impl<T: Entry> Consumer<T> {
     /// Maps a ring to read from.
     pub(super) fn map(fd: BorrowedFd<'_>, size: u32, which: i64, at: &libc::xdp_ring_offset) -> io::Result<Self> {
-        Ok(Consumer { ring: Shared::map(fd, size, which, at)?, next: 0, produced: 0 })
+        Ok(Consumer { ring: Shared::map(fd, size, which, at)?, next: 0, shown: 0, produced: 0 })
     }
 
     /// Reads the next entry. The kernel gets its place back by [`Consumer::release`].
@@ -205,6 +212,9 @@ impl<T: Entry> Consumer<T> {
     /// Gives the kernel back the places of all that was popped.
     #[inline]
     pub(super) fn release(&mut self) {
-        self.ring.consumer().store(self.next, Ordering::Release);
+        if self.shown != self.next {
+            self.shown = self.next;
+            self.ring.consumer().store(self.next, Ordering::Release);
+        }
     }
 }
