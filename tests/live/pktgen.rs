@@ -9,9 +9,10 @@
 //!
 //! `wire` has interfaces without addresses: every ARP answer there is pktgen's.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command as Process, Output};
+use std::process::{Command as Process, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -36,6 +37,8 @@ const CALM: &str = "--rate 5k --duration 1 --warmup 0.5 --threads 1";
 const SIDES: &str =
     "-i left --sink right --gateway 10.244.1.1 --from 10.244.1.100-10.244.1.109 --answer 10.244.2.11-10.244.2.13";
 
+const BEHIND_RIGHT: [&str; 3] = ["10.244.2.11", "10.244.2.12", "10.244.2.13"];
+
 struct Bench {
     wire: Namespace,
     gateway: Option<Gateway>,
@@ -56,7 +59,8 @@ impl Bench {
         let client = Client::new(&socket(directory.path())).expect("a client");
         let objects = [("udp", "UDP", "10.96.0.1"), ("tcp", "TCP", "10.96.0.3"), ("other", "UDP", "10.96.0.2")]
             .into_iter()
-            .flat_map(|(name, protocol, address)| service(name, protocol, address))
+            .flat_map(|(name, protocol, address)| service(name, protocol, address, &BEHIND_RIGHT))
+            .chain(service("near", "UDP", "10.96.0.4", &["10.244.1.21"]))
             .collect::<Vec<_>>();
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
         client.post(&format!("{APPLY_PATH}?namespace=default"), &list).expect("applied");
@@ -107,9 +111,9 @@ fn configuration(directory: &Path) -> String {
     )
 }
 
-/// Port 80 of `address` for three endpoints.
-fn service(name: &str, protocol: &str, address: &str) -> [Value; 2] {
-    let endpoint = |n: u8| json!({ "addresses": [format!("10.244.2.{n}")], "conditions": { "ready": true } });
+/// Port 80 of `address`, for endpoints at port 8080.
+fn service(name: &str, protocol: &str, address: &str, endpoints: &[&str]) -> [Value; 2] {
+    let endpoint = |address: &&str| json!({ "addresses": [address], "conditions": { "ready": true } });
     [
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
@@ -119,7 +123,7 @@ fn service(name: &str, protocol: &str, address: &str) -> [Value; 2] {
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
             "ports": [{ "protocol": protocol, "port": 8080 }],
-            "endpoints": [endpoint(11), endpoint(12), endpoint(13)],
+            "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         }),
     ]
 }
@@ -187,6 +191,44 @@ fn with_reply_each_packet_makes_the_round_trip() {
             };
             assert_eq!(after.dropped() - before.dropped(), waiting(&after) - waiting(&before), "{line}: {after:?}");
         }
+    });
+}
+
+#[test]
+fn one_interface_can_be_both_sides() {
+    in_lab("pktgen::one_interface_can_be_both_sides", || {
+        let bench = Bench::new();
+        let line = "-i left --sink left --gateway 10.244.1.1 --from 10.244.1.100-10.244.1.109 --answer 10.244.1.21";
+        for reply in ["", "--reply"] {
+            let report = bench.run(&format!("{line} --to 10.96.0.4:80 --flows 20 {CALM} {reply}"));
+            nothing_lost(&report);
+            let halfway = if reply.is_empty() { 0 } else { number(&report, "/sent/packets") };
+            assert_eq!(number(&report, "/halfway"), halfway, "{report:#}");
+        }
+    });
+}
+
+#[test]
+fn an_interrupted_run_still_reports_and_tells_each_second_how_it_goes() {
+    in_lab("pktgen::an_interrupted_run_still_reports_and_tells_each_second_how_it_goes", || {
+        let bench = Bench::new();
+        let mut command: Process = bench.wire.command(POLLGATE);
+        command.arg("pktgen").args(SIDES.split_whitespace());
+        command.args("--to 10.96.0.1:80 --rate 2k --warmup 0.2 --duration 600 --progress -o json".split_whitespace());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let told = lines.next().expect("a line each second").expect("text");
+        assert!(told.contains("packets/s, received "), "{told}");
+        let id = libc::pid_t::try_from(child.id()).expect("a process id");
+        // SAFETY: no pointers; the process is ours and has not been waited for.
+        assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{}", output.status);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["interrupted"], true);
+        nothing_lost(&report);
+        let seconds = report["seconds"].as_f64().expect("a number");
+        assert!((0.9..60.0).contains(&seconds), "{seconds}");
     });
 }
 
