@@ -6,12 +6,16 @@
 //! ```
 //!
 //! An address that the program does not know yet, or has no room for, costs a hand-over between workers and nothing else:
-//! so a program that is refused is worth a line in the log and no more.
+//! so a program that is refused is worth a line in the log and no more. The kernel takes milliseconds to change one (it
+//! waits for all readers of the old one), for each interface; so a thread of its own does it, with the newest rules there
+//! are, and the control thread goes on.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use crossbeam::channel::{self, Receiver, Sender};
 use pollgate_common::tables::{FrontendKey, Service, Settings};
 use pollgate_control::compile::Replaced;
 use pollgate_dataplane::bpf::classic::Program;
@@ -23,6 +27,14 @@ use crate::config::Config;
 
 /// The groups of all interfaces, and the rules they have.
 pub(super) struct Fanouts {
+    rules: Rules,
+    /// Those not given to the thread.
+    groups: Vec<(String, Fanout)>,
+    updater: Option<Updater>,
+}
+
+#[derive(Clone)]
+struct Rules {
     steering: Steering,
     settings: Arc<Settings>,
     /// What is owned whatever the tables say.
@@ -30,7 +42,11 @@ pub(super) struct Fanouts {
     /// What else is owned.
     singles: Vec<IpAddr>,
     services: Vec<FrontendKey>,
-    groups: Vec<(String, Fanout)>,
+}
+
+struct Updater {
+    news: Sender<Rules>,
+    thread: JoinHandle<()>,
 }
 
 impl Fanouts {
@@ -39,13 +55,14 @@ impl Fanouts {
         let networks = config.cluster.service_cidrs.iter().map(|cidr| cidr.network()..=cidr.broadcast());
         let addresses = config.addresses.iter().chain(&config.dns.addresses).map(|&address| address..=address);
         let fixed = networks.chain(addresses).chain(config.cluster.load_balancer_pools.iter().cloned()).collect();
-        let (singles, services, groups) = (Vec::new(), Vec::new(), Vec::new());
-        Fanouts { steering, settings: Arc::clone(settings), fixed, singles, services, groups }
+        let (singles, services) = (Vec::new(), Vec::new());
+        let rules = Rules { steering, settings: Arc::clone(settings), fixed, singles, services };
+        Fanouts { rules, groups: Vec::new(), updater: None }
     }
 
     /// The program for the rules as they are.
     pub(super) fn program(&self) -> Program {
-        self.rules(&self.owned()).program()
+        self.rules.with(|rules| rules.program())
     }
 
     /// One more group to keep in step.
@@ -53,57 +70,96 @@ impl Fanouts {
         self.groups.push((interface.to_owned(), group));
     }
 
-    /// Follows a publication: addresses that are not owned any more, that now are, and the Services that changed.
+    /// Follows a publication: addresses that are not owned any more, that now are, and the Services that changed. Does not
+    /// wait.
     pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced]) {
-        if self.groups.is_empty() || !(self.follow_addresses(gone, come) | self.follow_services(replaced)) {
+        let is_single = self.groups.is_empty() && self.updater.is_none();
+        if is_single || !(self.follow_addresses(gone, come) | self.follow_services(replaced)) {
             return;
         }
-        let owned = self.owned();
-        for (interface, group) in &self.groups {
-            if let Err(error) = group.update(&self.rules(&owned)) {
-                warn!("{interface}: the kernel refuses the new fanout program, more frames change workers: {error}");
-            }
+        if self.updater.is_none() {
+            self.updater = Updater::start(std::mem::take(&mut self.groups));
+        }
+        if let Some(updater) = &self.updater {
+            // The thread lives as long as this.
+            drop(updater.news.send(self.rules.clone()));
         }
     }
 
     fn follow_addresses(&mut self, gone: &[IpAddr], come: &[IpAddr]) -> bool {
-        let before = self.singles.len();
-        self.singles.retain(|address| !gone.contains(address));
-        let left = self.singles.len();
-        let is_new = |address: &IpAddr| !self.fixed.iter().any(|range| range.contains(address));
-        self.singles.extend(come.iter().copied().filter(is_new));
-        left != before || self.singles.len() != left
+        let before = self.rules.singles.len();
+        self.rules.singles.retain(|address| !gone.contains(address));
+        let left = self.rules.singles.len();
+        let is_new = |address: &IpAddr| !self.rules.fixed.iter().any(|range| range.contains(address));
+        self.rules.singles.extend(come.iter().copied().filter(is_new));
+        left != before || self.rules.singles.len() != left
     }
 
     /// What clients connect to at a gateway address where otherwise replies come in: external IPs can be there.
     fn follow_services(&mut self, replaced: &[Replaced]) -> bool {
-        let before = self.services.clone();
+        let before = self.rules.services.clone();
         for Replaced { before, after } in replaced {
             let keys = |service: &Option<Arc<Service>>| {
                 let keys = service.iter().flat_map(|service| service.frontends.iter().map(|(key, _)| *key));
                 keys.filter(|key| self.is_among_replies(key)).collect::<Vec<_>>()
             };
             let (gone, come) = (keys(before), keys(after));
-            self.services.retain(|key| !gone.contains(key));
-            self.services.extend(come);
+            self.rules.services.retain(|key| !gone.contains(key));
+            self.rules.services.extend(come);
         }
-        self.services != before
+        self.rules.services != before
     }
 
     fn is_among_replies(&self, key: &FrontendKey) -> bool {
         let is_gateway = match key.address {
-            IpAddr::V4(v4) => self.settings.gateway_v4.contains(&v4),
-            IpAddr::V6(v6) => self.settings.gateway_v6.contains(&v6),
+            IpAddr::V4(v4) => self.rules.settings.gateway_v4.contains(&v4),
+            IpAddr::V6(v6) => self.rules.settings.gateway_v6.contains(&v6),
         };
-        is_gateway && self.settings.snat_ports.contains(&key.port)
+        is_gateway && self.rules.settings.snat_ports.contains(&key.port)
     }
+}
 
-    fn owned(&self) -> Vec<RangeInclusive<IpAddr>> {
+impl Drop for Fanouts {
+    fn drop(&mut self) {
+        if let Some(Updater { news, thread }) = self.updater.take() {
+            drop(news);
+            // A panic of it has been printed.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Updater {
+    fn start(groups: Vec<(String, Fanout)>) -> Option<Updater> {
+        let (news, received) = channel::unbounded();
+        let thread = std::thread::Builder::new().name("fanout".to_owned()).spawn(move || update(&groups, &received));
+        match thread {
+            Ok(thread) => Some(Updater { news, thread }),
+            Err(error) => {
+                warn!("no thread to change fanout programs, more frames change workers: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// Until nobody can send rules any more.
+fn update(groups: &[(String, Fanout)], received: &Receiver<Rules>) {
+    while let Ok(first) = received.recv() {
+        let newest = received.try_iter().last().unwrap_or(first);
+        for (interface, group) in groups {
+            if let Err(error) = newest.with(|rules| group.update(rules)) {
+                warn!("{interface}: the kernel refuses the new fanout program, more frames change workers: {error}");
+            }
+        }
+    }
+}
+
+impl Rules {
+    fn with<R>(&self, f: impl FnOnce(&FanoutRules<'_>) -> R) -> R {
         let singles = self.singles.iter().map(|&address| address..=address);
-        self.fixed.iter().cloned().chain(singles).collect()
-    }
-
-    fn rules<'a>(&'a self, owned: &'a [RangeInclusive<IpAddr>]) -> FanoutRules<'a> {
-        FanoutRules { steering: &self.steering, settings: &self.settings, owned, services: &self.services }
+        let owned: Vec<_> = self.fixed.iter().cloned().chain(singles).collect();
+        let (steering, settings, services) = (&self.steering, &self.settings, &self.services);
+        f(&FanoutRules { steering, settings, owned: &owned, services })
     }
 }

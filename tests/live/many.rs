@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use pollgate::assembly::services;
-use pollgate::lab::in_lab;
 use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{ask_tcp, connect, greeting};
+use pollgate::lab::{in_lab, in_root_lab};
 
 use crate::support::{BACKENDS, CLUSTER_IP, LOAD_BALANCER, PATIENCE, Site, apply_object, at, pod};
 
@@ -87,14 +87,14 @@ fn short_connections_one_after_the_other_all_succeed() {
 
 #[test]
 fn no_flow_is_ever_served_by_two_workers() {
-    in_lab("many::no_flow_is_ever_served_by_two_workers", || each_flow_has_one_worker("packet"));
+    in_lab("many::no_flow_is_ever_served_by_two_workers", || each_flow_has_one_worker("packet", 1));
 }
 
 #[test]
 fn no_flow_is_ever_served_by_two_workers_over_io_uring() {
     const NAME: &str = "many::no_flow_is_ever_served_by_two_workers_over_io_uring";
     match pollgate_dataplane::port::uring::permitted() {
-        Ok(()) => in_lab(NAME, || each_flow_has_one_worker("uring")),
+        Ok(()) => in_lab(NAME, || each_flow_has_one_worker("uring", 1)),
         Err(why) => {
             let required = std::env::var_os("POLLGATE_REQUIRE_LAB").is_some_and(|value| value == "1");
             assert!(!required, "{NAME} needs io_uring: {why}");
@@ -103,10 +103,16 @@ fn no_flow_is_ever_served_by_two_workers_over_io_uring() {
     }
 }
 
+/// A queue a worker; which of them a frame comes in by is the sender's choice, so that many change hands.
+#[test]
+fn no_flow_is_ever_served_by_two_workers_over_af_xdp() {
+    in_root_lab("many::no_flow_is_ever_served_by_two_workers_over_af_xdp", || each_flow_has_one_worker("xdp", 2));
+}
+
 /// Thousands of connections while endpoints come and go. A flow that two workers took for theirs would be counted twice.
-fn each_flow_has_one_worker(backend: &str) {
+fn each_flow_has_one_worker(backend: &str, queues: u32) {
     const EACH: u64 = 700;
-    let site = Site::polled_by(backend, Network::new(&guide(), 1).expect("a network"));
+    let site = Site::polled_by(backend, Network::new(&guide(), queues).expect("a network"));
     let ways = [
         ("frontend-app", CLUSTER_IP, "default/backend-service:api"),
         ("frontend-2", "10.96.0.60:7001", "default/udp:bulk"),
@@ -143,6 +149,38 @@ fn each_flow_has_one_worker(backend: &str) {
         let made = EACH * ways.iter().filter(|way| way.2 == service).count() as u64;
         assert_eq!(services[service]["flows"], made, "{service}: {services}");
     }
+}
+
+const OUTER: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { name: outer }
+spec:
+  clusterIP: 10.96.0.90
+  externalIPs: [203.0.113.7]
+  selector: { app: backend, version: v1 }
+  ports: [{ port: 80 }]
+"#;
+
+#[test]
+fn the_kernel_learns_of_external_addresses() {
+    in_lab("many::the_kernel_learns_of_external_addresses", || {
+        const CONNECTIONS: u64 = 200;
+        let site = Site::new();
+        site.apply(OUTER);
+        // A thread of its own tells the kernel.
+        thread::sleep(Duration::from_millis(300));
+        let before = site.at_rest(&[]);
+        for n in 0..CONNECTIONS {
+            ask_tcp(site.host("frontend-app"), at("203.0.113.7:80"), PATIENCE)
+                .unwrap_or_else(|error| panic!("number {n}: {error}"));
+        }
+        let after = site.at_rest(&[]);
+        let (frames, handed) = (after.rx - before.rx, after.handed_over - before.handed_over);
+        assert_eq!(after.flows_opened - before.flows_opened, CONNECTIONS);
+        println!("{handed} of {frames} frames handed over");
+        assert!(handed * 50 < frames, "{handed} of {frames} frames");
+    });
 }
 
 /// CPU time of each worker of the site so far, in clock ticks (proc_pid_stat(5)). Other tests' workers have the same
