@@ -445,6 +445,39 @@ fn a_super_frame_from_another_kind_of_port_is_too_long() {
     });
 }
 
+/// A UDP super-frame of many segments to the owned address, and what it leaves to offload.
+fn super_frame() -> (Vec<u8>, Offload) {
+    const SEGMENT: u16 = 1400;
+    let mut bytes = numbered(1);
+    let udp = 8 + 20 * SEGMENT;
+    bytes.resize(34 + usize::from(udp), 7);
+    bytes[16..18].copy_from_slice(&(20 + udp).to_be_bytes());
+    bytes[38..40].copy_from_slice(&udp.to_be_bytes());
+    let (flags, gso_type) = (Offload::NEEDS_CSUM, 5); // VIRTIO_NET_HDR_GSO_UDP_L4
+    (bytes, Offload { flags, gso_type, hdr_len: 42, gso_size: SEGMENT, csum_start: 34, csum_offset: 6 })
+}
+
+#[test]
+fn super_frames_are_cut_up_for_a_native_port_and_missed_by_a_generic_one() {
+    in_root_lab("port::super_frames_are_cut_up_for_a_native_port_and_missed_by_a_generic_one", || {
+        for (mtu, mode, segments, lost) in [(1500, Mode::NativeCopy, 20, 0), (3822, Mode::Generic, 0, 1)] {
+            let cable = with_mtu(mtu);
+            let mut port = cable.open();
+            assert_eq!(port.mode(), mode);
+            let mut sender = beside(&cable.left, "eth0");
+            let (mut bytes, offload) = super_frame();
+            let (mut batch, mut back) = (vec![frame_over(&mut bytes).with_offload(offload)], Vec::new());
+            sender.tx(NOW, &mut batch, &mut back);
+            assert_eq!(back[0].dropped, None);
+            let frames = receive_for(&mut port, MOMENT);
+            assert_eq!(frames.len(), segments, "{mode}");
+            assert!(frames.iter().all(|frame| frame.len() == 42 + 1400), "{mode}");
+            release(&mut port, frames);
+            assert_eq!(missed(&mut port), lost, "{mode}");
+        }
+    });
+}
+
 #[test]
 fn a_port_beside_it_sees_nothing_of_what_was_taken() {
     in_root_lab("port::a_port_beside_it_sees_nothing_of_what_was_taken", || {
