@@ -29,6 +29,7 @@ mod reserve;
 mod rewrite;
 mod select;
 mod snat;
+pub mod stages;
 pub mod steer;
 pub mod wire;
 pub mod worker;
