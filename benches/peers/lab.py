@@ -188,15 +188,15 @@ def wait_for(what, seconds, ready):
         time.sleep(0.05)
 
 
-def cpu_times():
-    """Busy and softirq time of each CPU so far, seconds (proc_stat(5))."""
-    tick = os.sysconf("SC_CLK_TCK")
-    times = {}
+def softirq_seconds(cpu):
+    """What a CPU has spent in interrupts so far, at once or put off (proc_stat(5))."""
     with open("/proc/stat", encoding="ascii") as stat:
-        for line in stat:
-            name, *fields = line.split()
-            if name.startswith("cpu") and name != "cpu":
-                user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
-                busy = user + nice + system + irq + softirq
-                times[int(name[3:])] = (busy / tick, (irq + softirq) / tick, steal / tick)
-    return times
+        fields = next(line for line in stat if line.startswith(f"cpu{cpu} ")).split()
+    return (int(fields[6]) + int(fields[7])) / os.sysconf("SC_CLK_TCK")
+
+
+def process_seconds(pid):
+    """What a process has spent so far, all threads, user and system (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -19,6 +19,8 @@ MEASURES = {
     "connections_per_second": ("TCP connections", "k/s", 1e3, 2),
     "load_s": ("loading all", "s", 1, 2),
 }
+# What was offered meanwhile: where all of it arrived, the generator was the limit and not the gateway.
+OFFERED = {"established_pps": "established_offered", "new_flow_pps": "new_flow_offered"}
 PICTURED = ["established_pps", "new_flow_pps", "cpu_us", "change_ms"]
 OPEN, CLOSE = "<!-- peers -->\n", "<!-- end of peers -->"
 
@@ -37,12 +39,19 @@ def summary(results):
     }
 
 
+def is_bound(numbers, name):
+    """Whether the generator may have been the limit."""
+    offered = OFFERED.get(name)
+    return offered in numbers and numbers[offered][1] < numbers[name][1] * 1.02
+
+
 def cell(numbers, name):
     if name not in numbers:
         return ""
     _, _, scale, digits = MEASURES[name]
     low, middle, high = (f"{value / scale:.{digits}f}" for value in numbers[name])
-    return f"**{middle}**" if low == high else f"**{middle}** ({low}–{high})"
+    at_least = "≥ " if is_bound(numbers, name) else ""
+    return f"{at_least}**{middle}**" + ("" if low == high else f" ({low}–{high})")
 
 
 def markdown(results):
@@ -50,7 +59,8 @@ def markdown(results):
     machine = results["machine"]
     lines.append(
         f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}; {results['rounds']} interleaved rounds, "
-        f"**median** (least–most), {results['date']}."
+        f"**median** (least–most), {results['date']}; load average at the start {machine['load']}. ≥: all that was offered "
+        "arrived, so the generator was the limit. ![The same as bars](peers.svg)"
     )
     for services, peers in told.items():
         names = [name for name in MEASURES if any(name in numbers for numbers in peers.values())]
@@ -90,7 +100,7 @@ def svg(results):
     """A panel a measure: bars from 0, whiskers from the least to the most."""
     told = summary(results)
     counts = list(told)
-    panels, top = [], 40
+    panels, top = [], 58
     for name in PICTURED:
         panel, height = _panel(name, told, counts)
         if height:
@@ -101,10 +111,16 @@ def svg(results):
         f'<text x="{LEFT + at * 130 + 18}" y="22">{count} Service{"s" if count > 1 else ""}</text>'
         for at, count in enumerate(counts)
     )
+    machine = results["machine"]
+    caption = (
+        f"Bars: median of {results['rounds']} rounds; whiskers: least and most. {machine['cpus']} CPUs, "
+        f"Linux {machine['kernel']}, {results['date']}"
+    )
+    legend += f'<text x="8" y="46" font-size="10">{escape(caption)}</text>'
     width = LEFT + WIDTH + RIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}" '
-        f'font-family="sans-serif" font-size="12" fill="#222"><rect width="{width}" height="{top}" fill="#fff"/>'
+        f'font-family="sans-serif" font-size="12" fill="#222"><title>pollgate beside its peers</title><rect width="{width}" height="{top}" fill="#fff"/>'
         f"{legend}{''.join(panels)}</svg>\n"
     )
 
@@ -129,7 +145,8 @@ def _panel(name, told, counts):
                 mid = y + at * ROW + ROW / 2
                 parts.append(f'<rect x="{LEFT}" y="{y + at * ROW + 1}" width="{x(middle) - LEFT:.1f}" height="{ROW - 2}" fill="{COLOURS[at % 4]}"/>')
                 parts.append(f'<path d="M{x(low):.1f} {mid}H{x(high):.1f}M{x(low):.1f} {mid - 3}v6M{x(high):.1f} {mid - 3}v6" stroke="#222" fill="none"/>')
-                parts.append(f'<text x="{x(high) + 6:.1f}" y="{mid + 4}" font-size="10">{middle:.{digits}f}</text>')
+                sign = "≥ " if is_bound(told[count][peer], name) else ""
+                parts.append(f'<text x="{x(high) + 6:.1f}" y="{mid + 4}" font-size="10">{sign}{middle:.{digits}f}</text>')
         y += block + GAP
     axis = "".join(
         f'<path d="M{x(tick):.1f} {HEAD - 6}V{y}" stroke="#ccc"/><text x="{x(tick):.1f}" y="{HEAD - 10}" font-size="10" '

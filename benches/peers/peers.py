@@ -52,6 +52,10 @@ class Peer:
     def forget_flows(self):
         """As if no packet had ever come."""
 
+    def cpu_seconds(self):
+        """CPU time of the gateway so far: the kernel forwards in softirq."""
+        return lab.softirq_seconds(GATEWAY_CPU)
+
     def resume(self):
         """Before it is measured."""
 
@@ -144,6 +148,9 @@ class Poller(Peer):
 
     def pause(self):
         os.kill(self.pid(), signal.SIGSTOP)
+
+    def cpu_seconds(self):
+        return lab.process_seconds(self.pid())
 
     def pid(self):
         """`ip netns exec` and `taskset` become the program they start."""
