@@ -56,6 +56,7 @@ pub(super) struct Flows {
     plan: FlowPlan,
     slots: Vec<Flow>,
     turn: usize,
+    lent: usize,
     opened: u64,
     random: u64,
 }
@@ -66,7 +67,7 @@ impl Flows {
         let slots = (0..plan.count).map(|slot| open(&plan, plan.first.saturating_add(slot))).collect();
         // xorshift must not start at zero.
         let random = plan.seed | 1;
-        Flows { slots, turn: 0, opened: u64::from(plan.count), random, plan }
+        Flows { slots, turn: 0, lent: 0, opened: u64::from(plan.count), random, plan }
     }
 
     /// The flow whose turn it is; it has sent one more when this returns.
@@ -78,6 +79,12 @@ impl Flows {
         let flow = self.slots[slot];
         self.slots[slot].sent = flow.sent.wrapping_add(1);
         flow
+    }
+
+    /// One flow after the other for packets that only borrow its addresses: they are none of its own.
+    pub(super) fn borrow(&mut self) -> Flow {
+        self.lent = (self.lent + 1) % self.slots.len();
+        self.slots[self.lent]
     }
 
     /// Ends the oldest flow and puts a new one in its place; answers the new one's first packet.
@@ -142,6 +149,14 @@ mod tests {
         let mut flows = flows(3, Order::Turn);
         let turns: Vec<_> = (0..7).map(|_| flows.next()).map(|flow| (flow.id, flow.sent)).collect();
         assert_eq!(turns, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn a_borrowed_flow_has_sent_nothing() {
+        let mut flows = flows(3, Order::Turn);
+        let lent: Vec<_> = (0..4).map(|_| flows.borrow().id).collect();
+        assert_eq!(lent, [1, 2, 0, 1]);
+        assert_eq!((flows.next().id, flows.next().sent), (0, 0));
     }
 
     #[test]

@@ -72,6 +72,14 @@ pub enum PktgenError {
         /// How long.
         patience: Duration,
     },
+    /// Stopped before it had begun.
+    #[error("interrupted while asking for {gateway} on {interface}: nothing was sent")]
+    Interrupted {
+        /// Who was asked for.
+        gateway: Ipv4Addr,
+        /// Where.
+        interface: String,
+    },
     /// Signals cannot be caught.
     #[error("catching signals")]
     Signals(#[source] io::Error),

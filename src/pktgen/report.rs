@@ -163,7 +163,7 @@ impl Report {
                 "sent": self.per_second(*sent),
                 "received": self.per_second(tally.received),
             },
-            "sent": { "packets": sent, "bytes": outcome.sent.bytes, "strays": self.strays_sent },
+            "sent": { "packets": sent, "bytes": outcome.sent.bytes - self.sum(|seen| seen.unsent_bytes), "strays": self.strays_sent },
             "received": { "packets": tally.received, "bytes": tally.bytes, "strays": self.sum(|seen| seen.strays) },
             "halfway": self.sum(|seen| seen.halfway),
             "lost": { "packets": self.lost(), "percent": ratio(self.lost(), *sent) * 100.0 },
@@ -198,7 +198,7 @@ impl Report {
             .take(LISTED)
             .map(|(address, one)| (address.to_string(), json!({ "packets": one.packets, "first_ns": one.first })))
             .collect();
-        json!({ "used": used.len(), "least": packets.clone().min(), "most": packets.max(), "listed": listed })
+        json!({ "used": used.len(), "packets": packets.clone().sum::<u64>(), "least": packets.clone().min(), "most": packets.max(), "listed": listed })
     }
 }
 

@@ -100,7 +100,11 @@ fn gateway_mac(args: &PktgenArgs, client: &mut Side, clock: &Clock, stop: &Atomi
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     let (begun, mut next) = (clock.now(), clock.now());
-    while clock.now().since(begun) < ARP_PATIENCE && !stop.load(Relaxed) {
+    let interface = args.interface.clone();
+    while clock.now().since(begun) < ARP_PATIENCE {
+        if stop.load(Relaxed) {
+            return Err(PktgenError::Interrupted { gateway, interface });
+        }
         if clock.now() >= next {
             client.ask(gateway, clock);
             next = next.plus(ARP_PAUSE);
@@ -110,7 +114,7 @@ fn gateway_mac(args: &PktgenArgs, client: &mut Side, clock: &Clock, stop: &Atomi
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Err(PktgenError::NoAnswer { gateway, interface: args.interface.clone(), patience: ARP_PATIENCE })
+    Err(PktgenError::NoAnswer { gateway, interface, patience: ARP_PATIENCE })
 }
 
 /// All that takes part.

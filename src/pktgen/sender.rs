@@ -129,7 +129,11 @@ impl Sender {
 
     fn queue_one(&mut self, side: &mut Side, due: Instant) {
         let hits = self.hits.next();
-        let flow = if self.plan.churn == Churn::EveryPacket { self.flows.fresh() } else { self.flows.next() };
+        let flow = match self.plan.churn {
+            _ if !hits => self.flows.borrow(),
+            Churn::EveryPacket => self.flows.fresh(),
+            Churn::None | Churn::PerSecond(_) => self.flows.next(),
+        };
         let template = self.templates.next(kind(&flow));
         let Some(mut frame) = side.lend(template.len()) else { return };
         let (id, port) = if hits { (flow.id, flow.tuple.dst_port) } else { (STRAY, self.plan.stray_port) };

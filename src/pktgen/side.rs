@@ -80,6 +80,8 @@ pub(super) struct Seen {
     pub(super) unsent: BTreeMap<&'static str, u64>,
     /// Counted packets among them, and strays.
     pub(super) unsent_counted: [u64; 2],
+    /// The bytes of both.
+    pub(super) unsent_bytes: u64,
     /// Packets by endpoint, and when the first came.
     pub(super) endpoints: Vec<Endpoint>,
     /// For who watches from another thread: `tally.received`.
@@ -107,6 +109,7 @@ impl Side {
             missed: 0,
             unsent: BTreeMap::new(),
             unsent_counted: [0; 2],
+            unsent_bytes: 0,
             endpoints: vec![Endpoint::default(); usize::try_from(endpoints).unwrap_or(0)],
             received: Arc::default(),
         };
@@ -247,6 +250,7 @@ impl Side {
         let packet = Arrival::read(frame.bytes(), self.task.run, &self.task.clients);
         if let Some(stamp) = packet.map(|packet| packet.stamp).filter(|stamp| self.span.has(stamp.due())) {
             self.seen.unsent_counted[usize::from(stamp.flow() == STRAY)] += 1;
+            self.seen.unsent_bytes += frame.len() as u64;
         }
     }
 

@@ -157,6 +157,7 @@ fn what_is_sent_arrives_at_the_endpoints_and_is_told() {
         let listed = report["endpoints"]["listed"].as_object().expect("endpoints");
         let packets = listed.values().map(|one| one["packets"].as_u64().expect("a number"));
         assert_eq!(packets.sum::<u64>(), sent, "each packet is some endpoint's");
+        assert_eq!(number(&report, "/endpoints/packets"), sent);
         // The gateway asks for each endpoint; nothing here but pktgen could have answered.
         assert!(number(&report, "/arp_answered") >= 3, "{report:#}");
         let steady = &report["latency_us"]["steady"];
