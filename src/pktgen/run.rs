@@ -34,7 +34,7 @@ const BUFFERS: usize = 1024;
 const ARP_PATIENCE: Duration = Duration::from_secs(3);
 const ARP_PAUSE: Duration = Duration::from_millis(500);
 /// The drain ends when nothing has come for so long, and anyhow after so long.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_secs(3);
 /// Packets that were due and are late at the end may still be sent for so long.
 const GRACE: Duration = Duration::from_millis(5);
