@@ -3,6 +3,7 @@
 //! * [`flow`], [`net`], [`time`], [`hash`]: addresses, keys, the kernel's view of the network, time as a number.
 //! * [`drops`], [`counters`]: every way a packet can end, declared once, and where it is counted.
 //! * [`tables`], [`zone`]: what the control thread compiles Services into, with the one builder that proves every index.
+//! * [`sharded`]: maps whose generations share what did not change.
 //! * [`epoch`]: how a new set of tables reaches the workers without a lock.
 //!
 //! No I/O, no threads, no clock, nothing of Kubernetes' formats.
@@ -13,6 +14,7 @@ pub mod epoch;
 pub mod flow;
 pub mod hash;
 pub mod net;
+pub mod sharded;
 pub mod tables;
 pub mod time;
 pub mod zone;

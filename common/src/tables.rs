@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * **Immutable**: a worker reads one pointer a burst and sees one consistent state.
-//! * **Structurally shared**: maps are cut into [`SHARDS`] shards and services into chunks, each behind an `Arc`; the next
+//! * **Structurally shared**: maps are [`Sharded`] and services into chunks, each behind an `Arc`; the next
 //!   generation copies a few hundred pointers and only the shards and chunks it changes, not all services. Rings are
 //!   shared between all pools with the same backends in the same order.
 //! * **Proved once**: [`Builder`] is the only way to make a [`Tables`] and refuses an index that leads nowhere, so the
@@ -16,7 +16,7 @@
 //! A *service* here is one port of a Kubernetes Service (namespace/name, port name, protocol): each is balanced by
 //! itself, as kube-proxy does (Kubernetes `pkg/proxy/types.go`, ServicePortName).
 
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -25,8 +25,9 @@ use ipnet::IpNet;
 
 use crate::counters::MAX_SERVICES;
 use crate::flow::Protocol;
-use crate::hash::{HashMap, RingHash};
+use crate::hash::RingHash;
 use crate::net::Net;
+use crate::sharded::Sharded;
 use crate::zone::Zone;
 
 /// What stays the same for the life of the process.
@@ -85,7 +86,7 @@ pub struct Owned {
 }
 
 /// What a client connects to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub struct FrontendKey {
     /// The owned address.
     pub address: IpAddr,
@@ -93,6 +94,20 @@ pub struct FrontendKey {
     pub port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
+}
+
+impl Hash for FrontendKey {
+    /// In as few words as there are: every new flow looks one up.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let rest = u64::from(self.port) << 8 | u64::from(self.protocol.number());
+        match self.address {
+            IpAddr::V4(v4) => state.write_u64(u64::from(v4.to_bits()) << 32 | rest),
+            IpAddr::V6(v6) => {
+                state.write_u128(v6.to_bits());
+                state.write_u64(rest);
+            }
+        }
+    }
 }
 
 /// How a frontend came to be: decides policy and SNAT.
@@ -114,7 +129,8 @@ impl FrontendKind {
         self == FrontendKind::ClusterIp
     }
 
-    fn owned(self) -> OwnedKind {
+    /// What it makes of its address.
+    pub fn owned(self) -> OwnedKind {
         match self {
             FrontendKind::ClusterIp => OwnedKind::ClusterIp,
             FrontendKind::NodePort => OwnedKind::Gateway,
@@ -256,86 +272,6 @@ impl Service {
     #[inline]
     pub fn still_serves(&self, slot: u16, incarnation: u16) -> bool {
         self.backends.get(usize::from(slot)).is_some_and(|b| b.incarnation == incarnation && b.serving)
-    }
-}
-
-/// Shards of each map.
-pub const SHARDS: usize = 256;
-
-/// A map whose copies share what they have in common.
-#[derive(Debug)]
-pub struct Sharded<K, V> {
-    hasher: ahash::RandomState,
-    shards: Box<[Arc<HashMap<K, V>>]>,
-    len: usize,
-}
-
-impl<K, V> Clone for Sharded<K, V> {
-    fn clone(&self) -> Self {
-        Sharded { hasher: self.hasher.clone(), shards: self.shards.clone(), len: self.len }
-    }
-}
-
-impl<K: Hash + Eq + Clone, V: Clone> Default for Sharded<K, V> {
-    fn default() -> Self {
-        let hasher = ahash::RandomState::new();
-        let empty = Arc::new(HashMap::with_hasher(hasher.clone()));
-        Sharded { hasher, shards: (0..SHARDS).map(|_| Arc::clone(&empty)).collect(), len: 0 }
-    }
-}
-
-impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        // The top byte: the maps inside use the low bits for place and the top seven for tags, so that much of the tag is
-        // the same within a shard. A probe may compare one more key for it; no key is ever missed.
-        usize::try_from(self.hasher.hash_one(key) >> 56).unwrap_or(0) % SHARDS
-    }
-
-    /// The value of `key`.
-    #[inline]
-    pub fn get<Q>(&self, key: &Q) -> Option<&V>
-    where
-        K: std::borrow::Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.shards[self.shard(key)].get(key)
-    }
-
-    /// Sets the value of `key`, copying its shard if others share it.
-    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let at = self.shard(&key);
-        let old = Arc::make_mut(&mut self.shards[at]).insert(key, value);
-        self.len += usize::from(old.is_none());
-        old
-    }
-
-    /// Removes `key`, likewise.
-    pub fn remove<Q>(&mut self, key: &Q) -> Option<V>
-    where
-        K: std::borrow::Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let at = self.shard(key);
-        if !self.shards[at].contains_key(key) {
-            return None;
-        }
-        self.len -= 1;
-        Arc::make_mut(&mut self.shards[at]).remove(key)
-    }
-
-    /// Entries.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// All entries, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
     }
 }
 
@@ -565,6 +501,7 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sharded::SHARDS;
 
     fn settings() -> Arc<Settings> {
         Arc::new(Settings {

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use crate::tables::Sharded;
+use crate::sharded::Sharded;
 
 /// Record types the zone knows by name (RFC 1035 §3.2.2, RFC 3596, RFC 2782).
 pub mod rr {

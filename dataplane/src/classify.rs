@@ -20,12 +20,13 @@ use crate::{icmp, reject};
 pub(crate) fn new_flow(state: &State, frame: &mut Frame, packet: &Packet, tables: &Tables) -> Result<Frontend, Fate> {
     let key = packet.key;
     let (settings, dst) = (tables.settings(), IpAddr::V4(key.dst.0));
-    let owned = tables.owned(dst);
+    let protocol = Protocol::from_number(key.protocol).ok_or(Fate::Drop(Drop::Protocol))?;
+    let frontend = tables.frontend(&FrontendKey { address: dst, port: key.dst_port, protocol });
+    // Where there is a Service, the address is owned; its kind matters only where there is none.
+    let owned = frontend.map_or_else(|| tables.owned(dst), |frontend| Some(frontend.kind.owned()));
     if owned.is_none() {
         not_owned(dst, tables)?;
     }
-    let protocol = Protocol::from_number(key.protocol).ok_or(Fate::Drop(Drop::Protocol))?;
-    let frontend = tables.frontend(&FrontendKey { address: dst, port: key.dst_port, protocol });
     let towards = match (owned, frontend) {
         (None, _) => Towards::Client,
         (Some(OwnedKind::Gateway), None) => Towards::SnatPort,

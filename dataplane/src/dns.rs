@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::packet::{Fate, Kind, Packet};
 use crate::port::{Frame, Offload};
-use crate::wire::dns::{self, Asked, Query, Rcode};
+use crate::wire::dns::{self, Asked, NameRoom, Query, Rcode};
 use crate::wire::ethernet;
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, checksum};
@@ -38,7 +38,8 @@ pub(crate) fn answer(frame: &mut Frame, packet: &Packet, tables: &Tables) -> Fat
     let start = packet.l4 + udp::LEN;
     let said = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
     let end = packet.l4 + said.min(packet.l4_len);
-    let query = frame.bytes().get(start..end).and_then(Query::read);
+    let mut room = NameRoom::default();
+    let query = frame.bytes().get(start..end).and_then(|message| Query::read(message, &mut room));
     let Some(query) = query else { return Fate::Drop(Drop::DnsMalformed) };
     let response = respond(&query, tables.zone());
     let written = frame.buffer_mut().get_mut(start..).and_then(|message| response.write(&query, message));
@@ -57,7 +58,7 @@ struct Response<'a> {
     soa: Option<[u8; dns::SOA_LEN]>,
 }
 
-fn respond<'a>(query: &Query, zone: &'a Zone) -> Response<'a> {
+fn respond<'a>(query: &Query<'_>, zone: &'a Zone) -> Response<'a> {
     let asked = match &query.question {
         Ok(asked) => asked,
         Err(rcode) => return Response::error(*rcode),
@@ -65,13 +66,17 @@ fn respond<'a>(query: &Query, zone: &'a Zone) -> Response<'a> {
     if asked.edns.is_some_and(|opt| opt.version() != 0) {
         return Response::error(Rcode::BadVers);
     }
-    if asked.class != dns::IN || !zone.holds(asked.name.wire()) {
+    if asked.class != dns::IN {
         return Response::error(Rcode::Refused);
     }
-    let node = zone.find(asked.name.wire());
-    match node.and_then(|node| node.answer(asked.rtype)) {
-        Some(answer) => Response::positive(asked, answer),
-        None => Response::negative(asked, zone, if node.is_some() { Rcode::NoError } else { Rcode::NxDomain }),
+    // A name that is found is the zone's.
+    match zone.find(asked.name) {
+        Some(node) => match node.answer(asked.rtype) {
+            Some(answer) => Response::positive(asked, answer),
+            None => Response::negative(asked, zone, Rcode::NoError),
+        },
+        None if zone.holds(asked.name) => Response::negative(asked, zone, Rcode::NxDomain),
+        None => Response::error(Rcode::Refused),
     }
 }
 
@@ -81,7 +86,7 @@ impl<'a> Response<'a> {
     }
 
     /// Truncated to nothing rather than to a part, so that no client takes the part for the whole (RFC 2181 §9).
-    fn positive(asked: &Asked, answer: &'a RrSet) -> Response<'a> {
+    fn positive(asked: &Asked<'_>, answer: &'a RrSet) -> Response<'a> {
         let limit = asked.edns.map_or(dns::PLAIN_SIZE, |opt| opt.size());
         let opt = if asked.edns.is_some() { size_of::<dns::Opt>() } else { 0 };
         let truncated = asked.end + answer.bytes.len() + opt > limit;
@@ -89,15 +94,15 @@ impl<'a> Response<'a> {
         Response { rcode: Rcode::NoError, authoritative: true, truncated, answer, soa: None }
     }
 
-    fn negative(asked: &Asked, zone: &Zone, rcode: Rcode) -> Response<'a> {
+    fn negative(asked: &Asked<'_>, zone: &Zone, rcode: Rcode) -> Response<'a> {
         // The question's name ends in the zone's: the record points there.
-        let origin = dns::LEN + asked.name.wire().len() - zone.origin.len();
+        let origin = dns::LEN + asked.name.len() - zone.origin.len();
         let soa = u16::try_from(origin).ok().map(|origin| dns::soa(origin, zone.serial, zone.ttl));
         Response { rcode, authoritative: true, truncated: false, answer: None, soa }
     }
 
     /// Writes it over the query at the start of `message`; answers its length, or `None` if there is no room.
-    fn write(&self, query: &Query, message: &mut [u8]) -> Option<usize> {
+    fn write(&self, query: &Query<'_>, message: &mut [u8]) -> Option<usize> {
         let asked = query.question.as_ref().ok();
         let edns = asked.and_then(|asked| asked.edns).map(|opt| opt.response(self.rcode));
         let count = [self.answer.map_or(0, |set| set.count), u16::from(self.soa.is_some()), u16::from(edns.is_some())];

@@ -21,13 +21,17 @@ pub(crate) struct Hops {
     epoch: u32,
     list: Vec<Hop>,
     places: HashMap<(PortId, Mac), u32>,
+    /// Where a destination's hop is: routes are looked up once for all flows to an endpoint, not for each.
+    destinations: HashMap<V4, u32>,
 }
 
 impl Hops {
     pub(crate) fn new() -> Hops {
         let mut places = new_map();
         places.reserve(MOST);
-        Hops { net_generation: 0, epoch: 1, list: Vec::with_capacity(MOST), places }
+        let mut destinations = new_map();
+        destinations.reserve(MOST);
+        Hops { net_generation: 0, epoch: 1, list: Vec::with_capacity(MOST), places, destinations }
     }
 
     /// Once a burst: forgets everything if the network has changed. Answers whether it had.
@@ -51,8 +55,17 @@ impl Hops {
 
     #[cold]
     fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<(), NoHop> {
-        let hop = net.hop(IpAddr::from(entry.translation.to.dst))?;
-        entry.hop = self.place(hop);
+        let destination = entry.translation.to.dst;
+        entry.hop = match self.destinations.get(&destination) {
+            Some(&place) => place,
+            None => {
+                let place = self.place(net.hop(IpAddr::from(destination))?);
+                if self.destinations.len() < MOST {
+                    self.destinations.insert(destination, place);
+                }
+                place
+            }
+        };
         entry.hop_epoch = self.epoch;
         Ok(())
     }
@@ -73,6 +86,7 @@ impl Hops {
     fn start_over(&mut self) {
         self.list.clear();
         self.places.clear();
+        self.destinations.clear();
         self.epoch = self.epoch.wrapping_add(1).max(1);
     }
 }

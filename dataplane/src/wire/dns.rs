@@ -135,55 +135,59 @@ impl Opt {
     }
 }
 
-/// A name on the stack, lower-cased.
-#[derive(Clone, Debug)]
-pub struct Name {
-    bytes: [u8; MAX_NAME],
-    len: usize,
+/// Room for a name in lower case: on the caller's stack, so that it is written where it is used.
+#[derive(Debug)]
+pub struct NameRoom([u8; MAX_NAME]);
+
+impl Default for NameRoom {
+    fn default() -> NameRoom {
+        NameRoom([0; MAX_NAME])
+    }
 }
 
-impl Name {
-    /// Its bytes on the wire, root label included.
-    pub fn wire(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&[])
+impl NameRoom {
+    /// The name at `at` in lower case, root label included; no compression pointers, which have nothing to point to in a
+    /// question. `None` if it is cut off, too long, or has a label of more than 63 bytes.
+    fn read(&mut self, message: &[u8], at: usize) -> Option<&[u8]> {
+        let name = message.get(at..)?;
+        let len = name_len(name)?;
+        let room = self.0.get_mut(..len)?;
+        room.copy_from_slice(name.get(..len)?);
+        // Lengths are below 64 and so no letters: the whole name can be done in one go.
+        room.make_ascii_lowercase();
+        Some(room)
     }
+}
 
-    /// The name at `at`; no compression pointers, which have nothing to point to in a question. `None` if it is cut off,
-    /// too long, or has a label of more than 63 bytes.
-    fn read(message: &[u8], at: usize) -> Option<Name> {
-        let mut name = Name { bytes: [0; MAX_NAME], len: 0 };
-        loop {
-            let label = usize::from(*message.get(at + name.len)?);
-            let end = name.len + label + 1;
-            if label > 63 || end > MAX_NAME {
-                return None;
-            }
-            let from = message.get(at + name.len..at + end)?;
-            let to = name.bytes.get_mut(name.len..end)?;
-            to.copy_from_slice(from);
-            to.make_ascii_lowercase();
-            name.len = end;
-            if label == 0 {
-                return Some(name);
-            }
+/// Bytes of the name at the start, root label included.
+fn name_len(bytes: &[u8]) -> Option<usize> {
+    let mut len = 0;
+    loop {
+        let label = usize::from(*bytes.get(len)?);
+        len += label + 1;
+        if label > 63 || len > MAX_NAME {
+            return None;
+        }
+        if label == 0 {
+            return Some(len);
         }
     }
 }
 
 /// A query, read.
 #[derive(Debug)]
-pub struct Query {
+pub struct Query<'a> {
     /// Its header.
     pub header: Dns,
     /// What is asked; or how to say that it could not be read.
-    pub question: Result<Asked, Rcode>,
+    pub question: Result<Asked<'a>, Rcode>,
 }
 
 /// One question.
 #[derive(Debug)]
-pub struct Asked {
+pub struct Asked<'a> {
     /// The name.
-    pub name: Name,
+    pub name: &'a [u8],
     /// The record type.
     pub rtype: u16,
     /// The class.
@@ -194,16 +198,16 @@ pub struct Asked {
     pub edns: Option<Opt>,
 }
 
-impl Query {
+impl<'a> Query<'a> {
     /// Reads `message`; `None` if it is no query at all (too short for a header, or a response), which must not be
     /// answered lest two servers talk to each other for ever.
-    pub fn read(message: &[u8]) -> Option<Query> {
+    pub fn read(message: &[u8], room: &'a mut NameRoom) -> Option<Query<'a>> {
         let header = *Dns::at(message, 0)?;
         if header.flags.get() & QR != 0 {
             return None;
         }
         let question = match (header.flags.get() & OPCODE, header.questions.get()) {
-            (0, 1) => Asked::read(message, &header).ok_or(Rcode::FormErr),
+            (0, 1) => Asked::read(message, &header, room).ok_or(Rcode::FormErr),
             (0, 0) => Err(Rcode::ServFail),
             (0, _) => Err(Rcode::FormErr),
             _ => Err(Rcode::NotImp),
@@ -212,10 +216,10 @@ impl Query {
     }
 }
 
-impl Asked {
-    fn read(message: &[u8], header: &Dns) -> Option<Asked> {
-        let name = Name::read(message, LEN)?;
-        let at = LEN + name.len;
+impl<'a> Asked<'a> {
+    fn read(message: &[u8], header: &Dns, room: &'a mut NameRoom) -> Option<Asked<'a>> {
+        let name = room.read(message, LEN)?;
+        let at = LEN + name.len();
         let question = Question::at(message, at)?;
         let end = at + size_of::<Question>();
         // Only where nothing else stands between question and additional section can the OPT be found without a parse.
@@ -268,15 +272,16 @@ mod tests {
 
     #[test]
     fn a_question_is_read_in_lower_case() {
-        let read = Query::read(&query(b"\x03WwW\x02Ab\0")).expect("a query");
+        let mut room = NameRoom::default();
+        let read = Query::read(&query(b"\x03WwW\x02Ab\0"), &mut room).expect("a query");
         let asked = read.question.expect("readable");
-        assert_eq!((asked.name.wire(), asked.rtype, asked.class, asked.end), (&b"\x03www\x02ab\0"[..], 1, 1, 24));
+        assert_eq!((asked.name, asked.rtype, asked.class, asked.end), (&b"\x03www\x02ab\0"[..], 1, 1, 24));
         assert!(asked.edns.is_none());
     }
 
     #[test]
     fn what_cannot_be_read_is_told_apart() {
-        let code = |message: &[u8]| Query::read(message).map(|q| q.question.err());
+        let code = |message: &[u8]| Query::read(message, &mut NameRoom::default()).map(|q| q.question.err());
         assert_eq!(code(b"short"), None);
         let mut response = query(b"\x01a\0");
         response[2] |= 0x80;
