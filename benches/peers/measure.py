@@ -125,10 +125,17 @@ def established(peer, times):
     return {
         "established_pps": rate,
         "established_offered": report["rate"]["sent"],
+        "established_refused": refused(report),
         "cpu_us": (gateway + generator) / rate * 1e6,
         "gateway_cpu_us": gateway / rate * 1e6,
         "gateway_busy": gateway,
     }
+
+
+def refused(report):
+    """Packets that did not fit the sending socket's buffer, for each that did: what is sent waits there until the gateway's
+    CPU has taken it, so a generator that runs ahead of the gateway is slowed down to it and nothing is lost."""
+    return sum(report["not_sent"].values()) / max(1, report["sent"]["packets"])
 
 
 def spent(peer):
@@ -142,7 +149,11 @@ def new_flows(peer, times):
     report = pktgen(peer, "--to", peer.targets(), "--flows", flows(peer), "--every-packet-new", *fresh(), "--rate", "max",
                     "--warmup", NEW_FLOW_WARMUP, "--duration", times.new_flows)
     peer.forget_flows()
-    return {"new_flow_pps": report["rate"]["received"], "new_flow_offered": report["rate"]["sent"]}
+    return {
+        "new_flow_pps": report["rate"]["received"],
+        "new_flow_offered": report["rate"]["sent"],
+        "new_flow_refused": refused(report),
+    }
 
 
 def latency(peer, times):

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use pollgate_common::drops::Drop;
 use serde_json::{Map, Value, json};
 
 use super::addresses::Block;
@@ -137,7 +138,8 @@ impl Report {
     /// What a reader of the numbers should know.
     fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.shortfall().into_iter().collect();
-        notes.extend(self.unsent.iter().map(|(reason, count)| format!("{count} frames not sent: {reason}")));
+        let why = |name: &str| Drop::from_name(name).map_or("", Drop::sentence);
+        notes.extend(self.unsent.iter().map(|(name, count)| format!("{count} frames not sent: {name}. {}", why(name))));
         let missed = self.sum(|seen| seen.missed);
         if missed > 0 {
             notes.push(format!("{missed} frames lost in pktgen's own receive ring, not in the gateway"));
