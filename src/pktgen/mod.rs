@@ -37,6 +37,8 @@ mod side;
 mod stamp;
 mod tally;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
