@@ -33,8 +33,9 @@ const BUFFERS: usize = 1024;
 /// How long the gateway may take to answer ARP, and how often it is asked.
 const ARP_PATIENCE: Duration = Duration::from_secs(3);
 const ARP_PAUSE: Duration = Duration::from_millis(500);
-/// The drain ends when nothing has come for so long, and anyhow after so long.
-const QUIET: Duration = Duration::from_millis(200);
+/// The drain ends when nothing has come for so long; when all is there only duplicates can come; and anyhow after so long.
+const QUIET: Duration = Duration::from_millis(300);
+const QUIET_AFTER_ALL: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(3);
 /// Packets that were due and are late at the end may still be sent for so long.
 const GRACE: Duration = Duration::from_millis(5);
@@ -181,11 +182,17 @@ impl Stage {
         self.client.receive(&clock) + self.sink.as_mut().map_or(0, |sink| sink.receive(&clock))
     }
 
-    /// Until all is there, nothing comes any more, or it has taken long enough.
+    /// Until nothing comes any more, or it has taken long enough.
     fn drain(&mut self) {
         let begun = self.clock.now();
         let (mut last, mut received) = (begun, self.watch.received());
-        while self.clock.now().since(last) < QUIET && self.clock.now().since(begun) < DRAIN {
+        let sent = self.sender.sent.saturating_sub(self.client.seen.unsent_counted[0]);
+        loop {
+            let quiet = if received < sent { QUIET } else { QUIET_AFTER_ALL };
+            let now = self.clock.now();
+            if now.since(last) >= quiet || now.since(begun) >= DRAIN {
+                return;
+            }
             if self.receive() == 0 {
                 thread::yield_now();
             }
