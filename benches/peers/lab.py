@@ -95,6 +95,10 @@ class Lab:
             self.ip(self.gateway, f"link set {far} up")
         for interface, side in (("gc", 1), ("gb", 2)):
             self.ip(self.gateway, f"addr add 10.200.{side}.1/24 dev {interface}")
+        # Known for good: between two runs there is nobody to answer for them.
+        for near, far, side in (("c0", "gc", 1), ("b0", "gb", 2)):
+            mac = self.mac(self.gen, near)
+            self.ip(self.gateway, f"neigh add 10.200.{side}.2 lladdr {mac} dev {far} nud permanent")
         self.ip(self.gateway, "route add 10.128.0.0/16 via 10.200.1.2")
         self.ip(self.gateway, "route add 10.129.0.0/16 via 10.200.2.2")
         self.ip(self.gateway, "route add 10.130.0.0/15 via 10.200.2.2")
@@ -156,8 +160,6 @@ class Lab:
         self.ip(self.gen, f"addr add {CLIENT}/32 dev lo")
         self.ip(self.gen, f"route add default via 10.200.1.1 src {CLIENT}")
         self.sysctl(self.gen, "net.ipv4.ip_local_port_range", "1024 65535")
-        for interface in ("gc", "gb"):
-            run("ip", "-n", self.gateway, "neigh", "flush", "dev", interface, check=False)
 
     def close(self):
         for process in self.processes:
