@@ -21,6 +21,9 @@ pub(crate) const ENDPOINTS: u32 = 10;
 pub(crate) struct Control {
     pub(crate) cluster: Cluster,
     pub(crate) compiler: Compiler,
+    services: u32,
+    /// Changes so far, over all samples of a bench.
+    changes: u32,
 }
 
 impl Control {
@@ -29,13 +32,19 @@ impl Control {
         let mut cluster = Cluster::new(cluster::Settings::default());
         adopt(&mut cluster, objects::services(services, ENDPOINTS));
         let compiler = compiled(&cluster);
-        Control { cluster, compiler }
+        Control { cluster, compiler, services, changes: 0 }
     }
 
-    /// Plans and adopts one endpoint going away from, or coming back to, a Service; answers who is touched.
-    pub(crate) fn flip(&mut self, service: u32, is_gone: bool) -> BTreeSet<ServiceName> {
+    /// Plans and adopts the next change: an endpoint of some Service goes, and comes back with the change after it. Answers
+    /// the Service's number, whether the endpoint went, and who is touched.
+    pub(crate) fn change(&mut self) -> (u32, bool, BTreeSet<ServiceName>) {
+        let (service, is_gone) =
+            ((self.changes / 2).wrapping_mul(7919) % self.services, self.changes.is_multiple_of(2));
+        self.changes += 1;
         let unready = is_gone.then_some(service % ENDPOINTS);
-        touched(&adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]))
+        let touched = touched(&adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]));
+        assert_eq!(touched.len(), 1, "one Service is concerned");
+        (service, is_gone, touched)
     }
 
     /// Compiles and publishes what was touched.
