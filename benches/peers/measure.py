@@ -129,6 +129,7 @@ def established(peer, times):
         "cpu_us": (gateway + generator) / rate * 1e6,
         "gateway_cpu_us": gateway / rate * 1e6,
         "gateway_busy": gateway,
+        "spins": int(peer.spins),
     }
 
 

@@ -51,13 +51,20 @@ def is_bound(numbers, name):
     return offered < numbers[name][1] * 1.02 and refused < 0.05
 
 
+def sign(numbers, name):
+    """≥ where the generator was the limit; then a poller also had time to spin, and its CPU is at most what is told."""
+    if is_bound(numbers, name):
+        return "≥ "
+    idle = name == "cpu_us" and numbers.get("spins", [0, 0])[1] and is_bound(numbers, "established_pps")
+    return "≤ " if idle else ""
+
+
 def cell(numbers, name):
     if name not in numbers:
         return ""
     _, _, scale, digits = MEASURES[name]
     low, middle, high = (f"{value / scale:.{digits}f}" for value in numbers[name])
-    at_least = "≥ " if is_bound(numbers, name) else ""
-    return f"{at_least}**{middle}**" + ("" if low == high else f" ({low}–{high})")
+    return f"{sign(numbers, name)}**{middle}**" + ("" if low == high else f" ({low}–{high})")
 
 
 def markdown(results):
@@ -66,7 +73,7 @@ def markdown(results):
     lines.append(
         f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}; {results['rounds']} interleaved rounds, "
         f"**median** (least–most), {results['date']}; load average at the start {machine['load']}. ≥: the generator "
-        "was the limit. ![The same as bars](peers.svg)"
+        "was the limit; ≤: so a poller had time to spin. ![The same as bars](peers.svg)"
     )
     for services, peers in told.items():
         names = [name for name in MEASURES if any(name in numbers for numbers in peers.values())]
@@ -151,8 +158,8 @@ def _panel(name, told, counts):
                 mid = y + at * ROW + ROW / 2
                 parts.append(f'<rect x="{LEFT}" y="{y + at * ROW + 1}" width="{x(middle) - LEFT:.1f}" height="{ROW - 2}" fill="{COLOURS[at % 4]}"/>')
                 parts.append(f'<path d="M{x(low):.1f} {mid}H{x(high):.1f}M{x(low):.1f} {mid - 3}v6M{x(high):.1f} {mid - 3}v6" stroke="#222" fill="none"/>')
-                sign = "≥ " if is_bound(told[count][peer], name) else ""
-                parts.append(f'<text x="{x(high) + 6:.1f}" y="{mid + 4}" font-size="10">{sign}{middle:.{digits}f}</text>')
+                mark = sign(told[count][peer], name)
+                parts.append(f'<text x="{x(high) + 6:.1f}" y="{mid + 4}" font-size="10">{mark}{middle:.{digits}f}</text>')
         y += block + GAP
     axis = "".join(
         f'<path d="M{x(tick):.1f} {HEAD - 6}V{y}" stroke="#ccc"/><text x="{x(tick):.1f}" y="{HEAD - 10}" font-size="10" '

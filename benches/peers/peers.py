@@ -21,6 +21,8 @@ class Peer:
     note = ""
     translates = True
     carries_tcp = True
+    # Whether it uses its CPU up even with nothing to do.
+    spins = False
     forwarding = True
     # Where the receive softirq of the gateway's interfaces runs. The kernel forwards in it, a poller wants it elsewhere.
     softirq_cpu = GATEWAY_CPU
@@ -140,6 +142,7 @@ class Poller(Peer):
     """A process that polls; it sleeps while others are measured."""
 
     forwarding = False
+    spins = True
     softirq_cpu = GENERATOR_CPU
 
     def resume(self):
