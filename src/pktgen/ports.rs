@@ -93,11 +93,12 @@ pub(super) fn open(
 fn open_xdp(
     name: &str,
     port: PortId,
-    mut addresses: impl Iterator<Item = Ipv4Addr>,
+    addresses: impl Iterator<Item = Ipv4Addr>,
 ) -> Result<(Box<dyn Port>, Program), InterfaceError> {
-    let rules = Rules::new()?;
+    let addresses: Vec<Ipv4Addr> = addresses.collect();
+    let rules = Rules::with_room(u32::try_from(addresses.len()).unwrap_or(u32::MAX))?;
     let refused = |source| InterfaceError::Addresses { name: name.to_owned(), source };
-    addresses.try_for_each(|address| rules.own(address.into())).map_err(refused)?;
+    addresses.into_iter().try_for_each(|address| rules.own(address.into())).map_err(refused)?;
     let program = Program::attach(name, &rules)?;
     let interfaces = [(&program, port)];
     let options = XdpOptions { interfaces: &interfaces, worker: 0, workers: 1, frames: RING_FRAMES, busy_poll: false };

@@ -47,9 +47,14 @@ pub struct RuleError {
 impl Rules {
     /// Empty tables: nothing is pollgate's.
     pub fn new() -> Result<Rules, super::OpenError> {
+        Rules::with_room(OWNED)
+    }
+
+    /// The same with room for so many owned addresses: a load generator stands for more hosts than a gateway has Services.
+    pub fn with_room(owned: u32) -> Result<Rules, super::OpenError> {
         let make = || {
             Ok(Maps {
-                owned: Map::new(Kind::Hash, "pg_owned", OWNED)?,
+                owned: Map::new(Kind::Hash, "pg_owned", owned.max(OWNED))?,
                 served: Map::new(Kind::Hash, "pg_served", SERVED)?,
                 host: Map::new(Kind::Hash, "pg_host", HOST)?,
             })
