@@ -59,7 +59,7 @@ impl Machine {
             transparent_huge_pages: files.transparent_huge_pages(),
             huge_pages: files.huge_pages(),
             receive_buffer_limit: files.receive_buffer_limit(),
-            bpf: bpf::try_socket_map().map_err(|error| bpf::reason(&error)),
+            bpf: bpf::permitted(),
             io_uring: files.io_uring(),
         }
     }

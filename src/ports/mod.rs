@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use pollgate_common::net::PortId;
 use pollgate_common::tables::Settings;
+use pollgate_dataplane::bpf::classic::Program as FanoutProgram;
 use pollgate_dataplane::port::packet::{Fanout, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions};
@@ -68,6 +69,8 @@ pub struct Opener<'a> {
     choices: Vec<Choice>,
     workers: u16,
     fanouts: Fanouts,
+    /// How the kernel is to choose among the workers from the start.
+    fanout: FanoutProgram,
     rules: Option<Rules>,
     programs: Vec<(PortId, Program)>,
 }
@@ -83,7 +86,8 @@ impl<'a> Opener<'a> {
     ) -> Result<Opener<'a>, PortsError> {
         let choices = choose(config, usize::from(workers))?;
         let fanouts = Fanouts::new(config, settings, steering);
-        let mut opener = Opener { config, choices, workers, fanouts, rules: None, programs: Vec::new() };
+        let fanout = fanouts.program();
+        let mut opener = Opener { config, choices, workers, fanouts, fanout, rules: None, programs: Vec::new() };
         opener.attach()?;
         for (interface, choice) in config.interfaces.iter().zip(&opener.choices) {
             info!("{} is polled by {}: {}", interface.name, choice.mode, choice.reason);
@@ -140,11 +144,10 @@ impl<'a> Opener<'a> {
     }
 
     fn open_socket(&mut self, worker: u16, at: usize, interface: &Interface) -> Result<Box<dyn Port>, PortsError> {
-        let program = self.fanouts.program();
         let (port, workers) = (port_id(at), self.workers);
         let interface = &interface.name;
         let options =
-            PacketOptions { interface, port, worker, workers, fanout: Some(&program), ring_frames: RING_FRAMES };
+            PacketOptions { interface, port, worker, workers, fanout: Some(&self.fanout), ring_frames: RING_FRAMES };
         let (port, group) = socket_port(self.choices[at].mode, &options)?;
         if worker == 0 && workers > 1 {
             let group = group.map_err(|source| PortsError::Group { interface: interface.clone(), source })?;
