@@ -10,17 +10,6 @@ use pollgate_dataplane::port::packet::{OpenError, PacketOptions};
 
 use crate::support::*;
 
-/// The frame as it would go back to its sender: addresses of both layers and ports exchanged, sums unchanged by that.
-fn turn_round(frame: &mut Frame) {
-    let bytes = frame.bytes_mut();
-    let (to, from) = bytes[..12].split_at_mut(6);
-    to.swap_with_slice(from);
-    let (source, destination) = bytes[26..34].split_at_mut(4);
-    source.swap_with_slice(destination);
-    let (source, destination) = bytes[34..38].split_at_mut(2);
-    source.swap_with_slice(destination);
-}
-
 pub(crate) fn a_frame_comes_in_as_sent_with_its_partial_checksum_and_goes_back_finished_by_the_kernel<P: Kind>() {
     for (checksum_offload, sum_left) in [(true, true), (false, false)] {
         let cable = Cable::new();

@@ -2,15 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::ptr::NonNull;
-use std::time::{Duration, Instant as Clock};
 
 use pollgate::lab::{Namespace, Veth, in_lab};
 use pollgate_common::drops::Drop as Reason;
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::time::Instant;
 use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::{self, UringPort};
 use pollgate_dataplane::port::{Frame, Origin, Port, Returned};
+
+#[path = "../shared/frames.rs"]
+mod frames;
+
+pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, turn_round};
 
 /// A kind of port over an AF_PACKET socket.
 pub(crate) trait Kind: Port + Sized {
@@ -50,8 +53,6 @@ pub(crate) fn in_uring_lab(test: &str, body: impl FnOnce() + Send) {
     }
 }
 
-pub(crate) const NOW: Instant = Instant(0);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const LEFT: Mac = Mac([2, 0, 0, 0, 0, 1]);
 pub(crate) const RIGHT: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
@@ -96,29 +97,6 @@ pub(crate) fn address(last: u8) -> IpAddr {
 
 pub(crate) fn socket(namespace: &Namespace) -> UdpSocket {
     namespace.run(|| UdpSocket::bind((address(1), 0))).expect("a socket")
-}
-
-/// Takes frames until `enough` says so.
-pub(crate) fn receive(port: &mut impl Port, enough: impl Fn(&[Frame]) -> bool) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    let deadline = Clock::now() + PATIENCE;
-    while !enough(&frames) {
-        port.rx(NOW, 64, &mut frames);
-        assert!(Clock::now() < deadline, "after {PATIENCE:?} there are only {} frames", frames.len());
-    }
-    frames
-}
-
-/// What was lost, once nothing more comes.
-pub(crate) fn missed(port: &mut impl Port) -> u64 {
-    let mut frames = Vec::new();
-    (0..64).for_each(|_| port.rx(NOW, 64, &mut frames));
-    release(port, frames);
-    port.missed()
-}
-
-pub(crate) fn release(port: &mut impl Port, frames: Vec<Frame>) {
-    frames.into_iter().for_each(|frame| port.release(frame));
 }
 
 pub(crate) fn is_udp(frame: &Frame) -> bool {

@@ -89,7 +89,7 @@ fn a_frame_is_forwarded_where_it_lies_and_its_buffer_comes_home() {
             home += give_back(&mut ports, &mut back);
         }
         assert_eq!(home, 4000);
-        assert_eq!(ports.each_mut().map(|port| crate::support::missed(port)), [0, 0]);
+        assert_eq!(ports.each_mut().map(crate::support::missed), [0, 0]);
     });
 }
 

@@ -12,24 +12,13 @@ use pollgate_dataplane::port::{Frame, Offload, OpenError, Origin, Port};
 
 use crate::support::{
     Cable, FRAMES, NOW, PATIENCE, RIGHT, attach, beside, drain, frame_over, ip, missed, number, numbered, numbers,
-    receive, receive_for, release, send,
+    receive, receive_for, release, send, turn_round,
 };
 
 const MOMENT: Duration = Duration::from_millis(100);
 
 fn socket(cable: &Cable) -> UdpSocket {
     cable.left.run(|| UdpSocket::bind((ip("10.0.0.1"), 0))).expect("a socket")
-}
-
-/// The frame as it would go back to its sender: addresses of both layers and ports exchanged, sums unchanged by that.
-fn turn_round(frame: &mut Frame) {
-    let bytes = frame.bytes_mut();
-    let (to, from) = bytes[..12].split_at_mut(6);
-    to.swap_with_slice(from);
-    let (source, destination) = bytes[26..34].split_at_mut(4);
-    source.swap_with_slice(destination);
-    let (source, destination) = bytes[34..38].split_at_mut(2);
-    source.swap_with_slice(destination);
 }
 
 #[test]

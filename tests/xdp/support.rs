@@ -7,13 +7,15 @@ use std::time::{Duration, Instant as Clock};
 use pollgate::lab::{Namespace, Veth};
 use pollgate_common::drops::Drop as Reason;
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::time::Instant;
 use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, OpenError, Origin, Port, Returned};
 
-pub(crate) const NOW: Instant = Instant(0);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+#[path = "../shared/frames.rs"]
+mod frames;
+
+pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, turn_round};
+
 /// The MAC of the cable's left end, where clients are.
 pub(crate) const LEFT: Mac = Mac([2, 0, 0, 0, 0, 1]);
 /// The MAC of the cable's right end, which is polled.
@@ -73,17 +75,6 @@ pub(crate) fn beside(namespace: &Namespace, interface: &str) -> PacketPort {
     namespace.run(|| PacketPort::open(&options)).expect("a packet port")
 }
 
-/// Takes frames until `enough` says so.
-pub(crate) fn receive(port: &mut dyn Port, enough: impl Fn(&[Frame]) -> bool) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    let deadline = Clock::now() + PATIENCE;
-    while !enough(&frames) {
-        port.rx(NOW, 64, &mut frames);
-        assert!(Clock::now() < deadline, "after {PATIENCE:?} there are only {} frames", frames.len());
-    }
-    frames
-}
-
 /// Takes what comes within a moment.
 pub(crate) fn receive_for(port: &mut dyn Port, moment: Duration) -> Vec<Frame> {
     let mut frames = Vec::new();
@@ -92,18 +83,6 @@ pub(crate) fn receive_for(port: &mut dyn Port, moment: Duration) -> Vec<Frame> {
         port.rx(NOW, 64, &mut frames);
     }
     frames
-}
-
-pub(crate) fn release(port: &mut dyn Port, frames: Vec<Frame>) {
-    frames.into_iter().for_each(|frame| port.release(frame));
-}
-
-/// What was lost, once nothing more comes.
-pub(crate) fn missed(port: &mut dyn Port) -> u64 {
-    let mut frames = Vec::new();
-    (0..64).for_each(|_| port.rx(NOW, 64, &mut frames));
-    release(port, frames);
-    port.missed()
 }
 
 /// Calls `tx` with nothing to send until nothing is under way.
