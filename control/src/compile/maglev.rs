@@ -12,6 +12,10 @@ use std::net::IpAddr;
 use pollgate_common::hash::{RingHash, wide};
 use pollgate_common::tables::Ring;
 
+use self::fill::{Table, Walk};
+
+mod fill;
+
 /// Table sizes: primes, so that every skip visits every place.
 pub const SIZES: [u32; 12] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131_071, 262_139, 524_287];
 
@@ -51,75 +55,63 @@ pub fn build(hash: &RingHash, backends: &[Weighted], size: u32) -> Ring {
     if heaviest == 0 || size < 2 {
         return Ring::new(Box::default());
     }
-    let mut walks: Vec<Walk> = backends.iter().map(|backend| Walk::new(hash, backend, size)).collect();
+    if let [_] = backends {
+        return Ring::new(vec![0; size as usize].into_boxed_slice());
+    }
+    let mut walks: Vec<Walk> = backends.iter().map(|backend| walk(hash, backend, size)).collect();
+    let mut turns = Turns::new(backends, heaviest);
     let mut table = Table::new(size);
     loop {
         for (ordinal, walk) in walks.iter_mut().enumerate() {
-            walk.credit += u64::from(walk.weight);
-            if walk.credit < u64::from(heaviest) {
+            if !turns.has(ordinal) {
                 continue;
             }
-            walk.credit -= u64::from(heaviest);
-            table.take_next(walk, ordinal);
-            if table.left == 0 {
-                return Ring::new(table.places.into_boxed_slice());
+            table.take_next(walk, u16::try_from(ordinal).unwrap_or(u16::MAX));
+            if let Some(places) = table.filled() {
+                return Ring::new(places);
             }
         }
     }
 }
 
-/// A backend on its way through its permutation.
-struct Walk {
-    at: u32,
-    skip: u32,
-    weight: u32,
-    credit: u64,
+/// Where a backend's permutation starts and how it goes on.
+fn walk(hash: &RingHash, backend: &Weighted, size: u32) -> Walk {
+    let (address, port) = backend.identity;
+    let mut input = [0u8; 19];
+    input[..16].copy_from_slice(&wide(address));
+    input[16..18].copy_from_slice(&port.to_be_bytes());
+    let below = |value: u64, limit: u32| u32::try_from(value % u64::from(limit)).unwrap_or(0);
+    let at = below(hash.bytes(&input), size);
+    input[18] = 1;
+    let skip = below(hash.bytes(&input), size - 1) + 1;
+    Walk { at, skip }
 }
 
-impl Walk {
-    fn new(hash: &RingHash, backend: &Weighted, size: u32) -> Walk {
-        let (address, port) = backend.identity;
-        let mut input = [0u8; 19];
-        input[..16].copy_from_slice(&wide(address));
-        input[16..18].copy_from_slice(&port.to_be_bytes());
-        let below = |value: u64, limit: u32| u32::try_from(value % u64::from(limit)).unwrap_or(0);
-        let at = below(hash.bytes(&input), size);
-        input[18] = 1;
-        let skip = below(hash.bytes(&input), size - 1) + 1;
-        Walk { at, skip, weight: backend.weight, credit: 0 }
-    }
+/// Who has a turn in a round: the heaviest in each, the others in proportion.
+struct Turns {
+    heaviest: u64,
+    /// Weight and credit of each; empty where all weigh the same.
+    unequal: Vec<(u64, u64)>,
 }
 
-struct Table {
-    places: Vec<u16>,
-    /// One bit a place: 8 kB for 65 537 places stay in the first cache, where the places themselves would not.
-    taken: Vec<u64>,
-    left: u32,
-}
-
-impl Table {
-    fn new(size: u32) -> Table {
-        let len = size as usize;
-        Table { places: vec![0; len], taken: vec![0; len.div_ceil(64)], left: size }
+impl Turns {
+    fn new(backends: &[Weighted], heaviest: u32) -> Turns {
+        let equal = backends.iter().all(|backend| backend.weight == heaviest);
+        let weights = backends.iter().filter(|_| !equal).map(|backend| (u64::from(backend.weight), 0));
+        Turns { heaviest: heaviest.into(), unequal: weights.collect() }
     }
 
     #[inline]
-    fn take_next(&mut self, walk: &mut Walk, ordinal: usize) {
-        let size = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-        loop {
-            let at = walk.at as usize;
-            walk.at += walk.skip;
-            if walk.at >= size {
-                walk.at -= size;
-            }
-            let bit = 1u64 << (at % 64);
-            if self.taken[at / 64] & bit == 0 {
-                self.taken[at / 64] |= bit;
-                self.places[at] = u16::try_from(ordinal).unwrap_or(u16::MAX);
-                self.left -= 1;
-                return;
-            }
+    fn has(&mut self, ordinal: usize) -> bool {
+        let Some((weight, credit)) = self.unequal.get_mut(ordinal) else {
+            return true;
+        };
+        *credit += *weight;
+        let enough = *credit >= self.heaviest;
+        if enough {
+            *credit -= self.heaviest;
         }
+        enough
     }
 }
 
