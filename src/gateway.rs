@@ -137,6 +137,9 @@ impl Gateway {
             return Err(GatewayError::NotDone(not_done));
         }
         check_host(config)?;
+        if let Err(error) = host::allow_open_files(api::OPEN_FILES) {
+            warn!("raising the number of files this process may have open: {error}; the API serves fewer clients");
+        }
         let cpus = host::allowed_cpus().map_err(system("asking which CPUs this process may use"))?;
         let workers = worker_count(config, cpus.len());
         let claims = claim_interfaces(config)?;

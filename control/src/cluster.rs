@@ -332,6 +332,16 @@ impl Cluster {
         self.index.objects(kind, namespace)
     }
 
+    /// The same, each with its key, and only those behind the key `after`: a list read in pieces.
+    pub fn objects_after<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: Option<&'a str>,
+        after: Option<&Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Object>)> + 'a {
+        self.index.objects_after(kind, namespace, after)
+    }
+
     /// The EndpointSlices that name a Service, by name, whoever wrote them.
     pub fn slices<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
         self.index.slices(service)

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use ahash::HashMap;
@@ -63,6 +64,25 @@ impl Index {
             .range(start..)
             .take_while(move |(key, _)| key.kind == kind && namespace.is_none_or(|ns| key.namespace == ns))
             .map(|(_, object)| object)
+    }
+
+    /// The same, each with its key, and only those behind the key `after`.
+    pub(crate) fn objects_after<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: Option<&'a str>,
+        after: Option<&Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Object>)> + 'a {
+        let start = match after {
+            Some(after) => Bound::Excluded(after.clone()),
+            None => {
+                let namespace = namespace.unwrap_or_default().to_owned();
+                Bound::Included(Key { kind, namespace, name: String::new() })
+            }
+        };
+        self.objects
+            .range((start, Bound::Unbounded))
+            .take_while(move |(key, _)| key.kind == kind && namespace.is_none_or(|ns| key.namespace == ns))
     }
 
     /// Names of the Pods with a label.

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::{Api, collection};
 use crate::objects::Kind;
 
 /// Group and version of what Kubernetes has no word for.
@@ -18,8 +18,10 @@ pub(crate) const OWN_GROUP: &str = "pollgate.io";
 /// The version of [`OWN_GROUP`].
 pub(crate) const OWN_VERSION: &str = "v1alpha1";
 
-/// What every kind can do today.
-const VERBS: [&str; 6] = ["create", "delete", "get", "list", "patch", "update"];
+/// What every kind can do today, besides [`DELETE_COLLECTION`].
+const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
+/// Not for every kind.
+const DELETE_COLLECTION: &str = "deletecollection";
 
 pub(crate) fn router() -> Router<Api> {
     Router::new()
@@ -57,9 +59,14 @@ fn resources(group_version: &str) -> Value {
 }
 
 fn resource(kind: Kind) -> Value {
+    let mut verbs = VERBS.to_vec();
+    if collection::can_be_deleted(kind) {
+        verbs.push(DELETE_COLLECTION);
+        verbs.sort_unstable();
+    }
     json!({
         "name": kind.plural(), "singularName": kind.singular(), "namespaced": kind.namespaced(),
-        "kind": kind.name(), "verbs": VERBS, "shortNames": kind.short_names(),
+        "kind": kind.name(), "verbs": verbs, "shortNames": kind.short_names(),
     })
 }
 

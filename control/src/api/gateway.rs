@@ -160,7 +160,7 @@ async fn explain_service(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Response, Status> {
     let service = ServiceName { namespace, name };
-    let explanation = explain(&api.replica.read(), &service);
+    let explanation = explain(&api.replica.read().cluster, &service);
     let explanation = explanation.ok_or_else(|| {
         Status::not_found(&Key::new(Kind::Service, service.namespace.as_str(), service.name.as_str()))
     })?;

@@ -3,11 +3,14 @@
 //! ```text
 //! server     the socket, connections, their bounds
 //!   └ routes: discovery   what there is
-//!             resources   get, list, create, replace, patch, delete of every kind, one set of handlers
+//!             resources   get, create, replace, patch, delete of every kind, one set of handlers
+//!               listing     lists, in pages, of now or of before       collection  delete what a list would show
+//!               watch       what happens next, event by event          lines       each event encoded once for all
 //!             gateway     pollgate.io: apply a whole list at once, explain, stats
 //!                 body    reads and decodes what is sent, bounded      render  lists, Tables, streamed
 //!                 status  errors as Status objects                     selector
-//!   view     the replica that all reads come from
+//!   view     the replica that all reads come from      history  what changed in it lately
+//!   idle     which connection goes first when there are too many
 //! ```
 //!
 //! Why Kubernetes' API and not one of our own: what speaks to an API server about Services speaks to the gateway, so that
@@ -18,14 +21,20 @@
 //! the answer to a write, and nothing it does holds the control thread up.
 
 mod body;
+mod collection;
 mod discovery;
 mod gateway;
+mod history;
+mod idle;
+mod lines;
+mod listing;
 mod render;
 mod resources;
 mod selector;
 mod server;
 mod status;
 mod view;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +45,11 @@ use std::{fmt, io};
 use axum::Router;
 use crossbeam::channel::Sender;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 use tokio::time::timeout;
 
 use self::body::{Budget, Claim};
+use self::lines::Lines;
 use self::server::{Limits, Socket};
 use self::status::Status;
 use self::view::Replica;
@@ -47,6 +57,7 @@ use crate::cluster::{Cluster, Commit, Write};
 use crate::runtime::{Command, Settled, SettledSink, WriteError, WriteRequest};
 
 pub use self::gateway::{APPLY_PATH, ApplyOutcome};
+pub use self::server::OPEN_FILES;
 
 /// How long a client waits for its write before it is told that the outcome is open.
 const WRITE_TIME: Duration = Duration::from_secs(60);
@@ -98,7 +109,7 @@ pub enum ApiError {
 #[derive(Debug)]
 pub struct ApiHandle {
     settled: mpsc::UnboundedSender<Settled>,
-    stop: Option<watch::Sender<()>>,
+    stop: Option<signal::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -138,7 +149,7 @@ impl Drop for ApiHandle {
 /// # Errors
 /// If the socket cannot be had, or no thread.
 pub fn spawn(parts: ApiParts) -> Result<ApiHandle, ApiError> {
-    spawn_with(parts, Limits::default())
+    spawn_with(parts, Limits::default().within(server::open_files()))
 }
 
 fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
@@ -151,8 +162,8 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
         .build()
         .map_err(ApiError::Thread)?;
     let (settled, done) = mpsc::unbounded_channel();
-    let (stop, stopped) = watch::channel(());
-    let api = Api::new(parts);
+    let (stop, stopped) = signal::channel(());
+    let api = Api::new(parts, limits, stopped.clone());
     let serve = move || {
         let served = runtime.block_on(async move {
             tokio::spawn(follow(api.clone(), done));
@@ -202,6 +213,13 @@ pub(crate) struct Shared {
     commands: Sender<Command>,
     stats: StatsSource,
     budget: Budget,
+    limits: Limits,
+    /// One for each watch that may be open.
+    watches: Arc<Semaphore>,
+    /// The events of watches, encoded.
+    lines: Lines,
+    /// Changes when the server stops.
+    stop: signal::Receiver<()>,
     store_failure: Mutex<Option<String>>,
 }
 
@@ -212,12 +230,26 @@ impl fmt::Debug for Api {
 }
 
 impl Api {
-    fn new(parts: ApiParts) -> Self {
+    fn new(parts: ApiParts, limits: Limits, stop: signal::Receiver<()>) -> Self {
+        Self::assemble(Replica::new(parts.replica), parts.commands, parts.stats, limits, stop)
+    }
+
+    fn assemble(
+        replica: Replica,
+        commands: Sender<Command>,
+        stats: StatsSource,
+        limits: Limits,
+        stop: signal::Receiver<()>,
+    ) -> Self {
         Self(Arc::new(Shared {
-            replica: Replica::new(parts.replica),
-            commands: parts.commands,
-            stats: parts.stats,
+            replica,
+            commands,
+            stats,
             budget: Budget::new(),
+            limits,
+            watches: Arc::new(Semaphore::new(limits.watches as usize)),
+            lines: Lines::default(),
+            stop,
             store_failure: Mutex::new(None),
         }))
     }

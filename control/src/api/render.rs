@@ -24,7 +24,7 @@ use crate::printers::{Column, Table};
 const CHUNK: usize = 64 << 10;
 
 /// The form a client wants objects in.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// As they are.
     #[default]
@@ -34,7 +34,7 @@ pub(crate) enum Form {
 }
 
 /// What a row of a Table holds besides its cells.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Include {
     /// The object's metadata, as a `PartialObjectMetadata`.
     #[default]
@@ -104,40 +104,68 @@ pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Resp
         Form::Json => (code, Json(object.to_value())).into_response(),
         Form::Table(include) => {
             let version = object.metadata().resource_version.clone().unwrap_or_default();
-            (code, table(object.kind(), &version, vec![Arc::clone(object)], include)).into_response()
+            let meta = json!({"resourceVersion": version});
+            (code, table(object.kind(), &meta, vec![Arc::clone(object)], include)).into_response()
         }
     }
 }
 
-/// A list at `revision`.
-pub(crate) fn list(kind: Kind, revision: u64, objects: Vec<Arc<Object>>, form: Form) -> Response {
-    let revision = revision.to_string();
+/// What a list says of itself.
+#[derive(Debug)]
+pub(crate) struct ListMeta {
+    /// The state it shows.
+    pub(crate) revision: u64,
+    /// Where it goes on, if it does.
+    pub(crate) token: Option<String>,
+    /// How many objects are not in it, if that is known.
+    pub(crate) remaining: Option<usize>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut value = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(token) = &self.token {
+            value["continue"] = json!(token);
+        }
+        if let Some(remaining) = self.remaining {
+            value["remainingItemCount"] = json!(remaining);
+        }
+        value
+    }
+}
+
+/// A list of objects of one kind.
+pub(crate) fn list(kind: Kind, meta: &ListMeta, objects: Vec<Arc<Object>>, form: Form) -> Response {
+    let meta = meta.to_value();
     match form {
         Form::Json => {
-            let head = format!(
-                r#"{{"kind":"{}List","apiVersion":"{}","metadata":{{"resourceVersion":"{revision}"}},"items":["#,
-                kind.name(),
-                kind.api_version()
-            );
+            let (name, version) = (kind.name(), kind.api_version());
+            let head = format!(r#"{{"kind":"{name}List","apiVersion":"{version}","metadata":{meta},"items":["#);
             stream(head, objects.into_iter().map(|object| object.to_value()))
         }
-        Form::Table(include) => table(kind, &revision, objects, include),
+        Form::Table(include) => table(kind, &meta, objects, include),
     }
 }
 
 /// All columns, wide ones with priority 1, and nothing cut short: the client decides what it shows.
-fn table(kind: Kind, revision: &str, objects: Vec<Arc<Object>>, include: Include) -> Response {
+fn table(kind: Kind, meta: &Value, objects: Vec<Arc<Object>>, include: Include) -> Response {
     let now = jiff::Timestamp::now();
-    let columns: Vec<Value> = Table::of(kind, [], true, now).columns.iter().map(column).collect();
+    let columns = columns(kind);
     let head = format!(
-        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{{"resourceVersion":"{revision}"}},"columnDefinitions":{},"rows":["#,
-        Value::from(columns)
+        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":{columns},"rows":["#
     );
-    let row = move |object: Arc<Object>| {
-        let row = Table::of(kind, [&*object], true, now).rows.pop()?;
-        Some(json!({"cells": row.cells, "object": include.of(&object)}))
-    };
-    stream(head, objects.into_iter().filter_map(row))
+    stream(head, objects.into_iter().filter_map(move |object| row(&object, include, now)))
+}
+
+/// The definitions of a kind's columns.
+pub(crate) fn columns(kind: Kind) -> Value {
+    Table::of(kind, [], true, jiff::Timestamp::UNIX_EPOCH).columns.iter().map(column).collect()
+}
+
+/// An object's row.
+pub(crate) fn row(object: &Object, include: Include, now: jiff::Timestamp) -> Option<Value> {
+    let row = Table::of(object.kind(), [object], true, now).rows.pop()?;
+    Some(json!({"cells": row.cells, "object": include.of(object)}))
 }
 
 fn column(column: &Column) -> Value {

@@ -1,8 +1,9 @@
-//! Get, list, create, replace, patch and delete: one set of handlers for every kind.
+//! Get, create, replace, patch and delete: one set of handlers for every kind; lists, watches and what deletes a whole
+//! collection are in modules of their own.
 //!
 //! The paths are made from [`Kind`], so a new kind is served as soon as it exists. What a request may ask beyond its path
-//! (selectors, `dryRun`) is read in one place, [`Options`]. Parameters that only tune an answer (`limit`,
-//! `resourceVersion`, `pretty`) are not obeyed, as Kubernetes allows; one that would change what happens is never ignored.
+//! (selectors, `dryRun`) is read in one place, [`Options`]. Parameters that only tune an answer (`pretty`) are not obeyed,
+//! as Kubernetes allows; one that would change what happens is never ignored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +18,11 @@ use axum::routing::get;
 use serde_json::Value;
 
 use super::body::{self, Claim, OBJECT_LIMIT, OBJECT_TYPES};
+use super::listing::{self, Parameters};
 use super::render::{self, Form};
-use super::selector::{FieldSelector, LabelSelector};
+use super::selector::{FieldSelector, LabelSelector, Wanted};
 use super::status::{self, Status};
-use super::{Api, view};
+use super::{Api, collection, view, watch};
 use crate::cluster::{Commit, Write};
 use crate::objects::{Key, Kind, Object};
 use crate::runtime::WriteError;
@@ -29,7 +31,7 @@ use crate::runtime::WriteError;
 const MERGE_PATCH: &[&str] = &["application/merge-patch+json"];
 
 /// How often a patch is made anew because somebody else wrote the object meanwhile.
-const PATCH_ATTEMPTS: usize = 5;
+pub(super) const PATCH_ATTEMPTS: usize = 5;
 
 pub(crate) fn router() -> Router<Api> {
     Kind::ALL.into_iter().fold(Router::new(), |router, kind| router.merge(kind_router(kind)))
@@ -39,14 +41,15 @@ fn kind_router(kind: Kind) -> Router<Api> {
     let root = if kind.group().is_empty() { "/api" } else { "/apis" };
     let (root, plural) = (format!("{root}/{}", kind.api_version()), kind.plural());
     let object = get(read).put(replace).patch(patch).delete(delete);
+    let objects = if collection::can_be_deleted(kind) { get(list).delete(delete_collection) } else { get(list) };
     let router = if kind.namespaced() {
         Router::new()
             .route(&format!("{root}/{plural}"), get(list))
-            .route(&format!("{root}/namespaces/{{namespace}}/{plural}"), get(list).post(create))
+            .route(&format!("{root}/namespaces/{{namespace}}/{plural}"), objects.post(create))
             .route(&format!("{root}/namespaces/{{namespace}}/{plural}/{{name}}"), object)
     } else {
         Router::new()
-            .route(&format!("{root}/{plural}"), get(list).post(create))
+            .route(&format!("{root}/{plural}"), objects.post(create))
             .route(&format!("{root}/{plural}/{{name}}"), object)
     };
     router.layer(Extension(kind))
@@ -68,6 +71,8 @@ struct Options {
     fields: FieldSelector,
     dry_run: bool,
     form: Form,
+    /// All of them, for lists and watches.
+    parameters: Parameters,
 }
 
 impl Target {
@@ -77,6 +82,13 @@ impl Target {
 
     fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The objects of a list, and how they are asked for.
+    fn into_wanted(self) -> (Wanted, Options) {
+        let Options { labels, fields, .. } = &self.options;
+        let (labels, fields) = (labels.clone(), fields.clone());
+        (Wanted { kind: self.kind, namespace: self.namespace, labels, fields }, self.options)
     }
 }
 
@@ -103,21 +115,19 @@ impl Options {
     fn from_parts(parts: &Parts, kind: Kind) -> Result<Self, Status> {
         let query = query(parts)?;
         let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-        if matches!(text("watch"), "true" | "1") {
-            return Err(Status::method_not_allowed());
-        }
         Ok(Self {
             labels: LabelSelector::parse(text("labelSelector")).map_err(Status::bad_request)?,
             fields: FieldSelector::parse(text("fieldSelector"), kind).map_err(Status::bad_request)?,
             dry_run: dry_run(text("dryRun"))?,
             form: Form::of(&parts.headers, text("includeObject"))?,
+            parameters: query,
         })
     }
 }
 
 /// The query's parameters; of one given twice the last counts.
-pub(super) fn query(parts: &Parts) -> Result<HashMap<String, String>, Status> {
-    let query = Query::<HashMap<String, String>>::try_from_uri(&parts.uri);
+pub(super) fn query(parts: &Parts) -> Result<Parameters, Status> {
+    let query = Query::<Parameters>::try_from_uri(&parts.uri);
     query.map(|Query(query)| query).map_err(|error| Status::bad_request(error.to_string()))
 }
 
@@ -130,15 +140,29 @@ pub(super) fn dry_run(value: &str) -> Result<bool, Status> {
     }
 }
 
-async fn list(State(api): State<Api>, target: Target) -> Response {
-    let Options { labels, fields, form, .. } = &target.options;
-    let wanted = |object: &Object| labels.matches(object.metadata().labels.as_ref()) && fields.matches(object);
-    let (revision, objects) = api.replica.list(target.kind, target.namespace.as_deref(), wanted);
-    render::list(target.kind, revision, objects, *form)
+async fn list(State(api): State<Api>, target: Target) -> Result<Response, Status> {
+    let (wanted, Options { form, parameters, .. }) = target.into_wanted();
+    if listing::flag(&parameters, "watch").unwrap_or(false) {
+        return watch::watch(&api, wanted, form, &parameters);
+    }
+    listing::list(&api, &wanted, form, &parameters).await
+}
+
+async fn delete_collection(
+    State(api): State<Api>,
+    target: Target,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Status> {
+    let (wanted, Options { dry_run, form, parameters, .. }) = target.into_wanted();
+    collection::delete(&api, &wanted, form, &parameters, dry_run, (&headers, body)).await
 }
 
 async fn read(State(api): State<Api>, target: Target) -> Result<Response, Status> {
     let key = target.key();
+    if let Some(revision) = listing::revision(&target.options.parameters)? {
+        listing::reach(&api, revision).await?;
+    }
     let object = api.replica.object(&key).ok_or_else(|| Status::not_found(&key))?;
     Ok(render::object(StatusCode::OK, &object, target.options.form))
 }
@@ -231,7 +255,7 @@ async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<(Claim, V
     Ok((claim, single(body::decode(bytes, media).await?)?))
 }
 
-fn single(mut values: Vec<Value>) -> Result<Value, Status> {
+pub(super) fn single(mut values: Vec<Value>) -> Result<Value, Status> {
     match values.len() {
         1 => Ok(values.remove(0)),
         found => Err(Status::bad_request(format!("expected one object in the body, found {found}"))),

@@ -10,7 +10,34 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::objects::{Kind, Object};
+use crate::objects::{Key, Kind, Object};
+
+/// Which objects a list or a watch is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) kind: Kind,
+    /// Nothing: all of them.
+    pub(crate) namespace: Option<String>,
+    pub(crate) labels: LabelSelector,
+    pub(crate) fields: FieldSelector,
+}
+
+impl Wanted {
+    /// Whether an object of this key can be among them.
+    pub(crate) fn covers(&self, key: &Key) -> bool {
+        key.kind == self.kind && self.namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace)
+    }
+
+    /// Whether the selectors say yes to an object of the kind and namespace.
+    pub(crate) fn selects(&self, object: &Object) -> bool {
+        self.fields.matches(object) && self.labels.matches(object.metadata().labels.as_ref())
+    }
+
+    /// Whether the selectors say yes to everything.
+    pub(crate) fn selects_all(&self) -> bool {
+        self.labels.0.is_empty() && self.fields.0.is_empty()
+    }
+}
 
 /// A parsed label selector. The empty one selects everything.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -1,8 +1,17 @@
 //! The Unix socket and the connections on it.
 //!
 //! Why a Unix socket: whoever may open it (mode 0660) may change the gateway, so the file system's users and groups are
-//! the whole access control, with no secret to keep. What a client can cost is bounded: connections, the time a request
-//! head may take or a connection may idle, the time an answer may wait to be read; bodies are bounded where they are read.
+//! the whole access control, with no secret to keep. What a client can cost is bounded: connections, of them watches, the
+//! length of a request head, the time it may take or a connection may idle, the time an answer may wait to be read;
+//! bodies are bounded where they are read.
+//!
+//! ```text
+//! 6,144 connections ─┬─ at most 4,096 watches; further ones are told 429
+//!                    └─ the others: requests, and idle connections, which make way for newcomers (see `idle`)
+//! ```
+//!
+//! Watches are clients that stay, so they may not take all places: a third is left to those that come and go. A
+//! watcher costs its connection's buffers, some ten kilobytes; see docs/operations.md for the measured figure.
 
 use std::fs;
 use std::io;
@@ -15,24 +24,45 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use futures_util::StreamExt;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::UnixListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::ApiError;
+use super::idle::{Busy, Idle, Seat};
 
 /// How long requests under way may go on once the server stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
+/// How long a newcomer waits before another idle connection is asked to make way.
+const DISPLACE_TIME: Duration = Duration::from_millis(20);
+
+/// Longest request head, bytes; also what is read or written at once.
+const HEAD_SIZE: usize = 32 << 10;
+
+/// Connections served at once, if there are file descriptors for them.
+const CONNECTIONS: u32 = 6_144;
+/// File descriptors that are left to the rest of the process.
+const OTHER_FILES: u32 = 512;
+
+/// File descriptors the process should be allowed to have open, for the API to serve as many clients as it can.
+pub const OPEN_FILES: u64 = (CONNECTIONS + OTHER_FILES) as u64;
+
 /// What clients may cost.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Connections served at once; further ones wait in the listen queue.
     pub(super) connections: u32,
+    /// How many of them may be watches.
+    pub(super) watches: u32,
     /// For a request head, and for an idle connection.
     pub(super) head_time: Duration,
     /// How long a client may leave an answer unread before it is cut off.
@@ -41,7 +71,43 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 256, head_time: Duration::from_secs(30), unread_time: Duration::from_secs(30) }
+        let (head_time, unread_time) = (Duration::from_secs(30), Duration::from_secs(30));
+        Self { connections: 0, watches: 0, head_time, unread_time }.of_connections(CONNECTIONS)
+    }
+}
+
+impl Limits {
+    /// Fewer, if the process may not have as many files open.
+    pub(super) fn within(self, files: Option<u32>) -> Self {
+        let most = files.map_or(self.connections, |files| files.saturating_sub(OTHER_FILES).max(files / 2));
+        if most >= self.connections {
+            return self;
+        }
+        tracing::warn!(
+            "the API serves {most} clients at once and not {}: this process may open no more files (ulimit -n, LimitNOFILE)",
+            self.connections
+        );
+        self.of_connections(most)
+    }
+
+    /// Two thirds for watches, and at least one connection for the others.
+    fn of_connections(self, connections: u32) -> Self {
+        let connections = connections.max(2);
+        Self { connections, watches: connections / 3 * 2, ..self }
+    }
+}
+
+/// How many files the process may have open; nothing if the system does not say.
+pub(super) fn open_files() -> Option<u32> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    soft_limit(&limits)
+}
+
+fn soft_limit(limits: &str) -> Option<u32> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u32::MAX),
+        number => number.parse::<u64>().ok().map(|number| u32::try_from(number).unwrap_or(u32::MAX)),
     }
 }
 
@@ -108,24 +174,17 @@ pub(super) async fn serve(
     mut stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
-    let slots = Arc::new(Semaphore::new(limits.connections as usize));
+    let places = Places::new(limits, stop.clone());
     loop {
-        // The slot before the connection: who finds none waits in the kernel's queue and costs nothing.
-        let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (stream, slot))
-        };
+        // The connection first, so that it is known that somebody waits; behind it the kernel's queue costs nothing.
         let accepted = tokio::select! {
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
             _ = stop.changed() => break,
         };
         match accepted {
-            Ok((stream, slot)) => {
-                let connection = connection(stream, router.clone(), limits, stop.clone());
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
+            Ok((stream, _)) => {
+                let Some(place) = places.take().await else { break };
+                tokio::spawn(place.serve(stream, router.clone()));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: connections that end will free some.
@@ -135,39 +194,108 @@ pub(super) async fn serve(
         }
     }
     drop(socket);
-    if timeout(STOP_TIME, slots.acquire_many(limits.connections)).await.is_err() {
+    if timeout(STOP_TIME, places.empty()).await.is_err() {
         tracing::warn!("clients still busy after {} s are cut off", STOP_TIME.as_secs());
     }
     Ok(())
 }
 
-async fn connection(stream: UnixStream, router: Router, limits: Limits, mut stop: watch::Receiver<()>) {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_time);
-    let io = TokioIo::new(Impatient { stream, patience: limits.unread_time, stalled: None });
-    let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stop.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!("connection ended: {error}");
+/// The places there are for connections, of whatever listener.
+pub(super) struct Places {
+    slots: Arc<Semaphore>,
+    idle: Arc<Idle>,
+    limits: Limits,
+    stop: watch::Receiver<()>,
+}
+
+/// A place for one connection.
+pub(super) struct Place {
+    seat: Arc<Seat>,
+    limits: Limits,
+    stop: watch::Receiver<()>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Places {
+    pub(super) fn new(limits: Limits, stop: watch::Receiver<()>) -> Self {
+        let slots = Arc::new(Semaphore::new(limits.connections as usize));
+        Self { slots, idle: Arc::default(), limits, stop }
     }
+
+    /// A place for a connection that is there already: a free one, or that of an idle connection. Nothing, if the
+    /// server stops meanwhile.
+    pub(super) async fn take(&self) -> Option<Place> {
+        let mut stop = self.stop.clone();
+        let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+        while slot.is_none() {
+            self.idle.displace_one();
+            slot = tokio::select! {
+                slot = timeout(DISPLACE_TIME, Arc::clone(&self.slots).acquire_owned()) => slot.ok().and_then(Result::ok),
+                _ = stop.changed() => return None,
+            };
+        }
+        slot.map(|slot| Place { seat: self.idle.seat(), limits: self.limits, stop, _slot: slot })
+    }
+
+    /// Waits until every connection has ended.
+    async fn empty(&self) {
+        // The semaphore is never closed.
+        drop(self.slots.acquire_many(self.limits.connections).await);
+    }
+}
+
+impl Place {
+    /// Serves a connection until it ends, is idle and displaced, or the server stops.
+    pub(super) async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+        let Limits { head_time, unread_time, .. } = self.limits;
+        let io = TokioIo::new(Impatient { stream, patience: unread_time, stalled: None });
+        let seat = Arc::clone(&self.seat);
+        let router = TowerToHyperService::new(router);
+        let service = service_fn(move |request| {
+            let busy = seat.busy();
+            let answer = router.call(request);
+            async move { answer.await.map(|answer| busy_until_sent(answer, busy)) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(head_time).max_buf_size(HEAD_SIZE);
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.seat.displaced() => return,
+            _ = self.stop.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!("connection ended: {error}");
+        }
+    }
+}
+
+/// The answer, whose connection is busy until the last of it is handed over. One that is in memory as a whole is that already.
+fn busy_until_sent(answer: Response, busy: Busy) -> Response {
+    if answer.body().size_hint().exact().is_some() {
+        return answer;
+    }
+    answer.map(|body| {
+        Body::from_stream(body.into_data_stream().inspect(move |_| {
+            // Held for its drop, which is that of the stream.
+            let _ = &busy;
+        }))
+    })
 }
 
 /// A stream that fails once a write has waited for its reader for as long as `patience`.
 ///
 /// A client that asks for a large list and never reads it would otherwise keep its connection and its answer for ever.
-struct Impatient {
-    stream: UnixStream,
+struct Impatient<S> {
+    stream: S,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Impatient {
+impl<S> Impatient<S> {
     /// Passes `progress` on, and keeps the time while there is none.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if progress.is_ready() {
@@ -183,7 +311,7 @@ impl Impatient {
     }
 }
 
-impl AsyncRead for Impatient {
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -193,7 +321,7 @@ impl AsyncRead for Impatient {
     }
 }
 
-impl AsyncWrite for Impatient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(context, progress)
@@ -219,5 +347,32 @@ impl AsyncWrite for Impatient {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_allows_bounds_what_is_served() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max processes             1                    2                    processes\n\
+                      Max open files            1024                 524288               files\n";
+        assert_eq!(soft_limit(limits), Some(1024));
+        assert_eq!(
+            soft_limit("Max open files            unlimited            unlimited            files"),
+            Some(u32::MAX)
+        );
+        assert_eq!(soft_limit(""), None);
+        assert!(open_files().is_some_and(|files| files > 0));
+
+        let usual = Limits::default();
+        assert_eq!((usual.connections, usual.watches), (6_144, 4_096));
+        assert_eq!(usual.within(None).connections, 6_144);
+        assert_eq!(usual.within(Some(1 << 20)).connections, 6_144);
+        let few = usual.within(Some(1024));
+        assert_eq!((few.connections, few.watches), (512, 340));
+        assert_eq!(usual.within(Some(100)).connections, 50);
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Status {
     retry_after: Option<u32>,
     /// The rest of the request was not read, so the connection cannot be used again.
     close: bool,
+    /// Where to go on with a list that cannot be finished as it was begun; empty if that is not the matter.
+    resume: String,
 }
 
 /// What the failure is about.
@@ -37,7 +39,8 @@ struct Details {
 
 impl Status {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Box::default(), retry_after: None, close: false }
+        let (message, details) = (message.into(), Box::default());
+        Self { code, reason, message, details, retry_after: None, close: false, resume: String::new() }
     }
 
     /// The request makes no sense as it is.
@@ -107,6 +110,50 @@ impl Status {
         let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         status.retry_after = Some(1);
         status.close = true;
+        status
+    }
+
+    /// As many watches as there may be are open.
+    pub(crate) fn too_many_watches(limit: u32) -> Self {
+        let message = format!("{limit} watches are open, which is as many as there may be; please try again later");
+        let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        status.retry_after = Some(10);
+        status
+    }
+
+    /// A list or watch was asked for with options that contradict each other.
+    pub(crate) fn invalid_options(faults: &[Fault]) -> Self {
+        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {}", list_of(faults));
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        status.details.causes = faults.iter().map(|fault| cause("", fault)).collect();
+        status.about("ListOptions", "meta.k8s.io", "")
+    }
+
+    /// The revision that was asked for is forgotten.
+    pub(crate) fn expired(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The state of a list's first page is forgotten; with `token` the rest can be had as it is now.
+    pub(crate) fn list_expired(token: String) -> Self {
+        let mut status = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+             without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+             the results. Continuing with the provided token results in an inconsistent list - objects that were \
+             created, modified, or deleted between the time the first chunk was returned and now may show up in the \
+             list.",
+        );
+        status.resume = token;
+        status
+    }
+
+    /// The revision that was asked for has not come yet.
+    pub(crate) fn future_revision(asked: u64, current: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+        let mut status = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
+        let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
+        status.details.causes.push(cause);
+        status.retry_after = Some(1);
         status
     }
 
@@ -204,7 +251,8 @@ impl Status {
         self
     }
 
-    fn to_value(&self) -> Value {
+    /// The `Status` object.
+    pub(crate) fn to_value(&self) -> Value {
         let mut details = serde_json::Map::new();
         for (key, text) in [("name", &self.details.name), ("group", &self.details.group), ("kind", &self.details.kind)]
         {
@@ -218,8 +266,12 @@ impl Status {
         if let Some(seconds) = self.retry_after {
             details.insert("retryAfterSeconds".to_owned(), json!(seconds));
         }
+        let metadata = match self.resume.as_str() {
+            "" => json!({}),
+            token => json!({"continue": token}),
+        };
         json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.message, "reason": self.reason, "details": details, "code": self.code.as_u16(),
         })
     }

@@ -49,12 +49,20 @@ fn human_duration(seconds: i64) -> String {
 
 /// Lines of cells, each column as wide as its widest cell and `padding` more; the last cell is not padded.
 pub(crate) fn align(lines: &[Vec<String>], padding: usize) -> String {
+    align_after(lines, padding, &mut Vec::new())
+}
+
+/// The same below lines whose columns were as wide as `widths` says: no column gets narrower.
+pub(crate) fn align_after(lines: &[Vec<String>], padding: usize, widths: &mut Vec<usize>) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = lines.iter().filter(|line| column + 1 < line.len());
         cells.map(|line| line[column].chars().count()).max().unwrap_or_default() + padding
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    widths.resize(columns.max(widths.len()), 0);
+    for (column, before) in widths.iter_mut().enumerate() {
+        *before = width(column).max(*before);
+    }
     let mut text = String::new();
     for line in lines {
         let last = line.len().saturating_sub(1);
@@ -117,5 +125,10 @@ mod tests {
         let line = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
         let text = align(&[line(&["NAME", "AGE"]), line(&["a-long-name", "5s"]), line(&["é", "1d"])], 3);
         assert_eq!(text, "NAME          AGE\na-long-name   5s\né             1d\n");
+        let mut widths = Vec::new();
+        align_after(&[line(&["NAME", "AGE"])], 3, &mut widths);
+        assert_eq!(align_after(&[line(&["a", "1d"])], 3, &mut widths), "a      1d\n");
+        assert_eq!(align_after(&[line(&["longer", "1d"])], 3, &mut widths), "longer   1d\n");
+        assert_eq!(align_after(&[line(&["b", "1d"])], 3, &mut widths), "b        1d\n");
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{SHOWN, age, align, joined, pairs};
+use super::{SHOWN, age, align_after, joined, pairs};
 use crate::cluster::Cluster;
 use crate::controllers::endpoints::{node_name, pod_addresses};
 use crate::objects::{Kind, Object};
@@ -99,6 +99,12 @@ impl Table {
 
     /// As kubectl prints it; `namespaced` puts the namespace first (`-A`). Without rows there is nothing but "" to print.
     pub fn text(&self, wide: bool, namespaced: bool) -> String {
+        self.text_below(&mut Vec::new(), wide, namespaced)
+    }
+
+    /// The same, row by row as they come: `widths` are those of the columns printed so far, empty before the first, which
+    /// is preceded by the names of the columns.
+    pub fn text_below(&self, widths: &mut Vec<usize>, wide: bool, namespaced: bool) -> String {
         if self.rows.is_empty() {
             return String::new();
         }
@@ -109,9 +115,9 @@ impl Table {
             false => cells,
         };
         let names: Vec<String> = self.columns.iter().map(|column| column.name.to_uppercase()).collect();
-        let mut lines = vec![line("NAMESPACE", pick(&names))];
-        lines.extend(self.rows.iter().map(|row| line(&row.namespace, pick(&row.cells))));
-        align(&lines, 3)
+        let heading = widths.is_empty().then(|| line("NAMESPACE", pick(&names)));
+        let rows = self.rows.iter().map(|row| line(&row.namespace, pick(&row.cells)));
+        align_after(&heading.into_iter().chain(rows).collect::<Vec<_>>(), 3, widths)
     }
 }
 

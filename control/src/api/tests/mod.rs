@@ -2,6 +2,7 @@
 
 mod objects;
 mod trouble;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write as _};

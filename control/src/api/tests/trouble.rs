@@ -127,6 +127,115 @@ fn a_client_that_does_not_read_is_cut_off() {
     assert!(!bytes.is_empty() && !bytes.ends_with(b"0\r\n\r\n"), "the answer was cut short");
 }
 
+/// A client that asks for a watch of all Pods, whatever becomes of it.
+fn watching(gateway: &Gateway) -> UnixStream {
+    let mut stream = gateway.connect();
+    stream.write_all(b"GET /api/v1/pods?watch=true&resourceVersion=1 HTTP/1.1\r\nHost: x\r\n\r\n").expect("open");
+    stream
+}
+
+/// Reads until what was read ends with `end`.
+fn read_until(stream: &mut UnixStream, end: &str) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with(end) {
+        assert_eq!(stream.read(&mut byte).expect("more in time"), 1, "the end came first: {text}");
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+#[test]
+fn connections_that_send_nothing_make_way() {
+    let gateway = Gateway::limited(Limits { connections: 4, ..Limits::default() });
+    let silent: Vec<UnixStream> = (0..40).map(|_| gateway.connect()).collect();
+    for _ in 0..5 {
+        gateway.get("/livez").expect(200);
+    }
+    drop(silent);
+}
+
+#[test]
+fn a_request_that_breaks_off_is_forgotten_and_others_are_answered() {
+    let gateway = Gateway::new();
+    let body = service("web").to_string();
+    let head = format!("POST {SERVICES} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let whole = head + &body;
+    for length in [1, 20, whole.len() - body.len(), whole.len() - 1] {
+        let mut stream = gateway.connect();
+        stream.write_all(&whole.as_bytes()[..length]).expect("open");
+        gateway.get("/livez").expect(200);
+        stream.shutdown(std::net::Shutdown::Write).expect("open");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("closed");
+        assert!(!rest.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&rest));
+    }
+    assert_eq!(gateway.get(SERVICES).expect(200).at("/items"), json!([]));
+}
+
+#[test]
+fn a_request_head_without_end_is_cut_off() {
+    let gateway = Gateway::limited(Limits { head_time: Duration::from_millis(300), ..Limits::default() });
+    let mut endless = gateway.connect();
+    endless.write_all(b"GET /livez HTTP/1.1\r\nX: ").expect("open");
+    // The server stops reading, so sending more than it and the socket hold would block.
+    endless.write_all(&[b'x'; 48 << 10]).expect("taken");
+    assert!(read_until(&mut endless, "\r\n").starts_with("HTTP/1.1 431 "));
+    let mut slow = gateway.connect();
+    let began = std::time::Instant::now();
+    while slow.write_all(b"x").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(10), "never cut off");
+        gateway.get("/livez").expect(200);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn watches_leave_room_for_others() {
+    let gateway = Gateway::limited(Limits { connections: 4, watches: 2, ..Limits::default() });
+    let mut watches = [watching(&gateway), watching(&gateway)];
+    for watch in &mut watches {
+        assert!(read_until(watch, "\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    }
+    let path = "/api/v1/pods?watch=true";
+    let message = "2 watches are open, which is as many as there may be; please try again later";
+    let refused = gateway.get(path).refused(429, "TooManyRequests", message);
+    assert_eq!(refused.headers.get("retry-after").map(String::as_str), Some("10"));
+    gateway.post("/api/v1/namespaces/default/pods", &pod("p", "a", "10.0.0.1")).expect(201);
+    for watch in &mut watches {
+        assert!(read_until(watch, "}\n").contains("ADDED"));
+    }
+    drop(watches);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut again = watching(&gateway);
+        if read_until(&mut again, "\r\n\r\n").starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the places were not given back");
+    }
+}
+
+#[test]
+fn a_watcher_that_does_not_read_is_cut_off_and_others_are_told() {
+    let gateway = Gateway::limited(Limits { unread_time: Duration::from_millis(300), ..Limits::default() });
+    let mut stalled = watching(&gateway);
+    let mut reader = watching(&gateway);
+    let mut big = pod("big", "a", "10.0.0.1");
+    for n in 0..12 {
+        big["metadata"]["annotations"] = json!({"n": n.to_string(), "text": "x".repeat(100_000)});
+        gateway.post(APPLY_PATH, &big).expect(200);
+        assert!(read_until(&mut reader, "}\n").contains(&format!("\"n\":\"{n}\"")));
+    }
+    std::thread::sleep(Duration::from_millis(400));
+    gateway.get("/livez").expect(200);
+    let mut bytes = Vec::new();
+    let _ = stalled.read_to_end(&mut bytes);
+    assert!(!bytes.ends_with(b"0\r\n\r\n"), "it was cut short");
+    let events = bytes.windows(8).filter(|window| window == b"{\"type\":").count();
+    assert!(events < 12, "what it did not read was not kept for it: {events}");
+}
+
 #[test]
 fn a_disk_error_refuses_writes_and_serves_reads() {
     let (store, disk) = faulty::store();

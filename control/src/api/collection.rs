@@ -1,0 +1,87 @@
+//! `DELETE` of a collection: what a list would show, in one commit.
+//!
+//! The API server deletes the objects one after the other, and a failure in the middle leaves the rest. Here all of them go
+//! in one revision, so that no packet meets half of a deletion. What goes is what is there when it happens: if somebody
+//! deletes one of them meanwhile, the list is made anew.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::Api;
+use super::body::{self, OBJECT_LIMIT, OBJECT_TYPES};
+use super::listing::{Parameters, text};
+use super::render::{self, Form, ListMeta};
+use super::resources::{PATCH_ATTEMPTS, dry_run, single};
+use super::selector::Wanted;
+use super::status::Status;
+use crate::cluster::{RefusalReason, Write};
+use crate::objects::{Kind, Object};
+use crate::runtime::WriteError;
+
+/// Whether a collection of the kind can be deleted at once. As with the API server, Namespaces go one by one.
+pub(crate) fn can_be_deleted(kind: Kind) -> bool {
+    kind != Kind::Namespace
+}
+
+/// Deletes the objects `wanted`, and answers with the list of them.
+pub(crate) async fn delete(
+    api: &Api,
+    wanted: &Wanted,
+    form: Form,
+    parameters: &Parameters,
+    dry_run: bool,
+    request: (&HeaderMap, Body),
+) -> Result<Response, Status> {
+    for name in ["limit", "continue", "resourceVersion"] {
+        if !text(parameters, name).is_empty() {
+            return Err(Status::bad_request(format!("{name}: a collection is deleted as a whole, and as it is")));
+        }
+    }
+    let (headers, body) = request;
+    let dry_run = options(api, headers, body).await? || dry_run;
+    for _ in 0..PATCH_ATTEMPTS {
+        let (revision, objects) = api.replica.list(wanted);
+        if objects.is_empty() {
+            return Ok(answer(wanted, revision, objects, form));
+        }
+        let writes: Vec<Write> = objects.iter().map(|object| Write::Delete(object.key())).collect();
+        match api.write(writes, dry_run, api.budget.claim(0)?).await? {
+            Ok(commit) => return Ok(answer(wanted, commit.revision, objects, form)),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    Err(Status::too_many_requests())
+}
+
+/// Whether a `DeleteOptions` asks for a dry run.
+async fn options(api: &Api, headers: &HeaderMap, body: Body) -> Result<bool, Status> {
+    let (_claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
+    if bytes.is_empty() {
+        return Ok(false);
+    }
+    let options = single(body::decode(bytes, media).await?)?;
+    match options.pointer("/dryRun/0") {
+        None => Ok(false),
+        Some(value) => dry_run(value.as_str().unwrap_or("not a text")),
+    }
+}
+
+fn answer(wanted: &Wanted, revision: u64, objects: Vec<Arc<Object>>, form: Form) -> Response {
+    render::list(wanted.kind, &ListMeta { revision, token: None, remaining: None }, objects, form)
+}
+
+/// Whether somebody else was quicker with one of them.
+fn is_gone(error: &WriteError) -> bool {
+    matches!(error, WriteError::Refused(refusals) if refusals.iter().all(|no| no.reason == RefusalReason::NotFound))
+}
+
+fn refused(error: &WriteError) -> Status {
+    match error {
+        WriteError::Refused(refusals) => Status::from_item_refusals(refusals),
+        WriteError::Store(reason) => Status::internal(reason),
+    }
+}

@@ -1,0 +1,216 @@
+//! Lists: whole or in pages, of now or of an earlier revision.
+//!
+//! ```text
+//! limit=2                 a b │ continue=(revision 7, behind b)
+//! limit=2&continue=…          │ c d │ continue=(revision 7, behind d)
+//! limit=2&continue=…                │ e        all three show the state at revision 7
+//! ```
+//!
+//! The token holds all that a page needs, so a client that never comes back leaves nothing behind. If the [history] no
+//! longer reaches to the first page's revision, the answer is 410 with a token that goes on from the same key in the
+//! state of now, as the API server's (apiserver `pkg/storage/continue.go`, `pkg/storage/etcd3/errors.go`).
+//!
+//! Which options go together is apimachinery's `ValidateListOptions`, with its messages.
+//!
+//! [history]: super::history
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::response::Response;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::Api;
+use super::render::{self, Form, ListMeta};
+use super::selector::Wanted;
+use super::status::Status;
+use super::view::{NoState, Page};
+use crate::fault::Fault;
+use crate::objects::Key;
+
+/// How long a list waits for a revision that has not come yet, as the API server does.
+const FUTURE_TIME: Duration = Duration::from_secs(3);
+
+/// The parameters of a request.
+pub(crate) type Parameters = HashMap<String, String>;
+
+/// What state a list is to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Moment {
+    Now,
+    /// Now, which must not be before this revision.
+    NotBefore(u64),
+    Exactly(u64),
+    /// The rest of a list that was begun before.
+    Rest(Token),
+}
+
+/// Where a list goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Token {
+    /// The state to show; nothing: the newest.
+    revision: Option<u64>,
+    /// Behind this object.
+    after: Key,
+}
+
+/// Answers a list.
+pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Parameters) -> Result<Response, Status> {
+    let faults = contradictions(parameters);
+    if !faults.is_empty() {
+        return Err(Status::invalid_options(&faults));
+    }
+    let limit = limit(parameters)?;
+    let moment = Moment::of(parameters, limit.is_some(), wanted)?;
+    let page = page(api, wanted, &moment, limit).await?;
+    let token = page.last.map(|after| Token { revision: Some(page.revision), after }.encode());
+    let meta = ListMeta { revision: page.revision, token, remaining: page.remaining };
+    Ok(render::list(wanted.kind, &meta, page.objects, form))
+}
+
+/// The parameter `resourceVersion`; nothing if it is not given.
+pub(crate) fn revision(parameters: &Parameters) -> Result<Option<u64>, Status> {
+    match text(parameters, "resourceVersion") {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!("invalid resource version: {text:?} is not a number this server gave"))
+        }),
+    }
+}
+
+/// A parameter as the API server reads truth: everything but `false` and `0` is true.
+pub(crate) fn flag(parameters: &Parameters, name: &str) -> Option<bool> {
+    parameters.get(name).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
+}
+
+/// A parameter's value; empty if it is not given.
+pub(crate) fn text<'a>(parameters: &'a Parameters, name: &str) -> &'a str {
+    parameters.get(name).map(String::as_str).unwrap_or_default()
+}
+
+/// Waits until the replica is not before `revision`.
+pub(crate) async fn reach(api: &Api, asked: u64) -> Result<(), Status> {
+    let mut revision = api.replica.revision();
+    // The sender lives as long as the replica.
+    let reached = timeout(FUTURE_TIME, revision.wait_for(|current| *current >= asked)).await;
+    let reached = reached.is_ok_and(|reached| reached.is_ok());
+    let current = *revision.borrow();
+    if reached { Ok(()) } else { Err(Status::future_revision(asked, current)) }
+}
+
+async fn page(api: &Api, wanted: &Wanted, moment: &Moment, limit: Option<usize>) -> Result<Page, Status> {
+    if let Moment::NotBefore(revision) | Moment::Exactly(revision) = moment {
+        reach(api, *revision).await?;
+    }
+    let (revision, after) = match moment {
+        Moment::Now | Moment::NotBefore(_) => (None, None),
+        Moment::Exactly(revision) => (Some(*revision), None),
+        Moment::Rest(token) => (token.revision, Some(&token.after)),
+    };
+    if limit.is_none() && revision.is_none() && after.is_none() {
+        let (revision, objects) = api.replica.list(wanted);
+        return Ok(Page { revision, objects, last: None, remaining: None });
+    }
+    let page = api.replica.page(wanted, revision, after, limit.unwrap_or(usize::MAX));
+    page.map_err(|error| no_state(error, after))
+}
+
+fn no_state(error: NoState, after: Option<&Key>) -> Status {
+    match (error, after) {
+        (NoState::Future { asked, current }, _) => Status::future_revision(asked, current),
+        (NoState::TooOld(_), None) => Status::expired("The resourceVersion for the provided list is too old."),
+        (NoState::TooOld(_), Some(after)) => {
+            Status::list_expired(Token { revision: None, after: after.clone() }.encode())
+        }
+    }
+}
+
+/// `limit`; nothing for all of them.
+fn limit(parameters: &Parameters) -> Result<Option<usize>, Status> {
+    let text = text(parameters, "limit");
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let limit: i64 = text.parse().map_err(|_| Status::bad_request(format!("limit: {text:?} is not a number")))?;
+    Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0))
+}
+
+fn contradictions(parameters: &Parameters) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let matching = text(parameters, "resourceVersionMatch");
+    let mut forbid = |field: &str, why: &str| faults.push(Fault::forbidden(field, why));
+    if !matching.is_empty() {
+        if text(parameters, "resourceVersion").is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            forbid("resourceVersionMatch", why);
+        }
+        if !text(parameters, "continue").is_empty() {
+            forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if matching == "Exact" && text(parameters, "resourceVersion") == "0" {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            forbid("resourceVersionMatch", why);
+        }
+    }
+    if parameters.contains_key("sendInitialEvents") {
+        forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+    if !matches!(matching, "" | "Exact" | "NotOlderThan") {
+        faults.push(Fault::not_supported("resourceVersionMatch", matching, &["Exact", "NotOlderThan", ""]));
+    }
+    faults
+}
+
+impl Moment {
+    fn of(parameters: &Parameters, limited: bool, wanted: &Wanted) -> Result<Self, Status> {
+        let revision = revision(parameters)?;
+        let token = text(parameters, "continue");
+        if !token.is_empty() {
+            if revision.is_some_and(|revision| revision > 0) {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let token = Token::decode(token, wanted);
+            return token.map(Self::Rest).ok_or_else(|| {
+                Status::bad_request("invalid continue token: this server did not give it for this list")
+            });
+        }
+        Ok(match (revision, text(parameters, "resourceVersionMatch")) {
+            (None | Some(0), _) => Self::Now,
+            (Some(revision), "Exact") => Self::Exactly(revision),
+            // What `limit` meant before `resourceVersionMatch` came, and still does without it.
+            (Some(revision), "") if limited => Self::Exactly(revision),
+            (Some(revision), _) => Self::NotBefore(revision),
+        })
+    }
+}
+
+impl Token {
+    /// As hexadecimal digits of its JSON: safe in a query, and plainly not meant to be written by hand.
+    fn encode(&self) -> String {
+        let Key { namespace, name, .. } = &self.after;
+        let json = json!({"rv": self.revision, "ns": namespace, "name": name}).to_string();
+        json.bytes().fold(String::with_capacity(2 * json.len()), |mut hex, byte| {
+            hex.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+            hex
+        })
+    }
+
+    /// Nothing, if the token was not made here, or for another list.
+    fn decode(hex: &str, wanted: &Wanted) -> Option<Self> {
+        let digits = hex.chars().map(|digit| digit.to_digit(16)).collect::<Option<Vec<u32>>>()?;
+        let byte = |pair: &[u32]| u8::try_from(pair.first()? * 16 + pair.get(1)?).ok();
+        let json = digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>()?;
+        let value: Value = serde_json::from_slice(&json).ok()?;
+        let text = |field: &str| value.get(field).and_then(Value::as_str);
+        let revision = match value.get("rv")? {
+            Value::Null => None,
+            revision => Some(revision.as_u64()?),
+        };
+        let after = Key::new(wanted.kind, text("ns")?, text("name")?);
+        wanted.covers(&after).then_some(Self { revision, after })
+    }
+}
+
+#[cfg(test)]
+mod tests;
