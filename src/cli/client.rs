@@ -1,4 +1,4 @@
-//! The other end of the API's socket: one HTTP/1.1 request at a time.
+//! The other end of the API's socket: one HTTP/1.1 request at a time, whose answer comes whole or, for a watch, line by line.
 //!
 //! The command line speaks the gateway's own API and nothing else, so whatever it can do, `curl --unix-socket` and
 //! kubectl can too. A connection is opened for each request: on a Unix socket that costs less than keeping it would
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::Value;
@@ -110,34 +110,77 @@ impl Client {
         self.send(Method::DELETE, path, None)
     }
 
+    /// Reads `path` for as long as it goes on, and gives each line to `each` as it comes.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says, and the first of `each`. That the other end says it is over is none.
+    pub fn watch(&self, path: &str, each: &mut dyn FnMut(Value) -> Result<(), Failure>) -> Result<(), Failure> {
+        let request = self.request(Method::GET, path, None)?;
+        self.runtime.block_on(async {
+            let mut response = self.in_time(self.open(request)).await?;
+            if !response.status().is_success() {
+                let (code, body) = self.in_time(self.whole(response)).await?;
+                self.decode(code, &body)?;
+                return Ok(());
+            }
+            let mut unread = Vec::new();
+            while let Some(frame) = response.frame().await {
+                let frame = frame.map_err(|error| self.broken(&error))?;
+                unread.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                let lines = unread.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                for line in unread[..lines].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                    each(serde_json::from_slice(line).map_err(|error| self.broken(&error))?)?;
+                }
+                unread.drain(..lines);
+            }
+            Ok(())
+        })
+    }
+
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let request = self.request(method, path, body)?;
+        let answer = self.in_time(async { self.whole(self.open(request).await?).await });
+        let (code, body) = self.runtime.block_on(answer)?;
+        self.decode(code, &body)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, ClientError> {
         let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let request = Request::builder()
+        Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "pollgate")
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| self.broken(&error))?;
-        let answer = async { tokio::time::timeout(PATIENCE, self.exchange(request)).await };
-        let (code, body) = self.runtime.block_on(answer).unwrap_or_else(|_| {
+            .map_err(|error| self.broken(&error))
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
             let seconds = PATIENCE.as_secs();
             Err(self.unreachable(&format!("gave no answer for {seconds} s; its log should say why")))
-        })?;
-        decode(code, &body).map_err(|error| match error {
+        })
+    }
+
+    fn decode(&self, code: StatusCode, body: &[u8]) -> Result<Value, ClientError> {
+        decode(code, body).map_err(|error| match error {
             Decoded::Refused(status) => ClientError::Refused(status),
             Decoded::NotJson(error) => self.broken(&error),
         })
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+    /// Sends the request; the answer's head is there when it returns.
+    async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unopened(&error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         // What goes wrong on the connection comes back through the request as well.
         tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        sender.send_request(request).await.map_err(|error| self.broken(&error))
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> Result<(StatusCode, Bytes), ClientError> {
         let code = response.status();
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
         Ok((code, body.map_err(|error| self.broken(&*error))?.to_bytes()))

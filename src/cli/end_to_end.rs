@@ -1,9 +1,11 @@
 //! Commands against the real control plane: its API on a real socket, its state file, and no workers behind it.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use clap::Parser;
 use crossbeam::channel::unbounded;
@@ -247,6 +249,91 @@ fn what_only_its_meaning_shows_to_be_wrong_is_wrong_usage() {
         let (out, result) = gateway.try_run(line);
         assert!(matches!(result, Err(Failure::Usage(_))), "{line}: {result:?}");
         assert_eq!(out, "", "{line}");
+    }
+}
+
+/// What a command prints while it runs.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Seen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn wait_for(&self, text: &str) {
+        let began = Instant::now();
+        while !self.text().contains(text) {
+            assert!(began.elapsed() < Duration::from_secs(20), "no {text:?} in {:?}", self.text());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// `pollgate LINE` in a thread of its own, which ends with the gateway.
+fn in_background(gateway: &Gateway, line: &str) -> (Seen, thread::JoinHandle<Result<(), Failure>>) {
+    let here = gateway.directory.path().display().to_string();
+    let line = format!("pollgate {line} --socket {here}/socket");
+    let seen = Seen::default();
+    let mut out = seen.clone();
+    let Command::Client(command) = Cli::try_parse_from(line.split_whitespace()).expect(&line).command else {
+        panic!("{line}: not for a client")
+    };
+    (seen, thread::spawn(move || command.run(&mut out)))
+}
+
+#[test]
+fn a_watch_prints_what_there_is_and_what_changes_until_the_gateway_stops() {
+    let gateway = Gateway::start();
+    let service = |name: &str, more: &str| {
+        let spec = "spec: {clusterIP: 10.96.0.77, ports: [{port: 80}]}";
+        gateway.file("s.yaml", &format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}{more}}}\n{spec}\n"));
+        gateway.run("apply -f @/s.yaml");
+    };
+    service("web", "");
+    let (table, rows) = in_background(&gateway, "get svc -w");
+    let (names, plain) = in_background(&gateway, "get svc web -w -o name");
+    let (yaml, documents) = in_background(&gateway, "get svc -l tier=front --watch -o yaml");
+    table.wait_for("80/TCP");
+    names.wait_for("service/web\n");
+    // An empty list prints nothing: that the watch is there shows by its first event.
+    thread::sleep(Duration::from_millis(200));
+    service("web", ", labels: {tier: front}");
+    yaml.wait_for("tier: front");
+    gateway.run("delete svc web");
+    service("longer-than-web", "");
+    table.wait_for("longer-than-web");
+    drop(gateway);
+    for command in [rows, plain, documents] {
+        command.join().unwrap().unwrap();
+    }
+    let lines: Vec<String> =
+        table.text().lines().map(|line| line.rsplit_once(' ').unwrap().0.trim_end().to_owned()).collect();
+    let web = "web    ClusterIP   10.96.0.77   <none>        80/TCP";
+    let longer = "longer-than-web   ClusterIP   10.96.0.77   <none>        80/TCP";
+    assert_eq!(lines, ["NAME   TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)", web, web, web, longer]);
+    assert_eq!(names.text(), "service/web\n".repeat(3), "there, changed, gone");
+    let documents = pollgate_control::manifest::parse("yaml", &yaml.text()).unwrap();
+    assert_eq!(documents.len(), 2, "changed so that it is selected, gone");
+}
+
+#[test]
+fn a_watch_that_cannot_begin_says_so() {
+    let gateway = Gateway::start();
+    assert_eq!(gateway.refused("get svc none -w"), "Error from server (NotFound): services \"none\" not found");
+    for line in ["get svc/a pod/b -w", "get svc a b -w", "get ep -w"] {
+        assert!(matches!(gateway.try_run(line).1, Err(Failure::Usage(_))), "{line}");
     }
 }
 

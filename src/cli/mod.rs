@@ -16,6 +16,7 @@ pub mod client;
 mod names;
 pub mod read;
 pub mod stats;
+mod watch;
 
 #[cfg(test)]
 mod end_to_end;
@@ -224,6 +225,9 @@ pub struct GetArgs {
     /// How to print them [default: a table]
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
+    /// Then print what changes, as it happens
+    #[arg(short, long)]
+    pub watch: bool,
     /// Where to look.
     #[command(flatten)]
     pub connection: Connection,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, escaped};
 use super::names::{self, Selection};
-use super::{ExplainArgs, Failure, Format, GetArgs, Machine, NamedArgs};
+use super::{ExplainArgs, Failure, Format, GetArgs, Machine, NamedArgs, watch};
 
 /// What was found of one kind, and the refusals for what was not.
 struct Found {
@@ -28,6 +28,9 @@ struct Found {
 pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let selections = merged(names::selections(&args.objects)?);
     check_usage(args, &selections)?;
+    if args.watch {
+        return watch::watch(args, &selections, out);
+    }
     let client = Client::new(&args.connection.socket)?;
     let fetch = |selection| fetch(&client, args, selection);
     let found: Vec<Found> = selections.iter().map(fetch).collect::<Result<_, _>>()?;
@@ -171,16 +174,20 @@ fn list(client: &Client, kind: Kind, namespace: Option<&str>, selector: &str) ->
     if !selector.is_empty() {
         path.push_str(&format!("?labelSelector={}", escaped(selector)));
     }
-    let mut answer = client.get(&path)?;
+    Ok(items(&mut client.get(&path)?, kind))
+}
+
+/// The items of a list.
+pub(super) fn items(answer: &mut Value, kind: Kind) -> Vec<Value> {
     let Some(Value::Array(mut items)) = answer.get_mut("items").map(Value::take) else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     // Items of a typed list go without them; outside of it they would be lost.
     for fields in items.iter_mut().filter_map(Value::as_object_mut) {
         fields.insert("apiVersion".to_owned(), kind.api_version().into());
         fields.insert("kind".to_owned(), kind.name().into());
     }
-    Ok(items)
+    items
 }
 
 fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Failure> {
@@ -236,7 +243,7 @@ fn prefix_kind(table: &mut Table) {
     }
 }
 
-fn prefix(view: View) -> String {
+pub(super) fn prefix(view: View) -> String {
     match view {
         View::Kind(kind) => names::qualified(kind),
         View::Endpoints => "endpoints".to_owned(),
@@ -265,7 +272,7 @@ fn together<'a>(args: &GetArgs, found: impl Iterator<Item = &'a Found>) -> Value
     }
 }
 
-fn yaml(value: &Value) -> Result<String, Failure> {
+pub(super) fn yaml(value: &Value) -> Result<String, Failure> {
     serde_saphyr::to_string(value)
         .map_err(|error| Failure::refused(format!("error: cannot be written as YAML: {error}")))
 }
@@ -282,11 +289,11 @@ fn service_names(args: &NamedArgs, command: &str) -> Result<Vec<String>, Failure
     Ok(names)
 }
 
-fn objects(values: &[Value], kind: Kind) -> Result<Vec<Object>, Failure> {
+pub(super) fn objects(values: &[Value], kind: Kind) -> Result<Vec<Object>, Failure> {
     values.iter().map(|value| object(value, kind)).collect()
 }
 
-fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
+pub(super) fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
     Object::from_value(value, "").map_err(|faults| {
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         let (kind, name) = (kind.singular(), name_of(value));
