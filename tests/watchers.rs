@@ -1,0 +1,148 @@
+//! Thousands of watchers on one gateway: what they cost, and that everybody else is still answered.
+//!
+//! A test process of its own, because it measures memory and needs many file descriptors. The figures it prints
+//! (`cargo test --release --test watchers -- --nocapture`) are those in docs/operations.md.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::unbounded;
+use pollgate::host;
+use pollgate_common::net::Net;
+use pollgate_control::api::{self, ApiHandle, ApiParts};
+use pollgate_control::cluster::{Cluster, Settings};
+use pollgate_control::resolve::ServiceName;
+use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, TableSink};
+use pollgate_control::store::Store;
+use serde_json::{Value, json};
+
+const WATCHERS: usize = 2_000;
+const WRITES: usize = 20;
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+/// Tables for nobody.
+struct NoWorkers;
+
+impl TableSink for NoWorkers {
+    fn changed(&mut self, _: &Cluster, _: &BTreeSet<ServiceName>) {}
+    fn publish(&mut self) {}
+    fn network(&mut self, _: Arc<Net>) {}
+    fn tick(&mut self) {}
+}
+
+struct Gateway {
+    // Dropped in this order: the API needs the control thread until it has stopped.
+    _api: ApiHandle,
+    _control: ControlHandle,
+    directory: tempfile::TempDir,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&directory.path().join("state.db")).unwrap();
+        let cluster = Cluster::new(Settings::default());
+        let (sender, commands) = unbounded();
+        let socket = socket(directory.path());
+        let stats = Arc::new(|| Value::Null);
+        let api = api::spawn(ApiParts { socket, replica: cluster.clone(), commands: sender, stats }).unwrap();
+        let settled = api.settled_sink();
+        let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands, settled };
+        let control = runtime::spawn(parts).unwrap();
+        Self { _api: api, _control: control, directory }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(socket(self.directory.path())).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
+    /// A request of its own connection, and the code it is answered with.
+    fn send(&self, method: &str, path: &str, body: &str) -> u16 {
+        let mut stream = self.connect();
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all((head + body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no code: {answer}"))
+    }
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("socket")
+}
+
+/// Reads until what was read holds `text`.
+fn read_until(stream: &mut UnixStream, text: &str) {
+    let mut read = Vec::new();
+    let mut piece = [0; 8192];
+    while !read.windows(text.len()).any(|window| window == text.as_bytes()) {
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "the end came before {text:?}: {}", String::from_utf8_lossy(&read));
+        read.extend_from_slice(&piece[..length]);
+    }
+}
+
+/// Memory of this process that is in use, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn service(name: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}})
+        .to_string()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+fn two_thousand_watchers_are_told_and_others_are_answered() {
+    // Both ends of every connection are in this process.
+    let needed = 2 * u64::try_from(WATCHERS).unwrap() + api::OPEN_FILES;
+    host::allow_open_files(needed).unwrap();
+    let gateway = Gateway::start();
+    assert_eq!(gateway.send("POST", SERVICES, &service("warm")), 201);
+
+    let before = resident();
+    let watch = format!("GET {SERVICES}?watch=true&resourceVersion=2 HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut watchers: Vec<UnixStream> = (0..WATCHERS)
+        .map(|_| {
+            let mut stream = gateway.connect();
+            stream.write_all(watch.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    watchers.iter_mut().for_each(|stream| read_until(stream, "\r\n\r\n"));
+    let each = (resident() - before) as f64 / WATCHERS as f64;
+
+    let (mut told, mut answered) = (Vec::new(), Vec::new());
+    for number in 0..WRITES {
+        let name = format!("s-{number}");
+        let began = Instant::now();
+        assert_eq!(gateway.send("POST", SERVICES, &service(&name)), 201);
+        // Asked while the watchers are being told.
+        let asked = Instant::now();
+        assert_eq!(gateway.send("GET", &format!("{SERVICES}/{name}"), ""), 200);
+        answered.push(asked.elapsed());
+        watchers.iter_mut().for_each(|stream| read_until(stream, "}\n"));
+        told.push(began.elapsed());
+    }
+    let grown = (resident() - before) as f64 / WATCHERS as f64;
+    let (told, answered) = (median(told), median(answered));
+    println!("{WATCHERS} watchers: {each:.1} KiB each, {grown:.1} KiB after {WRITES} events");
+    println!("from a write until all have it: {told:?}; a read meanwhile: {answered:?}");
+    assert!(grown < 64.0, "{grown} KiB a watcher");
+    assert!(answered < Duration::from_secs(5), "a client was kept waiting: {answered:?}");
+}
