@@ -71,7 +71,7 @@ async fn options(api: &Api, headers: &HeaderMap, body: Body) -> Result<bool, Sta
 }
 
 fn answer(wanted: &Wanted, revision: u64, objects: Vec<Arc<Object>>, form: Form) -> Response {
-    render::list(wanted.kind, &ListMeta { revision, token: None, remaining: None }, objects, form)
+    render::list(wanted.kind, &ListMeta { revision, token: None, remaining: None }, objects.into_iter().map(Ok), form)
 }
 
 /// Whether somebody else was quicker with one of them.

@@ -15,6 +15,7 @@
 //! [history]: super::history
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
@@ -27,10 +28,15 @@ use super::selector::Wanted;
 use super::status::Status;
 use super::view::{NoState, Page};
 use crate::fault::Fault;
-use crate::objects::Key;
+use crate::objects::{Key, Object};
 
 /// How long a list waits for a revision that has not come yet, as the API server does.
 const FUTURE_TIME: Duration = Duration::from_secs(3);
+
+/// Objects that are looked up at once.
+const TURN: usize = 256;
+/// Longest page, objects: a client that asks for more gets this many and a token.
+const LONGEST_PAGE: usize = 10_000;
 
 /// The parameters of a request.
 pub(crate) type Parameters = HashMap<String, String>;
@@ -63,10 +69,45 @@ pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Pa
     }
     let limit = limit(parameters)?;
     let moment = Moment::of(parameters, limit.is_some(), wanted)?;
-    let page = page(api, wanted, &moment, limit).await?;
-    let token = page.last.map(|after| Token { revision: Some(page.revision), after }.encode());
-    let meta = ListMeta { revision: page.revision, token, remaining: page.remaining };
-    Ok(render::list(wanted.kind, &meta, page.objects, form))
+    let page = page(api, wanted, &moment, limit.unwrap_or(TURN)).await?;
+    let revision = page.revision;
+    // A list without a limit is one of many pages, which are read on the way; one with a limit ends here.
+    let (next, rest) = if limit.is_none() { (page.last, None) } else { (None, page.last) };
+    // Nobody counts what is selected.
+    let counted = rest.as_ref().filter(|_| wanted.selects_all());
+    let remaining = counted.and_then(|after| api.replica.count_behind(wanted, revision, after).ok());
+    let token = rest.map(|after| Token { revision: Some(revision), after }.encode());
+    let meta = ListMeta { revision, token, remaining };
+    let (kind, api, wanted) = (wanted.kind, api.clone(), wanted.clone());
+    let walk = Walk { api, wanted, revision, page: page.objects.into_iter(), next };
+    Ok(render::list(kind, &meta, walk, form))
+}
+
+/// The objects of a list at one revision, looked up page by page as they are sent: a list that is read slowly costs no more
+/// than one that is read at once. It breaks off if it is read so slowly that its revision is forgotten meanwhile.
+struct Walk {
+    api: Api,
+    wanted: Wanted,
+    revision: u64,
+    page: std::vec::IntoIter<Arc<Object>>,
+    /// Behind which key the next page begins, if there is one.
+    next: Option<Key>,
+}
+
+impl Iterator for Walk {
+    type Item = Result<Arc<Object>, NoState>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(object) = self.page.next() {
+            return Some(Ok(object));
+        }
+        let after = self.next.take()?;
+        match self.api.replica.page(&self.wanted, Some(self.revision), Some(&after), TURN) {
+            Ok(page) => (self.page, self.next) = (page.objects.into_iter(), page.last),
+            Err(error) => return Some(Err(error)),
+        }
+        self.page.next().map(Ok)
+    }
 }
 
 /// The parameter `resourceVersion`; nothing if it is not given.
@@ -99,7 +140,8 @@ pub(crate) async fn reach(api: &Api, asked: u64) -> Result<(), Status> {
     if reached { Ok(()) } else { Err(Status::future_revision(asked, current)) }
 }
 
-async fn page(api: &Api, wanted: &Wanted, moment: &Moment, limit: Option<usize>) -> Result<Page, Status> {
+/// The first page of a list.
+async fn page(api: &Api, wanted: &Wanted, moment: &Moment, limit: usize) -> Result<Page, Status> {
     if let Moment::NotBefore(revision) | Moment::Exactly(revision) = moment {
         reach(api, *revision).await?;
     }
@@ -108,12 +150,7 @@ async fn page(api: &Api, wanted: &Wanted, moment: &Moment, limit: Option<usize>)
         Moment::Exactly(revision) => (Some(*revision), None),
         Moment::Rest(token) => (token.revision, Some(&token.after)),
     };
-    if limit.is_none() && revision.is_none() && after.is_none() {
-        let (revision, objects) = api.replica.list(wanted);
-        return Ok(Page { revision, objects, last: None, remaining: None });
-    }
-    let page = api.replica.page(wanted, revision, after, limit.unwrap_or(usize::MAX));
-    page.map_err(|error| no_state(error, after))
+    api.replica.page(wanted, revision, after, limit).map_err(|error| no_state(error, after))
 }
 
 fn no_state(error: NoState, after: Option<&Key>) -> Status {
@@ -133,7 +170,7 @@ fn limit(parameters: &Parameters) -> Result<Option<usize>, Status> {
         return Ok(None);
     }
     let limit: i64 = text.parse().map_err(|_| Status::bad_request(format!("limit: {text:?} is not a number")))?;
-    Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0))
+    Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0).map(|limit| limit.min(LONGEST_PAGE)))
 }
 
 fn contradictions(parameters: &Parameters) -> Vec<Fault> {

@@ -1,12 +1,11 @@
 //! Answers: single objects, lists, and Tables for clients that ask for them.
 //!
-//! Lists are streamed: an item is encoded when the connection has room for it, so a list of 100 000 objects costs its
-//! pointers and one chunk, not a hundred megabytes a client.
+//! Lists are streamed: an item is looked up and encoded when the connection has room for it, so a list of 100 000 objects
+//! costs one page of them and one chunk, not a hundred megabytes a client.
 //!
 //! `Accept: application/json;as=Table;v=v1;g=meta.k8s.io` (what `kubectl get` sends) asks for the columns `kubectl` shows, made
 //! here by the same printers as our own command line uses.
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::status::Status;
+use super::view::NoState;
 use crate::objects::{Kind, Object};
 use crate::printers::{Column, Table};
 
@@ -105,10 +105,15 @@ pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Resp
         Form::Table(include) => {
             let version = object.metadata().resource_version.clone().unwrap_or_default();
             let meta = json!({"resourceVersion": version});
-            (code, table(object.kind(), &meta, vec![Arc::clone(object)], include)).into_response()
+            (code, table(object.kind(), &meta, std::iter::once(Ok(Arc::clone(object))), include)).into_response()
         }
     }
 }
+
+/// The objects of an answer, as far as they can be had.
+pub(crate) trait Objects: Iterator<Item = Result<Arc<Object>, NoState>> + Send + 'static {}
+
+impl<I: Iterator<Item = Result<Arc<Object>, NoState>> + Send + 'static> Objects for I {}
 
 /// What a list says of itself.
 #[derive(Debug)]
@@ -135,26 +140,26 @@ impl ListMeta {
 }
 
 /// A list of objects of one kind.
-pub(crate) fn list(kind: Kind, meta: &ListMeta, objects: Vec<Arc<Object>>, form: Form) -> Response {
+pub(crate) fn list(kind: Kind, meta: &ListMeta, objects: impl Objects, form: Form) -> Response {
     let meta = meta.to_value();
     match form {
         Form::Json => {
             let (name, version) = (kind.name(), kind.api_version());
             let head = format!(r#"{{"kind":"{name}List","apiVersion":"{version}","metadata":{meta},"items":["#);
-            stream(head, objects.into_iter().map(|object| object.to_value()))
+            stream_while(head, objects.map(|object| object.map(|object| object.to_value())))
         }
         Form::Table(include) => table(kind, &meta, objects, include),
     }
 }
 
 /// All columns, wide ones with priority 1, and nothing cut short: the client decides what it shows.
-fn table(kind: Kind, meta: &Value, objects: Vec<Arc<Object>>, include: Include) -> Response {
+fn table(kind: Kind, meta: &Value, objects: impl Objects, include: Include) -> Response {
     let now = jiff::Timestamp::now();
     let columns = columns(kind);
     let head = format!(
         r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":{columns},"rows":["#
     );
-    stream(head, objects.into_iter().filter_map(move |object| row(&object, include, now)))
+    stream_while(head, objects.filter_map(move |object| object.map(|object| row(&object, include, now)).transpose()))
 }
 
 /// The definitions of a kind's columns.
@@ -178,8 +183,13 @@ fn column(column: &Column) -> Value {
 
 /// Streams `head`, the items with commas between them, and the closing `]}`.
 pub(crate) fn stream(head: String, items: impl Iterator<Item = Value> + Send + 'static) -> Response {
+    stream_while(head, items.map(Ok))
+}
+
+/// The same of items that may fail to come: then the answer breaks off, and its connection with it.
+fn stream_while(head: String, items: impl Iterator<Item = Result<Value, NoState>> + Send + 'static) -> Response {
     let chunks = Chunks { pending: head.into_bytes(), items: Some(items), first: true };
-    let body = Body::from_stream(futures_util::stream::iter(chunks.map(Ok::<_, Infallible>)));
+    let body = Body::from_stream(futures_util::stream::iter(chunks));
     let json = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, json)], body).into_response()
 }
@@ -191,17 +201,18 @@ struct Chunks<I> {
     first: bool,
 }
 
-impl<I: Iterator<Item = Value>> Iterator for Chunks<I> {
-    type Item = Bytes;
+impl<I: Iterator<Item = Result<Value, NoState>>> Iterator for Chunks<I> {
+    type Item = Result<Bytes, NoState>;
 
-    fn next(&mut self) -> Option<Bytes> {
+    fn next(&mut self) -> Option<Self::Item> {
         while let Some(items) = self.items.as_mut().filter(|_| self.pending.len() < CHUNK) {
             match items.next() {
-                Some(item) => {
+                Some(Ok(item)) => {
                     let comma = if std::mem::take(&mut self.first) { "" } else { "," };
                     // Writing to memory does not fail.
                     let _ = write!(self.pending, "{comma}{item}");
                 }
+                Some(Err(error)) => return Some(Err(error)),
                 None => {
                     self.pending.extend_from_slice(b"]}");
                     self.items = None;
@@ -209,6 +220,6 @@ impl<I: Iterator<Item = Value>> Iterator for Chunks<I> {
             }
         }
         let chunk = std::mem::take(&mut self.pending);
-        (!chunk.is_empty()).then(|| Bytes::from(chunk))
+        (!chunk.is_empty()).then(|| Ok(Bytes::from(chunk)))
     }
 }

@@ -215,11 +215,26 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
 
 /// A missing field selects as the empty text, a missing truth value as `false`.
 fn value_at(object: &Object, pointer: &str) -> String {
+    if let Some(text) = text_at(object, pointer) {
+        return text.to_owned();
+    }
     match object.to_value().pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
         None if pointer == "/spec/unschedulable" => "false".to_owned(),
         None => String::new(),
         Some(other) => other.to_string(),
+    }
+}
+
+/// The fields that clients watch by, without a detour over JSON: every change is put to every watcher's selector.
+fn text_at<'a>(object: &'a Object, pointer: &str) -> Option<&'a str> {
+    match (object, pointer) {
+        (Object::Pod(pod), "/spec/nodeName") => pod.spec.as_ref()?.node_name.as_deref(),
+        (Object::Pod(pod), "/status/phase") => pod.status.as_ref()?.phase.as_deref(),
+        (Object::Pod(pod), "/status/podIP") => pod.status.as_ref()?.pod_ip.as_deref(),
+        (Object::Service(service), "/spec/clusterIP") => service.spec.as_ref()?.cluster_ip.as_deref(),
+        (Object::Service(service), "/spec/type") => service.spec.as_ref()?.type_.as_deref(),
+        _ => None,
     }
 }
 

@@ -44,16 +44,16 @@ pub(crate) struct Page {
     pub(crate) objects: Vec<Arc<Object>>,
     /// The last object's key, if there is more behind it.
     pub(crate) last: Option<Key>,
-    /// How many more; known only if nothing is selected.
-    pub(crate) remaining: Option<usize>,
 }
 
 /// Why there is no state of a revision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoState {
     /// It is forgotten.
+    #[error("the state at revision {} is forgotten", .0.asked)]
     TooOld(TooOld),
     /// It has not come yet.
+    #[error("there is no revision {asked} yet, only {current}")]
     Future {
         /// The revision that was asked for.
         asked: u64,
@@ -130,8 +130,12 @@ impl Replica {
         let page: Vec<_> = objects.by_ref().take(limit).cloned().collect();
         let more = objects.next().is_some();
         let last = page.last().filter(|_| more).map(|object| object.key());
-        let remaining = (last.is_some() && wanted.selects_all()).then(|| objects.count() + 1);
-        Ok(Page { revision, objects: page, last, remaining })
+        Ok(Page { revision, objects: page, last })
+    }
+
+    /// How many objects of `wanted`'s kind and namespace there were at `revision` behind the key `after`.
+    pub(crate) fn count_behind(&self, wanted: &Wanted, revision: u64, after: &Key) -> Result<usize, NoState> {
+        Ok(self.read().at(revision, wanted, Some(after))?.count())
     }
 }
 

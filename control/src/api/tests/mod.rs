@@ -122,7 +122,11 @@ struct Answer {
 
 impl Answer {
     fn read(stream: &mut UnixStream) -> Self {
-        let mut bytes = Vec::new();
+        Self::read_on(stream, Vec::new())
+    }
+
+    /// The answer of which these bytes have been read.
+    fn read_on(stream: &mut UnixStream, mut bytes: Vec<u8>) -> Self {
         stream.read_to_end(&mut bytes).expect("an answer in time");
         let text = String::from_utf8(bytes).expect("UTF-8");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));

@@ -285,6 +285,30 @@ fn pages_show_the_state_of_the_first() {
 }
 
 #[test]
+fn a_list_shows_one_state_however_slowly_it_is_read() {
+    let gateway = Gateway::new();
+    let pods = |prefix: &str| -> Value {
+        let pods =
+            (0..2000).map(|n| pod(&format!("{prefix}-{n:04}"), "a", &format!("10.1.{}.{}", n / 250, n % 250 + 1)));
+        json!({"apiVersion": "v1", "kind": "List", "items": pods.collect::<Vec<_>>()})
+    };
+    gateway.post(APPLY_PATH, &pods("p")).expect(200);
+    let at = revision(&gateway.get("/api/v1/pods?limit=1").expect(200));
+    let mut slow = gateway.connect();
+    slow.write_all(b"GET /api/v1/pods HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("open");
+    let mut first = [0; 4096];
+    slow.read_exact(&mut first).expect("a beginning");
+    gateway.delete("/api/v1/namespaces/default/pods").expect(200);
+    gateway.post(APPLY_PATH, &pods("q")).expect(200);
+    let list = Answer::read_on(&mut slow, first.to_vec()).expect(200);
+    assert!(list.text.len() > 512 << 10, "more than sockets and buffers hold");
+    let items = list.at("/items");
+    let names = items.as_array().expect("items").iter().map(|item| item["metadata"]["name"].as_str().expect("a name"));
+    assert!(names.eq((0..2000).map(|n| format!("p-{n:04}"))), "all of the first state, nothing else");
+    assert_eq!(list.at("/metadata/resourceVersion"), at);
+}
+
+#[test]
 fn a_list_whose_state_is_forgotten_can_be_gone_on_with_as_it_is() {
     let gateway = restored();
     for name in ["a", "b", "c"] {
