@@ -27,6 +27,9 @@ use crate::transaction::Transaction;
 /// The namespaces that are there from the start and cannot be deleted.
 pub const PERMANENT_NAMESPACES: [&str; 2] = ["default", "kube-system"];
 
+/// Annotation of an object that came to be by [`Write::Follow`].
+pub const FROM_FILES: &str = "pollgate.io/from-manifests";
+
 /// What the allocators may give away, and what they may not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -162,6 +165,10 @@ pub enum Write {
     Apply(Object),
     /// Remove it and what belongs to it.
     Delete(Key),
+    /// Apply what an operator's file says. The object is the file's, and marked so, if it was not there before.
+    Follow(Object),
+    /// Remove what has left the operator's files, if it is theirs and still there.
+    Unfollow(Key),
 }
 
 /// One object before and after.
@@ -187,6 +194,17 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// The commit that takes this one back.
+    pub(crate) fn inverse(&self) -> Commit {
+        let back =
+            |change: &Change| Change { key: change.key.clone(), old: change.new.clone(), new: change.old.clone() };
+        Commit {
+            revision: self.revision.saturating_sub(1),
+            changes: self.changes.iter().rev().map(back).collect(),
+            written: self.written.clone(),
+        }
+    }
+
     /// The change of an object, if it changed.
     pub fn change(&self, key: &Key) -> Option<&Change> {
         self.changes.iter().find(|change| change.key == *key)
@@ -347,6 +365,12 @@ impl Cluster {
         self.index.slices(service)
     }
 
+    /// The objects that are an operator's files'.
+    pub fn followed(&self) -> impl Iterator<Item = Key> + '_ {
+        let objects = Kind::ALL.into_iter().flat_map(|kind| self.objects(kind, None));
+        objects.filter(|object| crate::transaction::is_from_files(object)).map(|object| object.key())
+    }
+
     /// Whether a Pod's Node is missing while there are Nodes at all.
     pub(crate) fn node_missing(&self, node: Option<&str>) -> bool {
         node.is_some_and(|name| self.index.node_count() > 0 && self.object(&Key::new(Kind::Node, "", name)).is_none())
@@ -465,6 +489,30 @@ mod tests {
             (refusal.reason.code(), refusal.message.as_str()),
             (403, "namespaces \"default\" is forbidden: this namespace may not be deleted")
         );
+    }
+
+    #[test]
+    fn what_leaves_the_files_goes_if_it_came_from_them() {
+        let mut world = World::new();
+        world.apply([web("applied")]);
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        let follow = |value| Write::Follow(object(value));
+        world
+            .write(vec![follow(web("applied")), follow(web("ours")), follow(web("taken")), follow(namespace)])
+            .unwrap();
+        let key = |name: &str| Key::new(Kind::Service, "default", name);
+        assert_eq!(world.cluster.followed().collect::<Vec<_>>(), [key("ours"), key("taken")]);
+        // kubectl's apply leaves the mark alone; a replacement without it makes the object somebody else's.
+        world.apply([web("ours")]);
+        world.write(vec![Write::Replace(object(web("taken")))]).unwrap();
+        let again = world.write(vec![follow(web("ours"))]).unwrap();
+        assert_eq!(again.changes, [], "following twice changes nothing");
+        let shop = Key::new(Kind::Namespace, "", "shop");
+        let gone = ["applied", "ours", "taken", "never there"].map(|name| Write::Unfollow(key(name)));
+        world.write(gone.into_iter().chain([Write::Unfollow(shop.clone())]).collect()).unwrap();
+        let left = world.cluster.objects(Kind::Service, None).map(|object| object.name().to_owned());
+        assert_eq!(left.collect::<Vec<_>>(), ["applied", "taken"]);
+        assert!(world.cluster.object(&shop).is_some());
     }
 
     #[test]

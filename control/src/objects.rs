@@ -189,6 +189,20 @@ impl Object {
         }
     }
 
+    /// The object whose [`Object::to_value`] this is: of what was checked once, only the types are looked at again.
+    ///
+    /// # Errors
+    /// If it is not the JSON of an object of that kind.
+    pub(crate) fn from_stored(kind: Kind, json: &[u8]) -> Result<Object, serde_json::Error> {
+        Ok(match kind {
+            Kind::Namespace => Object::Namespace(serde_json::from_slice(json)?),
+            Kind::Node => Object::Node(serde_json::from_slice(json)?),
+            Kind::Pod => Object::Pod(serde_json::from_slice(json)?),
+            Kind::Service => Object::Service(serde_json::from_slice(json)?),
+            Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_slice(json)?),
+        })
+    }
+
     /// The object as JSON, with `apiVersion` and `kind`.
     pub fn to_value(&self) -> Value {
         let value = match self {

@@ -20,25 +20,33 @@
 //! it, or reads it back, finds it.
 //!
 //! **What may not hold it up.** The disk has a thread of its own, and so has the API. News of the network never wait for
-//! the disk: neighbours keep changing while a disk hangs. After a disk error every write is refused with the reason,
-//! while reads and packets go on from the last durable state.
+//! the disk: neighbours keep changing while a disk hangs.
+//!
+//! **A disk that fails.** Every write is refused with the reason, while reads and packets go on from the last durable state.
+//! The state file is opened again after a second, and then ever more seldom; once that works, writes are taken again.
+//! A gateway that had to be restarted because its disk was full for a minute would lose its flows for nothing.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvError, Sender, bounded, never, select, tick};
 use pollgate_common::net::Net;
 
-use crate::cluster::{Change, Cluster, Commit, Refusal, Write};
+use crate::cluster::{Cluster, Commit, Refusal, Write};
 use crate::objects::Kind;
 use crate::resolve::{ServiceName, touched};
 use crate::store::Store;
 
 /// How often [`TableSink::tick`] is called when nothing else happens.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long a disk that failed is left alone; twice as long after each further failure, up to [`LONGEST_REST`].
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// See [`FIRST_REST`]. Each attempt reads the whole file, beside the workers.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// Where the control thread's results go: the compiler and the publisher of the workers' tables.
 ///
@@ -97,9 +105,15 @@ pub enum WriteError {
 pub struct Settled {
     commits: Vec<Arc<Commit>>,
     answers: Vec<(Reply, Outcome)>,
+    store_failure: Option<String>,
 }
 
 impl Settled {
+    /// Why nothing can be made durable at this time, if so.
+    pub fn store_failure(&self) -> Option<&str> {
+        self.store_failure.as_deref()
+    }
+
     /// The commits that are durable and published now, in order; the dry runs among the requests have none here.
     pub fn commits(&self) -> &[Arc<Commit>] {
         &self.commits
@@ -205,8 +219,18 @@ struct Control {
     in_flight: Option<Batch>,
     /// The latest picture of the network that the sink has not been given.
     news: Option<Arc<Net>>,
-    /// Why the disk takes no more writes.
-    broken: Option<String>,
+    /// Why the disk takes no writes.
+    broken: Option<Broken>,
+}
+
+/// What is known of a disk that failed.
+struct Broken {
+    reason: String,
+    /// What it was writing then: some of it may have got there.
+    failed: Vec<Arc<Commit>>,
+    /// When to try again; never while that is under way, or without a disk thread.
+    again: Option<Instant>,
+    rest: Duration,
 }
 
 /// Requests that share one transaction, and what they made.
@@ -228,7 +252,7 @@ impl Control {
                     Err(_) => break,
                 },
                 recv(done) -> written => self.written(written),
-                recv(ticks) -> _ => self.sink.tick(),
+                recv(ticks) -> _ => self.tick(),
                 recv(stopped) -> _ => break,
             }
             self.drain(commands);
@@ -265,14 +289,14 @@ impl Control {
         if batch.commits.is_empty() {
             return self.settle(batch);
         }
-        self.disk.write(batch.commits.clone());
+        self.disk.start(Job::Write(batch.commits.clone()));
         self.sink.changed(&self.cluster, &batch.services);
         self.in_flight = Some(batch);
     }
 
     fn plan(&mut self, writes: Vec<Write>, dry_run: bool, batch: &mut Batch) -> Outcome {
-        if let Some(reason) = self.broken.as_ref().filter(|_| !dry_run) {
-            return Err(WriteError::Store(reason.clone()));
+        if let Some(broken) = self.broken.as_ref().filter(|_| !dry_run) {
+            return Err(WriteError::Store(broken.reason.clone()));
         }
         let commit = self.cluster.plan(writes, jiff::Timestamp::now()).map_err(WriteError::Refused)?;
         let commit = Arc::new(commit);
@@ -284,10 +308,17 @@ impl Control {
         Ok(commit)
     }
 
-    /// The disk is done with the batch in flight.
+    /// The disk is done with the batch in flight, or with its recovery.
     fn written(&mut self, report: Result<Result<(), String>, RecvError>) {
+        let report = report.unwrap_or_else(|RecvError| {
+            self.disk.done = never();
+            Err("the disk thread died".to_owned())
+        });
+        if self.broken.is_some() {
+            return self.recovered(report);
+        }
         let mut batch = self.in_flight.take().unwrap_or_default();
-        match report.unwrap_or_else(|RecvError| Err("the disk thread died".to_owned())) {
+        match report {
             Ok(()) => self.sink.publish(),
             Err(reason) => self.undo(&mut batch, reason),
         }
@@ -296,22 +327,49 @@ impl Control {
 
     /// Goes back to the last durable state. What the batch staged is staged anew as it was.
     fn undo(&mut self, batch: &mut Batch, reason: String) {
-        tracing::error!("writes are refused from now on, reads and packets go on: {reason}");
-        for commit in std::mem::take(&mut batch.commits).iter().rev() {
-            self.cluster.adopt(&inverse(commit));
+        tracing::error!("writes are refused until the disk works again, reads and packets go on: {reason}");
+        let failed = std::mem::take(&mut batch.commits);
+        for commit in failed.iter().rev() {
+            self.cluster.adopt(&commit.inverse());
         }
         self.sink.changed(&self.cluster, &batch.services);
-        self.disk.done = never();
         for (_, outcome) in &mut batch.answers {
             if outcome.as_ref().is_ok_and(|commit| !commit.changes.is_empty()) {
                 *outcome = Err(WriteError::Store(reason.clone()));
             }
         }
-        self.broken = Some(reason);
+        self.broken = Some(Broken { reason, failed, again: Some(Instant::now() + FIRST_REST), rest: FIRST_REST });
+    }
+
+    fn tick(&mut self) {
+        self.sink.tick();
+        if let Some(broken) = &mut self.broken
+            && broken.again.is_some_and(|again| again <= Instant::now())
+        {
+            broken.again = None;
+            self.disk.start(Job::Recover(broken.failed.clone()));
+        }
+    }
+
+    fn recovered(&mut self, report: Result<(), String>) {
+        match (report, &mut self.broken) {
+            (Err(reason), Some(broken)) => {
+                broken.rest = (broken.rest * 2).min(LONGEST_REST);
+                broken.again = Some(Instant::now() + broken.rest);
+                broken.reason = reason;
+            }
+            _ => {
+                tracing::info!("the disk works again: writes are taken");
+                self.broken = None;
+            }
+        }
+        // Nobody waits for it; but the API tells whether it is ready.
+        self.settle(Batch::default());
     }
 
     fn settle(&mut self, batch: Batch) {
-        (self.settled)(Settled { commits: batch.commits, answers: batch.answers });
+        let store_failure = self.broken.as_ref().map(|broken| broken.reason.clone());
+        (self.settled)(Settled { commits: batch.commits, answers: batch.answers, store_failure });
     }
 
     /// Clean stop: what was queued is still done.
@@ -328,48 +386,48 @@ impl Control {
     }
 }
 
-/// The commit that takes `commit` back.
-fn inverse(commit: &Commit) -> Commit {
-    let back = |change: &Change| Change { key: change.key.clone(), old: change.new.clone(), new: change.old.clone() };
-    Commit {
-        revision: commit.revision.saturating_sub(1),
-        changes: commit.changes.iter().rev().map(back).collect(),
-        written: commit.written.clone(),
-    }
-}
-
 /// The disk thread, seen from the control thread.
 struct Disk {
-    batches: Option<Sender<Vec<Arc<Commit>>>>,
+    jobs: Option<Sender<Job>>,
     done: Receiver<Result<(), String>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// What the disk thread can be asked, one at a time.
+enum Job {
+    Write(Vec<Arc<Commit>>),
+    /// To take writes again after these have failed.
+    Recover(Vec<Arc<Commit>>),
+}
+
 impl Disk {
     fn spawn(mut store: Store) -> io::Result<Self> {
-        let (batches, queue) = bounded::<Vec<Arc<Commit>>>(1);
+        let (jobs, queue) = bounded(1);
         let (report, done) = bounded(1);
         let thread = thread::Builder::new().name("disk".into()).spawn(move || {
-            for commits in queue {
-                let written = store.commit(&commits).map_err(|error| error.to_string());
-                if report.send(written).is_err() {
+            for job in queue {
+                let done = match job {
+                    Job::Write(commits) => store.commit(&commits),
+                    Job::Recover(failed) => store.recover(&failed),
+                };
+                if report.send(done.map_err(|error| error.to_string())).is_err() {
                     break;
                 }
             }
         })?;
-        Ok(Self { batches: Some(batches), done, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
     }
 
-    /// Never blocks: one batch is under way at a time, and there is room for one.
-    fn write(&self, commits: Vec<Arc<Commit>>) {
+    /// Never blocks: one job is under way at a time, and there is room for one.
+    fn start(&self, job: Job) {
         // A dead disk thread shows as a closed `done`, which every caller watches.
-        if let Some(batches) = &self.batches {
-            drop(batches.send(commits));
+        if let Some(jobs) = &self.jobs {
+            drop(jobs.send(job));
         }
     }
 
     fn close(&mut self) {
-        self.batches = None;
+        self.jobs = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -381,8 +439,6 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::io::{BufRead, BufReader, Write as _};
-    use std::process::{Command as Process, Stdio};
     use std::sync::Mutex;
 
     use crossbeam::channel::unbounded;
@@ -477,6 +533,18 @@ mod tests {
             let control = spawn(parts).expect("threads");
             log.take();
             Self { commands, log, control }
+        }
+
+        /// Creates a Service as soon as writes are taken again.
+        fn until_taken(&self, name: &str) -> Arc<Commit> {
+            let deadline = Instant::now() + SOON;
+            loop {
+                match outcome(&self.send(create(name))) {
+                    Ok(commit) => return commit,
+                    Err(error) => assert!(Instant::now() < deadline, "still refused: {error:?}"),
+                }
+                thread::sleep(TICK);
+            }
         }
 
         fn send(&self, write: Write) -> Receiver<Outcome> {
@@ -602,6 +670,27 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_works_again_takes_writes_and_holds_nothing_that_was_refused() {
+        let (store, disk) = faulty::store();
+        let fixture = Fixture::new(store);
+        let kept = outcome(&fixture.send(create("kept"))).expect("done").revision;
+        disk.set(State::Fails);
+        assert!(matches!(outcome(&fixture.send(create("lost"))), Err(WriteError::Store(_))));
+        // Long enough for an attempt to recover that fails as well.
+        thread::sleep(FIRST_REST + TICK * 5);
+        assert!(matches!(outcome(&fixture.send(create("lost"))), Err(WriteError::Store(_))));
+        disk.set(State::Works);
+        let commit = fixture.until_taken("later");
+        assert_eq!(commit.revision, kept + 1, "what was refused took no revision");
+        outcome(&fixture.send_as(create("lost"), true)).expect("its name is free");
+        let Fixture { commands, control, .. } = fixture;
+        drop(commands);
+        control.stop();
+        let names = faulty::names(&disk);
+        assert_eq!(names, ["kept", "later"]);
+    }
+
+    #[test]
     fn news_of_the_network_do_not_wait_for_the_disk() {
         let (store, disk) = faulty::store();
         let fixture = Fixture::new(store);
@@ -642,58 +731,5 @@ mod tests {
         assert_eq!(log.take(), [staged("web", true), Event::Published]);
         drop(commands);
         control.stop();
-    }
-
-    /// The other half of [`kill_minus_nine_loses_nothing_acknowledged`]; does nothing unless that test runs it.
-    #[test]
-    fn crash_child() {
-        let Ok(path) = std::env::var("POLLGATE_CRASH_STORE") else {
-            return;
-        };
-        let (store, restored) = Store::open(path.as_ref()).expect("the file");
-        let start = restored.revision;
-        let cluster = Cluster::restore(Settings::default(), restored.objects, start).expect("consistent");
-        let fixture = Fixture::with(store, cluster);
-        for n in start.. {
-            let name = format!("s-{n}");
-            outcome(&fixture.send(create(&name))).expect("done");
-            println!("acknowledged {name}");
-            std::io::stdout().flush().expect("a parent");
-        }
-    }
-
-    #[test]
-    fn kill_minus_nine_loses_nothing_acknowledged() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("state.db");
-        let mut acknowledged: Vec<String> = Vec::new();
-        for round in 0..10 {
-            let mut child = Process::new(std::env::current_exe().expect("this test"))
-                .args(["runtime::tests::crash_child", "--exact", "--nocapture"])
-                .env("POLLGATE_CRASH_STORE", &path)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("a child");
-            let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-            let names = lines
-                .map_while(Result::ok)
-                .filter_map(|line| line.split_once("acknowledged ").map(|(_, name)| name.to_owned()));
-            let (mut seen, limit) = (0, 1 + round * 3);
-            for name in names {
-                acknowledged.push(name);
-                seen += 1;
-                if seen == limit {
-                    // What is in the pipe by then was acknowledged too, so reading goes on to its end.
-                    child.kill().expect("killed");
-                }
-            }
-            child.wait().expect("gone");
-            assert!(seen >= limit, "the child ended by itself after {seen}");
-            let (_store, restored) = Store::open(&path).expect("whole after a crash");
-            for name in &acknowledged {
-                assert!(restored.objects.iter().any(|object| object.name() == name), "round {round}: {name} is lost");
-            }
-        }
     }
 }

@@ -16,25 +16,32 @@
 //!
 //! Why an embedded database and not a log of our own: it must survive `kill -9` and a torn page at every moment, and
 //! redb's copy-on-write tree with checksummed pages is that, proven elsewhere. Why JSON and not a packed format: the
-//! file is read once a start, and an operator who has only the file can still read it.
+//! file is read once a start, by as many threads as there are CPUs, and an operator who has only the file can still
+//! read it.
 //!
 //! **Damage.** Opening verifies the checksum of every page, because a file that lies must be found at the start and
 //! not under traffic. A damaged file is left exactly as it is and the start is refused: a gateway that came up empty
 //! would look alive and drop everything, and a supervisor that restarts it would hide that it ever held state.
 //! [`Store::set_aside`] is the explicit way out. A new store appears under its name only once it is a whole database,
 //! so an empty file under that name is damage too, never an invitation to start over.
+//!
+//! **A disk that fails** is another thing: full, or gone for a minute. Whether the commit in hand reached it nobody can
+//! say, and redb takes no further one. [`Store::recover`] opens the file again and takes back what of the failed
+//! commits is in it, for they were refused.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, thread};
 
+use crossbeam::channel::{Receiver, Sender, bounded};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
 
 use crate::cluster::{Change, Commit};
-use crate::objects::{Key, Object};
+use crate::objects::{Key, Kind, Object};
 
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -48,10 +55,27 @@ const FIRST_REVISION: u64 = 1;
 /// Everything is read once, at the start, and kept in memory by the cluster: a large page cache would only hold it twice.
 const CACHE_BYTES: usize = 16 << 20;
 
+/// Objects that a thread decodes at a time.
+const DECODED_TOGETHER: usize = 256;
+
+/// Threads that decode, at most: beyond these one thread cannot read the file fast enough for them.
+const DECODERS: usize = 8;
+
 /// The open state file. One process holds it; the lock goes with the process.
-#[derive(Debug)]
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// Nothing while it could not be opened again.
+    database: Option<Database>,
+    open: Open,
+}
+
+/// Opens the same storage again.
+type Open = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// What a state file held.
@@ -74,7 +98,7 @@ pub enum StoreError {
     },
     /// It is not what pollgate wrote. The file was not touched.
     #[error(
-        "{path}: damaged: {reason}; it was left as it is. To start without it, move it away (mv {path} {path}.damaged) and apply your manifests again",
+        "{path}: damaged: {reason}; it was left as it is. Put a backup in its place, or start without it: `pollgate run --set-aside-damaged` keeps it as {path}.damaged-1 and starts empty; then apply your manifests again",
         path = path.display()
     )]
     Damaged {
@@ -100,8 +124,13 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A commit did not reach the disk, or nobody can say whether it did.
-    #[error("the state file could not be written: {0}")]
-    Write(String),
+    #[error("{}: could not be written: {reason}; nothing was changed. Once the disk works again, so do writes", path.display())]
+    Write {
+        /// The state file.
+        path: PathBuf,
+        /// What the disk said.
+        reason: String,
+    },
 }
 
 impl Store {
@@ -110,7 +139,7 @@ impl Store {
     /// Reads and verifies every page, so the time grows with the file: a fraction of a second for 100 000 objects.
     ///
     /// # Errors
-    /// Any [`StoreError`] but `Write`; an existing file is as it was.
+    /// Any [`StoreError`] but [`StoreError::Write`]; an existing file is as it was.
     pub fn open(path: &Path) -> Result<(Self, Restored), StoreError> {
         let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
         match fs::metadata(path) {
@@ -151,45 +180,86 @@ impl Store {
     /// Makes commits durable, all in one transaction and one sync: on disk when this returns `Ok`.
     ///
     /// # Errors
-    /// [`StoreError::Write`]: the commits may or may not be in the file, and the store takes no further ones.
+    /// [`StoreError::Write`]: the commits may or may not be in the file, and the store takes no further ones before
+    /// [`Store::recover`].
     pub fn commit(&mut self, commits: &[Arc<Commit>]) -> Result<(), StoreError> {
         let Some(last) = commits.last() else {
             return Ok(());
         };
-        self.write(commits, last.revision).map_err(|error| StoreError::Write(error.to_string()))
+        let Some(database) = &self.database else {
+            return Err(self.unwritten("it is not open"));
+        };
+        write(database, commits, last.revision).map_err(|error| self.unwritten(error))
+    }
+
+    /// Opens the file again after an error, and takes back what of the commits that failed has reached it.
+    ///
+    /// # Errors
+    /// That the disk still does not work, or that the file is another one by now. It may be tried again.
+    pub fn recover(&mut self, failed: &[Arc<Commit>]) -> Result<(), StoreError> {
+        // The old one holds the lock.
+        self.database = None;
+        let database = (self.open)()?;
+        let (_, revision) = read_meta(&database).map_err(|error| damaged(&self.path, error))?;
+        let known = failed.first().map(|first| first.revision.saturating_sub(1)).zip(failed.last());
+        let is_ours = |revision| known.is_none_or(|(first, last)| (first..=last.revision).contains(&revision));
+        if !revision.is_some_and(is_ours) {
+            return Err(self.unwritten("another file is in its place"));
+        }
+        self.database = Some(database);
+        let undone: Vec<_> = failed.iter().rev().map(|commit| Arc::new(commit.inverse())).collect();
+        self.commit(&undone)
     }
 
     fn open_existing(path: &Path) -> Result<(Self, Restored), StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|source| StoreError::Unusable { path: path.to_owned(), source })?;
-        let database = FileBackend::new(file).and_then(database).map_err(|error| open_error(path, error))?;
-        let restored = load(path, &database)?;
-        Ok((Self { database }, restored))
+        let path = path.to_owned();
+        let open: Open = {
+            let path = path.clone();
+            Box::new(move || open_file(&path))
+        };
+        let database = open()?;
+        let restored = load(&path, &database)?;
+        Ok((Self { path, database: Some(database), open }, restored))
+    }
+
+    fn unwritten(&self, reason: impl ToString) -> StoreError {
+        StoreError::Write { path: self.path.clone(), reason: reason.to_string() }
     }
 
     /// An empty store on any storage, for tests of what a disk can do.
     #[cfg(test)]
-    pub(crate) fn blank(backend: impl StorageBackend) -> Self {
-        let database = database(backend).expect("a working backend");
+    pub(crate) fn blank<B: StorageBackend>(backend: impl Fn() -> B + Send + 'static) -> Self {
+        let path = PathBuf::from("memory");
+        let open: Open = {
+            let path = path.clone();
+            Box::new(move || database(backend()).map_err(|error| open_error(&path, error)))
+        };
+        let database = open().expect("a working backend");
         initialise(&database).expect("a working backend");
-        Self { database }
+        Self { path, database: Some(database), open }
     }
+}
 
-    fn write(&self, commits: &[Arc<Commit>], revision: u64) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut objects = transaction.open_table(OBJECTS)?;
-            for change in commits.iter().flat_map(|commit| &commit.changes) {
-                write_change(&mut objects, change)?;
-            }
-            transaction.open_table(META)?.insert("revision", revision)?;
+fn open_file(path: &Path) -> Result<Database, StoreError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|source| StoreError::Unusable { path: path.to_owned(), source })?;
+    FileBackend::new(file).and_then(database).map_err(|error| open_error(path, error))
+}
+
+fn write(database: &Database, commits: &[Arc<Commit>], revision: u64) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut objects = transaction.open_table(OBJECTS)?;
+        for change in commits.iter().flat_map(|commit| &commit.changes) {
+            write_change(&mut objects, change)?;
         }
-        transaction.commit()?;
-        Ok(())
+        transaction.open_table(META)?.insert("revision", revision)?;
     }
+    transaction.commit()?;
+    Ok(())
 }
 
 fn write_change(
@@ -282,24 +352,60 @@ fn read_meta(database: &Database) -> Result<(Option<u64>, Option<u64>), redb::Er
     Ok((value("format")?, value("revision")?))
 }
 
+/// An object as it is stored: its key, and its JSON.
+type Stored = (String, Vec<u8>);
+
+/// One thread reads, the others decode: decoding takes ten times as long.
 fn read_objects(database: &Database) -> Result<Vec<Object>, String> {
-    let table = database.begin_read().map_err(|error| error.to_string())?.open_table(OBJECTS);
-    let mut objects = Vec::new();
-    for entry in table.map_err(|error| error.to_string())?.iter().map_err(|error| error.to_string())? {
-        let (key, value) = entry.map_err(|error| error.to_string())?;
-        let object =
-            read_object(key.value(), value.value()).map_err(|error| format!("object {}: {error}", key.value()))?;
-        objects.push(object);
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(DECODERS);
+    let (batches, queue) = bounded(threads * 2);
+    let (read, decoded) = thread::scope(|scope| {
+        let start = |queue: Receiver<_>| scope.spawn(move || decode(&queue));
+        let decoders: Vec<_> = (0..threads).map(|_| start(queue.clone())).collect();
+        // Theirs are the only ends now: reading stops where none of them goes on.
+        drop(queue);
+        let read = read_batches(database, batches);
+        let joined = decoders.into_iter().map(|decoder| decoder.join());
+        (read, joined.map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>())
+    });
+    let mut batches = Vec::new();
+    for decoded in decoded {
+        batches.extend(decoded?);
     }
-    Ok(objects)
+    read.map_err(|error| error.to_string())?;
+    batches.sort_unstable_by_key(|(number, _)| *number);
+    Ok(batches.into_iter().flat_map(|(_, objects)| objects).collect())
+}
+
+/// Hands out everything, in numbered batches.
+fn read_batches(database: &Database, batches: Sender<(usize, Vec<Stored>)>) -> Result<(), redb::Error> {
+    let table = database.begin_read()?.open_table(OBJECTS)?;
+    let mut entries = table.iter()?;
+    for number in 0.. {
+        let mut batch = Vec::with_capacity(DECODED_TOGETHER);
+        for entry in entries.by_ref().take(DECODED_TOGETHER) {
+            let (key, value) = entry?;
+            batch.push((key.value().to_owned(), value.value().to_owned()));
+        }
+        if batch.is_empty() || batches.send((number, batch)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn decode(queue: &Receiver<(usize, Vec<Stored>)>) -> Result<Vec<(usize, Vec<Object>)>, String> {
+    let one = |(key, bytes): Stored| read_object(&key, &bytes).map_err(|error| format!("object {key}: {error}"));
+    let batch = |(number, batch): (usize, Vec<Stored>)| {
+        let objects: Result<Vec<Object>, String> = batch.into_iter().map(one).collect();
+        Ok((number, objects?))
+    };
+    queue.iter().map(batch).collect()
 }
 
 fn read_object(key: &str, bytes: &[u8]) -> Result<Object, String> {
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let object = Object::from_value(&value, "").map_err(|faults| {
-        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        faults.join("; ")
-    })?;
+    let kind = key.rsplit('/').nth(2).and_then(Kind::from_name).ok_or("it is of no kind that pollgate knows")?;
+    let object = Object::from_stored(kind, bytes).map_err(|error| error.to_string())?;
     let found = stored_key(&object.key());
     if found != key {
         return Err(format!("it holds {found}"));
@@ -345,7 +451,16 @@ pub(crate) mod faulty {
     /// A store on such a disk, and the hand on it.
     pub(crate) fn store() -> (Store, Arc<Disk>) {
         let disk = Arc::new(Disk { memory: InMemoryBackend::new(), state: Mutex::default(), changed: Condvar::new() });
-        (Store::blank(Handle(Arc::clone(&disk))), disk)
+        let again = Arc::clone(&disk);
+        (Store::blank(move || Handle(Arc::clone(&again))), disk)
+    }
+
+    /// The names of the Services on a disk that nobody has open any more.
+    pub(crate) fn names(disk: &Arc<Disk>) -> Vec<String> {
+        let database = database(Handle(Arc::clone(disk))).expect("a whole file");
+        let objects = read_objects(&database).expect("objects");
+        let services = objects.iter().filter(|object| object.kind() == Kind::Service);
+        services.map(|object| object.name().to_owned()).collect()
     }
 
     #[derive(Debug)]
@@ -488,7 +603,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = filled(directory.path());
         let (store, _) = Store::open(&path).expect("the file");
-        let transaction = store.database.begin_write().expect("a transaction");
+        let transaction = store.database.as_ref().expect("open").begin_write().expect("a transaction");
         transaction.open_table(META).expect("meta").insert("format", FORMAT + 1).expect("written");
         transaction.commit().expect("committed");
         drop(store);

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::apply;
-use crate::cluster::{Change, Commit, PERMANENT_NAMESPACES, Refusal, RefusalReason, Settings, Write};
+use crate::cluster::{Change, Commit, FROM_FILES, PERMANENT_NAMESPACES, Refusal, RefusalReason, Settings, Write};
 use crate::controllers::{self, allocate};
 use crate::fault::Fault;
 use crate::index::{Index, Label};
@@ -236,7 +236,8 @@ impl<'a> Transaction<'a> {
 
     fn note_explicit_claims(&mut self, writes: &[Write]) {
         for write in writes {
-            let (Write::Create(object) | Write::Replace(object) | Write::Apply(object)) = write else {
+            let (Write::Create(object) | Write::Replace(object) | Write::Apply(object) | Write::Follow(object)) = write
+            else {
                 continue;
             };
             let Some(service) = object.as_service() else {
@@ -258,6 +259,8 @@ impl<'a> Transaction<'a> {
             Write::Replace(object) => self.replace(object),
             Write::Apply(object) => self.apply(object),
             Write::Delete(key) => self.delete(key),
+            Write::Follow(object) => self.follow(object),
+            Write::Unfollow(key) => self.unfollow(key),
         }
     }
 
@@ -300,6 +303,24 @@ impl<'a> Transaction<'a> {
         let merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
         self.settle(merged, old.as_deref())?;
         Ok(key)
+    }
+
+    /// As apply. What was there already stays somebody else's, and so does a Namespace, with which all in it would go.
+    fn follow(&mut self, object: Object) -> Result<Key, No> {
+        let key = object.key();
+        let old = self.object(&key).cloned();
+        let mut merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        if key.kind != Kind::Namespace && old.as_deref().is_none_or(is_from_files) {
+            let annotations = merged.metadata_mut().annotations.get_or_insert_default();
+            annotations.insert(FROM_FILES.to_owned(), "true".to_owned());
+        }
+        self.settle(merged, old.as_deref())?;
+        Ok(key)
+    }
+
+    fn unfollow(&mut self, key: Key) -> Result<Key, No> {
+        let is_theirs = self.object(&key).is_some_and(|object| is_from_files(object));
+        if is_theirs { self.delete(key) } else { Ok(key) }
     }
 
     fn delete(&mut self, key: Key) -> Result<Key, No> {
@@ -383,6 +404,11 @@ impl<'a> Transaction<'a> {
         let (old, new) = (self.base.object(key).cloned(), self.over.object(key).cloned());
         (old != new).then(|| Change { key: key.clone(), old, new })
     }
+}
+
+/// Whether an object came to be by [`Write::Follow`].
+pub(crate) fn is_from_files(object: &Object) -> bool {
+    object.metadata().annotations.as_ref().is_some_and(|annotations| annotations.contains_key(FROM_FILES))
 }
 
 /// A namespace that is there from the start: it has no creation time, nobody made it.

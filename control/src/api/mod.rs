@@ -191,6 +191,7 @@ fn router(api: Api) -> Router {
 async fn follow(api: Api, mut settled: mpsc::UnboundedReceiver<Settled>) {
     while let Some(done) = settled.recv().await {
         api.replica.apply(done.commits());
+        *api.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = done.store_failure().map(str::to_owned);
         done.answer();
     }
 }
@@ -254,7 +255,7 @@ impl Api {
         }))
     }
 
-    /// Why nothing can be written any more, if so.
+    /// Why nothing can be written, if so.
     fn store_failure(&self) -> Option<String> {
         self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -276,11 +277,7 @@ impl Api {
         let request = WriteRequest { writes, dry_run, reply };
         self.commands.send(Command::Write(request)).map_err(|_| Status::stopping())?;
         let outcome = timeout(WRITE_TIME, outcome).await.map_err(|_| Status::timed_out(WRITE_TIME.as_secs()))?;
-        let outcome = outcome.map_err(|_| Status::stopping())?;
-        if let Err(WriteError::Store(reason)) = &outcome {
-            *self.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
-        }
-        Ok(outcome)
+        outcome.map_err(|_| Status::stopping())
     }
 }
 
