@@ -13,6 +13,7 @@
 pub mod api;
 pub mod cluster;
 pub mod compile;
+pub mod doubts;
 pub mod explain;
 pub mod fault;
 pub mod manifest;

@@ -22,6 +22,8 @@ use crate::fault::Fault;
 const MAX_DEPTH: usize = 64;
 /// Most values in one text, aliases expanded.
 const MAX_VALUES: usize = 4_000_000;
+/// Documents of one text that cannot be read, after which the rest is not looked at.
+const MAX_ERRORS: usize = 20;
 
 /// One object of a manifest, not yet looked at.
 #[derive(Clone, Debug)]
@@ -33,6 +35,15 @@ pub struct Document {
     lines: BTreeMap<String, usize>,
 }
 
+/// What could be read, and what could not.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// Every document that is YAML or JSON.
+    pub documents: Vec<Document>,
+    /// Every place where it is neither.
+    pub errors: Vec<ManifestError>,
+}
+
 /// A manifest that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ManifestError {
@@ -41,6 +52,23 @@ pub struct ManifestError {
     message: String,
     /// Not YAML at all, as opposed to YAML that is not wanted.
     syntax: bool,
+}
+
+impl ManifestError {
+    /// The file.
+    pub fn source(&self) -> &str {
+        &self.source_name
+    }
+
+    /// What is wrong there.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The line; 0 for the file as a whole.
+    pub fn line(&self) -> usize {
+        self.line.unwrap_or_default()
+    }
 }
 
 impl fmt::Display for ManifestError {
@@ -62,7 +90,9 @@ impl Document {
     pub fn line_of(&self, field: &str) -> usize {
         let mut field = field;
         loop {
-            if let Some(line) = self.lines.get(field) {
+            // `clusterIPs`, `podIPs` and the like are filled from the field that holds the first of them.
+            let singular = field.strip_suffix('s').filter(|singular| singular.ends_with("IP"));
+            if let Some(line) = self.lines.get(field).or_else(|| self.lines.get(singular?)) {
                 return *line;
             }
             match field.rfind(['.', '[']) {
@@ -104,11 +134,40 @@ impl Document {
 /// # Errors
 /// The first place where it is neither YAML nor JSON, or beyond what is read.
 pub fn parse(source: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
-    let documents = Composer::new(source, text).documents().or_else(|error| match error.syntax {
-        true => json(source, text).ok_or(error),
-        false => Err(error),
-    })?;
-    Ok(documents.into_iter().flat_map(Document::items).filter(|document| !document.value.is_null()).collect())
+    parse_all(source, text).whole()
+}
+
+/// The documents of a text, and what is no document. After one that cannot be read the next is looked for.
+pub fn parse_all(source: &str, text: &str) -> Read {
+    let mut read = Read::default();
+    let (mut from, mut values) = (0, 0);
+    loop {
+        // As many empty lines as were left out, for the numbers of those that follow.
+        let rest = "\n".repeat(from) + &text.lines().skip(from).collect::<Vec<_>>().join("\n");
+        let mut composer = Composer::new(source, if from == 0 { text } else { &rest }, values);
+        let error = composer.documents(&mut read.documents).err();
+        let Some(error) = error else { break };
+        values = composer.values;
+        let may_be_json = error.syntax && from == 0 && read.documents.is_empty();
+        if let Some(document) = may_be_json.then(|| json(source, text)).flatten() {
+            match document {
+                Ok(document) => read.documents.push(document),
+                Err(error) => read.errors.push(error),
+            }
+            break;
+        }
+        // The line of the fault may be that of the next document's marker.
+        let at = error.line().saturating_sub(1).max(from + 1);
+        read.errors.push(error);
+        let next = text.lines().enumerate().skip(at).find(|(_, line)| line.starts_with("---"));
+        match next {
+            Some((index, _)) if read.errors.len() < MAX_ERRORS => from = index,
+            _ => break,
+        }
+    }
+    let documents = std::mem::take(&mut read.documents).into_iter().flat_map(Document::items);
+    read.documents = documents.filter(|document| !document.value.is_null()).collect();
+    read
 }
 
 /// The documents of a file, or of every `*.yaml`, `*.yml` and `*.json` in a directory, in order of their names.
@@ -116,30 +175,63 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
 /// # Errors
 /// The file that cannot be read, or what [`parse`] says.
 pub fn read(path: &Path) -> Result<Vec<Document>, ManifestError> {
-    let fail = |path: &Path, message: String| ManifestError {
-        source_name: path.display().to_string(),
-        line: None,
-        message,
-        syntax: false,
-    };
-    let mut documents = Vec::new();
-    for file in files(path).map_err(|error| fail(path, format!("cannot be read: {error}")))? {
-        let text = std::fs::read_to_string(&file).map_err(|error| fail(&file, format!("cannot be read: {error}")))?;
-        documents.extend(parse(&file.display().to_string(), &text)?);
-    }
+    let documents = read_all(path).whole()?;
     match documents.is_empty() {
-        true => Err(fail(path, "no objects in it; expected YAML or JSON manifests".to_owned())),
+        true => Err(whole_file(path, "no objects in it; expected YAML or JSON manifests".to_owned())),
         false => Ok(documents),
     }
 }
 
-fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// As [`read`], with all that is wrong; and nothing at all is not wrong.
+pub fn read_all(path: &Path) -> Read {
+    let mut all = Read::default();
+    let files = match files(path) {
+        Ok(files) => files,
+        Err(error) => {
+            all.errors.push(unreadable(path, &error));
+            return all;
+        }
+    };
+    for file in files {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let Read { documents, errors } = parse_all(&file.display().to_string(), &text);
+                all.documents.extend(documents);
+                all.errors.extend(errors);
+            }
+            Err(error) => all.errors.push(unreadable(&file, &error)),
+        }
+    }
+    all
+}
+
+impl Read {
+    fn whole(self) -> Result<Vec<Document>, ManifestError> {
+        self.errors.into_iter().next().map_or(Ok(self.documents), Err)
+    }
+}
+
+/// That a file cannot be read.
+pub fn unreadable(path: &Path, error: &std::io::Error) -> ManifestError {
+    whole_file(path, format!("cannot be read: {error}"))
+}
+
+fn whole_file(path: &Path, message: String) -> ManifestError {
+    ManifestError { source_name: path.display().to_string(), line: None, message, syntax: false }
+}
+
+/// The file, or the manifests in the directory. Names that begin with a dot are an editor's or a tool's own.
+///
+/// # Errors
+/// The system's, if there is neither.
+pub fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let manifest = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file()
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        matches!(extension, Some("yaml" | "yml" | "json")) && !hidden && path.is_file()
     };
     let entries: std::io::Result<Vec<PathBuf>> =
         std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect();
@@ -148,10 +240,130 @@ fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// JSON that is no YAML (surrogate pairs, tabs in odd places). Its lines are lost.
-fn json(source: &str, text: &str) -> Option<Vec<Document>> {
+/// JSON that is no YAML (surrogate pairs, tabs in odd places); nothing if it is no JSON either.
+fn json(source: &str, text: &str) -> Option<Result<Document, ManifestError>> {
     let value = serde_json::from_str(text).ok()?;
-    Some(vec![Document { value, source: source.into(), line: 1, lines: BTreeMap::new() }])
+    let mut scan = JsonLines { bytes: text.as_bytes(), at: 0, line: 1, lines: BTreeMap::new() };
+    scan.blank();
+    let line = scan.line;
+    let twice = scan.value("").err().map(|(line, key, first)| ManifestError {
+        source_name: source.to_owned(),
+        line: Some(line),
+        message: given_twice(&key, first),
+        syntax: false,
+    });
+    Some(twice.map_or_else(|| Ok(Document { value, source: source.into(), line, lines: scan.lines }), Err))
+}
+
+fn given_twice(key: &str, first: usize) -> String {
+    format!("key {key:?} is given a second time, first on line {first}")
+}
+
+/// The lines of the fields of a text that is known to be JSON, and no deeper than serde_json takes it.
+struct JsonLines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    line: usize,
+    lines: BTreeMap<String, usize>,
+}
+
+/// A key that is there twice: its line, itself, its first line.
+type Twice = (usize, String, usize);
+
+impl JsonLines<'_> {
+    fn value(&mut self, path: &str) -> Result<(), Twice> {
+        self.blank();
+        match self.next() {
+            b'{' => self.members(path),
+            b'[' => self.elements(path),
+            b'"' => {
+                self.text();
+                Ok(())
+            }
+            _ => {
+                while !matches!(self.peek(), b',' | b']' | b'}' | b' ' | b'\t' | b'\r' | b'\n' | 0) {
+                    self.at += 1;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn members(&mut self, path: &str) -> Result<(), Twice> {
+        while self.goes_on(b'}') {
+            let line = self.line;
+            self.at += 1;
+            let key = self.text();
+            let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            if let Some(first) = self.lines.insert(field.clone(), line) {
+                return Err((line, key, first));
+            }
+            self.blank();
+            // The colon.
+            self.at += 1;
+            self.value(&field)?;
+        }
+        Ok(())
+    }
+
+    fn elements(&mut self, path: &str) -> Result<(), Twice> {
+        let mut index = 0;
+        while self.goes_on(b']') {
+            let field = format!("{path}[{index}]");
+            self.lines.insert(field.clone(), self.line);
+            self.value(&field)?;
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether another member or element comes before the end.
+    fn goes_on(&mut self, end: u8) -> bool {
+        self.blank();
+        if self.peek() == b',' {
+            self.at += 1;
+            self.blank();
+        }
+        match self.peek() {
+            byte if byte == end || byte == 0 => {
+                self.at += 1;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// What stands between the quotes; its end is behind the second one.
+    fn text(&mut self) -> String {
+        let start = self.at.saturating_sub(1);
+        loop {
+            match self.next() {
+                b'\\' => self.at += 1,
+                b'"' | 0 => break,
+                _ => {}
+            }
+        }
+        let quoted = self.bytes.get(start..self.at).unwrap_or_default();
+        serde_json::from_slice(quoted).unwrap_or_default()
+    }
+
+    fn blank(&mut self) {
+        while matches!(self.peek(), b' ' | b'\t' | b'\r' | b'\n') {
+            self.line += usize::from(self.peek() == b'\n');
+            self.at += 1;
+        }
+    }
+
+    /// Zero at the end, which no JSON holds otherwise.
+    fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or_default()
+    }
+
+    fn next(&mut self) -> u8 {
+        let byte = self.peek();
+        self.at += 1;
+        byte
+    }
 }
 
 /// Builds values from the parser's events.
@@ -164,21 +376,22 @@ struct Composer<'a> {
 }
 
 impl<'a> Composer<'a> {
-    fn new(source: &str, text: &'a str) -> Composer<'a> {
+    /// `values`: how many of the same text were there before.
+    fn new(source: &str, text: &'a str, values: usize) -> Composer<'a> {
         Composer {
             source: source.into(),
             parser: Parser::new_from_str(text),
             anchors: BTreeMap::new(),
             lines: BTreeMap::new(),
-            values: 0,
+            values,
         }
     }
 
-    fn documents(mut self) -> Result<Vec<Document>, ManifestError> {
-        let mut documents = Vec::new();
+    /// Adds the documents up to the end, or to the first that cannot be read.
+    fn documents(&mut self, documents: &mut Vec<Document>) -> Result<(), ManifestError> {
         loop {
             match self.next()? {
-                (Event::StreamEnd, _) => return Ok(documents),
+                (Event::StreamEnd, _) => return Ok(()),
                 (Event::DocumentStart(_), _) => documents.push(self.document()?),
                 _ => {}
             }
@@ -263,7 +476,7 @@ impl<'a> Composer<'a> {
             }
             if fields.contains_key(&key) {
                 let first = self.lines.get(&field).copied().unwrap_or(line);
-                return Err(self.error(line, &format!("key {key:?} is given a second time, first on line {first}")));
+                return Err(self.error(line, &given_twice(&key, first)));
             }
             self.lines.insert(field.clone(), line);
             let value = self.value(event, span, &field, depth + 1)?;
@@ -353,6 +566,8 @@ mod tests {
             ["kind", "metadata.name", "spec.ports[0].name", "spec.ports[0].nodePort", "spec.type", "apiVersion"];
         assert_eq!(lines.map(|field| documents[0].line_of(field)), [2, 4, 8, 7, 5, 2]);
         assert_eq!(documents[1].line_of("kind"), 11);
+        let one = &parse("f.yaml", "spec:\n  type: ClusterIP\n  clusterIP: x\n").unwrap()[0];
+        assert_eq!(["spec.clusterIPs", "spec.clusterIPs[0]"].map(|field| one.line_of(field)), [3, 3]);
         let fault = Fault::required("spec.ports[0].port", "");
         assert_eq!(documents[0].tell(&fault), "f.yaml:7: spec.ports[0].port: Required value");
     }
@@ -415,6 +630,29 @@ mod tests {
         assert!(error("a: b: c\n").starts_with("f.yaml:1: "));
         assert!(error(&format!("{}1{}", "[".repeat(100), "]".repeat(100))).contains("nested deeper than 64 levels"));
         assert!(error("a: &a [*a]\n").contains("alias"));
+    }
+
+    #[test]
+    fn json_that_is_no_yaml_has_its_lines_too() {
+        let text = "\n{\n\t\"kind\": \"\\ud83d\\ude00\", \"list\":\n\t[\n\t\t1,\n\t\t{\"a\\\"b\": null}, []],\n\t\"end\": -1.5e3\n}\n";
+        let document = &parse("f.json", text).unwrap()[0];
+        assert_eq!(document.value["list"][1]["a\"b"], Value::Null);
+        let fields = ["", "kind", "list", "list[0]", "list[1].a\"b", "list[2]", "end"];
+        assert_eq!(fields.map(|field| document.line_of(field)), [2, 3, 3, 5, 6, 6, 7]);
+        let twice = "{\"a\": \"\\ud83d\\ude00\",\n\t\"b\": {\"c\": 1},\n\t\"a\": 2}";
+        assert_eq!(error(twice), "f.yaml:3: key \"a\" is given a second time, first on line 1");
+    }
+
+    #[test]
+    fn what_follows_a_broken_document_is_read() {
+        let text = "kind: A\n---\na: [b\n---\nkind: B\n---\nx: 1\nx: 2\n---\n  kind: C\n";
+        let Read { documents, errors } = parse_all("f.yaml", text);
+        let found: Vec<_> = documents.iter().map(|d| (d.value["kind"].as_str().unwrap(), d.line_of("kind"))).collect();
+        assert_eq!(found, [("A", 1), ("B", 5), ("C", 10)]);
+        let lines: Vec<_> = errors.iter().map(ManifestError::line).collect();
+        assert!(lines.len() == 2 && (3..=4).contains(&lines[0]) && lines[1] == 8, "{errors:?}");
+        let broken = "a: b: c\n---\n".repeat(1000);
+        assert_eq!(parse_all("f.yaml", &broken).errors.len(), MAX_ERRORS);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use pollgate_control::api::APPLY_PATH;
-use pollgate_control::manifest::{self, Document};
+use pollgate_control::manifest::{self, Document, Read as Manifest};
 use pollgate_control::objects::{Key, Object};
 use pollgate_control::printers::View;
 use serde::Deserialize;
@@ -164,14 +164,8 @@ fn manifest_keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
 
 /// Reads manifests and checks their shape, telling all faults of all of them.
 fn load(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Item>, Failure> {
-    let mut documents = Vec::new();
-    let mut faults = Vec::new();
-    for file in files {
-        match read(file) {
-            Ok(read) => documents.extend(read),
-            Err(text) => faults.push(text),
-        }
-    }
+    let Manifest { documents, errors } = read_all(files);
+    let mut faults: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let mut items = Vec::new();
     for document in documents {
         match checked(&document, namespace) {
@@ -189,13 +183,26 @@ fn load(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Item>, Failure
     Ok(items)
 }
 
-fn read(file: &Path) -> Result<Vec<Document>, String> {
-    if file != Path::new("-") {
-        return manifest::read(file).map_err(|error| error.to_string());
+/// The documents of all files, directories and stdin (`-`), and what in them is no document.
+pub(super) fn read_all(files: &[PathBuf]) -> Manifest {
+    let mut all = Manifest::default();
+    for file in files {
+        let Manifest { documents, errors } =
+            if file == Path::new("-") { read_stdin() } else { manifest::read_all(file) };
+        all.documents.extend(documents);
+        all.errors.extend(errors);
     }
+    all
+}
+
+fn read_stdin() -> Manifest {
     let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).map_err(|error| format!("stdin: {error}"))?;
-    manifest::parse("stdin", &text).map_err(|error| error.to_string())
+    match std::io::stdin().read_to_string(&mut text) {
+        Ok(_) => manifest::parse_all("stdin", &text),
+        Err(error) => {
+            Manifest { documents: Vec::new(), errors: vec![manifest::unreadable(Path::new("stdin"), &error)] }
+        }
+    }
 }
 
 fn checked(document: &Document, namespace: Option<&str>) -> Result<Key, Vec<String>> {
