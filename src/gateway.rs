@@ -7,15 +7,16 @@
 //!                            └── network ◀── mirror thread ◀──────┘
 //! ```
 //!
-//! Start: check the host, open the state, mirror the network, publish, open the API, start the workers; each step either
-//! succeeds or says what is missing and what to do, and what was started before it is stopped again. Threads belong to
-//! the network namespace of the thread that starts the gateway.
+//! Start: check the host, open the state, mirror the network, open the API, publish, load the manifests, start the workers;
+//! each step either succeeds or says what is missing and what to do, and what was started before it is stopped again. Threads
+//! belong to the network namespace of the thread that starts the gateway.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -28,12 +29,12 @@ use pollgate_common::hash::random_seed;
 use pollgate_common::net::Net;
 use pollgate_common::tables::Settings;
 use pollgate_common::time::Instant;
-use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts};
+use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, StatsSource};
 use pollgate_control::cluster::{Cluster, RestoreError};
 use pollgate_control::compile::Compiler;
 use pollgate_control::netlink::{Mirror, MirrorError, MirrorNews, OwnedAddresses};
 use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts, TableSink};
-use pollgate_control::store::{Store, StoreError};
+use pollgate_control::store::{Restored, Store, StoreError};
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
 use pollgate_dataplane::steer::{Mesh, Steering};
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
@@ -43,6 +44,7 @@ use tracing::{error, info, warn};
 use crate::assembly;
 use crate::config::{self, Config};
 use crate::host::{self, HostFault};
+use crate::manifests::{Follower, Following};
 use crate::ports::follow::follow;
 use crate::ports::{Opener, PortsError, Steered, port_id};
 
@@ -61,6 +63,17 @@ pub enum GatewayError {
     /// The state contradicts the configuration.
     #[error("api.state: the stored objects do not fit together any more: {0}")]
     Restore(#[from] RestoreError),
+    /// The state file was to be moved away and could not be.
+    #[error("{}: damaged, and cannot be set aside: {source}; move it away yourself (mv)", path.display())]
+    SetAside {
+        /// The state file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The manifests: one line a fault.
+    #[error("{}", .0.join("\n"))]
+    Manifests(Vec<String>),
     /// The kernel's network could not be mirrored.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
@@ -92,12 +105,21 @@ fn system(doing: &'static str) -> impl Fn(io::Error) -> GatewayError {
     move |source| GatewayError::System { doing, source }
 }
 
+/// What is asked of one start, besides the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// A file or directory of objects, loaded before the first frame and followed.
+    pub manifests: Option<PathBuf>,
+    /// Keep a damaged state file under another name, and start without it.
+    pub set_aside_damaged: bool,
+}
+
 /// Runs in the foreground until SIGTERM or SIGINT, then drains and stops.
-pub fn run(config: Config) -> Result<(), GatewayError> {
+pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
     start_log();
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
-    let gateway = Gateway::start(&config, stop)?;
+    let gateway = Gateway::start_with(&config, &start, stop)?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!("telling systemd that the gateway is ready: {error}");
     }
@@ -123,6 +145,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     counters: Arc<Counters>,
     source: Source,
+    following: Option<Following>,
     api: ApiHandle,
     control: ControlHandle,
     _mirror: Mirror,
@@ -132,6 +155,11 @@ pub struct Gateway {
 impl Gateway {
     /// Starts every part in the calling thread's network namespace. Workers end when `stop` is set.
     pub fn start(config: &Config, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
+        Self::start_with(config, &Start::default(), stop)
+    }
+
+    /// As [`Gateway::start`], with what is asked of this one start.
+    pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
         let not_done = assembly::not_done(config);
         if !not_done.is_empty() {
             return Err(GatewayError::NotDone(not_done));
@@ -143,7 +171,7 @@ impl Gateway {
         let cpus = host::allowed_cpus().map_err(system("asking which CPUs this process may use"))?;
         let workers = worker_count(config, cpus.len());
         let claims = claim_interfaces(config)?;
-        let (store, cluster) = open_state(config)?;
+        let (store, cluster) = open_state(config, start.set_aside_damaged)?;
         let counters = Arc::new(Counters::new(workers));
         let settings = assembly::settings(config);
         let (commands, received) = channel::unbounded();
@@ -151,21 +179,33 @@ impl Gateway {
         let source = compiler.source();
         let (engines, steered) = make_workers(config, &settings, workers, &mirror, &counters)?;
         compiler.on_publication(follow(owned, steered, &assembly::owned_from_start(config)));
-        let max_flows = config.flows.max;
-        let (told, tables) = (Arc::clone(&counters), source.clone());
+        let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
+        let follower = start.manifests.as_ref().map(follow);
         let api = api::spawn(ApiParts {
             socket: config.api.socket.clone(),
             replica: cluster.clone(),
             commands,
-            stats: Arc::new(move || assembly::stats(&told, &tables, max_flows)),
+            stats: stats(config, &counters, &source, follower.as_ref()),
         })?;
         let parts =
             RuntimeParts { cluster, store, sink: Box::new(compiler), commands: received, settled: api.settled_sink() };
         let control = runtime::spawn(parts).map_err(system("starting the control thread"))?;
+        let following = follower.map(load_and_follow).transpose()?;
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, workers);
         let (threads, wakers) = start_workers(engines, &source, &cpus, mode(config), &stop)?;
         info!("{}", summary(config, &cpus));
-        Ok(Gateway { stop, wakers, workers: threads, counters, source, api, control, _mirror: mirror, _claims: claims })
+        Ok(Gateway {
+            stop,
+            wakers,
+            workers: threads,
+            counters,
+            source,
+            following,
+            api,
+            control,
+            _mirror: mirror,
+            _claims: claims,
+        })
     }
 
     /// The counters of all workers.
@@ -186,6 +226,7 @@ impl Gateway {
             // A worker's panic has been printed; the others still stop in order.
             let _ = worker.join();
         }
+        drop(self.following);
         self.api.stop();
         self.control.stop();
         let totals = self.counters.totals();
@@ -245,12 +286,41 @@ pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
     queues.min(cpus.saturating_sub(1)).min(named).max(1)
 }
 
-fn open_state(config: &Config) -> Result<(Store, Cluster), GatewayError> {
-    let (store, restored) = Store::open(&config.api.state)?;
+fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluster), GatewayError> {
+    let (store, restored) = match Store::open(&config.api.state) {
+        Err(damage @ StoreError::Damaged { .. }) if set_aside_damaged => open_anew(&config.api.state, &damage)?,
+        opened => opened?,
+    };
     let objects = restored.objects.len();
     let cluster = Cluster::restore(assembly::cluster_settings(config), restored.objects, restored.revision)?;
     info!("{}: {objects} objects, revision {}", config.api.state.display(), restored.revision);
     Ok((store, cluster))
+}
+
+fn open_anew(path: &std::path::Path, damage: &StoreError) -> Result<(Store, Restored), GatewayError> {
+    let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.to_owned(), source })?;
+    error!("{damage}");
+    error!("{}: kept as {}; starting without its objects", path.display(), aside.display());
+    Ok(Store::open(path)?)
+}
+
+/// The manifests' objects are there when this returns, and follow the files from then on.
+fn load_and_follow(mut follower: Follower) -> Result<Following, GatewayError> {
+    follower.load().map_err(GatewayError::Manifests)?;
+    follower.spawn().map_err(system("starting the thread that follows the manifests"))
+}
+
+/// What `pollgate stats` shows.
+fn stats(config: &Config, counters: &Arc<Counters>, tables: &Source, follower: Option<&Follower>) -> StatsSource {
+    let (counters, tables, max_flows) = (Arc::clone(counters), tables.clone(), config.flows.max);
+    let manifests = follower.map(Follower::status);
+    Arc::new(move || {
+        let mut stats = assembly::stats(&counters, &tables, max_flows);
+        if let Some(manifests) = &manifests {
+            stats["manifests"] = manifests.to_value();
+        }
+        stats
+    })
 }
 
 fn mirror_network(

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pollgate::cli::{Cli, Command, Failure};
+use pollgate::cli::{Cli, Command, Failure, check};
 use pollgate::config::{Config, Purpose};
 use pollgate::{demo, gateway, pktgen, preflight, replay};
 
@@ -22,10 +22,12 @@ fn run(command: Command) -> Result<(), Failure> {
             if args.check {
                 return preflight::run(&config, &mut io::stdout().lock());
             }
-            gateway::run(config).map_err(|error| Failure::caused(&error))
+            let start = gateway::Start { manifests: args.manifests, set_aside_damaged: args.set_aside_damaged };
+            gateway::run(config, start).map_err(|error| Failure::caused(&error))
         }
         Command::Replay(args) => replay::run(&args).map_err(|error| Failure::caused(&error)),
         Command::Demo(args) => demo::run(args.keep).map_err(|error| Failure::caused(&error)),
+        Command::Check(args) => check::check(&args, &mut io::stdout().lock()),
         Command::Pktgen(args) => pktgen::run(&args, &mut io::stdout().lock()),
         Command::Client(command) => command.run(&mut io::stdout().lock()),
     }

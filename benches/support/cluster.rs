@@ -24,6 +24,46 @@ pub(crate) fn services(services: u32, endpoints: u32) -> Vec<Write> {
     (0..services).flat_map(|at| [service(at), slice(at, endpoints, None)]).collect()
 }
 
+/// The same, with a Pod behind each endpoint and the slices left to the gateway.
+pub(crate) fn services_of_pods(services: u32, endpoints: u32) -> Vec<Write> {
+    let pods = |at: u32| (0..endpoints).map(move |nth| pod(at, at * endpoints + nth));
+    (0..services).flat_map(|at| std::iter::once(selecting(at)).chain(pods(at))).collect()
+}
+
+fn selecting(at: u32) -> Write {
+    apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": name(at) },
+        "spec": { "clusterIP": address(at), "selector": { "app": name(at) }, "ports": ports() },
+    }))
+}
+
+/// A Pod as a Deployment's is, the greater part of what a dump of a cluster holds left out.
+fn pod(service: u32, number: u32) -> Write {
+    let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 240, 0, 1)) + number);
+    apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": format!("{}-7d4b9c6f5-{number:06}", name(service)),
+            "labels": { "app": name(service), "pod-template-hash": "7d4b9c6f5" },
+        },
+        "spec": {
+            "nodeName": format!("node-{}", number % 200),
+            "containers": [{ "name": "app", "image": "registry.example/app:1.2.3",
+                "ports": [{ "name": "u", "containerPort": PORT, "protocol": "UDP" },
+                    { "name": "t", "containerPort": PORT, "protocol": "TCP" }] }],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{ "ip": address }],
+            "conditions": [{ "type": "Ready", "status": "True" }],
+        },
+    }))
+}
+
 fn service(at: u32) -> Write {
     apply(&json!({
         "apiVersion": "v1",

@@ -3,6 +3,7 @@
 //! ```text
 //! run, replay, demo                    ──▶ the gateway itself, in this process
 //! pktgen                               ──▶ a load generator, in this process
+//! check                                ──▶ check.rs, offline
 //! apply, create, delete                ──▶ apply.rs ─┐
 //! get, describe, explain               ──▶ read.rs  ─┼─▶ client.rs ══ Unix socket ══ a running gateway
 //! stats                                ──▶ stats.rs ─┘
@@ -12,6 +13,7 @@
 //! stderr. Words, options and output are kubectl's wherever kubectl has the command, for that is what fingers know.
 
 pub mod apply;
+pub mod check;
 pub mod client;
 mod names;
 pub mod read;
@@ -51,6 +53,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Send packets through a gateway from one side to the other, and measure what arrives
     Pktgen(Box<PktgenArgs>),
+    /// Find every fault of manifests, offline
+    Check(CheckArgs),
     /// Do something with a running gateway.
     #[command(flatten)]
     Client(ClientCommand),
@@ -84,6 +88,23 @@ pub struct RunArgs {
     /// Only say how each interface would be polled, what the host should change, and what is in the way
     #[arg(long)]
     pub check: bool,
+    /// Kubernetes objects to serve, and to follow as the files change: a file, or a directory of *.yaml, *.yml and *.json
+    #[arg(long, value_name = "PATH", conflicts_with = "check")]
+    pub manifests: Option<PathBuf>,
+    /// If the state file is damaged, keep it as FILE.damaged-N and start without its objects
+    #[arg(long, conflicts_with = "check")]
+    pub set_aside_damaged: bool,
+}
+
+/// `pollgate check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// A manifest: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The gateway's configuration, for its address and port ranges [default: the defaults of each key]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `pollgate replay`
@@ -412,6 +433,9 @@ mod tests {
             "pollgate run --config",
             "pollgate run --config a --config b",
             "pollgate run --check",
+            "pollgate run --config a --check --manifests m",
+            "pollgate check",
+            "pollgate check -f a --socket s",
             "pollgate replay --config a --manifests m",
             "pollgate replay --config a --manifests m --in x.pcap",
             "pollgate replay --config a --manifests m --in =x.pcap",

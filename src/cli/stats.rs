@@ -26,6 +26,16 @@ struct Stats {
     flows: Flows,
     workers: Vec<Counters>,
     generation: u64,
+    manifests: Option<Manifests>,
+}
+
+/// The files that are followed, where there are any.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Manifests {
+    path: String,
+    objects: u64,
+    faults: Vec<String>,
 }
 
 /// One block of counters: of all workers together, or of one.
@@ -99,8 +109,17 @@ impl fmt::Display for Stats {
         writeln!(f, "\nFlows: {live} of {max} in use ({})", percent(live, max))?;
         services(f, &self.services)?;
         workers(f, &self.workers)?;
-        writeln!(f, "\nTables: generation {}", self.generation)
+        writeln!(f, "\nTables: generation {}", self.generation)?;
+        self.manifests.as_ref().map_or(Ok(()), |followed| manifests(f, followed))
     }
+}
+
+fn manifests(f: &mut fmt::Formatter<'_>, Manifests { path, objects, faults }: &Manifests) -> fmt::Result {
+    if faults.is_empty() {
+        return writeln!(f, "Manifests: {path}: {objects} objects");
+    }
+    writeln!(f, "Manifests: {path}: faulty, what was served before still is ({objects} objects)")?;
+    faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))
 }
 
 fn frames(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {

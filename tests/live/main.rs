@@ -9,10 +9,12 @@
 
 mod bulk;
 mod changes;
+mod manifests;
 mod many;
 mod neighbourhood;
 mod pktgen;
 mod process;
 mod real_clients;
 mod services;
+mod state;
 mod support;

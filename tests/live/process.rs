@@ -22,37 +22,42 @@ use crate::support::{
 const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
 
 /// A directory with what a gateway reads and writes, and the network it runs in.
-struct Place {
-    network: Network,
+pub(crate) struct Place {
+    pub(crate) network: Network,
     directory: TempDir,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let place =
             Place { network: Network::new(&guide(), 1).expect("a network"), directory: TempDir::new().expect("one") };
         place.write("gateway.yaml", &configuration(place.path(), ""));
         place
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.path().join(name);
         fs::write(&path, text).expect("written");
         path.display().to_string()
     }
 
-    fn run_command(&self, config: &str) -> Command {
+    pub(crate) fn run_command(&self, config: &str) -> Command {
         let mut command = self.network.gateway().command(POLLGATE);
         command.args(["run", "--config"]).arg(self.path().join(config)).env_remove("RUST_LOG");
         command
     }
 
     /// Starts the gateway and waits until it says to systemd's socket that it is ready.
-    fn start(&self) -> Process {
+    pub(crate) fn start(&self) -> Process {
+        self.start_with(&[])
+    }
+
+    /// The same, with more options.
+    pub(crate) fn start_with(&self, options: &[&str]) -> Process {
         let notify = self.path().join("notify");
         // The last one's, if there was one.
         drop(fs::remove_file(&notify));
@@ -60,7 +65,13 @@ impl Place {
         ready.set_read_timeout(Some(PATIENCE)).expect("set");
         let log = File::create(self.path().join("log")).expect("a log");
         let mut command = self.run_command("gateway.yaml");
-        let child = command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log).spawn().expect("started");
+        let child = command
+            .args(options)
+            .env("NOTIFY_SOCKET", &notify)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("started");
         let process = Process { child };
         let mut told = [0; 256];
         let length = ready.recv(&mut told).unwrap_or_else(|error| panic!("not ready: {error}; {}", self.log()));
@@ -69,12 +80,12 @@ impl Place {
     }
 
     /// What the last gateway has logged.
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path().join("log")).expect("the log")
     }
 
     /// A gateway that refuses to start: exit code 1, and what it said.
-    fn refused(&self, mut command: Command) -> String {
+    pub(crate) fn refused(&self, mut command: Command) -> String {
         let output = command.stdin(Stdio::null()).output().expect("started");
         let told = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{told}");
@@ -85,13 +96,13 @@ impl Place {
             .collect()
     }
 
-    fn cli(&self, words: &[&str]) -> Output {
+    pub(crate) fn cli(&self, words: &[&str]) -> Output {
         let mut command = Command::new(POLLGATE);
         command.args(words).arg("--socket").arg(socket(self.path())).stdin(Stdio::null()).output().expect("run")
     }
 
     /// What a command prints that succeeds.
-    fn done(&self, words: &[&str]) -> String {
+    pub(crate) fn done(&self, words: &[&str]) -> String {
         let output = self.cli(words);
         assert_eq!(output.status.code(), Some(0), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stderr.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -99,36 +110,36 @@ impl Place {
     }
 
     /// What a command says on stderr that is refused with exit code 1.
-    fn failed(&self, words: &[&str]) -> String {
+    pub(crate) fn failed(&self, words: &[&str]) -> String {
         let output = self.cli(words);
         let told = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
         told
     }
 
-    fn apply_guide(&self) {
+    pub(crate) fn apply_guide(&self) {
         let file = self.write("guide.yaml", &guide_manifest());
         self.done(&["apply", "-f", &file]);
     }
 
-    fn client(&self) -> &Namespace {
+    pub(crate) fn client(&self) -> &Namespace {
         &self.network.host("frontend-app").namespace
     }
 }
 
 /// A gateway that runs; it is killed if the test ends before it.
-struct Process {
+pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
-    fn signal(&self, signal: libc::c_int) {
+    pub(crate) fn signal(&self, signal: libc::c_int) {
         let id = libc::pid_t::try_from(self.child.id()).expect("a process id");
         // SAFETY: no pointers; the child has not been waited for, so the id is still its own.
         assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", io::Error::last_os_error());
     }
 
-    fn wait(mut self) -> ExitStatus {
+    pub(crate) fn wait(mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {

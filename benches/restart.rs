@@ -1,0 +1,93 @@
+//! From a state file to tables that workers can read: what a restart takes before the first packet.
+//!
+//! ```text
+//!  open ─ verify ─ read ─ decode ──▶ objects ─ index ──▶ cluster ─ compile ─ publish ──▶ tables
+//!  ╰─────────── open ───────────╯ ╰──── restore ────╯ ╰────── compile.rs ─────────╯
+//!  ╰───────────────────────────── all ───────────────────────────────────────────────────╯
+//! ```
+//!
+//! Twice: with EndpointSlices written by somebody else and no Pods, and with a Pod behind each endpoint. The file is in
+//! the page cache, as after a restart of the process alone; reading it from a disk comes on top after a reboot.
+
+#![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use pollgate_control::cluster::{Cluster, Settings, Write};
+use pollgate_control::store::{Restored, Store};
+use support::control::{ENDPOINTS, compiled};
+use tempfile::TempDir;
+
+fn restart(c: &mut Criterion) {
+    let mut group = c.benchmark_group("restart");
+    group.sample_size(10).measurement_time(Duration::from_secs(15));
+    let services = if support::is_trial() { 100 } else { 10_000 };
+    let kinds: [(&str, fn(u32, u32) -> Vec<Write>); 2] =
+        [("slices", support::cluster::services), ("pods", support::cluster::services_of_pods)];
+    for (kind, objects) in kinds {
+        let mut state = None;
+        group.bench_function(BenchmarkId::new(format!("open/{kind}"), services), |b| {
+            let state = state.get_or_insert_with(|| State::new(objects(services, ENDPOINTS)));
+            b.iter_with_large_drop(|| state.open());
+        });
+        group.bench_function(BenchmarkId::new(format!("restore/{kind}"), services), |b| {
+            let state = state.get_or_insert_with(|| State::new(objects(services, ENDPOINTS)));
+            let restored = || state.open().1;
+            b.iter_batched(restored, |restored| state.restore(restored), criterion::BatchSize::PerIteration);
+        });
+        group.bench_function(BenchmarkId::new(format!("all/{kind}"), services), |b| {
+            let state = state.get_or_insert_with(|| State::new(objects(services, ENDPOINTS)));
+            b.iter_with_large_drop(|| {
+                let (store, restored) = state.open();
+                let (cluster, replica) = state.restore(restored);
+                let compiler = compiled(&cluster);
+                (store, cluster, replica, compiler)
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A state file.
+struct State {
+    _directory: TempDir,
+    path: PathBuf,
+    objects: usize,
+}
+
+impl State {
+    fn new(writes: Vec<Write>) -> State {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("state.db");
+        let mut cluster = Cluster::new(Settings::default());
+        let commit = cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH).expect("valid objects");
+        cluster.adopt(&commit);
+        let objects = commit.changes.len();
+        Store::open(&path).expect("a new file").0.commit(&[Arc::new(commit)]).expect("a working disk");
+        let bytes = std::fs::metadata(&path).map_or(0, |found| found.len());
+        println!("{objects} objects in a file of {} MB", bytes >> 20);
+        State { _directory: directory, path, objects }
+    }
+
+    fn open(&self) -> (Store, Restored) {
+        let (store, restored) = Store::open(&self.path).expect("a whole file");
+        assert_eq!(restored.objects.len(), self.objects);
+        (store, restored)
+    }
+
+    /// The control thread's cluster and the API's.
+    fn restore(&self, restored: Restored) -> (Cluster, Cluster) {
+        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision);
+        let cluster = cluster.expect("nothing is held twice");
+        let replica = cluster.clone();
+        (cluster, replica)
+    }
+}
+
+criterion_group!(benches, restart);
+criterion_main!(benches);

@@ -1,0 +1,247 @@
+//! `pollgate run --manifests PATH`: objects out of files, for hosts where nobody feeds the API.
+//!
+//! ```text
+//! files ── watch ──▶ set: all of them, or their faults ──▶ one batch ──▶ control thread: all or nothing
+//!                                        └ logged with FILE:LINE ◀── refused ──┘  what was served stays
+//! ```
+//!
+//! The files are what an operator wants, the gateway's state is what there is. They are brought together before the first
+//! frame, and whenever the files change: what they say is applied as by `kubectl apply`, what has left them is deleted.
+//!
+//! **Whose object is it?** What the files made carries the annotation [`FROM_FILES`], so a restart knows what to delete even
+//! if the files changed meanwhile. An object that was there before the files named it is applied to but not theirs, and
+//! never deleted for them; neither is a Namespace, with which everything in it would go. A set of keys in a table of
+//! its own would do the same and show it to nobody.
+//!
+//! **Faults.** A set is taken as a whole or not at all: half of a directory may be worse than the old one. At the start
+//! faults keep the gateway from starting, unless the state already holds what the files said before: a restart must not
+//! take away what a broken file would not have.
+
+mod set;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Sender, bounded};
+use pollgate_control::cluster::{Commit, Write};
+use pollgate_control::manifest;
+use pollgate_control::objects::Key;
+use pollgate_control::runtime::{Command, WriteError, WriteRequest};
+use serde_json::{Value, json};
+use tracing::{error, info};
+
+pub use pollgate_control::cluster::FROM_FILES;
+
+pub(crate) use self::set::{Set, Told};
+use self::watch::Watch;
+
+/// Keeps the cluster as the files say.
+pub(crate) struct Follower {
+    path: PathBuf,
+    watch: Watch,
+    commands: Sender<Command>,
+    /// What the files have in the cluster, as far as is known.
+    theirs: BTreeSet<Key>,
+    status: Status,
+}
+
+/// What `pollgate stats` tells of the files.
+#[derive(Clone)]
+pub(crate) struct Status(Arc<Mutex<State>>);
+
+struct State {
+    path: PathBuf,
+    objects: usize,
+    faults: Vec<String>,
+}
+
+/// Why the cluster is not as the files say.
+#[derive(Debug)]
+enum Fault {
+    /// The files are at fault: only another change of theirs can help.
+    Files(Vec<String>),
+    /// The cluster would not have them, or its disk: that may pass.
+    Cluster(Vec<String>),
+    /// The gateway is being stopped.
+    Stopping,
+}
+
+impl Follower {
+    /// A follower of the file or directory `path`, whose objects `theirs` are in the cluster. Nothing happens yet.
+    pub(crate) fn new(path: &Path, theirs: BTreeSet<Key>, commands: Sender<Command>) -> Follower {
+        let state = State { path: path.to_owned(), objects: theirs.len(), faults: Vec::new() };
+        let status = Status(Arc::new(Mutex::new(state)));
+        Follower { path: path.to_owned(), watch: Watch::new(path), commands, theirs, status }
+    }
+
+    /// What to tell of it, now and later.
+    pub(crate) fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Loads the files for the first time.
+    ///
+    /// # Errors
+    /// Their faults, if there is no earlier state of theirs to go on with.
+    pub(crate) fn load(&mut self) -> Result<(), Vec<String>> {
+        let known = !self.theirs.is_empty();
+        let Err(fault) = self.bring_together() else { return Ok(()) };
+        match self.note(fault) {
+            faults if known => {
+                self.tell(&faults);
+                Ok(())
+            }
+            faults => Err(faults),
+        }
+    }
+
+    /// Follows the files on a thread of its own.
+    pub(crate) fn spawn(mut self) -> io::Result<Following> {
+        let (stop, stopped) = UnixStream::pair()?;
+        let follow = move || {
+            while self.watch.changed(&stopped) {
+                self.follow();
+            }
+        };
+        let thread = thread::Builder::new().name("manifests".into()).spawn(follow)?;
+        Ok(Following { stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn follow(&mut self) {
+        let before = self.status.faults();
+        let Err(fault) = self.bring_together() else {
+            if !before.is_empty() {
+                info!("{}: no faults any more", self.path.display());
+            }
+            return;
+        };
+        let faults = self.note(fault);
+        // An attempt made again and again says nothing new.
+        if faults != before {
+            self.tell(&faults);
+        }
+    }
+
+    fn note(&mut self, fault: Fault) -> Vec<String> {
+        let faults = match fault {
+            Fault::Stopping => return self.status.faults(),
+            Fault::Files(faults) => faults,
+            Fault::Cluster(faults) => {
+                self.watch.forget();
+                faults
+            }
+        };
+        self.status.set(self.theirs.len(), faults.clone());
+        faults
+    }
+
+    fn tell(&self, faults: &[String]) {
+        for fault in faults {
+            error!("{fault}");
+        }
+        let path = self.path.display();
+        error!("{path}: nothing of it was applied; what was served before still is: mend the lines above");
+    }
+
+    /// Reads the files, applies what they say and deletes what has left them.
+    fn bring_together(&mut self) -> Result<(), Fault> {
+        let mut set = Set::new(manifest::read_all(&self.path));
+        let nameless = set.objects.iter().filter(|(_, object)| object.name().is_empty());
+        let required = |(document, _): &(_, _)| {
+            Told::new(document, "metadata.name", "Required value: an object of a file that is followed needs its name")
+        };
+        let nameless: Vec<Told> = nameless.map(required).collect();
+        set.faults.extend(nameless);
+        if !set.faults.is_empty() {
+            return Err(Fault::Files(texts(set.faults)));
+        }
+        let keys: BTreeSet<Key> = set.objects.iter().map(|(_, object)| object.key()).collect();
+        let gone = self.theirs.difference(&keys).cloned().map(Write::Unfollow);
+        let writes = set.objects.iter().map(|(_, object)| Write::Follow(object.clone())).chain(gone).collect();
+        let commit = self.write(writes, &set)?;
+        self.log(keys.len(), &commit);
+        self.status.set(keys.len(), Vec::new());
+        self.theirs = keys;
+        Ok(())
+    }
+
+    fn write(&self, writes: Vec<Write>, set: &Set) -> Result<Arc<Commit>, Fault> {
+        let (reply, outcome) = bounded(1);
+        let reply = Box::new(move |outcome| drop(reply.send(outcome)));
+        let request = WriteRequest { writes, dry_run: false, reply };
+        self.commands.send(Command::Write(request)).map_err(|_| Fault::Stopping)?;
+        match outcome.recv() {
+            Ok(Ok(commit)) => Ok(commit),
+            Ok(Err(WriteError::Refused(refusals))) => Err(Fault::Cluster(texts(set.refused(&refusals)))),
+            Ok(Err(WriteError::Store(reason))) => Err(Fault::Cluster(vec![reason])),
+            Err(_) => Err(Fault::Stopping),
+        }
+    }
+
+    fn log(&self, objects: usize, commit: &Commit) {
+        if commit.changes.is_empty() {
+            return;
+        }
+        let (mut made, mut changed, mut deleted) = (0, 0, 0);
+        for change in commit.written.iter().filter_map(|key| commit.change(key)) {
+            match (&change.old, &change.new) {
+                (None, _) => made += 1,
+                (Some(_), Some(_)) => changed += 1,
+                (Some(_), None) => deleted += 1,
+            }
+        }
+        let path = self.path.display();
+        info!("{path}: {objects} objects; {made} created, {changed} configured, {deleted} deleted");
+    }
+}
+
+fn texts(mut told: Vec<Told>) -> Vec<String> {
+    told.sort();
+    told.iter().map(ToString::to_string).collect()
+}
+
+impl Status {
+    /// As JSON.
+    pub(crate) fn to_value(&self) -> Value {
+        let state = self.state();
+        json!({ "path": state.path, "objects": state.objects, "faults": state.faults })
+    }
+
+    fn faults(&self) -> Vec<String> {
+        self.state().faults.clone()
+    }
+
+    fn set(&self, objects: usize, faults: Vec<String>) {
+        let mut state = self.state();
+        (state.objects, state.faults) = (objects, faults);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread that follows the files. Stop it before what it writes to.
+pub(crate) struct Following {
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the thread that follows the manifests panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
