@@ -41,6 +41,8 @@ pub fn cluster_settings(config: &Config) -> cluster::Settings {
         load_balancer_pools: pools.filter_map(|pool| IpRange::new(*pool.start(), *pool.end())).collect(),
         gateway_addresses: config.addresses.clone(),
         dns_addresses: config.dns.addresses.clone(),
+        node: config.node.clone(),
+        zone: config.zone.clone(),
     }
 }
 
@@ -49,6 +51,7 @@ pub fn compile_options(config: &Config, settings: &Arc<Settings>) -> compile::Op
     compile::Options {
         settings: Arc::clone(settings),
         node: config.node.clone(),
+        zone: config.zone.clone(),
         domain: config.cluster.domain.clone(),
         ttl: u32::try_from(config.dns.ttl.as_secs()).unwrap_or(u32::MAX),
         table_size: config.maglev.table_size,

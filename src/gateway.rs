@@ -242,9 +242,6 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
     }
-    if let Some(zone) = &config.zone {
-        warn!("zone {zone}: this version uses no topology hints");
-    }
     let v6 = config.addresses.iter().chain(&config.dns.addresses).filter(|address| address.is_ipv6()).count();
     if v6 > 0 {
         warn!("{v6} IPv6 addresses are configured; this version leaves IPv6 frames to the kernel");

@@ -17,8 +17,8 @@ use pollgate_control::cluster::{Cluster, Write};
 use pollgate_control::compile::Compiler;
 use pollgate_control::fault::Fault;
 use pollgate_control::manifest::{self, Document, ManifestError};
-use pollgate_control::objects::Object;
-use pollgate_control::resolve::touched;
+use pollgate_control::objects::{Kind, Object};
+use pollgate_control::resolve::{ServiceName, touched};
 use pollgate_control::runtime::TableSink;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::pcap::{self, PcapError, PcapPort, Record, Track};
@@ -148,6 +148,9 @@ impl Offline {
         };
         let worker = Worker::new(parts).map_err(ReplayError::Memory)?;
         let cluster = Cluster::new(assembly::cluster_settings(config));
+        // What is there from the start is published together with the first objects.
+        let services = cluster.objects(Kind::Service, None).filter_map(|object| object.as_service());
+        compiler.changed(&cluster, &services.map(ServiceName::of).collect());
         let reader = compiler.source().reader();
         Ok(Offline { worker, reader, compiler, cluster, counters })
     }

@@ -75,6 +75,7 @@ pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
     let options = Options {
         settings: Arc::new(settings),
         node: None,
+        zone: None,
         domain: "cluster.local".to_owned(),
         ttl: 5,
         table_size: None,

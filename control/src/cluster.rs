@@ -18,19 +18,24 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::controllers::start;
 use crate::fault::Fault;
 use crate::index::Index;
 use crate::objects::{Key, Kind, Object};
 use crate::service::{Family, ServiceName};
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, from_the_start};
 
-/// The namespaces that are there from the start and cannot be deleted.
-pub const PERMANENT_NAMESPACES: [&str; 2] = ["default", "kube-system"];
+/// The namespaces that are there from the start.
+pub const PERMANENT_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// Annotation of an object that came to be by [`Write::Follow`].
 pub const FROM_FILES: &str = "pollgate.io/from-manifests";
 
-/// What the allocators may give away, and what they may not.
+/// Those of them that cannot be deleted. The other one comes back.
+pub(crate) const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-public", "kube-system"];
+
+/// What the configuration says that objects depend on: what the allocators may give away and what they may not, and where the
+/// gateway stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// ClusterIPs come from here: one range a family, the first is the default family.
@@ -43,6 +48,10 @@ pub struct Settings {
     pub gateway_addresses: Vec<IpAddr>,
     /// Where DNS is answered: given to a Service only if it asks for exactly this address.
     pub dns_addresses: Vec<IpAddr>,
+    /// The node the gateway stands for; `None`: the whole cluster is local. For explanations.
+    pub node: Option<String>,
+    /// The zone it stands in. For explanations.
+    pub zone: Option<String>,
 }
 
 impl Default for Settings {
@@ -55,6 +64,8 @@ impl Default for Settings {
             load_balancer_pools: Vec::new(),
             gateway_addresses: Vec::new(),
             dns_addresses: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
+            node: None,
+            zone: None,
         }
     }
 }
@@ -286,10 +297,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// An empty cluster: the permanent namespaces and nothing else, at revision 1.
+    /// An empty cluster, at revision 1: the permanent namespaces, the Service `default/kubernetes`, and nothing else.
     pub fn new(settings: Settings) -> Cluster {
         let mut cluster = Cluster { settings, index: Index::default(), revision: 1 };
-        cluster.ensure_permanent_namespaces();
+        cluster.ensure_start_state();
         cluster
     }
 
@@ -307,7 +318,7 @@ impl Cluster {
             cluster.refuse_double_claims(&object)?;
             cluster.index.insert(Arc::new(object));
         }
-        cluster.ensure_permanent_namespaces();
+        cluster.ensure_start_state();
         Ok(cluster)
     }
 
@@ -376,11 +387,15 @@ impl Cluster {
         node.is_some_and(|name| self.index.node_count() > 0 && self.object(&Key::new(Kind::Node, "", name)).is_none())
     }
 
-    fn ensure_permanent_namespaces(&mut self) {
-        for name in PERMANENT_NAMESPACES {
-            if self.index.object(&Key::new(Kind::Namespace, "", name)).is_none() {
-                self.index.insert(Arc::new(crate::transaction::permanent_namespace(name)));
-            }
+    /// Adds what is there from the start and is not saved until somebody changes it.
+    fn ensure_start_state(&mut self) {
+        let taken = |address| self.index.address_owner(address).is_some();
+        let missing: Vec<Object> = start::objects(&self.settings, taken)
+            .into_iter()
+            .filter(|object| self.index.object(&object.key()).is_none())
+            .collect();
+        for object in missing {
+            self.index.insert(Arc::new(from_the_start(object)));
         }
     }
 
@@ -414,6 +429,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::service::{ServiceType, SpecExt};
     use crate::testing::{World, node, now, object, pod, service, web};
 
     #[test]
@@ -434,7 +450,7 @@ mod tests {
             told,
             [(1, 409, "services \"a\" already exists"), (2, 404, "pods \"none\" not found"), (3, 422, invalid)]
         );
-        assert_eq!((world.cluster.revision(), world.cluster.objects(Kind::Service, None).count()), (1, 0));
+        assert_eq!((world.cluster.revision(), world.cluster.objects(Kind::Service, None).count()), (1, 1));
     }
 
     #[test]
@@ -481,9 +497,9 @@ mod tests {
         let key = Key::new(Kind::Namespace, "", "shop");
         assert!(commit.change(&key).is_some());
         let commit = world.write(vec![Write::Delete(key.clone())]).unwrap();
-        assert_eq!(commit.changes.len(), 3);
+        assert_eq!(commit.changes.len(), 4, "the Namespace, the Service, its slice and its Endpoints");
         assert!(commit.changes.iter().all(|change| change.new.is_none()));
-        assert_eq!(world.cluster.objects(Kind::Service, None).count(), 1);
+        assert_eq!(world.cluster.objects(Kind::Service, None).count(), 2);
         let refusal = &world.write(vec![Write::Delete(Key::new(Kind::Namespace, "", "default"))]).unwrap_err()[0];
         assert_eq!(
             (refusal.reason.code(), refusal.message.as_str()),
@@ -550,21 +566,38 @@ mod tests {
         let name = prop::sample::select(vec!["a", "b", "c", "d", "e"]);
         let kind = prop::sample::select(vec!["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]);
         let asked = (prop::option::of(1u8..14), prop::option::of(0u16..6), any::<bool>());
-        let spec = (kind, asked).prop_map(|(kind, (ip, node_port, local))| {
-            let mut spec = json!({"type": kind, "selector": {"app": "a"}, "ports": [{"port": 80}]});
-            match (kind, ip) {
-                ("ExternalName", _) => spec["externalName"] = json!("x.example"),
-                (_, Some(ip)) => spec["clusterIP"] = json!(format!("10.0.0.{ip}")),
-                _ => {}
-            }
-            if let (Some(port), "NodePort" | "LoadBalancer") = (node_port, kind) {
-                spec["ports"][0]["nodePort"] = json!(30000 + port);
-            }
-            if local && kind == "LoadBalancer" {
-                spec["externalTrafficPolicy"] = json!("Local");
-            }
-            spec
-        });
+        let families =
+            prop::sample::select(vec![None, Some("SingleStack"), Some("PreferDualStack"), Some("RequireDualStack")]);
+        let balancer = (prop::option::of(0u8..4), prop::sample::select(vec!["", "", "class", "no node ports"]));
+        let spec = (kind, asked, families, balancer).prop_map(
+            |(kind, (ip, node_port, local), families, (wanted, special))| {
+                let mut spec = json!({"type": kind, "selector": {"app": "a"},
+                "ports": [{"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"}]});
+                if let (Some(policy), true) = (families, kind != "ExternalName") {
+                    spec["ipFamilyPolicy"] = json!(policy);
+                }
+                if let (Some(wanted), "LoadBalancer") = (wanted, kind) {
+                    spec["loadBalancerIP"] = json!(format!("192.0.2.{wanted}"));
+                }
+                match (special, kind) {
+                    ("class", "LoadBalancer") => spec["loadBalancerClass"] = json!("example.com/other"),
+                    ("no node ports", "LoadBalancer") => spec["allocateLoadBalancerNodePorts"] = json!(false),
+                    _ => {}
+                }
+                match (kind, ip) {
+                    ("ExternalName", _) => spec["externalName"] = json!("x.example"),
+                    (_, Some(ip)) => spec["clusterIP"] = json!(format!("10.0.0.{ip}")),
+                    _ => {}
+                }
+                if let (Some(port), "NodePort" | "LoadBalancer") = (node_port, kind) {
+                    spec["ports"][0]["nodePort"] = json!(30000 + port);
+                }
+                if local && kind == "LoadBalancer" {
+                    spec["externalTrafficPolicy"] = json!("Local");
+                }
+                spec
+            },
+        );
         prop_oneof![
             4 => (name.clone(), spec.clone()).prop_map(|(name, spec)| Write::Apply(object(service(name, spec)))),
             1 => (name.clone(), spec).prop_map(|(name, spec)| Write::Replace(object(service(name, spec)))),
@@ -577,11 +610,12 @@ mod tests {
 
     fn tight() -> Settings {
         Settings {
-            service_cidrs: vec!["10.0.0.0/28".parse().unwrap()],
+            service_cidrs: vec!["10.0.0.0/28".parse().unwrap(), "fd00::/125".parse().unwrap()],
             node_port_range: 30000..=30005,
             load_balancer_pools: vec!["192.0.2.0/31".parse().unwrap()],
             gateway_addresses: vec!["10.0.0.1".parse().unwrap()],
             dns_addresses: vec!["10.0.0.2".parse().unwrap()],
+            ..Settings::default()
         }
     }
 
@@ -591,10 +625,58 @@ mod tests {
             let service = object.as_service().unwrap();
             for address in crate::index::claimed_addresses(service) {
                 assert!(addresses.insert(address), "{address} twice");
-                assert_ne!(address.to_string(), "10.0.0.1");
+                assert_ne!(address.to_string(), "10.0.0.1", "the gateway's");
             }
             let own: BTreeSet<u16> = crate::index::claimed_node_ports(service).collect();
             assert!(own.iter().all(|port| ports.insert(*port)), "a node port twice");
+        }
+    }
+
+    fn assert_everybody_has_what_it_needs(cluster: &Cluster) {
+        let settings = cluster.settings();
+        for object in cluster.objects(Kind::Service, None) {
+            let spec = object.as_service().unwrap().spec.as_ref().unwrap();
+            let families = if spec.needs_cluster_ip() { spec.families() } else { Vec::new() };
+            let addresses = spec.cluster_addresses();
+            assert_eq!(addresses.iter().copied().map(Family::of).collect::<Vec<_>>(), families, "{spec:?}");
+            assert!(addresses.iter().all(|ip| settings.service_cidrs.iter().any(|cidr| cidr.contains(ip))), "{spec:?}");
+            let declined = spec.allocate_load_balancer_node_ports == Some(false);
+            for port in spec.ports() {
+                let given = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+                assert!(given.is_none_or(|port| settings.node_port_range.contains(&port)), "{spec:?}");
+                assert!(given.is_some() == spec.needs_node_ports() || declined, "{spec:?}");
+            }
+            let health = spec.health_check_node_port.filter(|port| *port != 0);
+            assert_eq!(health.is_some(), spec.needs_health_check_port(), "{spec:?}");
+            assert!(health.is_none() || spec.ports().iter().all(|port| port.node_port != health), "{spec:?}");
+            let balanced = crate::index::ingress_addresses(object.as_service().unwrap()).next().is_some();
+            assert!(
+                !balanced || (spec.service_type() == ServiceType::LoadBalancer && spec.load_balancer_class.is_none())
+            );
+        }
+    }
+
+    /// Nobody waits for an address that lies about.
+    fn assert_nobody_waits_in_vain(cluster: &Cluster) {
+        let taken: BTreeSet<IpAddr> = cluster
+            .objects(Kind::Service, None)
+            .flat_map(|object| crate::index::ingress_addresses(object.as_service().unwrap()).collect::<Vec<_>>())
+            .collect();
+        let pool = &cluster.settings().load_balancer_pools[0];
+        let free: Vec<IpAddr> = (0..pool.len()).filter_map(|at| pool.at(at)).filter(|ip| !taken.contains(ip)).collect();
+        for object in cluster.objects(Kind::Service, None) {
+            let service = object.as_service().unwrap();
+            let spec = service.spec.as_ref().unwrap();
+            let waits = spec.service_type() == ServiceType::LoadBalancer
+                && spec.load_balancer_class.is_none()
+                && spec.families().contains(&Family::V4)
+                && crate::index::ingress_addresses(service).next().is_none();
+            let wanted = spec.load_balancer_ip.as_deref().map(|ip| ip.parse::<IpAddr>().unwrap());
+            let served = match wanted {
+                Some(wanted) => free.contains(&wanted),
+                None => !free.is_empty(),
+            };
+            assert!(!(waits && served), "{} waits, and {free:?} is free", object.name());
         }
     }
 
@@ -610,7 +692,7 @@ mod tests {
         gone["status"]["conditions"] = json!([]);
         let commit = world.apply([gone]);
         let keys: Vec<Kind> = commit.changes.iter().map(|change| change.key.kind).collect();
-        assert_eq!(keys, [Kind::Pod, Kind::EndpointSlice]);
+        assert_eq!(keys, [Kind::Pod, Kind::EndpointSlice, Kind::Endpoints]);
         let touched = crate::resolve::touched(&commit);
         assert_eq!(touched.into_iter().collect::<Vec<_>>(), [ServiceName::new("default", "s7")]);
     }
@@ -627,6 +709,8 @@ mod tests {
                     prop_assert_eq!(&world.cluster, &before);
                 }
                 assert_nothing_given_twice(&world.cluster);
+                assert_everybody_has_what_it_needs(&world.cluster);
+                assert_nobody_waits_in_vain(&world.cluster);
             }
             let saved = Kind::ALL.into_iter().flat_map(|kind| world.cluster.objects(kind, None).map(|o| (**o).clone()));
             let texts: Vec<String> = saved.map(|object| object.to_value().to_string()).collect();

@@ -33,6 +33,8 @@ pub enum FaultReason {
     Forbidden,
     /// The list is too long.
     TooMany,
+    /// The text is too long.
+    TooLong,
     /// The value has the wrong type.
     TypeInvalid,
     /// The object's kind has no such field.
@@ -49,6 +51,7 @@ impl FaultReason {
             FaultReason::Duplicate => "FieldValueDuplicate",
             FaultReason::Forbidden => "FieldValueForbidden",
             FaultReason::TooMany => "FieldValueTooMany",
+            FaultReason::TooLong => "FieldValueTooLong",
             FaultReason::TypeInvalid => "FieldValueTypeInvalid",
         }
     }
@@ -87,6 +90,11 @@ impl Fault {
     pub fn too_many(field: impl Into<String>, actual: usize, most: usize) -> Fault {
         let text = format!("Too many: {actual}: must have at most {most} items");
         Fault::new(field, FaultReason::TooMany, text)
+    }
+
+    /// The text takes more than the `most` bytes allowed.
+    pub fn too_long(field: impl Into<String>, most: usize) -> Fault {
+        Fault::new(field, FaultReason::TooLong, format!("Too long: may not be more than {most} bytes"))
     }
 
     /// The value has the wrong type; `detail` says what was found and expected.
@@ -173,6 +181,10 @@ mod tests {
             (Fault::duplicate("spec.ports[1].name", "a"), r#"spec.ports[1].name: Duplicate value: "a""#),
             (Fault::forbidden("spec.x", "not here"), "spec.x: Forbidden: not here"),
             (Fault::too_many("endpoints", 1001, 1000), "endpoints: Too many: 1001: must have at most 1000 items"),
+            (
+                Fault::too_long("metadata.annotations", 7),
+                "metadata.annotations: Too long: may not be more than 7 bytes",
+            ),
             (Fault::unknown_field("spec.prots"), "spec.prots: unknown field"),
         ];
         for (fault, text) in cases {

@@ -45,6 +45,8 @@ pub(crate) struct Index {
     addresses: HashMap<IpAddr, ServiceName>,
     node_ports: HashMap<u16, ServiceName>,
     waiting: BTreeSet<ServiceName>,
+    /// Events by the revision they were written at, oldest first.
+    events: BTreeSet<(u64, Key)>,
     nodes: usize,
 }
 
@@ -119,6 +121,11 @@ impl Index {
         self.waiting.iter()
     }
 
+    /// Events, those written longest ago first.
+    pub(crate) fn events(&self) -> impl ExactSizeIterator<Item = &Key> {
+        self.events.iter().map(|(_, key)| key)
+    }
+
     pub(crate) fn node_count(&self) -> usize {
         self.nodes
     }
@@ -134,8 +141,9 @@ impl Index {
                     self.slices.entry(service).or_default().insert(key.name.clone());
                 }
             }
+            Object::Event(_) => drop(self.events.insert((revision(&object), key.clone()))),
             Object::Node(_) => self.nodes += 1,
-            Object::Namespace(_) => {}
+            Object::Namespace(_) | Object::Endpoints(_) => {}
         }
         self.objects.insert(key, object);
     }
@@ -150,8 +158,9 @@ impl Index {
             }
             Object::Service(service) => self.forget_service(service),
             Object::EndpointSlice(_) => self.forget_slice(&object),
+            Object::Event(_) => drop(self.events.remove(&(revision(&object), key.clone()))),
             Object::Node(_) => self.nodes -= 1,
-            Object::Namespace(_) => {}
+            Object::Namespace(_) | Object::Endpoints(_) => {}
         }
         Some(object)
     }
@@ -247,6 +256,11 @@ fn first_pair(service: &Service) -> Option<Label> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let (key, value) = service.spec.as_ref()?.selector()?.first_key_value()?;
     Some(Label::new(namespace, key, value))
+}
+
+/// The revision at which an object was written last.
+fn revision(object: &Object) -> u64 {
+    object.metadata().resource_version.as_deref().and_then(|revision| revision.parse().ok()).unwrap_or_default()
 }
 
 fn labels(object: &Object) -> impl Iterator<Item = Label> + '_ {

@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -35,13 +35,18 @@ pub enum Kind {
     Pod,
     /// `v1 Service`
     Service,
+    /// `v1 Endpoints`
+    Endpoints,
     /// `discovery.k8s.io/v1 EndpointSlice`
     EndpointSlice,
+    /// `v1 Event`
+    Event,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice];
+    pub const ALL: [Kind; 7] =
+        [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::Endpoints, Kind::EndpointSlice, Kind::Event];
 
     /// `apiVersion` of the kind.
     pub fn api_version(self) -> &'static str {
@@ -63,7 +68,9 @@ impl Kind {
             Kind::Node => "Node",
             Kind::Pod => "Pod",
             Kind::Service => "Service",
+            Kind::Endpoints => "Endpoints",
             Kind::EndpointSlice => "EndpointSlice",
+            Kind::Event => "Event",
         }
     }
 
@@ -74,7 +81,9 @@ impl Kind {
             Kind::Node => "node",
             Kind::Pod => "pod",
             Kind::Service => "service",
+            Kind::Endpoints => "endpoints",
             Kind::EndpointSlice => "endpointslice",
+            Kind::Event => "event",
         }
     }
 
@@ -85,7 +94,9 @@ impl Kind {
             Kind::Node => "nodes",
             Kind::Pod => "pods",
             Kind::Service => "services",
+            Kind::Endpoints => "endpoints",
             Kind::EndpointSlice => "endpointslices",
+            Kind::Event => "events",
         }
     }
 
@@ -96,7 +107,9 @@ impl Kind {
             Kind::Node => &["no"],
             Kind::Pod => &["po"],
             Kind::Service => &["svc"],
+            Kind::Endpoints => &["ep"],
             Kind::EndpointSlice => &[],
+            Kind::Event => &["ev"],
         }
     }
 
@@ -160,8 +173,12 @@ pub enum Object {
     Pod(Box<Pod>),
     /// A Service.
     Service(Box<Service>),
+    /// An Endpoints.
+    Endpoints(Box<Endpoints>),
     /// An EndpointSlice.
     EndpointSlice(Box<EndpointSlice>),
+    /// An Event.
+    Event(Box<Event>),
 }
 
 impl Object {
@@ -199,7 +216,9 @@ impl Object {
             Kind::Node => Object::Node(serde_json::from_slice(json)?),
             Kind::Pod => Object::Pod(serde_json::from_slice(json)?),
             Kind::Service => Object::Service(serde_json::from_slice(json)?),
+            Kind::Endpoints => Object::Endpoints(serde_json::from_slice(json)?),
             Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_slice(json)?),
+            Kind::Event => Object::Event(serde_json::from_slice(json)?),
         })
     }
 
@@ -210,7 +229,9 @@ impl Object {
             Object::Node(o) => serde_json::to_value(o),
             Object::Pod(o) => serde_json::to_value(o),
             Object::Service(o) => serde_json::to_value(o),
+            Object::Endpoints(o) => serde_json::to_value(o),
             Object::EndpointSlice(o) => serde_json::to_value(o),
+            Object::Event(o) => serde_json::to_value(o),
         };
         value.unwrap_or_default()
     }
@@ -222,7 +243,9 @@ impl Object {
             Object::Node(_) => Kind::Node,
             Object::Pod(_) => Kind::Pod,
             Object::Service(_) => Kind::Service,
+            Object::Endpoints(_) => Kind::Endpoints,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::Event(_) => Kind::Event,
         }
     }
 
@@ -248,7 +271,9 @@ impl Object {
             Object::Node(o) => &o.metadata,
             Object::Pod(o) => &o.metadata,
             Object::Service(o) => &o.metadata,
+            Object::Endpoints(o) => &o.metadata,
             Object::EndpointSlice(o) => &o.metadata,
+            Object::Event(o) => &o.metadata,
         }
     }
 
@@ -259,7 +284,9 @@ impl Object {
             Object::Node(o) => &mut o.metadata,
             Object::Pod(o) => &mut o.metadata,
             Object::Service(o) => &mut o.metadata,
+            Object::Endpoints(o) => &mut o.metadata,
             Object::EndpointSlice(o) => &mut o.metadata,
+            Object::Event(o) => &mut o.metadata,
         }
     }
 
@@ -292,6 +319,22 @@ impl Object {
         }
     }
 
+    /// The Endpoints, if it is one.
+    pub fn as_endpoints(&self) -> Option<&Endpoints> {
+        match self {
+            Object::Endpoints(endpoints) => Some(endpoints),
+            _ => None,
+        }
+    }
+
+    /// The Event, if it is one.
+    pub fn as_event(&self) -> Option<&Event> {
+        match self {
+            Object::Event(event) => Some(event),
+            _ => None,
+        }
+    }
+
     /// The EndpointSlice, if it is one.
     pub fn as_slice(&self) -> Option<&EndpointSlice> {
         match self {
@@ -306,7 +349,9 @@ impl Object {
             Kind::Node => typed(value, faults).map(Object::Node),
             Kind::Pod => typed(value, faults).map(Object::Pod),
             Kind::Service => typed(value, faults).map(Object::Service),
+            Kind::Endpoints => typed(value, faults).map(Object::Endpoints),
             Kind::EndpointSlice => typed(value, faults).map(Object::EndpointSlice),
+            Kind::Event => typed(value, faults).map(Object::Event),
         }
     }
 
@@ -473,7 +518,7 @@ mod tests {
             faults(json!({})),
             [
                 "apiVersion: Required value: expected the version of the kind, such as v1",
-                "kind: Required value: expected one of Namespace, Node, Pod, Service, EndpointSlice",
+                "kind: Required value: expected one of Namespace, Node, Pod, Service, Endpoints, EndpointSlice, Event",
                 name
             ]
         );
@@ -493,7 +538,7 @@ mod tests {
             ),
             (
                 json!({"apiVersion": "v1", "kind": "Deployment", "metadata": {"name": "a"}}),
-                r#"kind: Unsupported value: "Deployment": supported values: "Namespace", "Node", "Pod", "Service", "EndpointSlice""#,
+                r#"kind: Unsupported value: "Deployment": supported values: "Namespace", "Node", "Pod", "Service", "Endpoints", "EndpointSlice", "Event""#,
             ),
             (
                 json!({"apiVersion": "v1", "kind": "EndpointSlice", "metadata": {"name": "a"}}),
@@ -539,6 +584,9 @@ mod tests {
             ("ns", Some(Kind::Namespace)),
             ("endpointslices.discovery.k8s.io", Some(Kind::EndpointSlice)),
             ("services.discovery.k8s.io", None),
+            ("ep", Some(Kind::Endpoints)),
+            ("endpoints", Some(Kind::Endpoints)),
+            ("ev", Some(Kind::Event)),
             ("deploy", None),
         ] {
             assert_eq!(Kind::from_alias(alias), kind, "{alias}");

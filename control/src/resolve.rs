@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 
 use crate::cluster::{Cluster, Commit};
 use crate::objects::Object;
@@ -94,6 +94,17 @@ pub struct ResolvedEndpoint {
     pub node: Option<String>,
     /// The zone it runs in.
     pub zone: Option<String>,
+    /// The nodes and zones it is meant for; none if for all.
+    pub hints: Hints,
+}
+
+/// Whom an endpoint should be used by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Clients on these nodes.
+    pub nodes: Vec<String>,
+    /// Clients in these zones.
+    pub zones: Vec<String>,
 }
 
 /// A ready address, with the hostname it is also known by.
@@ -209,7 +220,15 @@ fn resolve_endpoint(endpoint: &Endpoint, family: Family, port: u16) -> Option<Re
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         node: endpoint.node_name.clone().filter(|node| !node.is_empty()),
         zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),
+        hints: endpoint.hints.as_ref().map(resolve_hints).unwrap_or_default(),
     })
+}
+
+fn resolve_hints(hints: &EndpointHints) -> Hints {
+    Hints {
+        nodes: hints.for_nodes.iter().flatten().map(|node| node.name.clone()).collect(),
+        zones: hints.for_zones.iter().flatten().map(|zone| zone.name.clone()).collect(),
+    }
 }
 
 /// All addresses of each ready endpoint: CoreDNS, unlike kube-proxy, looks beyond the first.

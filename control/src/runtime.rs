@@ -728,7 +728,8 @@ mod tests {
         let sink = Box::new(log.clone());
         let parts = RuntimeParts { cluster, store, sink, commands: receiver, settled: Box::new(Settled::answer) };
         let control = spawn(parts).expect("threads");
-        assert_eq!(log.take(), [staged("web", true), Event::Published]);
+        let all = [("kubernetes".to_owned(), true), ("web".to_owned(), true)];
+        assert_eq!(log.take(), [Event::Staged(all.into()), Event::Published]);
         drop(commands);
         control.stop();
     }

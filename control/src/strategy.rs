@@ -21,6 +21,12 @@ const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
     match object {
         Object::Service(service) => prepare_service(service, old.and_then(Object::as_service)),
+        Object::Endpoints(endpoints) => {
+            let subsets = endpoints.subsets.iter_mut().flatten();
+            for port in subsets.flat_map(|subset| subset.ports.iter_mut().flatten()) {
+                port.protocol.get_or_insert_with(|| "TCP".to_owned());
+            }
+        }
         Object::EndpointSlice(slice) => {
             for port in slice.ports.iter_mut().flatten() {
                 port.name.get_or_insert_default();
@@ -46,7 +52,7 @@ pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
                 labels.insert("kubernetes.io/metadata.name".to_owned(), name.clone());
             }
         }
-        Object::Node(_) => {}
+        Object::Node(_) | Object::Event(_) => {}
     }
 }
 
@@ -63,6 +69,7 @@ fn prepare_service(service: &mut Service, old: Option<&Service>) {
         Some(old) => {
             keep_allocated(spec, old);
             normalise_cluster_ips(spec, Some(old));
+            release_secondary(spec, old);
             drop_unneeded(spec, old);
         }
         None => normalise_cluster_ips(spec, None),
@@ -129,6 +136,19 @@ fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
     }
     if old.needs_health_check_port() && spec.needs_health_check_port() && unset(spec.health_check_node_port) {
         spec.health_check_node_port = old.health_check_node_port;
+    }
+}
+
+/// Who asks for a single stack need not say which address is to go (K `trimFieldsForDualStackDowngrade`).
+fn release_secondary(spec: &mut ServiceSpec, old: &ServiceSpec) {
+    let dual = matches!(old.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
+    if !dual || spec.ip_family_policy.as_deref() != Some("SingleStack") || spec.is_headless() {
+        return;
+    }
+    for (list, old) in [(&mut spec.cluster_ips, &old.cluster_ips), (&mut spec.ip_families, &old.ip_families)] {
+        if let Some(list) = list.as_mut().filter(|list| Some(&**list) == old.as_ref()) {
+            list.truncate(1);
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::apply;
-use crate::cluster::{Change, Commit, FROM_FILES, PERMANENT_NAMESPACES, Refusal, RefusalReason, Settings, Write};
-use crate::controllers::{self, allocate};
+use crate::cluster::{Change, Commit, FROM_FILES, IMMORTAL_NAMESPACES, Refusal, RefusalReason, Settings, Write};
+use crate::controllers::{self, allocate, endpoints};
 use crate::fault::Fault;
 use crate::index::{Index, Label};
 use crate::objects::{Key, Kind, Object};
@@ -29,6 +29,9 @@ struct No {
     message: String,
     faults: Vec<Fault>,
 }
+
+/// Longest prefix of a generated name: with its five characters it is a DNS label still (K `names.SimpleNameGenerator`).
+const MOST_OF_PREFIX: usize = 58;
 
 /// A batch in the making.
 pub(crate) struct Transaction<'a> {
@@ -83,6 +86,11 @@ impl<'a> Transaction<'a> {
 
     pub(crate) fn settings(&self) -> &'a Settings {
         self.settings
+    }
+
+    /// When the batch came in.
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        self.now
     }
 
     /// One object as the batch has it so far.
@@ -180,6 +188,14 @@ impl<'a> Transaction<'a> {
     pub(crate) fn waiting(&self) -> BTreeSet<ServiceName> {
         let base = self.base.waiting().filter(|name| !self.hidden.contains(&name.key()));
         base.chain(self.over.waiting()).cloned().collect()
+    }
+
+    /// The Events beyond the newest `kept`, oldest first.
+    pub(crate) fn surplus_events(&self, kept: usize) -> Vec<Key> {
+        let base = self.base.events().filter(|key| !self.hidden.contains(*key));
+        let gone = self.hidden.iter().filter(|key| key.kind == Kind::Event && self.base.object(key).is_some());
+        let count = self.base.events().len() - gone.count() + self.over.events().len();
+        base.chain(self.over.events()).take(count.saturating_sub(kept)).cloned().collect()
     }
 
     /// Whether there is any Node.
@@ -328,12 +344,12 @@ impl<'a> Transaction<'a> {
             return Err(not_found(key));
         }
         match key.kind {
-            Kind::Namespace if PERMANENT_NAMESPACES.contains(&key.name.as_str()) => {
+            Kind::Namespace if IMMORTAL_NAMESPACES.contains(&key.name.as_str()) => {
                 let message = format!("{} is forbidden: this namespace may not be deleted", quoted(&key));
                 return Err(No { key, reason: RefusalReason::Forbidden, message, faults: Vec::new() });
             }
             Kind::Namespace => self.empty_namespace(&key.name),
-            Kind::Service => self.remove_slices(&ServiceName::new(&*key.namespace, &*key.name)),
+            Kind::Service => self.remove_dependents(&ServiceName::new(&*key.namespace, &*key.name)),
             _ => {}
         }
         self.remove(&key);
@@ -348,9 +364,15 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn remove_slices(&mut self, service: &ServiceName) {
-        for slice in self.slices(service) {
+    /// What goes with a Service: its Endpoints whoever wrote them, and the slices that are the controllers' or name it as
+    /// their owner. A slice written by hand stays, as in Kubernetes: the Service may be made again.
+    fn remove_dependents(&mut self, service: &ServiceName) {
+        for slice in self.slices(service).iter().filter(|slice| endpoints::belongs_to(slice, service)) {
             self.remove(&slice.key());
+        }
+        let endpoints = Key::new(Kind::Endpoints, &*service.namespace, &*service.name);
+        if self.object(&endpoints).is_some() {
+            self.remove(&endpoints);
         }
     }
 
@@ -387,7 +409,7 @@ impl<'a> Transaction<'a> {
         };
         for attempt in 0u64.. {
             let seed = format!("{prefix}/{}/{attempt}", self.revision + 1);
-            object.metadata_mut().name = Some(format!("{prefix}{}", suffix(&seed)));
+            object.metadata_mut().name = Some(generated_name(&prefix, &seed));
             if self.object(&object.key()).is_none() {
                 return;
             }
@@ -411,18 +433,23 @@ pub(crate) fn is_from_files(object: &Object) -> bool {
     object.metadata().annotations.as_ref().is_some_and(|annotations| annotations.contains_key(FROM_FILES))
 }
 
-/// A namespace that is there from the start: it has no creation time, nobody made it.
-pub(crate) fn permanent_namespace(name: &str) -> Object {
-    let mut namespace = new_namespace(name);
-    let key = namespace.key();
-    let metadata = namespace.metadata_mut();
+/// An object that is there from the start: it has no creation time, nobody made it.
+pub(crate) fn from_the_start(mut object: Object) -> Object {
+    let key = object.key();
+    let metadata = object.metadata_mut();
     metadata.uid = Some(uid(&key, 1));
     metadata.resource_version = Some("1".to_owned());
-    namespace
+    object
+}
+
+/// A prefix, cut if it is long, and five characters that follow from a seed.
+pub(crate) fn generated_name(prefix: &str, seed: &str) -> String {
+    let most = prefix.char_indices().nth(MOST_OF_PREFIX).map_or(prefix.len(), |(cut, _)| cut);
+    format!("{}{}", &prefix[..most], suffix(seed))
 }
 
 /// Five characters from the hash of a seed, in the alphabet Kubernetes uses for generated names (no vowels, no words).
-pub(crate) fn suffix(seed: &str) -> String {
+fn suffix(seed: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hash = allocate::hash(seed, 0);
     let mut text = String::with_capacity(5);
@@ -434,7 +461,8 @@ pub(crate) fn suffix(seed: &str) -> String {
     text
 }
 
-fn new_namespace(name: &str) -> Object {
+/// An active namespace.
+pub(crate) fn new_namespace(name: &str) -> Object {
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(name.to_owned());
     namespace.metadata.labels = Some([("kubernetes.io/metadata.name".to_owned(), name.to_owned())].into());

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use pollgate_control::api::APPLY_PATH;
 use pollgate_control::manifest::{self, Document, Read as Manifest};
 use pollgate_control::objects::{Key, Object};
-use pollgate_control::printers::View;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -147,9 +146,7 @@ fn typed_keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
     let namespace = args.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     let mut keys = Vec::new();
     for selection in names::selections(&args.objects)? {
-        let View::Kind(kind) = selection.view else {
-            return Err(Failure::usage("endpoints are made from Pods and EndpointSlices; delete those"));
-        };
+        let kind = selection.kind;
         if selection.names.is_empty() {
             return Err(Failure::usage(format!("which {}? type their names", kind.plural())));
         }

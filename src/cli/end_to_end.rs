@@ -130,6 +130,12 @@ fn the_example_is_applied_read_explained_and_deleted() {
     assert!(endpoints.contains("10.244.1.10:8080,10.244.2.15:8080"), "{endpoints}");
     let described = gateway.run("describe service backend-service");
     assert!(described.contains("Endpoints:") && described.contains("10.244.2.15:8080"), "{described}");
+    let described = gateway.run("describe endpoints backend-service");
+    assert!(described.contains("Addresses:          10.244.1.10,10.244.2.15\n"), "{described}");
+    let described = gateway.run("describe endpointslices");
+    assert!(described.contains("\n\n\nName:") && described.contains("TargetRef:  Pod/backend-1\n"), "{described}");
+    let refused = gateway.refused("describe svc/backend-service ep/none");
+    assert_eq!(refused, "Error from server (NotFound): endpoints \"none\" not found");
     let explained = gateway.run("explain service backend-service");
     assert!(explained.contains("v2 ≠ v1"), "{explained}");
     let explanation = gateway.json("explain service backend-service -o json");
@@ -155,6 +161,7 @@ fn output_for_programs() {
     gateway.run("apply -f @/guide.yaml");
     let one = gateway.json("get svc backend-service -o json");
     assert_eq!(one["spec"]["clusterIP"], "10.96.0.50");
+    assert_eq!(gateway.json("get ep backend-service -o json")["kind"], "Endpoints");
     let list = gateway.json("get pods -l app=backend,version!=v2 -o json");
     assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("List"), 2));
     assert_eq!(list["items"][0]["kind"], "Pod");
@@ -240,11 +247,10 @@ fn what_only_its_meaning_shows_to_be_wrong_is_wrong_usage() {
         "get gizmos",
         "get svc a -A",
         "get svc a -l x=y",
-        "get ep -o yaml",
         "describe pod x",
         "explain service",
         "delete svc",
-        "delete ep x",
+        "describe svc a node/b",
     ] {
         let (out, result) = gateway.try_run(line);
         assert!(matches!(result, Err(Failure::Usage(_))), "{line}: {result:?}");

@@ -231,7 +231,7 @@ pub struct DeleteArgs {
 /// `pollgate get`
 #[derive(Debug, Args)]
 pub struct GetArgs {
-    /// KIND [NAME…] or KIND/NAME…; kinds: services, endpoints, endpointslices, pods, nodes, namespaces
+    /// KIND [NAME…] or KIND/NAME…; kinds: services, endpoints, endpointslices, pods, nodes, namespaces, events
     #[arg(value_name = "KIND [NAME]", required = true)]
     pub objects: Vec<String>,
     /// Namespace to look in
@@ -270,7 +270,7 @@ pub enum Format {
 /// A command about objects of a kind, by name.
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// KIND NAME… or KIND/NAME…; kinds: service
+    /// KIND NAME… or KIND/NAME…; kinds: service, for describe also endpoints and endpointslice
     #[arg(value_name = "KIND NAME", required = true)]
     pub objects: Vec<String>,
     /// Namespace to look in

@@ -1,7 +1,6 @@
 //! What is meant by `svc web`, `service/web` and `ep`; and where the API keeps it.
 
 use pollgate_control::objects::{Key, Kind};
-use pollgate_control::printers::View;
 
 use super::Failure;
 use super::client::escaped;
@@ -9,14 +8,14 @@ use super::client::escaped;
 /// What was typed behind a command: a resource, and names if not all of it is meant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Selection {
-    pub(super) view: View,
+    pub(super) kind: Kind,
     pub(super) names: Vec<String>,
 }
 
-fn view(alias: &str) -> Result<View, Failure> {
-    View::from_alias(alias).ok_or_else(|| {
+fn kind(alias: &str) -> Result<Kind, Failure> {
+    Kind::from_alias(alias).ok_or_else(|| {
         let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
-        Failure::usage(format!("no kind of object is called {alias:?}; there are {}, endpoints", known.join(", ")))
+        Failure::usage(format!("no kind of object is called {alias:?}; there are {}", known.join(", ")))
     })
 }
 
@@ -34,13 +33,13 @@ pub(super) fn selections(words: &[String]) -> Result<Vec<Selection>, Failure> {
     if let Some(odd) = names.iter().find(|name| name.contains('/')) {
         return Err(Failure::usage(format!("{odd:?} is no name: type either KIND NAME… or KIND/NAME…")));
     }
-    Ok(vec![Selection { view: view(first)?, names: names.to_vec() }])
+    Ok(vec![Selection { kind: kind(first)?, names: names.to_vec() }])
 }
 
 fn slashed(word: &str) -> Result<Selection, Failure> {
     match word.split_once('/') {
-        Some((kind, name)) if !name.is_empty() && !name.contains('/') => {
-            Ok(Selection { view: view(kind)?, names: vec![name.to_owned()] })
+        Some((alias, name)) if !name.is_empty() && !name.contains('/') => {
+            Ok(Selection { kind: kind(alias)?, names: vec![name.to_owned()] })
         }
         _ => Err(Failure::usage(format!("{word:?} is not KIND/NAME"))),
     }
@@ -81,12 +80,12 @@ mod tests {
     #[test]
     fn kinds_and_names_in_either_form() {
         let selection =
-            |view, names: &[&str]| Selection { view, names: names.iter().map(|name| (*name).to_owned()).collect() };
-        let service = View::Kind(Kind::Service);
+            |kind, names: &[&str]| Selection { kind, names: names.iter().map(|name| (*name).to_owned()).collect() };
+        let service = Kind::Service;
         assert_eq!(of("svc").unwrap(), [selection(service, &[])]);
         assert_eq!(of("services a b").unwrap(), [selection(service, &["a", "b"])]);
-        assert_eq!(of("svc/a pod/b").unwrap(), [selection(service, &["a"]), selection(View::Kind(Kind::Pod), &["b"])]);
-        assert_eq!(of("ep").unwrap(), [selection(View::Endpoints, &[])]);
+        assert_eq!(of("svc/a pod/b").unwrap(), [selection(service, &["a"]), selection(Kind::Pod, &["b"])]);
+        assert_eq!(of("ep").unwrap(), [selection(Kind::Endpoints, &[])]);
     }
 
     #[test]

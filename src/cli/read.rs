@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use pollgate_control::explain::Explanation;
 use pollgate_control::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
-use pollgate_control::printers::{Table, View, describe_service};
+use pollgate_control::printers::{self, DESCRIBED, Table};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, escaped};
@@ -16,7 +16,7 @@ use super::{ExplainArgs, Failure, Format, GetArgs, Machine, NamedArgs, watch};
 
 /// What was found of one kind, and the refusals for what was not.
 struct Found {
-    view: View,
+    kind: Kind,
     objects: Vec<Value>,
     refused: Vec<String>,
 }
@@ -48,27 +48,46 @@ pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// # Errors
 /// As [`get`].
 pub fn describe(args: &NamedArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let mut names = service_names(args, "describe")?;
-    let client = Client::new(&args.connection.socket)?;
-    if names.is_empty() {
-        let services = list(&client, Kind::Service, Some(&args.namespace), "")?;
-        names = services.iter().map(|service| name_of(service).to_owned()).collect();
+    let selections = names::selections(&args.objects)?;
+    if let Some(unknown) = selections.iter().find(|selection| !DESCRIBED.contains(&selection.kind)) {
+        let known = DESCRIBED.map(Kind::plural).join(", ");
+        let kind = unknown.kind.plural();
+        return Err(Failure::usage(format!("describe knows {known}; for {kind} type `get {kind} -o yaml`")));
     }
+    let client = Client::new(&args.connection.socket)?;
     let mut refused = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        let service = match client.get(&names::object(&Key::new(Kind::Service, args.namespace.as_str(), name.as_str())))
-        {
-            Ok(service) => object(&service, Kind::Service)?,
-            Err(error) => {
-                refused.push(refusal(error)?);
-                continue;
+    let mut separator = "";
+    for Selection { kind, names } in selections {
+        for name in names_or_all(&client, kind, &args.namespace, names)? {
+            match description(&client, &Key::new(kind, args.namespace.as_str(), name)) {
+                Ok(text) => write!(out, "{separator}{text}")?,
+                Err(Failure::Refused(text)) => refused.push(text),
+                Err(other) => return Err(other),
             }
-        };
-        let slices = objects(&slices_of(&client, &args.namespace, name)?, Kind::EndpointSlice)?;
-        let separator = if index == 0 { "" } else { "\n\n" };
-        write!(out, "{separator}{}", describe_service(&service, &slices).unwrap_or_default())?;
+            separator = "\n\n";
+        }
     }
     refusals(refused)
+}
+
+fn names_or_all(client: &Client, kind: Kind, namespace: &str, names: Vec<String>) -> Result<Vec<String>, Failure> {
+    if !names.is_empty() {
+        return Ok(names);
+    }
+    Ok(list(client, kind, Some(namespace), "")?.iter().map(|object| name_of(object).to_owned()).collect())
+}
+
+fn description(client: &Client, key: &Key) -> Result<String, Failure> {
+    let object = object(&client.get(&names::object(key))?, key.kind)?;
+    let slices = match key.kind {
+        Kind::Service => objects(&slices_of(client, &key.namespace, &key.name)?, Kind::EndpointSlice)?,
+        _ => Vec::new(),
+    };
+    let about = format!("involvedObject.kind={},involvedObject.name={}", key.kind.name(), key.name);
+    let path = names::collection(Kind::Event, Some(&key.namespace));
+    let path = format!("{path}?fieldSelector={}", escaped(&about));
+    let events = objects(&items(&mut client.get(&path)?, Kind::Event), Kind::Event)?;
+    Ok(printers::describe(&object, &slices, &events, Timestamp::now()).unwrap_or_default())
 }
 
 /// `pollgate explain`
@@ -76,7 +95,7 @@ pub fn describe(args: &NamedArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// # Errors
 /// As [`get`].
 pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let names = service_names(&args.named, "explain")?;
+    let names = service_names(&args.named)?;
     if names.is_empty() {
         return Err(Failure::usage("which Service? type `explain service NAME`"));
     }
@@ -103,11 +122,11 @@ pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
     refusals(refused)
 }
 
-/// Selections of the same view as one: `svc/a svc/b` is one table.
+/// Selections of the same kind as one: `svc/a svc/b` is one table.
 fn merged(selections: Vec<Selection>) -> Vec<Selection> {
     let mut merged: Vec<Selection> = Vec::new();
     for selection in selections {
-        match merged.iter_mut().find(|other| other.view == selection.view) {
+        match merged.iter_mut().find(|other| other.kind == selection.kind) {
             Some(other) => other.names.extend(selection.names),
             None => merged.push(selection),
         }
@@ -123,46 +142,24 @@ fn check_usage(args: &GetArgs, selections: &[Selection]) -> Result<(), Failure> 
     if by_name && args.selector.is_some() {
         return Err(Failure::usage("type either names or a selector"));
     }
-    let whole = matches!(args.output, Some(Format::Yaml | Format::Json));
-    if whole && selections.iter().any(|selection| selection.view == View::Endpoints) {
-        return Err(Failure::usage("endpoints are a view of EndpointSlices; type `get endpointslices` for their text"));
-    }
     Ok(())
 }
 
-/// The objects of a selection; for the endpoints view, the EndpointSlices it is made of.
+/// The objects of a selection.
 fn fetch(client: &Client, args: &GetArgs, selection: &Selection) -> Result<Found, Failure> {
     let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
-    let mut found = Found { view: selection.view, objects: Vec::new(), refused: Vec::new() };
+    let mut found = Found { kind: selection.kind, objects: Vec::new(), refused: Vec::new() };
     if selection.names.is_empty() {
         let selector = args.selector.as_deref().unwrap_or_default();
-        found.objects = list(client, kind_behind(selection.view), namespace, selector)?;
+        found.objects = list(client, selection.kind, namespace, selector)?;
     }
     for name in &selection.names {
-        match named(client, &args.namespace, selection.view, name) {
-            Ok(objects) => found.objects.extend(objects),
+        match client.get(&names::object(&Key::new(selection.kind, args.namespace.as_str(), name.as_str()))) {
+            Ok(object) => found.objects.push(object),
             Err(error) => found.refused.push(refusal(error)?),
         }
     }
     Ok(found)
-}
-
-fn kind_behind(view: View) -> Kind {
-    match view {
-        View::Kind(kind) => kind,
-        View::Endpoints => Kind::EndpointSlice,
-    }
-}
-
-fn named(client: &Client, namespace: &str, view: View, name: &str) -> Result<Vec<Value>, ClientError> {
-    match view {
-        View::Kind(kind) => client.get(&names::object(&Key::new(kind, namespace, name))).map(|object| vec![object]),
-        View::Endpoints => {
-            // Asked first, so that a Service without slices and one that is not there are told apart.
-            client.get(&names::object(&Key::new(Kind::Service, namespace, name)))?;
-            slices_of(client, namespace, name)
-        }
-    }
 }
 
 fn slices_of(client: &Client, namespace: &str, service: &str) -> Result<Vec<Value>, ClientError> {
@@ -202,11 +199,11 @@ fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Fa
             prefix_kind(&mut table);
         }
         let separator = if printed { "\n" } else { "" };
-        write!(out, "{separator}{}", table.text(wide, args.all_namespaces && namespaced(found.view)))?;
+        write!(out, "{separator}{}", table.text(wide, args.all_namespaces && found.kind.namespaced()))?;
         printed = true;
     }
     if !printed && found.iter().all(|found| found.refused.is_empty()) {
-        let scoped = !args.all_namespaces && found.iter().all(|found| namespaced(found.view));
+        let scoped = !args.all_namespaces && found.iter().all(|found| found.kind.namespaced());
         let place = if scoped { format!(" in {} namespace.", args.namespace) } else { String::new() };
         // For people only: stdout stays empty, as scripts expect of nothing.
         drop(writeln!(io::stderr(), "No resources found{place}"));
@@ -217,25 +214,17 @@ fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Fa
 /// Whether several kinds were asked for, so that rows need to say theirs.
 fn found_more_than_one(args: &GetArgs) -> bool {
     let kind = |word: &String| word.split_once('/').map(|(kind, _)| kind.to_owned());
-    let kinds: Vec<_> = args.objects.iter().filter_map(kind).filter_map(|kind| View::from_alias(&kind)).collect();
+    let kinds: Vec<_> = args.objects.iter().filter_map(kind).filter_map(|kind| Kind::from_alias(&kind)).collect();
     kinds.windows(2).any(|pair| pair[0] != pair[1])
 }
 
-fn namespaced(view: View) -> bool {
-    kind_behind(view).namespaced()
-}
-
 fn table(found: &Found, wide: bool) -> Result<Table, Failure> {
-    let now = Timestamp::now();
-    let objects = objects(&found.objects, kind_behind(found.view))?;
-    Ok(match found.view {
-        View::Kind(kind) => Table::of(kind, &objects, wide, now),
-        View::Endpoints => Table::endpoints(&objects, now),
-    })
+    let objects = objects(&found.objects, found.kind)?;
+    Ok(Table::of(found.kind, &objects, wide, Timestamp::now()))
 }
 
 fn prefix_kind(table: &mut Table) {
-    let prefix = prefix(table.view);
+    let prefix = names::qualified(table.kind);
     for row in &mut table.rows {
         if let Some(name) = row.cells.first_mut() {
             *name = format!("{prefix}/{name}");
@@ -243,16 +232,9 @@ fn prefix_kind(table: &mut Table) {
     }
 }
 
-pub(super) fn prefix(view: View) -> String {
-    match view {
-        View::Kind(kind) => names::qualified(kind),
-        View::Endpoints => "endpoints".to_owned(),
-    }
-}
-
 fn names_only(found: &[Found], out: &mut dyn Write) -> Result<(), Failure> {
     for found in found {
-        let prefix = prefix(found.view);
+        let prefix = names::qualified(found.kind);
         for row in table(found, false)?.rows {
             writeln!(out, "{prefix}/{}", row.name)?;
         }
@@ -277,12 +259,12 @@ pub(super) fn yaml(value: &Value) -> Result<String, Failure> {
         .map_err(|error| Failure::refused(format!("error: cannot be written as YAML: {error}")))
 }
 
-/// The names of Services behind `describe` or `explain`, which know no other kind.
-fn service_names(args: &NamedArgs, command: &str) -> Result<Vec<String>, Failure> {
+/// The names of Services behind `explain`, which knows no other kind.
+fn service_names(args: &NamedArgs) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for selection in names::selections(&args.objects)? {
-        if selection.view != View::Kind(Kind::Service) {
-            return Err(Failure::usage(format!("{command} knows Services only: type `{command} service NAME`")));
+        if selection.kind != Kind::Service {
+            return Err(Failure::usage("explain knows Services only: type `explain service NAME`"));
         }
         names.extend(selection.names);
     }

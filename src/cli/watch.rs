@@ -12,12 +12,12 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use pollgate_control::objects::{Key, Kind};
-use pollgate_control::printers::{Table, View};
+use pollgate_control::printers::Table;
 use serde_json::Value;
 
 use super::client::{Client, escaped};
 use super::names::{self, Selection};
-use super::read::{items, object, objects, prefix, yaml};
+use super::read::{items, object, objects, yaml};
 use super::{Failure, Format, GetArgs};
 
 /// Prints what `selection` selects and what becomes of it.
@@ -49,12 +49,7 @@ pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Writ
 /// The kind to watch, and the name if it is one object of it.
 fn one(selections: &[Selection]) -> Result<(Kind, Option<&str>), Failure> {
     match selections {
-        [Selection { view: View::Kind(kind), names }] if names.len() < 2 => {
-            Ok((*kind, names.first().map(String::as_str)))
-        }
-        [Selection { view: View::Endpoints, .. }] => Err(Failure::usage(
-            "endpoints are a view of EndpointSlices; type `get endpointslices --watch` to see them change",
-        )),
+        [Selection { kind, names }] if names.len() < 2 => Ok((*kind, names.first().map(String::as_str))),
         _ => Err(Failure::usage("one kind or one object can be watched at a time")),
     }
 }
@@ -101,7 +96,7 @@ impl Printer<'_> {
         match self.args.output {
             Some(Format::Name) => {
                 let name = object(value, self.kind)?.name().to_owned();
-                writeln!(self.out, "{}/{name}", prefix(View::Kind(self.kind)))?;
+                writeln!(self.out, "{}/{name}", names::qualified(self.kind))?;
             }
             Some(Format::Json) => writeln!(self.out, "{value:#}")?,
             _ => {

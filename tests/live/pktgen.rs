@@ -57,7 +57,7 @@ impl Bench {
         let config = Config::parse("gateway.yaml", &configuration(directory.path()), Purpose::Run).expect("a config");
         let gateway = space.run(|| Gateway::start(&config, Arc::new(AtomicBool::new(false)))).expect("a gateway");
         let client = Client::new(&socket(directory.path())).expect("a client");
-        let objects = [("udp", "UDP", "10.96.0.1"), ("tcp", "TCP", "10.96.0.3"), ("other", "UDP", "10.96.0.2")]
+        let objects = [("udp", "UDP", "10.96.0.5"), ("tcp", "TCP", "10.96.0.3"), ("other", "UDP", "10.96.0.6")]
             .into_iter()
             .flat_map(|(name, protocol, address)| service(name, protocol, address, &BEHIND_RIGHT))
             .chain(service("near", "UDP", "10.96.0.4", &["10.244.1.21"]))

@@ -209,7 +209,19 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
         Kind::Service => &["spec.clusterIP", "spec.type"],
         Kind::Namespace => &["status.phase"],
         Kind::Node => &["spec.unschedulable"],
-        Kind::EndpointSlice => &[],
+        Kind::Event => &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "type",
+        ],
+        Kind::Endpoints | Kind::EndpointSlice => &[],
     }
 }
 

@@ -17,6 +17,7 @@ pub mod ids;
 pub mod maglev;
 pub mod rings;
 pub mod service;
+pub mod topology;
 pub mod zone;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use tracing::warn;
 
 use self::ids::{Ids, PortName};
 use self::rings::Rings;
+use self::topology::Place;
 use crate::cluster::Cluster;
 use crate::resolve::{ResolvedService, ServiceName, resolve};
 use crate::runtime::TableSink;
@@ -43,6 +45,8 @@ pub struct Options {
     pub settings: Arc<Settings>,
     /// The node this gateway stands for; `None`: the whole cluster is local.
     pub node: Option<String>,
+    /// The zone it stands in, for topology hints.
+    pub zone: Option<String>,
     /// The cluster domain, `cluster.local`.
     pub domain: String,
     /// TTL of DNS records, seconds.
@@ -142,7 +146,8 @@ impl Compiler {
         let mut kept = BTreeSet::new();
         for (at, family) in service::port_names(&resolved) {
             let port = &resolved.ports[at];
-            let context = service::Context { settings: &self.options.settings, node: self.options.node.as_deref() };
+            let place = Place { node: self.options.node.as_deref(), zone: self.options.zone.as_deref() };
+            let context = service::Context { settings: &self.options.settings, place };
             kept.insert(service::port_name(&resolved, port, family));
             match service::compile(&resolved, port, family, &context, &mut self.ids, &mut self.rings) {
                 Ok(compiled) => {

@@ -3,6 +3,7 @@
 //! Which endpoints may serve follows Kubernetes `pkg/proxy/topology.go`, CategorizeEndpoints: the ready ones, or, when
 //! there are none, those that are terminating but still serving; computed apart for the cluster-wide set and the local
 //! one, so that a node whose last Pod is on its way out does not send its clients away while others have ready Pods.
+//! Among the ready ones of the cluster-wide set, topology hints may prefer some ([`super::topology`]); the local set ignores them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,14 +14,15 @@ use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, Service, Settings
 use super::ids::{Ids, PortName};
 use super::maglev::Identity;
 use super::rings::{Rings, TooMany};
+use super::topology::{self, Place};
 use crate::resolve::{Family, ResolvedEndpoint, ResolvedPort, ResolvedService};
 
 /// What compiling needs to know besides the Service.
 pub struct Context<'a> {
     /// The process' settings.
     pub settings: &'a Settings,
-    /// The node this gateway stands for; `None`: the whole cluster is local.
-    pub node: Option<&'a str>,
+    /// Where this gateway stands.
+    pub place: Place<'a>,
 }
 
 /// The ports of a Service a client can connect to, one for each family it has addresses of.
@@ -46,8 +48,8 @@ pub fn compile(
     rings: &mut Rings,
 ) -> Result<Service, Error> {
     let endpoints: Vec<&ResolvedEndpoint> = port.endpoints.iter().filter(|e| Family::of(e.address) == family).collect();
-    let cluster = usable(endpoints.iter().copied());
-    let local = usable(endpoints.iter().copied().filter(|e| is_local(e, context.node)));
+    let cluster = usable(topology::preferred(&endpoints, context.place).into_iter());
+    let local = usable(endpoints.iter().copied().filter(|e| context.place.is_local(e)));
     let rings = [rings.ring(&cluster)?, rings.ring(&local)?];
     let (id, slots) = ids.claim(&port_name(service, port, family))?;
     let alive = endpoints.iter().filter(|e| e.ready || e.serving);
@@ -99,10 +101,6 @@ fn usable<'a>(endpoints: impl Iterator<Item = &'a ResolvedEndpoint> + Clone) -> 
         return ready.into_iter().collect();
     }
     endpoints.filter(|e| e.serving && e.terminating).map(identity).collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-fn is_local(endpoint: &ResolvedEndpoint, node: Option<&str>) -> bool {
-    node.is_none_or(|node| endpoint.node.as_deref() == Some(node))
 }
 
 fn frontends(

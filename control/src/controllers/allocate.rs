@@ -201,6 +201,14 @@ fn free_cluster_ip(tx: &Transaction<'_>, family: Family, name: &ServiceName) -> 
     bands.into_iter().find_map(|band| free_address(tx, &range, band, seed, name))
 }
 
+/// The lowest ClusterIP of the default family that is neither the gateway's, DNS's nor `taken`.
+pub(crate) fn lowest_free(settings: &Settings, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let range = usable((*settings.service_cidrs.first()?).into());
+    let reserved =
+        |address: &IpAddr| settings.gateway_addresses.contains(address) || settings.dns_addresses.contains(address);
+    (0..range.len()).filter_map(|offset| range.at(offset)).find(|address| !reserved(address) && !taken(*address))
+}
+
 /// Walks one band from a hashed start. Among more candidates than there are taken addresses one is free, so the walk
 /// is bounded by what is taken even where the band is all of IPv6.
 fn free_address(

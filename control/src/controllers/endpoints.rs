@@ -11,6 +11,8 @@
 //! filled before slices are made, and an emptied slice is reused, so that watchers see one small change for one Pod.
 //!
 //! Only slices with our own `managed-by` are ours. Slices written by hand or dumped from a cluster carry another, or none.
+//!
+//! The same look at the Pods also gives the Service's Endpoints, the older form of the same list ([`super::legacy`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,12 +25,16 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 use crate::service::{Family, HEADLESS_LABEL, ServiceName, ServiceType, SpecExt, parse_ip};
-use crate::transaction::{Transaction, suffix};
+use crate::transaction::{Transaction, generated_name};
+
+use super::{hints, legacy};
 
 /// Whose slices are whose.
 pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Ours.
 pub(crate) const MANAGED_BY: &str = "endpointslice-controller.pollgate";
+/// When what stands behind a Service changed last, as kube-proxy's latency metric wants to know it.
+pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Where a Node says in which zone it is.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Endpoints packed into one slice; kube-controller-manager's default.
@@ -133,7 +139,8 @@ fn affected(tx: &Transaction<'_>) -> BTreeSet<ServiceName> {
             Kind::Node if old.map(|node| node.label(ZONE_LABEL)) != new.map(|node| node.label(ZONE_LABEL)) => {
                 nodes.insert(key.name.as_str());
             }
-            Kind::Node | Kind::Namespace => {}
+            Kind::Endpoints => drop(services.insert(ServiceName::new(&*key.namespace, &*key.name))),
+            Kind::Node | Kind::Namespace | Kind::Event => {}
         }
     }
     if !nodes.is_empty() {
@@ -154,8 +161,7 @@ fn reconcile(tx: &mut Transaction<'_>, name: &ServiceName) {
         return;
     };
     let Some(spec) = &service.spec else { return };
-    let ours: Vec<EndpointSlice> =
-        tx.slices(name).iter().filter(|s| is_ours(s)).filter_map(|s| s.as_slice().cloned()).collect();
+    let ours = own_slices(tx, name, service);
     let families = match (spec.service_type(), spec.selector()) {
         (ServiceType::ExternalName, _) => Vec::new(),
         // A selector taken away leaves the endpoints to whoever took it away.
@@ -166,84 +172,124 @@ fn reconcile(tx: &mut Transaction<'_>, name: &ServiceName) {
     {
         tx.remove(&key(slice));
     }
+    let Some(&primary) = families.first() else {
+        return legacy::remove(tx, name);
+    };
+    let members = members(tx, name, spec);
     for family in families {
         let own = ours.iter().filter(|slice| slice.address_type == family.as_str()).cloned().collect();
-        let wanted = wanted_endpoints(tx, name, spec, family);
-        let Packing { keep, spare } = pack(own, wanted);
+        let Packing { keep, spare } = pack(own, grouped(&members, name, spec, family));
         for slice in spare {
             tx.remove(&key(&slice));
         }
-        for mut slice in keep {
-            settle_metadata(tx, &mut slice, service, name, family);
-            tx.put(Object::EndpointSlice(Box::new(slice)));
+        for slice in keep {
+            put_slice(tx, slice, service, name, family);
         }
     }
+    legacy::write(tx, name, service, &members, primary);
 }
 
-/// The ports of a slice, in a form that can be compared and ordered.
-type Ports = Vec<(String, Option<i32>, Option<String>, Option<String>)>;
+/// The controller's own slices of a Service. Those it made for another Service of that name, as their owner says, are removed:
+/// who watches them learns that they are others now.
+fn own_slices(tx: &mut Transaction<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
+    let slices = tx.slices(name).into_iter().filter(|slice| is_ours(slice));
+    let (own, former): (Vec<_>, Vec<_>) = slices.partition(|slice| owner_uid(slice) == service.metadata.uid.as_deref());
+    for slice in former {
+        tx.remove(&slice.key());
+    }
+    own.iter().filter_map(|slice| slice.as_slice().cloned()).collect()
+}
+
+fn owner_uid(slice: &Object) -> Option<&str> {
+    let owners = slice.metadata().owner_references.as_ref()?;
+    Some(owners.iter().find(|owner| owner.kind == "Service")?.uid.as_str())
+}
+
+/// Whether a slice goes when its Service goes: a controller made it, or it names the Service as its owner. By name alone:
+/// a dumped slice carries a dumped uid.
+pub(crate) fn belongs_to(slice: &Object, service: &ServiceName) -> bool {
+    let owners = slice.metadata().owner_references.iter().flatten();
+    let mut owners = owners.filter(|owner| owner.kind == "Service" && owner.name == service.name);
+    is_ours(slice) || super::mirror::is_ours(slice) || owners.next().is_some()
+}
+
+/// The ports of a slice, in a form that can be compared and ordered: name, number, protocol, application protocol.
+pub(super) type Ports = Vec<(String, Option<i32>, Option<String>, Option<String>)>;
 /// Endpoints by Pod.
 type Endpoints = BTreeMap<String, Endpoint>;
 
-fn wanted_endpoints(
-    tx: &Transaction<'_>,
-    name: &ServiceName,
-    spec: &ServiceSpec,
-    family: Family,
-) -> BTreeMap<Ports, Endpoints> {
+/// A Pod that stands behind a Service.
+pub(super) struct Member {
+    pub(super) pod: Arc<Object>,
+    pub(super) conditions: Conditions,
+    /// The Service's ports, as far as this Pod has them.
+    pub(super) ports: Ports,
+    zone: Option<String>,
+}
+
+/// The Pods behind a Service, by name.
+fn members(tx: &Transaction<'_>, name: &ServiceName, spec: &ServiceSpec) -> Vec<Member> {
+    let pods = spec.selector().map(|selector| tx.selected_pods(&name.namespace, selector)).unwrap_or_default();
+    pods.into_iter().filter_map(|pod| member(tx, spec, pod)).collect()
+}
+
+fn member(tx: &Transaction<'_>, spec: &ServiceSpec, object: Arc<Object>) -> Option<Member> {
+    let pod = object.as_pod()?;
+    let node = node_name(pod).and_then(|node| tx.object(&Key::new(Kind::Node, "", node)));
+    let node_missing = node.is_none() && node_name(pod).is_some() && tx.has_nodes();
+    let conditions = judge(spec, pod, node_missing).ok()?;
+    let zone = node.and_then(|node| node.label(ZONE_LABEL)).map(str::to_owned);
+    let ports = spec.ports().iter().filter_map(|port| {
+        let name = port.name.clone().unwrap_or_default();
+        Some((name, Some(find_port(pod, port)?), port.protocol.clone(), port.app_protocol.clone()))
+    });
+    let ports = ports.collect();
+    Some(Member { pod: object, conditions, ports, zone })
+}
+
+/// The endpoints of one family, those with the same ports together. A Pod without an address of it is none of them.
+fn grouped(members: &[Member], name: &ServiceName, spec: &ServiceSpec, family: Family) -> BTreeMap<Ports, Endpoints> {
     let mut groups: BTreeMap<Ports, Endpoints> = BTreeMap::new();
-    let Some(selector) = spec.selector() else {
-        return groups;
-    };
-    for object in tx.selected_pods(&name.namespace, selector) {
-        let Some(pod) = object.as_pod() else { continue };
-        let node = node_name(pod).and_then(|node| tx.object(&Key::new(Kind::Node, "", node)));
-        let node_missing = node.is_none() && node_name(pod).is_some() && tx.has_nodes();
-        let Ok(conditions) = judge(spec, pod, node_missing) else {
-            continue;
-        };
-        let Some(address) = pod_addresses(pod).into_iter().find(|a| Family::of(*a) == family) else {
-            continue;
-        };
-        let zone = node.and_then(|node| node.label(ZONE_LABEL)).map(str::to_owned);
-        let ports = spec.ports().iter().filter_map(|port| {
-            let name = port.name.clone().unwrap_or_default();
-            Some((name, Some(find_port(pod, port)?), port.protocol.clone(), port.app_protocol.clone()))
-        });
-        let endpoint = endpoint(&object, pod, name, address, conditions, zone);
-        groups.entry(ports.collect()).or_default().insert(object.name().to_owned(), endpoint);
+    for member in members {
+        let Some(endpoint) = endpoint(member, name, spec, family) else { continue };
+        groups.entry(member.ports.clone()).or_default().insert(member.pod.name().to_owned(), endpoint);
     }
     groups
 }
 
-fn endpoint(
-    object: &Object,
-    pod: &Pod,
-    service: &ServiceName,
-    address: IpAddr,
-    conditions: Conditions,
-    zone: Option<String>,
-) -> Endpoint {
-    let spec = pod.spec.as_ref();
-    let hostname = spec.and_then(|spec| spec.hostname.clone()).filter(|hostname| !hostname.is_empty());
-    let subdomain = spec.and_then(|spec| spec.subdomain.as_deref());
-    Endpoint {
+fn endpoint(member: &Member, service: &ServiceName, spec: &ServiceSpec, family: Family) -> Option<Endpoint> {
+    let (pod, conditions) = (member.pod.as_pod()?, member.conditions);
+    let address = pod_addresses(pod).into_iter().find(|address| Family::of(*address) == family)?;
+    let mut endpoint = Endpoint {
         addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
             ready: Some(conditions.ready),
             serving: Some(conditions.serving),
             terminating: Some(conditions.terminating),
         }),
-        hostname: hostname.filter(|_| subdomain == Some(&service.name)),
+        hostname: hostname(pod, service),
         node_name: node_name(pod).map(str::to_owned),
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".to_owned()),
-            namespace: Some(object.namespace().to_owned()),
-            name: Some(object.name().to_owned()),
-            uid: object.metadata().uid.clone(),
-            ..Default::default()
-        }),
-        zone,
+        target_ref: Some(reference(&member.pod)),
+        zone: member.zone.clone(),
+        ..Default::default()
+    };
+    endpoint.hints = hints::of(spec, &endpoint);
+    Some(endpoint)
+}
+
+/// The label a Pod has below the name of a headless Service: its hostname, if its subdomain is the Service's name.
+pub(super) fn hostname(pod: &Pod, service: &ServiceName) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let hostname = spec.hostname.clone().filter(|hostname| !hostname.is_empty())?;
+    (spec.subdomain.as_deref() == Some(&service.name)).then_some(hostname)
+}
+
+pub(super) fn reference(pod: &Object) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.namespace().to_owned()),
+        name: Some(pod.name().to_owned()),
+        uid: pod.metadata().uid.clone(),
         ..Default::default()
     }
 }
@@ -303,12 +349,12 @@ fn fill(packing: &mut Packing, ports: &Ports, mut slices: Vec<(bool, EndpointSli
     }
 }
 
-fn ports_of(slice: &EndpointSlice) -> Ports {
+pub(super) fn ports_of(slice: &EndpointSlice) -> Ports {
     let ports = slice.ports.iter().flatten();
     ports.map(|p| (p.name.clone().unwrap_or_default(), p.port, p.protocol.clone(), p.app_protocol.clone())).collect()
 }
 
-fn port_of(
+pub(super) fn port_of(
     (name, port, protocol, app_protocol): (String, Option<i32>, Option<String>, Option<String>),
 ) -> EndpointPort {
     EndpointPort { name: Some(name), port, protocol, app_protocol }
@@ -318,27 +364,21 @@ fn pod_of(endpoint: &Endpoint) -> Option<&str> {
     endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?.name.as_deref()
 }
 
-fn settle_metadata(
-    tx: &Transaction<'_>,
-    slice: &mut EndpointSlice,
+/// Puts a slice in place; one that says nothing new stays as it is, trigger time included.
+fn put_slice(
+    tx: &mut Transaction<'_>,
+    mut slice: EndpointSlice,
     service: &Service,
     name: &ServiceName,
     family: Family,
 ) {
     if slice.metadata.name.is_none() {
-        slice.metadata.name = Some(free_name(tx, name, family));
+        slice.metadata.name = Some(free_name(tx, name, family.as_str()));
         slice.metadata.generate_name = Some(format!("{}-", name.name));
     }
     slice.metadata.namespace = Some(name.namespace.clone());
     slice.address_type = family.as_str().to_owned();
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.remove(HEADLESS_LABEL);
-    if service.spec.as_ref().is_some_and(SpecExt::is_headless) {
-        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
-    }
-    labels.insert(SERVICE_NAME_LABEL.to_owned(), name.name.clone());
-    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
-    slice.metadata.labels = Some(labels);
+    slice.metadata.labels = Some(labels(service, name));
     slice.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Service".to_owned(),
@@ -347,11 +387,30 @@ fn settle_metadata(
         controller: Some(true),
         block_owner_deletion: Some(true),
     }]);
+    let before = tx.object(&key(&slice)).and_then(|object| object.as_slice());
+    if before != Some(&slice) {
+        let annotations = slice.metadata.annotations.get_or_insert_default();
+        annotations.insert(TRIGGER_TIME.to_owned(), tx.now().to_string());
+        tx.put(Object::EndpointSlice(Box::new(slice)));
+    }
 }
 
-/// `<service>-` and five characters that follow from the name; the next five while those are taken.
-fn free_name(tx: &Transaction<'_>, service: &ServiceName, family: Family) -> String {
-    let names = (0u64..).map(|n| format!("{}-{}", service.name, suffix(&format!("{service}/{}/{n}", family.as_str()))));
+/// The Service's labels, and those that say what this slice is.
+fn labels(service: &Service, name: &ServiceName) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS_LABEL);
+    if service.spec.as_ref().is_some_and(SpecExt::is_headless) {
+        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels.insert(SERVICE_NAME_LABEL.to_owned(), name.name.clone());
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels
+}
+
+/// `<service>-` and five characters that follow from the name and `salt`; the next five while those are taken.
+pub(super) fn free_name(tx: &Transaction<'_>, service: &ServiceName, salt: &str) -> String {
+    let prefix = format!("{}-", service.name);
+    let names = (0u64..).map(|n| generated_name(&prefix, &format!("{service}/{salt}/{n}")));
     let mut free =
         names.filter(|name| tx.object(&Key::new(Kind::EndpointSlice, &*service.namespace, &**name)).is_none());
     free.next().unwrap_or_default()

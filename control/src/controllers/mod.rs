@@ -1,15 +1,33 @@
-//! What follows from a write without anybody asking: addresses, and EndpointSlices.
+//! What follows from a write without anybody asking: addresses, EndpointSlices, Endpoints, and what must always be there.
+//!
+//! ```text
+//! start       namespaces and default/kubernetes come back
+//! allocate    LoadBalancers that wait are given freed addresses
+//! endpoints   Service with a selector ── Pods ──▶ EndpointSlices (with hints), Endpoints
+//! mirror      Service without one ── Endpoints written by hand ──▶ EndpointSlices
+//! events      the oldest Events go
+//! ```
 //!
 //! In Kubernetes each controller watches, queues and retries on its own; a client sees the steps in between. Here they
 //! run once at the end of the batch, inside the same commit: an applied Service and its endpoints become visible together.
+//! Each looks only at what the batch touched, those before it included, so one changed Pod costs its own Services.
 
 pub(crate) mod allocate;
 pub(crate) mod endpoints;
+pub(crate) mod mirror;
+pub(crate) mod start;
+
+mod events;
+mod hints;
+mod legacy;
 
 use crate::transaction::Transaction;
 
 /// Runs every controller on what the batch touched.
 pub(crate) fn run(tx: &mut Transaction<'_>) {
+    start::run(tx);
     allocate::serve_waiting(tx);
     endpoints::run(tx);
+    mirror::run(tx);
+    events::run(tx);
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! objects ─ table ─▶ Table (headers, rows) ─┬─ text   for the terminal
 //!                                           └─        the API serves the same cells to kubectl
-//! Service + slices ─ describe ─▶ text
+//! object, slices, Events ─ describe ─▶ text
 //! ```
 //!
 //! Operators read these columns with their eyes and with `awk`, so the sources are K `pkg/printers/internalversion/printers.go` and
@@ -12,8 +12,8 @@
 mod describe;
 mod table;
 
-pub use describe::describe_service;
-pub use table::{Column, Row, Table, View};
+pub use describe::{DESCRIBED, describe};
+pub use table::{Column, Row, Table};
 
 use jiff::Timestamp;
 
@@ -47,34 +47,50 @@ fn human_duration(seconds: i64) -> String {
     }
 }
 
-/// Lines of cells, each column as wide as its widest cell and `padding` more; the last cell is not padded.
+/// Lines of cells, the cells of neighbouring lines below each other: a column is as wide as its widest cell and `padding` more, and
+/// ends where a line has no cell in it, as in Go's tabwriter. The last cell of a line is not padded.
 pub(crate) fn align(lines: &[Vec<String>], padding: usize) -> String {
-    align_after(lines, padding, &mut Vec::new())
+    let widths = column_widths(lines, padding);
+    lines.iter().zip(widths).map(|(line, widths)| padded(line, &widths)).collect()
 }
 
-/// The same below lines whose columns were as wide as `widths` says: no column gets narrower.
+/// Lines of as many cells each, below lines whose columns were as wide as `widths` says: no column gets narrower.
 pub(crate) fn align_after(lines: &[Vec<String>], padding: usize, widths: &mut Vec<usize>) -> String {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        let cells = lines.iter().filter(|line| column + 1 < line.len());
-        cells.map(|line| line[column].chars().count()).max().unwrap_or_default() + padding
-    };
-    widths.resize(columns.max(widths.len()), 0);
-    for (column, before) in widths.iter_mut().enumerate() {
-        *before = width(column).max(*before);
+    for now in column_widths(lines, padding) {
+        widths.resize(now.len().max(widths.len()), 0);
+        widths.iter_mut().zip(now).for_each(|(width, now)| *width = now.max(*width));
     }
+    lines.iter().map(|line| padded(line, &widths[..line.len().saturating_sub(1)])).collect()
+}
+
+/// A line whose first cells are as wide as `widths` says.
+fn padded(line: &[String], widths: &[usize]) -> String {
     let mut text = String::new();
-    for line in lines {
-        let last = line.len().saturating_sub(1);
-        for (column, cell) in line.iter().enumerate() {
-            text.push_str(cell);
-            if column < last {
-                text.extend(std::iter::repeat_n(' ', widths[column] - cell.chars().count()));
-            }
+    for (column, cell) in line.iter().enumerate() {
+        text.push_str(cell);
+        if let Some(width) = widths.get(column) {
+            text.extend(std::iter::repeat_n(' ', width - cell.chars().count()));
         }
-        text.push('\n');
     }
+    text.push('\n');
     text
+}
+
+/// Of each line, the widths of all cells but the last.
+fn column_widths(lines: &[Vec<String>], padding: usize) -> Vec<Vec<usize>> {
+    let mut widths: Vec<Vec<usize>> = lines.iter().map(|line| vec![0; line.len().saturating_sub(1)]).collect();
+    let columns = widths.iter().map(Vec::len).max().unwrap_or_default();
+    for column in 0..columns {
+        let mut start = 0;
+        for block in lines.chunk_by(|a, b| (a.len() > column + 1) == (b.len() > column + 1)) {
+            let cells = block.iter().filter(|line| line.len() > column + 1).map(|line| line[column].chars().count());
+            let width = cells.max().unwrap_or_default() + padding;
+            let own = widths[start..start + block.len()].iter_mut();
+            own.filter_map(|widths| widths.get_mut(column)).for_each(|own| *own = width);
+            start += block.len();
+        }
+    }
+    widths
 }
 
 /// `k=v` pairs in order.
@@ -130,5 +146,7 @@ mod tests {
         assert_eq!(align_after(&[line(&["a", "1d"])], 3, &mut widths), "a      1d\n");
         assert_eq!(align_after(&[line(&["longer", "1d"])], 3, &mut widths), "longer   1d\n");
         assert_eq!(align_after(&[line(&["b", "1d"])], 3, &mut widths), "b        1d\n");
+        let text = align(&[line(&["long:", "1"]), line(&["Apart"]), line(&["a", "b", "c"]), line(&["d", "e"])], 1);
+        assert_eq!(text, "long: 1\nApart\na b c\nd e\n");
     }
 }

@@ -1,38 +1,16 @@
 //! `kubectl get`: one row an object.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{SHOWN, age, align_after, joined, pairs};
-use crate::cluster::Cluster;
 use crate::controllers::endpoints::{node_name, pod_addresses};
 use crate::objects::{Kind, Object};
-use crate::service::{ServiceName, ServiceType, SpecExt};
+use crate::service::{ServiceType, SpecExt};
 
 /// Longest LoadBalancer address that is shown whole in a narrow table.
 const BALANCER_WIDTH: usize = 16;
-
-/// What a table shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum View {
-    /// The objects of a kind.
-    Kind(Kind),
-    /// The ready addresses of each Service, as the old `Endpoints` objects listed them; derived from EndpointSlices.
-    Endpoints,
-}
-
-impl View {
-    /// What a user means by `svc`, `pods`, `ep` or `endpoints`.
-    pub fn from_alias(alias: &str) -> Option<View> {
-        match alias.to_ascii_lowercase().as_str() {
-            "ep" | "endpoints" | "endpoint" => Some(View::Endpoints),
-            alias => Kind::from_alias(alias).map(View::Kind),
-        }
-    }
-}
 
 /// One column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +35,8 @@ pub struct Row {
 /// Columns and rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// What it shows.
-    pub view: View,
+    /// The kind of object it shows.
+    pub kind: Kind,
     /// Its columns.
     pub columns: Vec<Column>,
     /// Its rows.
@@ -70,31 +48,7 @@ impl Table {
     pub fn of<'a>(kind: Kind, objects: impl IntoIterator<Item = &'a Object>, wide: bool, now: Timestamp) -> Table {
         let objects = objects.into_iter().filter(|object| object.kind() == kind);
         let rows = objects.map(|object| row(object, cells(object, wide, now))).collect();
-        Table { view: View::Kind(kind), columns: columns(kind).to_vec(), rows }
-    }
-
-    /// The old `Endpoints` view: a row for each Service named by one of `slices`, in order.
-    pub fn endpoints<'a>(slices: impl IntoIterator<Item = &'a Object>, now: Timestamp) -> Table {
-        let mut services: BTreeMap<ServiceName, Vec<&EndpointSlice>> = BTreeMap::new();
-        for object in slices {
-            if let (Some(name), Some(slice)) = (ServiceName::of_slice(object), object.as_slice()) {
-                services.entry(name).or_default().push(slice);
-            }
-        }
-        let rows = services.into_iter().map(|(name, slices)| Row {
-            cells: vec![name.name.clone(), ready_endpoints(&slices), age(oldest(&slices), now)],
-            namespace: name.namespace,
-            name: name.name,
-        });
-        Table { view: View::Endpoints, columns: ENDPOINTS.to_vec(), rows: rows.collect() }
-    }
-
-    /// The table of a view of a cluster, of one namespace or of all.
-    pub fn of_cluster(cluster: &Cluster, view: View, namespace: Option<&str>, wide: bool, now: Timestamp) -> Table {
-        match view {
-            View::Kind(kind) => Table::of(kind, cluster.objects(kind, namespace).map(|o| &**o), wide, now),
-            View::Endpoints => Table::endpoints(cluster.objects(Kind::EndpointSlice, namespace).map(|o| &**o), now),
-        }
+        Table { kind, columns: columns(kind).to_vec(), rows }
     }
 
     /// As kubectl prints it; `namespaced` puts the namespace first (`-A`). Without rows there is nothing but "" to print.
@@ -129,8 +83,6 @@ const fn wide(name: &'static str) -> Column {
     Column { name, wide: true }
 }
 
-const ENDPOINTS: [Column; 3] = [column("Name"), column("Endpoints"), column("Age")];
-
 fn columns(kind: Kind) -> &'static [Column] {
     match kind {
         Kind::Service => {
@@ -149,7 +101,24 @@ fn columns(kind: Kind) -> &'static [Column] {
         Kind::EndpointSlice => {
             &const { [column("Name"), column("AddressType"), column("Ports"), column("Endpoints"), column("Age")] }
         }
+        Kind::Endpoints => &const { [column("Name"), column("Endpoints"), column("Age")] },
         Kind::Namespace => &const { [column("Name"), column("Status"), column("Age")] },
+        Kind::Event => {
+            &const {
+                [
+                    column("Last Seen"),
+                    column("Type"),
+                    column("Reason"),
+                    column("Object"),
+                    wide("Subobject"),
+                    wide("Source"),
+                    column("Message"),
+                    wide("First Seen"),
+                    wide("Count"),
+                    wide("Name"),
+                ]
+            }
+        }
         Kind::Pod => {
             &const {
                 [
@@ -193,7 +162,9 @@ fn cells(object: &Object, wide: bool, now: Timestamp) -> Vec<String> {
     let age = age(object.metadata().creation_timestamp.as_ref().map(|time| time.0), now);
     match object {
         Object::Service(service) => service_cells(service, name, age, wide),
+        Object::Endpoints(endpoints) => vec![name, ready_endpoints(endpoints), age],
         Object::EndpointSlice(slice) => slice_cells(slice, name, age),
+        Object::Event(event) => event_cells(event, name, now),
         Object::Namespace(namespace) => vec![name, namespace_status(namespace), age],
         Object::Pod(pod) => pod_cells(pod, name, age),
         Object::Node(node) => node_cells(node, name, age),
@@ -273,19 +244,66 @@ fn slice_cells(slice: &EndpointSlice, name: String, age: String) -> Vec<String> 
     vec![name, slice.address_type.clone(), some_of(&ports, "<unset>"), some_of(&addresses, "<unset>"), age]
 }
 
-fn ready_endpoints(slices: &[&EndpointSlice]) -> String {
+/// Each port with each ready address; nothing at all where there are addresses and none is ready.
+fn ready_endpoints(endpoints: &Endpoints) -> String {
+    let subsets = endpoints.subsets.as_deref().unwrap_or_default();
     let mut shown = Vec::new();
-    for slice in slices {
-        let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
-        let addresses: Vec<&String> = ready.filter_map(|endpoint| endpoint.addresses.first()).collect();
-        for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
-            shown.extend(addresses.iter().map(|address| host_port(address, port)));
+    for subset in subsets {
+        let addresses = || subset.addresses.iter().flatten().map(|address| address.ip.as_str());
+        let ports = subset.ports.as_deref().unwrap_or_default();
+        if ports.is_empty() {
+            shown.extend(addresses().map(str::to_owned));
         }
-        if slice.ports.as_ref().is_none_or(Vec::is_empty) {
-            shown.extend(addresses.into_iter().cloned());
+        for port in ports {
+            shown.extend(addresses().map(|address| host_port(address, port.port)));
         }
     }
-    some_of(&shown, "<none>")
+    some_of(&shown, if subsets.is_empty() { "<none>" } else { "" })
+}
+
+fn event_cells(event: &Event, name: String, now: Timestamp) -> Vec<String> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (first, last, count) = event_times(event);
+    let about = &event.involved_object;
+    let kind = text(&about.kind).to_lowercase();
+    let object = match about.name.as_deref().unwrap_or_default() {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    vec![
+        age(last, now),
+        text(&event.type_),
+        text(&event.reason),
+        object,
+        text(&about.field_path),
+        event_source(event),
+        text(&event.message).trim().to_owned(),
+        age(first, now),
+        count.to_string(),
+        name,
+    ]
+}
+
+/// First seen, last seen, how often.
+fn event_times(event: &Event) -> (Option<Timestamp>, Option<Timestamp>, i32) {
+    let event_time = event.event_time.as_ref().map(|time| time.0);
+    let first = event.first_timestamp.as_ref().map(|time| time.0).or(event_time);
+    let last = event.last_timestamp.as_ref().map(|time| time.0).or(first);
+    match &event.series {
+        Some(series) => {
+            (first, series.last_observed_time.as_ref().map(|time| time.0), series.count.unwrap_or_default())
+        }
+        None => (first, last, event.count.filter(|count| *count != 0).unwrap_or(1)),
+    }
+}
+
+fn event_source(event: &Event) -> String {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let source = event.source.as_ref();
+    let component = source.and_then(|source| given(&source.component)).or_else(|| given(&event.reporting_component));
+    let host = source.and_then(|source| given(&source.host)).or_else(|| given(&event.reporting_instance));
+    let component = component.unwrap_or_default();
+    host.map_or_else(|| component.clone(), |host| format!("{component}, {host}"))
 }
 
 /// `10.0.0.1:80`, `[fd00::1]:80`.
@@ -294,10 +312,6 @@ pub(super) fn host_port(address: &str, port: i32) -> String {
         true => format!("[{address}]:{port}"),
         false => format!("{address}:{port}"),
     }
-}
-
-fn oldest(slices: &[&EndpointSlice]) -> Option<Timestamp> {
-    slices.iter().filter_map(|slice| slice.metadata.creation_timestamp.as_ref()).map(|time| time.0).min()
 }
 
 fn namespace_status(namespace: &Namespace) -> String {
@@ -464,7 +478,7 @@ ext          ExternalName   <none>       ext.example.com   <none>               
     }
 
     #[test]
-    fn slices_and_endpoints_show_three_and_count_the_rest() {
+    fn slices_show_three_and_count_the_rest() {
         let slices = [
             slice(
                 "web-a",
@@ -481,14 +495,61 @@ web-b   IPv4          <unset>   <unset>                                  60s
 web-c   IPv4          *         10.0.1.1                                 60s
 ";
         assert_eq!(text(Kind::EndpointSlice, &slices, false, false), expected);
-        let table = Table::endpoints(&slices, Timestamp::from_second(NOW).unwrap());
+    }
+
+    #[test]
+    fn endpoints_show_three_ready_ones_and_count_the_rest() {
+        let endpoints = |name: &str, subsets: Value| {
+            object(json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": name}, "subsets": subsets}), 60)
+        };
+        let list = |ips: &[&str]| ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
+        let two = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]);
+        let all = [
+            endpoints("empty", json!(null)),
+            endpoints("headless", json!([{"addresses": list(&["10.0.0.1"])}])),
+            endpoints("unready", json!([{"notReadyAddresses": list(&["10.0.0.1"]), "ports": two}])),
+            endpoints(
+                "web",
+                json!([{"addresses": list(&["10.0.0.1", "fd00::2"]), "notReadyAddresses": list(&["10.0.0.3"]), "ports": two}]),
+            ),
+        ];
         let expected = "\
-NAME   ENDPOINTS                                         AGE
-web    10.0.0.1:80,10.0.0.3:80,10.0.0.4:80 + 1 more...   60s
+NAME       ENDPOINTS                                          AGE
+empty      <none>                                             60s
+headless   10.0.0.1                                           60s
+unready                                                       60s
+web        10.0.0.1:80,[fd00::2]:80,10.0.0.1:81 + 1 more...   60s
 ";
-        assert_eq!(table.text(false, false), expected);
-        let none = Table::endpoints(&slices[1..2], Timestamp::from_second(NOW).unwrap());
-        assert_eq!(none.text(false, false), "NAME   ENDPOINTS   AGE\nweb    <none>      60s\n");
+        assert_eq!(text(Kind::Endpoints, &all, false, false), expected);
+    }
+
+    #[test]
+    fn events_look_as_kubectl_shows_them() {
+        let event = |more: Value| {
+            let mut value = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "type": "Warning", "reason": "Odd",
+                "message": "told ", "involvedObject": {"kind": "Service", "name": "web"}});
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            object(value, 60)
+        };
+        let time = |seconds: i64| Timestamp::from_second(NOW - seconds).unwrap().to_string();
+        let events = [
+            event(
+                json!({"firstTimestamp": time(300), "lastTimestamp": time(30), "count": 4, "source": {"component": "c", "host": "h"}}),
+            ),
+            event(json!({"eventTime": time(90), "reportingComponent": "r"})),
+        ];
+        let expected = "\
+LAST SEEN   TYPE      REASON   OBJECT        MESSAGE
+30s         Warning   Odd      service/web   told
+90s         Warning   Odd      service/web   told
+";
+        assert_eq!(text(Kind::Event, &events, false, false), expected);
+        let expected = "\
+LAST SEEN   TYPE      REASON   OBJECT        SUBOBJECT   SOURCE   MESSAGE   FIRST SEEN   COUNT   NAME
+30s         Warning   Odd      service/web               c, h     told      5m           4       e
+90s         Warning   Odd      service/web               r        told      90s          1       e
+";
+        assert_eq!(text(Kind::Event, &events, true, false), expected);
     }
 
     #[test]

@@ -1,26 +1,27 @@
 //! Whether an object may be, in the API server's own words.
 //!
-//! Messages are word for word those of K `pkg/apis/core/validation` and apimachinery `pkg/util/validation`: that is what operators
-//! search for and what tools match on. Only what pollgate acts on is checked; a Pod's volumes are its kubelet's
-//! business, and there is none here.
+//! Messages are word for word those of K `pkg/apis/core/validation`, `pkg/apis/discovery/validation` and apimachinery
+//! `pkg/util/validation`: that is what operators search for and what tools match on. Only what pollgate acts on is checked; a Pod's
+//! volumes are its kubelet's business, and there is none here.
 
+mod endpoints;
 mod names;
 mod service;
+mod slice;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::core::v1::{Event, Pod};
 
 use crate::fault::Fault;
 use crate::objects::{Kind, Object};
-use crate::service::{Family, parse_ip};
+use crate::service::parse_ip;
 
-/// Most endpoints in one slice (API `discovery/v1`).
-const MAX_ENDPOINTS: usize = 1000;
-/// Most ports in one slice.
-const MAX_PORTS: usize = 100;
-/// Most addresses of one endpoint.
-const MAX_ADDRESSES: usize = 100;
+/// Most bytes of all annotations of an object.
+const MAX_ANNOTATIONS: usize = 256 << 10;
 
 /// Adds what is wrong with an object, and with its change from `old`.
 pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fault>) {
@@ -32,16 +33,13 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fau
                 self::service::check_change(service, old, faults);
             }
         }
-        (Object::EndpointSlice(slice), old) => {
-            endpoint_slice(slice, faults);
-            if let Some(Object::EndpointSlice(old)) = old
-                && old.address_type != slice.address_type
-            {
-                faults.push(Fault::invalid("addressType", &slice.address_type, "field is immutable"));
-            }
+        (Object::Endpoints(endpoints), old) => {
+            self::endpoints::check(endpoints, old.and_then(Object::as_endpoints), faults);
         }
+        (Object::EndpointSlice(slice), old) => self::slice::check(slice, old.and_then(Object::as_slice), faults),
         (Object::Pod(pod), _) => pod_addresses(pod, faults),
-        _ => {}
+        (Object::Event(event), _) => self::event(event, faults),
+        (Object::Namespace(_) | Object::Node(_), _) => {}
     }
 }
 
@@ -51,23 +49,31 @@ pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: Option<&BTree
 }
 
 fn metadata(object: &Object, faults: &mut Vec<Fault>) {
-    let name = object.name();
-    let faults_of_name = match object.kind() {
-        Kind::Service | Kind::Namespace => names::label(name),
-        Kind::Node | Kind::Pod | Kind::EndpointSlice => names::subdomain(name),
+    let metadata = object.metadata();
+    let fault_of_name = match object.kind() {
+        // A Service may begin with a digit since KEP-5311.
+        Kind::Service | Kind::Namespace => names::label,
+        Kind::Node | Kind::Pod | Kind::Endpoints | Kind::EndpointSlice | Kind::Event => names::subdomain,
     };
-    if name.is_empty() {
-        faults.push(Fault::required("metadata.name", "name or generateName is required"));
-    } else if let Some(detail) = faults_of_name {
-        faults.push(Fault::invalid("metadata.name", name, &detail));
+    if let Some(prefix) = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty())
+        && let Some(detail) = fault_of_name(&names::as_prefix(prefix))
+    {
+        faults.push(Fault::invalid("metadata.generateName", prefix, &detail));
+    }
+    match object.name() {
+        "" => faults.push(Fault::required("metadata.name", "name or generateName is required")),
+        name => faults.extend(fault_of_name(name).map(|detail| Fault::invalid("metadata.name", name, &detail))),
     }
     if object.kind().namespaced()
         && let Some(detail) = names::label(object.namespace())
     {
         faults.push(Fault::invalid("metadata.namespace", object.namespace(), &detail));
     }
-    if let Some(labels) = &object.metadata().labels {
+    if let Some(labels) = &metadata.labels {
         label_pairs("metadata.labels", labels, faults);
+    }
+    if let Some(pairs) = &metadata.annotations {
+        annotations("metadata.annotations", pairs, faults);
     }
 }
 
@@ -78,12 +84,24 @@ fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<F
             faults.push(Fault::invalid(field, key, &detail));
         }
         if let Some(detail) = names::label_value(value) {
-            faults.push(Fault::invalid(format!("{field}.{key}"), value, &detail));
+            faults.push(Fault::invalid(field, value, &detail));
         }
     }
 }
 
-fn pod_addresses(pod: &k8s_openapi::api::core::v1::Pod, faults: &mut Vec<Fault>) {
+/// Keys are qualified names in any case; of the values only the sum is bounded.
+fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+    for key in pairs.keys() {
+        if let Some(detail) = names::qualified(&key.to_lowercase()) {
+            faults.push(Fault::invalid(field, key, &detail));
+        }
+    }
+    if pairs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_ANNOTATIONS {
+        faults.push(Fault::too_long(field, MAX_ANNOTATIONS));
+    }
+}
+
+fn pod_addresses(pod: &Pod, faults: &mut Vec<Fault>) {
     let Some(status) = &pod.status else { return };
     let mut check = |field: String, ip: &str| {
         if !ip.is_empty() && parse_ip(ip).is_none() {
@@ -96,69 +114,12 @@ fn pod_addresses(pod: &k8s_openapi::api::core::v1::Pod, faults: &mut Vec<Fault>)
     }
 }
 
-fn endpoint_slice(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
-    const TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
-    match slice.address_type.as_str() {
-        "" => faults.push(Fault::required("addressType", "")),
-        known if TYPES.contains(&known) => {}
-        other => faults.push(Fault::not_supported("addressType", other, &TYPES)),
-    }
-    if slice.endpoints.len() > MAX_ENDPOINTS {
-        return faults.push(Fault::too_many("endpoints", slice.endpoints.len(), MAX_ENDPOINTS));
-    }
-    for (index, point) in slice.endpoints.iter().enumerate() {
-        endpoint(point, &slice.address_type, &format!("endpoints[{index}]"), faults);
-    }
-    slice_ports(slice, faults);
-}
-
-fn endpoint(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
-    if endpoint.addresses.is_empty() {
-        faults.push(Fault::required(format!("{field}.addresses"), "must contain at least 1 address"));
-    } else if endpoint.addresses.len() > MAX_ADDRESSES {
-        faults.push(Fault::too_many(format!("{field}.addresses"), endpoint.addresses.len(), MAX_ADDRESSES));
-    }
-    for (index, address) in endpoint.addresses.iter().enumerate() {
-        let field = format!("{field}.addresses[{index}]");
-        let parsed = parse_ip(address);
-        match (Family::parse(address_type), parsed) {
-            (Some(family), Some(ip)) if Family::of(ip) != family => {
-                let detail = format!("must be an {} address", family.as_str());
-                faults.push(Fault::invalid(field, address, &detail));
-            }
-            (Some(_), Some(ip)) => {
-                if let Some(detail) = names::unusable_address(ip) {
-                    faults.push(Fault::invalid(field, address, detail));
-                }
-            }
-            (Some(_), None) => faults.push(Fault::invalid(field, address, names::NOT_AN_ADDRESS)),
-            (None, _) => {}
-        }
-    }
-    if let Some(hostname) = endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty())
-        && let Some(detail) = names::label(hostname)
-    {
-        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
-    }
-}
-
-fn slice_ports(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
-    let ports = slice.ports.as_deref().unwrap_or_default();
-    if ports.len() > MAX_PORTS {
-        return faults.push(Fault::too_many("ports", ports.len(), MAX_PORTS));
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    for (index, port) in ports.iter().enumerate() {
-        let name = port.name.as_deref().unwrap_or_default();
-        if !seen.insert(name) {
-            faults.push(Fault::duplicate(format!("ports[{index}].name"), name));
-        }
-        if let (false, Some(detail)) = (name.is_empty(), names::label(name)) {
-            faults.push(Fault::invalid(format!("ports[{index}].name"), name, &detail));
-        }
-        self::service::protocol(port.protocol.as_deref(), &format!("ports[{index}].protocol"), faults);
-        if let Some(number) = port.port.filter(|number| !(1..=65535).contains(number)) {
-            faults.push(Fault::invalid(format!("ports[{index}].port"), number, names::NOT_A_PORT));
-        }
+/// News of an object stand in its namespace; those of one that has none, in `default`.
+fn event(event: &Event, faults: &mut Vec<Fault>) {
+    let own = event.metadata.namespace.as_deref().unwrap_or_default();
+    let about = event.involved_object.namespace.as_deref().unwrap_or_default();
+    let fits = if about.is_empty() { own == "default" } else { own == about };
+    if !fits {
+        faults.push(Fault::invalid("involvedObject.namespace", about, "does not match event.namespace"));
     }
 }

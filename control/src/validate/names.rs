@@ -14,7 +14,7 @@ const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alpha
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
      start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
      '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
      alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
      '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
@@ -26,7 +26,7 @@ pub(super) fn label(text: &str) -> Option<String> {
     too_long(text, 63).or_else(|| (!is_label(text)).then(|| LABEL.to_owned()))
 }
 
-/// A DNS name (RFC 1123).
+/// A DNS name (RFC 1123); its labels may be longer than DNS has them, as in Kubernetes.
 pub(super) fn subdomain(text: &str) -> Option<String> {
     too_long(text, 253).or_else(|| (!text.split('.').all(is_label)).then(|| SUBDOMAIN.to_owned()))
 }
@@ -34,6 +34,10 @@ pub(super) fn subdomain(text: &str) -> Option<String> {
 /// `name` or `dns.prefix/name`.
 pub(super) fn qualified(text: &str) -> Option<String> {
     let (prefix, name) = match text.split_once('/') {
+        Some((_, rest)) if rest.contains('/') => {
+            let optional = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+            return Some(format!("a qualified name {QUALIFIED} {optional}"));
+        }
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
     };
@@ -50,12 +54,31 @@ pub(super) fn qualified(text: &str) -> Option<String> {
         return Some("name part must be non-empty".to_owned());
     }
     let length = too_long(name, 63).map(|detail| format!("name part {detail}"));
-    length.or_else(|| (!is_word(name)).then(|| QUALIFIED.to_owned()))
+    length.or_else(|| (!is_word(name)).then(|| format!("name part {QUALIFIED}")))
 }
 
 /// The value of a label.
 pub(super) fn label_value(text: &str) -> Option<String> {
     too_long(text, 63).or_else(|| (!text.is_empty() && !is_word(text)).then(|| LABEL_VALUE.to_owned()))
+}
+
+/// A host's full name, with or without the final dot (apimachinery `IsFullyQualifiedDomainName`).
+pub(super) fn domain_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let short =
+        || (!name.contains('.')).then(|| "should be a domain with at least two segments separated by dots".to_owned());
+    subdomain(name).or_else(short)
+}
+
+/// What a prefix of generated names is judged as: a dash at its end is never the end of the name.
+pub(super) fn as_prefix(text: &str) -> String {
+    let mut text = text.to_owned();
+    if text.len() > 1 && text.ends_with('-') {
+        text.truncate(text.len() - 1);
+        text.pop();
+        text.push('a');
+    }
+    text
 }
 
 /// A named port (IANA_SVC_NAME, RFC 6335 5.1).
@@ -75,23 +98,21 @@ pub(super) fn port_name(text: &str) -> Vec<&'static str> {
     cases.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail).collect()
 }
 
-/// Why no packet can be sent to this address from elsewhere (K `ValidateEndpointIP`).
-pub(super) fn unusable_address(address: IpAddr) -> Option<&'static str> {
+/// Why no packet can be sent to this address from elsewhere (K `ValidateEndpointIP`); `text` is how it was written.
+pub(super) fn unusable_address(text: &str, address: IpAddr) -> Option<String> {
     let (link_local, link_local_multicast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
     };
     if address.is_unspecified() {
-        Some("may not be unspecified (0.0.0.0 or ::)")
-    } else if address.is_loopback() {
-        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    } else if link_local {
-        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-    } else if link_local_multicast {
-        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
-    } else {
-        None
+        return Some(format!("may not be unspecified ({text})"));
     }
+    let ranges = [
+        (address.is_loopback(), "loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "link-local range (169.254.0.0/16, fe80::/10)"),
+        (link_local_multicast, "link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ];
+    ranges.into_iter().find(|(in_it, _)| *in_it).map(|(_, range)| format!("may not be in the {range}"))
 }
 
 fn too_long(text: &str, most: usize) -> Option<String> {
@@ -100,7 +121,7 @@ fn too_long(text: &str, most: usize) -> Option<String> {
 
 fn is_label(text: &str) -> bool {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    enclosed(text, alphanumeric, |b| alphanumeric(b) || *b == b'-') && text.len() <= 63
+    enclosed(text, alphanumeric, |b| alphanumeric(b) || *b == b'-')
 }
 
 fn is_word(text: &str) -> bool {
@@ -162,8 +183,8 @@ mod tests {
             ("224.0.0.9", "link-local multicast"),
             ("ff02::1", "link-local multicast"),
         ] {
-            assert!(unusable_address(text.parse().unwrap()).unwrap().contains(part), "{text}");
+            assert!(unusable_address(text, text.parse().unwrap()).unwrap().contains(part), "{text}");
         }
-        assert_eq!(unusable_address("192.0.2.1".parse().unwrap()), None);
+        assert_eq!(unusable_address("192.0.2.1", "192.0.2.1".parse().unwrap()), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{label_pairs, names};
@@ -33,6 +33,7 @@ pub(super) fn check(service: &Service, faults: &mut Vec<Fault>) {
     source_ranges(service, spec, faults);
     balancer(spec, faults);
     policies(spec, faults);
+    status(service, spec, faults);
 }
 
 /// Adds what may not be changed from `old`.
@@ -248,12 +249,10 @@ fn cluster_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
 fn external_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     for (index, ip) in spec.external_ips.iter().flatten().enumerate() {
         let detail = match parse_ip(ip) {
-            None => Some(names::NOT_AN_ADDRESS),
-            Some(address) => names::unusable_address(address),
+            None => Some(names::NOT_AN_ADDRESS.to_owned()),
+            Some(address) => names::unusable_address(ip, address),
         };
-        if let Some(detail) = detail {
-            faults.push(Fault::invalid(format!("spec.externalIPs[{index}]"), ip, detail));
-        }
+        faults.extend(detail.map(|detail| Fault::invalid(format!("spec.externalIPs[{index}]"), ip, &detail)));
     }
 }
 
@@ -299,6 +298,40 @@ fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
+/// There is no cloud behind this: the addresses in a status may be anybody's (K `ValidateLoadBalancerStatus`).
+fn status(service: &Service, spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let field = "status.loadBalancer.ingress";
+    if spec.service_type() != ServiceType::LoadBalancer && !ingress.is_empty() {
+        return faults.push(Fault::forbidden(field, "may only be used when `spec.type` is LoadBalancer"));
+    }
+    for (index, point) in ingress.iter().enumerate() {
+        self::ingress(point, &format!("{field}[{index}]"), faults);
+    }
+}
+
+fn ingress(point: &LoadBalancerIngress, field: &str, faults: &mut Vec<Fault>) {
+    let ip = point.ip.as_deref().unwrap_or_default();
+    if !ip.is_empty() && parse_ip(ip).is_none() {
+        faults.push(Fault::invalid(format!("{field}.ip"), ip, names::NOT_AN_ADDRESS));
+    }
+    match point.ip_mode.as_deref() {
+        Some(_) if ip.is_empty() => {
+            faults.push(Fault::forbidden(format!("{field}.ipMode"), "may not be specified when `ip` is not set"));
+        }
+        Some(mode) => one_of(Some(mode), &format!("{field}.ipMode"), &["Proxy", "VIP"], faults),
+        None => {}
+    }
+    let Some(hostname) = point.hostname.as_deref().filter(|hostname| !hostname.is_empty()) else { return };
+    if let Some(detail) = names::subdomain(hostname) {
+        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
+    }
+    if parse_ip(hostname).is_some() {
+        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, "must be a DNS name, not an IP address"));
+    }
+}
+
 fn policies(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     let reach = ["Cluster", "Local"];
     match spec.external_traffic_policy.as_deref().filter(|policy| !policy.is_empty()) {
@@ -322,26 +355,47 @@ fn policies(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
+/// The secondary address may come and go, the primary one stays (K `validateUpgradeDowngradeClusterIPs`).
 fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>) {
+    if spec.is_headless() && old.is_headless() {
+        return;
+    }
+    let policy = spec.ip_family_policy.as_deref();
     let (new, old) = (spec.cluster_ips.as_deref().unwrap_or_default(), old.cluster_ips.as_deref().unwrap_or_default());
     if old.is_empty() {
         return;
     }
     if new.is_empty() {
-        let detail = "primary clusterIP can not be unset";
-        return faults.push(Fault::invalid("spec.clusterIPs[0]", new, detail));
+        return faults.push(Fault::invalid("spec.clusterIPs[0]", new, "primary clusterIP can not be unset"));
     }
-    for (index, _) in new.iter().zip(old).enumerate().filter(|(_, (new, old))| new != old) {
+    let compared = if new.len() == old.len() { new.len() } else { 1 };
+    for index in (0..compared).filter(|index| new[*index] != old[*index]) {
         faults.push(Fault::invalid(format!("spec.clusterIPs[{index}]"), new, "may not change once set"));
     }
+    released(new.len(), old.len(), policy, "clusterIP", faults);
 }
 
+/// The same of families (K `validateUpgradeDowngradeIPFamilies`). A headless Service may change them.
 fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>) {
-    let first = |spec: &ServiceSpec| spec.ip_families.as_ref().and_then(|families| families.first().cloned());
-    if let (Some(new), Some(old)) = (first(spec), first(old))
-        && new != old
-    {
-        faults.push(Fault::invalid("spec.ipFamilies[0]", &new, "may not change once set"));
+    if spec.is_headless() || old.is_headless() {
+        return;
+    }
+    let policy = spec.ip_family_policy.as_deref();
+    let (new, old) = (spec.ip_families.as_deref().unwrap_or_default(), old.ip_families.as_deref().unwrap_or_default());
+    if new.is_empty() || old.is_empty() {
+        return;
+    }
+    let same_length = new.len() == old.len();
+    if new[0] != old[0] || (same_length && new != old) {
+        faults.push(Fault::invalid("spec.ipFamilies[0]", new, "may not change once set"));
+    }
+    released(new.len(), old.len(), policy, "ipFamily", faults);
+}
+
+fn released(new: usize, old: usize, policy: Option<&str>, what: &str, faults: &mut Vec<Fault>) {
+    if new < old && policy != Some("SingleStack") {
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy.unwrap_or_default(), &detail));
     }
 }
 

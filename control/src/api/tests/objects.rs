@@ -63,10 +63,10 @@ fn lists_select_by_namespace_label_and_field() {
         let name = |item: &Value| format!("{}/{}", item["metadata"]["namespace"], item["metadata"]["name"]);
         list["items"].as_array().expect("items").iter().map(|item| name(item).replace('"', "")).collect()
     };
-    assert_eq!(names("/api/v1/services"), ["default/a", "default/b", "other/a"]);
-    assert_eq!(names(SERVICES), ["default/a", "default/b"]);
+    assert_eq!(names("/api/v1/services"), ["default/a", "default/b", "default/kubernetes", "other/a"]);
+    assert_eq!(names(SERVICES), ["default/a", "default/b", "default/kubernetes"]);
     assert_eq!(names("/api/v1/services?labelSelector=app%3Da"), ["default/a", "other/a"]);
-    assert_eq!(names("/api/v1/services?labelSelector=app%20notin%20(a)"), ["default/b"]);
+    assert_eq!(names("/api/v1/services?labelSelector=app%20notin%20(a)"), ["default/b", "default/kubernetes"]);
     assert_eq!(names("/api/v1/services?fieldSelector=metadata.namespace%3Dother"), ["other/a"]);
     assert_eq!(names("/api/v1/namespaces/none/services"), Vec::<String>::new());
     let refused = gateway.get("/api/v1/services?fieldSelector=spec.nodeName%3Da");
@@ -162,7 +162,7 @@ fn tables_have_kubectls_columns() {
     let table = gateway.send("GET", SERVICES, &accept, "").expect(200);
     assert_eq!((table.at("/kind"), table.at("/apiVersion")), (json!("Table"), json!("meta.k8s.io/v1")));
     assert_eq!(table.at("/columnDefinitions/0/name"), "Name");
-    assert_eq!(table.at("/rows/0/cells/0"), "web");
+    assert_eq!((table.at("/rows/0/cells/0"), table.at("/rows/1/cells/0")), (json!("kubernetes"), json!("web")));
     assert_eq!(table.at("/rows/0/object/kind"), "PartialObjectMetadata");
     let columns = table.at("/columnDefinitions").as_array().map(Vec::len);
     assert_eq!(table.at("/rows/0/cells").as_array().map(Vec::len), columns);

@@ -63,10 +63,10 @@ fn given_addresses_come_from_the_upper_band_and_follow_the_name() {
 #[test]
 fn a_range_is_given_away_to_its_end_and_no_further() {
     let mut world = small("10.0.0.0/27");
-    for index in 0..30 {
+    for index in 0..29 {
         world.apply([web(&format!("s{index}"))]);
         if index < 14 {
-            // 30 usable, 16 of them static: the first 14 come from above.
+            // 30 usable, 16 of them static, one of those given to default/kubernetes: the first 14 come from above.
             let last: u8 = cluster_ip(&world, &format!("s{index}")).rsplit('.').next().unwrap().parse().unwrap();
             assert!(last >= 17, "{last}");
         }
@@ -94,7 +94,7 @@ fn asked_addresses_are_checked_with_the_allocators_words() {
 #[test]
 fn an_address_asked_for_later_in_the_batch_is_not_given_away_before() {
     let mut world = small("10.0.0.0/29");
-    let names: Vec<String> = (0..5).map(|index| format!("s{index}")).collect();
+    let names: Vec<String> = (0..4).map(|index| format!("s{index}")).collect();
     let asked = service("asked", json!({"clusterIP": "10.0.0.3", "ports": [{"port": 80}]}));
     world.apply(names.iter().map(|name| web(name)).chain([asked]));
     assert_eq!(cluster_ip(&world, "asked"), "10.0.0.3");

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::Write;
 use crate::testing::{World, node, object, pod, service, web};
 
 /// Patches a Pod, asks for its endpoint: (ready, serving, terminating), or nothing.
@@ -224,7 +225,7 @@ fn packing_fills_slices_and_a_change_stays_where_it_is() {
     assert_eq!(moved.count(), 0);
 
     let commit = world.delete(Kind::Pod, "p007");
-    assert_eq!(commit.changes.len(), 2);
+    assert_eq!(commit.changes.len(), 3, "the Pod, one slice, the Endpoints");
     world.apply(many(300..301));
     assert_eq!(sizes(&world), [50, 100, 100]);
     world.apply(many(400..460));
@@ -245,7 +246,56 @@ fn slices_of_others_are_left_alone_and_ours_are_put_right() {
     world.delete(Kind::EndpointSlice, &name);
     assert_eq!(world.slices("a").len(), 2);
     world.delete(Kind::Service, "a");
+    let left: Vec<_> = world.slices("a").into_iter().filter_map(|slice| slice.metadata.name).collect();
+    assert_eq!(left, ["a-dump"], "what somebody else wrote stays");
+}
+
+/// K TestReconcileEndpointSlicesRecreation.
+#[test]
+fn slices_of_a_former_service_of_that_name_are_made_anew() {
+    let mut world = World::new();
+    world.apply([web("a"), pod("p", "a", "10.0.0.1")]);
+    let before = world.slices("a").remove(0);
+    let mut stolen = before.clone();
+    stolen.metadata.owner_references.as_mut().unwrap()[0].uid = "another".to_owned();
+    world.write(vec![Write::Replace(Object::EndpointSlice(Box::new(stolen)))]).unwrap();
+    let after = world.slices("a");
+    assert_eq!((after.len(), &after[0].endpoints), (1, &before.endpoints));
+    assert_ne!(after[0].metadata.uid, before.metadata.uid);
+    assert_eq!(after[0].metadata.owner_references, before.metadata.owner_references);
+}
+
+#[test]
+fn a_slice_that_names_the_service_as_its_owner_goes_with_it() {
+    let mut world = World::new();
+    let owner =
+        json!([{"apiVersion": "v1", "kind": "Service", "name": "a", "uid": "of the cluster it was dumped from"}]);
+    let dumped = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "a-dump", "labels": {"kubernetes.io/service-name": "a"}, "ownerReferences": owner}, "endpoints": []});
+    world.apply([web("a"), dumped]);
+    world.delete(Kind::Service, "a");
     assert!(world.slices("a").is_empty());
+}
+
+#[test]
+fn a_change_has_its_time_and_nothing_else_has() {
+    let mut world = World::new();
+    world.apply([web("a"), pod("p", "a", "10.0.0.1")]);
+    let time = |world: &World| world.slices("a")[0].metadata.annotations.clone().unwrap()[TRIGGER_TIME].clone();
+    assert_eq!(time(&world), "2023-11-14T22:13:20Z");
+    let later = crate::testing::now() + jiff::SignedDuration::from_secs(60);
+    let plan = |world: &mut World, pod: Value| {
+        let commit = world.cluster.plan(vec![Write::Apply(object(pod))], later).unwrap();
+        world.cluster.adopt(&commit);
+        commit.changes.len()
+    };
+    let mut busy = pod("p", "a", "10.0.0.1");
+    busy["metadata"]["annotations"] = json!({"note": "of no interest to the Service"});
+    assert_eq!(plan(&mut world, busy.clone()), 1, "the Pod alone");
+    assert_eq!(time(&world), "2023-11-14T22:13:20Z");
+    busy["status"]["conditions"] = json!([]);
+    assert_eq!(plan(&mut world, busy), 3, "the Pod, its slice, its Endpoints");
+    assert_eq!(time(&world), "2023-11-14T22:14:20Z");
 }
 
 #[test]
@@ -253,6 +303,6 @@ fn a_pod_that_changes_its_labels_moves_from_service_to_service() {
     let mut world = World::new();
     world.apply([web("a"), web("b"), pod("p", "a", "10.0.0.1")]);
     let commit = world.apply([pod("p", "b", "10.0.0.1")]);
-    assert_eq!(commit.changes.len(), 3);
+    assert_eq!(commit.changes.len(), 5, "the Pod, two slices, two Endpoints");
     assert_eq!((world.slices("a")[0].endpoints.len(), world.slices("b")[0].endpoints.len()), (0, 1));
 }
