@@ -10,6 +10,7 @@
 //! the page cache, as after a restart of the process alone; reading it from a disk comes on top after a reboot.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
 
 mod support;
 
@@ -23,11 +24,14 @@ use pollgate_control::store::{Restored, Store};
 use support::control::{ENDPOINTS, compiled};
 use tempfile::TempDir;
 
+/// Makes so many Services of so many endpoints.
+type Make = fn(u32, u32) -> Vec<Write>;
+
 fn restart(c: &mut Criterion) {
     let mut group = c.benchmark_group("restart");
     group.sample_size(10).measurement_time(Duration::from_secs(15));
     let services = if support::is_trial() { 100 } else { 10_000 };
-    let kinds: [(&str, fn(u32, u32) -> Vec<Write>); 2] =
+    let kinds: [(&str, Make); 2] =
         [("slices", support::cluster::services), ("pods", support::cluster::services_of_pods)];
     for (kind, objects) in kinds {
         let mut state = None;

@@ -146,7 +146,9 @@ pub fn parse_all(source: &str, text: &str) -> Read {
         let rest = "\n".repeat(from) + &text.lines().skip(from).collect::<Vec<_>>().join("\n");
         let mut composer = Composer::new(source, if from == 0 { text } else { &rest }, values);
         let error = composer.documents(&mut read.documents).err();
-        let Some(error) = error else { break };
+        let Some(mut error) = error else { break };
+        // What is missing at the end is told of the line behind it.
+        error.line = error.line.map(|line| line.min(text.lines().count().max(1)));
         values = composer.values;
         let may_be_json = error.syntax && from == 0 && read.documents.is_empty();
         if let Some(document) = may_be_json.then(|| json(source, text)).flatten() {
@@ -626,7 +628,7 @@ mod tests {
         assert_eq!(error("a: 1\n? [x]\n: 2\n"), "f.yaml:2: expected a name as key");
         assert_eq!(error("a:\n  <<: 5\n"), "f.yaml:2: expected a mapping, or a list of them, behind the merge key");
         assert!(error("{\"a\": 1, \"a\": 2}").contains("a second time"));
-        assert!(error("a: [1, 2\n").starts_with("f.yaml:"));
+        assert!(error("a: [1, 2\n").starts_with("f.yaml:1: "));
         assert!(error("a: b: c\n").starts_with("f.yaml:1: "));
         assert!(error(&format!("{}1{}", "[".repeat(100), "]".repeat(100))).contains("nested deeper than 64 levels"));
         assert!(error("a: &a [*a]\n").contains("alias"));
