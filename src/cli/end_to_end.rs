@@ -154,6 +154,33 @@ fn the_example_is_applied_read_explained_and_deleted() {
     assert!(rest.contains("node \"node-1\" deleted\n"), "{rest}");
 }
 
+/// The backup that docs/operations.md describes.
+#[test]
+fn what_is_dumped_and_applied_to_an_empty_gateway_is_the_same() {
+    let gateway = Gateway::start();
+    gateway.file("guide.yaml", &guide());
+    gateway.run("apply -f @/guide.yaml");
+    let dynamic = "apiVersion: v1\nkind: Service\nmetadata: {name: any}\nspec: {type: NodePort, ports: [{port: 80}]}\n";
+    gateway.file("dynamic.yaml", dynamic);
+    gateway.run("apply -f @/dynamic.yaml");
+    let dump = |gateway: &Gateway| -> Vec<Value> {
+        let kinds = ["nodes", "pods", "services", "endpointslices"];
+        let texts = kinds.map(|kind| gateway.run(&format!("get {kind} -A -o yaml")));
+        let documents = pollgate_control::manifest::parse("backup.yaml", &texts.join("---\n")).unwrap();
+        documents.into_iter().map(|document| document.value).collect()
+    };
+    let before = dump(&gateway);
+    let other = Gateway::start();
+    other.file("backup.json", &json!({"apiVersion": "v1", "kind": "List", "items": before}).to_string());
+    other.run("apply -f @/backup.json");
+    let specs = |objects: &[Value]| -> Vec<(Value, Value, Value)> {
+        let part =
+            |object: &Value| (object["metadata"]["name"].clone(), object["spec"].clone(), object["endpoints"].clone());
+        objects.iter().map(part).collect()
+    };
+    assert_eq!(specs(&dump(&other)), specs(&before));
+}
+
 #[test]
 fn output_for_programs() {
     let gateway = Gateway::start();
