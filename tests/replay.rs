@@ -170,6 +170,22 @@ fn the_same_captures_give_the_same_bytes_and_counters() {
 }
 
 #[test]
+fn the_service_kubernetes_is_there_before_any_object_and_refuses() {
+    let bench = Bench::new();
+    let ask = tcp((CLIENT_POD, ETH1), ([10, 244, 1, 5], 40000), ([10, 96, 0, 1], 443), false);
+    bench.capture("eth1.pcap", &[record(0, ask)]);
+    bench.succeeds(&["--in", "eth1=eth1.pcap", "--out", "eth1=eth1.out", "--counters", "counters.json"]);
+    let answers = bench.records("eth1.out");
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].bytes[47] & 0x04, 0x04, "RST");
+    let counters = bench.counters("counters.json");
+    assert_eq!(
+        (&counters["originated"], &counters["drops"]),
+        (&1.into(), &serde_json::json!({ "reject_no_endpoints": 1 }))
+    );
+}
+
+#[test]
 fn a_frame_out_carries_the_time_and_the_translation_of_the_frame_in() {
     let bench = Bench::new();
     traffic(&bench);

@@ -5,7 +5,11 @@
 //! usual cause is a label that is almost right. Rules are asked of the endpoint controller itself
 //! (`controllers::endpoints::judge`): an explanation with rules of its own would be wrong one day.
 //!
+//! What the gateway's own place decides is told by [`place`].
+//!
 //! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
+
+mod place;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,6 +21,7 @@ use crate::cluster::Cluster;
 use crate::controllers::endpoints::{
     Exclusion, MANAGED_BY, MANAGED_BY_LABEL, find_port, judge, node_name, pod_addresses,
 };
+use crate::controllers::mirror;
 use crate::objects::{Kind, Object};
 use crate::resolve::{ResolvedService, resolve};
 use crate::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
@@ -164,7 +169,7 @@ impl Verdict {
     }
 }
 
-/// An EndpointSlice that is not the endpoint controller's.
+/// An EndpointSlice that was not made from Pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ForeignSlice {
@@ -174,6 +179,13 @@ pub struct ForeignSlice {
     pub managed_by: String,
     /// How many endpoints it lists.
     pub endpoints: usize,
+}
+
+impl ForeignSlice {
+    /// Whether it is made from Endpoints that somebody wrote.
+    pub fn is_mirror(&self) -> bool {
+        self.managed_by == mirror::MANAGED_BY
+    }
 }
 
 /// Explains a Service; nothing if there is none of that name.
@@ -357,6 +369,7 @@ fn notes(
     if resolved.kind != ServiceType::ExternalName && resolved.proxied {
         notes.extend(empty_note(resolved));
     }
+    notes.extend(place::notes(cluster, resolved));
     notes.extend(partial_port_notes(resolved));
     notes.extend(unserved_notes(resolved));
     notes.extend(balancer_note(cluster, service, spec));
@@ -366,10 +379,7 @@ fn notes(
 fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String> {
     let selector = &explanation.selector;
     if selector.is_empty() {
-        return (explanation.kind != "ExternalName").then(|| {
-            "No selector: the endpoints are what its EndpointSlices say, and nobody here keeps those up to date."
-                .to_owned()
-        });
+        return (explanation.kind != "ExternalName").then(|| unmanaged_note(explanation).to_owned());
     }
     if explanation.pods.iter().any(|pod| pod.matched == selector.len()) {
         return None;
@@ -395,6 +405,17 @@ fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String>
         let _ = write!(note, " Pods that match are in another namespace: {}.", namespaces.join(", "));
     }
     Some(note)
+}
+
+fn unmanaged_note(explanation: &Explanation) -> &'static str {
+    let slices = &explanation.foreign_slices;
+    if slices.is_empty() {
+        "No selector, and no EndpointSlice or Endpoints names it: nobody stands behind it until somebody writes one."
+    } else if slices.iter().all(ForeignSlice::is_mirror) {
+        "No selector: the endpoints are what its Endpoints say, and nobody here keeps those up to date."
+    } else {
+        "No selector: the endpoints are what its EndpointSlices say, and nobody here keeps those up to date."
+    }
 }
 
 fn empty_note(service: &ResolvedService) -> Option<String> {
@@ -472,8 +493,12 @@ impl Explanation {
         if !self.foreign_slices.is_empty() {
             text.push_str("\nEndpointSlices written by others, used as they are\n");
             for slice in &self.foreign_slices {
-                let by = if slice.managed_by.is_empty() { "nobody" } else { &slice.managed_by };
-                let _ = writeln!(text, "  {} (managed by {by}): {}", slice.name, counted(slice.endpoints, "endpoint"));
+                let by = match slice.managed_by.as_str() {
+                    "" => "managed by nobody".to_owned(),
+                    _ if slice.is_mirror() => "mirrored from Endpoints".to_owned(),
+                    by => format!("managed by {by}"),
+                };
+                let _ = writeln!(text, "  {} ({by}): {}", slice.name, counted(slice.endpoints, "endpoint"));
             }
         }
         if !self.selector.is_empty() {

@@ -12,9 +12,11 @@ use super::stage::{BACKENDS, Stage, socket_address};
 pub(super) fn services(stage: &Stage, page: &mut Page) -> Checked {
     page.say(
         "A Service is a name and an address that stay, in front of Pods that do not. These are ordinary Kubernetes \
-         objects, sent to the gateway over its Unix socket and read back:",
+         objects, sent to the gateway over its Unix socket and read back (without `kubernetes`, which is there from the \
+         start):",
     );
-    page.command("pollgate get services", &stage.typed("pollgate get services")?);
+    let line = "pollgate get services -l provider!=kubernetes";
+    page.command(line, &stage.typed(line)?);
     let address = stage.cluster_ip("backend-service")?;
     page.check(
         "backend-service has the ClusterIP and port it asks for",

@@ -145,7 +145,7 @@ fn nothing_lost(report: &Value) {
 fn what_is_sent_arrives_at_the_endpoints_and_is_told() {
     in_lab("pktgen::what_is_sent_arrives_at_the_endpoints_and_is_told", || {
         let bench = Bench::new();
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.1-10.96.0.2:80 --flows 60 {CALM}"));
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.5-10.96.0.6:80 --flows 60 {CALM}"));
         nothing_lost(&report);
         let sent = number(&report, "/sent/packets");
         // On a machine that is busy with other tests it may fall behind; then it says so.
@@ -173,9 +173,9 @@ fn with_reply_each_packet_makes_the_round_trip() {
     in_lab("pktgen::with_reply_each_packet_makes_the_round_trip", || {
         let bench = Bench::new();
         for (line, services) in [
-            ("--to 10.96.0.1:80 --protocol udp --size imix", 40),
+            ("--to 10.96.0.5:80 --protocol udp --size imix", 40),
             ("--to 10.96.0.3:80 --protocol tcp --order random", 40),
-            ("--to 10.96.0.2:80 --threads 2", 40),
+            ("--to 10.96.0.6:80 --threads 2", 40),
         ] {
             let before = bench.totals();
             let calm = if line.contains("threads") { CALM.replace("--threads 1", "") } else { CALM.to_owned() };
@@ -215,7 +215,7 @@ fn an_interrupted_run_still_reports_and_tells_each_second_how_it_goes() {
         let bench = Bench::new();
         let mut command: Process = bench.wire.command(POLLGATE);
         command.arg("pktgen").args(SIDES.split_whitespace());
-        command.args("--to 10.96.0.1:80 --rate 2k --warmup 0.2 --duration 600 --progress -o json".split_whitespace());
+        command.args("--to 10.96.0.5:80 --rate 2k --warmup 0.2 --duration 600 --progress -o json".split_whitespace());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let told = lines.next().expect("a line each second").expect("text");
@@ -237,13 +237,13 @@ fn an_interrupted_run_still_reports_and_tells_each_second_how_it_goes() {
 fn every_packet_can_be_a_new_flow_and_flows_can_be_replaced() {
     in_lab("pktgen::every_packet_can_be_a_new_flow_and_flows_can_be_replaced", || {
         let bench = Bench::new();
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.1:80 --every-packet-new {CALM}"));
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.5:80 --every-packet-new {CALM}"));
         nothing_lost(&report);
         assert_eq!(report["latency_us"]["steady"], Value::Null, "each packet is a first one");
         assert_eq!(number(&report, "/latency_us/first/count"), number(&report, "/sent/packets"));
         let opened = bench.totals().flows_opened;
         assert_eq!(opened, number(&report, "/flows/opened") - 1000, "1000 were there to be replaced: {report:#}");
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.2:80 --flows 100 --new-flows 500 {CALM}"));
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.6:80 --flows 100 --new-flows 500 {CALM}"));
         nothing_lost(&report);
         let fresh = number(&report, "/flows/opened") - 100;
         assert!((250..=751).contains(&fresh), "500 a second for 1.5 s, if it keeps up: {fresh}");
@@ -254,7 +254,7 @@ fn every_packet_can_be_a_new_flow_and_flows_can_be_replaced() {
 fn strays_are_sent_apart_and_dropped_by_the_gateway() {
     in_lab("pktgen::strays_are_sent_apart_and_dropped_by_the_gateway", || {
         let bench = Bench::new();
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.1:80 --hit-ratio 0.75 {CALM}"));
+        let report = bench.run(&format!("{SIDES} --to 10.96.0.5:80 --hit-ratio 0.75 {CALM}"));
         nothing_lost(&report);
         let (sent, strays) = (number(&report, "/sent/packets"), number(&report, "/sent/strays"));
         assert!((sent / 3).abs_diff(strays) <= 1, "{sent} and {strays}");
@@ -270,7 +270,7 @@ fn loss_is_counted_and_nothing_at_all_is_a_failure() {
         let bench = Bench::new();
         // Two of the addresses are no Service's.
         let report =
-            bench.run(&format!("{SIDES} --to 10.96.0.1-10.96.0.2:80,10.96.0.8-10.96.0.9:80 --flows 40 {CALM}"));
+            bench.run(&format!("{SIDES} --to 10.96.0.5-10.96.0.6:80,10.96.0.8-10.96.0.9:80 --flows 40 {CALM}"));
         let (sent, lost) = (number(&report, "/sent/packets"), number(&report, "/lost/packets"));
         assert!((sent / 2).abs_diff(lost) <= 1, "{lost} of {sent}");
         assert_eq!(report["lost"]["percent"].as_f64().map(f64::round), Some(50.0));
@@ -285,7 +285,7 @@ fn loss_is_counted_and_nothing_at_all_is_a_failure() {
 fn a_rate_out_of_reach_is_told() {
     in_lab("pktgen::a_rate_out_of_reach_is_told", || {
         let bench = Bench::new();
-        let line = format!("{SIDES} --to 10.96.0.1:80 --rate 900M --duration 0.3 --warmup 0.1");
+        let line = format!("{SIDES} --to 10.96.0.5:80 --rate 900M --duration 0.3 --warmup 0.1");
         let report = bench.run(&line);
         let told = report["shortfall"].as_str().expect("a sentence");
         assert!(told.starts_with("the generator could not keep up: asked 900.00 M/s, sent "), "{told}");
@@ -300,16 +300,16 @@ fn what_cannot_be_used_is_told_with_what_to_do() {
         let (wire, far) = (Namespace::new("wire").expect("made"), Namespace::new("far").expect("made"));
         Veth::new((&wire, "left"), (&far, "left")).make().expect("a veth pair");
         let told = |line: &str| try_run(&wire, line).1.expect_err(line).to_string();
-        let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.1:80");
+        let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
         assert!(silent.contains("no answer from 10.244.1.1 on left after 3 s"), "{silent}");
         assert!(silent.contains("--gateway-mac"), "{silent}");
-        let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.1:80");
+        let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.5:80");
         assert!(missing.contains("no interface \"lefft\"") && missing.contains("left"), "{missing}");
         wire.down("left").expect("down");
-        let down = told("-i left --gateway 10.244.1.1 --to 10.96.0.1:80");
+        let down = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
         assert!(down.contains("left is down") && down.contains("ip link set left up"), "{down}");
         wire.up("left").expect("up");
-        let output = without_privileges(&wire, "-i left --gateway 10.244.1.1 --to 10.96.0.1:80");
+        let output = without_privileges(&wire, "-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains("CAP_NET_RAW") && told.contains("setcap"), "{told}");

@@ -87,6 +87,46 @@ fn policies_choose_and_translate_as_kubernetes_does() {
     }
 }
 
+/// Two Pods, each in a zone of its own, behind a Service that prefers the zone of who asks.
+fn zoned(policy: &str) -> String {
+    let pod = |name: &str, zone: &str, address: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n\
+             ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: on-{name}, labels: {{app: shop}}}}\n\
+             spec: {{nodeName: {name}, containers: [{{name: c}}]}}\n\
+             status: {{phase: Running, podIP: {address}, conditions: [{{type: Ready, status: \"True\"}}]}}\n"
+        )
+    };
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: shop}}\n\
+         spec: {{clusterIP: 10.96.0.70, selector: {{app: shop}}, trafficDistribution: PreferSameZone{policy}, \
+         ports: [{{port: 80, targetPort: 8080}}]}}\n{}{}",
+        pod("node-1", "a", "10.244.1.10"),
+        pod("node-2", "b", "10.244.2.15")
+    )
+}
+
+/// Kubernetes `pkg/proxy/topology.go`: hints are advice to a gateway that has a zone, and nothing to a Local policy.
+#[test]
+fn hints_keep_connections_in_the_zone_of_the_gateway() {
+    let all = ["10.244.1.10", "10.244.2.15"];
+    let cases: [(&str, &str, &[&str]); 5] = [
+        ("", "", &all),
+        ("zone: a\n", "", &all[..1]),
+        ("zone: b\n", "", &all[1..]),
+        ("zone: c\n", "", &all),
+        ("zone: a\nnode: node-2\n", ", internalTrafficPolicy: Local", &all[1..]),
+    ];
+    for (config, policy, expected) in cases {
+        let mut lab = Lab::configured(config, &zoned(policy));
+        let chosen: BTreeSet<Ipv4Addr> =
+            connect(&mut lab, PODS, CLUSTER_IP, 32).iter().map(|s| *s.dst().ip()).collect();
+        assert_eq!(chosen, expected.iter().map(|text| ip(text)).collect(), "{config} {policy}");
+        let opened = [("flows_opened", 32), ("flows_live", 32), ("flows_half_open", 32)];
+        lab.counters(&[&[("rx", 32), ("tx", 32)], &opened[..]].concat());
+    }
+}
+
 #[test]
 fn without_a_node_the_whole_cluster_is_local() {
     let mut lab = Lab::new(&shop(", externalTrafficPolicy: Local", &NODES));

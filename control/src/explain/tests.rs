@@ -175,6 +175,24 @@ EndpointSlices written by others, used as they are
 }
 
 #[test]
+fn a_service_without_a_selector_says_where_its_endpoints_come_from() {
+    let mut world = World::new();
+    world.apply([service("a", json!({"clusterIP": "10.96.0.50", "ports": [{"port": 80}]}))]);
+    let nobody =
+        "No selector, and no EndpointSlice or Endpoints names it: nobody stands behind it until somebody writes one.";
+    assert_eq!(told(&world, "a").notes, [nobody, "No endpoint is ready: connections are refused."]);
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "a"},
+        "subsets": [{"addresses": [{"ip": "10.9.9.9"}], "ports": [{"port": 80}]}]});
+    world.apply([endpoints]);
+    let explanation = told(&world, "a");
+    let mirrored = "No selector: the endpoints are what its Endpoints say, and nobody here keeps those up to date.";
+    assert_eq!(explanation.notes, [mirrored]);
+    let text = explanation.text();
+    assert!(text.contains("10.96.0.50:80/TCP   1 ready"), "{text}");
+    assert!(text.ends_with(" (mirrored from Endpoints): 1 endpoint\n"), "{text}");
+}
+
+#[test]
 fn a_crowd_of_strangers_is_counted() {
     let mut world = World::new();
     let strangers = (0..25).map(|i| pod(&format!("s{i:02}"), "other", &format!("10.0.0.{}", i + 1)));
