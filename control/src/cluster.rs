@@ -180,6 +180,10 @@ pub enum Write {
     Follow(Object),
     /// Remove what has left the operator's files, if it is theirs and still there.
     Unfollow(Key),
+    /// Let a Pod be terminating for so many seconds, and then go.
+    Terminate(Key, u32),
+    /// Remove a Pod whose time of terminating is over; nothing if it is not, or is gone.
+    Expire(Key),
 }
 
 /// One object before and after.

@@ -29,6 +29,7 @@ mod apply;
 mod controllers;
 mod index;
 mod strategy;
+mod termination;
 mod transaction;
 mod validate;
 

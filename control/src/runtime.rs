@@ -39,6 +39,7 @@ use crate::cluster::{Cluster, Commit, Refusal, Write};
 use crate::objects::Kind;
 use crate::resolve::{ServiceName, touched};
 use crate::store::Store;
+use crate::termination::Schedule;
 
 /// How often [`TableSink::tick`] is called when nothing else happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -188,6 +189,7 @@ pub fn spawn(mut parts: RuntimeParts) -> io::Result<ControlHandle> {
     let disk = Disk::spawn(parts.store)?;
     let (stop, stopped) = bounded(0);
     let control = Control {
+        terminating: Schedule::of(&parts.cluster),
         cluster: parts.cluster,
         sink: parts.sink,
         settled: parts.settled,
@@ -211,6 +213,8 @@ fn every_service(cluster: &Cluster) -> BTreeSet<ServiceName> {
 
 struct Control {
     cluster: Cluster,
+    /// Pods that go by themselves.
+    terminating: Schedule,
     sink: Box<dyn TableSink + Send>,
     settled: SettledSink,
     disk: Disk,
@@ -273,6 +277,30 @@ impl Control {
         }
     }
 
+    fn tick(&mut self) {
+        self.sink.tick();
+        match &mut self.broken {
+            // Not behind a batch that may fail: what is due is told once.
+            None if self.in_flight.is_none() => self.expire(),
+            None => {}
+            Some(broken) if broken.again.is_some_and(|again| again <= Instant::now()) => {
+                broken.again = None;
+                self.disk.start(Job::Recover(broken.failed.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Lets Pods go whose time of terminating is over.
+    fn expire(&mut self) {
+        let due = self.terminating.due(jiff::Timestamp::now());
+        if !due.is_empty() {
+            let writes = due.into_iter().map(Write::Expire).collect();
+            // Nobody waits for it. What a failing disk undoes is due again.
+            self.waiting.push(WriteRequest { writes, dry_run: false, reply: Box::new(|_| ()) });
+        }
+    }
+
     fn take(&mut self, command: Command) {
         match command {
             Command::Write(request) => self.waiting.push(request),
@@ -302,6 +330,7 @@ impl Control {
         let commit = Arc::new(commit);
         if !dry_run && !commit.changes.is_empty() {
             self.cluster.adopt(&commit);
+            self.terminating.follow(&commit);
             batch.services.extend(touched(&commit));
             batch.commits.push(Arc::clone(&commit));
         }
@@ -330,7 +359,9 @@ impl Control {
         tracing::error!("writes are refused until the disk works again, reads and packets go on: {reason}");
         let failed = std::mem::take(&mut batch.commits);
         for commit in failed.iter().rev() {
-            self.cluster.adopt(&commit.inverse());
+            let back = commit.inverse();
+            self.cluster.adopt(&back);
+            self.terminating.follow(&back);
         }
         self.sink.changed(&self.cluster, &batch.services);
         for (_, outcome) in &mut batch.answers {
@@ -339,16 +370,6 @@ impl Control {
             }
         }
         self.broken = Some(Broken { reason, failed, again: Some(Instant::now() + FIRST_REST), rest: FIRST_REST });
-    }
-
-    fn tick(&mut self) {
-        self.sink.tick();
-        if let Some(broken) = &mut self.broken
-            && broken.again.is_some_and(|again| again <= Instant::now())
-        {
-            broken.again = None;
-            self.disk.start(Job::Recover(broken.failed.clone()));
-        }
     }
 
     fn recovered(&mut self, report: Result<(), String>) {

@@ -20,7 +20,7 @@ use crate::fault::Fault;
 use crate::index::{Index, Label};
 use crate::objects::{Key, Kind, Object};
 use crate::service::{ServiceName, SpecExt};
-use crate::{strategy, validate};
+use crate::{strategy, termination, validate};
 
 /// Why one write cannot be done: reason, message and the faults behind it.
 struct No {
@@ -248,6 +248,9 @@ impl<'a> Transaction<'a> {
         metadata.generation = generation;
         metadata.managed_fields = None;
         metadata.self_link = None;
+        if let Some(before) = before {
+            termination::keep(before, object);
+        }
     }
 
     fn note_explicit_claims(&mut self, writes: &[Write]) {
@@ -277,6 +280,8 @@ impl<'a> Transaction<'a> {
             Write::Delete(key) => self.delete(key),
             Write::Follow(object) => self.follow(object),
             Write::Unfollow(key) => self.unfollow(key),
+            Write::Terminate(key, grace) => self.terminate(key, grace),
+            Write::Expire(key) => Ok(self.expire(key)),
         }
     }
 
@@ -354,6 +359,24 @@ impl<'a> Transaction<'a> {
         }
         self.remove(&key);
         Ok(key)
+    }
+
+    fn terminate(&mut self, key: Key, grace: u32) -> Result<Key, No> {
+        let Some(object) = self.object(&key) else {
+            return Err(not_found(key));
+        };
+        let mut object = (**object).clone();
+        termination::begin(&mut object, grace, self.now);
+        self.put(object);
+        Ok(key)
+    }
+
+    fn expire(&mut self, key: Key) -> Key {
+        let due = self.object(&key).and_then(|object| termination::ends_at(object)).is_some_and(|end| end <= self.now);
+        if due {
+            self.remove(&key);
+        }
+        key
     }
 
     fn empty_namespace(&mut self, namespace: &str) {
