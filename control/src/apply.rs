@@ -7,14 +7,15 @@
 //! ```
 //!
 //! Same annotation as kubectl's client-side apply (`kubectl.kubernetes.io/last-applied-configuration`), so objects applied by either
-//! tool can be applied by the other. Maps merge; lists are replaced as a whole, like in a JSON merge patch (RFC 7386),
-//! where kubectl would merge some of them by key: what a manifest's list says is what there is, and a Service's allocated
-//! node ports are kept by port anyway.
+//! tool can be applied by the other. Maps merge, and so do lists whose items have keys (ports, containers, conditions: see
+//! [`crate::schema`]), as with kubectl: a port somebody else added stays, one the manifest dropped goes.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::fault::Fault;
+use crate::merge::{Merge, Rules, overlay, same_item};
 use crate::objects::Object;
+use crate::schema::Shape;
 
 /// Where the manifest that was applied last is kept.
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -36,8 +37,9 @@ pub(crate) fn merge(manifest: &Object, live: Option<&Object>) -> Result<Object, 
         Some(live) => {
             let last = last_applied(live);
             let mut merged = live.to_value();
-            remove_dropped(&mut merged, &last, &wanted);
-            overlay(&mut merged, wanted);
+            let shape = Shape::of(manifest.kind());
+            remove_dropped(shape, &mut merged, &last, &wanted);
+            overlay(Rules::Kubectl, shape, &mut merged, wanted);
             Object::from_value(&merged, manifest.namespace())?
         }
     };
@@ -62,28 +64,42 @@ fn last_applied(live: &Object) -> Value {
 }
 
 /// Removes from `live` what `last` said and `wanted` no longer says.
-fn remove_dropped(live: &mut Value, last: &Value, wanted: &Value) {
-    let (Value::Object(live), Value::Object(last)) = (live, last) else {
-        return;
-    };
-    for (key, last) in last {
-        match (wanted.get(key), live.get_mut(key)) {
-            (None, Some(_)) => drop(live.remove(key)),
-            (Some(wanted), Some(live)) => remove_dropped(live, last, wanted),
-            _ => {}
+fn remove_dropped(shape: &'static Shape, live: &mut Value, last: &Value, wanted: &Value) {
+    match (live, last, wanted) {
+        (Value::Object(live), Value::Object(last), Value::Object(wanted)) => {
+            for (key, last) in last {
+                match (wanted.get(key), live.get_mut(key)) {
+                    (None, Some(_)) => drop(live.remove(key)),
+                    (Some(wanted), Some(live)) => remove_dropped(shape.field(key), live, last, wanted),
+                    _ => {}
+                }
+            }
         }
+        (Value::Array(live), Value::Array(last), Value::Array(wanted)) => {
+            if let Shape::List { items, merge } = shape {
+                remove_dropped_items(items, &Rules::Kubectl.of(merge), live, last, wanted);
+            }
+        }
+        _ => {}
     }
 }
 
-fn overlay(live: &mut Value, wanted: Value) {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => {
-            for (key, value) in wanted.into_iter().filter(|(_, value)| !value.is_null()) {
-                overlay(live.entry(key).or_insert_with(|| Value::Object(Map::new())), value);
-            }
-        }
-        (live, wanted) => *live = wanted,
-    }
+fn remove_dropped_items(shape: &'static Shape, merge: &Merge, live: &mut Vec<Value>, last: &[Value], wanted: &[Value]) {
+    let find = |list: &'_ [Value], item: &Value| match merge {
+        Merge::Replace => None,
+        Merge::Union => list.iter().position(|other| other == item),
+        Merge::ByKeys(keys) => list.iter().position(|other| same_item(other, item, keys)),
+    };
+    live.retain_mut(|item| {
+        let Some(was) = find(last, item) else {
+            return true;
+        };
+        let Some(is) = find(wanted, item) else {
+            return false;
+        };
+        remove_dropped(shape, item, &last[was], &wanted[is]);
+        true
+    });
 }
 
 #[cfg(test)]
@@ -130,5 +146,32 @@ mod tests {
         assert_eq!((again.revision, again.changes.len(), again.written.len()), (2, 0, 2));
         world.apply([service("a", json!({"selector": {"app": "a"}, "ports": [{"port": 80}]}))]);
         assert_eq!(world.service("a").spec.unwrap().ports.unwrap().len(), 1);
+    }
+    #[test]
+    fn lists_with_keys_merge_by_them_as_kubectls_do() {
+        let mut world = World::new();
+        let ports = |ports: serde_json::Value| service("a", json!({"selector": {"app": "a"}, "ports": ports}));
+        world.apply([ports(json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]))]);
+        let mut edited = world.service("a");
+        let added = serde_json::from_value(json!({"name": "theirs", "port": 9090, "protocol": "TCP"})).unwrap();
+        edited.spec.as_mut().unwrap().ports.as_mut().unwrap().insert(1, added);
+        world.write(vec![crate::cluster::Write::Replace(Object::Service(Box::new(edited)))]).unwrap();
+        world.apply([ports(json!([{"name": "a", "port": 80, "targetPort": 8080}, {"name": "c", "port": 82}]))]);
+        let live = world.service("a").spec.unwrap().ports.unwrap();
+        let names: Vec<&str> = live.iter().filter_map(|port| port.name.as_deref()).collect();
+        assert_eq!(names, ["a", "theirs", "c"]);
+    }
+
+    #[test]
+    fn one_number_for_two_protocols_is_two_ports() {
+        let mut world = World::new();
+        let dns = |ports: serde_json::Value| service("dns", json!({"ports": ports}));
+        let (tcp, udp) = (json!({"name": "t", "port": 53}), json!({"name": "u", "port": 53, "protocol": "UDP"}));
+        world.apply([dns(json!([tcp, udp]))]);
+        world.apply([dns(json!([tcp]))]);
+        let left = world.service("dns").spec.unwrap().ports.unwrap();
+        assert_eq!((left.len(), left[0].name.as_deref()), (1, Some("t")));
+        world.apply([dns(json!([udp, tcp]))]);
+        assert_eq!(world.service("dns").spec.unwrap().ports.unwrap().len(), 2);
     }
 }

@@ -174,6 +174,9 @@ pub enum Write {
     Replace(Object),
     /// Make it, or merge it into what is there as `kubectl apply` does.
     Apply(Object),
+    /// Make or replace it by what was made of it elsewhere, its status and the owners of its fields included. Its
+    /// resourceVersion must be the current one; without one, there must be none.
+    Exact(Object),
     /// Remove it and what belongs to it.
     Delete(Key),
     /// Apply what an operator's file says. The object is the file's, and marked so, if it was not there before.

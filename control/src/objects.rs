@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultReason};
 
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -128,6 +128,19 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Whether objects of the kind have a status that is written by itself.
+    pub fn has_status(self) -> bool {
+        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service)
+    }
+
+    /// What `kubectl get all` and its like count the kind to.
+    pub fn categories(self) -> &'static [&'static str] {
+        match self {
+            Kind::Pod | Kind::Service => &["all"],
+            _ => &[],
+        }
+    }
+
     /// Whether objects of the kind live in a namespace.
     pub fn namespaced(self) -> bool {
         !matches!(self, Kind::Namespace | Kind::Node)
@@ -190,20 +203,39 @@ impl Object {
     /// # Errors
     /// Every fault that could be found, in the order of the fields a reader expects.
     pub fn from_value(value: &Value, default_namespace: &str) -> Result<Object, Vec<Fault>> {
+        match Object::read(value, default_namespace) {
+            (Some(object), faults) if faults.is_empty() => Ok(object),
+            (_, faults) => Err(faults),
+        }
+    }
+
+    /// The same, but unknown fields are left out and told apart from the object.
+    ///
+    /// # Errors
+    /// Every other fault that could be found.
+    pub fn from_value_lenient(value: &Value, default_namespace: &str) -> Result<(Object, Vec<Fault>), Vec<Fault>> {
+        let (object, faults) = Object::read(value, default_namespace);
+        let (unknown, others): (Vec<Fault>, Vec<Fault>) =
+            faults.into_iter().partition(|fault| fault.reason == FaultReason::UnknownField);
+        match object {
+            Some(object) if others.is_empty() => Ok((object, unknown)),
+            _ => Err(others),
+        }
+    }
+
+    fn read(value: &Value, default_namespace: &str) -> (Option<Object>, Vec<Fault>) {
         let Some(fields) = value.as_object() else {
-            return Err(vec![Fault::wrong_type("", &format!("expected an object, found {}", type_name(value)))]);
+            let fault = Fault::wrong_type("", &format!("expected an object, found {}", type_name(value)));
+            return (None, vec![fault]);
         };
         let mut faults = Vec::new();
         let kind = check_header(fields, &mut faults);
         check_name(fields, &mut faults);
-        let object = kind.and_then(|kind| Object::decode(kind, value, &mut faults));
-        match object {
-            Some(mut object) if faults.is_empty() => {
-                object.settle_namespace(default_namespace);
-                Ok(object)
-            }
-            _ => Err(faults),
+        let mut object = kind.and_then(|kind| Object::decode(kind, value, &mut faults));
+        if let Some(object) = &mut object {
+            object.settle_namespace(default_namespace);
         }
+        (object, faults)
     }
 
     /// The object whose [`Object::to_value`] this is: of what was checked once, only the types are looked at again.

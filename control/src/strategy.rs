@@ -19,6 +19,7 @@ const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
 /// Fills in what the object leaves open, from the defaults and from its former self.
 pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
+    keep_status(object, old);
     match object {
         Object::Service(service) => prepare_service(service, old.and_then(Object::as_service)),
         Object::Endpoints(endpoints) => {
@@ -53,6 +54,31 @@ pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
             }
         }
         Object::Node(_) | Object::Event(_) => {}
+    }
+}
+
+/// The object as it would be if nobody had ever reported on it.
+pub(crate) fn without_status(object: &Object) -> Object {
+    let mut object = object.clone();
+    match &mut object {
+        Object::Namespace(namespace) => namespace.status = None,
+        Object::Node(node) => node.status = None,
+        Object::Pod(pod) => pod.status = None,
+        Object::Service(service) => service.status = None,
+        _ => {}
+    }
+    object
+}
+
+/// An update that says nothing of the status keeps it: most manifests have none. Services: see [`settle_status`].
+fn keep_status(object: &mut Object, old: Option<&Object>) {
+    match (object, old) {
+        (Object::Namespace(new), Some(Object::Namespace(old))) if new.status.is_none() => {
+            new.status.clone_from(&old.status);
+        }
+        (Object::Node(new), Some(Object::Node(old))) if new.status.is_none() => new.status.clone_from(&old.status),
+        (Object::Pod(new), Some(Object::Pod(old))) if new.status.is_none() => new.status.clone_from(&old.status),
+        _ => {}
     }
 }
 

@@ -20,7 +20,7 @@ use crate::fault::Fault;
 use crate::index::{Index, Label};
 use crate::objects::{Key, Kind, Object};
 use crate::service::{ServiceName, SpecExt};
-use crate::{strategy, termination, validate};
+use crate::{ownership, strategy, termination, validate};
 
 /// Why one write cannot be done: reason, message and the faults behind it.
 struct No {
@@ -246,7 +246,6 @@ impl<'a> Transaction<'a> {
         metadata.creation_timestamp = old.map_or(Some(Time(self.now)), |old| old.creation_timestamp.clone());
         metadata.resource_version = old.and_then(|old| old.resource_version.clone());
         metadata.generation = generation;
-        metadata.managed_fields = None;
         metadata.self_link = None;
         if let Some(before) = before {
             termination::keep(before, object);
@@ -255,7 +254,11 @@ impl<'a> Transaction<'a> {
 
     fn note_explicit_claims(&mut self, writes: &[Write]) {
         for write in writes {
-            let (Write::Create(object) | Write::Replace(object) | Write::Apply(object) | Write::Follow(object)) = write
+            let (Write::Create(object)
+            | Write::Replace(object)
+            | Write::Apply(object)
+            | Write::Exact(object)
+            | Write::Follow(object)) = write
             else {
                 continue;
             };
@@ -277,6 +280,7 @@ impl<'a> Transaction<'a> {
             Write::Create(object) => self.create(object),
             Write::Replace(object) => self.replace(object),
             Write::Apply(object) => self.apply(object),
+            Write::Exact(object) => self.exact(object),
             Write::Delete(key) => self.delete(key),
             Write::Follow(object) => self.follow(object),
             Write::Unfollow(key) => self.unfollow(key),
@@ -292,28 +296,34 @@ impl<'a> Transaction<'a> {
             let message = format!("{} already exists", quoted(&key));
             return Err(No { key, reason: RefusalReason::AlreadyExists, message, faults: Vec::new() });
         }
+        object.metadata_mut().managed_fields = None;
         self.settle(object, None)?;
         Ok(key)
     }
 
-    fn replace(&mut self, object: Object) -> Result<Key, No> {
+    fn replace(&mut self, mut object: Object) -> Result<Key, No> {
         let key = object.key();
         let Some(old) = self.object(&key).cloned() else {
             return Err(not_found(key));
         };
-        let (given, current) = (object.metadata(), old.metadata());
-        let differs = |given: &Option<String>, current: &Option<String>| {
-            given.as_ref().is_some_and(|given| !given.is_empty() && Some(given) != current.as_ref())
-        };
-        if differs(&given.resource_version, &current.resource_version) || differs(&given.uid, &current.uid) {
-            let message = format!(
-                "Operation cannot be fulfilled on {}: the object has been modified; please apply your changes to the \
-                 latest version and try again",
-                quoted(&key)
-            );
-            return Err(No { key, reason: RefusalReason::Conflict, message, faults: Vec::new() });
-        }
+        check_version(&key, &object, &old)?;
+        ownership::carry(&old, &mut object);
         self.settle(object, Some(&old))?;
+        Ok(key)
+    }
+
+    fn exact(&mut self, mut object: Object) -> Result<Key, No> {
+        let key = object.key();
+        let Some(old) = self.object(&key).cloned() else {
+            return match object.metadata().resource_version {
+                Some(_) => Err(not_found(key)),
+                None => self.settle(object, None).map(|()| key),
+            };
+        };
+        // Made from nothing, while somebody made it: that is a conflict too.
+        object.metadata_mut().resource_version.get_or_insert_with(|| "0".to_owned());
+        check_version(&key, &object, &old)?;
+        self.settle_exactly(object, &old)?;
         Ok(key)
     }
 
@@ -321,7 +331,11 @@ impl<'a> Transaction<'a> {
         self.generate_name(&mut object);
         let key = object.key();
         let old = self.object(&key).cloned();
-        let merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        let mut merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        match &old {
+            Some(old) => ownership::carry(old, &mut merged),
+            None => merged.metadata_mut().managed_fields = None,
+        }
         self.settle(merged, old.as_deref())?;
         Ok(key)
     }
@@ -401,9 +415,19 @@ impl<'a> Transaction<'a> {
 
     /// From what was typed to what is valid, and into place.
     fn settle(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), No> {
+        strategy::prepare(&mut object, old);
+        self.place(object, old)
+    }
+
+    /// The same for an object whose status is what it says, be it nothing.
+    fn settle_exactly(&mut self, mut object: Object, old: &Object) -> Result<(), No> {
+        strategy::prepare(&mut object, Some(&strategy::without_status(old)));
+        self.place(object, Some(old))
+    }
+
+    fn place(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), No> {
         let key = object.key();
         let mut faults = Vec::new();
-        strategy::prepare(&mut object, old);
         if let Object::Service(service) = &mut object {
             allocate::settle_families(service, self.settings, &mut faults);
         }
@@ -515,6 +539,23 @@ fn generation(object: &Object, before: Option<&Object>) -> Option<i64> {
     };
     let last = before.and_then(|before| before.metadata().generation);
     Some(last.unwrap_or_default() + i64::from(!same))
+}
+
+/// Whoever names a version or uid means that one.
+fn check_version(key: &Key, object: &Object, old: &Object) -> Result<(), No> {
+    let (given, current) = (object.metadata(), old.metadata());
+    let differs = |given: &Option<String>, current: &Option<String>| {
+        given.as_ref().is_some_and(|given| !given.is_empty() && Some(given) != current.as_ref())
+    };
+    if !differs(&given.resource_version, &current.resource_version) && !differs(&given.uid, &current.uid) {
+        return Ok(());
+    }
+    let message = format!(
+        "Operation cannot be fulfilled on {}: the object has been modified; please apply your changes to the latest \
+         version and try again",
+        quoted(key)
+    );
+    Err(No { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Vec::new() })
 }
 
 fn not_found(key: Key) -> No {

@@ -14,6 +14,8 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use super::decode::{self, Sent};
+use super::protobuf::{self, PROTOBUF};
 use super::status::Status;
 use crate::manifest;
 
@@ -54,6 +56,8 @@ impl Budget {
 
 /// The media types of whole objects.
 pub(crate) const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
+/// Those of an object to be created.
+pub(crate) const CREATED_TYPES: &[&str] = &["application/json", "application/yaml", PROTOBUF];
 
 /// Reads a body of one of the media types `known`; without a `Content-Type` it is taken for the first of them.
 pub(crate) async fn read(
@@ -84,10 +88,38 @@ pub(crate) async fn decode(bytes: Vec<u8>, media: &'static str) -> Result<Vec<Va
     decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 
+/// Decodes one object, and takes note of fields that its JSON gives twice; YAML that does is refused.
+pub(crate) async fn decode_one(bytes: Vec<u8>, media: &'static str) -> Result<Sent, Status> {
+    let few = bytes.len() < LARGE;
+    let decode = move || match media.ends_with("json") {
+        true => decode::json(&bytes).map_err(|error| not_json(&error)),
+        false if media == PROTOBUF => protobuf::decode(&bytes)
+            .map(Sent::from)
+            .map_err(|reason| Status::bad_request(format!("the body is not valid protobuf: {reason}"))),
+        false => single(decode_now(&bytes, media)?).map(Sent::from),
+    };
+    if few {
+        return decode();
+    }
+    let decoded = tokio::task::spawn_blocking(decode).await;
+    decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+}
+
+/// The one object of a body.
+pub(crate) fn single(mut values: Vec<Value>) -> Result<Value, Status> {
+    match values.len() {
+        1 => Ok(values.remove(0)),
+        found => Err(Status::bad_request(format!("expected one object in the body, found {found}"))),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> Status {
+    Status::bad_request(format!("the body is not valid JSON: {error}"))
+}
+
 fn decode_now(bytes: &[u8], media: &str) -> Result<Vec<Value>, Status> {
     if media.ends_with("json") {
-        let value = serde_json::from_slice(bytes)
-            .map_err(|error| Status::bad_request(format!("the body is not valid JSON: {error}")))?;
+        let value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
         return Ok(vec![value]);
     }
     let text =

@@ -12,14 +12,17 @@ use axum::response::Response;
 
 use super::Api;
 use super::body::{self, OBJECT_LIMIT, OBJECT_TYPES};
+use super::deletion::Deletion;
 use super::listing::{Parameters, text};
 use super::render::{self, Form, ListMeta};
-use super::resources::{PATCH_ATTEMPTS, dry_run, single};
 use super::selector::Wanted;
 use super::status::Status;
-use crate::cluster::{RefusalReason, Write};
+use crate::cluster::RefusalReason;
 use crate::objects::{Kind, Object};
 use crate::runtime::WriteError;
+
+/// How often a list is made anew because somebody deleted one of its objects meanwhile.
+const ATTEMPTS: usize = 5;
 
 /// Whether a collection of the kind can be deleted at once. As with the API server, Namespaces go one by one.
 pub(crate) fn can_be_deleted(kind: Kind) -> bool {
@@ -32,7 +35,7 @@ pub(crate) async fn delete(
     wanted: &Wanted,
     form: Form,
     parameters: &Parameters,
-    dry_run: bool,
+    deletion: Deletion,
     request: (&HeaderMap, Body),
 ) -> Result<Response, Status> {
     for name in ["limit", "continue", "resourceVersion"] {
@@ -41,14 +44,14 @@ pub(crate) async fn delete(
         }
     }
     let (headers, body) = request;
-    let dry_run = options(api, headers, body).await? || dry_run;
-    for _ in 0..PATCH_ATTEMPTS {
+    let deletion = with_body(api, headers, body, deletion).await?;
+    for _ in 0..ATTEMPTS {
         let (revision, objects) = api.replica.list(wanted);
         if objects.is_empty() {
             return Ok(answer(wanted, revision, objects, form));
         }
-        let writes: Vec<Write> = objects.iter().map(|object| Write::Delete(object.key())).collect();
-        match api.write(writes, dry_run, api.budget.claim(0)?).await? {
+        let writes = objects.iter().map(|object| deletion.write(object.key())).collect();
+        match api.write(writes, deletion.dry_run, api.budget.claim(0)?).await? {
             Ok(commit) => return Ok(answer(wanted, commit.revision, objects, form)),
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(refused(&error)),
@@ -57,16 +60,12 @@ pub(crate) async fn delete(
     Err(Status::too_many_requests())
 }
 
-/// Whether a `DeleteOptions` asks for a dry run.
-async fn options(api: &Api, headers: &HeaderMap, body: Body) -> Result<bool, Status> {
+/// What is asked, with what a `DeleteOptions` in the body adds.
+async fn with_body(api: &Api, headers: &HeaderMap, body: Body, deletion: Deletion) -> Result<Deletion, Status> {
     let (_claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
-    if bytes.is_empty() {
-        return Ok(false);
-    }
-    let options = single(body::decode(bytes, media).await?)?;
-    match options.pointer("/dryRun/0") {
-        None => Ok(false),
-        Some(value) => dry_run(value.as_str().unwrap_or("not a text")),
+    match bytes.is_empty() {
+        true => Ok(deletion),
+        false => deletion.with_body(&body::single(body::decode(bytes, media).await?)?),
     }
 }
 

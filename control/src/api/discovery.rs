@@ -1,12 +1,14 @@
 //! What the API has, told the way clients ask for it: groups, versions, resources, the server's version, its health.
 //!
 //! `kubectl` and client libraries read these before anything else and believe them, so the verbs listed are the verbs
-//! that work.
+//! that work. It comes in two forms: a document for each group and version, and, for clients whose `Accept` asks for an
+//! `APIGroupDiscoveryList`, all of them at once at `/api` and `/apis` (KEP-3352).
 
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
@@ -22,16 +24,18 @@ pub(crate) const OWN_VERSION: &str = "v1alpha1";
 const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Not for every kind.
 const DELETE_COLLECTION: &str = "deletecollection";
+/// What can be done to a status.
+const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
+
+/// The media type of all groups at once.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route("/version", get(async || Json(version())))
-        .route(
-            "/api",
-            get(async || Json(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}))),
-        )
+        .route("/api", get(async |headers: HeaderMap| either(&headers, core(), &[""])))
         .route("/api/v1", get(async || Json(resources("v1"))))
-        .route("/apis", get(async || Json(groups())))
+        .route("/apis", get(async |headers: HeaderMap| either(&headers, groups(), &["discovery.k8s.io", OWN_GROUP])))
         .route("/apis/discovery.k8s.io", get(async || Json(group("discovery.k8s.io", "v1"))))
         .route("/apis/discovery.k8s.io/v1", get(async || Json(resources("discovery.k8s.io/v1"))))
         .route("/apis/pollgate.io", get(async || Json(group(OWN_GROUP, OWN_VERSION))))
@@ -52,9 +56,68 @@ fn version() -> Value {
     })
 }
 
+fn core() -> Value {
+    json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
+}
+
+/// The plain document, or the groups with all their resources for a client that asks for that first.
+fn either(headers: &HeaderMap, plain: Value, groups: &[&str]) -> Response {
+    if !wants_aggregated(headers) {
+        return Json(plain).into_response();
+    }
+    let groups: Vec<Value> = groups.iter().map(|group| aggregated(group)).collect();
+    let list = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": groups,
+    });
+    let mut response = Json(list).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    response
+}
+
+/// Whether the first range of `Accept` that can be served is that of [`AGGREGATED`].
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in ranges.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
+            continue;
+        }
+        let parameters: Vec<&str> = parts.collect();
+        if !parameters.iter().any(|parameter| parameter.starts_with("as=")) {
+            return false;
+        }
+        if AGGREGATED.split(';').skip(1).all(|wanted| parameters.contains(&wanted)) {
+            return true;
+        }
+    }
+    false
+}
+
+fn aggregated(group: &str) -> Value {
+    let version = if group == OWN_GROUP { OWN_VERSION } else { "v1" };
+    let kinds = Kind::ALL.into_iter().filter(|kind| kind.group() == group);
+    let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
+    json!({
+        "metadata": {"name": group},
+        "versions": [{"version": version, "freshness": "Current", "resources": resources}],
+    })
+}
+
+fn aggregated_resource(kind: Kind) -> Value {
+    let version = kind.api_version().rsplit('/').next().unwrap_or_default();
+    let response = json!({"group": kind.group(), "version": version, "kind": kind.name()});
+    let status = json!({"subresource": "status", "responseKind": response, "verbs": STATUS_VERBS});
+    json!({
+        "resource": kind.plural(), "singularResource": kind.singular(), "responseKind": response,
+        "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
+        "verbs": VERBS, "shortNames": kind.short_names(), "categories": kind.categories(),
+        "subresources": if kind.has_status() { vec![status] } else { Vec::new() },
+    })
+}
+
 fn resources(group_version: &str) -> Value {
     let kinds = Kind::ALL.into_iter().filter(|kind| kind.api_version() == group_version);
-    let resources: Vec<Value> = kinds.map(resource).collect();
+    let resources: Vec<Value> = kinds.flat_map(|kind| [Some(resource(kind)), status(kind)]).flatten().collect();
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }
 
@@ -66,7 +129,16 @@ fn resource(kind: Kind) -> Value {
     }
     json!({
         "name": kind.plural(), "singularName": kind.singular(), "namespaced": kind.namespaced(),
-        "kind": kind.name(), "verbs": verbs, "shortNames": kind.short_names(),
+        "kind": kind.name(), "verbs": verbs, "shortNames": kind.short_names(), "categories": kind.categories(),
+    })
+}
+
+fn status(kind: Kind) -> Option<Value> {
+    kind.has_status().then(|| {
+        json!({
+            "name": format!("{}/status", kind.plural()), "singularName": "", "namespaced": kind.namespaced(),
+            "kind": kind.name(), "verbs": STATUS_VERBS,
+        })
     })
 }
 

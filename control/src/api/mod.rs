@@ -3,31 +3,40 @@
 //! ```text
 //! server     the socket, connections, their bounds
 //!   └ routes: discovery   what there is
-//!             resources   get, create, replace, patch, delete of every kind, one set of handlers
+//!             openapi     what it looks like
+//!             resources   get, create, replace, delete of every kind, one set of handlers
+//!               patch       the four kinds of patch
 //!               listing     lists, in pages, of now or of before       collection  delete what a list would show
 //!               watch       what happens next, event by event          lines       each event encoded once for all
 //!             gateway     pollgate.io: apply a whole list at once, explain, stats
 //!                 body    reads and decodes what is sent, bounded      render  lists, Tables, streamed
-//!                 status  errors as Status objects                     selector
+//!                 decode  from values to objects; unknown fields       selector
+//!                 status  errors as Status objects                     deletion
+//!                 protobuf  the little that comes in no other form
 //!   view     the replica that all reads come from      history  what changed in it lately
 //!   idle     which connection goes first when there are too many
 //! ```
 //!
 //! Why Kubernetes' API and not one of our own: what speaks to an API server about Services speaks to the gateway, so that
 //! nobody learns a dialect. Where a gateway differs: there is no kubelet, so a `status` in a created or applied Pod, Node or
-//! Service is kept, and a deleted Pod goes at once; a namespace comes to be with its first object.
+//! Service is kept, and a deleted Pod goes at once, or after the grace period the request names; a namespace comes to be with its first object.
 //!
 //! The API has a thread and a single-threaded runtime of its own. It never waits for the control thread except for
 //! the answer to a write, and nothing it does holds the control thread up.
 
 mod body;
 mod collection;
+mod decode;
+mod deletion;
 mod discovery;
 mod gateway;
 mod history;
 mod idle;
 mod lines;
 mod listing;
+mod openapi;
+mod patch;
+mod protobuf;
 mod render;
 mod resources;
 mod selector;
@@ -180,6 +189,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
 fn router(api: Api) -> Router {
     Router::new()
         .merge(discovery::router())
+        .merge(openapi::router())
         .merge(resources::router())
         .merge(gateway::router())
         .fallback(async || Status::no_resource())

@@ -3,6 +3,8 @@
 //! Client libraries decide by `code` and `reason`, `kubectl` prints `message`, and editors jump to `details.causes`: all
 //! follow apimachinery `pkg/api/errors/errors.go`, word for word where a text is fixed there.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -197,6 +199,46 @@ impl Status {
         status.about(kind, known.map_or("", Kind::group), name)
     }
 
+    /// The object has fields that do not exist or are given twice, and the client asked to be strict about it.
+    pub(crate) fn strict_decoding(object: &Object, texts: &[String], unknown: &[Fault]) -> Self {
+        let kind = object.kind();
+        let version = kind.api_version().rsplit('/').next().unwrap_or_default();
+        let message = format!(
+            "{} in version {version:?} cannot be handled as a {0}: strict decoding error: {}",
+            kind.name(),
+            texts.join(", ")
+        );
+        let mut status = Self::bad_request(message);
+        status.details.causes = unknown.iter().map(|fault| cause("", fault)).collect();
+        status.about(kind.name(), kind.group(), object.name())
+    }
+
+    /// The patch fits the object as little as a wrong object would.
+    pub(crate) fn bad_patch(reason: &str) -> Self {
+        let message = format!("the server rejected our request due to an error in our request: {reason}");
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        status.details.causes = vec![json!({"reason": "UnexpectedServerResponse", "message": reason})];
+        status
+    }
+
+    /// A parameter of the request that does not go.
+    pub(crate) fn invalid_option(kind: &str, field: &str, fault: &str) -> Self {
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {field}: {fault}");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
+    /// Fields that an applied object sets belong to other appliers, who say something else: manager and path of each.
+    pub(crate) fn apply_conflict(conflicts: &[(String, String)]) -> Self {
+        let message = match conflicts {
+            [(manager, path)] => format!("Apply failed with 1 conflict: conflict with {manager}: {path}"),
+            _ => format!("Apply failed with {} conflicts: {}", conflicts.len(), conflicts_by_manager(conflicts)),
+        };
+        let mut status = Self::new(StatusCode::CONFLICT, "Conflict", message);
+        let cause = |(manager, path): &(String, String)| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path});
+        status.details.causes = conflicts.iter().map(cause).collect();
+        status
+    }
+
     /// Several objects of one request, each with its faults: causes name the object as `items[i]`.
     pub(crate) fn from_item_faults(items: &[(usize, Vec<Fault>)]) -> Self {
         let causes: Vec<Value> = items
@@ -298,6 +340,15 @@ pub(crate) fn deleted(object: &Object) -> Value {
         details["group"] = json!(kind.group());
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+fn conflicts_by_manager(conflicts: &[(String, String)]) -> String {
+    let mut managers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (manager, path) in conflicts {
+        managers.entry(manager).or_default().push(format!("- {path}"));
+    }
+    let texts = managers.iter().map(|(manager, paths)| format!("conflicts with {manager}:\n{}", paths.join("\n")));
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 fn cause(prefix: &str, fault: &Fault) -> Value {

@@ -1,6 +1,8 @@
 //! The API over its real socket, with the real control thread and store behind it; only the workers' tables are left out.
 
+mod apply;
 mod objects;
+mod patches;
 mod trouble;
 mod watching;
 
@@ -100,7 +102,17 @@ impl Gateway {
         self.send("DELETE", path, &[], "")
     }
 
+    /// Patches with a patch of this type: `json`, `merge`, `strategic-merge`.
+    fn patch(&self, path: &str, kind: &str, patch: &Value) -> Answer {
+        let media = format!("application/{kind}-patch+json");
+        self.send("PATCH", path, &[("Content-Type", &media)], &patch.to_string())
+    }
+
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        self.send_bytes(method, path, headers, body.as_bytes())
+    }
+
+    fn send_bytes(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut stream = self.connect();
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: pollgate\r\nConnection: close\r\n");
         for (name, value) in headers {
@@ -109,7 +121,7 @@ impl Gateway {
         head += &format!("Content-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).expect("open");
         // The server may answer and close before it has read all of a body it refuses.
-        let _ = stream.write_all(body.as_bytes());
+        let _ = stream.write_all(body);
         Answer::read(&mut stream)
     }
 }
@@ -132,10 +144,13 @@ impl Answer {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
         let mut lines = head.lines();
         let code = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a code").parse().expect("a number");
-        let headers: BTreeMap<String, String> = lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect();
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            // One that comes several times is a list.
+            let line = headers.entry(name.to_ascii_lowercase()).or_default();
+            let comma = if line.is_empty() { "" } else { ", " };
+            *line += &format!("{comma}{value}");
+        }
         let chunked = headers.get("transfer-encoding").is_some_and(|value| value == "chunked");
         let text = if chunked { unchunk(body) } else { body.to_owned() };
         Self { code, headers, text }

@@ -97,8 +97,8 @@ fn a_merge_patch_changes_what_it_names() {
     assert_eq!(patched.at("/spec/selector"), json!({"app": "web"}));
     let stale = r#"{"metadata":{"resourceVersion":"1"}}"#;
     assert_eq!(gateway.send("PATCH", &path, &merge, stale).expect(409).at("/reason"), "Conflict");
-    let strategic = [("Content-Type", "application/strategic-merge-patch+json")];
-    gateway.send("PATCH", &path, &strategic, "{}").expect(415);
+    gateway.send("PATCH", &path, &[("Content-Type", "application/json")], "{}").expect(415);
+    gateway.send("PATCH", &path, &[], "{}").expect(415);
     gateway.send("PATCH", &format!("{SERVICES}/none"), &merge, "{}").expect(404);
     gateway.send("PATCH", &path, &merge, "[]").expect(400);
 }
@@ -134,6 +134,18 @@ fn yaml_is_read_where_json_is() {
 }
 
 #[test]
+fn what_kubectl_sends_as_protobuf_is_created() {
+    let gateway = Gateway::new();
+    let protobuf = [("Content-Type", "application/vnd.kubernetes.protobuf")];
+    let body = protobuf::tests::service();
+    let made = gateway.send_bytes("POST", SERVICES, &protobuf, &body).expect(201);
+    assert_eq!((made.at("/metadata/name"), made.at("/spec/ports/0/targetPort")), (json!("web"), json!(8080)));
+    gateway.send_bytes("POST", SERVICES, &protobuf, &body).expect(409);
+    gateway.send_bytes("POST", SERVICES, &protobuf, &body[..body.len() / 2]).expect(400);
+    gateway.send_bytes("PUT", &format!("{SERVICES}/web"), &protobuf, &body).expect(415);
+}
+
+#[test]
 fn discovery_tells_what_is_served() {
     let gateway = Gateway::new();
     assert_eq!(gateway.get("/version").expect(200).at("/major"), "1");
@@ -143,7 +155,12 @@ fn discovery_tells_what_is_served() {
     for group in ["/api/v1", "/apis/discovery.k8s.io/v1"] {
         let resources = gateway.get(group).expect(200).at("/resources");
         for resource in resources.as_array().expect("a list") {
-            let path = format!("{group}/{}", resource["name"].as_str().expect("a name"));
+            let name = resource["name"].as_str().expect("a name");
+            if name.contains('/') {
+                assert_eq!(resource["verbs"], json!(["get", "patch", "update"]), "{name}");
+                continue;
+            }
+            let path = format!("{group}/{name}");
             let list = gateway.get(&path).expect(200);
             assert_eq!(list.at("/kind"), format!("{}List", resource["kind"].as_str().expect("a kind")));
         }

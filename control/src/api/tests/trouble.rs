@@ -16,7 +16,7 @@ fn what_is_not_an_object_is_told_as_a_status() {
     gateway.send("POST", SERVICES, &[("Content-Type", "text/plain")], "x").refused(
         415,
         "UnsupportedMediaType",
-        "the body of the request was in an unknown format (text/plain) - accepted media types include: application/json, application/yaml",
+        "the body of the request was in an unknown format (text/plain) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
     );
     let both = gateway.send("POST", SERVICES, &[], r#"{"kind":"Service","spec":{"ports":[{"port":80}]}}"#).expect(422);
     let causes = both.at("/details/causes").to_string();
@@ -36,7 +36,7 @@ fn what_is_not_an_object_is_told_as_a_status() {
     );
     let mut typo = service("web");
     typo["spec"]["prots"] = json!([]);
-    let typo = gateway.post(SERVICES, &typo).expect(400);
+    let typo = gateway.post(&format!("{SERVICES}?fieldValidation=Strict"), &typo).expect(400);
     assert_eq!(typo.at("/details/causes/0/field"), "spec.prots");
     let mut invalid = service("web");
     invalid["spec"]["ports"][0]["port"] = json!(0);

@@ -268,7 +268,8 @@ fn an_update_keeps_what_it_does_not_mention_and_may_not_move_the_address() {
         service("a", json!({"type": "NodePort", "ports": [{"name": "new", "port": 81}, {"name": "x", "port": 90}]}));
     world.write(vec![Write::Replace(object(replaced))]).unwrap();
     assert_eq!((cluster_ip(&world, "a"), node_port(&world, "a", 0), node_port(&world, "a", 1)), (ip, y, x));
-    let moved = service("a", json!({"type": "NodePort", "clusterIP": "10.96.0.77", "ports": [{"port": 80}]}));
+    let ports = json!([{"name": "z", "port": 80}]);
+    let moved = service("a", json!({"type": "NodePort", "clusterIP": "10.96.0.77", "ports": ports}));
     assert_eq!(world.faults(moved), [r#"spec.clusterIPs[0]: Invalid value: ["10.96.0.77"]: may not change once set"#]);
 }
 

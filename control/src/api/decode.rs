@@ -1,0 +1,329 @@
+//! From a body to an object, and what to say of fields that do not exist.
+//!
+//! | `fieldValidation` | an unknown or repeated field |
+//! |---|---|
+//! | `Strict` | is an error: 400 |
+//! | `Warn`, or nothing | is left out, with a `Warning` header that `kubectl` shows |
+//! | `Ignore` | is left out |
+//!
+//! `kubectl` asks for `Strict`. Old clients and generators that send more than this version knows go on working. Of a
+//! field given twice the last counts, as with the API server. The command line's own manifests are always strict: see
+//! [`Object::from_value`].
+
+use std::fmt;
+
+use axum::http::HeaderValue;
+use axum::http::header::WARNING;
+use axum::response::Response;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::resources::Target;
+use super::status::Status;
+use crate::fault::Fault;
+use crate::objects::Object;
+use crate::service::{SpecExt, parse_ip};
+
+/// Most warnings in one answer, and most characters in one: as the API server.
+const MOST_WARNINGS: usize = 64;
+const LONGEST_WARNING: usize = 256;
+
+/// What to do about fields that do not exist.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Strict,
+    #[default]
+    Warn,
+    Ignore,
+}
+
+impl FieldValidation {
+    pub(crate) fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            "Ignore" => Ok(Self::Ignore),
+            other => Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}
+
+/// A body that was read, and the fields it gives more than once.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) value: Value,
+    pub(crate) repeated: Vec<String>,
+}
+
+impl From<Value> for Sent {
+    fn from(value: Value) -> Self {
+        Self { value, repeated: Vec::new() }
+    }
+}
+
+/// An object, and what its sender should know.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) object: Object,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The object that was sent, if it is what the path says it is.
+pub(crate) fn decode(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
+    let value = &sent.value;
+    let lenient = Object::from_value_lenient(value, target.namespace());
+    let (object, unknown) = lenient.map_err(|faults| Status::from_faults(value, &faults))?;
+    check_path(target, &object)?;
+    let texts = || {
+        let repeated = sent.repeated.iter().map(|field| format!("duplicate field {field:?}"));
+        unknown.iter().map(unknown_field).chain(repeated).collect::<Vec<_>>()
+    };
+    let mut warnings = match target.options.validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn => texts(),
+        FieldValidation::Strict if unknown.is_empty() && sent.repeated.is_empty() => Vec::new(),
+        FieldValidation::Strict => return Err(Status::strict_decoding(&object, &texts(), &unknown)),
+    };
+    warnings.extend(advice(&object));
+    Ok(Decoded { object, warnings })
+}
+
+/// `unknown field "spec.prots"`.
+fn unknown_field(fault: &Fault) -> String {
+    format!("unknown field {:?}", fault.field)
+}
+
+fn check_path(target: &Target, object: &Object) -> Result<(), Status> {
+    let (kind, found) = (target.kind, object.kind());
+    if found != kind {
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: no kind {0:?} is served here",
+            found.name(),
+            found.api_version(),
+            kind.name()
+        )));
+    }
+    if object.namespace() != target.namespace() {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if !target.name.is_empty() && object.name() != target.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.name(),
+            target.name
+        )));
+    }
+    Ok(())
+}
+
+/// What is legal in a Service and has no effect, in the API server's words (K `pkg/api/service/warnings.go`).
+fn advice(object: &Object) -> Vec<String> {
+    let Some(spec) = object.as_service().and_then(|service| service.spec.as_ref()) else {
+        return Vec::new();
+    };
+    let mut warnings = Vec::new();
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let external_ips = spec.external_ips.as_deref().unwrap_or_default();
+    if spec.cluster_ip.as_deref() == Some("None") {
+        let sticky = spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None");
+        let ignored = [
+            ("loadBalancerIP", given(&spec.load_balancer_ip)),
+            ("externalIPs", !external_ips.is_empty()),
+            ("SessionAffinity", sticky),
+        ];
+        let ignored = ignored.into_iter().filter(|(_, set)| *set);
+        warnings.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
+    }
+    if spec.service_type() != crate::service::ServiceType::ExternalName && given(&spec.external_name) {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    let cluster_ips = spec.cluster_ips.as_deref().unwrap_or_default();
+    for (field, ips) in [("clusterIPs", cluster_ips), ("externalIPs", external_ips)] {
+        let sloppy = |(index, ip): (usize, &String)| sloppy_address(&format!("spec.{field}[{index}]"), ip);
+        warnings.extend(ips.iter().enumerate().filter_map(sloppy));
+    }
+    warnings
+}
+
+fn sloppy_address(field: &str, ip: &str) -> Option<String> {
+    let canonical = parse_ip(ip)?.to_string();
+    let leading_zeros = ip.parse::<std::net::IpAddr>().is_err();
+    leading_zeros.then(|| {
+        format!(
+            "{field}: non-standard IP address {ip:?} will be considered invalid in a future Kubernetes release: use \
+             {canonical:?}"
+        )
+    })
+}
+
+/// Adds the warnings to an answer, each as a `Warning` header.
+pub(crate) fn warn(mut response: Response, warnings: &[String]) -> Response {
+    for warning in warnings.iter().take(MOST_WARNINGS) {
+        let text: String = warning.chars().filter(|c| !c.is_control()).take(LONGEST_WARNING).collect();
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        // Only control characters could be refused, and there are none left.
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+    response
+}
+
+/// Reads JSON, and takes note of fields that are given more than once; `serde_json` alone would keep quiet.
+pub(crate) fn json(bytes: &[u8]) -> Result<Sent, serde_json::Error> {
+    let mut repeated = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Noting { path: String::new(), repeated: &mut repeated }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(Sent { value, repeated })
+}
+
+/// Builds a value and notes repeated fields below `path`.
+struct Noting<'a> {
+    path: String,
+    repeated: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Noting<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Noting<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            let path = format!("{}[{}]", self.path, items.len());
+            match list.next_element_seed(Noting { path, repeated: &mut *self.repeated })? {
+                Some(item) => items.push(item),
+                None => return Ok(Value::Array(items)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let dot = if self.path.is_empty() { "" } else { "." };
+            let path = format!("{}{dot}{name}", self.path);
+            if fields.contains_key(&name) && self.repeated.len() < MOST_WARNINGS {
+                self.repeated.push(path.clone());
+            }
+            let value = map.next_value_seed(Noting { path, repeated: &mut *self.repeated })?;
+            fields.insert(name, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn repeated_fields_are_noted_and_the_last_counts() {
+        let body = json(br#"{"a": 1, "b": [{"c": 1, "c": [2]}], "a": -2.5, "a": null}"#).unwrap();
+        assert_eq!(body.value, json!({"a": null, "b": [{"c": [2]}]}));
+        assert_eq!(body.repeated, ["b[0].c", "a", "a"]);
+        for bad in ["", "{", "{} x", "[1,]", r#"{"a" 1}"#] {
+            assert!(json(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(json("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_warning_cannot_break_the_head_of_an_answer() {
+        let long = "x".repeat(1000);
+        let response = warn(Response::default(), &["a \"b\"\r\nX: y".to_owned(), long, "ünï".to_owned()]);
+        let values: Vec<&[u8]> = response.headers().get_all(WARNING).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(values[0], br#"299 - "a \"b\"X: y""#);
+        assert_eq!(values[1].len(), LONGEST_WARNING + 8);
+        assert_eq!(values[2], "299 - \"ünï\"".as_bytes());
+    }
+
+    #[test]
+    fn services_that_say_what_is_ignored_are_told() {
+        let told = |spec: Value| advice(&crate::testing::object(crate::testing::service("a", spec)));
+        let headless = json!({"clusterIP": "None", "sessionAffinity": "ClientIP", "externalName": "x"});
+        let expected = [
+            "spec.SessionAffinity is ignored for headless services",
+            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+        ];
+        assert_eq!(told(headless), expected);
+        let sloppy = told(json!({"externalIPs": ["192.0.2.1", "192.000.002.010"]}));
+        let expected = "spec.externalIPs[1]: non-standard IP address \"192.000.002.010\" will be considered invalid in a \
+                        future Kubernetes release: use \"192.0.2.10\"";
+        assert_eq!(sloppy, [expected]);
+        assert!(told(json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]})).is_empty());
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f32>().prop_map(|f| Value::from(f64::from(f))),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(".{0,3}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn without_repetition_it_is_what_serde_json_reads(value in any_json()) {
+            let text = value.to_string();
+            let body = json(text.as_bytes()).unwrap();
+            prop_assert!(body.repeated.is_empty());
+            prop_assert_eq!(body.value, serde_json::from_str::<Value>(&text).unwrap());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! JSON patches (RFC 6902).
+//!
+//! The operations themselves are the `json-patch` crate's. Here are the bounds it does not have: how many there may be, and how
+//! much `copy` may make of a small object, which doubles with every operation. They are applied one at a time because
+//! a whole patch at once recurses for each of them; that the object is half patched when one fails does no harm, it is a
+//! copy.
+
+use json_patch::{PatchOperation, patch};
+use serde_json::Value;
+
+use super::super::body::OBJECT_LIMIT;
+use super::super::status::Status;
+
+/// Most operations in a patch: the API server's limit.
+const MOST: usize = 10_000;
+
+/// The operations of a patch.
+pub(super) struct Operations(Vec<PatchOperation>);
+
+impl Operations {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Status> {
+        let operations: Vec<PatchOperation> = serde_json::from_slice(bytes)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+        if operations.len() > MOST {
+            let found = operations.len();
+            let limit = format!("The allowed maximum operations in a JSON patch is {MOST}, got {found}");
+            return Err(Status::bad_request(limit));
+        }
+        Ok(Self(operations))
+    }
+
+    /// Applies all, or says which one does not go.
+    pub(super) fn apply(&self, value: &mut Value) -> Result<(), Status> {
+        let mut copied = 0;
+        for (index, operation) in self.0.iter().enumerate() {
+            if let PatchOperation::Copy(copy) = operation {
+                copied += value.pointer(copy.from.as_str()).map_or(0, size);
+                if copied > OBJECT_LIMIT {
+                    return Err(Status::bad_patch("the copy operations make the object too large"));
+                }
+            }
+            patch(value, std::slice::from_ref(operation)).map_err(|error| {
+                let (path, kind) = (&error.path, &error.kind);
+                Status::bad_patch(&format!("operation {index} at {:?}: {kind}", path.as_str()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A measure of how much a value takes: its text, roughly.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| size(item) + 1).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + size(value) + 1).sum(),
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn patched(document: Value, operations: Value) -> Result<Value, String> {
+        let mut value = document;
+        let operations = Operations::read(operations.to_string().as_bytes()).map_err(|status| format!("{status:?}"))?;
+        operations.apply(&mut value).map(|()| value).map_err(|status| format!("{status:?}"))
+    }
+
+    /// The cases of RFC 6902, appendix A.
+    #[test]
+    fn operations_do_what_the_rfc_shows() {
+        let add = |path: &str, value: Value| json!([{"op": "add", "path": path, "value": value}]);
+        let cases = [
+            (json!({"foo": "bar"}), add("/baz", json!("qux")), json!({"foo": "bar", "baz": "qux"})),
+            (json!({"foo": ["bar", "baz"]}), add("/foo/1", json!("qux")), json!({"foo": ["bar", "qux", "baz"]})),
+            (json!({"a": 1, "b": 2}), json!([{"op": "remove", "path": "/a"}]), json!({"b": 2})),
+            (json!({"a": [1, 2, 3]}), json!([{"op": "remove", "path": "/a/1"}]), json!({"a": [1, 3]})),
+            (json!({"a": 1}), json!([{"op": "replace", "path": "/a", "value": 2}]), json!({"a": 2})),
+            (
+                json!({"foo": {"bar": 1, "waldo": 2}, "qux": {"corge": 3}}),
+                json!([{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}]),
+                json!({"foo": {"bar": 1}, "qux": {"corge": 3, "thud": 2}}),
+            ),
+            (
+                json!({"foo": ["all", "grass", "cows", "eat"]}),
+                json!([{"op": "move", "from": "/foo/1", "path": "/foo/3"}]),
+                json!({"foo": ["all", "cows", "eat", "grass"]}),
+            ),
+            (
+                json!({"baz": "qux", "foo": ["a", 2, "c"]}),
+                json!([{"op": "test", "path": "/baz", "value": "qux"}, {"op": "test", "path": "/foo/1", "value": 2}]),
+                json!({"baz": "qux", "foo": ["a", 2, "c"]}),
+            ),
+            (json!({"foo": "bar"}), add("/child", json!({"g": {}})), json!({"foo": "bar", "child": {"g": {}}})),
+            (
+                json!({"foo": "bar"}),
+                json!([{"op": "add", "path": "/baz", "value": "qux", "xyz": 123}]),
+                json!({"foo": "bar", "baz": "qux"}),
+            ),
+            (
+                json!({"/": 9, "~1": 10}),
+                json!([{"op": "test", "path": "/~01", "value": 10}]),
+                json!({"/": 9, "~1": 10}),
+            ),
+            (json!({"foo": ["bar"]}), add("/foo/-", json!(["abc"])), json!({"foo": ["bar", ["abc"]]})),
+            (
+                json!({"a": {"b": 1}}),
+                json!([{"op": "copy", "from": "/a", "path": "/c"}]),
+                json!({"a": {"b": 1}, "c": {"b": 1}}),
+            ),
+        ];
+        for (document, operations, expected) in cases {
+            assert_eq!(patched(document, operations.clone()), Ok(expected), "{operations}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_is_told_with_its_operation() {
+        let cases = [
+            (
+                json!([{"op": "test", "path": "/baz", "value": "bar"}]),
+                "operation 0 at \\\"/baz\\\": value did not match",
+            ),
+            (json!([{"op": "add", "path": "/x/y", "value": 1}]), "operation 0 at \\\"/x/y\\\": path is invalid"),
+            (json!([{"op": "remove", "path": "/none"}]), "operation 0 at \\\"/none\\\": path is invalid"),
+            (json!([{"op": "copy", "from": "/none", "path": "/x"}]), "\\\"from\\\" path is invalid"),
+            (json!([{"op": "jump", "path": "/x"}]), "error decoding patch: "),
+            (json!([{"op": "add", "path": "/x"}]), "error decoding patch: "),
+            (json!({"op": "add"}), "error decoding patch: "),
+        ];
+        for (operations, expected) in cases {
+            let told = patched(json!({"baz": "qux"}), operations.clone()).unwrap_err();
+            assert!(told.contains(expected), "{operations}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_patch_cannot_grow_without_bound() {
+        let doubling = |n: usize| {
+            let copies = (0..n).map(|i| json!({"op": "copy", "from": "", "path": format!("/c{i}")}));
+            patched(json!({"a": "x".repeat(1000)}), copies.collect())
+        };
+        assert!(doubling(5).is_ok());
+        assert!(doubling(60).unwrap_err().contains("too large"));
+        let many = |n: usize| patched(json!({}), vec![json!({"op": "add", "path": "/a", "value": 1}); n].into());
+        assert!(many(MOST).is_ok());
+        assert!(many(MOST + 1).unwrap_err().contains("got 10001"));
+    }
+}

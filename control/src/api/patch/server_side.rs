@@ -1,0 +1,193 @@
+//! Server-side apply: "this is what I want of the object", from several at once.
+//!
+//! ```text
+//! applied ─▶ its fields ─┬─ another applier's, with another value ─▶ conflict, unless forced: then it loses them
+//!                        ├─ laid over the object, lists by their keys
+//!                        └─ mine before, not now, and nobody else's ─▶ removed
+//! ```
+//!
+//! What is kept is who applied what (`managedFields` of operation `Apply`, see [`crate::ownership`]), which is what the three
+//! rules above need. Other writers are not recorded: a field that somebody else changed by an ordinary write is
+//! nobody's, so the next apply sets it again without a conflict, where the API server would tell of one.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::super::body;
+use super::super::decode::{Decoded, Sent, decode};
+use super::super::resources::{Part, Target};
+use super::super::status::Status;
+use super::{metadata_of, pin};
+use crate::merge::{Rules, overlay, without_nulls};
+use crate::objects::Object;
+use crate::ownership::{self, FieldSet, Owner};
+use crate::schema::Shape;
+
+/// What was applied, by whom.
+pub(super) struct Apply {
+    manager: String,
+    subresource: &'static str,
+    force: bool,
+    shape: &'static Shape,
+    wanted: Value,
+    fields: FieldSet,
+}
+
+impl Apply {
+    pub(super) async fn read(target: &Target, bytes: Vec<u8>) -> Result<Self, Status> {
+        let manager = target.options.manager.clone();
+        if manager.is_empty() {
+            let fault = "Required value: is required for apply patch";
+            return Err(Status::invalid_option("PatchOptions", "fieldManager", fault));
+        }
+        let mut wanted = without_nulls(body::decode_one(bytes, "application/yaml").await?.value);
+        settle_header(target, &mut wanted)?;
+        let subresource = if target.part == Part::Status { "status" } else { "" };
+        if let (Part::Status, Some(fields)) = (target.part, wanted.as_object_mut()) {
+            fields.retain(|name, _| name != "spec");
+        }
+        let shape = Shape::of(target.kind);
+        let mut fields = FieldSet::of(shape, &wanted).map_err(|reason| untyped(target, &reason))?;
+        if target.part == Part::Status {
+            fields.0.retain(|path| path.first().is_some_and(|step| step == "f:status"));
+        }
+        Ok(Self { manager, subresource, force: target.options.force == Some(true), shape, wanted, fields })
+    }
+
+    /// The object with what was applied, or the conflicts.
+    pub(super) fn apply(&self, target: &Target, current: Option<&Object>) -> Result<Decoded, Status> {
+        if current.is_none() && target.part == Part::Status {
+            return Err(Status::not_found(&target.key()));
+        }
+        let live = current.map(Object::to_value);
+        let mut owners = current.map(ownership::owners).unwrap_or_default();
+        let mine = owners.iter().position(|owner| self.is(owner)).map(|index| owners.remove(index));
+        self.settle_conflicts(live.as_ref(), &mut owners)?;
+        let mut value = self.lay_over(live.clone());
+        for path in self.dropped(mine.as_ref(), &owners) {
+            ownership::remove(&mut value, path);
+        }
+        if let Some(current) = current {
+            pin(target, current, &mut value)?;
+        }
+        let unchanged = Some(&value) == live.as_ref();
+        let mut decoded = self.decode(target, value)?;
+        owners.push(match mine {
+            Some(mine) if unchanged && mine.fields == self.fields => mine,
+            _ => Owner::new(&decoded.object, &self.manager, self.subresource, self.fields.clone(), now()),
+        });
+        ownership::record(&mut decoded.object, owners);
+        Ok(decoded)
+    }
+
+    fn is(&self, owner: &Owner) -> bool {
+        owner.manager == self.manager && owner.subresource == self.subresource
+    }
+
+    /// Takes the fields from others that say something else, if that was asked for.
+    fn settle_conflicts(&self, live: Option<&Value>, owners: &mut [Owner]) -> Result<(), Status> {
+        let find = |value: Option<&Value>, path: &ownership::Path| {
+            value.and_then(|value| ownership::find(value, path)).cloned()
+        };
+        let differs = |path: &ownership::Path| {
+            let item = path.last().is_some_and(|step| step.starts_with("k:"));
+            !item && find(live, path) != find(Some(&self.wanted), path)
+        };
+        let mut conflicts = Vec::new();
+        for owner in owners {
+            let disputed = owner.fields.0.intersection(&self.fields.0).filter(|path| differs(path));
+            let disputed: Vec<ownership::Path> = disputed.cloned().collect();
+            let name = match owner.subresource.as_str() {
+                "" => format!("{:?}", owner.manager),
+                part => format!("{:?} with subresource {part:?}", owner.manager),
+            };
+            conflicts.extend(disputed.iter().map(|path| (name.clone(), ownership::told(path))));
+            owner.fields.0.retain(|path| !disputed.contains(path));
+        }
+        match conflicts.is_empty() || self.force {
+            true => Ok(()),
+            false => Err(Status::apply_conflict(&conflicts)),
+        }
+    }
+
+    fn lay_over(&self, live: Option<Value>) -> Value {
+        let Some(mut value) = live else {
+            return self.wanted.clone();
+        };
+        let mut wanted = self.wanted.clone();
+        if self.subresource == "status"
+            && let Some(metadata) = metadata_of(&mut wanted)
+        {
+            metadata.retain(|name, _| name == "resourceVersion");
+        }
+        overlay(Rules::ServerSide, self.shape, &mut value, wanted);
+        value
+    }
+
+    /// What was applied before and is no longer, and nobody else applies either.
+    fn dropped<'a>(
+        &'a self,
+        mine: Option<&'a Owner>,
+        others: &'a [Owner],
+    ) -> impl Iterator<Item = &'a ownership::Path> {
+        let held = move |path: &ownership::Path| {
+            let below = |set: &FieldSet| set.0.range(path.clone()..).next().is_some_and(|next| next.starts_with(path));
+            below(&self.fields) || others.iter().any(|owner| below(&owner.fields))
+        };
+        mine.into_iter().flat_map(|owner| &owner.fields.0).filter(move |path| !held(path))
+    }
+
+    fn decode(&self, target: &Target, value: Value) -> Result<Decoded, Status> {
+        let (_, unknown) = Object::from_value_lenient(&value, target.namespace())
+            .map_err(|faults| Status::from_faults(&self.wanted, &faults))?;
+        match unknown.first() {
+            Some(fault) => Err(untyped(target, &format!(".{}: field not declared in schema", fault.field))),
+            None => decode(target, &Sent::from(value)),
+        }
+    }
+}
+
+/// What an applied object must say of itself, and may leave to the path.
+fn settle_header(target: &Target, wanted: &mut Value) -> Result<(), Status> {
+    let kind = target.kind;
+    let text = |pointer: &str| wanted.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (version, name) = (text("/apiVersion"), text("/kind"));
+    if (version, name) != (kind.api_version(), kind.name()) {
+        return Err(Status::bad_request(format!(
+            "the applied object must be a {} of {:?}, found kind {name:?} and apiVersion {version:?}",
+            kind.name(),
+            kind.api_version()
+        )));
+    }
+    if wanted.pointer("/metadata/managedFields").is_some() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let Some(fields) = wanted.as_object_mut() else {
+        return Err(Status::bad_request("the applied object must be a map"));
+    };
+    let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.entry("name").or_insert_with(|| target.name.clone().into());
+        if kind.namespaced() {
+            metadata.entry("namespace").or_insert_with(|| target.namespace().into());
+        }
+    }
+    Ok(())
+}
+
+fn untyped(target: &Target, reason: &str) -> Status {
+    let (kind, key) = (target.kind, target.key());
+    let name = if key.namespace.is_empty() { key.name } else { format!("{}/{}", key.namespace, key.name) };
+    let version = kind.api_version();
+    let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+    Status::bad_request(format!(
+        "failed to create typed patch object ({name}; {version}, Kind={}): {reason}",
+        kind.name()
+    ))
+}
+
+/// The time as objects keep it: to the second.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,215 @@
+//! Patches, statuses, strict and lenient reading, deletion with a grace period, discovery and OpenAPI.
+
+use super::*;
+
+fn web(gateway: &Gateway) -> String {
+    gateway.post(SERVICES, &service("web")).expect(201);
+    format!("{SERVICES}/web")
+}
+
+#[test]
+fn every_kind_of_patch_changes_what_it_names() {
+    let gateway = Gateway::new();
+    let path = web(&gateway);
+    let operations = json!([
+        {"op": "test", "path": "/spec/ports/0/port", "value": 80},
+        {"op": "add", "path": "/metadata/labels/x", "value": "y"},
+    ]);
+    let patched = gateway.patch(&path, "json", &operations).expect(200);
+    assert_eq!(patched.at("/metadata/labels"), json!({"app": "web", "x": "y"}));
+    let port =
+        json!({"spec": {"ports": [{"port": 81, "name": "b"}], "$setElementOrder/ports": [{"port": 81}, {"port": 80}]}});
+    gateway.patch(&path, "strategic-merge", &port).expect(422);
+    let port = json!({"spec": {"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}]}});
+    let patched = gateway.patch(&path, "strategic-merge", &port).expect(200);
+    assert_eq!(patched.at("/spec/ports/0/targetPort"), 8080, "what the patch does not name stays");
+    assert_eq!(patched.at("/spec/ports/1/name"), "b");
+    let port = json!({"spec": {"ports": [{"port": 81, "$patch": "delete"}]}});
+    let patched = gateway.patch(&path, "strategic-merge", &port).expect(200);
+    assert_eq!(patched.at("/spec/ports").as_array().map(Vec::len), Some(1));
+    let replaced = gateway.patch(&path, "merge", &json!({"spec": {"ports": [{"port": 82}]}})).expect(200);
+    assert_eq!(replaced.at("/spec/ports/0/port"), 82);
+    assert_eq!(gateway.get(&path).json(), replaced.json());
+}
+
+#[test]
+fn a_patch_that_does_not_go_is_told_and_changes_nothing() {
+    let gateway = Gateway::new();
+    let path = web(&gateway);
+    let before = gateway.get(&path).json();
+    let failed = gateway.patch(&path, "json", &json!([{"op": "test", "path": "/spec/type", "value": "x"}]));
+    let failed = failed.expect(422);
+    assert_eq!(failed.at("/reason"), "Invalid");
+    assert!(failed.at("/message").to_string().contains("operation 0"), "{}", failed.text);
+    gateway.patch(&path, "json", &json!({"op": "add"})).expect(400);
+    gateway.patch(&path, "strategic-merge", &json!({"spec": {"ports": [{"name": "x"}]}})).expect(400);
+    gateway.patch(&path, "merge", &json!({"spec": {"ports": [{"port": 0}]}})).expect(422);
+    for other in [json!({"metadata": {"name": "b"}}), json!({"metadata": {"namespace": "b"}}), json!({"kind": "Pod"})] {
+        gateway.patch(&path, "merge", &other).expect(400);
+    }
+    gateway.patch(&path, "merge", &json!({"metadata": {"uid": "x"}})).expect(409);
+    gateway.patch(&path, "merge", &json!({"metadata": {"resourceVersion": "1"}})).expect(409);
+    gateway.patch(&format!("{path}?dryRun=All"), "merge", &json!({"metadata": {"labels": null}})).expect(200);
+    gateway.patch(&format!("{path}?force=true"), "merge", &json!({})).expect(422);
+    assert_eq!(gateway.get(&path).json(), before);
+}
+
+/// Each adds a label of its own; all of them are there in the end.
+#[test]
+fn patches_at_the_same_time_all_happen() {
+    let gateway = Gateway::new();
+    let path = web(&gateway);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (gateway, path) = (&gateway, &path);
+            scope.spawn(move || {
+                for n in 0..10 {
+                    let patch = json!({"metadata": {"labels": {format!("w{writer}-{n}"): "x"}}});
+                    while gateway.patch(path, "merge", &patch).code == 409 {}
+                }
+            });
+        }
+    });
+    let labels = gateway.get(&path).at("/metadata/labels");
+    assert_eq!(labels.as_object().map(serde_json::Map::len), Some(41));
+}
+
+#[test]
+fn a_status_is_written_by_itself_and_kept_by_other_writes() {
+    let gateway = Gateway::new();
+    let path = web(&gateway);
+    let status = format!("{path}/status");
+    let balancer = json!({"metadata": {"labels": {"x": "y"}}, "spec": {"type": "LoadBalancer"},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "r", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    let patched = gateway.patch(&status, "merge", &balancer).expect(200);
+    assert_eq!(patched.at("/status/conditions/0/type"), "Ready");
+    assert_eq!((patched.at("/spec/type"), patched.at("/metadata/labels/x")), (json!("ClusterIP"), Value::Null));
+    assert_eq!(gateway.get(&status).json(), patched.json());
+    let mut cleared = patched.json();
+    cleared["status"] = json!({"loadBalancer": {}});
+    cleared["spec"]["ports"][0]["port"] = json!(99);
+    let cleared = gateway.put(&status, &cleared).expect(200);
+    assert_eq!((cleared.at("/status/conditions"), cleared.at("/spec/ports/0/port")), (Value::Null, json!(80)));
+    gateway.put(&status, &patched.json()).expect(409);
+
+    let pods = "/api/v1/namespaces/default/pods";
+    gateway.post(pods, &pod("p", "web", "10.244.0.9")).expect(201);
+    let mut without = pod("p", "web", "10.244.0.9");
+    without.as_object_mut().expect("fields").remove("status");
+    without["metadata"]["labels"]["x"] = json!("y");
+    let replaced = gateway.put(&format!("{pods}/p"), &without).expect(200);
+    assert_eq!((replaced.at("/status/podIP"), replaced.at("/metadata/labels/x")), (json!("10.244.0.9"), json!("y")));
+    let condition = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let patched = gateway.patch(&format!("{pods}/p/status"), "strategic-merge", &condition).expect(200);
+    assert_eq!(
+        (patched.at("/status/conditions/0/status"), patched.at("/status/podIP")),
+        (json!("False"), json!("10.244.0.9"))
+    );
+    for path in
+        ["/api/v1/namespaces/default/status", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/a/status"]
+    {
+        let answer = gateway.get(path);
+        assert_eq!(answer.code, if path.starts_with("/apis") { 404 } else { 200 }, "{path}");
+    }
+}
+
+#[test]
+fn unknown_and_repeated_fields_are_refused_warned_of_or_ignored() {
+    let gateway = Gateway::new();
+    let body = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","name":"web"},"spec":{"prots":[],"ports":[{"port":80}]}}"#;
+    let post = |validation: &str| gateway.send("POST", &format!("{SERVICES}?dryRun=All{validation}"), &[], body);
+    let message = r#"Service in version "v1" cannot be handled as a Service: strict decoding error: unknown field "spec.prots", duplicate field "metadata.name""#;
+    post("&fieldValidation=Strict").refused(400, "BadRequest", message);
+    let expected = r#"299 - "unknown field \"spec.prots\"", 299 - "duplicate field \"metadata.name\"""#;
+    for warn in ["", "&fieldValidation=Warn"] {
+        assert_eq!(post(warn).expect(201).headers.get("warning").map(String::as_str), Some(expected));
+    }
+    assert_eq!(post("&fieldValidation=Ignore").expect(201).headers.get("warning"), None);
+    post("&fieldValidation=Maybe").expect(400);
+    let path = web(&gateway);
+    let patch = json!({"spec": {"prots": 1}});
+    gateway.patch(&format!("{path}?fieldValidation=Strict"), "merge", &patch).expect(400);
+    let warned = gateway.patch(&path, "strategic-merge", &patch).expect(200);
+    assert_eq!(warned.headers.get("warning").map(String::as_str), Some(r#"299 - "unknown field \"spec.prots\"""#));
+    let mut headless = service("headless");
+    headless["spec"]["clusterIP"] = json!("None");
+    headless["spec"]["sessionAffinity"] = json!("ClientIP");
+    let told = gateway.post(SERVICES, &headless).expect(201);
+    assert!(told.headers["warning"].contains("SessionAffinity is ignored for headless services"));
+}
+
+#[test]
+fn a_pod_deleted_with_a_grace_period_is_terminating_and_then_goes_by_itself() {
+    let gateway = Gateway::new();
+    web(&gateway);
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["p", "q"] {
+        gateway.post(pods, &pod(name, "web", "10.244.0.9")).expect(201);
+    }
+    let deleted = gateway.delete(&format!("{pods}/p?gracePeriodSeconds=600")).expect(200);
+    assert_eq!(deleted.at("/metadata/deletionGracePeriodSeconds"), 600);
+    assert!(gateway.get(&format!("{pods}/p")).expect(200).at("/metadata/deletionTimestamp").is_string());
+    let options =
+        r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":1,"propagationPolicy":"Background"}"#;
+    gateway.send("DELETE", &format!("{pods}/p"), &[], options).expect(200);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while gateway.get(&format!("{pods}/p")).code != 404 {
+        assert!(std::time::Instant::now() < deadline, "it is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    gateway.delete(&format!("{pods}/q?gracePeriodSeconds=600")).expect(200);
+    gateway.delete(&format!("{pods}/q?gracePeriodSeconds=0")).expect(200);
+    gateway.get(&format!("{pods}/q")).expect(404);
+    gateway.delete(&format!("{SERVICES}/web?gracePeriodSeconds=-1")).expect(400);
+    gateway.delete(&format!("{SERVICES}/web?propagationPolicy=Never")).expect(422);
+    gateway.delete(&format!("{SERVICES}/web?propagationPolicy=Foreground&gracePeriodSeconds=30")).expect(200);
+    gateway.get(&format!("{SERVICES}/web")).expect(404);
+}
+
+#[test]
+fn groups_come_all_at_once_or_one_by_one() {
+    let gateway = Gateway::new();
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let kubectls = format!("{aggregated},{},application/json", aggregated.replace("v=v2", "v=v2beta1"));
+    for (path, plain, groups) in [("/api", "APIVersions", 1), ("/apis", "APIGroupList", 2)] {
+        let answer = gateway.send("GET", path, &[("Accept", &kubectls)], "").expect(200);
+        assert_eq!(answer.headers["content-type"], aggregated);
+        assert_eq!(answer.at("/kind"), "APIGroupDiscoveryList");
+        assert_eq!(answer.at("/items").as_array().map(Vec::len), Some(groups));
+        for accept in ["application/json", "application/json;as=Other,application/json", "*/*"] {
+            assert_eq!(gateway.send("GET", path, &[("Accept", accept)], "").expect(200).at("/kind"), plain);
+        }
+    }
+    let core = gateway.send("GET", "/api", &[("Accept", aggregated)], "").expect(200);
+    let resources = core.at("/items/0/versions/0/resources");
+    let services =
+        resources.as_array().and_then(|list| list.iter().find(|r| r["resource"] == "services")).expect("there");
+    assert_eq!((&services["scope"], &services["categories"]), (&json!("Namespaced"), &json!(["all"])));
+    assert_eq!(services["subresources"][0]["subresource"], "status");
+}
+
+#[test]
+fn openapi_is_found_by_its_index_and_tells_the_parameters_of_a_patch() {
+    let gateway = Gateway::new();
+    let index = gateway.get("/openapi/v3").expect(200).at("/paths");
+    let paths: Vec<String> = index
+        .as_object()
+        .expect("paths")
+        .values()
+        .map(|p| p["serverRelativeURL"].as_str().expect("a path").to_owned())
+        .collect();
+    assert_eq!(paths.len(), 2);
+    for path in paths {
+        assert_eq!(gateway.get(&path).expect(200).at("/openapi"), "3.0.0");
+    }
+    let core = gateway.get("/openapi/v3/api/v1").json();
+    let patch = &core["paths"]["/api/v1/namespaces/{namespace}/services/{name}"]["patch"];
+    let parameters: Vec<&str> =
+        patch["parameters"].as_array().expect("a list").iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(parameters, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+    assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
+    assert_eq!(gateway.get("/openapi/v2").expect(200).at("/swagger"), "2.0");
+    let protobuf = [("Accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
+    gateway.send("GET", "/openapi/v2", &protobuf, "").expect(406);
+}
