@@ -137,11 +137,12 @@ fn read(watcher: &mut Watcher, most: usize) -> Result<Vec<Value>, Status> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_pager_sees_the_state_of_its_first_page(
-        before in commits(8), between in commits(8), limit in 1..4_usize, wanted in wanted(), bounds in bounds(),
+        before in commits(8), between in proptest::collection::vec(commits(5), 8), limit in 1..4_usize,
+        wanted in wanted(), bounds in bounds(),
     ) {
         let forgets = bounds.changes < usize::MAX;
         let mut both = Both::new(bounds);
@@ -163,7 +164,7 @@ proptest! {
                 prop_assert_eq!(behind, Ok(expected.len() - seen.len()));
             }
             after = Some(last);
-            between.next().into_iter().for_each(|steps| both.commit(steps));
+            between.next().into_iter().flatten().for_each(|steps| both.commit(steps));
         }
     }
 
