@@ -10,10 +10,11 @@
 //! tool can be applied by the other. Maps merge, and so do lists whose items have keys (ports, containers, conditions: see
 //! [`crate::schema`]), as with kubectl: a port somebody else added stays, one the manifest dropped goes.
 
+use ahash::HashMap;
 use serde_json::Value;
 
 use crate::fault::Fault;
-use crate::merge::{Merge, Rules, overlay, same_item};
+use crate::merge::{Merge, Rules, overlay};
 use crate::objects::Object;
 use crate::schema::Shape;
 
@@ -85,20 +86,23 @@ fn remove_dropped(shape: &'static Shape, live: &mut Value, last: &Value, wanted:
 }
 
 fn remove_dropped_items(shape: &'static Shape, merge: &Merge, live: &mut Vec<Value>, last: &[Value], wanted: &[Value]) {
-    let find = |list: &'_ [Value], item: &Value| match merge {
-        Merge::Replace => None,
-        Merge::Union => list.iter().position(|other| other == item),
-        Merge::ByKeys(keys) => list.iter().position(|other| same_item(other, item, keys)),
+    let identified = merge.identities(live).zip(merge.identities(last)).zip(merge.identities(wanted));
+    let Some(((identities, was), is)) = identified else {
+        return;
     };
+    let was: HashMap<&String, &Value> = was.iter().zip(last).collect();
+    let is: HashMap<&String, &Value> = is.iter().zip(wanted).collect();
+    let mut identities = identities.iter();
     live.retain_mut(|item| {
-        let Some(was) = find(last, item) else {
-            return true;
-        };
-        let Some(is) = find(wanted, item) else {
-            return false;
-        };
-        remove_dropped(shape, item, &last[was], &wanted[is]);
-        true
+        let identity = identities.next();
+        match identity.map(|identity| (was.get(identity), is.get(identity))) {
+            Some((Some(_), None)) => false,
+            Some((Some(was), Some(is))) => {
+                remove_dropped(shape, item, was, is);
+                true
+            }
+            _ => true,
+        }
     });
 }
 

@@ -29,6 +29,9 @@ use crate::schema::{Shape, key_value};
 /// The way to a field or item: steps such as `f:spec`, `k:{"port":80}` or `v:"a"`.
 pub(crate) type Path = Vec<String>;
 
+/// Most fields one applier may set. Looking one of them up in a long list costs the list.
+const MOST_FIELDS: usize = 5_000;
+
 /// What belongs to the server in every object, and so to no applier.
 const NOBODYS: [&[&str]; 11] = [
     &["f:apiVersion"],
@@ -52,10 +55,13 @@ impl FieldSet {
     /// The fields an applied object names: its plain values, its lists and maps that are one value, its items.
     ///
     /// # Errors
-    /// An item of a list by keys that lacks one or repeats another's, in the API server's words.
+    /// An item of a list by keys that lacks one or repeats another's, in the API server's words; too many fields.
     pub(crate) fn of(shape: &'static Shape, value: &Value) -> Result<Self, String> {
         let mut set = Self::default();
         set.add(shape, value, &mut Vec::new())?;
+        if set.0.len() > MOST_FIELDS {
+            return Err(format!("it sets {} fields, at most {MOST_FIELDS} can be tracked", set.0.len()));
+        }
         set.0.retain(|path| !NOBODYS.iter().any(|known| path.as_slice() == *known));
         Ok(set)
     }
@@ -200,9 +206,9 @@ pub(crate) fn told(path: &[String]) -> String {
 
 /// What is at the end of a path.
 pub(crate) fn find<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
-    path.iter().try_fold(value, |value, step| match step.strip_prefix("f:") {
-        Some(name) => value.get(name),
-        None => value.as_array()?.iter().find(|item| is_item(item, step)),
+    path.iter().try_fold(value, |value, step| match Step::of(step) {
+        Step::Field(name) => value.get(name),
+        step => value.as_array()?.iter().find(|item| step.is(item)),
     })
 }
 
@@ -211,36 +217,62 @@ pub(crate) fn remove(value: &mut Value, path: &[String]) {
     let Some((step, rest)) = path.split_first() else {
         return;
     };
-    match value {
-        Value::Object(fields) => {
-            let name = step.strip_prefix("f:").unwrap_or(step);
-            if rest.is_empty() || fields.get_mut(name).is_some_and(|field| leaves_nothing(field, rest)) {
+    match (value, Step::of(step)) {
+        (Value::Object(fields), Step::Field(name)) => {
+            let whole = rest.is_empty();
+            if whole || fields.get_mut(name).is_some_and(|field| leaves_nothing(field, rest)) {
                 fields.remove(name);
             }
         }
-        Value::Array(items) => {
-            let gone = |item: &mut Value| is_item(item, step) && (rest.is_empty() || leaves_nothing(item, rest));
-            items.retain_mut(|item| !gone(item));
+        (Value::Array(items), step) => {
+            let Some(place) = items.iter().position(|item| step.is(item)) else {
+                return;
+            };
+            if rest.is_empty() || leaves_nothing(&mut items[place], rest) {
+                items.remove(place);
+            }
         }
         _ => {}
     }
 }
 
 fn leaves_nothing(value: &mut Value, path: &[String]) -> bool {
-    let before = value.clone();
+    let empty = |value: &Value| match value {
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    let was_empty = empty(value);
     remove(value, path);
-    let empty = value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
-    empty && *value != before
+    !was_empty && empty(value)
 }
 
-fn is_item(item: &Value, step: &str) -> bool {
-    match step.split_once(':') {
-        Some(("v", value)) => serde_json::from_str(value).is_ok_and(|value: Value| *item == value),
-        Some(("k", keys)) => {
-            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
-            !keys.is_empty() && keys.iter().all(|(key, value)| key_value(item, key).as_ref() == Some(value))
+/// A step, taken apart.
+enum Step<'a> {
+    Field(&'a str),
+    Item(Map<String, Value>),
+    Value(Value),
+}
+
+impl<'a> Step<'a> {
+    fn of(step: &'a str) -> Self {
+        let json = |text: &str| serde_json::from_str::<Value>(text).ok();
+        match step.split_once(':') {
+            Some(("k", keys)) => {
+                json(keys).and_then(|keys| keys.as_object().cloned()).map_or(Step::Field(step), Step::Item)
+            }
+            Some(("v", value)) => json(value).map_or(Step::Field(step), Step::Value),
+            Some(("f", name)) => Step::Field(name),
+            _ => Step::Field(step),
         }
-        _ => false,
+    }
+
+    fn is(&self, item: &Value) -> bool {
+        match self {
+            Step::Field(_) => false,
+            Step::Item(keys) => keys.iter().all(|(key, value)| key_value(item, key).as_ref() == Some(value)),
+            Step::Value(value) => item == value,
+        }
     }
 }
 

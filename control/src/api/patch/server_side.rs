@@ -10,6 +10,8 @@
 //! rules above need. Other writers are not recorded: a field that somebody else changed by an ordinary write is
 //! nobody's, so the next apply sets it again without a conflict, where the API server would tell of one.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -96,7 +98,7 @@ impl Apply {
         let mut conflicts = Vec::new();
         for owner in owners {
             let disputed = owner.fields.0.intersection(&self.fields.0).filter(|path| differs(path));
-            let disputed: Vec<ownership::Path> = disputed.cloned().collect();
+            let disputed: BTreeSet<ownership::Path> = disputed.cloned().collect();
             let name = match owner.subresource.as_str() {
                 "" => format!("{:?}", owner.manager),
                 part => format!("{:?} with subresource {part:?}", owner.manager),

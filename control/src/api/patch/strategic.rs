@@ -15,10 +15,14 @@
 //! into the first that fits, so that 53/UDP overwrites 53/TCP. Here an item that fits in all keys of its list goes
 //! first, and one that was merged into is not merged into again by the same patch.
 
+use ahash::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use crate::merge::in_order;
 use crate::schema::{List, ListType, Patch, Shape, key_value};
+
+/// Most items of a list that is merged by key.
+const MOST_ITEMS: usize = 10_000;
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN: &str = "$retainKeys";
@@ -68,7 +72,8 @@ fn merge_map(shape: &'static Shape, fields: &mut Map<String, Value>, patch: &Map
         let (Some(Value::Array(list)), Value::Array(values)) = (fields.get_mut(name), values) else {
             continue;
         };
-        list.retain(|value| !values.contains(value));
+        let values: HashSet<String> = values.iter().map(Value::to_string).collect();
+        list.retain(|value| !values.contains(&value.to_string()));
     }
     for (name, value) in patch.iter().filter(|(name, _)| !name.starts_with('$')) {
         match value {
@@ -140,16 +145,14 @@ fn plain_items(patch: &[Value]) -> Vec<Value> {
 }
 
 fn add_values(list: Vec<Value>, patch: &[Value], order: Option<&[Value]>) -> Vec<Value> {
-    let mut all = list.clone();
-    for value in patch {
-        if !all.contains(value) {
-            all.push(value.clone());
-        }
-    }
+    let mut there: HashSet<String> = list.iter().map(Value::to_string).collect();
+    let mut all = list;
+    all.extend(patch.iter().filter(|value| there.insert(value.to_string())).cloned());
+    let identified = |value: &Value| (value.to_string(), value.clone());
     match order {
         Some(order) => {
-            let ours = order.iter().filter(|value| all.contains(value)).cloned().collect();
-            in_order(all, ours, |a, b| a == b)
+            let ours = order.iter().map(identified).filter(|(text, _)| there.contains(text)).collect();
+            in_order(all.iter().map(identified).collect(), ours)
         }
         None => all,
     }
@@ -175,18 +178,68 @@ impl Keys {
     fn of_item<'a>(&self, item: &'a Value) -> Result<&'a Value, String> {
         item.get(self.key).ok_or_else(|| format!("map {item} does not contain declared merge key: {}", self.key))
     }
+}
 
-    /// The place of the item that `wanted` is about, among those that are not `taken`.
-    fn find(&self, places: &[Option<Value>], wanted: &Value, taken: &[usize]) -> Option<usize> {
-        let free = || places.iter().enumerate().filter(|(place, _)| !taken.contains(place));
-        let fits = |key: &str, item: &Value| item.get(key) == wanted.get(key);
-        let wholly = |item: &Value| {
+/// The items of a list while a patch is merged into it: some go, new ones come behind.
+struct Places<'a> {
+    keys: &'a Keys,
+    items: Vec<Option<Value>>,
+    /// Those the patch was merged into already.
+    taken: Vec<bool>,
+    /// Where to look for a value of the key.
+    by_key: HashMap<String, Vec<usize>>,
+}
+
+impl<'a> Places<'a> {
+    fn new(keys: &'a Keys, list: Vec<Value>) -> Self {
+        let mut places = Self { keys, items: Vec::new(), taken: Vec::new(), by_key: HashMap::default() };
+        for item in list {
+            let place = places.add(&item);
+            places.items[place] = Some(item);
+        }
+        places
+    }
+
+    /// A new place for an item with the key of this one.
+    fn add(&mut self, item: &Value) -> usize {
+        let place = self.items.len();
+        self.items.push(None);
+        self.taken.push(false);
+        self.by_key.entry(self.key(item)).or_default().push(place);
+        place
+    }
+
+    fn key(&self, item: &Value) -> String {
+        item.get(self.keys.key).map(Value::to_string).unwrap_or_default()
+    }
+
+    /// Does what an item that is a directive says.
+    fn obey(&mut self, item: &Value) -> Result<(), String> {
+        match item.as_object().map(directive).transpose()?.flatten() {
+            Some("replace") => self.items.fill(None),
+            Some("delete") => {
+                self.keys.of_item(item)?;
+                for place in self.by_key.get(&self.key(item)).into_iter().flatten() {
+                    self.items[*place] = None;
+                }
+            }
+            _ => return Err("merging lists cannot be specified in the patch".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Takes the place of the item that `wanted` is about: one that fits in all keys, or else in the first.
+    fn take(&mut self, wanted: &Value) -> Option<usize> {
+        let candidates = self.by_key.get(&self.key(wanted))?;
+        let free = || candidates.iter().copied().filter(|place| !self.taken[*place] && self.items[*place].is_some());
+        let fits = |item: &Value| {
             let fits = |key: &&str| wanted.get(*key).is_none() || key_value(item, key) == key_value(wanted, key);
-            self.all.iter().all(fits)
+            self.keys.all.iter().all(fits)
         };
-        let candidates = || free().filter_map(|(place, item)| Some((place, item.as_ref()?)));
-        let same = || candidates().filter(|(_, item)| fits(self.key, item));
-        same().find(|(_, item)| wholly(item)).or_else(|| same().next()).map(|(place, _)| place)
+        let wholly = free().find(|place| self.items[*place].as_ref().is_some_and(fits));
+        let place = wholly.or_else(|| free().next())?;
+        self.taken[place] = true;
+        Some(place)
     }
 }
 
@@ -197,52 +250,44 @@ fn merge_items(
     patch: &[Value],
     order: Option<&[Value]>,
 ) -> Result<Vec<Value>, String> {
-    let (special, plain): (Vec<&Value>, Vec<&Value>) = patch.iter().partition(|item| item.get(DIRECTIVE).is_some());
-    let mut places: Vec<Option<Value>> = list.into_iter().map(Some).collect();
-    for item in special {
-        obey(item, keys, &mut places)?;
+    if patch.len().max(list.len()).max(order.map_or(0, <[Value]>::len)) > MOST_ITEMS {
+        return Err(format!("lists of more than {MOST_ITEMS} items cannot be merged by key"));
     }
-    let theirs: Vec<usize> = (0..places.len()).filter(|place| places[*place].is_some()).collect();
+    let (special, plain): (Vec<&Value>, Vec<&Value>) = patch.iter().partition(|item| item.get(DIRECTIVE).is_some());
+    let mut places = Places::new(keys, list);
+    for item in special {
+        places.obey(item)?;
+    }
+    let theirs: Vec<usize> = (0..places.items.len()).filter(|place| places.items[*place].is_some()).collect();
     let mut ours = Vec::with_capacity(plain.len());
     for item in plain {
         keys.of_item(item)?;
-        let place = keys.find(&places, item, &ours).unwrap_or_else(|| {
-            places.push(None);
-            places.len() - 1
-        });
-        merge_value(shape, places[place].get_or_insert(Value::Null), item)?;
+        let place = match places.take(item) {
+            Some(place) => place,
+            None => places.add(item),
+        };
+        places.taken[place] = true;
+        merge_value(shape, places.items[place].get_or_insert(Value::Null), item)?;
         ours.push(place);
     }
     if let Some(order) = order {
-        ours = ordered(keys, &places, &ours, order)?;
+        ours = ordered(&mut places, &ours, order)?;
     }
-    let merged = in_order(theirs, ours, |a, b| a == b);
-    Ok(merged.into_iter().filter_map(|place| places[place].take()).collect())
-}
-
-fn obey(item: &Value, keys: &Keys, places: &mut [Option<Value>]) -> Result<(), String> {
-    let patch = item.as_object().map(directive).transpose()?.flatten();
-    match patch {
-        Some("replace") => places.fill(None),
-        Some("delete") => {
-            let key = keys.of_item(item)?;
-            let gone = |place: &&mut Option<Value>| place.as_ref().and_then(|there| there.get(keys.key)) == Some(key);
-            places.iter_mut().filter(gone).for_each(|place| *place = None);
-        }
-        _ => return Err("merging lists cannot be specified in the patch".to_owned()),
-    }
-    Ok(())
+    let identified = |places: Vec<usize>| places.into_iter().map(|place| (place, place)).collect();
+    let merged = in_order(identified(theirs), identified(ours));
+    Ok(merged.into_iter().filter_map(|place| places.items[place].take()).collect())
 }
 
 /// The places in the order a patch wants them; those it merged and does not name come last.
-fn ordered(keys: &Keys, places: &[Option<Value>], merged: &[usize], order: &[Value]) -> Result<Vec<usize>, String> {
+fn ordered(places: &mut Places<'_>, merged: &[usize], order: &[Value]) -> Result<Vec<usize>, String> {
+    places.taken.fill(false);
     let mut ours = Vec::with_capacity(order.len());
     for item in order {
-        keys.of_item(item)?;
-        ours.extend(keys.find(places, item, &ours));
+        places.keys.of_item(item)?;
+        ours.extend(places.take(item));
     }
-    let rest: Vec<usize> = merged.iter().copied().filter(|place| !ours.contains(place)).collect();
-    ours.extend(rest);
+    let rest = merged.iter().copied().filter(|place| !places.taken[*place]);
+    ours.extend(rest.collect::<Vec<_>>());
     Ok(ours)
 }
 
@@ -350,6 +395,19 @@ mod tests {
         let merged = merged(Kind::Pod, json!({}), patch);
         assert!(!merged.to_string().contains('$'), "{merged}");
         assert_eq!(merged["spec"]["securityContext"], json!({"runAsUser": 1}));
+    }
+
+    /// Merging is no more than the lists are long, also where every item has one key.
+    #[test]
+    fn long_lists_merge_in_time_and_longer_ones_are_refused() {
+        let list = |n: usize| {
+            json!({"metadata": {"finalizers": (0..n).map(|i| format!("x/{i}")).collect::<Vec<_>>()},
+            "spec": {"containers": vec![json!({"name": "a"}); n]}})
+        };
+        let merged = merged(Kind::Pod, list(MOST_ITEMS), list(MOST_ITEMS));
+        assert_eq!(merged["spec"]["containers"].as_array().map(Vec::len), Some(MOST_ITEMS));
+        let told = merge(Shape::of(Kind::Pod), json!({}), &list(MOST_ITEMS + 1)).unwrap_err();
+        assert_eq!(told, "lists of more than 10000 items cannot be merged by key");
     }
 
     #[test]
