@@ -87,6 +87,42 @@ fn endpoints_follow_pods() {
 }
 
 #[test]
+fn endpoints_are_written_for_those_who_read_them_and_read_from_those_who_write_them() {
+    let gateway = Gateway::new();
+    let all = "/api/v1/namespaces/default/endpoints";
+    gateway.post(SERVICES, &service("web")).expect(201);
+    gateway.post("/api/v1/namespaces/default/pods", &pod("web-1", "web", "10.244.1.10")).expect(201);
+    assert_eq!(gateway.get(&format!("{all}/web")).expect(200).at("/subsets/0/addresses/0/ip"), "10.244.1.10");
+
+    let by_hand = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes"},
+        "subsets": [{"addresses": [{"ip": "192.0.2.6"}], "ports": [{"name": "https", "port": 6443}]}]});
+    gateway.post(all, &by_hand).expect(201);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let list = gateway.get(&format!("{slices}?labelSelector=kubernetes.io/service-name%3Dkubernetes")).expect(200);
+    assert_eq!(list.at("/items/0/endpoints/0/addresses/0"), "192.0.2.6");
+    let accept = [("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = gateway.send("GET", all, &accept, "").expect(200);
+    assert_eq!(table.at("/rows/0/cells/1"), "192.0.2.6:6443");
+    gateway.delete(&format!("{all}/kubernetes")).expect(200);
+    assert_eq!(gateway.get(slices).expect(200).at("/items").as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn events_can_be_written_and_asked_for_by_what_they_are_about() {
+    let gateway = Gateway::new();
+    let events = "/api/v1/namespaces/default/events";
+    for (name, about) in [("e1", "web"), ("e2", "db")] {
+        let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "reason": "Test", "type": "Normal",
+            "involvedObject": {"kind": "Service", "namespace": "default", "name": about}});
+        gateway.post(events, &event).expect(201);
+    }
+    let query =
+        "fieldSelector=involvedObject.name%3Ddb,involvedObject.kind%3DService,involvedObject.namespace%3Ddefault";
+    let found = gateway.get(&format!("{events}?{query}")).expect(200);
+    assert_eq!((found.at("/items/0/metadata/name"), found.at("/items/1")), (json!("e2"), Value::Null));
+}
+
+#[test]
 fn a_merge_patch_changes_what_it_names() {
     let gateway = Gateway::new();
     gateway.post(SERVICES, &service("web")).expect(201);
@@ -255,7 +291,13 @@ fn a_restart_keeps_the_state() {
     let gateway = restarted();
     gateway.post(SERVICES, &service("web")).expect(201);
     gateway.post("/api/v1/namespaces/default/pods", &pod("web-1", "web", "10.244.1.10")).expect(201);
-    let lists = ["/api/v1/services", "/api/v1/pods", "/api/v1/namespaces", "/apis/discovery.k8s.io/v1/endpointslices"];
+    let lists = [
+        "/api/v1/services",
+        "/api/v1/endpoints",
+        "/api/v1/pods",
+        "/api/v1/namespaces",
+        "/apis/discovery.k8s.io/v1/endpointslices",
+    ];
     let before = lists.map(|list| gateway.get(list).expect(200).json());
     gateway.stop();
     let gateway = restarted();

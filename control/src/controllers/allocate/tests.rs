@@ -290,3 +290,48 @@ fn a_replacement_with_an_empty_status_keeps_the_address() {
     world.write(vec![replaced]).unwrap();
     assert_eq!(ingress_of(&world, "a"), ["192.0.2.11"]);
 }
+
+#[test]
+fn the_secondary_address_comes_and_goes_and_the_primary_stays() {
+    let mut world = World::with(Settings {
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+        ..Settings::default()
+    });
+    let of = |policy: &str| {
+        service("a", json!({"ipFamilyPolicy": policy, "selector": {"app": "a"}, "ports": [{"port": 80}]}))
+    };
+    let addresses = |world: &World| world.service("a").spec.unwrap().cluster_ips.unwrap();
+    let slices = |world: &World| -> Vec<String> { world.slices("a").into_iter().map(|s| s.address_type).collect() };
+    world.apply([of("PreferDualStack")]);
+    let both = addresses(&world);
+    assert_eq!((both.len(), slices(&world).len()), (2, 2));
+    world.apply([of("SingleStack")]);
+    assert_eq!((addresses(&world), slices(&world)), (vec![both[0].clone()], vec!["IPv4".to_owned()]));
+    assert_eq!(world.service("a").spec.unwrap().ip_families.unwrap(), ["IPv4"]);
+    // What was released is free.
+    let asks = json!({"clusterIP": both[1], "ipFamilies": ["IPv6"], "ports": [{"port": 80}]});
+    world.apply([service("b", asks)]);
+    world.apply([of("RequireDualStack")]);
+    let again = addresses(&world);
+    assert_eq!((again.len(), &again[0]), (2, &both[0]));
+    assert_ne!(again[1], both[1]);
+}
+
+#[test]
+fn a_balancer_that_changes_hands_keeps_nothing_of_ours() {
+    let mut world = World::new();
+    let of = |more: serde_json::Value| {
+        let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        service("a", spec)
+    };
+    world.apply([of(json!({"allocateLoadBalancerNodePorts": false}))]);
+    assert_eq!((node_port(&world, "a", 0), ingress_of(&world, "a").len()), (0, 1));
+    world.apply([service("a", json!({"ports": [{"port": 80}]}))]);
+    assert!(ingress_of(&world, "a").is_empty());
+    world.apply([of(json!({"loadBalancerClass": "example.com/other"}))]);
+    assert!(ingress_of(&world, "a").is_empty() && node_port(&world, "a", 0) != 0);
+    let asks = json!({"type": "LoadBalancer", "loadBalancerIP": "not an address", "ports": [{"port": 80}]});
+    world.apply([service("b", asks)]);
+    assert_eq!(ingress_of(&world, "b").len(), 1, "what is no address is no wish");
+}
