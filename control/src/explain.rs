@@ -5,7 +5,7 @@
 //! usual cause is a label that is almost right. Rules are asked of the endpoint controller itself
 //! (`controllers::endpoints::judge`): an explanation with rules of its own would be wrong one day.
 //!
-//! What the gateway's own place decides is told by [`place`].
+//! What the gateway's own place decides is told by `explain::place`.
 //!
 //! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
 
