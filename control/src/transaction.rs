@@ -179,6 +179,12 @@ impl<'a> Transaction<'a> {
         self.node_port_owner(port).is_some_and(other) || self.asked_ports.get(&port).is_some_and(other)
     }
 
+    /// From here on addresses and node ports that were asked for by name and not taken are anybody's.
+    pub(crate) fn forget_wishes(&mut self) {
+        self.asked.clear();
+        self.asked_ports.clear();
+    }
+
     /// An upper bound of the addresses that are taken.
     pub(crate) fn address_bound(&self) -> usize {
         self.base.address_count() + self.over.address_count() + self.asked.len()

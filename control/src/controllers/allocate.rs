@@ -127,16 +127,24 @@ pub(crate) fn serve_waiting(tx: &mut Transaction<'_>) {
     if tx.settings().load_balancer_pools.is_empty() {
         return;
     }
-    for name in tx.waiting() {
-        let Some(object) = tx.object(&name.key()).cloned() else {
-            continue;
-        };
+    // Whoever asked for an address by name in this batch has it by now, or cannot have it.
+    tx.forget_wishes();
+    let waiting = tx.waiting().into_iter().filter_map(|name| tx.object(&name.key()).cloned());
+    let (asking, others): (Vec<_>, Vec<_>) = waiting.partition(|service| wants_an_address(service));
+    for object in asking.into_iter().chain(others) {
         let Object::Service(mut service) = (*object).clone() else {
             continue;
         };
+        let name = ServiceName::of(&service);
         balancer_addresses(tx, &mut service, &name);
         tx.put(Object::Service(service));
     }
+}
+
+/// Whether it waits for one certain address: it is served before those that take any.
+fn wants_an_address(service: &Object) -> bool {
+    let spec = service.as_service().and_then(|service| service.spec.as_ref());
+    spec.is_some_and(|spec| spec.load_balancer_ip.as_deref().and_then(parse_ip).is_some())
 }
 
 fn cluster_ips(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {

@@ -318,6 +318,27 @@ fn the_secondary_address_comes_and_goes_and_the_primary_stays() {
 }
 
 #[test]
+fn a_freed_address_goes_to_who_asked_for_it_and_a_wish_in_vain_keeps_nobody_waiting() {
+    let mut world = World::new();
+    let of = |name: &str, more: serde_json::Value| {
+        let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        service(name, spec)
+    };
+    world.apply(["a", "b", "c"].map(|name| of(name, json!({}))));
+    world.apply([of("holder", json!({"loadBalancerIP": "192.0.2.8"}))]);
+    let last = ingress_of(&world, "a").remove(0);
+    world.apply([of("m", json!({})), of("z", json!({"loadBalancerIP": last}))]);
+    world.delete(Kind::Service, "a");
+    assert_eq!((ingress_of(&world, "z"), ingress_of(&world, "m").len()), (vec![last], 0));
+    let freed = ingress_of(&world, "b").remove(0);
+    let class = of("other", json!({"loadBalancerIP": freed, "loadBalancerClass": "example.com/other"}));
+    let key = crate::objects::Key::new(Kind::Service, "default", "b");
+    world.write(vec![Write::Delete(key), Write::Apply(object(class))]).unwrap();
+    assert_eq!(ingress_of(&world, "m"), [freed]);
+}
+
+#[test]
 fn a_balancer_that_changes_hands_keeps_nothing_of_ours() {
     let mut world = World::new();
     let of = |more: serde_json::Value| {
