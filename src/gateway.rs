@@ -29,7 +29,7 @@ use pollgate_common::hash::random_seed;
 use pollgate_common::net::Net;
 use pollgate_common::tables::Settings;
 use pollgate_common::time::Instant;
-use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, StatsSource};
+use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::cluster::{Cluster, RestoreError};
 use pollgate_control::compile::Compiler;
 use pollgate_control::netlink::{Mirror, MirrorError, MirrorNews, OwnedAddresses};
@@ -183,6 +183,7 @@ impl Gateway {
         let follower = start.manifests.as_ref().map(follow);
         let api = api::spawn(ApiParts {
             socket: config.api.socket.clone(),
+            https: config.api.listen.map(|listen| Https::beside(&config.api.state, listen)),
             replica: cluster.clone(),
             commands,
             stats: stats(config, &counters, &source, follower.as_ref()),

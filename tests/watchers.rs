@@ -51,7 +51,8 @@ impl Gateway {
         let (sender, commands) = unbounded();
         let socket = socket(directory.path());
         let stats = Arc::new(|| Value::Null);
-        let api = api::spawn(ApiParts { socket, replica: cluster.clone(), commands: sender, stats }).unwrap();
+        let api =
+            api::spawn(ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats }).unwrap();
         let settled = api.settled_sink();
         let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands, settled };
         let control = runtime::spawn(parts).unwrap();

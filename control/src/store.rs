@@ -318,7 +318,7 @@ fn database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
 }
 
 /// The new name must be on disk too, or a power cut takes the file that holds an acknowledged write.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::{fs, thread};
 use clap::Parser;
 use crossbeam::channel::unbounded;
 use pollgate_common::net::Net;
-use pollgate_control::api::{self, ApiHandle, ApiParts};
+use pollgate_control::api::{self, ApiHandle, ApiParts, Https};
 use pollgate_control::cluster::{Cluster, Settings};
 use pollgate_control::resolve::ServiceName;
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, TableSink};
@@ -40,7 +41,13 @@ struct Gateway {
 
 impl Gateway {
     fn start() -> Self {
+        Self::listening(None)
+    }
+
+    /// With HTTPS at a loopback address.
+    fn listening(listen: Option<&str>) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let https = listen.map(|listen| Https::beside(&directory.path().join("state.db"), listen.parse().unwrap()));
         let settings = || Settings {
             load_balancer_pools: vec!["192.0.2.8/30".parse().unwrap()],
             gateway_addresses: vec!["192.168.50.10".parse().unwrap()],
@@ -50,6 +57,7 @@ impl Gateway {
         let (sender, commands) = unbounded();
         let api = api::spawn(ApiParts {
             socket: directory.path().join("socket"),
+            https,
             replica: Cluster::new(settings()),
             commands: sender,
             stats: Arc::new(|| json!({"counters": {"rx": 7, "tx": 7}, "generation": 3})),
@@ -375,4 +383,52 @@ fn the_counters_come_as_text_and_json() {
     let gateway = Gateway::start();
     assert!(gateway.run("stats").contains("It adds up"));
     assert_eq!(gateway.json("stats -o json")["counters"]["rx"], 7);
+}
+
+#[test]
+fn a_kubeconfig_is_printed_or_written_for_its_owner_alone() {
+    let gateway = Gateway::listening(Some("127.0.0.1:0"));
+    let printed = gateway.run("kubeconfig");
+    assert!(
+        printed.starts_with("# Made by `pollgate kubeconfig`.") && printed.contains("\nkind: Config\n"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("current-context: pollgate\n") && printed.contains("server: https://127.0.0.1:"),
+        "{printed}"
+    );
+    assert!(!printed.contains(": https://127.0.0.1:0"), "the port that the system gave: {printed}");
+    // One line each, for whoever takes a value out of it with grep.
+    assert_eq!(printed.lines().count(), 18, "{printed}");
+
+    let file = gateway.directory.path().join("kubeconfig");
+    let text = || fs::read_to_string(&file).unwrap();
+    for before in [None, Some(printed.lines().next().unwrap().to_owned() + "\nold: true\n")] {
+        if let Some(before) = before {
+            fs::write(&file, before).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let told = gateway.run("kubeconfig --output @/kubeconfig");
+        assert_eq!(told, format!("kubeconfig written to {}\n", file.display()));
+        assert_eq!(text(), printed);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+    for foreign in ["", "apiVersion: v1\nkind: Config\n"] {
+        fs::write(&file, foreign).unwrap();
+        let told = gateway.refused("kubeconfig --output @/kubeconfig");
+        assert!(told.starts_with("error: @/kubeconfig: exists and was not made by `pollgate kubeconfig`"), "{told}");
+        assert_eq!(text(), foreign);
+    }
+    let told = gateway.refused("kubeconfig --output @/missing/kubeconfig");
+    assert!(told.starts_with("error: @/missing/kubeconfig: cannot write the kubeconfig: No such file"), "{told}");
+}
+
+#[test]
+fn without_a_listener_there_is_no_kubeconfig_and_it_is_said_how_to_have_one() {
+    let told = Gateway::start().refused("kubeconfig");
+    assert_eq!(
+        told,
+        "Error from server (NotFound): api.listen is off: set it to a loopback address and port such as \
+         127.0.0.1:6443 in gateway.yaml and restart the gateway"
+    );
 }

@@ -6,7 +6,8 @@
 //! check                                ──▶ check.rs, offline
 //! apply, create, delete                ──▶ apply.rs ─┐
 //! get, describe, explain               ──▶ read.rs  ─┼─▶ client.rs ══ Unix socket ══ a running gateway
-//! stats                                ──▶ stats.rs ─┘
+//! stats                                ──▶ stats.rs ─┤
+//! kubeconfig                      ──▶ kubeconfig.rs ─┘
 //! ```
 //!
 //! Exit codes: 0 it was done, 1 it was refused or failed, 2 it was typed wrongly. Results go to stdout, faults to
@@ -15,6 +16,7 @@
 pub mod apply;
 pub mod check;
 pub mod client;
+pub mod kubeconfig;
 mod names;
 pub mod read;
 pub mod stats;
@@ -77,6 +79,8 @@ pub enum ClientCommand {
     Explain(ExplainArgs),
     /// Show the counters with their meaning
     Stats(StatsArgs),
+    /// Print a kubeconfig, with which kubectl reaches the gateway by `api.listen`
+    Kubeconfig(KubeconfigArgs),
 }
 
 /// `pollgate run`
@@ -303,6 +307,17 @@ pub struct StatsArgs {
     pub connection: Connection,
 }
 
+/// `pollgate kubeconfig`
+#[derive(Debug, Args)]
+pub struct KubeconfigArgs {
+    /// Write it to a file, mode 0600, instead of printing it; only another kubeconfig of pollgate's is overwritten
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Of which gateway.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
 /// Output for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Machine {
@@ -324,6 +339,7 @@ impl ClientCommand {
             Self::Describe(args) => read::describe(&args, out),
             Self::Explain(args) => read::explain(&args, out),
             Self::Stats(args) => stats::stats(&args, out),
+            Self::Kubeconfig(args) => kubeconfig::kubeconfig(&args, out),
         }
     }
 }
@@ -448,6 +464,7 @@ mod tests {
             "pollgate get svc -o html",
             "pollgate describe",
             "pollgate stats extra",
+            "pollgate kubeconfig extra",
             "pollgate demo --kept",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");

@@ -254,8 +254,10 @@ fn together<'a>(args: &GetArgs, found: impl Iterator<Item = &'a Found>) -> Value
     }
 }
 
+/// As kubectl writes it: keys in alphabetical order, a long text on one line.
 pub(super) fn yaml(value: &Value) -> Result<String, Failure> {
-    serde_saphyr::to_string(value)
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    serde_saphyr::to_string_with_options(value, options)
         .map_err(|error| Failure::refused(format!("error: cannot be written as YAML: {error}")))
 }
 

@@ -232,6 +232,8 @@ pub struct Api {
     pub socket: PathBuf,
     /// File of the durable state.
     pub state: PathBuf,
+    /// Where HTTPS is spoken, a loopback address; none: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Metrics for Prometheus.
@@ -337,7 +339,7 @@ mod tests {
         assert_eq!((config.flows.max, config.workers.count), (1 << 20, None));
         assert_eq!((config.maglev.table_size, config.maglev.seed.as_str()), (None, "pollgate"));
         assert_eq!(config.api.socket, Path::new(DEFAULT_SOCKET));
-        assert_eq!(config.metrics.listen, None);
+        assert_eq!((config.api.listen, config.metrics.listen), (None, None));
     }
 
     #[test]
@@ -486,6 +488,10 @@ addresses: 192.168.0.10
                 "maglev.tableSize: expected auto or one of 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131071, 262139, 524287 (found 65536)",
             ),
             ("api: {socket: ''}", "api.socket: expected the path of a Unix socket, at most 107 bytes (found \"\")"),
+            (
+                "api: {listen: 0.0.0.0:6443}",
+                "api.listen: expected a loopback address and port such as 127.0.0.1:6443; its token is all that keeps others out, so let other hosts come by an SSH tunnel (found 0.0.0.0:6443)",
+            ),
             (
                 "metrics: {listen: 9090}",
                 "metrics.listen: expected an address and port such as 127.0.0.1:9090 (found 9090)",

@@ -28,6 +28,10 @@ const MOST_CPUS: usize = 1 << 16;
 /// Flow ages are counted in seconds; a year is as good as for ever.
 const FLOW_AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
+/// What `api.listen` may be, and why nothing else.
+const LISTEN: &str = "a loopback address and port such as 127.0.0.1:6443; its token is all that keeps others out, so let \
+                      other hosts come by an SSH tunnel";
+
 /// Reads the whole tree.
 pub(super) fn read(tree: &Node, purpose: Purpose) -> Result<Config, Vec<Fault>> {
     let faults = Faults::default();
@@ -261,10 +265,12 @@ fn table_size(field: &Field<'_>) -> Option<u32> {
 fn api(mut section: Section<'_>) -> Api {
     let socket = section.field("socket").parsed("the path of a Unix socket, at most 107 bytes", values::socket_path);
     let state = section.field("state").parsed("the path of a file", values::path);
+    let listen = optional_text(&section.field("listen"), LISTEN, values::loopback);
     section.finish();
     Api {
         socket: socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)),
         state: state.unwrap_or_else(|| PathBuf::from("/var/lib/pollgate/state.db")),
+        listen,
     }
 }
 

@@ -103,6 +103,12 @@ pub(super) fn dns_server(text: &str) -> Option<SocketAddr> {
     (server.port() != 0 && !server.ip().is_unspecified()).then_some(server)
 }
 
+/// `127.0.0.1:6443` or `[::1]:6443`: a place that only this host can reach.
+pub(super) fn loopback(text: &str) -> Option<SocketAddr> {
+    let place: SocketAddr = text.parse().ok()?;
+    (place.ip().is_loopback() && place.port() != 0).then_some(place)
+}
+
 /// An address that one host can have and others can reach: not the unspecified one, loopback,
 /// multicast or broadcast, and no IPv4 address in IPv6 clothes (its frames would be IPv4).
 pub(super) fn host_address(text: &str) -> Option<IpAddr> {
@@ -238,6 +244,28 @@ mod tests {
         assert!(device("eth1.100").is_some() && device("a-very-long-name").is_none());
         assert!(label_value("eu-west_1.a").is_some() && label_value("-a").is_none());
         assert!(socket_path("/run/x.sock").is_some() && socket_path(&"x".repeat(108)).is_none());
+    }
+
+    #[test]
+    fn loopback_places() {
+        for text in ["127.0.0.1:6443", "127.1.2.3:1", "[::1]:6443"] {
+            assert_eq!(loopback(text), text.parse().ok(), "{text}");
+        }
+        for text in [
+            "",
+            "6443",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "0.0.0.0:6443",
+            "192.168.50.1:6443",
+            "[::]:6443",
+            "[fe80::1]:6443",
+            "[::ffff:127.0.0.1]:6443",
+            "localhost:6443",
+            "127.0.0.1:70000",
+        ] {
+            assert_eq!(loopback(text), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use serde_json::{Map, Number, Value};
 use super::resources::Target;
 use super::status::Status;
 use crate::fault::Fault;
-use crate::objects::Object;
+use crate::objects::{Kind, Object};
 use crate::service::{SpecExt, parse_ip};
 
 /// Most warnings in one answer, and most characters in one: as the API server.
@@ -55,6 +55,21 @@ impl FieldValidation {
 pub(crate) struct Sent {
     pub(crate) value: Value,
     pub(crate) repeated: Vec<String>,
+}
+
+impl Sent {
+    /// The path says the kind already; typed client libraries do not say it again.
+    pub(crate) fn of_kind(mut self, kind: Kind) -> Self {
+        if let Value::Object(fields) = &mut self.value {
+            for (name, text) in [("apiVersion", kind.api_version()), ("kind", kind.name())] {
+                let said = fields.entry(name).or_insert(Value::Null);
+                if said.is_null() || said == "" {
+                    *said = text.into();
+                }
+            }
+        }
+        self
+    }
 }
 
 impl From<Value> for Sent {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server     the socket, connections, their bounds
+//! https      the same API behind TLS and a token, for kubectl; identity: its certificate and that token
 //!   └ routes: discovery   what there is
 //!             openapi     what it looks like
 //!             resources   get, create, replace, delete of every kind, one set of handlers
@@ -9,6 +10,7 @@
 //!               listing     lists, in pages, of now or of before       collection  delete what a list would show
 //!               watch       what happens next, event by event          lines       each event encoded once for all
 //!             gateway     pollgate.io: apply a whole list at once, explain, stats
+//!             kubeconfig  what clients of https need, told on the Unix socket alone
 //!                 body    reads and decodes what is sent, bounded      render  lists, Tables, streamed
 //!                 decode  from values to objects; unknown fields       selector
 //!                 status  errors as Status objects                     deletion
@@ -31,7 +33,10 @@ mod deletion;
 mod discovery;
 mod gateway;
 mod history;
+mod https;
+mod identity;
 mod idle;
+mod kubeconfig;
 mod lines;
 mod listing;
 mod openapi;
@@ -45,6 +50,7 @@ mod status;
 mod view;
 mod watch;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -52,20 +58,26 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::map_request;
 use crossbeam::channel::Sender;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
 use tokio::time::timeout;
 
 use self::body::{Budget, Claim};
+use self::https::Listener;
 use self::lines::Lines;
-use self::server::{Limits, Socket};
+use self::server::{Limits, Places, Socket};
 use self::status::Status;
 use self::view::Replica;
 use crate::cluster::{Cluster, Commit, Write};
 use crate::runtime::{Command, Settled, SettledSink, WriteError, WriteRequest};
 
 pub use self::gateway::{APPLY_PATH, ApplyOutcome};
+pub use self::https::Https;
+pub use self::identity::IdentityError;
+pub use self::kubeconfig::KUBECONFIG_PATH;
 pub use self::server::OPEN_FILES;
 
 /// How long a client waits for its write before it is told that the outcome is open.
@@ -78,6 +90,8 @@ pub type StatsSource = Arc<dyn Fn() -> Value + Send + Sync>;
 pub struct ApiParts {
     /// Where to listen. Missing directories are made.
     pub socket: PathBuf,
+    /// Where else, if anywhere.
+    pub https: Option<Https>,
     /// The state reads start from: the same as the control thread's.
     pub replica: Cluster,
     /// The way to the control thread.
@@ -109,6 +123,17 @@ pub enum ApiError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address of the HTTPS listener cannot be had.
+    #[error("api.listen {address}: cannot listen: {source}; `ss -ltnp` shows who does, or take another port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The HTTPS listener has no certificate.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// No thread or runtime to be had.
     #[error("cannot start the API's thread: {0}")]
     Thread(#[source] io::Error),
@@ -118,6 +143,7 @@ pub enum ApiError {
 #[derive(Debug)]
 pub struct ApiHandle {
     settled: mpsc::UnboundedSender<Settled>,
+    https: Option<SocketAddr>,
     stop: Option<signal::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -128,6 +154,11 @@ impl ApiHandle {
         let settled = self.settled.clone();
         // A stopped API has nobody left to answer.
         Box::new(move |done| drop(settled.send(done)))
+    }
+
+    /// Where HTTPS is spoken, if it is: the port that was asked for, or the one the system gave for port 0.
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.https
     }
 
     /// Takes no further connections, lets requests under way finish within five seconds, and removes the socket.
@@ -153,16 +184,19 @@ impl Drop for ApiHandle {
     }
 }
 
-/// Binds the socket and starts to serve on a thread of its own. Writes wait until the control thread takes commands.
+/// Binds the socket, and the HTTPS listener if there is to be one, and starts to serve on a thread of its own. Writes wait
+/// until the control thread takes commands.
 ///
 /// # Errors
-/// If the socket cannot be had, or no thread.
+/// If the socket or the listener cannot be had, or no thread.
 pub fn spawn(parts: ApiParts) -> Result<ApiHandle, ApiError> {
     spawn_with(parts, Limits::default().within(server::open_files()))
 }
 
 fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
     let socket = Socket::bind(&parts.socket)?;
+    let listener = parts.https.as_ref().map(Listener::bind).transpose()?;
+    let https = listener.as_ref().map(|listener| listener.address);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Large bodies are decoded beside the API's thread, but not on every core the packets want.
@@ -176,25 +210,58 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
     let serve = move || {
         let served = runtime.block_on(async move {
             tokio::spawn(follow(api.clone(), done));
-            server::serve(socket, router(api), limits, stopped).await
+            serve_all(api, socket, listener, limits, stopped).await
         });
         if let Err(error) = served {
             tracing::error!("the API has ended: {error}");
         }
     };
     let thread = thread::Builder::new().name("api".into()).spawn(serve).map_err(ApiError::Thread)?;
-    Ok(ApiHandle { settled, stop: Some(stop), thread: Some(thread) })
+    Ok(ApiHandle { settled, https, stop: Some(stop), thread: Some(thread) })
 }
 
-fn router(api: Api) -> Router {
-    Router::new()
+/// Serves on the socket, and to those who have the token where there is a listener, until `stop` changes.
+async fn serve_all(
+    api: Api,
+    socket: Socket,
+    listener: Option<Listener>,
+    limits: Limits,
+    stop: signal::Receiver<()>,
+) -> io::Result<()> {
+    let kubeconfig = kubeconfig::router(listener.as_ref().map(kubeconfig::of));
+    let places = Arc::new(Places::new(limits, stop));
+    let local = server::serve(socket, router(api.clone(), kubeconfig), &places);
+    let Some(listener) = listener else { return local.await };
+    let remote = https::serve(listener, router(api, Router::new()), &places);
+    let (local, remote) = tokio::join!(local, remote);
+    local.and(remote)
+}
+
+/// All paths, and those that only one way to the API has.
+fn router(api: Api, only_here: Router<Api>) -> Router {
+    let paths = Router::new()
         .merge(discovery::router())
         .merge(openapi::router())
         .merge(resources::router())
         .merge(gateway::router())
+        .merge(only_here)
         .fallback(async || Status::no_resource())
         .method_not_allowed_fallback(async || Status::method_not_allowed())
-        .with_state(api)
+        .with_state(api);
+    Router::new().fallback_service(paths).layer(map_request(async |request| without_slash(request)))
+}
+
+/// Client libraries end some paths with a slash; to an API server those are the same paths.
+fn without_slash(mut request: Request) -> Request {
+    let uri = request.uri();
+    if let Some(path) = uri.path().strip_suffix('/').filter(|path| !path.is_empty()) {
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        // A path without its last byte is a path still.
+        if let Ok(shorter) = format!("{path}{query}").parse() {
+            *request.uri_mut() = shorter;
+        }
+    }
+    request
 }
 
 /// Brings the replica up to date and answers clients, in that order.

@@ -40,7 +40,7 @@ use super::ApiError;
 use super::idle::{Busy, Idle, Seat};
 
 /// How long requests under way may go on once the server stops.
-const STOP_TIME: Duration = Duration::from_secs(5);
+pub(super) const STOP_TIME: Duration = Duration::from_secs(5);
 
 /// How long a newcomer waits before another idle connection is asked to make way.
 const DISPLACE_TIME: Duration = Duration::from_millis(20);
@@ -167,14 +167,9 @@ fn remove_stale(path: &Path) -> Result<(), ApiError> {
 }
 
 /// Serves `router` on `socket` until `stop` changes, then lets requests under way finish, within bounds.
-pub(super) async fn serve(
-    socket: Socket,
-    router: Router,
-    limits: Limits,
-    mut stop: watch::Receiver<()>,
-) -> io::Result<()> {
+pub(super) async fn serve(socket: Socket, router: Router, places: &Places) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
-    let places = Places::new(limits, stop.clone());
+    let mut stop = places.stop.clone();
     loop {
         // The connection first, so that it is known that somebody waits; behind it the kernel's queue costs nothing.
         let accepted = tokio::select! {
@@ -204,16 +199,17 @@ pub(super) async fn serve(
 pub(super) struct Places {
     slots: Arc<Semaphore>,
     idle: Arc<Idle>,
-    limits: Limits,
-    stop: watch::Receiver<()>,
+    pub(super) limits: Limits,
+    pub(super) stop: watch::Receiver<()>,
 }
 
 /// A place for one connection.
 pub(super) struct Place {
     seat: Arc<Seat>,
-    limits: Limits,
-    stop: watch::Receiver<()>,
-    _slot: OwnedSemaphorePermit,
+    pub(super) limits: Limits,
+    pub(super) stop: watch::Receiver<()>,
+    /// Nothing for one whose client has yet to show that it may take one.
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Places {
@@ -234,7 +230,17 @@ impl Places {
                 _ = stop.changed() => return None,
             };
         }
-        slot.map(|slot| Place { seat: self.idle.seat(), limits: self.limits, stop, _slot: slot })
+        slot.map(|slot| Place { seat: self.idle.seat(), limits: self.limits, stop, _slot: Some(slot) })
+    }
+
+    /// A place that is not counted, for a connection whose client may take a [`Places::slot`] later.
+    pub(super) fn outside(&self, idle: &Arc<Idle>) -> Place {
+        Place { seat: idle.seat(), limits: self.limits, stop: self.stop.clone(), _slot: None }
+    }
+
+    /// A slot, if there is one now.
+    pub(super) fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.slots).try_acquire_owned().ok()
     }
 
     /// Waits until every connection has ended.

@@ -55,6 +55,19 @@ impl Status {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
     }
 
+    /// The token that goes with the HTTPS listener did not come with the request. The words are the API server's.
+    pub(crate) fn unauthorized() -> Self {
+        let mut status = Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized");
+        status.close = true;
+        status
+    }
+
+    /// There is no HTTPS listener to be told about.
+    pub(crate) fn no_listener() -> Self {
+        let message = "api.listen is off: set it to a loopback address and port such as 127.0.0.1:6443 in gateway.yaml and restart the gateway";
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     /// No such object.
     pub(crate) fn not_found(key: &Key) -> Self {
         let message = format!("{} {:?} not found", qualified_plural(key.kind), key.name);
@@ -156,6 +169,13 @@ impl Status {
         let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
         status.details.causes.push(cause);
         status.retry_after = Some(1);
+        status
+    }
+
+    /// As many clients as may be are connected.
+    pub(crate) fn too_many_connections() -> Self {
+        let mut status = Self::too_many_requests();
+        status.message = "too many clients are connected, please try again later".to_owned();
         status
     }
 
@@ -324,6 +344,10 @@ impl IntoResponse for Status {
         let mut response = (self.code, Json(self.to_value())).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code == StatusCode::UNAUTHORIZED {
+            // RFC 9110 wants it said what would do.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.close {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

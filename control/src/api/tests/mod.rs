@@ -1,6 +1,7 @@
 //! The API over its real socket, with the real control thread and store behind it; only the workers' tables are left out.
 
 mod apply;
+mod https;
 mod objects;
 mod patches;
 mod trouble;
@@ -56,10 +57,17 @@ impl Gateway {
     }
 
     fn with(store: Store, cluster: Cluster, limits: Limits) -> Self {
+        Self::start(store, cluster, limits, None)
+    }
+
+    /// `listen`: where HTTPS is spoken too.
+    fn start(store: Store, cluster: Cluster, limits: Limits, listen: Option<SocketAddr>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        let https = listen.map(|listen| Https::beside(&directory.path().join("state.db"), listen));
         let (commands, receiver) = unbounded();
         let parts = ApiParts {
             socket: directory.path().join("run/api.sock"),
+            https,
             replica: cluster.clone(),
             commands,
             stats: Arc::new(|| json!({"counters": {"rx": 7}})),
@@ -133,12 +141,12 @@ struct Answer {
 }
 
 impl Answer {
-    fn read(stream: &mut UnixStream) -> Self {
+    fn read(stream: &mut impl Read) -> Self {
         Self::read_on(stream, Vec::new())
     }
 
     /// The answer of which these bytes have been read.
-    fn read_on(stream: &mut UnixStream, mut bytes: Vec<u8>) -> Self {
+    fn read_on(stream: &mut impl Read, mut bytes: Vec<u8>) -> Self {
         stream.read_to_end(&mut bytes).expect("an answer in time");
         let text = String::from_utf8(bytes).expect("UTF-8");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));

@@ -26,6 +26,22 @@ fn an_object_lives_and_dies() {
 }
 
 #[test]
+fn an_object_need_not_say_the_kind_that_its_path_says() {
+    let gateway = Gateway::new();
+    let typed = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+    let created = gateway.post(SERVICES, &typed("web")).expect(201);
+    assert_eq!((created.at("/kind"), created.at("/apiVersion")), (json!("Service"), json!("v1")));
+    let mut again = typed("web");
+    again["kind"] = json!("");
+    again["apiVersion"] = json!(null);
+    again["metadata"]["resourceVersion"] = created.at("/metadata/resourceVersion");
+    gateway.put(&format!("{SERVICES}/web"), &again).expect(200);
+    let mut other = typed("other");
+    other["kind"] = json!("Pod");
+    gateway.post(SERVICES, &other).expect(400);
+}
+
+#[test]
 fn of_two_writers_to_one_version_one_is_told_of_the_conflict() {
     let gateway = Gateway::new();
     let made = gateway.post(SERVICES, &service("web")).expect(201).json();

@@ -18,9 +18,10 @@ fn what_is_not_an_object_is_told_as_a_status() {
         "UnsupportedMediaType",
         "the body of the request was in an unknown format (text/plain) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
     );
-    let both = gateway.send("POST", SERVICES, &[], r#"{"kind":"Service","spec":{"ports":[{"port":80}]}}"#).expect(422);
-    let causes = both.at("/details/causes").to_string();
-    assert!(causes.contains("apiVersion") && causes.contains("metadata.name"), "{causes}");
+    let nameless =
+        gateway.send("POST", SERVICES, &[], r#"{"kind":"Service","spec":{"ports":[{"port":80}]}}"#).expect(422);
+    let causes = nameless.at("/details/causes");
+    assert_eq!((causes.as_array().map(Vec::len), &causes[0]["field"]), (Some(1), &json!("metadata.name")), "{causes}");
     gateway.post(SERVICES, &pod("a", "b", "10.0.0.1")).expect(400);
     let mut elsewhere = service("web");
     elsewhere["metadata"]["namespace"] = json!("other");
@@ -99,6 +100,22 @@ fn unknown_paths_and_methods_are_statuses() {
     let refused = gateway.send("PUT", SERVICES, &[], "{}");
     refused.refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
     gateway.post("/api/v1/services", &service("web")).expect(405);
+}
+
+#[test]
+fn a_path_may_end_in_a_slash() {
+    let gateway = Gateway::new();
+    for path in ["/version", "/api", "/apis", "/api/v1", "/apis/discovery.k8s.io", SERVICES] {
+        assert_eq!(gateway.get(&format!("{path}/")).expect(200).json(), gateway.get(path).expect(200).json());
+    }
+    gateway.post(SERVICES, &service("web")).expect(201);
+    let one = gateway.get(&format!("{SERVICES}/?labelSelector=app=web&x=/")).expect(200);
+    assert_eq!(one.at("/items").as_array().map(Vec::len), Some(1));
+    let none = gateway.get(&format!("{SERVICES}/?labelSelector=app=other")).expect(200);
+    assert_eq!(none.at("/items").as_array().map(Vec::len), Some(0));
+    for path in ["//", "/version//", "/"] {
+        gateway.get(path).expect(404);
+    }
 }
 
 #[test]
@@ -274,6 +291,7 @@ fn a_dead_servers_socket_is_replaced_and_a_living_ones_is_not() {
     let path = directory.path().join("api.sock");
     let parts = || ApiParts {
         socket: path.clone(),
+        https: None,
         replica: Cluster::new(Settings::default()),
         commands: unbounded().0,
         stats: Arc::new(|| Value::Null),
@@ -296,7 +314,8 @@ fn a_write_without_a_control_thread_is_told() {
     drop(receiver);
     let replica = Cluster::new(Settings::default());
     let socket = directory.path().join("run/api.sock");
-    let api = spawn(ApiParts { socket, replica, commands, stats: Arc::new(|| Value::Null) }).expect("a socket");
+    let api =
+        spawn(ApiParts { socket, https: None, replica, commands, stats: Arc::new(|| Value::Null) }).expect("a socket");
     let (_, receiver) = unbounded();
     let settled = api.settled_sink();
     let (store, _disk) = faulty::store();

@@ -1,0 +1,236 @@
+//! The HTTPS listener: the same API for clients that cannot open a Unix socket, kubectl before all.
+//!
+//! ```text
+//!   loopback ──▶ stranger ──handshake──▶ request ──▶ token? ──no──▶ 401, closed
+//!                bounded: the oldest goes              └─yes─▶ known ──▶ the router
+//!                                                              bounded: 429
+//! ```
+//!
+//! Every user of the host can connect to the port, so the token is the whole access control, and what comes before it must
+//! cost little. A connection is a stranger until it has shown the token; there is room for a fixed number of them, and a
+//! further one takes the place of the oldest. A flood of silent or half-open connections thus ends itself, and a client
+//! that shows its token within its first moments, as they all do, is served in the middle of it. Waiting for a place to
+//! become free, as clients of the Unix socket do, would let any user of the host keep all others out.
+//!
+//! Only what tells no secrets and is asked by things that have none is answered without the token: `/livez`, `/readyz` and
+//! `/healthz`.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{self, AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::ApiError;
+use super::identity::{Identity, Token};
+use super::idle::Idle;
+use super::server::{Place, Places, STOP_TIME};
+use super::status::Status;
+
+/// Connections that have not shown the token. A handshake and a request take milliseconds: for a client to be pushed out,
+/// this many others must come meanwhile.
+const STRANGERS: usize = 256;
+
+/// What is answered to everybody.
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+
+/// What Go's server, and so every API server, says to a client that forgot the `s`.
+const PLAIN_HTTP: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// Where to listen, and where what the listener is known by is kept.
+#[derive(Debug, Clone)]
+pub struct Https {
+    /// A loopback address and a port.
+    pub listen: SocketAddr,
+    /// The file of certificate, key and token; it is made if it is not there.
+    pub identity: PathBuf,
+}
+
+impl Https {
+    /// With the file beside that of the state, and called after it.
+    pub fn beside(state: &Path, listen: SocketAddr) -> Self {
+        let mut identity = state.as_os_str().to_owned();
+        identity.push(".tls");
+        Self { listen, identity: identity.into() }
+    }
+}
+
+/// The bound listener.
+pub(super) struct Listener {
+    socket: StdListener,
+    pub(super) address: SocketAddr,
+    pub(super) identity: Identity,
+}
+
+impl Listener {
+    pub(super) fn bind(https: &Https) -> Result<Self, ApiError> {
+        let unusable = |source| ApiError::Listen { address: https.listen, source };
+        let identity = Identity::load_or_make(&https.identity, https.listen.ip(), SystemTime::now())?;
+        let socket = StdListener::bind(https.listen).map_err(unusable)?;
+        socket.set_nonblocking(true).map_err(unusable)?;
+        let address = socket.local_addr().map_err(unusable)?;
+        tracing::info!("API at https://{address} for those who have the token: `pollgate kubeconfig` prints it");
+        Ok(Self { socket, address, identity })
+    }
+}
+
+/// Serves `router` to those who have the token until `stop` changes, then lets requests under way finish, within bounds.
+pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Places>) -> io::Result<()> {
+    let mut stop = places.stop.clone();
+    let socket = TcpListener::from_std(listener.socket)?;
+    let acceptor = TlsAcceptor::from(listener.identity.tls);
+    let door = Arc::new(Door::new(listener.identity.token, Arc::clone(places)));
+    let router = router.layer(from_fn_with_state(Arc::clone(&door), ask));
+    let mut visits = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            Some(ended) = visits.join_next_with_id() => {
+                door.leave(ended.map_or_else(|error| error.id(), |(visit, ())| visit));
+                continue;
+            }
+            _ = stop.changed() => break,
+        };
+        match accepted {
+            // The visit cannot begin before this thread is through here, so nobody is known before he was a stranger.
+            Ok((stream, _)) => {
+                door.enter(visits.spawn(visit(stream, acceptor.clone(), router.clone(), places.outside(&door.idle))));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: connections that end will free some.
+                tracing::warn!("cannot accept on {}: {error}", listener.address);
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(socket);
+    if timeout(STOP_TIME, async { while visits.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("HTTPS clients still busy after {} s are cut off", STOP_TIME.as_secs());
+    }
+    Ok(())
+}
+
+/// One connection, from its first byte to its end.
+async fn visit(stream: TcpStream, acceptor: TlsAcceptor, router: Router, mut place: Place) {
+    let shaken = tokio::select! {
+        shaken = timeout(place.limits.head_time, handshake(stream, acceptor)) => shaken,
+        _ = place.stop.changed() => return,
+    };
+    match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(stream) => place.serve(stream, router).await,
+        // Anybody may cause this as often as he likes: not for the log of an operator.
+        Err(error) => tracing::debug!("no TLS: {error}"),
+    }
+}
+
+async fn handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    let mut first = [0; 4096];
+    stream.peek(&mut first[..1]).await?;
+    // A TLS record begins with 22, a request with a method.
+    if first[0].is_ascii_uppercase() {
+        // Read first: what is left unread when a connection closes may take the answer away from its reader.
+        let _ = stream.read(&mut first).await?;
+        stream.write_all(PLAIN_HTTP).await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP"));
+    }
+    acceptor.accept(stream).await
+}
+
+/// Before every request: who is it?
+async fn ask(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    if OPEN_PATHS.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    if !door.is_shown_the_token(request.headers()) {
+        return Status::unauthorized().into_response();
+    }
+    if !door.recognise(task::id()) {
+        return Status::too_many_connections().into_response();
+    }
+    next.run(request).await
+}
+
+/// Who is inside, each by the task that serves him.
+struct Door {
+    token: Token,
+    /// Those who are known share them with the clients of the Unix socket.
+    places: Arc<Places>,
+    idle: Arc<Idle>,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    /// Oldest first.
+    strangers: VecDeque<AbortHandle>,
+    /// With the slot that each takes.
+    known: HashMap<task::Id, OwnedSemaphorePermit>,
+}
+
+impl Door {
+    fn new(token: Token, places: Arc<Places>) -> Self {
+        Self { token, places, idle: Arc::default(), inside: Mutex::default() }
+    }
+
+    fn enter(&self, visit: AbortHandle) {
+        let mut inside = self.inside();
+        inside.strangers.push_back(visit);
+        if inside.strangers.len() > STRANGERS
+            && let Some(oldest) = inside.strangers.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+
+    fn leave(&self, visit: task::Id) {
+        let mut inside = self.inside();
+        inside.known.remove(&visit);
+        inside.strangers.retain(|stranger| stranger.id() != visit);
+    }
+
+    /// Makes a stranger known; not if there are enough. Then an idle one makes way for the next attempt.
+    fn recognise(&self, visit: task::Id) -> bool {
+        let mut inside = self.inside();
+        if inside.known.contains_key(&visit) {
+            return true;
+        }
+        let Some(slot) = self.places.slot() else {
+            self.idle.displace_one();
+            return false;
+        };
+        inside.strangers.retain(|stranger| stranger.id() != visit);
+        inside.known.insert(visit, slot);
+        true
+    }
+
+    /// `Authorization: Bearer TOKEN`, RFC 6750.
+    fn is_shown_the_token(&self, headers: &HeaderMap) -> bool {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return false;
+        };
+        let Some((scheme, shown)) = value.as_bytes().split_at_checked(b"Bearer ".len()) else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case(b"Bearer ") && self.token.is(shown.trim_ascii())
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

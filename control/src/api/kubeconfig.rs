@@ -1,0 +1,39 @@
+//! `GET /apis/pollgate.io/v1alpha1/kubeconfig`: all a client of the HTTPS listener needs to know, its token included.
+//!
+//! Told over the Unix socket only: whoever may open that may do everything anyway. The listener itself does not have the
+//! path, so that a token that got lost cannot be used to ask for the next one.
+
+use axum::routing::get;
+use axum::{Json, Router};
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::https::Listener;
+use super::status::Status;
+
+/// Where the kubeconfig is told.
+pub const KUBECONFIG_PATH: &str = "/apis/pollgate.io/v1alpha1/kubeconfig";
+
+/// What cluster, user and context are called in it.
+const NAME: &str = "pollgate";
+
+/// `None`: there is no listener.
+pub(super) fn router(kubeconfig: Option<Value>) -> Router<Api> {
+    let told = async || kubeconfig.map(Json).ok_or_else(Status::no_listener);
+    Router::new().route(KUBECONFIG_PATH, get(told))
+}
+
+/// For clients of the listener.
+pub(super) fn of(listener: &Listener) -> Value {
+    let Listener { address, identity, .. } = listener;
+    let ca = ByteString(identity.ca.clone().into_bytes());
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": NAME,
+        "clusters": [{"name": NAME, "cluster": {
+            "server": format!("https://{address}"), "certificate-authority-data": ca,
+        }}],
+        "users": [{"name": NAME, "user": {"token": identity.token.reveal()}}],
+        "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": NAME}}],
+    })
+}
