@@ -79,7 +79,7 @@ fn child() {
     let (sender, commands) = unbounded();
     let socket = directory.join("socket");
     let stats = Arc::new(|| json!({}));
-    let parts = ApiParts { socket, replica: cluster.clone(), commands: sender, stats };
+    let parts = ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats };
     let api = api::spawn(parts).expect("a socket");
     let settled = api.settled_sink();
     let _control = runtime::spawn(RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands, settled });
