@@ -213,8 +213,10 @@ pub(crate) fn belongs_to(slice: &Object, service: &ServiceName) -> bool {
     is_ours(slice) || super::mirror::is_ours(slice) || owners.next().is_some()
 }
 
-/// The ports of a slice, in a form that can be compared and ordered: name, number, protocol, application protocol.
-pub(super) type Ports = Vec<(String, Option<i32>, Option<String>, Option<String>)>;
+/// One port of a slice, in a form that can be compared and ordered: name, number, protocol, application protocol.
+pub(super) type SlicePort = (String, Option<i32>, Option<String>, Option<String>);
+/// The ports of a slice.
+pub(super) type Ports = Vec<SlicePort>;
 /// Endpoints by Pod.
 type Endpoints = BTreeMap<String, Endpoint>;
 
@@ -354,9 +356,7 @@ pub(super) fn ports_of(slice: &EndpointSlice) -> Ports {
     ports.map(|p| (p.name.clone().unwrap_or_default(), p.port, p.protocol.clone(), p.app_protocol.clone())).collect()
 }
 
-pub(super) fn port_of(
-    (name, port, protocol, app_protocol): (String, Option<i32>, Option<String>, Option<String>),
-) -> EndpointPort {
+pub(super) fn port_of((name, port, protocol, app_protocol): SlicePort) -> EndpointPort {
     EndpointPort { name: Some(name), port, protocol, app_protocol }
 }
 

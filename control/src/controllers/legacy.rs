@@ -15,11 +15,11 @@
 //!
 //! Nothing here is read again: workers are given what slices say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service};
 
-use super::endpoints::{Member, TRIGGER_TIME, hostname, node_name, pod_addresses, reference};
+use super::endpoints::{Member, SlicePort, TRIGGER_TIME, hostname, node_name, pod_addresses, reference};
 use crate::objects::{Key, Kind, Object};
 use crate::service::{Family, HEADLESS_LABEL, ServiceName, SpecExt};
 use crate::transaction::Transaction;
@@ -31,8 +31,8 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Most addresses of one object.
 const CAPACITY: usize = 1000;
 
-/// One port, in a form that can be ordered; nothing for a headless Service without ports.
-type Port = Option<(String, i32, Option<String>, Option<String>)>;
+/// One port of a Pod; nothing for a headless Service without ports.
+type Port<'a> = Option<&'a SlicePort>;
 
 /// Writes the Endpoints of a Service from those behind it.
 pub(super) fn write(
@@ -87,40 +87,43 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
 fn subsets(name: &ServiceName, service: &Service, members: &[Member], family: Family) -> Vec<EndpointSubset> {
     let publish = service.spec.as_ref().is_some_and(|spec| spec.publish_not_ready_addresses == Some(true));
     let portless = service.spec.as_ref().is_some_and(|spec| spec.is_headless() && spec.ports().is_empty());
-    let listed = |member: &&Member| publish || !member.conditions.terminating;
+    let listed = members.iter().filter(|member| publish || !member.conditions.terminating);
     let addresses: Vec<(EndpointAddress, &Member)> =
-        members.iter().filter(listed).filter_map(|member| Some((address(member, name, family)?, member))).collect();
-    let mut offered: BTreeMap<Port, BTreeSet<usize>> = BTreeMap::new();
-    for (at, (_, member)) in addresses.iter().enumerate() {
-        for (name, number, protocol, app_protocol) in member.ports.iter().cloned() {
-            let port = number.map(|number| (name, number, protocol, app_protocol));
-            offered.entry(port).or_default().insert(at);
-        }
-        if portless {
-            offered.entry(None).or_default().insert(at);
-        }
-    }
-    let mut together: BTreeMap<&BTreeSet<usize>, Vec<&Port>> = BTreeMap::new();
-    for (port, by) in &offered {
+        listed.filter_map(|member| Some((address(member, name, family)?, member))).collect();
+    let mut together: BTreeMap<Vec<usize>, Vec<Port<'_>>> = BTreeMap::new();
+    for (port, by) in offers(&addresses, portless) {
         together.entry(by).or_default().push(port);
     }
     let mut groups: Vec<_> = together.into_iter().map(|(by, ports)| (ports, by)).collect();
     groups.sort();
-    groups.into_iter().map(|(ports, by)| subset(&ports, by, &addresses)).collect()
+    groups.into_iter().map(|(ports, by)| subset(&ports, &by, &addresses)).collect()
 }
 
-fn subset(ports: &[&Port], by: &BTreeSet<usize>, addresses: &[(EndpointAddress, &Member)]) -> EndpointSubset {
+/// Who offers which port, by place.
+fn offers<'a>(addresses: &[(EndpointAddress, &'a Member)], portless: bool) -> BTreeMap<Port<'a>, Vec<usize>> {
+    let mut offered: BTreeMap<Port<'_>, Vec<usize>> = BTreeMap::new();
+    for (at, (_, member)) in addresses.iter().enumerate() {
+        let none = portless.then_some(None);
+        for port in member.ports.iter().map(Some).chain(none) {
+            offered.entry(port).or_default().push(at);
+        }
+    }
+    offered
+}
+
+fn subset(ports: &[Port<'_>], by: &[usize], addresses: &[(EndpointAddress, &Member)]) -> EndpointSubset {
     let (mut ready, mut not_ready) = (Vec::new(), Vec::new());
     for (address, member) in by.iter().map(|at| &addresses[*at]) {
         let list = if member.conditions.ready { &mut ready } else { &mut not_ready };
         list.push(address.clone());
     }
-    let ports: Vec<EndpointPort> = ports.iter().filter_map(|port| Some(endpoint_port((*port).clone()?))).collect();
+    let ports: Vec<EndpointPort> = ports.iter().filter_map(|port| endpoint_port((*port)?)).collect();
     EndpointSubset { addresses: sorted(ready), not_ready_addresses: sorted(not_ready), ports: nonempty(ports) }
 }
 
-fn endpoint_port((name, port, protocol, app_protocol): (String, i32, Option<String>, Option<String>)) -> EndpointPort {
-    EndpointPort { name: Some(name).filter(|name| !name.is_empty()), port, protocol, app_protocol }
+fn endpoint_port((name, port, protocol, app_protocol): &SlicePort) -> Option<EndpointPort> {
+    let name = Some(name.clone()).filter(|name| !name.is_empty());
+    Some(EndpointPort { name, port: (*port)?, protocol: protocol.clone(), app_protocol: app_protocol.clone() })
 }
 
 /// By address as text, then by Pod, as upstream has it.
