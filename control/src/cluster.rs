@@ -535,7 +535,7 @@ mod tests {
         let gone = ["applied", "ours", "taken", "never there"].map(|name| Write::Unfollow(key(name)));
         world.write(gone.into_iter().chain([Write::Unfollow(shop.clone())]).collect()).unwrap();
         let left = world.cluster.objects(Kind::Service, None).map(|object| object.name().to_owned());
-        assert_eq!(left.collect::<Vec<_>>(), ["applied", "taken"]);
+        assert_eq!(left.collect::<Vec<_>>(), ["applied", "kubernetes", "taken"]);
         assert!(world.cluster.object(&shop).is_some());
     }
 

@@ -41,8 +41,9 @@ pub fn doubts(cluster: &Cluster) -> Vec<Doubt> {
         let Some(spec) = object.as_service().and_then(|service| service.spec.as_ref()) else { continue };
         service(cluster, object, spec, &pods, &mut doubts);
     }
+    // The one from the start is in every set.
     let mut services = cluster.objects(Kind::Service, None);
-    if services.next().is_some() {
+    if services.any(|service| service.metadata().creation_timestamp.is_some()) {
         let slices = cluster.objects(Kind::EndpointSlice, None);
         doubts.extend(slices.filter_map(|slice| orphan(cluster, slice)));
     }

@@ -10,6 +10,7 @@
 //! field given twice the last counts, as with the API server. The command line's own manifests are always strict: see
 //! [`Object::from_value`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 use axum::http::HeaderValue;
@@ -21,7 +22,7 @@ use serde_json::{Map, Number, Value};
 use super::resources::Target;
 use super::status::Status;
 use crate::fault::Fault;
-use crate::objects::{Kind, Object};
+use crate::objects::Object;
 use crate::service::{SpecExt, parse_ip};
 
 /// Most warnings in one answer, and most characters in one: as the API server.
@@ -57,21 +58,6 @@ pub(crate) struct Sent {
     pub(crate) repeated: Vec<String>,
 }
 
-impl Sent {
-    /// The path says the kind already; typed client libraries do not say it again.
-    pub(crate) fn of_kind(mut self, kind: Kind) -> Self {
-        if let Value::Object(fields) = &mut self.value {
-            for (name, text) in [("apiVersion", kind.api_version()), ("kind", kind.name())] {
-                let said = fields.entry(name).or_insert(Value::Null);
-                if said.is_null() || said == "" {
-                    *said = text.into();
-                }
-            }
-        }
-        self
-    }
-}
-
 impl From<Value> for Sent {
     fn from(value: Value) -> Self {
         Self { value, repeated: Vec::new() }
@@ -87,9 +73,9 @@ pub(crate) struct Decoded {
 
 /// The object that was sent, if it is what the path says it is.
 pub(crate) fn decode(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
-    let value = &sent.value;
-    let lenient = Object::from_value_lenient(value, target.namespace());
-    let (object, unknown) = lenient.map_err(|faults| Status::from_faults(value, &faults))?;
+    let value = with_header(target, &sent.value);
+    let lenient = Object::from_value_lenient(&value, target.namespace());
+    let (object, unknown) = lenient.map_err(|faults| Status::from_faults(&value, &faults))?;
     check_path(target, &object)?;
     let texts = || {
         let repeated = sent.repeated.iter().map(|field| format!("duplicate field {field:?}"));
@@ -108,6 +94,20 @@ pub(crate) fn decode(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
 /// `unknown field "spec.prots"`.
 fn unknown_field(fault: &Fault) -> String {
     format!("unknown field {:?}", fault.field)
+}
+
+/// An object need not say its kind where the path does: the official Python client leaves it out.
+fn with_header<'a>(target: &Target, value: &'a Value) -> Cow<'a, Value> {
+    let header = [("apiVersion", target.kind.api_version()), ("kind", target.kind.name())];
+    let open = |field: &str| value.get(field).is_none_or(|text| text.is_null() || text == "");
+    if !value.is_object() || !header.iter().any(|(field, _)| open(field)) {
+        return Cow::Borrowed(value);
+    }
+    let mut whole = value.clone();
+    for (field, text) in header.into_iter().filter(|(field, _)| open(field)) {
+        whole[field] = text.into();
+    }
+    Cow::Owned(whole)
 }
 
 fn check_path(target: &Target, object: &Object) -> Result<(), Status> {

@@ -207,14 +207,14 @@ async fn read(State(api): State<Api>, target: Target) -> Result<Response, Status
 }
 
 async fn create(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
-    let (claim, sent, _) = receive(&api, &headers, body, target.kind, CREATED_TYPES).await?;
+    let (claim, sent, _) = receive(&api, &headers, body, CREATED_TYPES).await?;
     let Decoded { object, warnings } = decode(&target, &sent)?;
     let response = write(&api, &target, object.key(), Write::Create(object), claim, StatusCode::CREATED).await?;
     Ok(warn(response, &warnings))
 }
 
 async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
-    let (claim, sent, size) = receive(&api, &headers, body, target.kind, OBJECT_TYPES).await?;
+    let (claim, sent, size) = receive(&api, &headers, body, OBJECT_TYPES).await?;
     if target.part == Part::Status {
         drop(claim);
         return replace_status(&api, &target, sent, size).await;
@@ -260,12 +260,11 @@ async fn receive(
     api: &Api,
     headers: &HeaderMap,
     body: Body,
-    kind: Kind,
     known: &'static [&'static str],
 ) -> Result<(Claim, Sent, usize), Status> {
     let (claim, bytes, media) = body::read(&api.budget, headers, body, known, OBJECT_LIMIT).await?;
     let size = bytes.len();
-    Ok((claim, body::decode_one(bytes, media).await?.of_kind(kind), size))
+    Ok((claim, body::decode_one(bytes, media).await?, size))
 }
 
 async fn write(

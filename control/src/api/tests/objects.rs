@@ -185,6 +185,20 @@ fn yaml_is_read_where_json_is() {
     );
 }
 
+/// As the official Python client sends it.
+#[test]
+fn an_object_may_leave_its_kind_to_the_path() {
+    let gateway = Gateway::new();
+    let mut web = service("web");
+    for field in ["apiVersion", "kind"] {
+        web.as_object_mut().expect("fields").remove(field);
+    }
+    assert_eq!(gateway.post(SERVICES, &web).expect(201).at("/kind"), "Service");
+    gateway.put(&format!("{SERVICES}/web"), &web).expect(200);
+    web["kind"] = json!("Pod");
+    gateway.post(SERVICES, &web).expect(400);
+}
+
 #[test]
 fn what_kubectl_sends_as_protobuf_is_created() {
     let gateway = Gateway::new();
@@ -216,6 +230,9 @@ fn discovery_tells_what_is_served() {
             let list = gateway.get(&path).expect(200);
             assert_eq!(list.at("/kind"), format!("{}List", resource["kind"].as_str().expect("a kind")));
         }
+    }
+    for path in ["/version", "/api", "/apis", "/api/v1", "/apis/discovery.k8s.io/v1"] {
+        assert_eq!(gateway.get(&format!("{path}/")).expect(200).json(), gateway.get(path).json());
     }
     for path in ["/healthz", "/livez", "/readyz"] {
         assert_eq!(gateway.get(path).expect(200).text, "ok");
