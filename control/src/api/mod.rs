@@ -21,7 +21,8 @@
 //!
 //! Why Kubernetes' API and not one of our own: what speaks to an API server about Services speaks to the gateway, so that
 //! nobody learns a dialect. Where a gateway differs: there is no kubelet, so a `status` in a created or applied Pod, Node or
-//! Service is kept, and a deleted Pod goes at once, or after the grace period the request names; a namespace comes to be with its first object.
+//! Service is kept, and a deleted Pod goes at once, or after the grace period the request names; a namespace comes to be
+//! with its first object.
 //!
 //! The API has a thread and a single-threaded runtime of its own. It never waits for the control thread except for
 //! the answer to a write, and nothing it does holds the control thread up.

@@ -174,6 +174,13 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_has_a_shape() {
+        for kind in Kind::ALL {
+            assert!(matches!(Shape::of(kind).field("metadata"), Shape::Struct { .. }), "{}", kind.name());
+        }
+    }
+
+    #[test]
     fn keys_and_atomic_parts_are_what_the_types_have() {
         for list in lists::LISTS {
             let Some(shape @ Shape::List { items, .. }) =

@@ -293,6 +293,7 @@ fn ordered(places: &mut Places<'_>, merged: &[usize], order: &[Value]) -> Result
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -422,6 +423,30 @@ mod tests {
         for (patch, expected) in cases {
             let told = merge(Shape::of(Kind::Pod), json!({}), &patch).unwrap_err();
             assert!(told.contains(expected), "{patch}: {told}");
+        }
+    }
+
+    /// Any JSON without directives, and without objects in lists.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            (0..3i32).prop_map(Value::from),
+            prop::collection::vec(0..3i32, 0..3).prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop::collection::btree_map("[a-c]", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Where no type is known, it is a plain merge patch.
+        #[test]
+        fn without_types_it_is_a_merge_patch(value in any_json(), patch in any_json()) {
+            let mut expected = value.clone();
+            json_patch::merge(&mut expected, &patch);
+            prop_assert_eq!(merge(&Shape::Plain, value, &patch), Ok(expected));
         }
     }
 }

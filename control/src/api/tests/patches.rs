@@ -168,6 +168,31 @@ fn a_pod_deleted_with_a_grace_period_is_terminating_and_then_goes_by_itself() {
 }
 
 #[test]
+fn a_terminating_pod_goes_after_a_restart_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.db");
+    let restarted = || {
+        let (store, restored) = Store::open(&path).expect("the file");
+        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).expect("consistent");
+        Gateway::on(store, cluster)
+    };
+    let pods = "/api/v1/namespaces/default/pods";
+    let gateway = restarted();
+    for (name, grace) in [("soon", 1), ("later", 600)] {
+        gateway.post(pods, &pod(name, "web", "10.244.0.9")).expect(201);
+        gateway.delete(&format!("{pods}/{name}?gracePeriodSeconds={grace}")).expect(200);
+    }
+    gateway.stop();
+    let gateway = restarted();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while gateway.get(&format!("{pods}/soon")).code != 404 {
+        assert!(std::time::Instant::now() < deadline, "it is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    gateway.get(&format!("{pods}/later")).expect(200);
+}
+
+#[test]
 fn groups_come_all_at_once_or_one_by_one() {
     let gateway = Gateway::new();
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
