@@ -94,9 +94,13 @@ impl Site {
 
     /// With every interface polled by this kind of port.
     pub(crate) fn polled_by(backend: &str, network: Network) -> Site {
+        Site::configured(network, |text| text.replace("{ name: ", &format!("{{ backend: {backend}, name: ")))
+    }
+
+    /// With what `change` makes of the configuration's text.
+    pub(crate) fn configured(network: Network, change: impl FnOnce(String) -> String) -> Site {
         let directory = TempDir::new().expect("a directory");
-        let text = configuration(directory.path(), "");
-        let text = text.replace("{ name: ", &format!("{{ backend: {backend}, name: "));
+        let text = change(configuration(directory.path(), ""));
         let config = Config::parse("gateway.yaml", &text, Purpose::Run).expect("a config");
         let stop = Arc::new(AtomicBool::new(false));
         let gateway = network.gateway().run(|| Gateway::start(&config, stop)).expect("a running gateway");

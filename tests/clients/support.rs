@@ -1,0 +1,175 @@
+//! A gateway with `api.listen`, the kubeconfig for it, and the programs that use it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use pollgate::lab::in_lab;
+use pollgate::lab::topology::{Network, guide};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::live::Site;
+
+const LISTEN: &str = "127.0.0.1:6443";
+
+/// The minor version from which on kubectl is the one these tests know.
+const OLDEST_KUBECTL: u32 = 37;
+
+/// A gateway with the guide's objects, and a home for its clients.
+pub(crate) struct Place {
+    pub(crate) site: Site,
+    home: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let network = Network::new(&guide(), 1).expect("a network");
+        let listening = |text: String| text.replace("api: { ", &format!("api: {{ listen: \"{LISTEN}\", "));
+        let place = Place { site: Site::configured(network, listening), home: TempDir::new().expect("a home") };
+        place.site.cli(&["kubeconfig", "--output", &place.kubeconfig().display().to_string()]).expect("written");
+        place
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.path("kubeconfig")
+    }
+
+    /// Of a file in the clients' home.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).expect("written");
+        path.display().to_string()
+    }
+
+    /// A program that finds nothing of this machine's own clusters.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = self.site.network.gateway().command(program);
+        command.env("HOME", self.home.path()).env_remove("KUBECONFIG").stdin(Stdio::null()).current_dir(&self.home);
+        command
+    }
+
+    pub(crate) fn kubectl_command(&self) -> Command {
+        self.kubectl_command_with(&self.kubeconfig().display().to_string())
+    }
+
+    /// With another kubeconfig than the one that was made for it.
+    pub(crate) fn kubectl_command_with(&self, kubeconfig: &str) -> Command {
+        let mut command = self.command(&kubectl());
+        command.args(["--kubeconfig", kubeconfig]);
+        command
+    }
+
+    pub(crate) fn kubectl_output(&self, words: &[&str]) -> Output {
+        self.kubectl_command().args(words).output().expect("started")
+    }
+
+    /// What kubectl prints when it succeeds and has nothing to complain of.
+    #[track_caller]
+    pub(crate) fn kubectl(&self, words: &[&str]) -> String {
+        let output = self.kubectl_output(words);
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        assert!(output.status.success() && err.is_empty(), "kubectl {words:?}: {}\n{out}\n{err}", output.status);
+        out
+    }
+
+    #[track_caller]
+    pub(crate) fn kubectl_json(&self, words: &[&str]) -> Value {
+        let out = self.kubectl(&[words, &["-o", "json"]].concat());
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+
+    /// What kubectl says when it is refused.
+    #[track_caller]
+    pub(crate) fn kubectl_refused(&self, words: &[&str]) -> String {
+        let output = self.kubectl_output(words);
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(1), "kubectl {words:?}: {out}\n{err}");
+        err
+    }
+
+    /// Runs a script of this directory, which fails by itself if anything is not as it should be; what it printed.
+    #[track_caller]
+    pub(crate) fn python(&self, script: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+        let output = self.command(&python()).arg(&path).arg(self.kubeconfig()).output().expect("started");
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        assert!(output.status.success(), "{script}: {}\n{out}\n{err}", output.status);
+        out
+    }
+}
+
+pub(crate) fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text")
+}
+
+/// The text with every age in it, which depends on the machine, as a dash of the same width.
+pub(crate) fn ageless(text: &str) -> String {
+    let is_age = |word: &str| {
+        word.strip_suffix('s').is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let line = |line: &str| {
+        let words =
+            line.split(' ').map(|word| if is_age(word) { format!("{:1$}", "-", word.len()) } else { word.into() });
+        words.collect::<Vec<String>>().join(" ").trim_end().to_owned() + "\n"
+    };
+    text.lines().map(line).collect()
+}
+
+pub(crate) fn with_kubectl(test: &str, body: impl FnOnce(&Place) + Send) {
+    with(test, kubectl_works(), body);
+}
+
+pub(crate) fn with_python(test: &str, body: impl FnOnce(&Place) + Send) {
+    with(test, python_works(), body);
+}
+
+/// Runs a test's body in a lab if nothing is missing for it.
+fn with(test: &str, works: Result<(), String>, body: impl FnOnce(&Place) + Send) {
+    let Err(why) = works else {
+        return in_lab(test, || body(&Place::new()));
+    };
+    let required = std::env::var_os("POLLGATE_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
+    assert!(!required, "{test}: {why}: run `.ci/run tools`, or do not set POLLGATE_REQUIRE_CLIENTS");
+    eprintln!("SKIPPED: {test}: {why}");
+}
+
+fn kubectl() -> PathBuf {
+    program("POLLGATE_KUBECTL", "kubectl")
+}
+
+fn python() -> PathBuf {
+    program("POLLGATE_PYTHON", "python3")
+}
+
+fn program(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).unwrap_or_else(|| OsString::from(default)).into()
+}
+
+/// Of the right kind and age: vendors ship old ones, under the same name, which know other paths and print other columns.
+fn kubectl_works() -> Result<(), String> {
+    let kubectl = kubectl();
+    let output = Command::new(&kubectl).args(["version", "--client", "-o", "json"]).output();
+    let output = output.map_err(|error| format!("{} cannot be run: {error}", kubectl.display()))?;
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let version = told["clientVersion"]["gitVersion"].as_str().unwrap_or("of no version");
+    let minor =
+        version.strip_prefix("v1.").and_then(|rest| rest.split('.').next()).and_then(|minor| minor.parse().ok());
+    if minor.is_some_and(|minor: u32| minor >= OLDEST_KUBECTL) {
+        return Ok(());
+    }
+    Err(format!("{} is {version}, and v1.{OLDEST_KUBECTL} or later is needed", kubectl.display()))
+}
+
+fn python_works() -> Result<(), String> {
+    let python = python();
+    let output = Command::new(&python).args(["-c", "import kubernetes"]).output();
+    let output = output.map_err(|error| format!("{} cannot be run: {error}", python.display()))?;
+    let told = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{} has no Kubernetes client: {told}", python.display())) }
+}
