@@ -8,6 +8,7 @@
 //! `.ci/run tools` installs them.
 
 mod kubectl;
+mod later;
 mod python;
 mod support;
 
