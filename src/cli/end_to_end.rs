@@ -1,8 +1,9 @@
 //! Commands against the real control plane: its API on a real socket, its state file, and no workers behind it.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -172,7 +173,7 @@ fn what_is_dumped_and_applied_to_an_empty_gateway_is_the_same() {
     gateway.file("dynamic.yaml", dynamic);
     gateway.run("apply -f @/dynamic.yaml");
     let dump = |gateway: &Gateway| -> Vec<Value> {
-        let kinds = ["nodes", "pods", "services", "endpointslices"];
+        let kinds = ["nodes", "pods", "services", "endpoints", "endpointslices"];
         let texts = kinds.map(|kind| gateway.run(&format!("get {kind} -A -o yaml")));
         let documents = pollgate_control::manifest::parse("backup.yaml", &texts.join("---\n")).unwrap();
         documents.into_iter().map(|document| document.value).collect()
@@ -187,6 +188,21 @@ fn what_is_dumped_and_applied_to_an_empty_gateway_is_the_same() {
         objects.iter().map(part).collect()
     };
     assert_eq!(specs(&dump(&other)), specs(&before));
+}
+
+#[test]
+fn who_owns_which_field_is_not_printed() {
+    let gateway = Gateway::start();
+    let body = r#"{"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80}]}}"#;
+    let mut stream = UnixStream::connect(gateway.directory.path().join("socket")).unwrap();
+    let path = "/api/v1/namespaces/default/services/applied?fieldManager=m";
+    let head = format!("PATCH {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    write!(stream, "{head}Content-Type: application/apply-patch+yaml\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("201 Created") && answer.contains("managedFields"), "{answer}");
+    let printed = gateway.json("get svc applied -o json");
+    assert_eq!((&printed["metadata"]["name"], printed["metadata"].get("managedFields")), (&json!("applied"), None));
 }
 
 #[test]

@@ -244,14 +244,23 @@ fn names_only(found: &[Found], out: &mut dyn Write) -> Result<(), Failure> {
 
 /// The one object that was named, or a list of all.
 fn together<'a>(args: &GetArgs, found: impl Iterator<Item = &'a Found>) -> Value {
-    let objects: Vec<&Value> = found.flat_map(|found| &found.objects).collect();
+    let objects: Vec<Value> = found.flat_map(|found| &found.objects).map(without_owners).collect();
     let one_named = args.objects.len() == 2 || args.objects.iter().all(|word| word.contains('/'));
     match objects.as_slice() {
-        [object] if one_named => (*object).clone(),
+        [object] if one_named => object.clone(),
         _ => {
             json!({"apiVersion": "v1", "items": objects, "kind": "List", "metadata": {"resourceVersion": ""}})
         }
     }
+}
+
+/// Who owns which field is half of an applied object's text, and left out as kubectl leaves it out.
+fn without_owners(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
 }
 
 /// As kubectl writes it: keys in alphabetical order, a long text on one line.
