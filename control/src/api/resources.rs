@@ -288,7 +288,12 @@ pub(super) fn answer(
     commit: &Commit,
     code: StatusCode,
 ) -> Result<Response, Status> {
-    let object = written(api, key, commit).ok_or_else(|| Status::not_found(key))?;
+    let mut object = written(api, key, commit).ok_or_else(|| Status::not_found(key))?;
+    if target.options.dry_run {
+        // Nothing was written, so the version is that of what is there: `kubectl diff` would show another as a change.
+        let there = api.replica.object(key).and_then(|there| there.metadata().resource_version.clone());
+        Arc::make_mut(&mut object).metadata_mut().resource_version = there;
+    }
     Ok(render::object(code, &object, target.options.form))
 }
 

@@ -158,9 +158,14 @@ fn a_merge_patch_changes_what_it_names() {
 #[test]
 fn a_dry_run_answers_and_leaves_no_trace() {
     let gateway = Gateway::new();
-    gateway.post(&format!("{SERVICES}?dryRun=All"), &service("web")).expect(201);
+    let dry = gateway.post(&format!("{SERVICES}?dryRun=All"), &service("web")).expect(201);
+    assert_eq!(dry.at("/metadata/resourceVersion"), Value::Null);
     gateway.get(&format!("{SERVICES}/web")).expect(404);
-    gateway.post(SERVICES, &service("web")).expect(201);
+    let made = gateway.post(SERVICES, &service("web")).expect(201);
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    let dry = gateway.patch(&format!("{SERVICES}/web?dryRun=All"), "merge", &label).expect(200);
+    assert_eq!(dry.at("/metadata/labels/x"), "y");
+    assert_eq!(dry.at("/metadata/resourceVersion"), made.at("/metadata/resourceVersion"));
     gateway.delete(&format!("{SERVICES}/web?dryRun=All")).expect(200);
     let options = r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"]}"#;
     gateway.send("DELETE", &format!("{SERVICES}/web"), &[], options).expect(200);
