@@ -60,11 +60,19 @@ pub enum GatewayError {
     /// The state file.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The state contradicts the configuration.
-    #[error("api.state: the stored objects do not fit together any more: {0}")]
-    Restore(#[from] RestoreError),
+    /// The state contradicts itself.
+    #[error(
+        "{}: {reason}; it was left as it is. Put a backup in its place, or start without it: `pollgate run --set-aside-damaged`",
+        path.display()
+    )]
+    Restore {
+        /// The state file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: Box<RestoreError>,
+    },
     /// The state file was to be moved away and could not be.
-    #[error("{}: damaged, and cannot be set aside: {source}; move it away yourself (mv)", path.display())]
+    #[error("{}: damaged; move it away yourself (mv), for it cannot be set aside: {source}", path.display())]
     SetAside {
         /// The state file.
         path: PathBuf,
@@ -285,21 +293,28 @@ pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
 }
 
 fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluster), GatewayError> {
-    let (store, restored) = match Store::open(&config.api.state) {
-        Err(damage @ StoreError::Damaged { .. }) if set_aside_damaged => open_anew(&config.api.state, &damage)?,
-        opened => opened?,
+    let path = &config.api.state;
+    let damage = match restore(config) {
+        Err(damage @ (GatewayError::Store(StoreError::Damaged { .. }) | GatewayError::Restore { .. })) => damage,
+        opened => return opened,
     };
-    let objects = restored.objects.len();
-    let cluster = Cluster::restore(assembly::cluster_settings(config), restored.objects, restored.revision)?;
-    info!("{}: {objects} objects, revision {}", config.api.state.display(), restored.revision);
-    Ok((store, cluster))
-}
-
-fn open_anew(path: &std::path::Path, damage: &StoreError) -> Result<(Store, Restored), GatewayError> {
-    let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.to_owned(), source })?;
+    if !set_aside_damaged {
+        return Err(damage);
+    }
+    let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.clone(), source })?;
     error!("{damage}");
     error!("{}: kept as {}; starting without its objects", path.display(), aside.display());
-    Ok(Store::open(path)?)
+    restore(config)
+}
+
+fn restore(config: &Config) -> Result<(Store, Cluster), GatewayError> {
+    let path = &config.api.state;
+    let (store, Restored { objects, revision }) = Store::open(path)?;
+    let count = objects.len();
+    let cluster = Cluster::restore(assembly::cluster_settings(config), objects, revision)
+        .map_err(|reason| GatewayError::Restore { path: path.clone(), reason: Box::new(reason) })?;
+    info!("{}: {count} objects, revision {revision}", path.display());
+    Ok((store, cluster))
 }
 
 /// The manifests' objects are there when this returns, and follow the files from then on.
