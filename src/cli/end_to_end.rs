@@ -143,6 +143,17 @@ fn the_example_is_applied_read_explained_and_deleted() {
     assert!(described.contains("Addresses:          10.244.1.10,10.244.2.15\n"), "{described}");
     let described = gateway.run("describe endpointslices");
     assert!(described.contains("\n\n\nName:") && described.contains("TargetRef:  Pod/backend-1\n"), "{described}");
+    assert!(!described.contains("Events:"), "not of several: {described}");
+    let uid = gateway.json("get svc backend-service -o json")["metadata"]["uid"].clone();
+    let event = format!(
+        "apiVersion: v1\nkind: Event\nmetadata: {{name: e}}\ntype: Normal\nreason: Told\nmessage: all is well\n\
+         involvedObject: {{kind: Service, namespace: default, name: backend-service, uid: {uid}}}\n"
+    );
+    gateway.file("event.yaml", &event);
+    gateway.run("apply -f @/event.yaml");
+    let described = gateway.run("describe svc/backend-service");
+    assert!(described.ends_with("  Normal  Told    <unknown>        all is well\n"), "{described}");
+    assert!(gateway.run("describe svc/nodeport-service").ends_with("Events:                   <none>\n"));
     let refused = gateway.refused("describe svc/backend-service ep/none");
     assert_eq!(refused, "Error from server (NotFound): endpoints \"none\" not found");
     let explained = gateway.run("explain service backend-service");

@@ -55,17 +55,20 @@ pub fn describe(args: &NamedArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return Err(Failure::usage(format!("describe knows {known}; for {kind} type `get {kind} -o yaml`")));
     }
     let client = Client::new(&args.connection.socket)?;
-    let mut refused = Vec::new();
-    let mut separator = "";
+    let mut keys = Vec::new();
     for Selection { kind, names } in selections {
-        for name in names_or_all(&client, kind, &args.namespace, names)? {
-            match description(&client, &Key::new(kind, args.namespace.as_str(), name)) {
-                Ok(text) => write!(out, "{separator}{text}")?,
-                Err(Failure::Refused(text)) => refused.push(text),
-                Err(other) => return Err(other),
-            }
-            separator = "\n\n";
+        let names = names_or_all(&client, kind, &args.namespace, names)?;
+        keys.extend(names.into_iter().map(|name| Key::new(kind, args.namespace.as_str(), name)));
+    }
+    let (mut refused, mut separator) = (Vec::new(), "");
+    for key in &keys {
+        // As kubectl does, which would not ask a server for the Events of everything.
+        match description(&client, key, keys.len() == 1) {
+            Ok(text) => write!(out, "{separator}{text}")?,
+            Err(Failure::Refused(text)) => refused.push(text),
+            Err(other) => return Err(other),
         }
+        separator = "\n\n";
     }
     refusals(refused)
 }
@@ -77,17 +80,24 @@ fn names_or_all(client: &Client, kind: Kind, namespace: &str, names: Vec<String>
     Ok(list(client, kind, Some(namespace), "")?.iter().map(|object| name_of(object).to_owned()).collect())
 }
 
-fn description(client: &Client, key: &Key) -> Result<String, Failure> {
+fn description(client: &Client, key: &Key, with_events: bool) -> Result<String, Failure> {
     let object = object(&client.get(&names::object(key))?, key.kind)?;
     let slices = match key.kind {
         Kind::Service => objects(&slices_of(client, &key.namespace, &key.name)?, Kind::EndpointSlice)?,
         _ => Vec::new(),
     };
-    let about = format!("involvedObject.kind={},involvedObject.name={}", key.kind.name(), key.name);
-    let path = names::collection(Kind::Event, Some(&key.namespace));
+    let events = if with_events { Some(events_about(client, &object)?) } else { None };
+    Ok(printers::describe(&object, &slices, events.as_deref(), Timestamp::now()).unwrap_or_default())
+}
+
+/// By uid too: news of a former object of that name are none of this one's.
+fn events_about(client: &Client, object: &Object) -> Result<Vec<Object>, Failure> {
+    let (kind, name) = (object.kind().name(), object.name());
+    let uid = object.metadata().uid.as_deref().unwrap_or_default();
+    let about = format!("involvedObject.kind={kind},involvedObject.name={name},involvedObject.uid={uid}");
+    let path = names::collection(Kind::Event, Some(object.namespace()));
     let path = format!("{path}?fieldSelector={}", escaped(&about));
-    let events = objects(&items(&mut client.get(&path)?, Kind::Event), Kind::Event)?;
-    Ok(printers::describe(&object, &slices, &events, Timestamp::now()).unwrap_or_default())
+    objects(&items(&mut client.get(&path)?, Kind::Event), Kind::Event)
 }
 
 /// `pollgate explain`

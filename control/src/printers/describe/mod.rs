@@ -20,29 +20,26 @@ const MAX_ANNOTATION: usize = 140;
 pub const DESCRIBED: [Kind; 3] = [Kind::Service, Kind::Endpoints, Kind::EndpointSlice];
 
 /// The description of an object; nothing if it is of another kind. `slices` are the EndpointSlices of a Service in order of their
-/// names, whoever wrote them; `events` are the Events about the object.
-pub fn describe<'a>(
-    object: &Object,
-    slices: impl IntoIterator<Item = &'a Object>,
-    events: impl IntoIterator<Item = &'a Object>,
-    now: Timestamp,
-) -> Option<String> {
+/// names, whoever wrote them; `events` are the Events about the object, nothing if nobody has looked for any.
+pub fn describe(object: &Object, slices: &[Object], events: Option<&[Object]>, now: Timestamp) -> Option<String> {
     let mut page = Page::default();
     match object {
         Object::Service(service) => {
-            let slices: Vec<_> = slices.into_iter().filter_map(Object::as_slice).collect();
+            let slices: Vec<_> = slices.iter().filter_map(Object::as_slice).collect();
             service::describe(&mut page, service, &slices);
         }
         Object::Endpoints(endpoints) => endpoints::describe(&mut page, endpoints),
         Object::EndpointSlice(slice) => endpoints::describe_slice(&mut page, slice),
         _ => return None,
     }
-    let events: Vec<&Event> = events.into_iter().filter_map(Object::as_event).collect();
-    if events.is_empty() {
-        page.line("Events:", "<none>");
-        return Some(align(&page.lines, 2));
+    let events: Option<Vec<&Event>> = events.map(|events| events.iter().filter_map(Object::as_event).collect());
+    let mut table = String::new();
+    match events {
+        None => {}
+        Some(none) if none.is_empty() => page.line("Events:", "<none>"),
+        Some(events) => table = align(&event_lines(events, now), 2),
     }
-    Some(align(&page.lines, 2) + &align(&event_lines(events, now), 2))
+    Some(align(&page.lines, 2) + &table)
 }
 
 /// Lines of cells. Neighbouring lines have their cells below each other, as a tabwriter has it.
@@ -151,7 +148,7 @@ mod tests {
     }
 
     fn described(object: &Object, slices: &[Object], events: &[Object]) -> String {
-        describe(object, slices, events, now()).unwrap()
+        describe(object, slices, Some(events), now()).unwrap()
     }
 
     fn object(value: Value) -> Object {
@@ -321,8 +318,10 @@ Subsets:
 Events:  <none>
 ";
         assert_eq!(described(&endpoints, &[], &[]), expected);
+        let unasked = describe(&endpoints, &[], None, now()).unwrap();
+        assert_eq!(unasked, expected.replace("Events:  <none>\n", ""));
         let pod = object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}));
-        assert_eq!(describe(&pod, [], [], now()), None);
+        assert_eq!(describe(&pod, &[], None, now()), None);
     }
 
     #[test]
