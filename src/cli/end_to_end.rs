@@ -370,7 +370,7 @@ fn a_watch_prints_what_there_is_and_what_changes_until_the_gateway_stops() {
         gateway.run("apply -f @/s.yaml");
     };
     service("web", "");
-    let (table, rows) = in_background(&gateway, "get svc -w");
+    let (table, rows) = in_background(&gateway, "get svc -l provider!=kubernetes -w");
     let (names, plain) = in_background(&gateway, "get svc web -w -o name");
     let (yaml, documents) = in_background(&gateway, "get svc -l tier=front --watch -o yaml");
     table.wait_for("80/TCP");
@@ -400,7 +400,7 @@ fn a_watch_prints_what_there_is_and_what_changes_until_the_gateway_stops() {
 fn a_watch_that_cannot_begin_says_so() {
     let gateway = Gateway::start();
     assert_eq!(gateway.refused("get svc none -w"), "Error from server (NotFound): services \"none\" not found");
-    for line in ["get svc/a pod/b -w", "get svc a b -w", "get ep -w"] {
+    for line in ["get svc/a pod/b -w", "get svc a b -w"] {
         assert!(matches!(gateway.try_run(line).1, Err(Failure::Usage(_))), "{line}");
     }
 }
