@@ -163,7 +163,7 @@ mod tests {
         world.apply([ports(json!([{"name": "a", "port": 80, "targetPort": 8080}, {"name": "c", "port": 82}]))]);
         let live = world.service("a").spec.unwrap().ports.unwrap();
         let names: Vec<&str> = live.iter().filter_map(|port| port.name.as_deref()).collect();
-        assert_eq!(names, ["a", "theirs", "c"]);
+        assert_eq!(names, ["a", "c", "theirs"]);
     }
 
     #[test]

@@ -3,14 +3,13 @@
 //! ```text
 //! live    [ a  l  b ]      l is somebody else's
 //! wanted  [ a  x  b ]      x is new
-//! merged  [ a  l  x  b ]   what both have takes wanted's order, the rest keeps its place
+//! merged  [ a  x  l  b ]   what both have takes wanted's order, the rest keeps its place before and behind it
 //! ```
 //!
 //! Used by `kubectl apply`'s three-way merge and by server-side apply, which differ only in which lists and maps they take
 //! for one value ([`Rules`]). Order matters: two appliers that each own an item of one list must not turn it round at
 //! every apply, or every apply would be a change.
 
-use std::collections::VecDeque;
 use std::hash::Hash;
 
 use ahash::{HashMap, HashSet};
@@ -110,29 +109,24 @@ fn identity(item: &Value, keys: &[&str]) -> String {
     Value::from(values).to_string()
 }
 
-/// One list of the items of both, each with what tells it apart: those of `ours` in their order, those only in `theirs`
-/// where they were.
+/// One list of the items of both, each with what tells it apart: those of `ours` in their order; those only in `theirs` in
+/// theirs, each before the first of ours that came after it there. What is new comes as early as that lets it, as an API
+/// server puts it (K `strategicpatch/patch.go`, `mergeSortedSlice`).
 pub(crate) fn in_order<K: Eq + Hash, V>(theirs: Vec<(K, V)>, ours: Vec<(K, V)>) -> Vec<V> {
-    let in_theirs: HashSet<&K> = theirs.iter().map(|(key, _)| key).collect();
     let in_ours: HashSet<&K> = ours.iter().map(|(key, _)| key).collect();
-    let shared: Vec<bool> = ours.iter().map(|(key, _)| in_theirs.contains(key)).collect();
     let only_theirs: Vec<bool> = theirs.iter().map(|(key, _)| !in_ours.contains(key)).collect();
+    let in_theirs: HashMap<&K, usize> = theirs.iter().enumerate().map(|(at, (key, _))| (key, at)).collect();
+    let there: Vec<Option<usize>> = ours.iter().map(|(key, _)| in_theirs.get(key).copied()).collect();
     let mut merged = Vec::with_capacity(theirs.len() + ours.len());
-    let mut queue: VecDeque<(V, bool)> = ours.into_iter().map(|(_, item)| item).zip(shared).collect();
-    for ((_, their), only) in theirs.into_iter().zip(only_theirs) {
-        if only {
-            merged.push(their);
-            continue;
+    let theirs = theirs.into_iter().enumerate().zip(only_theirs);
+    let mut rest = theirs.filter_map(|((at, (_, item)), only)| only.then_some((at, item))).peekable();
+    for ((_, our), there) in ours.into_iter().zip(there) {
+        while let Some((_, item)) = rest.next_if(|(at, _)| there.is_some_and(|there| *at < there)) {
+            merged.push(item);
         }
-        // A place that both have: the next of ours that is there too, and what is new before it.
-        while let Some((our, shared)) = queue.pop_front() {
-            merged.push(our);
-            if shared {
-                break;
-            }
-        }
+        merged.push(our);
     }
-    merged.extend(queue.into_iter().map(|(our, _)| our));
+    merged.extend(rest.map(|(_, item)| item));
     merged
 }
 
@@ -164,12 +158,12 @@ mod tests {
     #[test]
     fn what_is_new_goes_where_it_was_written_and_the_rest_stays() {
         let cases = [
-            (json!(["a", "l", "b"]), json!(["a", "x", "b"]), json!(["a", "l", "x", "b"])),
+            (json!(["a", "l", "b"]), json!(["a", "x", "b"]), json!(["a", "x", "l", "b"])),
             (json!(["a", "b"]), json!(["b", "a"]), json!(["b", "a"])),
             (json!(["a"]), json!(["n", "a"]), json!(["n", "a"])),
             (json!([]), json!(["a", "b"]), json!(["a", "b"])),
             (json!(["a", "b"]), json!([]), json!(["a", "b"])),
-            (json!(["l", "a", "m"]), json!(["a", "z"]), json!(["l", "a", "m", "z"])),
+            (json!(["l", "a", "m"]), json!(["a", "z"]), json!(["l", "a", "z", "m"])),
         ];
         for (theirs, ours, merged) in cases {
             assert_eq!(ordered(theirs.clone(), ours.clone()), merged, "{theirs} {ours}");
@@ -188,7 +182,7 @@ mod tests {
             value["spec"].take()
         };
         let ports = json!([{"port": 53, "protocol": "TCP", "nodePort": 30053, "name": "dns-tcp"},
-            {"port": 53, "protocol": "UDP"}, {"port": 80}]);
+            {"port": 80}, {"port": 53, "protocol": "UDP"}]);
         let kubectls = merged(Rules::Kubectl);
         assert_eq!((&kubectls["ports"], &kubectls["externalIPs"]), (&ports, &json!(["192.0.2.2"])));
         assert_eq!(kubectls["selector"], json!({"a": "1", "b": "2"}));

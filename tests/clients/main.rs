@@ -7,8 +7,8 @@
 //! PATH. Where one is missing or too old, its tests say `SKIPPED`; `POLLGATE_REQUIRE_CLIENTS=1` makes that a failure, and
 //! `.ci/run tools` installs them.
 
+mod changes;
 mod kubectl;
-mod later;
 mod python;
 mod support;
 

@@ -313,7 +313,7 @@ mod tests {
         let cases = [
             (
                 json!([{"name": "c"}]),
-                json!([{"name": "a", "image": "a:1", "args": ["x"]}, {"name": "b"}, {"name": "c"}]),
+                json!([{"name": "c"}, {"name": "a", "image": "a:1", "args": ["x"]}, {"name": "b"}]),
             ),
             (
                 json!([{"name": "a", "image": null, "args": ["y"]}]),
@@ -362,7 +362,7 @@ mod tests {
         let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"]}});
         assert_eq!(merged(Kind::Pod, there.clone(), patch), finalizers(json!(["a", "c"])));
         let patch = json!({"metadata": {"$setElementOrder/finalizers": ["c", "a"]}});
-        assert_eq!(merged(Kind::Pod, there, patch), finalizers(json!(["c", "b", "a"])));
+        assert_eq!(merged(Kind::Pod, there, patch), finalizers(json!(["b", "c", "a"])));
     }
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
         let patch = json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "new"}, {"name": "a"}],
             "containers": [{"name": "new"}]}});
         let names = merged(Kind::Pod, pod, patch)["spec"]["containers"].clone();
-        assert_eq!(names, json!([{"name": "b"}, {"name": "theirs"}, {"name": "new"}, {"name": "a"}]));
+        assert_eq!(names, json!([{"name": "theirs"}, {"name": "b"}, {"name": "new"}, {"name": "a"}]));
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn field(place: &Place, path: &str) -> String {
 
 #[test]
 fn it_lists_the_resources() {
-    with_kubectl("later::it_lists_the_resources", |place| {
+    with_kubectl("changes::it_lists_the_resources", |place| {
         let resources = place.kubectl(&["api-resources", "--no-headers"]);
         let mut rows: Vec<Vec<&str>> = resources.lines().map(|line| line.split_whitespace().collect()).collect();
         rows.sort();
@@ -65,7 +65,7 @@ fn it_lists_the_resources() {
 
 #[test]
 fn it_creates_what_is_typed() {
-    with_kubectl("later::it_creates_what_is_typed", |place| {
+    with_kubectl("changes::it_creates_what_is_typed", |place| {
         assert_eq!(place.kubectl(&["create", "namespace", "shop"]), "namespace/shop created\n");
         let create = ["create", "service", "clusterip", "cache", "--tcp=6379:6380", "-n", "shop"];
         assert_eq!(place.kubectl(&create), "service/cache created\n");
@@ -79,7 +79,7 @@ fn it_creates_what_is_typed() {
 
 #[test]
 fn it_applies_as_the_client_sees_it() {
-    with_kubectl("later::it_applies_as_the_client_sees_it", |place| {
+    with_kubectl("changes::it_applies_as_the_client_sees_it", |place| {
         let file = place.write("web.yaml", WEB);
         assert_eq!(place.kubectl(&["apply", "-f", &file]), "service/web created\n");
         assert_eq!(place.kubectl(&["apply", "-f", &file]), "service/web unchanged\n");
@@ -100,7 +100,7 @@ fn it_applies_as_the_client_sees_it() {
 
 #[test]
 fn it_applies_as_the_server_sees_it() {
-    with_kubectl("later::it_applies_as_the_server_sees_it", |place| {
+    with_kubectl("changes::it_applies_as_the_server_sees_it", |place| {
         let file = place.write("web.yaml", WEB);
         let apply = ["apply", "--server-side", "-f"];
         assert_eq!(place.kubectl(&[&apply[..], &[&file]].concat()), "service/web serverside-applied\n");
@@ -118,7 +118,7 @@ fn it_applies_as_the_server_sees_it() {
 
 #[test]
 fn it_labels_and_annotates() {
-    in_shop("later::it_labels_and_annotates", |place| {
+    in_shop("changes::it_labels_and_annotates", |place| {
         let on_web =
             |words: &[&str]| place.kubectl(&[&words[..1], &["service", "web", "-n", "shop"], &words[1..]].concat());
         assert_eq!(on_web(&["label", "side=left"]), "service/web labeled\n");
@@ -134,7 +134,7 @@ fn it_labels_and_annotates() {
 
 #[test]
 fn it_patches_in_three_ways() {
-    in_shop("later::it_patches_in_three_ways", |place| {
+    in_shop("changes::it_patches_in_three_ways", |place| {
         let patch = |kind: &str, patch: &str| {
             place.kubectl(&["patch", "service", "web", "-n", "shop", "--type", kind, "-p", patch])
         };
@@ -156,7 +156,7 @@ fn it_patches_in_three_ways() {
 
 #[test]
 fn it_edits_and_replaces() {
-    in_shop("later::it_edits_and_replaces", |place| {
+    in_shop("changes::it_edits_and_replaces", |place| {
         let editor = place.write("editor", "#!/bin/sh\nsed -i 's/port: 9000/port: 9001/' \"$1\"\n");
         std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).expect("ours");
         let mut command = place.kubectl_command();
@@ -176,7 +176,7 @@ fn it_edits_and_replaces() {
 
 #[test]
 fn it_watches_and_waits() {
-    in_shop("later::it_watches_and_waits", |place| {
+    in_shop("changes::it_watches_and_waits", |place| {
         let mut command = place.kubectl_command();
         command.args(["get", "services", "-n", "shop", "-w", "--output-watch-events", "--no-headers"]);
         let mut watcher = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("started");
@@ -213,7 +213,7 @@ fn it_watches_and_waits() {
 
 #[test]
 fn it_shows_differences() {
-    in_shop("later::it_shows_differences", |place| {
+    in_shop("changes::it_shows_differences", |place| {
         let same = place.write("web.yaml", WEB);
         place.kubectl(&["apply", "-f", &same]);
         assert_eq!(place.kubectl(&["diff", "-f", &same]), "");
@@ -228,7 +228,7 @@ fn it_shows_differences() {
 
 #[test]
 fn it_explains_fields() {
-    with_kubectl("later::it_explains_fields", |place| {
+    with_kubectl("changes::it_explains_fields", |place| {
         let told = place.kubectl(&["explain", "service.spec.ports"]);
         assert!(told.starts_with("KIND:       Service\nVERSION:    v1\n\nFIELD: ports <[]ServicePort>\n"), "{told}");
         assert!(
@@ -243,11 +243,11 @@ fn it_explains_fields() {
 
 #[test]
 fn it_gets_endpoints() {
-    in_shop("later::it_gets_endpoints", |place| {
+    in_shop("changes::it_gets_endpoints", |place| {
         let output = place.kubectl_output(&["get", "endpoints", "-n", "shop"]);
         assert_eq!(
             ageless(&text(output.stdout)),
-            "NAME   ENDPOINTS                            AGE\nweb    10.244.1.31:8080,10.244.1.31:9000   -\n"
+            "NAME   ENDPOINTS                           AGE\nweb    10.244.1.31:9000,10.244.1.31:8080   -\n"
         );
         let warned = text(output.stderr);
         assert!(warned.is_empty() || warned.starts_with("Warning: v1 Endpoints is deprecated"), "{warned}");
@@ -256,7 +256,7 @@ fn it_gets_endpoints() {
 
 #[test]
 fn it_lists_in_pieces_and_deletes_all() {
-    with_kubectl("later::it_lists_in_pieces_and_deletes_all", |place| {
+    with_kubectl("changes::it_lists_in_pieces_and_deletes_all", |place| {
         let service = |n: u32| {
             format!(
                 "apiVersion: v1\nkind: Service\nmetadata: {{ name: s-{n:02}, namespace: many }}\nspec: {{ ports: [{{ port: 80 }}] }}\n"
@@ -274,7 +274,7 @@ fn it_lists_in_pieces_and_deletes_all() {
 
 #[test]
 fn the_python_client_watches_pages_and_patches() {
-    with_python("later::the_python_client_watches_pages_and_patches", |place| {
-        assert_eq!(place.python("later.py"), "all as it should be\n");
+    with_python("changes::the_python_client_watches_pages_and_patches", |place| {
+        assert_eq!(place.python("watch.py"), "all as it should be\n");
     });
 }
