@@ -253,6 +253,9 @@ impl<'a> Transaction<'a> {
         metadata.resource_version = old.and_then(|old| old.resource_version.clone());
         metadata.generation = generation;
         metadata.self_link = None;
+        // As the API server, which writes no empty maps.
+        metadata.labels.take_if(|labels| labels.is_empty());
+        metadata.annotations.take_if(|annotations| annotations.is_empty());
         if let Some(before) = before {
             termination::keep(before, object);
         }
