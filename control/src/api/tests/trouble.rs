@@ -138,11 +138,13 @@ fn a_client_that_does_not_read_is_cut_off() {
     gateway.post(APPLY_PATH, &json!({"apiVersion": "v1", "kind": "List", "items": items})).expect(200);
     let mut stalled = gateway.connect();
     stalled.write_all(b"GET /api/v1/pods HTTP/1.1\r\nHost: x\r\n\r\n").expect("open");
+    // Once its answer has begun it is no idle connection, which would have to make way.
+    let mut bytes = vec![0];
+    stalled.read_exact(&mut bytes).expect("an answer");
     // There is one connection to be had, so the next client is only served once this one is gone.
     gateway.get("/livez").expect(200);
-    let mut bytes = Vec::new();
     let _ = stalled.read_to_end(&mut bytes);
-    assert!(!bytes.is_empty() && !bytes.ends_with(b"0\r\n\r\n"), "the answer was cut short");
+    assert!(!bytes.ends_with(b"0\r\n\r\n"), "the answer was cut short");
 }
 
 /// A client that asks for a watch of all Pods, whatever becomes of it.
