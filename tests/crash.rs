@@ -20,11 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
-use pollgate_common::net::Net;
 use pollgate_control::api::{self, APPLY_PATH, ApiParts};
 use pollgate_control::cluster::{Cluster, Settings};
-use pollgate_control::resolve::ServiceName;
-use pollgate_control::runtime::{self, RuntimeParts, TableSink};
+use pollgate_control::runtime::{self, NoTables, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 
@@ -82,19 +80,10 @@ fn child() {
     let parts = ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats };
     let api = api::spawn(parts).expect("a socket");
     let settled = api.settled_sink();
-    let _control = runtime::spawn(RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands, settled });
+    let _control = runtime::spawn(RuntimeParts { cluster, store, sink: Box::new(NoTables), commands, settled });
     println!("ready");
     // Until it is killed, or whoever should do that is gone.
     drop(io::stdin().read_to_end(&mut Vec::new()));
-}
-
-struct NoWorkers;
-
-impl TableSink for NoWorkers {
-    fn changed(&mut self, _: &Cluster, _: &BTreeSet<ServiceName>) {}
-    fn publish(&mut self) {}
-    fn network(&mut self, _: Arc<Net>) {}
-    fn tick(&mut self) {}
 }
 
 /// A child that is killed when this is dropped.

@@ -3,7 +3,6 @@
 //! A test process of its own, because it measures memory and needs many file descriptors. The figures it prints
 //! (`cargo test --release --test watchers -- --nocapture`) are those in docs/operations.md.
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,11 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
 use pollgate::host;
-use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts};
 use pollgate_control::cluster::{Cluster, Settings};
-use pollgate_control::resolve::ServiceName;
-use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, TableSink};
+use pollgate_control::runtime::{self, ControlHandle, NoTables, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 
@@ -25,16 +22,6 @@ const WRITES: usize = 20;
 /// Objects of one commit that all watchers are told of.
 const BULK: usize = 100;
 const SERVICES: &str = "/api/v1/namespaces/default/services";
-
-/// Tables for nobody.
-struct NoWorkers;
-
-impl TableSink for NoWorkers {
-    fn changed(&mut self, _: &Cluster, _: &BTreeSet<ServiceName>) {}
-    fn publish(&mut self) {}
-    fn network(&mut self, _: Arc<Net>) {}
-    fn tick(&mut self) {}
-}
 
 struct Gateway {
     // Dropped in this order: the API needs the control thread until it has stopped.
@@ -54,7 +41,7 @@ impl Gateway {
         let api =
             api::spawn(ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats }).unwrap();
         let settled = api.settled_sink();
-        let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands, settled };
+        let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands, settled };
         let control = runtime::spawn(parts).unwrap();
         Self { _api: api, _control: control, directory }
     }

@@ -69,6 +69,17 @@ pub trait TableSink {
     fn tick(&mut self);
 }
 
+/// Tables for nobody: a control plane without workers, as tests of the API and the store want it.
+#[derive(Debug)]
+pub struct NoTables;
+
+impl TableSink for NoTables {
+    fn changed(&mut self, _cluster: &Cluster, _services: &BTreeSet<ServiceName>) {}
+    fn publish(&mut self) {}
+    fn network(&mut self, _net: Arc<Net>) {}
+    fn tick(&mut self) {}
+}
+
 /// What the control thread can be asked.
 pub enum Command {
     /// Change objects.

@@ -1,6 +1,5 @@
 //! Commands against the real control plane: its API on a real socket, its state file, and no workers behind it.
 
-use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -11,26 +10,14 @@ use std::{fs, thread};
 
 use clap::Parser;
 use crossbeam::channel::unbounded;
-use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https};
 use pollgate_control::cluster::{Cluster, Settings};
-use pollgate_control::resolve::ServiceName;
-use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, TableSink};
+use pollgate_control::runtime::{self, ControlHandle, NoTables, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Cli, Command, Failure};
-
-/// Tables for nobody.
-struct NoWorkers;
-
-impl TableSink for NoWorkers {
-    fn changed(&mut self, _: &Cluster, _: &BTreeSet<ServiceName>) {}
-    fn publish(&mut self) {}
-    fn network(&mut self, _: Arc<Net>) {}
-    fn tick(&mut self) {}
-}
 
 /// A control plane and a directory for its socket, state and the test's manifests.
 struct Gateway {
@@ -67,7 +54,7 @@ impl Gateway {
         let control = runtime::spawn(RuntimeParts {
             cluster: Cluster::new(settings()),
             store,
-            sink: Box::new(NoWorkers),
+            sink: Box::new(NoTables),
             commands,
             settled: api.settled_sink(),
         })

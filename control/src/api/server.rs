@@ -222,7 +222,7 @@ impl Places {
     /// server stops meanwhile.
     pub(super) async fn take(&self) -> Option<Place> {
         let mut stop = self.stop.clone();
-        let mut slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+        let mut slot = self.slot();
         while slot.is_none() {
             self.idle.displace_one();
             slot = tokio::select! {

@@ -7,34 +7,23 @@ mod patches;
 mod trouble;
 mod watching;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use crossbeam::channel::unbounded;
-use pollgate_common::net::Net;
 use serde_json::json;
 
 use super::*;
 use crate::cluster::Settings;
-use crate::resolve::ServiceName;
-use crate::runtime::{self, ControlHandle, RuntimeParts, TableSink};
+use crate::runtime::{self, ControlHandle, NoTables, RuntimeParts};
 use crate::store::Store;
 use crate::store::faulty::{self, State};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
-
-/// Workers are not part of these tests.
-struct NoWorkers;
-
-impl TableSink for NoWorkers {
-    fn changed(&mut self, _cluster: &Cluster, _services: &BTreeSet<ServiceName>) {}
-    fn publish(&mut self) {}
-    fn network(&mut self, _net: Arc<Net>) {}
-    fn tick(&mut self) {}
-}
 
 struct Gateway {
     // In the order they are to be dropped.
@@ -50,6 +39,13 @@ impl Gateway {
 
     fn on(store: Store, cluster: Cluster) -> Self {
         Self::with(store, cluster, Limits::default())
+    }
+
+    /// On a state file, with what it holds; as after a restart.
+    fn restored(state: &Path) -> Self {
+        let (store, restored) = Store::open(state).expect("the file");
+        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).expect("consistent");
+        Self::on(store, cluster)
     }
 
     fn limited(limits: Limits) -> Self {
@@ -74,7 +70,7 @@ impl Gateway {
         };
         let api = spawn_with(parts, limits).expect("a socket");
         let settled = api.settled_sink();
-        let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands: receiver, settled };
+        let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands: receiver, settled };
         let control = runtime::spawn(parts).expect("threads");
         Self { api, control, directory }
     }

@@ -321,11 +321,7 @@ fn a_long_list_is_whole() {
 fn a_restart_keeps_the_state() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state.db");
-    let restarted = || {
-        let (store, restored) = Store::open(&path).expect("the file");
-        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).expect("consistent");
-        Gateway::on(store, cluster)
-    };
+    let restarted = || Gateway::restored(&path);
     let gateway = restarted();
     gateway.post(SERVICES, &service("web")).expect(201);
     gateway.post("/api/v1/namespaces/default/pods", &pod("web-1", "web", "10.244.1.10")).expect(201);

@@ -171,11 +171,7 @@ fn a_pod_deleted_with_a_grace_period_is_terminating_and_then_goes_by_itself() {
 fn a_terminating_pod_goes_after_a_restart_too() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state.db");
-    let restarted = || {
-        let (store, restored) = Store::open(&path).expect("the file");
-        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).expect("consistent");
-        Gateway::on(store, cluster)
-    };
+    let restarted = || Gateway::restored(&path);
     let pods = "/api/v1/namespaces/default/pods";
     let gateway = restarted();
     for (name, grace) in [("soon", 1), ("later", 600)] {

@@ -321,7 +321,7 @@ fn a_write_without_a_control_thread_is_told() {
     let settled = api.settled_sink();
     let (store, _disk) = faulty::store();
     let cluster = Cluster::new(Settings::default());
-    let parts = RuntimeParts { cluster, store, sink: Box::new(NoWorkers), commands: receiver, settled };
+    let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands: receiver, settled };
     let control = runtime::spawn(parts).expect("threads");
     let gateway = Gateway { api, control, directory };
     gateway.post(SERVICES, &service("web")).refused(503, "ServiceUnavailable", "the gateway is stopping");
