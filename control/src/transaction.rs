@@ -206,8 +206,8 @@ impl<'a> Transaction<'a> {
 
     /// Whether there is any Node.
     pub(crate) fn has_nodes(&self) -> bool {
-        let gone = self.hidden.iter().filter(|key| key.kind == Kind::Node && self.base.object(key).is_some());
-        self.over.node_count() > 0 || self.base.node_count() > gone.count()
+        let stays = |node: &Arc<Object>| !self.hidden.contains(&node.key());
+        self.over.node_count() > 0 || self.base.objects(Kind::Node, None).any(stays)
     }
 
     /// Whether there was any Node before the batch.
