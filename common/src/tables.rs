@@ -173,24 +173,31 @@ pub struct Backend {
 
 /// A Maglev look-up table: hash → ordinal of a backend in its pool.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ring(Box<[u16]>);
+pub struct Ring {
+    entries: Box<[u16]>,
+    /// One more than the highest ordinal; 0 for an empty ring.
+    ordinals: usize,
+}
 
 impl Ring {
     /// From its entries.
     pub fn new(entries: Box<[u16]>) -> Ring {
-        Ring(entries)
+        // Not `max()`: of this the compiler makes vector instructions.
+        let highest = entries.iter().fold(0, |highest, &ordinal| ordinal.max(highest));
+        let ordinals = if entries.is_empty() { 0 } else { usize::from(highest) + 1 };
+        Ring { entries, ordinals }
     }
 
     /// The ordinal for `hash`: the entry at `⌊hash · size / 2⁶⁴⌋`. `None` only for an empty ring.
     #[inline]
     pub fn pick(&self, hash: u64) -> Option<u16> {
-        let at = (u128::from(hash) * self.0.len() as u128) >> 64;
-        self.0.get(usize::try_from(at).ok()?).copied()
+        let at = (u128::from(hash) * self.entries.len() as u128) >> 64;
+        self.entries.get(usize::try_from(at).ok()?).copied()
     }
 
     /// The entries.
     pub fn entries(&self) -> &[u16] {
-        &self.0
+        &self.entries
     }
 }
 
@@ -466,7 +473,7 @@ impl Builder {
             return Err(BuildError::TooManyServices { name: name(), index: service.id.index });
         }
         for pool in [&service.cluster, &service.local] {
-            let ring_holds = pool.ring.entries().iter().all(|&o| usize::from(o) < pool.order.len());
+            let ring_holds = pool.ring.ordinals <= pool.order.len();
             let order_holds = pool.order.iter().all(|&slot| usize::from(slot) < service.backends.len());
             if !ring_holds || !order_holds || (pool.ring.entries().is_empty() != pool.order.is_empty()) {
                 return Err(BuildError::DanglingIndex { name: name() });
