@@ -1,18 +1,19 @@
 //! Compiling: from resolved Services to the tables the workers read.
 //!
 //! ```text
-//!  ResolvedService ─▶ service::compile ─▶ tables::Service ─┐
-//!        │            (rings, ids)                          ├─ staged ─ publish ─▶ Builder ─▶ Tables ─▶ workers
-//!        └─────────▶ zone::node ─────────▶ names ───────────┘
+//!  Cluster ─ draft ─┬─▶ service::compile ─▶ tables::Service ─┐
+//!          (rings)  │   (ids)                                ├─ staged ─ publish ─▶ Builder ─▶ Tables ─▶ workers
+//!                   └─▶ zone::node ──────▶ names ────────────┘
 //! ```
 //!
-//! The steps are pure; what lives here is memory: which Service has which place, which ring is shared, what is staged and
+//! The steps are pure; at a cold start, while no worker has a use for the CPUs, all of them make drafts. What lives here is memory: which Service has which place, which ring is shared, what is staged and
 //! what is published. The control thread calls it through [`TableSink`]; an offline replay calls the same.
 //!
 //! Two claims meet their limits here rather than in a worker: an address the kernel itself has configured is not taken
 //! from it, and of two Services that want the same address and port (external IPs are free text) the first keeps it. The
 //! frontend is left out, the log says why, and it is tried again with every later change.
 
+pub mod draft;
 pub mod ids;
 pub mod maglev;
 pub mod rings;
@@ -23,6 +24,7 @@ pub mod zone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
 
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Publisher;
@@ -31,12 +33,19 @@ use pollgate_common::tables::{Builder, FrontendKey, Service, Settings, Tables};
 use pollgate_common::zone::{Node, Zone, to_wire};
 use tracing::warn;
 
+use self::draft::{Draft, Drafter};
 use self::ids::{Ids, PortName};
 use self::rings::Rings;
 use self::topology::Place;
 use crate::cluster::Cluster;
-use crate::resolve::{ResolvedService, ServiceName, resolve};
+use crate::resolve::ServiceName;
 use crate::runtime::TableSink;
+
+/// So many Services are worth starting threads for.
+const MANY: usize = 64;
+
+/// Threads that make drafts, at most: beyond these, what one thread does afterwards is most of the time.
+const DRAFTERS: usize = 8;
 
 /// What compiling needs from the configuration.
 #[derive(Clone, Debug)]
@@ -137,19 +146,24 @@ impl Compiler {
         self.generation
     }
 
-    fn compile(&mut self, resolved: Option<ResolvedService>, name: &ServiceName) -> Staged {
-        let mut staged = Staged { ports: BTreeMap::new(), names: Vec::new(), released: Vec::new() };
-        let Some(resolved) = resolved else {
-            staged.released = self.ids.names_of(name);
+    fn drafts(&self, cluster: &Cluster, services: &BTreeSet<ServiceName>) -> Vec<Option<Draft>> {
+        let place = Place { node: self.options.node.as_deref(), zone: self.options.zone.as_deref() };
+        let nothing_is_served = self.compiled.is_empty() && services.len() >= MANY;
+        let cpus = || thread::available_parallelism().map_or(1, usize::from);
+        let threads = if nothing_is_served { cpus().min(DRAFTERS) } else { 1 };
+        Drafter { cluster, place, rings: &self.rings }.draft_all(services, threads)
+    }
+
+    fn compile(&mut self, draft: Option<Draft>, name: &ServiceName) -> Staged {
+        let mut staged = Staged { ports: BTreeMap::new(), names: Vec::new(), released: self.ids.names_of(name) };
+        let Some(Draft { service: resolved, ports }) = draft else {
             return staged;
         };
-        let mut kept = BTreeSet::new();
-        for (at, family) in service::port_names(&resolved) {
-            let port = &resolved.ports[at];
-            let place = Place { node: self.options.node.as_deref(), zone: self.options.zone.as_deref() };
-            let context = service::Context { settings: &self.options.settings, place };
-            kept.insert(service::port_name(&resolved, port, family));
-            match service::compile(&resolved, port, family, &context, &mut self.ids, &mut self.rings) {
+        for draft in ports {
+            let port = &resolved.ports[draft.at];
+            let kept = service::port_name(&resolved, port, draft.family);
+            staged.released.retain(|known| *known != kept);
+            match service::compile(&resolved, draft, &self.options.settings, &mut self.ids) {
                 Ok(compiled) => {
                     let counted = self.counted(&compiled);
                     staged.ports.insert(compiled.id.index, Arc::new(Service { counted, ..compiled }));
@@ -157,7 +171,6 @@ impl Compiler {
                 Err(error) => warn!("service {}/{} port {}: {error}", name.namespace, name.name, port.port),
             }
         }
-        staged.released = self.ids.names_of(name).into_iter().filter(|port| !kept.contains(port)).collect();
         let node = zone::node(&resolved, self.options.ttl);
         staged.names = zone::service_name(&resolved, &self.options.domain).zip(node).into_iter().collect();
         staged
@@ -269,8 +282,8 @@ impl Compiler {
 
 impl TableSink for Compiler {
     fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>) {
-        for name in services {
-            let staged = self.compile(resolve(cluster, name), name);
+        for (name, draft) in services.iter().zip(self.drafts(cluster, services)) {
+            let staged = self.compile(draft, name);
             self.staged.insert(name.clone(), staged);
         }
     }

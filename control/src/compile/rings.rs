@@ -1,6 +1,9 @@
 //! Rings, built once per set of backends and shared by all who have the same.
+//!
+//! Asked by several threads at a cold start. A ring is built outside of the lock; should two threads build the same at once,
+//! the one that is first to say so gives its ring to both.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pollgate_common::hash::{HashMap, RingHash, new_map, wide};
 use pollgate_common::tables::Ring;
@@ -14,7 +17,7 @@ pub struct Rings {
     hash: RingHash,
     forced: Option<u32>,
     /// By a 128-bit hash of the set: a collision is as likely as a broken machine.
-    known: HashMap<u128, Weak<Ring>>,
+    known: Mutex<HashMap<u128, Weak<Ring>>>,
 }
 
 /// More backends than a ring serves.
@@ -30,25 +33,35 @@ pub struct TooMany {
 impl Rings {
     /// Rings under `hash`; `forced` is `maglev.tableSize`, or `None` for a size by the number of backends.
     pub fn new(hash: RingHash, forced: Option<u32>) -> Rings {
-        Rings { hash, forced, known: new_map() }
+        Rings { hash, forced, known: Mutex::new(new_map()) }
     }
 
     /// The ring over `members`, which are in order and each there once.
-    pub fn ring(&mut self, members: &[Identity]) -> Result<Arc<Ring>, TooMany> {
+    pub fn ring(&self, members: &[Identity]) -> Result<Arc<Ring>, TooMany> {
         let size = self.size(members.len())?;
         let key = key(members, size);
-        if let Some(ring) = self.known.get(&key).and_then(Weak::upgrade) {
+        let known = self.known().get(&key).and_then(Weak::upgrade);
+        if let Some(ring) = known {
             return Ok(ring);
         }
         let weighted: Vec<Weighted> = members.iter().map(|&identity| Weighted { identity, weight: 1 }).collect();
-        let ring = Arc::new(maglev::build(&self.hash, &weighted, size));
-        self.known.insert(key, Arc::downgrade(&ring));
-        Ok(ring)
+        let built = Arc::new(maglev::build(&self.hash, &weighted, size));
+        let mut known = self.known();
+        if let Some(ring) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(ring);
+        }
+        known.insert(key, Arc::downgrade(&built));
+        Ok(built)
     }
 
     /// Forgets rings nobody has any more.
-    pub fn tidy(&mut self) {
-        self.known.retain(|_, ring| ring.strong_count() > 0);
+    pub fn tidy(&self) {
+        self.known().retain(|_, ring| ring.strong_count() > 0);
+    }
+
+    /// Whole at every moment, so also after a thread died holding it.
+    fn known(&self) -> MutexGuard<'_, HashMap<u128, Weak<Ring>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn size(&self, members: usize) -> Result<u32, TooMany> {
@@ -80,19 +93,19 @@ mod tests {
 
     #[test]
     fn equal_sets_share_one_ring_and_unused_ones_go() {
-        let mut rings = Rings::new(RingHash::new("pollgate"), None);
+        let rings = Rings::new(RingHash::new("pollgate"), None);
         let first = rings.ring(&members(3)).expect("few");
         assert!(Arc::ptr_eq(&first, &rings.ring(&members(3)).expect("few")));
         let other = rings.ring(&members(4)).expect("few");
         assert!(!Arc::ptr_eq(&first, &other));
         drop((first, other));
         rings.tidy();
-        assert!(rings.known.is_empty());
+        assert!(rings.known().is_empty());
     }
 
     #[test]
     fn a_forced_size_holds_for_all_and_limits_say_so() {
-        let mut rings = Rings::new(RingHash::new("pollgate"), Some(251));
+        let rings = Rings::new(RingHash::new("pollgate"), Some(251));
         assert_eq!(rings.ring(&members(3)).expect("few").entries().len(), 251);
         let many: Vec<Identity> = (0..252u16).map(|port| ("10.0.0.1".parse().expect("an address"), port)).collect();
         assert_eq!(rings.ring(&many).err(), Some(TooMany { found: 252, limit: 251 }));

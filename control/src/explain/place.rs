@@ -5,7 +5,7 @@
 //! decisions are asked of the compiler's own code.
 
 use crate::cluster::{Cluster, Settings};
-use crate::compile::service::port_names;
+use crate::compile::draft::ports_by_family;
 use crate::compile::topology::{Place, Preference, preference, preferred};
 use crate::resolve::{Family, ResolvedEndpoint, ResolvedService};
 
@@ -13,7 +13,7 @@ use crate::resolve::{Family, ResolvedEndpoint, ResolvedService};
 pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String> {
     let settings = cluster.settings();
     let mut notes: Vec<String> = Vec::new();
-    for (at, family) in port_names(service) {
+    for (at, family) in ports_by_family(service) {
         let endpoints = service.ports[at].endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family);
         let endpoints: Vec<&ResolvedEndpoint> = endpoints.collect();
         let told = local_notes(settings, service, &endpoints).into_iter().chain(hint_note(settings, &endpoints));
