@@ -4,9 +4,13 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use pollgate::cli::{Cli, Command, Failure, check};
 use pollgate::config::{Config, Purpose};
 use pollgate::{demo, gateway, pktgen, preflight, replay};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
