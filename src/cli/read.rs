@@ -4,15 +4,18 @@
 
 use std::io::{self, Write};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 use pollgate_control::explain::Explanation;
 use pollgate_control::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
-use pollgate_control::printers::{self, DESCRIBED, Table};
+use pollgate_control::printers::{self, Table};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, escaped};
 use super::names::{self, Selection};
 use super::{ExplainArgs, Failure, Format, GetArgs, Machine, NamedArgs, watch};
+
+/// Where a kubelet's Pod from a file has the uid that the file gives it.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// What was found of one kind, and the refusals for what was not.
 struct Found {
@@ -49,11 +52,6 @@ pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// As [`get`].
 pub fn describe(args: &NamedArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let selections = names::selections(&args.objects)?;
-    if let Some(unknown) = selections.iter().find(|selection| !DESCRIBED.contains(&selection.kind)) {
-        let known = DESCRIBED.map(Kind::plural).join(", ");
-        let kind = unknown.kind.plural();
-        return Err(Failure::usage(format!("describe knows {known}; for {kind} type `get {kind} -o yaml`")));
-    }
     let client = Client::new(&args.connection.socket)?;
     let mut keys = Vec::new();
     for Selection { kind, names } in selections {
@@ -82,22 +80,54 @@ fn names_or_all(client: &Client, kind: Kind, namespace: &str, names: Vec<String>
 
 fn description(client: &Client, key: &Key, with_events: bool) -> Result<String, Failure> {
     let object = object(&client.get(&names::object(key))?, key.kind)?;
-    let slices = match key.kind {
+    let related = match key.kind {
         Kind::Service => objects(&slices_of(client, &key.namespace, &key.name)?, Kind::EndpointSlice)?,
+        Kind::Node => {
+            let here = format!("spec.nodeName={},status.phase!=Succeeded,status.phase!=Failed", key.name);
+            selected(client, Kind::Pod, None, &here)?
+        }
         _ => Vec::new(),
     };
-    let events = if with_events { Some(events_about(client, &object)?) } else { None };
-    Ok(printers::describe(&object, &slices, events.as_deref(), Timestamp::now()).unwrap_or_default())
+    let events = match with_events && key.kind != Kind::Namespace {
+        true => Some(events_about(client, &object)?),
+        false => None,
+    };
+    Ok(printers::describe(&object, &related, events.as_deref(), &Zoned::now()))
 }
 
 /// By uid too: news of a former object of that name are none of this one's.
 fn events_about(client: &Client, object: &Object) -> Result<Vec<Object>, Failure> {
-    let (kind, name) = (object.kind().name(), object.name());
-    let uid = object.metadata().uid.as_deref().unwrap_or_default();
-    let about = format!("involvedObject.kind={kind},involvedObject.name={name},involvedObject.uid={uid}");
-    let path = names::collection(Kind::Event, Some(object.namespace()));
-    let path = format!("{path}?fieldSelector={}", escaped(&about));
-    objects(&items(&mut client.get(&path)?, Kind::Event), Kind::Event)
+    let (name, namespace) = (object.name(), object.namespace());
+    let mut events = Vec::new();
+    for uid in known_as(object) {
+        let mut about =
+            format!("involvedObject.name={name},involvedObject.namespace={namespace},involvedObject.uid={uid}");
+        // The one kind that kubectl does not ask for.
+        if object.kind() != Kind::Pod {
+            about += &format!(",involvedObject.kind={}", object.kind().name());
+        }
+        let place = Some(namespace).filter(|namespace| !namespace.is_empty());
+        events.extend(selected(client, Kind::Event, place, &about)?);
+    }
+    Ok(events)
+}
+
+/// The uids by which Events know an object. A kubelet names its Node by the name, and a static Pod by the uid of its file.
+fn known_as(object: &Object) -> Vec<&str> {
+    let metadata = object.metadata();
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let of_file = metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR_ANNOTATION));
+    match (object.kind(), of_file) {
+        (Kind::Node, _) => vec![uid, object.name()],
+        (Kind::Pod, Some(of_file)) => vec![of_file],
+        _ => vec![uid],
+    }
+}
+
+/// The objects whose fields are as asked.
+fn selected(client: &Client, kind: Kind, namespace: Option<&str>, fields: &str) -> Result<Vec<Object>, Failure> {
+    let path = format!("{}?fieldSelector={}", names::collection(kind, namespace), escaped(fields));
+    objects(&items(&mut client.get(&path)?, kind), kind)
 }
 
 /// `pollgate explain`

@@ -8,6 +8,7 @@
 //! `.ci/run tools` installs them.
 
 mod changes;
+mod describe;
 mod kubectl;
 mod python;
 mod support;

@@ -3,7 +3,7 @@
 //! ```text
 //! objects ─ table ─▶ Table (headers, rows) ─┬─ text   for the terminal
 //!                                           └─        the API serves the same cells to kubectl
-//! object, slices, Events ─ describe ─▶ text
+//! object, what belongs to it ─ describe ─▶ text
 //! ```
 //!
 //! Operators read these columns with their eyes and with `awk`, so the sources are K `pkg/printers/internalversion/printers.go` and
@@ -12,7 +12,7 @@
 mod describe;
 mod table;
 
-pub use describe::{DESCRIBED, describe};
+pub use describe::describe;
 pub use table::{Column, Row, Table};
 
 use jiff::Timestamp;

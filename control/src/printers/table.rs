@@ -1,5 +1,7 @@
 //! `kubectl get`: one row an object.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -390,15 +392,15 @@ fn node_status(node: &Node) -> String {
     words.join(",")
 }
 
-fn node_roles(node: &Node) -> String {
+pub(super) fn node_roles(node: &Node) -> String {
     let labels = node.metadata.labels.iter().flatten();
-    let roles: Vec<String> = labels
+    let roles: BTreeSet<String> = labels
         .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
             Some(role) if !role.is_empty() => Some(role.to_owned()),
             _ => (key == "kubernetes.io/role" && !value.is_empty()).then(|| value.clone()),
         })
         .collect();
-    joined(&roles, "<none>")
+    joined(&Vec::from_iter(roles), "<none>")
 }
 
 #[cfg(test)]

@@ -1,113 +1,65 @@
-//! `kubectl describe` (kubernetes/kubectl `pkg/describe/describe.go`) of what stands behind a Service.
+//! `kubectl describe` (kubernetes/kubectl `pkg/describe/describe.go`), a file for each kind.
+//!
+//! ```text
+//! object, what belongs to it ─▶ service, endpoints, pod, node, namespace, generic ─▶ Page ─▶ text
+//!                                          ╰─ containers, volumes, resources
+//! ```
 
+mod containers;
 mod endpoints;
+mod environment;
+mod generic;
+mod namespace;
+mod node;
+mod page;
+mod pod;
+mod probe;
+mod quantity;
+mod resources;
 mod service;
+mod volumes;
 
-use std::collections::BTreeMap;
-
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 use k8s_openapi::api::core::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{age, align, pairs};
-use crate::apply::LAST_APPLIED;
-use crate::objects::{Kind, Object};
+use super::age;
+use crate::objects::Object;
+use page::Page;
 
-/// Longest annotation that stays on one line.
-const MAX_ANNOTATION: usize = 140;
-
-/// The kinds [`describe`] knows.
-pub const DESCRIBED: [Kind; 3] = [Kind::Service, Kind::Endpoints, Kind::EndpointSlice];
-
-/// The description of an object; nothing if it is of another kind. `slices` are the EndpointSlices of a Service in order of their
-/// names, whoever wrote them; `events` are the Events about the object, nothing if nobody has looked for any.
-pub fn describe(object: &Object, slices: &[Object], events: Option<&[Object]>, now: Timestamp) -> Option<String> {
-    let mut page = Page::default();
+/// The description of an object, at a time and in the time zone of who reads it. `related` are the EndpointSlices of a Service or
+/// the Pods of a Node that have not ended, in order of their names; `events` are the Events about the object, nothing if nobody
+/// has looked for any.
+pub fn describe(object: &Object, related: &[Object], events: Option<&[Object]>, now: &Zoned) -> String {
+    let mut page = Page::new(now);
     match object {
         Object::Service(service) => {
-            let slices: Vec<_> = slices.iter().filter_map(Object::as_slice).collect();
+            let slices: Vec<_> = related.iter().filter_map(Object::as_slice).collect();
             service::describe(&mut page, service, &slices);
         }
         Object::Endpoints(endpoints) => endpoints::describe(&mut page, endpoints),
         Object::EndpointSlice(slice) => endpoints::describe_slice(&mut page, slice),
-        _ => return None,
+        Object::Pod(pod) => pod::describe(&mut page, pod),
+        Object::Node(node) => {
+            let pods: Vec<_> = related.iter().filter_map(Object::as_pod).collect();
+            node::describe(&mut page, node, &pods);
+        }
+        Object::Namespace(namespace) => namespace::describe(&mut page, namespace),
+        Object::Event(_) => generic::describe(&mut page, object),
     }
     let events: Option<Vec<&Event>> = events.map(|events| events.iter().filter_map(Object::as_event).collect());
     let mut table = String::new();
     match events {
         None => {}
         Some(none) if none.is_empty() => page.line("Events:", "<none>"),
-        Some(events) => table = align(&event_lines(events, now), 2),
+        Some(events) => table = event_table(events, now),
     }
-    Some(align(&page.lines, 2) + &table)
-}
-
-/// Lines of cells. Neighbouring lines have their cells below each other, as a tabwriter has it.
-#[derive(Default)]
-struct Page {
-    lines: Vec<Vec<String>>,
-}
-
-impl Page {
-    fn cells<const N: usize>(&mut self, cells: [&str; N]) {
-        self.lines.push(cells.map(str::to_owned).to_vec());
-    }
-
-    fn line(&mut self, label: &str, text: impl Into<String>) {
-        self.lines.push(vec![label.to_owned(), text.into()]);
-    }
-
-    /// Only if there is a text.
-    fn maybe(&mut self, label: &str, text: Option<&str>) {
-        if let Some(text) = text.filter(|text| !text.is_empty()) {
-            self.line(label, text);
-        }
-    }
-
-    /// The first text beside the label, the others below it.
-    fn several(&mut self, label: &str, texts: Vec<String>) {
-        if texts.is_empty() {
-            return self.line(label, "<none>");
-        }
-        for (index, text) in texts.into_iter().enumerate() {
-            self.line(if index == 0 { label } else { "" }, text);
-        }
-    }
-
-    /// What every description begins with.
-    fn identity(&mut self, metadata: &ObjectMeta) {
-        self.line("Name:", metadata.name.clone().unwrap_or_default());
-        self.line("Namespace:", metadata.namespace.clone().unwrap_or_default());
-        self.several("Labels:", pairs(metadata.labels.as_ref()));
-        self.several("Annotations:", annotations(metadata.annotations.as_ref()));
-    }
-}
-
-fn annotations(annotations: Option<&BTreeMap<String, String>>) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (key, value) in annotations.into_iter().flatten().filter(|(key, _)| *key != LAST_APPLIED) {
-        let value = value.strip_suffix('\n').unwrap_or(value);
-        if key.len() + value.len() + 2 <= MAX_ANNOTATION && !value.contains('\n') {
-            lines.push(format!("{key}: {value}"));
-            continue;
-        }
-        lines.push(format!("{key}:"));
-        lines.extend(value.lines().map(|line| format!("  {}", shortened(line))));
-    }
-    lines
-}
-
-fn shortened(line: &str) -> String {
-    match line.char_indices().nth(MAX_ANNOTATION - 2) {
-        Some((cut, _)) => format!("{}...", &line[..cut]),
-        None => line.to_owned(),
-    }
+    page.text() + &table
 }
 
 /// `DescribeEvents`: a table of its own, the last seen last.
-fn event_lines(mut events: Vec<&Event>, now: Timestamp) -> Vec<Vec<String>> {
+fn event_table(mut events: Vec<&Event>, now: &Zoned) -> String {
     events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-    let mut page = Page::default();
+    let mut page = Page::new(now);
     page.cells(["Events:"]);
     page.cells(["  Type", "Reason", "Age", "From", "Message"]);
     page.cells(["  ----", "------", "----", "----", "-------"]);
@@ -116,9 +68,15 @@ fn event_lines(mut events: Vec<&Event>, now: Timestamp) -> Vec<Vec<String>> {
         let source = event.source.as_ref().and_then(|source| source.component.clone()).filter(|from| !from.is_empty());
         let from = source.or_else(|| event.reporting_component.clone()).unwrap_or_default();
         let message = event.message.as_deref().unwrap_or_default().trim();
-        page.cells([&kind, event.reason.as_deref().unwrap_or_default(), &interval(event, now), &from, message]);
+        page.cells([
+            &kind,
+            event.reason.as_deref().unwrap_or_default(),
+            &interval(event, now.timestamp()),
+            &from,
+            message,
+        ]);
     }
-    page.lines
+    page.text()
 }
 
 /// `5m`, or `10s (x3 over 5m)` of what happened more than once.
@@ -138,20 +96,23 @@ fn interval(event: &Event, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
     use serde_json::{Value, json};
 
     use super::service::endpoints;
     use super::*;
+    use crate::apply::LAST_APPLIED;
 
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_700_000_000).unwrap()
+    /// Tuesday, in the afternoon, in UTC.
+    pub(super) fn now() -> Zoned {
+        Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC)
     }
 
-    fn described(object: &Object, slices: &[Object], events: &[Object]) -> String {
-        describe(object, slices, Some(events), now()).unwrap()
+    pub(super) fn described(object: &Object, related: &[Object], events: &[Object]) -> String {
+        describe(object, related, Some(events), &now())
     }
 
-    fn object(value: Value) -> Object {
+    pub(super) fn object(value: Value) -> Object {
         Object::from_value(&value, "foo").unwrap()
     }
 
@@ -318,10 +279,8 @@ Subsets:
 Events:  <none>
 ";
         assert_eq!(described(&endpoints, &[], &[]), expected);
-        let unasked = describe(&endpoints, &[], None, now()).unwrap();
+        let unasked = describe(&endpoints, &[], None, &now());
         assert_eq!(unasked, expected.replace("Events:  <none>\n", ""));
-        let pod = object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}));
-        assert_eq!(describe(&pod, &[], None, now()), None);
     }
 
     #[test]

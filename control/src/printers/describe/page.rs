@@ -1,0 +1,117 @@
+//! What a description is written on: lines of cells, and the words several kinds begin with.
+
+use std::collections::BTreeMap;
+
+use jiff::Zoned;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use super::super::{age, align, pairs};
+use crate::apply::LAST_APPLIED;
+
+/// Longest annotation that stays on one line.
+pub(super) const MAX_ANNOTATION: usize = 140;
+
+/// A date as kubectl writes it, which is RFC 1123's with a numeric zone.
+const DATE: &str = "%a, %d %b %Y %H:%M:%S %z";
+
+/// Go's zero time in that form, which stands where an object has no date.
+const NO_DATE: &str = "Mon, 01 Jan 0001 00:00:00 +0000";
+
+/// Lines of cells. Neighbouring lines have their cells below each other, as a tabwriter has it.
+pub(super) struct Page {
+    lines: Vec<Vec<String>>,
+    now: Zoned,
+}
+
+impl Page {
+    pub(super) fn new(now: &Zoned) -> Page {
+        Page { lines: Vec::new(), now: now.clone() }
+    }
+
+    /// All of it. What an object says may break lines and cells, but command no terminal.
+    pub(super) fn text(&self) -> String {
+        align(&self.lines, 2)
+    }
+
+    pub(super) fn cells<const N: usize>(&mut self, cells: [&str; N]) {
+        let text = cells.join("\t").replace('\x1b', "^[").replace('\r', "\\r");
+        self.lines.extend(text.split('\n').map(|line| line.split('\t').map(str::to_owned).collect()));
+    }
+
+    pub(super) fn line(&mut self, label: &str, text: impl AsRef<str>) {
+        self.cells([label, text.as_ref()]);
+    }
+
+    /// Only if there is a text.
+    pub(super) fn maybe(&mut self, label: &str, text: Option<&str>) {
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            self.line(label, text);
+        }
+    }
+
+    /// The first text beside the label, the others below it.
+    pub(super) fn several(&mut self, label: &str, texts: Vec<String>) {
+        if texts.is_empty() {
+            return self.line(label, "<none>");
+        }
+        for (index, text) in texts.into_iter().enumerate() {
+            self.line(if index == 0 { label } else { "" }, text);
+        }
+    }
+
+    /// What stands above lines of its own, or says that there are none.
+    pub(super) fn heading(&mut self, label: &str, empty: bool) {
+        match empty {
+            true => self.line(label, "<none>"),
+            false => self.cells([label]),
+        }
+    }
+
+    /// What the description of most kinds begins with.
+    pub(super) fn identity(&mut self, metadata: &ObjectMeta) {
+        self.name(metadata);
+        self.line("Namespace:", metadata.namespace.as_deref().unwrap_or_default());
+        self.labels(metadata);
+    }
+
+    pub(super) fn name(&mut self, metadata: &ObjectMeta) {
+        self.line("Name:", metadata.name.as_deref().unwrap_or_default());
+    }
+
+    pub(super) fn labels(&mut self, metadata: &ObjectMeta) {
+        self.several("Labels:", pairs(metadata.labels.as_ref()));
+        self.several("Annotations:", annotations(metadata.annotations.as_ref()));
+    }
+
+    /// In the time zone of the reader.
+    pub(super) fn date(&self, time: Option<&Time>) -> String {
+        let local = |time: &Time| time.0.to_zoned(self.now.time_zone().clone()).strftime(DATE).to_string();
+        time.map_or_else(|| NO_DATE.to_owned(), local)
+    }
+
+    pub(super) fn since(&self, time: Option<&Time>) -> String {
+        age(time.map(|time| time.0), self.now.timestamp())
+    }
+}
+
+fn annotations(annotations: Option<&BTreeMap<String, String>>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (key, value) in annotations.into_iter().flatten().filter(|(key, _)| *key != LAST_APPLIED) {
+        let value = value.strip_suffix('\n').unwrap_or(value);
+        if key.len() + value.len() + 2 <= MAX_ANNOTATION && !value.contains('\n') {
+            lines.push(format!("{key}: {value}"));
+            continue;
+        }
+        lines.push(format!("{key}:"));
+        lines.extend(value.split('\n').map(|line| format!("  {}", shortened(line, MAX_ANNOTATION - 2))));
+    }
+    lines
+}
+
+/// A text of `length` bytes at most, less where that would cut a character in two; dots say that there was more.
+pub(super) fn shortened(text: &str, length: usize) -> String {
+    match text.len() <= length {
+        true => text.to_owned(),
+        false => format!("{}...", &text[..text.floor_char_boundary(length)]),
+    }
+}

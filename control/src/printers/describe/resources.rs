@@ -1,0 +1,185 @@
+//! What Pods request and may use at most (kubectl `pkg/util/resource`), and the class of service that follows from it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::Page;
+use super::quantity::{Amount, canonical};
+
+/// As an object says it.
+pub(super) type Quantities = BTreeMap<String, Quantity>;
+
+/// As it is summed up.
+pub(super) type Amounts = BTreeMap<String, Amount>;
+
+/// Of one Pod, or of many.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) requests: Amounts,
+    pub(super) limits: Amounts,
+}
+
+impl Totals {
+    /// What the Pod's specification says.
+    pub(super) fn specified(pod: &Pod) -> Totals {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let requests = aggregate(&spec, |container| amounts(requests_of(container)));
+        let limits = aggregate(&spec, |container| amounts(limits_of(container)));
+        Totals { requests, limits }.of_the_pod(spec)
+    }
+
+    /// The same, or what its containers have now where that is more: they may be in the middle of being resized.
+    pub(super) fn in_use(pod: &Pod) -> Totals {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let mut requests = aggregate(&spec, |container| amounts(requests_of(container)));
+        let mut limits = aggregate(&spec, |container| amounts(limits_of(container)));
+        raise(&mut requests, &aggregate(&spec, |container| amounts(granted(pod, container))));
+        raise(&mut requests, &aggregate(&spec, |container| amounts(used(pod, container))));
+        raise(&mut limits, &aggregate(&spec, |container| amounts(enforced(pod, container))));
+        Totals { requests, limits }.of_the_pod(spec)
+    }
+
+    /// From those of the containers to those of the Pod: what it asks for as a whole counts instead, and its overhead besides.
+    fn of_the_pod(self, spec: PodSpec) -> Totals {
+        let Totals { mut requests, mut limits } = self;
+        let whole = spec.resources.unwrap_or_default();
+        requests.extend(amounts(whole.requests.as_ref()).into_iter().filter(|(name, _)| is_shared(name)));
+        limits.extend(amounts(whole.limits.as_ref()).into_iter().filter(|(name, _)| is_shared(name)));
+        let overhead = amounts(spec.overhead.as_ref());
+        add(&mut requests, &overhead);
+        for (name, extra) in overhead {
+            // Of a limit nobody set, the overhead would make one.
+            if let Some(limit) = limits.get_mut(&name).filter(|limit| !limit.is_zero()) {
+                *limit += extra;
+            }
+        }
+        Totals { requests, limits }
+    }
+
+    pub(super) fn add(&mut self, other: &Totals) {
+        add(&mut self.requests, &other.requests);
+        add(&mut self.limits, &other.limits);
+    }
+}
+
+/// The lines for limits and requests, `indent` before each.
+pub(super) fn describe(page: &mut Page, resources: &ResourceRequirements, indent: &str) {
+    for (label, quantities) in [("Limits:", &resources.limits), ("Requests:", &resources.requests)] {
+        let Some(quantities) = quantities.as_ref().filter(|quantities| !quantities.is_empty()) else {
+            continue;
+        };
+        page.cells([&format!("{indent}{label}")]);
+        for (name, quantity) in quantities {
+            page.line(&format!("{indent}  {name}:"), canonical(quantity));
+        }
+    }
+}
+
+/// The class the Pod's status names; before it names one, the class its containers put it in.
+pub(super) fn class(pod: &Pod) -> String {
+    let told = pod.status.as_ref().and_then(|status| status.qos_class.clone());
+    told.filter(|class| !class.is_empty()).unwrap_or_else(|| computed_class(pod).to_owned())
+}
+
+fn computed_class(pod: &Pod) -> &'static str {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let (mut requests, mut limits, mut all_limited) = (Amounts::new(), Amounts::new(), true);
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let limited = that_count(limits_of(container));
+        all_limited &= limited.len() == 2;
+        add(&mut requests, &that_count(requests_of(container)));
+        add(&mut limits, &limited);
+    }
+    let equal = |name: &String, request: &Amount| limits.get(name).is_some_and(|limit| limit.equals(*request));
+    if requests.is_empty() && limits.is_empty() {
+        return "BestEffort";
+    }
+    match all_limited && requests.len() == limits.len() && requests.iter().all(|(name, request)| equal(name, request)) {
+        true => "Guaranteed",
+        false => "Burstable",
+    }
+}
+
+/// CPU and memory alone decide on the class.
+fn that_count(quantities: Option<&Quantities>) -> Amounts {
+    let mut amounts = amounts(quantities);
+    amounts.retain(|name, amount| matches!(name.as_str(), "cpu" | "memory") && amount.is_positive());
+    amounts
+}
+
+/// What a Pod can have as a whole, whatever its containers say.
+fn is_shared(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+fn granted<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
+    let granted = status_of(pod, container).and_then(|status| status.allocated_resources.as_ref());
+    granted.or_else(|| requests_of(container))
+}
+
+fn used<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
+    let used = status_of(pod, container).and_then(|status| status.resources.as_ref()?.requests.as_ref());
+    used.or_else(|| granted(pod, container))
+}
+
+fn enforced<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
+    let enforced = status_of(pod, container).and_then(|status| status.resources.as_ref()?.limits.as_ref());
+    enforced.or_else(|| limits_of(container))
+}
+
+fn status_of<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let mut statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    statuses.find(|status| status.name == container.name)
+}
+
+pub(super) fn requests_of(container: &Container) -> Option<&Quantities> {
+    container.resources.as_ref()?.requests.as_ref()
+}
+
+pub(super) fn limits_of(container: &Container) -> Option<&Quantities> {
+    container.resources.as_ref()?.limits.as_ref()
+}
+
+pub(super) fn amounts(quantities: Option<&Quantities>) -> Amounts {
+    quantities.into_iter().flatten().map(|(name, quantity)| (name.clone(), Amount::of(quantity))).collect()
+}
+
+/// Containers run together. Init containers run one after the other before them, beside the sidecars (which are init containers
+/// that stay) started until then: whatever needs more decides.
+fn aggregate<'a>(spec: &'a PodSpec, amounts_of: impl Fn(&'a Container) -> Amounts) -> Amounts {
+    let (mut total, mut sidecars, mut starting) = (Amounts::new(), Amounts::new(), Amounts::new());
+    for container in &spec.containers {
+        add(&mut total, &amounts_of(container));
+    }
+    for container in spec.init_containers.iter().flatten() {
+        let mut needed = amounts_of(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            add(&mut total, &needed);
+            add(&mut sidecars, &needed);
+            needed.clone_from(&sidecars);
+        } else {
+            add(&mut needed, &sidecars);
+        }
+        raise(&mut starting, &needed);
+    }
+    raise(&mut total, &starting);
+    total
+}
+
+fn add(sum: &mut Amounts, more: &Amounts) {
+    for (name, amount) in more {
+        *sum.entry(name.clone()).or_default() += *amount;
+    }
+}
+
+fn raise(highest: &mut Amounts, others: &Amounts) {
+    for (name, other) in others {
+        let highest = highest.entry(name.clone()).or_insert(*other);
+        if other.exceeds(*highest) {
+            *highest = *other;
+        }
+    }
+}
