@@ -274,7 +274,7 @@ pub enum Format {
 /// A command about objects of a kind, by name.
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// KIND NAME… or KIND/NAME…; explain knows the kind service, describe all
+    /// KIND NAME… or KIND/NAME…; describe knows every kind, explain knows service
     #[arg(value_name = "KIND NAME", required = true)]
     pub objects: Vec<String>,
     /// Namespace to look in

@@ -192,6 +192,11 @@ spec: { containers: [{ name: c }] }
 ---
 apiVersion: v1
 kind: Pod
+metadata: { name: stuck, namespace: shop, deletionTimestamp: "2026-01-02T03:04:05Z", deletionGracePeriodSeconds: 30 }
+spec: { containers: [{ name: c }] }
+---
+apiVersion: v1
+kind: Pod
 metadata: { name: guaranteed, namespace: other }
 spec:
   nodeName: big
@@ -237,6 +242,25 @@ status:
       restartCount: 0
       allocatedResources: { cpu: 60m, memory: 3Mi }
       resources: { requests: { cpu: 50m, memory: 2Mi } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: too-big, namespace: other }
+spec:
+  nodeName: big
+  containers:
+    - { name: a, image: a, resources: { requests: { cpu: 800m }, limits: { cpu: 800m } } }
+    - { name: b, image: b, resources: { requests: { cpu: 400m, memory: 1Mi }, limits: { cpu: 400m } } }
+status:
+  conditions: [{ type: PodResizePending, status: "True", reason: Infeasible }]
+  containerStatuses:
+    - name: a
+      image: a
+      imageID: a
+      ready: true
+      restartCount: 0
+      allocatedResources: { cpu: 150m }
+      resources: { requests: { cpu: 200m }, limits: { cpu: 300m } }
 ---
 apiVersion: v1
 kind: Pod
@@ -388,6 +412,8 @@ fn a_terminating_pod_reads_the_same() {
         place.kubectl(&["delete", "pod", "bare", "-n", "shop", "--grace-period=600", "--wait=false"]);
         let told = same(place, &["pod", "bare", "-n", "shop"]);
         assert!(told.contains("Terminating (lasts <invalid>)\nTermination Grace Period:  600s\n"), "{told}");
+        let told = same(place, &["pod", "stuck", "-n", "shop"]);
+        assert!(told.contains("Termination Grace Period:  30s\n"), "{told}");
     });
 }
 
@@ -396,7 +422,7 @@ fn nodes_read_the_same() {
     with_kubectl("describe::nodes_read_the_same", |place| {
         place.site.apply(&format!("{PODS}---{NODES}"));
         let told = same(place, &["node", "big"]);
-        assert!(told.contains("\nNon-terminated Pods:          (4 in total)\n"), "{told}");
+        assert!(told.contains("\nNon-terminated Pods:          (5 in total)\n"), "{told}");
         same(place, &["node", "half"]);
         // Of a Node that does not say how much it has, kubectl takes shares all the same and shows what its processor makes of
         // a division by nothing; its widest cells are wider for it.

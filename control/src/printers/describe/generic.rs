@@ -82,10 +82,7 @@ fn words(key: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for (index, &letter) in letters.iter().enumerate() {
         let before = index.checked_sub(1).map(|before| letters[before]);
-        let ends_capitals = letter.is_uppercase() && letters.get(index + 1).is_some_and(|next| next.is_lowercase());
-        let begins = before
-            .is_none_or(|before| class(before) != class(letter) && !(before.is_uppercase() && letter.is_lowercase()));
-        if begins || (ends_capitals && before.is_some_and(char::is_uppercase)) {
+        if before.is_none_or(|before| begins_word(before, letter, letters.get(index + 1).copied())) {
             words.push(String::new());
         }
         if let Some(word) = words.last_mut() {
@@ -95,10 +92,72 @@ fn words(key: &str) -> Vec<String> {
     words
 }
 
+fn begins_word(before: char, letter: char, after: Option<char>) -> bool {
+    match (before.is_uppercase(), letter.is_uppercase()) {
+        (true, true) => after.is_some_and(char::is_lowercase),
+        (true, false) => !letter.is_lowercase(),
+        (false, _) => class(before) != class(letter),
+    }
+}
+
 fn class(letter: char) -> u8 {
     match letter {
         letter if letter.is_lowercase() => 0,
         letter if letter.is_uppercase() => 1,
         _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{described, object};
+    use super::*;
+
+    #[test]
+    fn an_event_reads_as_kubectl_describes_what_it_does_not_know() {
+        let event = object(
+            json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "uid": "u-1", "finalizers": ["a/b", "c/d"]},
+            "count": 3, "involvedObject": {"kind": "Pod", "name": "p"}, "message": "one\ntwo", "reason": "Sync"}),
+        );
+        let expected = "\
+Name:         e
+Namespace:    foo
+Labels:       <none>
+Annotations:  <none>
+API Version:  v1
+Count:        3
+Involved Object:
+  Kind:   Pod
+  Name:   p
+Kind:     Event
+Message:  one
+two
+Metadata:
+  Finalizers:
+    a/b
+    c/d
+  UID:   u-1
+Reason:  Sync
+Events:  <none>
+";
+        assert_eq!(described(&event, &[], &[]), expected);
+    }
+
+    #[test]
+    fn keys_become_titles() {
+        for (key, words) in [
+            ("apiVersion", "API Version"),
+            ("uid", "UID"),
+            ("involvedObject", "Involved Object"),
+            ("podIPs", "Pod I Ps"),
+            ("URLPath", "URL Path"),
+            ("two-parts", "Two - Parts"),
+            ("ipv4", "ipv4"),
+            ("example.com/key", "example.com/key"),
+        ] {
+            assert_eq!(title(key), words);
+        }
     }
 }

@@ -23,3 +23,31 @@ pub(super) fn describe(page: &mut Page, namespace: &Namespace) {
         page.cells([&kind, &condition.status, &since, reason.unwrap_or_default(), message.unwrap_or_default()]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::describe;
+    use super::super::tests::{now, object};
+
+    #[test]
+    fn a_namespace_reads_as_kubectl_describes_it() {
+        let namespace = object(
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}},
+            "status": {"phase": "Active", "conditions": [
+                {"type": "Full", "status": "False", "lastTransitionTime": "2023-11-14T22:13:20Z", "reason": "Empty", "message": "nothing in it"}]}}),
+        );
+        let expected = "\
+Name:         shop
+Labels:       team=web
+Annotations:  <none>
+Status:       Active
+Conditions:
+  Type  Status  LastTransitionTime               Reason  Message
+  ----  ------  ------------------               ------  -------
+  Full  False   Tue, 14 Nov 2023 22:13:20 +0000  Empty   nothing in it
+";
+        assert_eq!(describe(&namespace, &[], None, &now()), expected);
+    }
+}

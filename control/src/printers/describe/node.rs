@@ -175,3 +175,95 @@ fn percent(part: i128, whole: i128) -> i64 {
         whole => (part as f64 / whole as f64 * 100.0) as i64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::tests::{described, object};
+    use super::*;
+    use crate::objects::Object;
+
+    fn pod(name: &str, cpu: &str, limit: Value) -> Object {
+        object(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "creationTimestamp": "2023-11-14T22:13:10Z"},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "256Mi"}, "limits": limit}}]}}))
+    }
+
+    #[test]
+    fn a_node_reads_as_kubectl_describes_it() {
+        let node = object(json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "n1", "labels": {"node-role.kubernetes.io/worker": "", "kubernetes.io/role": "edge"}},
+            "spec": {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24", "fd00::/64"],
+                "taints": [{"key": "b", "effect": "NoSchedule"}, {"key": "a", "value": "1", "effect": "NoSchedule"}, {"key": "z", "effect": "NoExecute"}]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}],
+                "capacity": {"cpu": "2", "memory": "2048Mi", "pods": "110", "example.com/gpu": "1", "hugepages-2Mi": "0"},
+                "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2023-11-14T22:13:20Z", "reason": "Up", "message": "it is"}],
+                "nodeInfo": {"machineID": "m", "systemUUID": "s", "bootID": "b", "kernelVersion": "6.18", "osImage": "Linux", "operatingSystem": "linux",
+                    "architecture": "amd64", "containerRuntimeVersion": "c://2", "kubeletVersion": "v1", "kubeProxyVersion": "v1"}}}));
+        let pods = [
+            pod("a", "290m", json!({})),
+            pod("b", "290m", json!({"cpu": "1.5", "memory": "1G", "example.com/gpu": "1"})),
+        ];
+        let expected = "\
+Name:               n1
+Roles:              edge,worker
+Labels:             kubernetes.io/role=edge
+                    node-role.kubernetes.io/worker=
+Annotations:        <none>
+CreationTimestamp:  Mon, 01 Jan 0001 00:00:00 +0000
+Taints:             z:NoExecute
+                    a=1:NoSchedule
+                    b:NoSchedule
+Unschedulable:      false
+Lease:              Failed to get lease: the server could not find the requested resource
+Conditions:
+  Type    Status  LastHeartbeatTime                 LastTransitionTime                Reason  Message
+  ----    ------  -----------------                 ------------------                ------  -------
+  Ready   True    Tue, 14 Nov 2023 22:13:20 +0000   Mon, 01 Jan 0001 00:00:00 +0000   Up      it is
+Addresses:
+  InternalIP:  192.168.0.1
+Capacity:
+  cpu:              2
+  example.com/gpu:  1
+  hugepages-2Mi:    0
+  memory:           2Gi
+  pods:             110
+System Info:
+  Machine ID:                 m
+  System UUID:                s
+  Boot ID:                    b
+  Kernel Version:             6.18
+  OS Image:                   Linux
+  Operating System:           linux
+  Architecture:               amd64
+  Container Runtime Version:  c://2
+  Kubelet Version:            v1
+PodCIDR:                      10.0.0.0/24
+PodCIDRs:                     10.0.0.0/24,fd00::/64
+Non-terminated Pods:          (2 in total)
+  Namespace                   Name    CPU Requests  CPU Limits   Memory Requests  Memory Limits  Age
+  ---------                   ----    ------------  ----------   ---------------  -------------  ---
+  foo                         a       290m (14%)    0 (0%)       256Mi (12%)      0 (0%)         10s
+  foo                         b       290m (14%)    1500m (75%)  256Mi (12%)      1G (46%)       10s
+Allocated resources:
+  (Total limits may be over 100 percent, i.e., overcommitted.)
+  Resource           Requests     Limits
+  --------           --------     ------
+  cpu                580m (28%)   1500m (75%)
+  memory             512Mi (25%)  1G (46%)
+  ephemeral-storage  0 (0%)       0 (0%)
+  hugepages-2Mi      0 (0%)       0 (0%)
+  example.com/gpu    0            1
+Events:              <none>
+";
+        assert_eq!(described(&node, &pods, &[]), expected);
+    }
+
+    #[test]
+    fn shares_are_kubectls_of_what_there_is() {
+        assert_eq!(percent(290, 1000), 28);
+        assert_eq!(percent(3, 2), 150);
+        assert_eq!(percent(1, 0), 0);
+    }
+}

@@ -159,3 +159,137 @@ fn requirement(rule: &LabelSelectorRequirement) -> String {
         _ => key.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{described, object};
+    use super::*;
+
+    #[test]
+    fn a_pod_of_a_controller_reads_as_kubectl_describes_it() {
+        let pod = object(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web-1", "labels": {"app": "web"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}]},
+            "spec": {"nodeName": "n1", "priority": 0, "nodeSelector": {"zone": "a"},
+                "tolerations": [{"key": "down", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
+                "containers": [{"name": "web", "image": "web:1", "args": ["-v"],
+                    "ports": [{"name": "http", "containerPort": 80, "protocol": "TCP"}],
+                    "resources": {"requests": {"cpu": "0.1"}},
+                    "livenessProbe": {"tcpSocket": {"port": 80}, "timeoutSeconds": 1},
+                    "env": [{"name": "A", "value": "1"}, {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                    "volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "readOnly": true}]}],
+                "volumes": [{"name": "tmp", "emptyDir": {"medium": "Memory"}}, {"name": "old", "flocker": {"datasetName": "d"}}]},
+            "status": {"phase": "Running", "hostIP": "192.168.0.1", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
+                "startTime": "2023-11-14T22:13:20Z", "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "web", "image": "web:1", "imageID": "i", "containerID": "c", "ready": true, "restartCount": 1,
+                    "state": {"running": {"startedAt": "2023-11-14T22:13:20Z"}}}]}}));
+        let expected = "\
+Name:         web-1
+Namespace:    foo
+Priority:     0
+Node:         n1/192.168.0.1
+Start Time:   Tue, 14 Nov 2023 22:13:20 +0000
+Labels:       app=web
+Annotations:  <none>
+Status:       Running
+IP:           10.0.0.1
+IPs:
+  IP:           10.0.0.1
+Controlled By:  ReplicaSet/web
+Containers:
+  web:
+    Container ID:  c
+    Image:         web:1
+    Image ID:      i
+    Port:          80/TCP (http)
+    Host Port:     0/TCP (http)
+    Args:
+      -v
+    State:          Running
+      Started:      Tue, 14 Nov 2023 22:13:20 +0000
+    Ready:          True
+    Restart Count:  1
+    Requests:
+      cpu:     100m
+    Liveness:  tcp-socket :80 delay=0s timeout=1s period=0s successThreshold=0 failureThreshold=0
+    Environment:
+      A:    1
+      KEY:  <set to the key 'k' in secret 's'>  Optional: false
+    Mounts:
+      /tmp from tmp (ro)
+Conditions:
+  Type    Status
+  Ready   True \nVolumes:
+  tmp:
+    Type:       EmptyDir (a temporary directory that shares a pod's lifetime)
+    Medium:     Memory
+    SizeLimit:  <unset>
+  old:
+  <unknown>
+QoS Class:       Burstable
+Node-Selectors:  zone=a
+Tolerations:     down:NoExecute op=Exists for 300s
+Events:          <none>
+";
+        assert_eq!(described(&pod, &[], &[]), expected);
+    }
+
+    #[test]
+    fn a_pod_that_says_nothing_and_is_going() {
+        let pod = object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p",
+            "deletionTimestamp": "2023-11-14T22:13:00Z", "deletionGracePeriodSeconds": 30},
+            "spec": {"containers": [{"name": "c"}]}}));
+        let expected = "\
+Name:                      p
+Namespace:                 foo
+Node:                      <none>
+Labels:                    <none>
+Annotations:               <none>
+Status:                    Terminating (lasts 20s)
+Termination Grace Period:  30s
+IP:                        \nIPs:                       <none>
+Containers:
+  c:
+    Image:        \n    Port:         <none>
+    Host Port:    <none>
+    Environment:  <none>
+    Mounts:       <none>
+Volumes:          <none>
+QoS Class:        BestEffort
+Node-Selectors:   <none>
+Tolerations:      <none>
+Events:           <none>
+";
+        assert_eq!(described(&pod, &[], &[]), expected);
+    }
+
+    #[test]
+    fn tolerations_in_all_their_forms() {
+        let of = |key: &str, operator: &str, value: &str, effect: &str| {
+            let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            let toleration = Toleration {
+                key: text(key),
+                operator: text(operator),
+                value: text(value),
+                effect: text(effect),
+                ..Toleration::default()
+            };
+            super::toleration(&toleration)
+        };
+        assert_eq!(of("", "Exists", "", ""), "op=Exists");
+        assert_eq!(of("a", "Exists", "", ""), "a op=Exists");
+        assert_eq!(of("", "Exists", "", "NoExecute"), ":NoExecute op=Exists");
+        assert_eq!(of("a", "Equal", "b", "NoSchedule"), "a=b:NoSchedule");
+    }
+
+    #[test]
+    fn an_object_says_nothing_to_the_terminal() {
+        let pod = object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": []}, "status": {"message": "\u{1b}[2Jnew\r\nline"}}));
+        let told = described(&pod, &[], &[]);
+        assert!(told.contains("\nMessage:      ^[[2Jnew\\r\nline\n"), "{told}");
+        assert!(told.contains("\nContainers: <none>\n"), "{told}");
+    }
+}

@@ -76,3 +76,29 @@ fn text(port: &IntOrString) -> String {
         IntOrString::String(name) => name.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn each_way_to_ask_has_its_words() {
+        for (asked, words) in [
+            (json!({"httpGet": {"port": 80, "path": "/a b?c", "scheme": "HTTP"}}), "http-get http://:80/a%20b%3Fc"),
+            (
+                json!({"httpGet": {"port": "web", "path": "live", "host": "::1", "scheme": "HTTPS"}}),
+                "http-get https://[::1]:web/live",
+            ),
+            (json!({"httpGet": {"port": 80}}), "http-get //:80"),
+            (json!({"tcpSocket": {"port": 80, "host": "h"}}), "tcp-socket h:80"),
+            (json!({"exec": {"command": ["a", "b c"]}}), "exec [a b c]"),
+            (json!({"grpc": {"port": 9000, "service": "s"}}), "grpc <pod>:9000 s"),
+            (json!({}), "unknown"),
+        ] as [(Value, &str); 7]
+        {
+            assert_eq!(action(&serde_json::from_value(asked).unwrap()), words);
+        }
+    }
+}

@@ -30,11 +30,12 @@ impl Totals {
         Totals { requests, limits }.of_the_pod(spec)
     }
 
-    /// The same, or what its containers have now where that is more: they may be in the middle of being resized.
+    /// The same, or what its containers have now where that is more: they may be in the middle of being resized. Of what the
+    /// node cannot give, only that.
     pub(super) fn in_use(pod: &Pod) -> Totals {
         let spec = pod.spec.clone().unwrap_or_default();
-        let mut requests = aggregate(&spec, |container| amounts(requests_of(container)));
-        let mut limits = aggregate(&spec, |container| amounts(limits_of(container)));
+        let mut requests = aggregate(&spec, |container| amounts(feasible(pod, requests_of(container))));
+        let mut limits = aggregate(&spec, |container| amounts(feasible(pod, limits_of(container))));
         raise(&mut requests, &aggregate(&spec, |container| amounts(granted(pod, container))));
         raise(&mut requests, &aggregate(&spec, |container| amounts(used(pod, container))));
         raise(&mut limits, &aggregate(&spec, |container| amounts(enforced(pod, container))));
@@ -114,9 +115,16 @@ fn is_shared(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
+/// What is asked for, unless the node has said that it cannot give it.
+fn feasible<'a>(pod: &Pod, asked: Option<&'a Quantities>) -> Option<&'a Quantities> {
+    let mut conditions = pod.status.iter().flat_map(|status| &status.conditions).flatten();
+    let pending = conditions.find(|condition| condition.type_ == "PodResizePending");
+    asked.filter(|_| pending.is_none_or(|pending| pending.reason.as_deref() != Some("Infeasible")))
+}
+
 fn granted<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
     let granted = status_of(pod, container).and_then(|status| status.allocated_resources.as_ref());
-    granted.or_else(|| requests_of(container))
+    granted.or_else(|| feasible(pod, requests_of(container)))
 }
 
 fn used<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
@@ -126,7 +134,7 @@ fn used<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
 
 fn enforced<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a Quantities> {
     let enforced = status_of(pod, container).and_then(|status| status.resources.as_ref()?.limits.as_ref());
-    enforced.or_else(|| limits_of(container))
+    enforced.or_else(|| feasible(pod, limits_of(container)))
 }
 
 fn status_of<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus> {
@@ -181,5 +189,86 @@ fn raise(highest: &mut Amounts, others: &Amounts) {
         if other.exceeds(*highest) {
             *highest = *other;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: Value, statuses: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": {"containerStatuses": statuses}}))
+            .unwrap()
+    }
+
+    fn cpu(amounts: &Amounts) -> String {
+        amounts.get("cpu").copied().unwrap_or_default().to_string()
+    }
+
+    fn asking(cpu: &str) -> Value {
+        json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}})
+    }
+
+    #[test]
+    fn init_containers_count_while_they_are_more() {
+        let containers =
+            |cpu: &str| json!([{"name": "a", "resources": asking(cpu)}, {"name": "b", "resources": asking(cpu)}]);
+        let starting = json!([
+            {"name": "s", "restartPolicy": "Always", "resources": asking("100m")},
+            {"name": "i", "resources": asking("1")}]);
+        let total = |each: &str| {
+            let spec = json!({"containers": containers(each), "initContainers": starting, "overhead": {"cpu": "5m"}});
+            cpu(&Totals::specified(&pod(spec, json!([]))).requests)
+        };
+        assert_eq!(total("250m"), "1105m", "the init container beside the sidecar");
+        assert_eq!(total("2"), "4105m", "the containers beside the sidecar");
+    }
+
+    #[test]
+    fn overhead_makes_no_limit() {
+        let spec =
+            json!({"overhead": {"cpu": "5m"}, "containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]});
+        let totals = Totals::specified(&pod(spec, json!([])));
+        assert_eq!((cpu(&totals.requests), cpu(&totals.limits)), ("1005m".to_owned(), "0".to_owned()));
+    }
+
+    #[test]
+    fn a_pod_as_a_whole_says_more_than_its_containers() {
+        let spec = json!({"resources": {"requests": {"cpu": "2", "example.com/gpu": "1"}}, "containers": [{"name": "a", "resources": asking("3")}]});
+        let totals = Totals::specified(&pod(spec, json!([])));
+        assert_eq!((cpu(&totals.requests), cpu(&totals.limits)), ("2".to_owned(), "3".to_owned()));
+        assert!(!totals.requests.contains_key("example.com/gpu"));
+    }
+
+    #[test]
+    fn what_is_in_use_counts_while_it_is_more() {
+        let spec = json!({"containers": [{"name": "a", "resources": asking("100m")}, {"name": "b", "resources": asking("400m")}]});
+        let statuses = json!([
+            {"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 0, "allocatedResources": {"cpu": "450m"},
+             "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "300m"}}}]);
+        let pod = pod(spec, statuses);
+        let (in_use, specified) = (Totals::in_use(&pod), Totals::specified(&pod));
+        assert_eq!((cpu(&in_use.requests), cpu(&in_use.limits)), ("850m".to_owned(), "700m".to_owned()));
+        assert_eq!((cpu(&specified.requests), cpu(&specified.limits)), ("500m".to_owned(), "500m".to_owned()));
+    }
+
+    #[test]
+    fn classes_go_by_cpu_and_memory() {
+        let class = |resources: Value| {
+            super::class(&pod(json!({"containers": [{"name": "a", "resources": resources}]}), json!([])))
+        };
+        assert_eq!(class(json!({})), "BestEffort");
+        assert_eq!(class(json!({"requests": {"cpu": "0", "example.com/gpu": "1"}})), "BestEffort");
+        assert_eq!(class(json!({"requests": {"cpu": "1"}})), "Burstable");
+        let both = |cpu: &str| json!({"cpu": cpu, "memory": "1Gi"});
+        assert_eq!(class(json!({"requests": both("0.5"), "limits": both("500m")})), "Guaranteed");
+        assert_eq!(class(json!({"requests": both("400m"), "limits": both("500m")})), "Burstable");
+        assert_eq!(
+            class(json!({"limits": both("500m")})),
+            "Burstable",
+            "as kubectl has it, to which nobody has defaulted the requests"
+        );
     }
 }
