@@ -140,6 +140,14 @@ fn the_example_is_applied_read_explained_and_deleted() {
     gateway.run("apply -f @/event.yaml");
     let described = gateway.run("describe svc/backend-service");
     assert!(described.ends_with("  Normal  Told    <unknown>        all is well\n"), "{described}");
+    assert!(gateway.run("describe event e").contains("\nInvolved Object:\n"));
+    let described = gateway.run("describe pod backend-1");
+    assert!(described.contains("\n  IP:") && described.contains(" 10.244.1.10\n"), "{described}");
+    let described = gateway.run("describe node node-1");
+    assert!(described.contains("\n  default                     backend-1 "), "its Pods: {described}");
+    assert!(!described.contains(" backend-2 "), "and no others: {described}");
+    let described = gateway.run("describe ns default");
+    assert!(described.ends_with("\nStatus:       Active\n"), "no Events of it: {described}");
     assert!(gateway.run("describe svc/nodeport-service").ends_with("Events:                   <none>\n"));
     let refused = gateway.refused("describe svc/backend-service ep/none");
     assert_eq!(refused, "Error from server (NotFound): endpoints \"none\" not found");
@@ -292,15 +300,9 @@ fn namespaces_of_manifest_and_command_line_must_agree() {
 #[test]
 fn what_only_its_meaning_shows_to_be_wrong_is_wrong_usage() {
     let gateway = Gateway::start();
-    for line in [
-        "get gizmos",
-        "get svc a -A",
-        "get svc a -l x=y",
-        "describe pod x",
-        "explain service",
-        "delete svc",
-        "describe svc a node/b",
-    ] {
+    for line in
+        ["get gizmos", "get svc a -A", "get svc a -l x=y", "explain service", "delete svc", "describe svc a node/b"]
+    {
         let (out, result) = gateway.try_run(line);
         assert!(matches!(result, Err(Failure::Usage(_))), "{line}: {result:?}");
         assert_eq!(out, "", "{line}");

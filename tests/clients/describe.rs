@@ -1,6 +1,8 @@
 //! `describe` in kubectl's words and in our own: of the same objects, byte for byte the same.
 
-use crate::support::{Place, ageless, with_kubectl};
+use std::process::Command;
+
+use crate::support::{Place, ageless, text, with_kubectl};
 
 /// A Pod that has something to say in nearly every line of its description, one that is told of and has nothing to say, and one
 /// that is on its way out.
@@ -434,6 +436,27 @@ fn nodes_read_the_same() {
         let own = place.site.cli(&words).expect("described");
         let cells = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(cells(&ageless(&own)), cells(&ageless(&theirs)));
+    });
+}
+
+#[test]
+fn dates_are_in_the_time_zone_of_the_reader() {
+    with_kubectl("describe::dates_are_in_the_time_zone_of_the_reader", |place| {
+        place.site.apply(PODS);
+        let words = ["describe", "pod", "rich", "-n", "shop"];
+        let told = |mut command: Command| {
+            let output = command.args(words).env("TZ", "Asia/Kolkata").output().expect("started");
+            assert!(output.status.success(), "{}", text(output.stderr));
+            text(output.stdout)
+        };
+        let mut own = Command::new(env!("CARGO_BIN_EXE_pollgate"));
+        own.env("POLLGATE_SOCKET", place.site.socket());
+        let own = told(own);
+        assert_eq!(own, told(place.kubectl_command()));
+        assert!(
+            own.contains("\nStart Time:           Fri, 02 Jan 2026 08:34:05 +0530\n"),
+            "is tzdata installed? {own}"
+        );
     });
 }
 

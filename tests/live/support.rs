@@ -123,6 +123,11 @@ impl Site {
         Client::new(&socket(self.directory.path())).expect("a client")
     }
 
+    /// Where the gateway listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(self.directory.path())
+    }
+
     /// Applies a manifest with the command line's own function.
     pub(crate) fn apply(&self, manifest: &str) {
         let file = self.directory.path().join("manifest.yaml");

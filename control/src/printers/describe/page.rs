@@ -115,3 +115,35 @@ pub(super) fn shortened(text: &str, length: usize) -> String {
         false => format!("{}...", &text[..text.floor_char_boundary(length)]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use jiff::tz::{Offset, TimeZone};
+
+    use super::*;
+
+    #[test]
+    fn dates_are_in_the_time_zone_of_the_reader() {
+        let time = Timestamp::from_second(1_700_000_000).unwrap();
+        let east = Page::new(&time.to_zoned(TimeZone::fixed(Offset::from_seconds(19_800).unwrap())));
+        assert_eq!(east.date(Some(&Time(time))), "Wed, 15 Nov 2023 03:43:20 +0530");
+        assert_eq!(east.date(None), NO_DATE);
+        assert_eq!(east.since(Some(&Time(time))), "0s");
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(shortened("four", 4), "four");
+        assert_eq!(shortened("fours", 4), "four...");
+        assert_eq!(shortened("ééé", 3), "é...");
+    }
+
+    #[test]
+    fn what_an_object_says_may_break_lines_and_cells() {
+        let mut page = Page::new(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC));
+        page.line("Long label:", "one\ttwo\nthree");
+        page.line("Next:", "four");
+        assert_eq!(page.text(), "Long label:  one  two\nthree\nNext:  four\n");
+    }
+}
