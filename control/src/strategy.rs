@@ -8,7 +8,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServiceSpec, ServiceStatus, SessionAffinityConfig};
+use k8s_openapi::api::core::v1::{
+    ClientIPConfig, Pod, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::objects::Object;
@@ -34,17 +36,7 @@ pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
                 port.protocol.get_or_insert_with(|| "TCP".to_owned());
             }
         }
-        Object::Pod(pod) => {
-            for container in pod
-                .spec
-                .iter_mut()
-                .flat_map(|spec| spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()))
-            {
-                for port in container.ports.iter_mut().flatten() {
-                    port.protocol.get_or_insert_with(|| "TCP".to_owned());
-                }
-            }
-        }
+        Object::Pod(pod) => prepare_pod(pod),
         Object::Namespace(namespace) => {
             let phase = &mut namespace.status.get_or_insert_default().phase;
             phase.get_or_insert_with(|| "Active".to_owned());
@@ -88,6 +80,17 @@ pub(crate) fn explicit_addresses(service: &Service) -> impl Iterator<Item = IpAd
     crate::index::claimed_addresses(service).chain(wanted)
 }
 
+/// Of the defaults of a Pod only what a client falls over without: `kubectl debug` takes the security context for granted.
+fn prepare_pod(pod: &mut Pod) {
+    pod.status.get_or_insert_default().phase.get_or_insert_with(|| "Pending".to_owned());
+    let Some(spec) = &mut pod.spec else { return };
+    spec.security_context.get_or_insert_default();
+    let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+    for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
+        port.protocol.get_or_insert_with(|| "TCP".to_owned());
+    }
+}
+
 fn prepare_service(service: &mut Service, old: Option<&Service>) {
     let spec = service.spec.get_or_insert_default();
     default(spec);
@@ -111,10 +114,15 @@ fn default(spec: &mut ServiceSpec) {
     };
     text(&mut spec.type_, "ClusterIP");
     text(&mut spec.session_affinity, "None");
-    if spec.session_affinity.as_deref() == Some("ClientIP") {
-        let config = spec.session_affinity_config.get_or_insert_with(SessionAffinityConfig::default);
-        let client_ip = config.client_ip.get_or_insert_with(ClientIPConfig::default);
-        client_ip.timeout_seconds.get_or_insert(DEFAULT_AFFINITY_SECONDS);
+    match spec.session_affinity.as_deref() {
+        // Without affinity there is nothing to configure: as the API server, drop it in silence.
+        Some("None") => spec.session_affinity_config = None,
+        Some("ClientIP") => {
+            let config = spec.session_affinity_config.get_or_insert_with(SessionAffinityConfig::default);
+            let client_ip = config.client_ip.get_or_insert_with(ClientIPConfig::default);
+            client_ip.timeout_seconds.get_or_insert(DEFAULT_AFFINITY_SECONDS);
+        }
+        _ => {}
     }
     if spec.externally_accessible() {
         text(&mut spec.external_traffic_policy, "Cluster");
@@ -168,7 +176,7 @@ fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
 /// Who asks for a single stack need not say which address is to go (K `trimFieldsForDualStackDowngrade`).
 fn release_secondary(spec: &mut ServiceSpec, old: &ServiceSpec) {
     let dual = matches!(old.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
-    if !dual || spec.ip_family_policy.as_deref() != Some("SingleStack") || spec.is_headless() {
+    if !dual || spec.ip_family_policy.as_deref() != Some("SingleStack") {
         return;
     }
     for (list, old) in [(&mut spec.cluster_ips, &old.cluster_ips), (&mut spec.ip_families, &old.ip_families)] {
@@ -178,18 +186,24 @@ fn release_secondary(spec: &mut ServiceSpec, old: &ServiceSpec) {
     }
 }
 
-/// A port keeps the node port of the old one with its protocol and number, else of the one with its name.
+/// A port keeps the node port of the old one with its name, whatever else changed (K `patchAllocatedValues`). One that was
+/// renamed, where Kubernetes gives a new one, keeps that of the old port with its number and protocol.
 fn keep_node_ports(spec: &mut ServiceSpec, old: &ServiceSpec) {
+    let of_name = |old: &ServicePort, new: &ServicePort| old.name == new.name;
+    let of_number = |old: &ServicePort, new: &ServicePort| old.port == new.port && old.protocol == new.protocol;
+    keep_node_ports_by(spec, old, of_name);
+    keep_node_ports_by(spec, old, of_number);
+}
+
+fn keep_node_ports_by(spec: &mut ServiceSpec, old: &ServiceSpec, same: fn(&ServicePort, &ServicePort) -> bool) {
     let mut used: BTreeSet<(Option<String>, i32)> = spec
         .ports()
         .iter()
         .filter_map(|port| Some((port.protocol.clone(), port.node_port.filter(|port| *port != 0)?)))
         .collect();
     for port in spec.ports.iter_mut().flatten().filter(|port| unset(port.node_port)) {
-        let before = old.ports().iter();
-        let same = before.clone().find(|before| before.protocol == port.protocol && before.port == port.port);
-        let named = || before.clone().find(|before| before.protocol == port.protocol && before.name == port.name);
-        let Some(node_port) = same.or_else(named).and_then(|before| before.node_port) else {
+        let before = old.ports().iter().find(|before| same(before, port));
+        let Some(node_port) = before.and_then(|before| before.node_port).filter(|port| *port != 0) else {
             continue;
         };
         if used.insert((port.protocol.clone(), node_port)) {
@@ -242,10 +256,6 @@ fn drop_unneeded(spec: &mut ServiceSpec, old: &ServiceSpec) {
     }
     if old.externally_accessible() && !spec.externally_accessible() {
         drop_same(&mut spec.external_traffic_policy, &old.external_traffic_policy);
-    }
-    let sticky = |spec: &ServiceSpec| spec.session_affinity.as_deref() == Some("ClientIP");
-    if sticky(old) && !sticky(spec) {
-        drop_same(&mut spec.session_affinity_config, &old.session_affinity_config);
     }
 }
 

@@ -438,7 +438,7 @@ impl<'a> Transaction<'a> {
         let key = object.key();
         let mut faults = Vec::new();
         if let Object::Service(service) = &mut object {
-            allocate::settle_families(service, self.settings, &mut faults);
+            allocate::settle_families(service, old.and_then(Object::as_service), self.settings, &mut faults);
         }
         validate::object(&object, old, &mut faults);
         if let (Object::Service(service), true) = (&mut object, faults.is_empty()) {

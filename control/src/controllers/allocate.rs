@@ -34,39 +34,74 @@ pub(crate) fn hash(text: &str, key: u64) -> u64 {
     hasher.finish()
 }
 
-/// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`).
-pub(crate) fn settle_families(service: &mut Service, settings: &Settings, faults: &mut Vec<Fault>) {
+/// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`). Who
+/// names no policy means the one from before: nobody gains or loses an address by leaving it out.
+pub(crate) fn settle_families(
+    service: &mut Service,
+    old: Option<&Service>,
+    settings: &Settings,
+    faults: &mut Vec<Fault>,
+) {
     let Some(spec) = service.spec.as_mut().filter(|spec| spec.needs_cluster_ip()) else {
         return;
     };
+    let old = old.and_then(|old| old.spec.as_ref()).filter(|old| old.needs_cluster_ip());
+    if old.is_some_and(|old| prefers_as_before(spec, old)) {
+        return;
+    }
     let configured = settings.families();
     let mut families: Vec<Family> = spec.ip_families.iter().flatten().filter_map(|f| Family::parse(f)).collect();
     if families.len() != spec.ip_families.as_ref().map_or(0, Vec::len) {
         return; // Validation tells which of them is no family.
     }
-    infer_from_addresses(spec, &mut families, faults);
     let detached = spec.is_headless() && spec.selector().is_none();
-    let policy = match spec.ip_family_policy.as_deref() {
-        Some(policy) => policy.to_owned(),
-        None if families.len() == 2 || detached => "RequireDualStack".to_owned(),
-        None => "SingleStack".to_owned(),
-    };
+    let policy = spec.ip_family_policy.clone().or_else(|| old?.ip_family_policy.clone());
+    let policy = policy.unwrap_or_else(|| if detached { "RequireDualStack" } else { "SingleStack" }.to_owned());
+    check_counts(spec, old, &policy, faults);
+    infer_from_addresses(spec, &mut families, faults);
+    if !faults.is_empty() {
+        return; // What follows would only blur them.
+    }
     if !detached {
         check_families(spec, &policy, &families, &configured, faults);
     }
     if families.is_empty() {
         families.extend(configured.first());
     }
-    let both = match policy.as_str() {
-        "RequireDualStack" => detached || configured.len() == 2,
-        "PreferDualStack" => configured.len() == 2,
-        _ => false,
-    };
+    // A headless Service without a selector may have both where the cluster has one.
+    let both = policy != "SingleStack" && (detached || configured.len() == 2);
     if let ([only], true) = (families.as_slice(), both) {
         families.push(if *only == Family::V4 { Family::V6 } else { Family::V4 });
     }
     spec.ip_families = Some(families.iter().map(|family| family.as_str().to_owned()).collect());
     spec.ip_family_policy = Some(policy);
+}
+
+/// A preference is acted upon when it is stated, and not again because the gateway's ranges are others by now.
+fn prefers_as_before(spec: &ServiceSpec, old: &ServiceSpec) -> bool {
+    let prefers = |spec: &ServiceSpec| spec.ip_family_policy.as_deref() == Some("PreferDualStack");
+    let same = spec.cluster_ips == old.cluster_ips && spec.ip_families == old.ip_families;
+    prefers(spec) && prefers(old) && same
+}
+
+/// Whether as many addresses and families are named as the policy has.
+fn check_counts(spec: &ServiceSpec, old: Option<&ServiceSpec>, policy: &str, faults: &mut Vec<Fault>) {
+    let count = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
+    let single = policy == "SingleStack";
+    let lists = [
+        ("cluster IP", count(&spec.cluster_ips), old.map_or(0, |old| count(&old.cluster_ips)), "cluster IPs"),
+        ("IP family", count(&spec.ip_families), old.map_or(0, |old| count(&old.ip_families)), "IP families"),
+    ];
+    for (one, now, before, many) in lists {
+        let detail = if single && now == 2 {
+            format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {many} are specified")
+        } else if !single && now > 0 && now < before {
+            format!("must be 'SingleStack' to release the secondary {one}")
+        } else {
+            continue;
+        };
+        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, &detail));
+    }
 }
 
 fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, faults: &mut Vec<Fault>) {
@@ -93,10 +128,6 @@ fn check_families(
 ) {
     if policy == "RequireDualStack" && configured.len() < 2 {
         let detail = "this cluster is not configured for dual-stack services";
-        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, detail));
-    }
-    if policy == "SingleStack" && families.len() == 2 {
-        let detail = "must be RequireDualStack or PreferDualStack when multiple IP families are specified";
         faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, detail));
     }
     for (index, family) in families.iter().enumerate().filter(|(_, family)| !configured.contains(family)) {

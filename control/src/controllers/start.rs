@@ -63,7 +63,7 @@ fn kubernetes(settings: &Settings, taken: impl Fn(IpAddr) -> bool) -> Option<Obj
     strategy::prepare(&mut object, None);
     if let Object::Service(service) = &mut object {
         // Its one address is of a configured family: there is no fault to be told.
-        allocate::settle_families(service, settings, &mut Vec::new());
+        allocate::settle_families(service, None, settings, &mut Vec::new());
     }
     Some(object)
 }

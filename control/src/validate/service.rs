@@ -190,10 +190,6 @@ fn affinity(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     let affinity = spec.session_affinity.as_deref();
     one_of(affinity, "spec.sessionAffinity", &["ClientIP", "None"], faults);
     let config = spec.session_affinity_config.as_ref();
-    if affinity == Some("None") && config.is_some() {
-        let detail = "must not be set when session affinity is None";
-        faults.push(Fault::forbidden("spec.sessionAffinityConfig", detail));
-    }
     let timeout = config.and_then(|config| config.client_ip.as_ref()).and_then(|config| config.timeout_seconds);
     if let Some(seconds) = timeout.filter(|s| affinity == Some("ClientIP") && !(1..=MAX_AFFINITY_SECONDS).contains(s)) {
         let detail = format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}");
@@ -304,7 +300,7 @@ fn status(service: &Service, spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     let field = "status.loadBalancer.ingress";
     if spec.service_type() != ServiceType::LoadBalancer && !ingress.is_empty() {
-        return faults.push(Fault::forbidden(field, "may only be used when `spec.type` is LoadBalancer"));
+        return faults.push(Fault::forbidden(field, "may only be used when `spec.type` is 'LoadBalancer'"));
     }
     for (index, point) in ingress.iter().enumerate() {
         self::ingress(point, &format!("{field}[{index}]"), faults);
@@ -360,7 +356,6 @@ fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fau
     if spec.is_headless() && old.is_headless() {
         return;
     }
-    let policy = spec.ip_family_policy.as_deref();
     let (new, old) = (spec.cluster_ips.as_deref().unwrap_or_default(), old.cluster_ips.as_deref().unwrap_or_default());
     if old.is_empty() {
         return;
@@ -372,7 +367,6 @@ fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fau
     for index in (0..compared).filter(|index| new[*index] != old[*index]) {
         faults.push(Fault::invalid(format!("spec.clusterIPs[{index}]"), new, "may not change once set"));
     }
-    released(new.len(), old.len(), policy, "clusterIP", faults);
 }
 
 /// The same of families (K `validateUpgradeDowngradeIPFamilies`). A headless Service may change them.
@@ -380,7 +374,6 @@ fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>)
     if spec.is_headless() || old.is_headless() {
         return;
     }
-    let policy = spec.ip_family_policy.as_deref();
     let (new, old) = (spec.ip_families.as_deref().unwrap_or_default(), old.ip_families.as_deref().unwrap_or_default());
     if new.is_empty() || old.is_empty() {
         return;
@@ -388,14 +381,6 @@ fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>)
     let same_length = new.len() == old.len();
     if new[0] != old[0] || (same_length && new != old) {
         faults.push(Fault::invalid("spec.ipFamilies[0]", new, "may not change once set"));
-    }
-    released(new.len(), old.len(), policy, "ipFamily", faults);
-}
-
-fn released(new: usize, old: usize, policy: Option<&str>, what: &str, faults: &mut Vec<Fault>) {
-    if new < old && policy != Some("SingleStack") {
-        let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
-        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy.unwrap_or_default(), &detail));
     }
 }
 
@@ -467,10 +452,6 @@ mod tests {
             (
                 json!({"sessionAffinity": "Cookie", "ports": port}),
                 r#"spec.sessionAffinity: Unsupported value: "Cookie": supported values: "ClientIP", "None""#,
-            ),
-            (
-                json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}, "ports": port}),
-                "spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None",
             ),
             (
                 json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}, "ports": port}),

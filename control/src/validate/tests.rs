@@ -298,10 +298,13 @@ fn updates_of_a_service() {
         (
             &both,
             one,
-            vec![
-                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be set to 'SingleStack' when releasing the secondary clusterIP"
-                    .to_owned(),
-            ],
+            ["cluster IP", "IP family"]
+                .map(|what| {
+                    format!(
+                        "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to release the secondary {what}"
+                    )
+                })
+                .to_vec(),
         ),
         (
             &headless,

@@ -274,6 +274,89 @@ fn an_update_keeps_what_it_does_not_mention_and_may_not_move_the_address() {
 }
 
 #[test]
+fn a_port_keeps_its_node_port_by_name_whatever_else_changes() {
+    let mut world = World::new();
+    let of = |ports: serde_json::Value| service("a", json!({"type": "NodePort", "ports": ports}));
+    world.apply([of(json!([{"name": "x", "port": 80}, {"name": "y", "port": 81}]))]);
+    let (x, y) = (node_port(&world, "a", 0), node_port(&world, "a", 1));
+    for ports in [
+        json!([{"name": "x", "port": 81}, {"name": "y", "port": 80}]),
+        json!([{"name": "x", "port": 80, "protocol": "UDP"}, {"name": "y", "port": 80}]),
+    ] {
+        world.write(vec![Write::Replace(object(of(ports)))]).unwrap();
+        assert_eq!((node_port(&world, "a", 0), node_port(&world, "a", 1)), (x, y));
+    }
+}
+
+#[test]
+fn families_are_not_guessed_where_the_policy_is_left_out() {
+    let dual = || {
+        World::with(Settings {
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+            ..Settings::default()
+        })
+    };
+    let with = |more: serde_json::Value| {
+        let mut spec = json!({"selector": {"app": "a"}, "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        service("a", spec)
+    };
+    let told = |policy: &str, detail: &str| format!("spec.ipFamilyPolicy: Invalid value: \"{policy}\": {detail}");
+    let several = |what: &str| {
+        told(
+            "SingleStack",
+            &format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"),
+        )
+    };
+    let both = json!({"clusterIP": "10.96.0.50", "clusterIPs": ["10.96.0.50", "fd00:96::5"]});
+    assert_eq!(dual().faults(with(json!({"ipFamilies": ["IPv4", "IPv6"]}))), [several("IP families")]);
+    assert_eq!(dual().faults(with(both)), [several("cluster IPs")]);
+
+    let mut world = dual();
+    world.apply([with(json!({"ipFamilyPolicy": "PreferDualStack"}))]);
+    let before = world.service("a").spec.unwrap();
+    let replace = |value| vec![Write::Replace(object(value))];
+    world.write(replace(with(json!({"publishNotReadyAddresses": true})))).unwrap();
+    let after = world.service("a").spec.unwrap();
+    assert_eq!((&after.ip_family_policy, &after.cluster_ips), (&before.ip_family_policy, &before.cluster_ips));
+    let refusals = world.write(replace(with(json!({"ipFamilies": ["IPv4"]})))).unwrap_err();
+    let detail = "must be 'SingleStack' to release the secondary IP family";
+    assert_eq!(refusals[0].faults[0].to_string(), told("PreferDualStack", detail));
+}
+
+#[test]
+fn other_ranges_change_no_service_that_preferred_both() {
+    let dual = Settings {
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+        ..Settings::default()
+    };
+    for (then, now, count) in [(Settings::default(), dual.clone(), 1), (dual, Settings::default(), 2)] {
+        let mut world = World::with(then);
+        world.apply([service("a", json!({"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]}))]);
+        let objects = Kind::ALL.into_iter().flat_map(|kind| world.cluster.objects(kind, None));
+        let objects: Vec<Object> = objects.map(|object| (**object).clone()).collect();
+        let mut world = World { cluster: crate::cluster::Cluster::restore(now, objects, 9).unwrap() };
+        let mut service = world.service("a");
+        service.metadata.labels = Some([("x".to_owned(), "y".to_owned())].into());
+        world.write(vec![Write::Replace(Object::Service(Box::new(service)))]).unwrap();
+        assert_eq!(world.service("a").spec.unwrap().cluster_ips.unwrap().len(), count);
+    }
+}
+
+#[test]
+fn what_configures_an_affinity_goes_with_it() {
+    let mut world = World::new();
+    let of = |affinity: &str| {
+        let config = json!({"clientIP": {"timeoutSeconds": 5}});
+        service("a", json!({"sessionAffinity": affinity, "sessionAffinityConfig": config, "ports": [{"port": 80}]}))
+    };
+    world.apply([of("ClientIP")]);
+    assert!(world.service("a").spec.unwrap().session_affinity_config.is_some());
+    world.apply([of("None")]);
+    assert_eq!(world.service("a").spec.unwrap().session_affinity_config, None);
+}
+
+#[test]
 fn a_replacement_with_an_empty_status_keeps_the_address() {
     let mut world = World::new();
     let of = |status: serde_json::Value| {
