@@ -110,7 +110,7 @@ fn aggregated_resource(kind: Kind) -> Value {
     json!({
         "resource": kind.plural(), "singularResource": kind.singular(), "responseKind": response,
         "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
-        "verbs": VERBS, "shortNames": kind.short_names(), "categories": kind.categories(),
+        "verbs": verbs(kind), "shortNames": kind.short_names(), "categories": kind.categories(),
         "subresources": if kind.has_status() { vec![status] } else { Vec::new() },
     })
 }
@@ -121,15 +121,19 @@ fn resources(group_version: &str) -> Value {
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }
 
-fn resource(kind: Kind) -> Value {
+fn verbs(kind: Kind) -> Vec<&'static str> {
     let mut verbs = VERBS.to_vec();
     if collection::can_be_deleted(kind) {
         verbs.push(DELETE_COLLECTION);
         verbs.sort_unstable();
     }
+    verbs
+}
+
+fn resource(kind: Kind) -> Value {
     json!({
         "name": kind.plural(), "singularName": kind.singular(), "namespaced": kind.namespaced(),
-        "kind": kind.name(), "verbs": verbs, "shortNames": kind.short_names(), "categories": kind.categories(),
+        "kind": kind.name(), "verbs": verbs(kind), "shortNames": kind.short_names(), "categories": kind.categories(),
     })
 }
 

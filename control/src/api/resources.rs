@@ -25,7 +25,7 @@ use super::render::{self, Form};
 use super::selector::{FieldSelector, LabelSelector, Wanted};
 use super::status::{self, Status};
 use super::{Api, collection, watch};
-use crate::cluster::{Commit, Write};
+use crate::cluster::{Change, Commit, Write};
 use crate::objects::{Key, Kind, Object};
 
 pub(crate) fn router() -> Router<Api> {
@@ -247,13 +247,22 @@ async fn delete(State(api): State<Api>, target: Target, headers: HeaderMap, body
     }
     let commit = api.write(vec![options.write(key.clone())], options.dry_run, claim).await?;
     let commit = commit.map_err(|error| Status::from_write_error(&key, &error))?;
-    let last = commit.change(&key).and_then(|change| change.new.clone().or_else(|| change.old.clone()));
+    let last = commit.change(&key).and_then(last_version);
     let last = last.or_else(|| api.replica.object(&key)).ok_or_else(|| Status::not_found(&key))?;
     // As in Kubernetes: Services and Pods answer with the object that was, the others with a Status.
     Ok(match key.kind {
         Kind::Service | Kind::Pod => render::object(StatusCode::OK, &last, target.options.form),
         _ => axum::Json(status::deleted(&last)).into_response(),
     })
+}
+
+/// What a deletion was about: the object that is terminating, or the one that went. Not the one that came in its place in
+/// the same commit (`default/kubernetes` does): a client that waits for the end waits for that of this uid.
+fn last_version(change: &Change) -> Option<Arc<Object>> {
+    let (old, new) = (change.old.as_ref(), change.new.as_ref());
+    let uid = |object: &Arc<Object>| object.metadata().uid.clone();
+    let terminating = new.filter(|new| old.is_none_or(|old| uid(old) == uid(new)));
+    terminating.or(old).cloned()
 }
 
 async fn receive(

@@ -384,6 +384,13 @@ fn what_is_told_to_be_possible_is() {
             "{resource}"
         );
     }
+    let accept = [("Accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
+    let all = gateway.send("GET", "/api", &accept, "").expect(200).at("/items/0/versions/0/resources");
+    for resource in all.as_array().expect("a list") {
+        let verbs = |list: &Value| list["verbs"].clone();
+        let plain = resources.as_array().into_iter().flatten().find(|plain| plain["name"] == resource["resource"]);
+        assert_eq!(verbs(resource), verbs(plain.expect("both know it")), "the two forms say the same");
+    }
 }
 
 #[test]
