@@ -253,6 +253,11 @@ impl<'a> Transaction<'a> {
         metadata.resource_version = old.and_then(|old| old.resource_version.clone());
         metadata.generation = generation;
         metadata.self_link = None;
+        if key.kind != Kind::Pod {
+            // Only Pods terminate. What else was dumped while it went is here to stay.
+            metadata.deletion_timestamp = None;
+            metadata.deletion_grace_period_seconds = None;
+        }
         // As the API server, which writes no empty maps.
         metadata.labels.take_if(|labels| labels.is_empty());
         metadata.annotations.take_if(|annotations| annotations.is_empty());
@@ -313,7 +318,7 @@ impl<'a> Transaction<'a> {
     fn replace(&mut self, mut object: Object) -> Result<Key, No> {
         let key = object.key();
         let Some(old) = self.object(&key).cloned() else {
-            return Err(not_found(key));
+            return if may_be_made_by_replacing(&object) { self.create(object) } else { Err(not_found(key)) };
         };
         check_version(&key, &object, &old)?;
         ownership::carry(&old, &mut object);
@@ -548,6 +553,16 @@ fn generation(object: &Object, before: Option<&Object>) -> Option<i64> {
     };
     let last = before.and_then(|before| before.metadata().generation);
     Some(last.unwrap_or_default() + i64::from(!same))
+}
+
+/// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing makes an object of these kinds. Whoever names a version
+/// or uid means one that was there.
+fn may_be_made_by_replacing(object: &Object) -> bool {
+    let metadata = object.metadata();
+    let open = |field: &Option<String>| field.as_ref().is_none_or(String::is_empty);
+    matches!(object.kind(), Kind::Service | Kind::Endpoints | Kind::Event)
+        && open(&metadata.resource_version)
+        && open(&metadata.uid)
 }
 
 /// Whoever names a version or uid means that one.

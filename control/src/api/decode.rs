@@ -74,6 +74,7 @@ pub(crate) struct Decoded {
 /// The object that was sent, if it is what the path says it is.
 pub(crate) fn decode(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
     let value = with_header(target, &sent.value);
+    check_version(target, &value)?;
     let lenient = Object::from_value_lenient(&value, target.namespace());
     let (object, unknown) = lenient.map_err(|faults| Status::from_faults(&value, &faults))?;
     check_path(target, &object)?;
@@ -108,6 +109,16 @@ fn with_header<'a>(target: &Target, value: &'a Value) -> Cow<'a, Value> {
         whole[field] = text.into();
     }
     Cow::Owned(whole)
+}
+
+fn check_version(target: &Target, value: &Value) -> Result<(), Status> {
+    let expected = target.kind.api_version();
+    match value.get("apiVersion").and_then(Value::as_str).filter(|version| *version != expected) {
+        None => Ok(()),
+        Some(version) => Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({expected})"
+        ))),
+    }
 }
 
 fn check_path(target: &Target, object: &Object) -> Result<(), Status> {

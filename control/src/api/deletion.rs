@@ -70,7 +70,11 @@ fn check_policy(policy: &str) -> Result<(), Status> {
 pub(crate) fn check_preconditions(replica: &Replica, key: &Key, options: &Value) -> Result<(), Status> {
     let object = replica.object(key).ok_or_else(|| Status::not_found(key))?;
     let metadata = object.metadata();
-    for (field, found) in [("uid", &metadata.uid), ("resourceVersion", &metadata.resource_version)] {
+    let fields = [
+        ("uid", "UID", &metadata.uid, "deleted and then recreated"),
+        ("resourceVersion", "ResourceVersion", &metadata.resource_version, "modified"),
+    ];
+    for (field, name, found, happened) in fields {
         let wanted = options.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str);
         if let Some(wanted) = wanted
             && found.as_deref() != Some(wanted)
@@ -78,7 +82,10 @@ pub(crate) fn check_preconditions(replica: &Replica, key: &Key, options: &Value)
             let found = found.as_deref().unwrap_or_default();
             return Err(Status::conflict(
                 key,
-                &format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"),
+                &format!(
+                    "the {name} in the precondition ({wanted}) does not match the {name} in record ({found}). The \
+                     object might have been {happened}"
+                ),
             ));
         }
     }

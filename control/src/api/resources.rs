@@ -14,7 +14,7 @@ use axum::extract::{Extension, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 
 use super::body::{self, CREATED_TYPES, Claim, OBJECT_LIMIT, OBJECT_TYPES};
 use super::decode::{Decoded, FieldValidation, Sent, decode, warn};
@@ -47,7 +47,7 @@ fn kind_router(kind: Kind) -> Router<Api> {
             .route(&format!("{root}/{plural}"), objects.post(create))
             .route(&format!("{root}/{plural}/{{name}}"), object)
     };
-    let router = router.layer(Extension(Part::Whole));
+    let router = router.layer(Extension(Part::Whole)).merge(absent_router(kind, &root));
     let router = match kind.has_status() {
         true => router.merge(status_router(kind, &root)),
         false => router,
@@ -55,9 +55,25 @@ fn kind_router(kind: Kind) -> Router<Api> {
     router.layer(Extension(kind))
 }
 
-fn status_router(kind: Kind, root: &str) -> Router<Api> {
+/// `kubectl logs`, `exec`, `scale` and their like ask for subresources that Kubernetes has: told by name that they are not here.
+fn absent_router(kind: Kind, root: &str) -> Router<Api> {
+    if kind == Kind::Namespace {
+        return Router::new(); // What is below its path are the resources in it.
+    }
+    let absent = async move |Path(path): Path<HashMap<String, String>>| {
+        let name = path.get("subresource").map_or("", String::as_str);
+        Status::no_subresource(&format!("{}/{name}", kind.plural()))
+    };
+    Router::new().route(&format!("{}/{{subresource}}", object_path(kind, root)), any(absent))
+}
+
+fn object_path(kind: Kind, root: &str) -> String {
     let namespace = if kind.namespaced() { "/namespaces/{namespace}" } else { "" };
-    let path = format!("{root}{namespace}/{}/{{name}}/status", kind.plural());
+    format!("{root}{namespace}/{}/{{name}}", kind.plural())
+}
+
+fn status_router(kind: Kind, root: &str) -> Router<Api> {
+    let path = format!("{}/status", object_path(kind, root));
     Router::new().route(&path, get(read).put(replace).patch(patch)).layer(Extension(Part::Status))
 }
 
@@ -209,7 +225,7 @@ async fn read(State(api): State<Api>, target: Target) -> Result<Response, Status
 async fn create(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
     let (claim, sent, _) = receive(&api, &headers, body, CREATED_TYPES).await?;
     let Decoded { object, warnings } = decode(&target, &sent)?;
-    let response = write(&api, &target, object.key(), Write::Create(object), claim, StatusCode::CREATED).await?;
+    let response = write(&api, &target, object.key(), Write::Create(object), claim).await?;
     Ok(warn(response, &warnings))
 }
 
@@ -220,7 +236,7 @@ async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, bod
         return replace_status(&api, &target, sent, size).await;
     }
     let Decoded { object, warnings } = decode(&target, &sent)?;
-    let response = write(&api, &target, target.key(), Write::Replace(object), claim, StatusCode::OK).await?;
+    let response = write(&api, &target, target.key(), Write::Replace(object), claim).await?;
     Ok(warn(response, &warnings))
 }
 
@@ -276,17 +292,12 @@ async fn receive(
     Ok((claim, body::decode_one(bytes, media).await?, size))
 }
 
-async fn write(
-    api: &Api,
-    target: &Target,
-    key: Key,
-    write: Write,
-    claim: Claim,
-    code: StatusCode,
-) -> Result<Response, Status> {
+async fn write(api: &Api, target: &Target, key: Key, write: Write, claim: Claim) -> Result<Response, Status> {
     let commit = api.write(vec![write], target.options.dry_run, claim).await?;
     let commit = commit.map_err(|error| Status::from_write_error(&key, &error))?;
     let key = commit.written.first().unwrap_or(&key).clone();
+    let made = commit.change(&key).is_some_and(|change| change.old.is_none());
+    let code = if made { StatusCode::CREATED } else { StatusCode::OK };
     answer(api, target, &key, &commit, code)
 }
 

@@ -55,6 +55,12 @@ impl Status {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
     }
 
+    /// No such part of an object.
+    pub(crate) fn no_subresource(name: &str) -> Self {
+        let message = format!("the server could not find the requested resource: {name} is not served here");
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     /// The token that goes with the HTTPS listener did not come with the request. The words are the API server's.
     pub(crate) fn unauthorized() -> Self {
         let mut status = Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized");
@@ -208,7 +214,7 @@ impl Status {
             let version = text("/apiVersion").rsplit('/').next().unwrap_or_default();
             let what = match kind {
                 "" => "the object provided is unrecognized".to_owned(),
-                kind => format!("{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error"),
+                kind => format!("{kind} in version {version:?} cannot be handled as a {kind}"),
             };
             Self::bad_request(format!("{what}: {all}"))
         } else {
@@ -234,17 +240,19 @@ impl Status {
     }
 
     /// The patch fits the object as little as a wrong object would.
-    pub(crate) fn bad_patch(reason: &str) -> Self {
-        let message = format!("the server rejected our request due to an error in our request: {reason}");
+    pub(crate) fn bad_patch(path: &str, reason: &str) -> Self {
+        let message = format!("the server rejected our request due to an error in our request: {path}: {reason}");
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-        status.details.causes = vec![json!({"reason": "UnexpectedServerResponse", "message": reason})];
+        status.details.causes = vec![json!({"reason": "UnexpectedServerResponse", "message": reason, "field": path})];
         status
     }
 
     /// A parameter of the request that does not go.
     pub(crate) fn invalid_option(kind: &str, field: &str, fault: &str) -> Self {
         let message = format!("{kind}.meta.k8s.io \"\" is invalid: {field}: {fault}");
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        status.details.causes = vec![json!({"reason": "FieldValueInvalid", "message": fault, "field": field})];
+        status.about(kind, "meta.k8s.io", "")
     }
 
     /// Fields that an applied object sets belong to other appliers, who say something else: manager and path of each.

@@ -34,10 +34,12 @@ use super::decode::{Decoded, Sent, decode, warn};
 use super::resources::{Part, Target, answer};
 use super::status::Status;
 use crate::cluster::{RefusalReason, Write};
+use crate::fault::Fault;
 use crate::objects::Object;
 use crate::ownership;
 use crate::runtime::WriteError;
 use crate::schema::Shape;
+use crate::service::{ServiceType, SpecExt};
 
 /// The media types of patches.
 pub(crate) const PATCH_TYPES: &[&str] = &[JSON, MERGE, STRATEGIC, APPLY];
@@ -167,8 +169,24 @@ pub(super) fn only_status(current: Value, mut sent: Value) -> Value {
 pub(super) fn finish(target: &Target, current: &Object, mut sent: Sent) -> Result<Decoded, Status> {
     pin(target, current, &mut sent.value)?;
     let mut decoded = decode(target, &sent)?;
+    if target.part == Part::Status {
+        check_misplaced_addresses(&decoded.object, &sent.value)?;
+    }
     ownership::carry(current, &mut decoded.object);
     Ok(decoded)
+}
+
+/// Whoever reports an address of a Service that cannot have one is told so (K `ValidateLoadBalancerStatus`). On the main path it
+/// is dropped in silence, for there it may be what is left of another type.
+fn check_misplaced_addresses(object: &Object, sent: &Value) -> Result<(), Status> {
+    let Some(service) = object.as_service() else { return Ok(()) };
+    let balancer = service.spec.as_ref().is_some_and(|spec| spec.service_type() == ServiceType::LoadBalancer);
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    if balancer || status.and_then(|status| status.ingress.as_ref()).is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+    Err(Status::from_faults(sent, &[Fault::forbidden("status.loadBalancer.ingress", detail)]))
 }
 
 /// Whoever names a version means that one; who names none means the one that was read.

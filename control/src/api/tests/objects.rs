@@ -26,6 +26,84 @@ fn an_object_lives_and_dies() {
 }
 
 #[test]
+fn a_deletion_is_answered_with_what_went_not_with_what_came_instead() {
+    let gateway = Gateway::new();
+    let path = format!("{SERVICES}/kubernetes");
+    let before = gateway.get(&path).expect(200).at("/metadata/uid");
+    assert_eq!(gateway.delete(&path).expect(200).at("/metadata/uid"), before);
+    assert_ne!(gateway.get(&path).expect(200).at("/metadata/uid"), before, "a client that waits sees that it went");
+    let path = "/api/v1/namespaces/kube-node-lease";
+    let before = gateway.get(path).expect(200).at("/metadata/uid");
+    assert_eq!(gateway.delete(path).expect(200).at("/details/uid"), before);
+    assert_ne!(gateway.get(path).expect(200).at("/metadata/uid"), before);
+    let uid = json!({"preconditions": {"uid": "other"}}).to_string();
+    let refused = gateway.send("DELETE", path, &[], &uid).expect(409).at("/message").to_string();
+    assert!(refused.contains("the UID in the precondition (other) does not match the UID in record ("), "{refused}");
+}
+
+#[test]
+fn a_replacement_of_nothing_makes_the_kinds_that_kubernetes_makes_so() {
+    let gateway = Gateway::new();
+    let path = format!("{SERVICES}/web");
+    let made = gateway.put(&path, &service("web")).expect(201);
+    gateway.put(&path, &service("web")).expect(200);
+    gateway.delete(&path).expect(200);
+    for field in ["uid", "resourceVersion"] {
+        let mut value = service("web");
+        value["metadata"][field] = made.at(&format!("/metadata/{field}"));
+        gateway.put(&path, &value).refused(404, "NotFound", r#"services "web" not found"#);
+    }
+    let pod_path = "/api/v1/namespaces/default/pods/p";
+    gateway.put(pod_path, &pod("p", "web", "10.244.0.1")).refused(404, "NotFound", r#"pods "p" not found"#);
+}
+
+#[test]
+fn only_pods_terminate() {
+    let gateway = Gateway::new();
+    let dumped = |mut value: Value| {
+        value["metadata"]["deletionTimestamp"] = json!("2001-01-01T00:00:00Z");
+        value["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        value
+    };
+    let made = gateway.post(SERVICES, &dumped(service("web"))).expect(201);
+    assert_eq!(
+        (made.at("/metadata/deletionTimestamp"), made.at("/metadata/deletionGracePeriodSeconds")),
+        (Value::Null, Value::Null)
+    );
+    let made = gateway.post("/api/v1/namespaces/default/pods", &dumped(pod("p", "web", "10.244.0.1"))).expect(201);
+    assert_eq!(made.at("/metadata/deletionTimestamp"), "2001-01-01T00:00:00Z");
+}
+
+#[test]
+fn a_pod_has_what_clients_take_for_granted() {
+    let gateway = Gateway::new();
+    let value = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}});
+    let made = gateway.post("/api/v1/namespaces/default/pods", &value).expect(201);
+    assert_eq!((made.at("/spec/securityContext"), made.at("/status/phase")), (json!({}), json!("Pending")));
+}
+
+#[test]
+fn what_is_not_here_is_told_by_name() {
+    let gateway = Gateway::new();
+    let told = |what: &str| format!("the server could not find the requested resource: {what} is not served here");
+    let pod = "/api/v1/namespaces/default/pods/p";
+    gateway.get(&format!("{pod}/log")).refused(404, "NotFound", &told("pods/log"));
+    gateway.send("POST", &format!("{pod}/exec"), &[], "").refused(404, "NotFound", &told("pods/exec"));
+    gateway.get(&format!("{SERVICES}/web/scale")).refused(404, "NotFound", &told("services/scale"));
+    let unknown = "the server could not find the requested resource";
+    gateway.get("/api/v1/namespaces/default/secrets").refused(404, "NotFound", unknown);
+}
+
+#[test]
+fn another_version_of_a_kind_is_refused_as_such() {
+    let gateway = Gateway::new();
+    let mut value = service("web");
+    value["apiVersion"] = json!("v2");
+    let message = "the API version in the data (v2) does not match the expected API version (v1)";
+    gateway.post(SERVICES, &value).refused(400, "BadRequest", message);
+}
+
+#[test]
 fn an_object_need_not_say_the_kind_that_its_path_says() {
     let gateway = Gateway::new();
     let typed = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});

@@ -8,6 +8,22 @@ fn web(gateway: &Gateway) -> String {
 }
 
 #[test]
+fn an_address_is_reported_of_a_balancer_or_refused() {
+    let gateway = Gateway::new();
+    gateway.post(SERVICES, &service("web")).expect(201);
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}});
+    let path = format!("{SERVICES}/web/status");
+    let message = "Service \"web\" is invalid: status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'";
+    gateway.patch(&path, "merge", &status).refused(422, "Invalid", message);
+    let mut whole = service("web");
+    whole["status"] = status["status"].clone();
+    gateway.put(&path, &whole).refused(422, "Invalid", message);
+    gateway.patch(&format!("{SERVICES}/web"), "merge", &json!({"spec": {"type": "LoadBalancer"}})).expect(200);
+    let reported = gateway.patch(&path, "merge", &status).expect(200);
+    assert_eq!(reported.at("/status/loadBalancer/ingress/0/ip"), "192.0.2.9");
+}
+
+#[test]
 fn every_kind_of_patch_changes_what_it_names() {
     let gateway = Gateway::new();
     let path = web(&gateway);
