@@ -151,6 +151,29 @@ mod tests {
         world.apply([service("a", json!({"selector": {"app": "a"}, "ports": [{"port": 80}]}))]);
         assert_eq!(world.service("a").spec.unwrap().ports.unwrap().len(), 1);
     }
+
+    #[test]
+    fn a_status_that_a_manifest_drops_goes_and_one_that_others_wrote_stays() {
+        let mut world = World::new();
+        let bare = || {
+            let mut value = pod("p", "a", "10.0.0.1");
+            value.as_object_mut().unwrap().remove("status");
+            value
+        };
+        let address = |world: &World| {
+            let key = crate::objects::Key::new(crate::objects::Kind::Pod, "default", "p");
+            let status = world.cluster.object(&key).unwrap().as_pod().unwrap().status.clone();
+            status.and_then(|status| status.pod_ip)
+        };
+        world.apply([pod("p", "a", "10.0.0.1")]);
+        assert_eq!(address(&world).as_deref(), Some("10.0.0.1"));
+        world.apply([bare()]);
+        assert_eq!(address(&world), None);
+        world.write(vec![crate::cluster::Write::Replace(object(pod("p", "a", "10.0.0.2")))]).unwrap();
+        world.apply([bare()]);
+        assert_eq!(address(&world).as_deref(), Some("10.0.0.2"));
+    }
+
     #[test]
     fn lists_with_keys_merge_by_them_as_kubectls_do() {
         let mut world = World::new();

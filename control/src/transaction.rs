@@ -350,7 +350,7 @@ impl<'a> Transaction<'a> {
             Some(old) => ownership::carry(old, &mut merged),
             None => merged.metadata_mut().managed_fields = None,
         }
-        self.settle(merged, old.as_deref())?;
+        self.settle_merged(merged, old.as_deref())?;
         Ok(key)
     }
 
@@ -363,7 +363,7 @@ impl<'a> Transaction<'a> {
             let annotations = merged.metadata_mut().annotations.get_or_insert_default();
             annotations.insert(FROM_FILES.to_owned(), "true".to_owned());
         }
-        self.settle(merged, old.as_deref())?;
+        self.settle_merged(merged, old.as_deref())?;
         Ok(key)
     }
 
@@ -437,6 +437,14 @@ impl<'a> Transaction<'a> {
     fn settle_exactly(&mut self, mut object: Object, old: &Object) -> Result<(), No> {
         strategy::prepare(&mut object, Some(&strategy::without_status(old)));
         self.place(object, Some(old))
+    }
+
+    /// The same for what a manifest was merged with: a status that it no longer has is taken away, as any field.
+    fn settle_merged(&mut self, merged: Object, old: Option<&Object>) -> Result<(), No> {
+        match old {
+            Some(old) => self.settle_exactly(merged, old),
+            None => self.settle(merged, None),
+        }
     }
 
     fn place(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), No> {
