@@ -117,7 +117,9 @@ impl Document {
         let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else {
             return Vec::new();
         };
-        let documents = items.into_iter().enumerate().map(|(index, value)| {
+        let header = header_of_items(&value);
+        let documents = items.into_iter().enumerate().map(|(index, mut value)| {
+            inherit_kind(&mut value, &header);
             let prefix = format!("items[{index}]");
             let line = lines.get(&prefix).copied().unwrap_or(line);
             let inner = format!("{prefix}.");
@@ -126,6 +128,21 @@ impl Document {
             Document { value, source: source.clone(), line, lines }
         });
         documents.collect()
+    }
+}
+
+/// What the items of a `ServiceList` need not say of themselves, as an API server's answer does not: version and kind.
+fn header_of_items(list: &Value) -> Vec<(&'static str, Value)> {
+    let kind = list.get("kind").and_then(Value::as_str).and_then(|kind| kind.strip_suffix("List"));
+    let kind = kind.filter(|kind| !kind.is_empty()).map(|kind| ("kind", Value::from(kind)));
+    let version = list.get("apiVersion").filter(|_| kind.is_some()).map(|version| ("apiVersion", version.clone()));
+    kind.into_iter().chain(version).collect()
+}
+
+fn inherit_kind(item: &mut Value, header: &[(&'static str, Value)]) {
+    let Some(fields) = item.as_object_mut() else { return };
+    for (field, value) in header {
+        fields.entry(*field).or_insert_with(|| value.clone());
     }
 }
 
@@ -557,6 +574,16 @@ mod tests {
 
     fn error(text: &str) -> String {
         parse("f.yaml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn items_of_a_list_of_one_kind_need_not_say_it() {
+        let text = r#"{"kind": "ServiceList", "apiVersion": "v1", "items": [{"metadata": {"name": "a"}}, {"kind": "Pod"}, 5]}"#;
+        let values: Vec<Value> = parse("f.json", text).unwrap().into_iter().map(|document| document.value).collect();
+        let whole = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "a"}});
+        assert_eq!(values, [whole, json!({"kind": "Pod", "apiVersion": "v1"}), json!(5)]);
+        let bare = parse("f.yaml", "kind: List\napiVersion: v1\nitems: [{metadata: {name: a}}]\n").unwrap();
+        assert_eq!(bare[0].value, json!({"metadata": {"name": "a"}}));
     }
 
     #[test]
