@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::objects::{Key, Kind, Object};
+use crate::validate::names;
 
 /// Which objects a list or a watch is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,13 +136,11 @@ fn parse_set(text: &str) -> Option<Test> {
 
 fn label_value(text: &str) -> Option<String> {
     let text = text.trim();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (text.len() <= 63 && text.chars().all(allowed)).then(|| text.to_owned())
+    names::label_value(text).is_none().then(|| text.to_owned())
 }
 
 fn is_label_key(text: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
-    !text.is_empty() && text.chars().all(allowed)
+    names::qualified(text).is_none()
 }
 
 /// A parsed field selector of one kind. The empty one selects everything.
@@ -203,9 +202,16 @@ fn parse_field_test(text: &str, kind: Kind) -> Result<FieldTest, String> {
 /// The fields beside the metadata that the API server can select `kind` by.
 fn selectable(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Pod => {
-            &["spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "status.phase", "status.podIP"]
-        }
+        Kind::Pod => &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
         Kind::Service => &["spec.clusterIP", "spec.type"],
         Kind::Namespace => &["status.phase"],
         Kind::Node => &["spec.unschedulable"],
@@ -232,7 +238,7 @@ fn value_at(object: &Object, pointer: &str) -> String {
     }
     match object.to_value().pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
-        None if pointer == "/spec/unschedulable" => "false".to_owned(),
+        None if matches!(pointer, "/spec/unschedulable" | "/spec/hostNetwork") => "false".to_owned(),
         None => String::new(),
         Some(other) => other.to_string(),
     }
@@ -293,7 +299,19 @@ mod tests {
 
     #[test]
     fn a_selector_that_does_not_parse_is_told() {
-        for text in ["=web", ",", "app=web,", "env in prod", "env near (a)", "env in (a", "a)b", "app=w b", "app=(x)"] {
+        for text in [
+            "=web",
+            ",",
+            "app=web,",
+            "env in prod",
+            "env near (a)",
+            "env in (a",
+            "a)b",
+            "app=w b",
+            "app=(x)",
+            "-app",
+            "a/b/c",
+        ] {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
     }
@@ -312,6 +330,8 @@ mod tests {
             ("metadata.namespace=n,spec.nodeName=one", true),
             ("status.phase!=Running", false),
             ("status.podIP=", true),
+            ("spec.hostNetwork=false", true),
+            ("spec.schedulerName=mine", false),
         ] {
             assert_eq!(FieldSelector::parse(text, Kind::Pod).expect("valid").matches(&pod), expected, "{text}");
         }

@@ -5,7 +5,7 @@
 //! volumes are its kubelet's business, and there is none here.
 
 mod endpoints;
-mod names;
+pub(crate) mod names;
 mod service;
 mod slice;
 

@@ -32,7 +32,7 @@ pub(super) fn subdomain(text: &str) -> Option<String> {
 }
 
 /// `name` or `dns.prefix/name`.
-pub(super) fn qualified(text: &str) -> Option<String> {
+pub(crate) fn qualified(text: &str) -> Option<String> {
     let (prefix, name) = match text.split_once('/') {
         Some((_, rest)) if rest.contains('/') => {
             let optional = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
@@ -58,7 +58,7 @@ pub(super) fn qualified(text: &str) -> Option<String> {
 }
 
 /// The value of a label.
-pub(super) fn label_value(text: &str) -> Option<String> {
+pub(crate) fn label_value(text: &str) -> Option<String> {
     too_long(text, 63).or_else(|| (!text.is_empty() && !is_word(text)).then(|| LABEL_VALUE.to_owned()))
 }
 
