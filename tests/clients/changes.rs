@@ -277,6 +277,46 @@ fn it_lists_in_pieces_and_deletes_all() {
 }
 
 #[test]
+fn it_does_not_wait_for_what_comes_back() {
+    with_kubectl("changes::it_does_not_wait_for_what_comes_back", |place| {
+        let deleted = place.kubectl(&["delete", "service", "kubernetes", "--timeout=20s"]);
+        assert_eq!(deleted, "service \"kubernetes\" deleted from default namespace\n");
+        let deleted = place.kubectl(&["delete", "namespace", "kube-node-lease", "--timeout=20s"]);
+        assert_eq!(deleted, "namespace \"kube-node-lease\" deleted\n");
+        place.kubectl(&["get", "service/kubernetes", "namespace/kube-node-lease"]);
+    });
+}
+
+#[test]
+fn what_needs_a_kubelet_fails_with_a_word() {
+    in_shop("changes::what_needs_a_kubelet_fails_with_a_word", |place| {
+        for (words, absent) in [
+            (&["logs", "web-1"][..], "pods/log"),
+            (&["exec", "web-1", "--", "true"], "pods/exec"),
+            (&["port-forward", "pod/web-1", "8080"], "pods/portforward"),
+            (&["debug", "web-1", "--image=busybox"], "pods/ephemeralcontainers"),
+            (&["scale", "service/web", "--replicas=2"], "services/scale"),
+        ] {
+            let told = place.kubectl_refused(&[words, &["-n", "shop"]].concat());
+            assert!(told.contains(&format!("{absent} is not served here")), "{words:?}: {told}");
+        }
+        let told = place.kubectl_refused(&["rollout", "status", "deployment/web", "-n", "shop"]);
+        assert_eq!(told, "error: the server doesn't have a resource type \"deployment\"\n");
+        let bulk = place.kubectl(&["api-resources", "--verbs=deletecollection", "-o", "name"]);
+        assert!(bulk.lines().any(|line| line == "services") && !bulk.contains("namespaces"), "{bulk}");
+    });
+}
+
+#[test]
+fn replace_makes_what_is_not_there() {
+    in_shop("changes::replace_makes_what_is_not_there", |place| {
+        let file = place.write("new.yaml", &WEB.replace("name: web", "name: new").replace("10.96.1.10", "10.96.1.12"));
+        assert_eq!(place.kubectl(&["replace", "-f", &file]), "service/new replaced\n");
+        assert_eq!(place.kubectl(&["get", "service", "new", "-n", "shop", "-o", "name"]), "service/new\n");
+    });
+}
+
+#[test]
 fn the_python_client_watches_pages_and_patches() {
     with_python("changes::the_python_client_watches_pages_and_patches", |place| {
         assert_eq!(place.python("watch.py"), "all as it should be\n");
