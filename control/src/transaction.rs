@@ -579,14 +579,16 @@ fn check_version(key: &Key, object: &Object, old: &Object) -> Result<(), No> {
     let differs = |given: &Option<String>, current: &Option<String>| {
         given.as_ref().is_some_and(|given| !given.is_empty() && Some(given) != current.as_ref())
     };
-    if !differs(&given.resource_version, &current.resource_version) && !differs(&given.uid, &current.uid) {
+    let why = if differs(&given.uid, &current.uid) {
+        let text = |uid: &Option<String>| uid.clone().unwrap_or_default();
+        let (given, current) = (text(&given.uid), text(&current.uid));
+        format!("Precondition failed: UID in precondition: {given}, UID in object meta: {current}")
+    } else if differs(&given.resource_version, &current.resource_version) {
+        "the object has been modified; please apply your changes to the latest version and try again".to_owned()
+    } else {
         return Ok(());
-    }
-    let message = format!(
-        "Operation cannot be fulfilled on {}: the object has been modified; please apply your changes to the latest \
-         version and try again",
-        quoted(key)
-    );
+    };
+    let message = format!("Operation cannot be fulfilled on {}: {why}", quoted(key));
     Err(No { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Vec::new() })
 }
 

@@ -297,7 +297,7 @@ fn what_needs_a_kubelet_fails_with_a_word() {
             (&["debug", "web-1", "--image=busybox"], "pods/ephemeralcontainers"),
             (&["scale", "service/web", "--replicas=2"], "services/scale"),
         ] {
-            let told = place.kubectl_refused(&[words, &["-n", "shop"]].concat());
+            let told = place.kubectl_refused(&[&["-n", "shop"], words].concat());
             assert!(told.contains(&format!("{absent} is not served here")), "{words:?}: {told}");
         }
         let told = place.kubectl_refused(&["rollout", "status", "deployment/web", "-n", "shop"]);

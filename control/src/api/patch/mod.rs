@@ -168,11 +168,17 @@ pub(super) fn only_status(current: Value, mut sent: Value) -> Value {
 /// Checks what became of `current`, and who still owns what in it.
 pub(super) fn finish(target: &Target, current: &Object, mut sent: Sent) -> Result<Decoded, Status> {
     pin(target, current, &mut sent.value)?;
-    let mut decoded = decode(target, &sent)?;
+    let mut decoded = decode_result(target, &sent)?;
+    ownership::carry(current, &mut decoded.object);
+    Ok(decoded)
+}
+
+/// What came of a change, if it is an object still.
+fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
+    let decoded = decode(target, sent)?;
     if target.part == Part::Status {
         check_misplaced_addresses(&decoded.object, &sent.value)?;
     }
-    ownership::carry(current, &mut decoded.object);
     Ok(decoded)
 }
 

@@ -16,10 +16,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::super::body;
-use super::super::decode::{Decoded, Sent, decode};
+use super::super::decode::{Decoded, Sent};
 use super::super::resources::{Part, Target};
 use super::super::status::Status;
-use super::{metadata_of, pin};
+use super::{decode_result, metadata_of, pin};
 use crate::merge::{Rules, overlay, without_nulls};
 use crate::objects::Object;
 use crate::ownership::{self, FieldSet, Owner};
@@ -144,7 +144,7 @@ impl Apply {
             .map_err(|faults| Status::from_faults(&self.wanted, &faults))?;
         match unknown.first() {
             Some(fault) => Err(untyped(target, &format!(".{}: field not declared in schema", fault.field))),
-            None => decode(target, &Sent::from(value)),
+            None => decode_result(target, &Sent::from(value)),
         }
     }
 }

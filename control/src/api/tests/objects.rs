@@ -47,6 +47,10 @@ fn a_replacement_of_nothing_makes_the_kinds_that_kubernetes_makes_so() {
     let path = format!("{SERVICES}/web");
     let made = gateway.put(&path, &service("web")).expect(201);
     gateway.put(&path, &service("web")).expect(200);
+    let mut other = service("web");
+    other["metadata"]["uid"] = json!("other");
+    let refused = gateway.put(&path, &other).expect(409).at("/message").to_string();
+    assert!(refused.contains("Precondition failed: UID in precondition: other, UID in object meta: "), "{refused}");
     gateway.delete(&path).expect(200);
     for field in ["uid", "resourceVersion"] {
         let mut value = service("web");

@@ -18,6 +18,9 @@ fn an_address_is_reported_of_a_balancer_or_refused() {
     let mut whole = service("web");
     whole["status"] = status["status"].clone();
     gateway.put(&path, &whole).refused(422, "Invalid", message);
+    let applied = json!({"apiVersion": "v1", "kind": "Service", "status": status["status"]}).to_string();
+    let media = [("Content-Type", "application/apply-patch+yaml")];
+    gateway.send("PATCH", &format!("{path}?fieldManager=m"), &media, &applied).refused(422, "Invalid", message);
     gateway.patch(&format!("{SERVICES}/web"), "merge", &json!({"spec": {"type": "LoadBalancer"}})).expect(200);
     let reported = gateway.patch(&path, "merge", &status).expect(200);
     assert_eq!(reported.at("/status/loadBalancer/ingress/0/ip"), "192.0.2.9");
