@@ -120,7 +120,7 @@ impl Site {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(&socket(self.directory.path())).expect("a client")
+        Client::new(&self.socket()).expect("a client")
     }
 
     /// Where the gateway listens.
@@ -137,7 +137,7 @@ impl Site {
 
     /// A command of `pollgate`, in this process; what it printed.
     pub(crate) fn cli(&self, words: &[&str]) -> Result<String, Failure> {
-        let socket = socket(self.directory.path()).display().to_string();
+        let socket = self.socket().display().to_string();
         let line = [&["pollgate"], words, &["--socket", &socket]].concat();
         let Command::Client(command) = Cli::try_parse_from(line).expect("a command line").command else {
             panic!("{words:?} is no client's command");
