@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource,
 
 use super::Page;
 use super::quantity::Amount;
-use super::resources::{amounts, limits_of, requests_of};
+use super::resources::{amounts, is_huge_pages, limits_of, requests_of};
 
 pub(super) fn describe(page: &mut Page, pod: &Pod, container: &Container) {
     let sources = container.env_from.as_deref().unwrap_or_default();
@@ -81,7 +81,7 @@ fn resource_value(container: &Container, selector: &ResourceFieldSelector) -> St
         Some(("requests", name)) => (requests_of(container), name),
         _ => return String::new(),
     };
-    if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-") {
+    if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {
         return String::new();
     }
     let amount = amounts(quantities).get(name).copied().unwrap_or_default();

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Pod,
 use super::super::table::node_roles;
 use super::Page;
 use super::quantity::{Amount, canonical};
-use super::resources::{Amounts, Quantities, Totals, amounts};
+use super::resources::{Amounts, Quantities, Totals, amounts, is_huge_pages};
 
 /// What kubectl is told when it asks the gateway, which keeps no Leases, for the Node's.
 const NO_LEASE: &str = "Failed to get lease: the server could not find the requested resource";
@@ -143,10 +143,6 @@ fn shares_of_interest(allocatable: &Amounts) -> impl Iterator<Item = &str> {
     let pages = names().filter(|name| is_huge_pages(name));
     let extended = names().filter(|name| is_extended(name) && *name != "pods");
     ["cpu", "memory", "ephemeral-storage"].into_iter().chain(pages).chain(extended)
-}
-
-fn is_huge_pages(name: &str) -> bool {
-    name.starts_with("hugepages-")
 }
 
 fn is_extended(name: &str) -> bool {

@@ -112,7 +112,11 @@ fn that_count(quantities: Option<&Quantities>) -> Amounts {
 
 /// What a Pod can have as a whole, whatever its containers say.
 fn is_shared(name: &str) -> bool {
-    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+    matches!(name, "cpu" | "memory") || is_huge_pages(name)
+}
+
+pub(super) fn is_huge_pages(name: &str) -> bool {
+    name.starts_with("hugepages-")
 }
 
 /// What is asked for, unless the node has said that it cannot give it.
