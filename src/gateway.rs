@@ -7,37 +7,32 @@
 //!                            └── network ◀── mirror thread ◀──────┘
 //! ```
 //!
-//! Start: check the host, open the state, mirror the network, open the API, publish, load the manifests, start the workers;
-//! each step either succeeds or says what is missing and what to do, and what was started before it is stopped again. Threads
-//! belong to the network namespace of the thread that starts the gateway.
+//! Start: check the host, open the state, mirror the network, publish, start the workers, read the state's Pods, open the API,
+//! load the manifests (if there are any, the workers start only then); each step either succeeds or says what is missing and
+//! what to do, and what was started before it is stopped again. Packets wait for what they need and no longer: of a large
+//! cluster, most of the state is Pods, and their slices are in it too. Threads belong to the network namespace of the thread
+//! that starts the gateway.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::JoinHandle;
-use std::time::Instant as Clock;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
-use pollgate_common::hash::random_seed;
 use pollgate_common::net::Net;
 use pollgate_common::tables::Settings;
-use pollgate_common::time::Instant;
 use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::cluster::{Cluster, RestoreError};
 use pollgate_control::compile::Compiler;
 use pollgate_control::netlink::{Mirror, MirrorError, MirrorNews, OwnedAddresses};
 use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts, TableSink};
 use pollgate_control::store::{Restored, Store, StoreError};
-use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
-use pollgate_dataplane::steer::{Mesh, Steering};
-use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{error, info, warn};
 
@@ -46,7 +41,11 @@ use crate::config::{self, Config};
 use crate::host::{self, HostFault};
 use crate::manifests::{Follower, Following};
 use crate::ports::follow::follow;
-use crate::ports::{Opener, PortsError, Steered, port_id};
+use crate::ports::{PortsError, port_id};
+use crate::workers::{self, Workers};
+
+/// How long the network may have no news before it is asked whether all Pods are read.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Why the gateway did not start. Says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +108,7 @@ pub enum GatewayError {
     },
 }
 
-fn system(doing: &'static str) -> impl Fn(io::Error) -> GatewayError {
+pub(crate) fn system(doing: &'static str) -> impl Fn(io::Error) -> GatewayError {
     move |source| GatewayError::System { doing, source }
 }
 
@@ -148,9 +147,7 @@ fn start_log() {
 
 /// A gateway that runs; it must be stopped.
 pub struct Gateway {
-    stop: Arc<AtomicBool>,
-    wakers: Vec<pollgate_dataplane::steer::Waker>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Workers,
     counters: Arc<Counters>,
     source: Source,
     following: Option<Following>,
@@ -177,16 +174,24 @@ impl Gateway {
             warn!("raising the number of files this process may have open: {error}; the API serves fewer clients");
         }
         let cpus = host::allowed_cpus().map_err(system("asking which CPUs this process may use"))?;
-        let workers = worker_count(config, cpus.len());
+        let count = worker_count(config, cpus.len());
         let claims = claim_interfaces(config)?;
-        let (store, cluster) = open_state(config, start.set_aside_damaged)?;
-        let counters = Arc::new(Counters::new(workers));
+        let (store, mut cluster) = open_state(config, start.set_aside_damaged)?;
+        let counters = Arc::new(Counters::new(count));
         let settings = assembly::settings(config);
         let (commands, received) = channel::unbounded();
         let (mirror, mut compiler, owned) = mirror_network(config, &settings, &counters, &commands)?;
         let source = compiler.source();
-        let (engines, steered) = make_workers(config, &settings, workers, &mirror, &counters)?;
+        let (mut engines, steered) = workers::make(config, &settings, count, &mirror, &counters)?;
         compiler.on_publication(follow(owned, steered, &assembly::owned_from_start(config)));
+        let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
+        let mut workers = Workers::new(source.clone(), cpus.clone(), config.workers.idle, stop);
+        runtime::publish_restored(&cluster, &mut compiler);
+        // What manifests bring is to be there before the first frame.
+        if start.manifests.is_none() {
+            workers.start(std::mem::take(&mut engines))?;
+        }
+        let store = read_pods(store, &mut cluster, &mut compiler, &received)?;
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
         let api = api::spawn(ApiParts {
@@ -200,21 +205,9 @@ impl Gateway {
             RuntimeParts { cluster, store, sink: Box::new(compiler), commands: received, settled: api.settled_sink() };
         let control = runtime::spawn(parts).map_err(system("starting the control thread"))?;
         let following = follower.map(load_and_follow).transpose()?;
-        let cpus = host::worker_cpus(&cpus, &config.workers.cpus, workers);
-        let (threads, wakers) = start_workers(engines, &source, &cpus, mode(config), &stop)?;
+        workers.start(engines)?;
         info!("{}", summary(config, &cpus));
-        Ok(Gateway {
-            stop,
-            wakers,
-            workers: threads,
-            counters,
-            source,
-            following,
-            api,
-            control,
-            _mirror: mirror,
-            _claims: claims,
-        })
+        Ok(Gateway { workers, counters, source, following, api, control, _mirror: mirror, _claims: claims })
     }
 
     /// The counters of all workers.
@@ -229,12 +222,7 @@ impl Gateway {
 
     /// Drains the workers, then stops the rest. Answers the totals in a line.
     pub fn stop(self) -> String {
-        self.stop.store(true, SeqCst);
-        self.wakers.iter().for_each(|wake| wake());
-        for worker in self.workers {
-            // A worker's panic has been printed; the others still stop in order.
-            let _ = worker.join();
-        }
+        drop(self.workers);
         drop(self.following);
         self.api.stop();
         self.control.stop();
@@ -294,27 +282,60 @@ pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
 
 fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluster), GatewayError> {
     let path = &config.api.state;
-    let damage = match restore(config) {
+    if !set_aside_damaged {
+        return restore(config);
+    }
+    let damage = match restore_all(config) {
         Err(damage @ (GatewayError::Store(StoreError::Damaged { .. }) | GatewayError::Restore { .. })) => damage,
         opened => return opened,
     };
-    if !set_aside_damaged {
-        return Err(damage);
-    }
     let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.clone(), source })?;
     error!("{damage}");
     error!("{}: kept as {}; starting without its objects", path.display(), aside.display());
     restore(config)
 }
 
+/// All but the Pods: packets do not need them, and to read many takes seconds.
 fn restore(config: &Config) -> Result<(Store, Cluster), GatewayError> {
     let path = &config.api.state;
-    let (store, Restored { objects, revision }) = Store::open(path)?;
+    let (store, Restored { objects, revision }) = Store::open_without_pods(path)?;
     let count = objects.len();
     let cluster = Cluster::restore(assembly::cluster_settings(config), objects, revision)
         .map_err(|reason| GatewayError::Restore { path: path.clone(), reason: Box::new(reason) })?;
-    info!("{}: {count} objects, revision {revision}", path.display());
+    info!("{}: revision {revision}, {count} objects besides Pods", path.display());
     Ok((store, cluster))
+}
+
+/// To the last Pod, so that no damage is found later.
+fn restore_all(config: &Config) -> Result<(Store, Cluster), GatewayError> {
+    let (store, cluster) = restore(config)?;
+    store.pods()?;
+    Ok((store, cluster))
+}
+
+/// The Pods of the state, on a thread of their own. The network's news come to the tables meanwhile; nobody else can ask for
+/// anything yet.
+fn read_pods(
+    store: Store,
+    cluster: &mut Cluster,
+    compiler: &mut Compiler,
+    news: &channel::Receiver<Command>,
+) -> Result<Store, GatewayError> {
+    let read = move || {
+        let pods = store.pods();
+        (store, pods)
+    };
+    let thread = std::thread::Builder::new().name("restore".into()).spawn(read);
+    let thread = thread.map_err(system("starting a thread that reads the state"))?;
+    while !thread.is_finished() {
+        if let Ok(Command::Network(net)) = news.recv_timeout(PATIENCE) {
+            compiler.network(net);
+        }
+        compiler.tick();
+    }
+    let (store, pods) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    cluster.admit_pods(pods?);
+    Ok(store)
 }
 
 /// The manifests' objects are there when this returns, and follow the files from then on.
@@ -395,86 +416,8 @@ impl LinkLog {
     }
 }
 
-/// A worker that is not running yet, with what wakes it.
-struct Engine {
-    worker: Worker,
-    wake: WakeUp,
-}
-
-fn make_workers(
-    config: &Config,
-    settings: &Arc<Settings>,
-    workers: usize,
-    mirror: &Mirror,
-    counters: &Arc<Counters>,
-) -> Result<(Vec<Engine>, Steered), GatewayError> {
-    let count = u16::try_from(workers).unwrap_or(u16::MAX);
-    let wakes =
-        (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
-    let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
-    let steering = Steering::new(count, random_seed());
-    let mut opener = Opener::new(config, settings, steering.clone(), count)?;
-    let limits = assembly::limits(config, workers);
-    let make = |(worker, wake): (u16, WakeUp)| {
-        let parts = Parts {
-            worker,
-            ports: opener.open(worker)?,
-            mesh: Arc::clone(&mesh),
-            steering: steering.clone(),
-            limits,
-            settings: Arc::clone(settings),
-            counters: Arc::clone(counters),
-            ask: Box::new(mirror.resolver().into_fn()),
-            seeds: random_seed(),
-        };
-        let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;
-        Ok(Engine { worker, wake })
-    };
-    // In the workers' order, which is the order in which their ports join the fanout groups.
-    let engines: Result<Vec<Engine>, GatewayError> = (0..count).zip(wakes).map(make).collect();
-    Ok((engines?, opener.finish()))
-}
-
-fn mode(config: &Config) -> Mode {
-    match config.workers.idle {
-        config::Idle::Poll => Mode::Poll,
-        config::Idle::Adaptive => Mode::Adaptive,
-    }
-}
-
-type Running = (Vec<JoinHandle<()>>, Vec<pollgate_dataplane::steer::Waker>);
-
-fn start_workers(
-    engines: Vec<Engine>,
-    source: &Source,
-    cpus: &[usize],
-    mode: Mode,
-    stop: &Arc<AtomicBool>,
-) -> Result<Running, GatewayError> {
-    let origin = Clock::now();
-    let clock = move || Instant(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    let (mut threads, mut wakers) = (Vec::new(), Vec::new());
-    for (number, (engine, &cpu)) in engines.into_iter().zip(cpus).enumerate() {
-        let (stop, tables) = (Arc::clone(stop), source.clone());
-        wakers.push(engine.wake.waker());
-        let idle = Idle::new(mode, engine.wake);
-        let work = move || {
-            if let Err(error) = host::pin_to_cpu(cpu) {
-                warn!("worker {number} is not pinned to CPU {cpu}: {error}");
-            }
-            engine.worker.run(&tables, &stop, idle, clock);
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
-        threads.push(thread.map_err(system("starting a worker thread"))?);
-    }
-    Ok((threads, wakers))
-}
-
 fn summary(config: &Config, cpus: &[usize]) -> String {
-    let mut line = format!("ready: {} workers on CPUs {cpus:?}; ", cpus.len());
-    for interface in &config.interfaces {
-        let _ = write!(line, "{} ", interface.name);
-    }
-    let _ = write!(line, "; API at {}", config.api.socket.display());
-    line
+    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let (interfaces, socket) = (interfaces.join(" "), config.api.socket.display());
+    format!("ready: {} workers on CPUs {cpus:?}; {interfaces}; API at {socket}", cpus.len())
 }

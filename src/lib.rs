@@ -12,3 +12,4 @@ pub mod pktgen;
 pub mod ports;
 pub mod preflight;
 pub mod replay;
+mod workers;

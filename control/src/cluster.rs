@@ -329,6 +329,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Adds saved Pods. [`Cluster::restore`] may go without them, for nothing is allocated by them; planning may not.
+    pub fn admit_pods(&mut self, pods: impl IntoIterator<Item = Object>) {
+        pods.into_iter().for_each(|pod| self.index.insert(Arc::new(pod)));
+    }
+
     /// What the writes would lead to. Nothing happens until the commit is adopted.
     ///
     /// # Errors

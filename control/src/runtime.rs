@@ -186,17 +186,17 @@ impl Drop for ControlHandle {
     }
 }
 
-/// Compiles and publishes the restored state, then starts the control thread and its disk thread.
-///
-/// When it returns, the workers have every Service the state file held.
+/// Compiles and publishes every Service of a restored state, before [`spawn`].
+pub fn publish_restored(cluster: &Cluster, sink: &mut dyn TableSink) {
+    sink.changed(cluster, &every_service(cluster));
+    sink.publish();
+}
+
+/// Starts the control thread and its disk thread. What `sink` publishes is that of `parts.cluster` already.
 ///
 /// # Errors
 /// The system's, if it has no thread to give.
-pub fn spawn(mut parts: RuntimeParts) -> io::Result<ControlHandle> {
-    let services = every_service(&parts.cluster);
-    parts.sink.changed(&parts.cluster, &services);
-    parts.sink.publish();
-
+pub fn spawn(parts: RuntimeParts) -> io::Result<ControlHandle> {
     let disk = Disk::spawn(parts.store)?;
     let (stop, stopped) = bounded(0);
     let control = Control {
@@ -563,7 +563,6 @@ mod tests {
                 }),
             };
             let control = spawn(parts).expect("threads");
-            log.take();
             Self { commands, log, control }
         }
 
@@ -751,18 +750,13 @@ mod tests {
     }
 
     #[test]
-    fn everything_restored_is_published_before_spawn_returns() {
+    fn everything_restored_is_published() {
         let mut cluster = Cluster::new(Settings::default());
         let commit = cluster.plan(vec![create("web")], jiff::Timestamp::UNIX_EPOCH).expect("planned");
         cluster.adopt(&commit);
-        let (log, (commands, receiver)) = (Log::default(), unbounded());
-        let (store, _disk) = faulty::store();
-        let sink = Box::new(log.clone());
-        let parts = RuntimeParts { cluster, store, sink, commands: receiver, settled: Box::new(Settled::answer) };
-        let control = spawn(parts).expect("threads");
+        let mut log = Log::default();
+        publish_restored(&cluster, &mut log);
         let all = [("kubernetes".to_owned(), true), ("web".to_owned(), true)];
         assert_eq!(log.take(), [Event::Staged(all.into()), Event::Published]);
-        drop(commands);
-        control.stop();
     }
 }

@@ -31,6 +31,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use std::{fmt, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition};
 
 use crate::cluster::{Change, Commit};
 use crate::objects::{Key, Kind, Object};
@@ -51,6 +52,9 @@ const FORMAT: u64 = 1;
 
 /// The revision of an empty cluster. Not 0, which means "any" to clients of the API.
 const FIRST_REVISION: u64 = 1;
+
+/// The keys of Pods are from the first to before the second: `0` comes after `/`.
+const PODS: (&str, &str) = ("v1/Pod/", "v1/Pod0");
 
 /// Everything is read once, at the start, and kept in memory by the cluster: a large page cache would only hold it twice.
 const CACHE_BYTES: usize = 16 << 20;
@@ -81,7 +85,7 @@ impl fmt::Debug for Store {
 /// What a state file held.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Every object, in the order of their keys.
+    /// The objects, in no order that counts.
     pub objects: Vec<Object>,
     /// The revision of the last commit on disk; 1 in a new file.
     pub revision: u64,
@@ -141,6 +145,16 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] but [`StoreError::Write`]; an existing file is as it was.
     pub fn open(path: &Path) -> Result<(Self, Restored), StoreError> {
+        let (store, mut restored) = Self::open_without_pods(path)?;
+        restored.objects.extend(store.pods()?);
+        Ok((store, restored))
+    }
+
+    /// The same, but without reading the Pods: packets need none of them, and most objects may be Pods.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_without_pods(path: &Path) -> Result<(Self, Restored), StoreError> {
         let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
         match fs::metadata(path) {
             Ok(found) if found.len() == 0 => Err(damaged(path, "it is empty")),
@@ -151,6 +165,18 @@ impl Store {
             }
             Err(error) => Err(unusable(error)),
         }
+    }
+
+    /// The Pods.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn pods(&self) -> Result<Vec<Object>, StoreError> {
+        let Some(database) = &self.database else {
+            return Err(self.unwritten("it is not open"));
+        };
+        let (first, end) = PODS;
+        read_objects(database, &[(Included(first), Excluded(end))]).map_err(|reason| damaged(&self.path, reason))
     }
 
     /// Renames a damaged state file to the first free `PATH.damaged-N` and says which, so that the next
@@ -338,7 +364,9 @@ fn load(path: &Path, database: &Database) -> Result<Restored, StoreError> {
     let Some(revision) = revision else {
         return Err(damaged(path, "it has no revision"));
     };
-    let objects = read_objects(database).map_err(|reason| damaged(path, reason))?;
+    let (pods, behind) = PODS;
+    let others = [(Unbounded, Excluded(pods)), (Included(behind), Unbounded)];
+    let objects = read_objects(database, &others).map_err(|reason| damaged(path, reason))?;
     Ok(Restored { objects, revision })
 }
 
@@ -355,8 +383,11 @@ fn read_meta(database: &Database) -> Result<(Option<u64>, Option<u64>), redb::Er
 /// An object as it is stored: its key, and its JSON.
 type Stored = (String, Vec<u8>);
 
+/// Keys from one to another.
+type Keys<'a> = (Bound<&'a str>, Bound<&'a str>);
+
 /// One thread reads, the others decode: decoding takes ten times as long.
-fn read_objects(database: &Database) -> Result<Vec<Object>, String> {
+fn read_objects(database: &Database, keys: &[Keys<'_>]) -> Result<Vec<Object>, String> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(DECODERS);
     let (batches, queue) = bounded(threads * 2);
     let (read, decoded) = thread::scope(|scope| {
@@ -364,7 +395,7 @@ fn read_objects(database: &Database) -> Result<Vec<Object>, String> {
         let decoders: Vec<_> = (0..threads).map(|_| start(queue.clone())).collect();
         // Theirs are the only ends now: reading stops where none of them goes on.
         drop(queue);
-        let read = read_batches(database, batches);
+        let read = read_batches(database, keys, batches);
         let joined = decoders.into_iter().map(|decoder| decoder.join());
         (read, joined.map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>())
     });
@@ -377,10 +408,15 @@ fn read_objects(database: &Database) -> Result<Vec<Object>, String> {
     Ok(batches.into_iter().flat_map(|(_, objects)| objects).collect())
 }
 
-/// Hands out everything, in numbered batches.
-fn read_batches(database: &Database, batches: Sender<(usize, Vec<Stored>)>) -> Result<(), redb::Error> {
+/// Hands out what is under these keys, in numbered batches.
+fn read_batches(
+    database: &Database,
+    keys: &[Keys<'_>],
+    batches: Sender<(usize, Vec<Stored>)>,
+) -> Result<(), redb::Error> {
     let table = database.begin_read()?.open_table(OBJECTS)?;
-    let mut entries = table.iter()?;
+    let ranges = keys.iter().map(|keys| table.range::<&str>(*keys)).collect::<Result<Vec<_>, _>>()?;
+    let mut entries = ranges.into_iter().flatten();
     for number in 0.. {
         let mut batch = Vec::with_capacity(DECODED_TOGETHER);
         for entry in entries.by_ref().take(DECODED_TOGETHER) {
@@ -458,7 +494,7 @@ pub(crate) mod faulty {
     /// The names of the Services on a disk that nobody has open any more.
     pub(crate) fn names(disk: &Arc<Disk>) -> Vec<String> {
         let database = database(Handle(Arc::clone(disk))).expect("a whole file");
-        let objects = read_objects(&database).expect("objects");
+        let objects = read_objects(&database, &[(Unbounded, Unbounded)]).expect("objects");
         let services = objects.iter().filter(|object| object.kind() == Kind::Service);
         services.map(|object| object.name().to_owned()).collect()
     }
@@ -575,6 +611,27 @@ mod tests {
         drop(store);
         let (_store, restored) = Store::open(&path).expect("the file");
         assert_eq!((restored.objects, restored.revision), (vec![pod("a", "10.0.0.3")], 5));
+    }
+
+    #[test]
+    fn pods_are_read_apart_and_nothing_else_is_with_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = filled(directory.path());
+        let named =
+            |kind: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "zz", "namespace": "default"}});
+        let others: Vec<_> = ["Node", "Service", "Namespace", "Endpoints"]
+            .into_iter()
+            .zip(202..)
+            .map(|(kind, revision)| put(revision, Object::from_value(&named(kind), "default").expect("an object")))
+            .collect();
+        Store::open(&path).expect("the file").0.commit(&others).expect("a working disk");
+        let (store, restored) = Store::open_without_pods(&path).expect("the file");
+        let pods = store.pods().expect("whole");
+        assert_eq!((restored.objects.len(), restored.revision, pods.len()), (4, 205, 200));
+        assert!(restored.objects.iter().all(|object| object.kind() != Kind::Pod));
+        assert!(pods.iter().all(|object| object.kind() == Kind::Pod));
+        drop(store);
+        assert_eq!(Store::open(&path).expect("the file").1.objects.len(), 204);
     }
 
     #[test]

@@ -50,7 +50,8 @@ impl Control {
         let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).unwrap();
         let theirs = cluster.followed().collect();
         let (commands, received) = unbounded();
-        let published = Published::default();
+        let mut published = Published::default();
+        runtime::publish_restored(&cluster, &mut published);
         let thread = runtime::spawn(RuntimeParts {
             cluster,
             store,

@@ -1,0 +1,121 @@
+//! The workers' threads: made with their ports, started once there are tables to read, stopped together.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant as Clock;
+
+use pollgate_common::counters::Counters;
+use pollgate_common::epoch::Source;
+use pollgate_common::hash::random_seed;
+use pollgate_common::tables::Settings;
+use pollgate_common::time::Instant;
+use pollgate_control::netlink::Mirror;
+use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
+use pollgate_dataplane::steer::{Mesh, Steering, Waker};
+use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
+use tracing::warn;
+
+use crate::assembly;
+use crate::config::{self, Config};
+use crate::gateway::{GatewayError, system};
+use crate::host;
+use crate::ports::{Opener, Steered};
+
+/// A worker that is not running yet, with what wakes it.
+pub(crate) struct Engine {
+    worker: Worker,
+    wake: WakeUp,
+}
+
+/// One a worker, with its ports open, and what follows the programs that steer frames to them.
+pub(crate) fn make(
+    config: &Config,
+    settings: &Arc<Settings>,
+    workers: usize,
+    mirror: &Mirror,
+    counters: &Arc<Counters>,
+) -> Result<(Vec<Engine>, Steered), GatewayError> {
+    let count = u16::try_from(workers).unwrap_or(u16::MAX);
+    let wakes =
+        (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
+    let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
+    let steering = Steering::new(count, random_seed());
+    let mut opener = Opener::new(config, settings, steering.clone(), count)?;
+    let limits = assembly::limits(config, workers);
+    let make = |(worker, wake): (u16, WakeUp)| {
+        let parts = Parts {
+            worker,
+            ports: opener.open(worker)?,
+            mesh: Arc::clone(&mesh),
+            steering: steering.clone(),
+            limits,
+            settings: Arc::clone(settings),
+            counters: Arc::clone(counters),
+            ask: Box::new(mirror.resolver().into_fn()),
+            seeds: random_seed(),
+        };
+        let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;
+        Ok(Engine { worker, wake })
+    };
+    // In the workers' order, which is the order in which their ports join the fanout groups.
+    let engines: Result<Vec<Engine>, GatewayError> = (0..count).zip(wakes).map(make).collect();
+    Ok((engines?, opener.finish()))
+}
+
+/// The running workers. Dropping them stops them.
+pub(crate) struct Workers {
+    tables: Source,
+    cpus: Vec<usize>,
+    idle: config::Idle,
+    stop: Arc<AtomicBool>,
+    wakers: Vec<Waker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// None yet. The first of them will run on the first CPU, and so on; all end when `stop` is set, too.
+    pub(crate) fn new(tables: Source, cpus: Vec<usize>, idle: config::Idle, stop: Arc<AtomicBool>) -> Workers {
+        Workers { tables, cpus, idle, stop, wakers: Vec::new(), threads: Vec::new() }
+    }
+
+    /// Starts these too.
+    pub(crate) fn start(&mut self, engines: Vec<Engine>) -> Result<(), GatewayError> {
+        let origin = Clock::now();
+        let clock = move || Instant(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        for engine in engines {
+            let (number, stop, tables) = (self.threads.len(), Arc::clone(&self.stop), self.tables.clone());
+            let cpu = self.cpus.get(number).copied();
+            self.wakers.push(engine.wake.waker());
+            let idle = Idle::new(mode(self.idle), engine.wake);
+            let work = move || {
+                if let Some(Err(error)) = cpu.map(host::pin_to_cpu) {
+                    warn!("worker {number} is not pinned to a CPU: {error}");
+                }
+                engine.worker.run(&tables, &stop, idle, clock);
+            };
+            let thread = Builder::new().name(format!("worker-{number}")).spawn(work);
+            self.threads.push(thread.map_err(system("starting a worker thread"))?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        self.wakers.iter().for_each(|wake| wake());
+        for thread in self.threads.drain(..) {
+            // A worker's panic has been printed; the others still stop in order.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn mode(idle: config::Idle) -> Mode {
+    match idle {
+        config::Idle::Poll => Mode::Poll,
+        config::Idle::Adaptive => Mode::Adaptive,
+    }
+}
