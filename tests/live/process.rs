@@ -208,7 +208,9 @@ fn what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks() {
         let _servers = servers(&place.network);
         let process = place.start();
         place.apply_guide();
-        let before = place.done(&["get", "services", "-o", "yaml"]);
+        let services = ["get", "services", "-o", "yaml"];
+        let pods = ["get", "pods", "-o", "yaml"];
+        let before = [place.done(&services), place.done(&pods)];
         process.signal(libc::SIGKILL);
         assert_eq!(process.wait().code(), None, "killed");
         assert!(socket(place.path()).exists(), "a killed process removes nothing");
@@ -216,7 +218,10 @@ fn what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks() {
         answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
         let name = "backend-service.default.svc.cluster.local";
         assert_eq!(ask_dns(place.client(), at(DNS), name, PATIENCE).expect("an answer").addresses.len(), 1);
-        assert_eq!(place.done(&["get", "services", "-o", "yaml"]), before, "the same objects, the same allocations");
+        assert_eq!([place.done(&services), place.done(&pods)], before, "the same objects, the same allocations");
+        // The Pods, which are read after packets flow, are what endpoints are made of again.
+        place.done(&["delete", "pod", "backend-1"]);
+        answered_by(20, &BACKENDS[1..], || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
     });
 }
 
