@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -191,7 +191,10 @@ impl Gateway {
         if start.manifests.is_none() {
             workers.start(std::mem::take(&mut engines))?;
         }
-        let store = read_pods(store, &mut cluster, &mut compiler, &received)?;
+        let store = match start.set_aside_damaged {
+            true => store, // They have been read with the rest.
+            false => read_pods(store, &mut cluster, &mut compiler, &received)?,
+        };
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
         let api = api::spawn(ApiParts {
@@ -283,38 +286,34 @@ pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
 fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluster), GatewayError> {
     let path = &config.api.state;
     if !set_aside_damaged {
-        return restore(config);
+        return restore(config, Store::open_without_pods);
     }
-    let damage = match restore_all(config) {
+    // All of it, so that no damage is found later.
+    let damage = match restore(config, Store::open) {
         Err(damage @ (GatewayError::Store(StoreError::Damaged { .. }) | GatewayError::Restore { .. })) => damage,
         opened => return opened,
     };
     let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.clone(), source })?;
     error!("{damage}");
     error!("{}: kept as {}; starting without its objects", path.display(), aside.display());
-    restore(config)
+    restore(config, Store::open)
 }
 
-/// All but the Pods: packets do not need them, and to read many takes seconds.
-fn restore(config: &Config) -> Result<(Store, Cluster), GatewayError> {
+fn restore(
+    config: &Config,
+    open: fn(&Path) -> Result<(Store, Restored), StoreError>,
+) -> Result<(Store, Cluster), GatewayError> {
     let path = &config.api.state;
-    let (store, Restored { objects, revision }) = Store::open_without_pods(path)?;
+    let (store, Restored { objects, revision }) = open(path)?;
     let count = objects.len();
     let cluster = Cluster::restore(assembly::cluster_settings(config), objects, revision)
         .map_err(|reason| GatewayError::Restore { path: path.clone(), reason: Box::new(reason) })?;
-    info!("{}: revision {revision}, {count} objects besides Pods", path.display());
+    info!("{}: {count} objects, revision {revision}", path.display());
     Ok((store, cluster))
 }
 
-/// To the last Pod, so that no damage is found later.
-fn restore_all(config: &Config) -> Result<(Store, Cluster), GatewayError> {
-    let (store, cluster) = restore(config)?;
-    store.pods()?;
-    Ok((store, cluster))
-}
-
-/// The Pods of the state, on a thread of their own. The network's news come to the tables meanwhile; nobody else can ask for
-/// anything yet.
+/// The Pods of the state, on a thread of their own: packets do not need them, and to read many takes seconds. The network's news
+/// come to the tables meanwhile; nobody else can ask for anything yet.
 fn read_pods(
     store: Store,
     cluster: &mut Cluster,
@@ -334,7 +333,9 @@ fn read_pods(
         compiler.tick();
     }
     let (store, pods) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    cluster.admit_pods(pods?);
+    let pods = pods?;
+    info!("and {} Pods", pods.len());
+    cluster.admit_pods(pods);
     Ok(store)
 }
 

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 
+pub(crate) use self::service::misplaced_addresses;
+
 use crate::fault::Fault;
 use crate::objects::{Kind, Object};
 use crate::service::parse_ip;

@@ -14,6 +14,7 @@ use crate::service::{Family, NONE, ServiceType, SpecExt, parse_ip};
 const KUBELET_PORT: i32 = 10250;
 /// Longest stickiness, in seconds: a day.
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
+const INGRESS: &str = "status.loadBalancer.ingress";
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// Adds what is wrong with a defaulted Service.
@@ -33,7 +34,7 @@ pub(super) fn check(service: &Service, faults: &mut Vec<Fault>) {
     source_ranges(service, spec, faults);
     balancer(spec, faults);
     policies(spec, faults);
-    status(service, spec, faults);
+    status(service, faults);
 }
 
 /// Adds what may not be changed from `old`.
@@ -295,16 +296,25 @@ fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
 }
 
 /// There is no cloud behind this: the addresses in a status may be anybody's (K `ValidateLoadBalancerStatus`).
-fn status(service: &Service, spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn status(service: &Service, faults: &mut Vec<Fault>) {
+    if let Some(fault) = misplaced_addresses(service) {
+        return faults.push(fault);
+    }
+    for (index, point) in addresses(service).iter().enumerate() {
+        ingress(point, &format!("{INGRESS}[{index}]"), faults);
+    }
+}
+
+/// Addresses of a Service that cannot have any.
+pub(crate) fn misplaced_addresses(service: &Service) -> Option<Fault> {
+    let balancer = service.spec.as_ref().is_some_and(|spec| spec.service_type() == ServiceType::LoadBalancer);
+    let misplaced = !balancer && !addresses(service).is_empty();
+    misplaced.then(|| Fault::forbidden(INGRESS, "may only be used when `spec.type` is 'LoadBalancer'"))
+}
+
+fn addresses(service: &Service) -> &[LoadBalancerIngress] {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-    let field = "status.loadBalancer.ingress";
-    if spec.service_type() != ServiceType::LoadBalancer && !ingress.is_empty() {
-        return faults.push(Fault::forbidden(field, "may only be used when `spec.type` is 'LoadBalancer'"));
-    }
-    for (index, point) in ingress.iter().enumerate() {
-        self::ingress(point, &format!("{field}[{index}]"), faults);
-    }
+    balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
 }
 
 fn ingress(point: &LoadBalancerIngress, field: &str, faults: &mut Vec<Fault>) {

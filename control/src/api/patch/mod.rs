@@ -34,12 +34,11 @@ use super::decode::{Decoded, Sent, decode, warn};
 use super::resources::{Part, Target, answer};
 use super::status::Status;
 use crate::cluster::{RefusalReason, Write};
-use crate::fault::Fault;
 use crate::objects::Object;
 use crate::ownership;
 use crate::runtime::WriteError;
 use crate::schema::Shape;
-use crate::service::{ServiceType, SpecExt};
+use crate::validate;
 
 /// The media types of patches.
 pub(crate) const PATCH_TYPES: &[&str] = &[JSON, MERGE, STRATEGIC, APPLY];
@@ -173,26 +172,15 @@ pub(super) fn finish(target: &Target, current: &Object, mut sent: Sent) -> Resul
     Ok(decoded)
 }
 
-/// What came of a change, if it is an object still.
+/// What came of a change, if it is an object still. Whoever reports an address of a Service that cannot have one is told so; on the
+/// main path it is dropped in silence, for there it may be what is left of another type.
 fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
     let decoded = decode(target, sent)?;
-    if target.part == Part::Status {
-        check_misplaced_addresses(&decoded.object, &sent.value)?;
+    let misplaced = decoded.object.as_service().and_then(validate::misplaced_addresses);
+    match misplaced.filter(|_| target.part == Part::Status) {
+        Some(fault) => Err(Status::from_faults(&sent.value, &[fault])),
+        None => Ok(decoded),
     }
-    Ok(decoded)
-}
-
-/// Whoever reports an address of a Service that cannot have one is told so (K `ValidateLoadBalancerStatus`). On the main path it
-/// is dropped in silence, for there it may be what is left of another type.
-fn check_misplaced_addresses(object: &Object, sent: &Value) -> Result<(), Status> {
-    let Some(service) = object.as_service() else { return Ok(()) };
-    let balancer = service.spec.as_ref().is_some_and(|spec| spec.service_type() == ServiceType::LoadBalancer);
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    if balancer || status.and_then(|status| status.ingress.as_ref()).is_none_or(Vec::is_empty) {
-        return Ok(());
-    }
-    let detail = "may only be used when `spec.type` is 'LoadBalancer'";
-    Err(Status::from_faults(sent, &[Fault::forbidden("status.loadBalancer.ingress", detail)]))
 }
 
 /// Whoever names a version means that one; who names none means the one that was read.
