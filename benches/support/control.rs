@@ -8,9 +8,8 @@ use pollgate_common::hash::RingHash;
 use pollgate_common::tables::Settings;
 use pollgate_control::cluster::{self, Cluster, Commit, Write};
 use pollgate_control::compile::{Compiler, Options};
-use pollgate_control::objects::Kind;
 use pollgate_control::resolve::{ServiceName, touched};
-use pollgate_control::runtime::TableSink;
+use pollgate_control::runtime::{self, TableSink};
 
 use super::cluster as objects;
 
@@ -81,12 +80,6 @@ pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
         table_size: None,
     };
     let mut compiler = Compiler::new(options, Arc::new(Counters::new(1)));
-    compiler.changed(cluster, &every_service(cluster));
-    compiler.publish();
+    runtime::publish_restored(cluster, &mut compiler);
     compiler
-}
-
-fn every_service(cluster: &Cluster) -> BTreeSet<ServiceName> {
-    let services = cluster.objects(Kind::Service, None);
-    services.map(|service| ServiceName::new(service.namespace(), service.name())).collect()
 }

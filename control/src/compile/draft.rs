@@ -11,7 +11,7 @@
 //! one, so that a node whose last Pod is on its way out does not send its clients away while others have ready Pods.
 //! Among the ready ones of the cluster-wide set, topology hints may prefer some ([`super::topology`]); the local set ignores them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -44,7 +44,7 @@ pub struct PortDraft {
 /// Who may serve a port.
 pub struct Choice {
     /// Who takes new connections or keeps old ones.
-    pub alive: BTreeMap<Identity, bool>,
+    pub alive: BTreeSet<Identity>,
     /// Cluster-wide.
     pub cluster: Share,
     /// Here alone.
@@ -75,18 +75,14 @@ impl Drafter<'_> {
     pub fn draft_all(&self, names: &BTreeSet<ServiceName>, threads: usize) -> Vec<Option<Draft>> {
         let names: Vec<&ServiceName> = names.iter().collect();
         let part = |names: &[&ServiceName]| -> Vec<_> { names.iter().map(|name| self.draft(name)).collect() };
-        let each = names.len().div_ceil(threads.max(1)).max(1);
-        let mut parts = names.chunks(each);
-        let Some(first) = parts.next().filter(|first| first.len() < names.len()) else {
+        if threads < 2 {
             return part(&names);
-        };
+        }
+        let each = names.len().div_ceil(threads).max(1);
         thread::scope(|scope| {
-            let others: Vec<_> = parts.map(|names| scope.spawn(move || part(names))).collect();
-            let mut drafts = part(first);
-            for other in others {
-                drafts.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            drafts
+            let threads: Vec<_> = names.chunks(each).map(|names| scope.spawn(move || part(names))).collect();
+            let ended = threads.into_iter().map(|thread| thread.join());
+            ended.flat_map(|drafts| drafts.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
     }
 
@@ -102,7 +98,7 @@ impl Drafter<'_> {
             port.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family).collect();
         let alive = endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
         Ok(Choice {
-            alive: alive.map(|endpoint| (identity(endpoint), true)).collect(),
+            alive: alive.copied().map(identity).collect(),
             cluster: self.share(usable(topology::preferred(&endpoints, self.place).into_iter()))?,
             local: self.share(usable(endpoints.iter().copied().filter(|e| self.place.is_local(e))))?,
         })

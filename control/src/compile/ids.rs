@@ -3,7 +3,7 @@
 //! A flow names its service and backend by place. A place that becomes free is given out again only after many others
 //! have been, and then under another incarnation, so that an old flow can tell that it is somebody else's now.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pollgate_common::counters::MAX_SERVICES;
 use pollgate_common::hash::HashMap;
@@ -98,15 +98,14 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Makes exactly `endpoints` (identity, serving) the holders of slots; those who had one keep it.
-    pub fn assign(&mut self, endpoints: &BTreeMap<Identity, bool>) {
-        let gone: Vec<Identity> =
-            self.by_identity.keys().filter(|known| !endpoints.contains_key(known)).copied().collect();
+    /// Makes exactly `endpoints` the holders of slots; those who had one keep it.
+    pub fn assign(&mut self, endpoints: &BTreeSet<Identity>) {
+        let gone: Vec<Identity> = self.by_identity.keys().filter(|known| !endpoints.contains(known)).copied().collect();
         for identity in gone {
             self.vacate(&identity);
         }
-        for (&identity, &serving) in endpoints {
-            self.occupy(identity, serving);
+        for &identity in endpoints {
+            self.occupy(identity);
         }
     }
 
@@ -116,10 +115,9 @@ impl Slots {
         self.free.push_back(slot);
     }
 
-    fn occupy(&mut self, identity: Identity, serving: bool) {
+    fn occupy(&mut self, identity: Identity) {
         let (address, port) = identity;
-        if let Some(&slot) = self.by_identity.get(&identity) {
-            self.backends[usize::from(slot)].serving = serving;
+        if self.by_identity.contains_key(&identity) {
             return;
         }
         // A ring serves fewer than a slot number can say, and the caller has asked for the ring first.
@@ -128,9 +126,9 @@ impl Slots {
         let Some(slot) = reused.or(fresh) else { return };
         if reused.is_some() {
             let old = &mut self.backends[usize::from(slot)];
-            *old = Backend { address, port, incarnation: old.incarnation.wrapping_add(1), serving };
+            *old = Backend { address, port, incarnation: old.incarnation.wrapping_add(1), serving: true };
         } else {
-            self.backends.push(Backend { address, port, incarnation: 0, serving });
+            self.backends.push(Backend { address, port, incarnation: 0, serving: true });
         }
         self.by_identity.insert(identity, slot);
     }
@@ -155,8 +153,8 @@ mod tests {
         PortName { service, port: String::new(), protocol: Protocol::Tcp, family: Family::V4 }
     }
 
-    fn set(of: &[u8]) -> BTreeMap<Identity, bool> {
-        of.iter().map(|i| ((format!("10.244.0.{i}").parse().expect("an address"), 80), true)).collect()
+    fn set(of: &[u8]) -> BTreeSet<Identity> {
+        of.iter().map(|i| (format!("10.244.0.{i}").parse().expect("an address"), 80)).collect()
     }
 
     #[test]

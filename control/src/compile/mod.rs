@@ -6,8 +6,9 @@
 //!                   └─▶ zone::node ──────▶ names ────────────┘
 //! ```
 //!
-//! The steps are pure; at a cold start, while no worker has a use for the CPUs, all of them make drafts. What lives here is memory: which Service has which place, which ring is shared, what is staged and
-//! what is published. The control thread calls it through [`TableSink`]; an offline replay calls the same.
+//! The steps are pure; at a cold start, while no worker has a use for the CPUs, all CPUs make drafts. What lives here is memory:
+//! which Service has which place, which ring is shared, what is staged and what is published. The control thread calls it
+//! through [`TableSink`]; an offline replay calls the same.
 //!
 //! Two claims meet their limits here rather than in a worker: an address the kernel itself has configured is not taken
 //! from it, and of two Services that want the same address and port (external IPs are free text) the first keeps it. The
