@@ -8,16 +8,16 @@ from html import escape
 # name: (heading, unit, divided by, digits)
 MEASURES = {
     "established_pps": ("established", "M packets/s", 1e6, 3),
-    "cpu_us": ("CPU a packet", "µs", 1, 2),
-    "new_flow_pps": ("each packet a new flow", "M packets/s", 1e6, 3),
+    "cpu_us": ("CPU per packet", "µs", 1, 2),
+    "new_flow_pps": ("every packet a new flow", "M packets/s", 1e6, 3),
     "first_p50_us": ("first packet p50", "µs", 1, 0),
     "first_p99_us": ("first packet p99", "µs", 1, 0),
-    "steady_p50_us": ("then p50", "µs", 1, 0),
-    "steady_p99_us": ("then p99", "µs", 1, 0),
-    "change_ms": ("change live after", "ms", 1, 1),
+    "steady_p50_us": ("later packets p50", "µs", 1, 0),
+    "steady_p99_us": ("later packets p99", "µs", 1, 0),
+    "change_ms": ("change in effect after", "ms", 1, 1),
     "gbps": ("TCP, one stream", "Gb/s", 1, 1),
     "connections_per_second": ("TCP connections", "k/s", 1e3, 2),
-    "load_s": ("loading all", "s", 1, 2),
+    "load_s": ("load time", "s", 1, 2),
 }
 # What was offered meanwhile, and refused: where all that was offered arrived and hardly any had to wait, the generator was the
 # limit and not the gateway.
@@ -72,8 +72,9 @@ def markdown(results):
     machine = results["machine"]
     lines.append(
         f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}; {results['rounds']} interleaved rounds, "
-        f"**median** (least–most), {results['date']}; load average at the start {machine['load']}. ≥: the generator "
-        "was the limit; ≤: so a poller had time to spin. ![The same as bars](peers.svg)"
+        f"**median** (minimum–maximum), {results['date']}; load average at the start {machine['load']}. ≥: the generator "
+        "was the limit, so this is a lower bound; ≤: the CPU time of a poller then includes spinning. "
+        "![Bar chart of these results](peers.svg)"
     )
     for services, peers in told.items():
         names = [name for name in MEASURES if any(name in numbers for numbers in peers.values())]
@@ -126,14 +127,14 @@ def svg(results):
     )
     machine = results["machine"]
     caption = (
-        f"Bars: median of {results['rounds']} rounds; whiskers: least and most. {machine['cpus']} CPUs, "
+        f"Bars: median of {results['rounds']} rounds; whiskers: minimum and maximum. {machine['cpus']} CPUs, "
         f"Linux {machine['kernel']}, {results['date']}"
     )
     legend += f'<text x="8" y="46" font-size="10">{escape(caption)}</text>'
     width = LEFT + WIDTH + RIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}" '
-        f'font-family="sans-serif" font-size="12" fill="#222"><title>pollgate beside its peers</title><rect width="{width}" height="{top}" fill="#fff"/>'
+        f'font-family="sans-serif" font-size="12" fill="#222"><title>pollgate compared with iptables, nftables and others</title><rect width="{width}" height="{top}" fill="#fff"/>'
         f"{legend}{''.join(panels)}</svg>\n"
     )
 
