@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pollgate_common::zone::{rr, to_wire};
+use pollgate_common::dns::zone::{rr, to_wire};
 use pollgate_dataplane::port::BURST;
 use pollgate_dataplane::wire::checksum;
 use support::site::MAC;

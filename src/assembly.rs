@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::counters::{Counters, Totals};
-use pollgate_common::drops::{Drop, Pass};
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
+use pollgate_common::reasons::{Drop, Pass};
 use pollgate_common::tables::{Settings, Tables};
 use pollgate_control::cluster::{self, IpRange};
 use pollgate_control::compile;

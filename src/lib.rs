@@ -12,4 +12,3 @@ pub mod pktgen;
 pub mod ports;
 pub mod preflight;
 pub mod replay;
-mod workers;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use pollgate_common::counters::Totals;
-use pollgate_common::drops::{Drop, Pass, Severity};
+use pollgate_common::reasons::{Drop, Pass, Severity};
 
 fn severity(severity: Severity) -> &'static str {
     match severity {

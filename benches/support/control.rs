@@ -7,8 +7,8 @@ use pollgate_common::counters::Counters;
 use pollgate_common::hash::RingHash;
 use pollgate_common::tables::Settings;
 use pollgate_control::cluster::{self, Cluster, Commit, Write};
+use pollgate_control::compile::resolve::{ServiceName, touched};
 use pollgate_control::compile::{Compiler, Options};
-use pollgate_control::resolve::{ServiceName, touched};
 use pollgate_control::runtime::{self, TableSink};
 
 use super::cluster as objects;

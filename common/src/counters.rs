@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
-use crate::drops::{Drop, Pass};
+use crate::reasons::{Drop, Pass};
 
 /// One number, written by one thread.
 #[derive(Debug, Default)]

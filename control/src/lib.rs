@@ -1,40 +1,27 @@
 //! The control plane: Kubernetes objects in, compiled tables out.
 //!
 //! ```text
-//! manifest ─▶ objects ─▶ cluster.plan ─┬─ strategy, validate     what was typed becomes what is valid
+//! manifest ─▶ objects ─▶ cluster.plan ─┬─ admission              what was typed becomes what is valid
 //!                                      ├─ controllers/allocate   addresses and ports
 //!                                      ├─ controllers/endpoints  Pods become EndpointSlices
 //!                                      └─▶ Commit ─▶ store, cluster.adopt ─▶ resolve ─▶ compile ─▶ publish
 //! ```
 //!
-//! Everything from the manifest to [`resolve`] is pure: no clock, no thread, no I/O besides reading manifest files.
+//! Everything from the manifest to [`compile::resolve`] is pure: no clock, no thread, no I/O besides reading manifest files.
 //! That is what lets `replay` and `check` give the answers of the running gateway, and tests ask it anything.
 
 pub mod api;
 pub mod cluster;
 pub mod compile;
-pub mod doubts;
 pub mod explain;
-pub mod fault;
-pub mod manifest;
 pub mod netlink;
 pub mod objects;
 pub mod printers;
-pub mod resolve;
 pub mod runtime;
-pub mod service;
 pub mod store;
 
-mod apply;
+mod admission;
 mod controllers;
-mod index;
-mod merge;
-mod ownership;
-mod schema;
-mod strategy;
-mod termination;
-mod transaction;
-mod validate;
 
 #[cfg(test)]
 mod testing;

@@ -6,8 +6,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Commit, Refusal, Settings, Write};
+use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
-use crate::service::ServiceName;
 
 /// A cluster and the clock it is told.
 pub(crate) struct World {

@@ -6,15 +6,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use pollgate_common::drops::{Drop, Pass};
 use pollgate_common::flow::Protocol;
+use pollgate_common::reasons::{Drop, Pass};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
 use crate::packet::{Fate, Kind, Packet};
 use crate::port::Frame;
+use crate::reply::{echo, reject};
 use crate::steer::Towards;
 use crate::worker::State;
-use crate::{icmp, reject};
 
 /// The frontend a new flow is for, or what becomes of the packet instead.
 pub(crate) fn new_flow(state: &State, frame: &mut Frame, packet: &Packet, tables: &Tables) -> Result<Frontend, Fate> {
@@ -52,7 +52,7 @@ pub(crate) fn without_flow(frame: &mut Frame, packet: &Packet, tables: &Tables) 
     match packet.kind {
         _ if !may_send(packet.key.src.0, tables) => Fate::Drop(Drop::BadSource),
         Kind::Fragment => Fate::Drop(Drop::Fragment),
-        Kind::Icmp => icmp::answer(frame, packet),
+        Kind::Icmp => echo::answer(frame, packet),
         _ => Fate::Drop(Drop::Protocol),
     }
 }

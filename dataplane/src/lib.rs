@@ -9,23 +9,17 @@
 //!            any step may stop with a Fate; `dispatch` alone counts, sends and gives buffers back
 //! ```
 
-mod arp;
 pub mod bpf;
 mod classify;
-mod dispatch;
-mod dns;
+mod egress;
 pub mod flow;
-mod hold;
-mod hops;
-mod icmp;
 pub mod idle;
 mod memory;
 mod packet;
 mod parse;
 mod pipeline;
 pub mod port;
-mod reject;
-mod reserve;
+mod reply;
 mod rewrite;
 mod select;
 mod snat;

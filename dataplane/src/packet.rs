@@ -1,8 +1,8 @@
 //! A packet on its way through the pipeline: its frame, what parsing found, and what becomes of it.
 
-use pollgate_common::drops::{Drop, Pass};
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::net::{Mac, PortId};
+use pollgate_common::reasons::{Drop, Pass};
 
 use crate::flow::table::{Hash, Likely};
 use crate::wire::ethernet;

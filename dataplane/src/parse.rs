@@ -4,9 +4,9 @@
 //! interface's own MAC is passed; what claims to be IPv4 and lies is dropped. Host requirements: RFC 1122 §3.2.1 (header
 //! checks), §3.2.2.6 (broadcast).
 
-use pollgate_common::drops::{Drop, Pass};
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::net::{Mac, Net};
+use pollgate_common::reasons::{Drop, Pass};
 
 use crate::memory::prefetch;
 use crate::packet::{Fate, Kind, Packet};

@@ -3,17 +3,19 @@
 //! A burst goes through in passes, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! asked for before the first is read, all buckets before the first is searched, all entries before the first is compared.
 
-use pollgate_common::drops::Drop;
 use pollgate_common::net::NoHop;
+use pollgate_common::reasons::Drop;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
+use crate::egress::pending;
 use crate::flow::entry::{CLOSING, REPLY};
 use crate::packet::{Fate, Kind, Packet};
 use crate::port::Frame;
+use crate::reply::{arp, dns, reject};
 use crate::wire::tcp;
 use crate::worker::State;
-use crate::{arp, classify, dns, hold, parse, reject, rewrite, select};
+use crate::{classify, parse, rewrite, select};
 
 /// Decides the fate of every frame of a burst, and rewrites those that go on.
 pub(crate) fn run(state: &mut State, frames: &mut [Frame], packets: &mut [Packet], tables: &Tables, now: Instant) {
@@ -82,6 +84,6 @@ fn translate(state: &mut State, frame: &mut Frame, packet: &Packet, place: u32, 
             Fate::Send(hop.port)
         }
         Err(NoHop::Neighbour(_)) => Fate::Hold,
-        Err(no) => Fate::Drop(hold::reason(no)),
+        Err(no) => Fate::Drop(pending::reason(no)),
     }
 }

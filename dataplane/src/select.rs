@@ -9,8 +9,8 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::drops::Drop;
 use pollgate_common::flow::{Address, FlowKey, Protocol};
+use pollgate_common::reasons::Drop;
 use pollgate_common::tables::{Backend, Frontend, FrontendKey, FrontendKind, Service, Settings, Tables};
 use pollgate_common::time::{Instant, Ticks};
 
@@ -18,7 +18,7 @@ use crate::flow::entry::CLOSING;
 use crate::flow::table::Owner;
 use crate::packet::{Fate, Kind, Packet};
 use crate::port::Frame;
-use crate::reject;
+use crate::reply::reject;
 use crate::snat::{self, Policy};
 use crate::wire::tcp;
 use crate::worker::State;

@@ -13,28 +13,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pollgate_common::counters::{Counters, WorkerCounters};
-use pollgate_common::drops::Drop;
 use pollgate_common::epoch::Source;
 use pollgate_common::flow::{Address, V4};
 use pollgate_common::net::PortId;
+use pollgate_common::reasons::Drop;
 use pollgate_common::tables::{Settings, Tables};
 use pollgate_common::time::Instant;
 
-pub use crate::dispatch::AskNeighbour;
-use crate::dispatch::Outlet;
+pub use crate::egress::dispatch::AskNeighbour;
+use crate::egress::dispatch::Outlet;
+use crate::egress::nexthop::Hops;
+use crate::egress::pending::{self, Holding};
+use crate::egress::reserve::Reserve;
 use crate::flow::table::{SWEEP, SWEEP_IDLE};
 use crate::flow::{FlowTable, Limits};
-use crate::hold::{self, Holding};
-use crate::hops::Hops;
 use crate::idle::Idle;
 use crate::packet::{Fate, Packet};
 use crate::port::{BURST, Frame, Port};
-use crate::reserve::Reserve;
 use crate::steer::{Mesh, QUEUE, Steering};
 use crate::{pipeline, snat};
 
 /// Buffers a worker has for frames that outlive their burst.
-pub const RESERVE: usize = hold::MOST + QUEUE;
+pub const RESERVE: usize = pending::MOST + QUEUE;
 
 /// Polls after the stop flag was seen, so that what is in the rings still goes out.
 const DRAIN: usize = 64;
@@ -102,8 +102,8 @@ impl Worker {
             holding: Holding::new(),
             mesh: parts.mesh,
             ask: parts.ask,
-            out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + hold::MOST)).collect(),
-            back: Vec::with_capacity((ports + 2) * BURST + hold::MOST),
+            out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + pending::MOST)).collect(),
+            back: Vec::with_capacity((ports + 2) * BURST + pending::MOST),
         };
         Ok(Worker { state, outlet, frames: Vec::with_capacity(BURST), packets: Box::new([Packet::new(); BURST]) })
     }

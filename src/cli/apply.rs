@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use pollgate_control::api::APPLY_PATH;
-use pollgate_control::manifest::{self, Document, Read as Manifest};
+use pollgate_control::objects::manifest::{self, Document, Read as Manifest};
 use pollgate_control::objects::{Key, Object};
 use serde::Deserialize;
 use serde_json::{Value, json};

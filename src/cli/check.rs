@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use pollgate_control::cluster::{self, Cluster, Write as ClusterWrite};
-use pollgate_control::doubts::doubts;
-use pollgate_control::manifest::Document;
+use pollgate_control::explain::lint::doubts;
 use pollgate_control::objects::Key;
+use pollgate_control::objects::manifest::Document;
 
 use super::apply::read_all;
 use super::{CheckArgs, Failure};

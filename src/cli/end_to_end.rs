@@ -181,7 +181,7 @@ fn what_is_dumped_and_applied_to_an_empty_gateway_is_the_same() {
     let dump = |gateway: &Gateway| -> Vec<Value> {
         let kinds = ["nodes", "pods", "services", "endpoints", "endpointslices"];
         let texts = kinds.map(|kind| gateway.run(&format!("get {kind} -A -o yaml")));
-        let documents = pollgate_control::manifest::parse("backup.yaml", &texts.join("---\n")).unwrap();
+        let documents = pollgate_control::objects::manifest::parse("backup.yaml", &texts.join("---\n")).unwrap();
         documents.into_iter().map(|document| document.value).collect()
     };
     let before = dump(&gateway);
@@ -228,7 +228,7 @@ fn output_for_programs() {
 
     gateway.file("again.yaml", &gateway.run("get svc nodeport-service -o yaml"));
     assert_eq!(gateway.run("apply -f @/again.yaml --dry-run server").lines().count(), 1, "its own YAML is read back");
-    let yaml = pollgate_control::manifest::parse("yaml", &gateway.run("get pods -o yaml")).unwrap();
+    let yaml = pollgate_control::objects::manifest::parse("yaml", &gateway.run("get pods -o yaml")).unwrap();
     let json = gateway.json("get pods -o json");
     assert_eq!(
         yaml.iter().map(|document| &document.value).collect::<Vec<_>>(),
@@ -381,7 +381,7 @@ fn a_watch_prints_what_there_is_and_what_changes_until_the_gateway_stops() {
     let longer = "longer-than-web   ClusterIP   10.96.0.77   <none>        80/TCP";
     assert_eq!(lines, ["NAME   TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)", web, web, web, longer]);
     assert_eq!(names.text(), "service/web\n".repeat(3), "there, changed, gone");
-    let documents = pollgate_control::manifest::parse("yaml", &yaml.text()).unwrap();
+    let documents = pollgate_control::objects::manifest::parse("yaml", &yaml.text()).unwrap();
     assert_eq!(documents.len(), 2, "changed so that it is selected, gone");
 }
 

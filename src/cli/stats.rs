@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 
 use pollgate_common::counters::Totals;
-use pollgate_common::drops::{Drop, Pass, Severity};
+use pollgate_common::reasons::{Drop, Pass, Severity};
 use serde::Deserialize;
 
 use super::client::Client;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pollgate_common::counters::Totals;
-use pollgate_common::drops::{Drop, Pass};
+use pollgate_common::reasons::{Drop, Pass};
 
 use super::page::{Checked, Page, row, same, table};
 use super::stage::Stage;

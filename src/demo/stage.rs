@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use pollgate_control::api::APPLY_PATH;
 use pollgate_control::explain::Explanation;
-use pollgate_control::manifest;
+use pollgate_control::objects::manifest;
 use serde_json::{Value, json};
 
 use super::page::{Page, row, table};

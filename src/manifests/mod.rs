@@ -29,8 +29,8 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Sender, bounded};
 use pollgate_control::cluster::{Commit, Write};
-use pollgate_control::manifest;
 use pollgate_control::objects::Key;
+use pollgate_control::objects::manifest;
 use pollgate_control::runtime::{Command, WriteError, WriteRequest};
 use serde_json::{Value, json};
 use tracing::{error, info};

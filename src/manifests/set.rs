@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use pollgate_control::cluster::Refusal;
-use pollgate_control::fault::Fault;
-use pollgate_control::manifest::{Document, ManifestError, Read};
+use pollgate_control::objects::fault::Fault;
+use pollgate_control::objects::manifest::{Document, ManifestError, Read};
 use pollgate_control::objects::{Key, Object};
 
 /// Where objects go that name no namespace.

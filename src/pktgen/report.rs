@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 use serde_json::{Map, Value, json};
 
 use super::addresses::Block;

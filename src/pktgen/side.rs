@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pollgate_common::drops::Drop;
 use pollgate_common::net::{Mac, PortId};
+use pollgate_common::reasons::Drop;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::{BURST, Frame, Port, Returned};
 

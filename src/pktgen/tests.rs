@@ -3,8 +3,8 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use pollgate_common::drops::Drop;
 use pollgate_common::net::{Mac, PortId};
+use pollgate_common::reasons::Drop;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
 use pollgate_dataplane::port::{Frame, Port, Returned, Sent};

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use etherparse::ArpOperation;
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 use pollgate_dataplane::port::Offload;
 use pollgate_dataplane::port::memory::Packet;
 

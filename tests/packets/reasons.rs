@@ -2,8 +2,8 @@
 //! compile until it has one.
 
 use etherparse::ArpOperation;
-use pollgate_common::drops::{Drop, Pass};
 use pollgate_common::net::{Link, Route};
+use pollgate_common::reasons::{Drop, Pass};
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 

@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use pollgate::lab::OffloadSwitch;
-use pollgate_common::drops::Drop as Reason;
 use pollgate_common::net::PortId;
+use pollgate_common::reasons::Drop as Reason;
 use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::port::packet::{OpenError, PacketOptions};
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::ptr::NonNull;
 
 use pollgate::lab::{Namespace, Veth, in_lab};
-use pollgate_common::drops::Drop as Reason;
 use pollgate_common::net::{Mac, PortId};
+use pollgate_common::reasons::Drop as Reason;
 use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::{self, UringPort};
 use pollgate_dataplane::port::{Frame, Origin, Port, Returned};

@@ -4,8 +4,8 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant as Clock};
 
 use pollgate::lab::{OffloadSwitch, Veth, in_root_lab};
-use pollgate_common::drops::Drop as Reason;
 use pollgate_common::net::PortId;
+use pollgate_common::reasons::Drop as Reason;
 use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Mode, Program, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, Offload, OpenError, Origin, Port};

@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant as Clock};
 
 use pollgate::lab::{Namespace, Veth};
-use pollgate_common::drops::Drop as Reason;
 use pollgate_common::net::{Mac, PortId};
+use pollgate_common::reasons::Drop as Reason;
 use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, OpenError, Origin, Port, Returned};

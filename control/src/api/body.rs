@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::decode::{self, Sent};
 use super::protobuf::{self, PROTOBUF};
 use super::status::Status;
-use crate::manifest;
+use crate::objects::manifest;
 
 /// Longest body of one object, bytes: the API server's own limit.
 pub(crate) const OBJECT_LIMIT: usize = 3 << 20;

@@ -21,9 +21,9 @@ use serde_json::{Map, Number, Value};
 
 use super::resources::Target;
 use super::status::Status;
-use crate::fault::Fault;
 use crate::objects::Object;
-use crate::service::{SpecExt, parse_ip};
+use crate::objects::fault::Fault;
+use crate::objects::service::{SpecExt, parse_ip};
 
 /// Most warnings in one answer, and most characters in one: as the API server.
 const MOST_WARNINGS: usize = 64;
@@ -164,7 +164,7 @@ fn advice(object: &Object) -> Vec<String> {
         let ignored = ignored.into_iter().filter(|(_, set)| *set);
         warnings.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
     }
-    if spec.service_type() != crate::service::ServiceType::ExternalName && given(&spec.external_name) {
+    if spec.service_type() != crate::objects::service::ServiceType::ExternalName && given(&spec.external_name) {
         warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     let cluster_ips = spec.cluster_ips.as_deref().unwrap_or_default();

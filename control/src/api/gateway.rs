@@ -35,10 +35,10 @@ use super::resources::{dry_run, query, written};
 use super::status::Status;
 use super::{Api, render};
 use crate::cluster::{Change, Commit, Write};
+use crate::compile::resolve::ServiceName;
 use crate::explain::explain;
-use crate::fault::Fault;
+use crate::objects::fault::Fault;
 use crate::objects::{Key, Kind, Object};
-use crate::resolve::ServiceName;
 use crate::runtime::WriteError;
 
 /// Where a list of objects is applied.

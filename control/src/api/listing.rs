@@ -27,7 +27,7 @@ use super::render::{self, Form, ListMeta};
 use super::selector::Wanted;
 use super::status::Status;
 use super::view::{NoState, Page};
-use crate::fault::Fault;
+use crate::objects::fault::Fault;
 use crate::objects::{Key, Object};
 
 /// How long a list waits for a revision that has not come yet, as the API server does.

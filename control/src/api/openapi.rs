@@ -2,7 +2,7 @@
 //!
 //! `kubectl` reads these before it sends anything: `explain` prints the descriptions, `apply` finds the merge keys of lists
 //! and which parameters a patch takes (without `fieldValidation` among them it would want to validate by itself). The
-//! schemas are those of the generated types, so they say what is really read; the merge keys are [`crate::schema`]'s, so
+//! schemas are those of the generated types, so they say what is really read; the merge keys are [`crate::objects::schema`]'s, so
 //! they are those that patches use.
 //!
 //! Documents are JSON only. A client that takes nothing but protobuf gets 406 and, as `kubectl` does, falls back to what it
@@ -24,7 +24,7 @@ use super::patch::PATCH_TYPES;
 use super::render::Form;
 use super::status::Status;
 use crate::objects::Kind;
-use crate::schema::{List, Patch, REFERENCE, definitions, is_atomic_map, list_type, short};
+use crate::objects::schema::{List, Patch, REFERENCE, definitions, is_atomic_map, list_type, short};
 
 /// Groups and versions, as paths name them.
 const GROUP_VERSIONS: [(&str, &str); 2] = [("api/v1", "v1"), ("apis/discovery.k8s.io/v1", "discovery.k8s.io/v1")];

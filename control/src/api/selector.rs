@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::admission::validate::names;
 use crate::objects::{Key, Kind, Object};
-use crate::validate::names;
 
 /// Which objects a list or a watch is about.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::cluster::Refusal;
-use crate::fault::{Fault, FaultReason};
+use crate::objects::fault::{Fault, FaultReason};
 use crate::objects::{Key, Kind, Object};
 use crate::runtime::WriteError;
 

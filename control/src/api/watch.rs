@@ -37,8 +37,8 @@ use super::selector::Wanted;
 use super::status::Status;
 use super::view::NoState;
 use crate::cluster::Commit;
-use crate::fault::Fault;
 use crate::objects::Key;
+use crate::objects::fault::Fault;
 
 /// How long a watch lasts that names no time: between this and twice as much, so that not all come back at once.
 const LASTS: Duration = Duration::from_secs(30 * 60);

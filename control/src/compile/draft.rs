@@ -21,7 +21,7 @@ use super::maglev::Identity;
 use super::rings::{Rings, TooMany};
 use super::topology::{self, Place};
 use crate::cluster::Cluster;
-use crate::resolve::{Family, ResolvedEndpoint, ResolvedPort, ResolvedService, ServiceName, resolve};
+use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedPort, ResolvedService, ServiceName, resolve};
 
 /// A Service, and what was chosen for each of its ports.
 pub struct Draft {

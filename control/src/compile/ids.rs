@@ -10,7 +10,7 @@ use pollgate_common::hash::HashMap;
 use pollgate_common::tables::{Backend, ServiceId};
 
 use super::maglev::Identity;
-use crate::resolve::{Family, Protocol, ServiceName};
+use crate::compile::resolve::{Family, Protocol, ServiceName};
 
 /// Places that rest before one is used again.
 const REST: usize = 1024;

@@ -17,6 +17,7 @@
 pub mod draft;
 pub mod ids;
 pub mod maglev;
+pub mod resolve;
 pub mod rings;
 pub mod service;
 pub mod topology;
@@ -28,10 +29,10 @@ use std::sync::Arc;
 use std::thread;
 
 use pollgate_common::counters::Counters;
+use pollgate_common::dns::zone::{Node, Zone, to_wire};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
 use pollgate_common::tables::{Builder, FrontendKey, Service, Settings, Tables};
-use pollgate_common::zone::{Node, Zone, to_wire};
 use tracing::warn;
 
 use self::draft::{Draft, Drafter};
@@ -39,7 +40,7 @@ use self::ids::{Ids, PortName};
 use self::rings::Rings;
 use self::topology::Place;
 use crate::cluster::Cluster;
-use crate::resolve::ServiceName;
+use crate::compile::resolve::ServiceName;
 use crate::runtime::TableSink;
 
 /// So many Services are worth starting threads for.

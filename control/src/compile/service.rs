@@ -9,7 +9,7 @@ use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, Service, Settings
 use super::draft::{Choice, PortDraft, Share};
 use super::ids::{Ids, NoPlace, PortName};
 use super::rings::TooMany;
-use crate::resolve::{Family, ResolvedPort, ResolvedService};
+use crate::compile::resolve::{Family, ResolvedPort, ResolvedService};
 
 /// The name under which a port of a Service has its place.
 pub fn port_name(service: &ResolvedService, port: &ResolvedPort, family: Family) -> PortName {

@@ -10,7 +10,7 @@
 //! served from elsewhere, which is better than not at all. With no ready endpoint, terminating ones are used wherever they are. Local
 //! policies are no advice: they look at the node of the endpoint itself and at no hint.
 
-use crate::resolve::ResolvedEndpoint;
+use crate::compile::resolve::ResolvedEndpoint;
 
 /// Where the gateway stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub fn preferred<'a>(endpoints: &[&'a ResolvedEndpoint], place: Place<'_>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolve::Hints;
+    use crate::compile::resolve::Hints;
 
     /// `1 r zone=a,b node=x`: the last number of the address, `r`eady or `t`erminating, hints.
     fn endpoint(text: &str) -> ResolvedEndpoint {

@@ -10,9 +10,9 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::zone::{Node, RrSet, rr, to_wire};
+use pollgate_common::dns::zone::{Node, RrSet, rr, to_wire};
 
-use crate::resolve::ResolvedService;
+use crate::compile::resolve::ResolvedService;
 
 /// The node at a Service's own name; `None` if that name does not exist.
 pub fn node(service: &ResolvedService, ttl: u32) -> Option<Node> {

@@ -20,12 +20,12 @@ use std::ops::Range;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
 use siphasher::sip::SipHasher13;
 
+use crate::cluster::index::ingress_addresses;
+use crate::cluster::overlay::Transaction;
 use crate::cluster::{IpRange, Settings};
-use crate::fault::Fault;
-use crate::index::ingress_addresses;
 use crate::objects::Object;
-use crate::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
-use crate::transaction::Transaction;
+use crate::objects::fault::Fault;
+use crate::objects::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
 
 /// SipHash-1-3 of a text: published and fixed, so that any two gateways agree.
 pub(crate) fn hash(text: &str, key: u64) -> u64 {

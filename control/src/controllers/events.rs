@@ -2,8 +2,8 @@
 //!
 //! Kubernetes gives each an hour. A number needs no clock and bounds the memory, whoever writes them.
 
+use crate::cluster::overlay::Transaction;
 use crate::objects::Kind;
-use crate::transaction::Transaction;
 
 /// Events kept.
 const KEPT: usize = 1000;

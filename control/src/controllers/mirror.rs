@@ -15,11 +15,11 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::endpoints::{MANAGED_BY_LABEL, Ports, TRIGGER_TIME, free_name, port_of, ports_of};
-use crate::apply::LAST_APPLIED;
+use super::endpoint_slices::{MANAGED_BY_LABEL, Ports, TRIGGER_TIME, free_name, port_of, ports_of};
+use crate::admission::apply::LAST_APPLIED;
+use crate::cluster::overlay::Transaction;
+use crate::objects::service::{Family, ServiceName, SpecExt, parse_ip};
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
-use crate::service::{Family, ServiceName, SpecExt, parse_ip};
-use crate::transaction::Transaction;
 
 /// Our own name as the manager of slices.
 pub(crate) const MANAGED_BY: &str = "endpointslicemirroring-controller.pollgate";
@@ -165,7 +165,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::resolve::resolve;
+    use crate::compile::resolve::resolve;
     use crate::testing::{World, pod, service, web};
 
     fn endpoints(subsets: Value) -> Value {

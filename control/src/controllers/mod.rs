@@ -3,7 +3,7 @@
 //! ```text
 //! start       namespaces and default/kubernetes come back
 //! allocate    LoadBalancers that wait are given freed addresses
-//! endpoints   Service with a selector ── Pods ──▶ EndpointSlices (with hints), Endpoints
+//! slices      Service with a selector ── Pods ──▶ EndpointSlices (with hints), Endpoints
 //! mirror      Service without one ── Endpoints written by hand ──▶ EndpointSlices
 //! events      the oldest Events go
 //! ```
@@ -13,21 +13,21 @@
 //! Each looks only at what the batch touched, those before it included, so one changed Pod costs its own Services.
 
 pub(crate) mod allocate;
-pub(crate) mod endpoints;
+pub(crate) mod endpoint_slices;
 pub(crate) mod mirror;
 pub(crate) mod start;
 
+mod endpoints_v1;
 mod events;
 mod hints;
-mod legacy;
 
-use crate::transaction::Transaction;
+use crate::cluster::overlay::Transaction;
 
 /// Runs every controller on what the batch touched.
 pub(crate) fn run(tx: &mut Transaction<'_>) {
     start::run(tx);
     allocate::serve_waiting(tx);
-    endpoints::run(tx);
+    endpoint_slices::run(tx);
     mirror::run(tx);
     events::run(tx);
 }

@@ -15,10 +15,10 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::allocate;
+use crate::admission::strategy;
+use crate::cluster::overlay::{Transaction, new_namespace};
 use crate::cluster::{PERMANENT_NAMESPACES, Settings};
 use crate::objects::{Kind, Object};
-use crate::strategy;
-use crate::transaction::{Transaction, new_namespace};
 
 /// The port API servers listen on, behind the Service's 443.
 const API_SERVER_PORT: i32 = 6443;

@@ -6,8 +6,8 @@
 
 use crate::cluster::{Cluster, Settings};
 use crate::compile::draft::ports_by_family;
+use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedService};
 use crate::compile::topology::{Place, Preference, preference, preferred};
-use crate::resolve::{Family, ResolvedEndpoint, ResolvedService};
 
 /// A sentence for each, over all ports of the Service.
 pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String> {
@@ -89,7 +89,7 @@ mod tests {
 
     use crate::cluster::Settings;
     use crate::explain::explain;
-    use crate::service::ServiceName;
+    use crate::objects::service::ServiceName;
     use crate::testing::{World, node, pod, service};
 
     fn told(node_name: Option<&str>, zone: Option<&str>, spec: serde_json::Value) -> Vec<String> {

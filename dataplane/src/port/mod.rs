@@ -29,7 +29,7 @@ pub mod xdp;
 
 use std::os::fd::BorrowedFd;
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 use pollgate_common::time::Instant;
 
 pub use device::OpenError;

@@ -6,7 +6,7 @@
 //!         QR opcode AA TC RD RA  rcode
 //! ```
 
-use pollgate_common::zone::{MAX_NAME, rr};
+use pollgate_common::dns::zone::{MAX_NAME, rr};
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -5,7 +5,7 @@
 //!  │ sport │ dport │ seq  │ ack │ off  │ flags│ window │ checksum│ urgent │ options…
 //! ```
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -5,7 +5,7 @@
 //!  │ sport │ dport │ length │ checksum│ payload
 //! ```
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

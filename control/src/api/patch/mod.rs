@@ -33,12 +33,12 @@ use super::body::{self, OBJECT_LIMIT};
 use super::decode::{Decoded, Sent, decode, warn};
 use super::resources::{Part, Target, answer};
 use super::status::Status;
+use crate::admission::ownership;
+use crate::admission::validate;
 use crate::cluster::{RefusalReason, Write};
 use crate::objects::Object;
-use crate::ownership;
+use crate::objects::schema::Shape;
 use crate::runtime::WriteError;
-use crate::schema::Shape;
-use crate::validate;
 
 /// The media types of patches.
 pub(crate) const PATCH_TYPES: &[&str] = &[JSON, MERGE, STRATEGIC, APPLY];

@@ -6,7 +6,7 @@
 //!                        └─ mine before, not now, and nobody else's ─▶ removed
 //! ```
 //!
-//! What is kept is who applied what (`managedFields` of operation `Apply`, see [`crate::ownership`]), which is what the three
+//! What is kept is who applied what (`managedFields` of operation `Apply`, see [`crate::admission::ownership`]), which is what the three
 //! rules above need. Other writers are not recorded: a field that somebody else changed by an ordinary write is
 //! nobody's, so the next apply sets it again without a conflict, where the API server would tell of one.
 
@@ -20,10 +20,10 @@ use super::super::decode::{Decoded, Sent};
 use super::super::resources::{Part, Target};
 use super::super::status::Status;
 use super::{decode_result, metadata_of, pin};
-use crate::merge::{Rules, overlay, without_nulls};
+use crate::admission::ownership::{self, FieldSet, Owner};
 use crate::objects::Object;
-use crate::ownership::{self, FieldSet, Owner};
-use crate::schema::Shape;
+use crate::objects::merge::{Rules, overlay, without_nulls};
+use crate::objects::schema::Shape;
 
 /// What was applied, by whom.
 pub(super) struct Apply {

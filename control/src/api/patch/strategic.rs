@@ -11,15 +11,15 @@
 //! | `$deleteFromPrimitiveList/x: [1]` | take these values out of the list `x` |
 //! | `$setElementOrder/x: [...]` | the order of the list `x`; what it does not name keeps its place |
 //!
-//! Which list merges by what is in [`crate::schema`]. apimachinery's `strategicpatch` finds an item by one key and merges
+//! Which list merges by what is in [`crate::objects::schema`]. apimachinery's `strategicpatch` finds an item by one key and merges
 //! into the first that fits, so that 53/UDP overwrites 53/TCP. Here an item that fits in all keys of its list goes
 //! first, and one that was merged into is not merged into again by the same patch.
 
 use ahash::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
-use crate::merge::in_order;
-use crate::schema::{List, ListType, Patch, Shape, key_value};
+use crate::objects::merge::in_order;
+use crate::objects::schema::{List, ListType, Patch, Shape, key_value};
 
 /// Most items of a list that is merged by key.
 const MOST_ITEMS: usize = 10_000;

@@ -101,7 +101,7 @@ mod tests {
 
     use super::service::endpoints;
     use super::*;
-    use crate::apply::LAST_APPLIED;
+    use crate::admission::apply::LAST_APPLIED;
 
     /// Tuesday, in the afternoon, in UTC.
     pub(super) fn now() -> Zoned {

@@ -6,7 +6,7 @@ use jiff::Zoned;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::super::{age, align, pairs};
-use crate::apply::LAST_APPLIED;
+use crate::admission::apply::LAST_APPLIED;
 
 /// Longest annotation that stays on one line.
 pub(super) const MAX_ANNOTATION: usize = 140;

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 
 use super::super::socket::{Messages, Scope, verdict};
 use super::super::{BURST, Frame, Returned, Sent};

@@ -8,7 +8,7 @@
 
 use std::mem::size_of;
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 
 use super::super::{BURST, Frame, Offload};
 

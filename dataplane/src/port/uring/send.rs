@@ -1,6 +1,6 @@
 //! Frames on their way out: each in a slot until the kernel is done with it.
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 
 use super::super::socket::{Messages, verdict};
 use super::super::{BURST, Frame, Returned, Sent};

@@ -48,7 +48,7 @@
 //!
 //! (Documentation/networking/af_xdp.rst)
 //!
-//! [`Drop::TxTooLong`]: pollgate_common::drops::Drop::TxTooLong
+//! [`Drop::TxTooLong`]: pollgate_common::reasons::Drop::TxTooLong
 
 mod checksum;
 mod open;

@@ -19,7 +19,7 @@
 //! A refused frame (EBUSY) is the one in front of the ring's consumer; it comes home like the others and is then reported
 //! with its reason. One that was queued by an earlier batch has been reported as sent already.
 
-use pollgate_common::drops::Drop;
+use pollgate_common::reasons::Drop;
 
 use super::super::device::Device;
 use super::super::{BURST, Frame, Returned, Sent};

@@ -1,0 +1,3 @@
+//! DNS: messages, the compiled zone, and the answer to a query.
+
+pub mod zone;

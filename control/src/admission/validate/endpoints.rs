@@ -1,0 +1,69 @@
+//! `ValidateEndpoints` (K `pkg/apis/core/validation/validation.go`).
+
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
+
+use super::names;
+use crate::objects::fault::Fault;
+use crate::objects::service::parse_ip;
+
+/// Adds what is wrong with a defaulted Endpoints. Subsets that did not change are not looked at again: a rule that came later
+/// must not forbid a new label.
+pub(super) fn check(endpoints: &Endpoints, old: Option<&Endpoints>, faults: &mut Vec<Fault>) {
+    if old.is_some_and(|old| old.subsets == endpoints.subsets) {
+        return;
+    }
+    for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {
+        self::subset(subset, &format!("subsets[{index}]"), faults);
+    }
+}
+
+fn subset(subset: &EndpointSubset, field: &str, faults: &mut Vec<Fault>) {
+    let lists = [("addresses", &subset.addresses), ("notReadyAddresses", &subset.not_ready_addresses)];
+    if lists.iter().all(|(_, list)| list.as_ref().is_none_or(Vec::is_empty)) {
+        faults.push(Fault::required(field, "must specify `addresses` or `notReadyAddresses`"));
+    }
+    for (name, list) in lists {
+        for (index, address) in list.iter().flatten().enumerate() {
+            self::address(address, &format!("{field}.{name}[{index}]"), faults);
+        }
+    }
+    let ports = subset.ports.as_deref().unwrap_or_default();
+    for (index, port) in ports.iter().enumerate() {
+        self::port(port, ports.len() > 1, &format!("{field}.ports[{index}]"), faults);
+    }
+}
+
+fn address(address: &EndpointAddress, field: &str, faults: &mut Vec<Fault>) {
+    let detail = match parse_ip(&address.ip) {
+        None => Some(names::NOT_AN_ADDRESS.to_owned()),
+        Some(ip) => names::unusable_address(&address.ip, ip),
+    };
+    faults.extend(detail.map(|detail| Fault::invalid(format!("{field}.ip"), &address.ip, &detail)));
+    if let Some(hostname) = address.hostname.as_deref().filter(|hostname| !hostname.is_empty())
+        && let Some(detail) = names::label(hostname)
+    {
+        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
+    }
+    if let Some(node) = &address.node_name
+        && let Some(detail) = names::subdomain(node)
+    {
+        faults.push(Fault::invalid(format!("{field}.nodeName"), node, &detail));
+    }
+}
+
+fn port(port: &EndpointPort, name_required: bool, field: &str, faults: &mut Vec<Fault>) {
+    match port.name.as_deref().unwrap_or_default() {
+        "" if name_required => faults.push(Fault::required(format!("{field}.name"), "")),
+        "" => {}
+        name => faults.extend(names::label(name).map(|detail| Fault::invalid(format!("{field}.name"), name, &detail))),
+    }
+    if !(1..=65535).contains(&port.port) {
+        faults.push(Fault::invalid(format!("{field}.port"), port.port, names::NOT_A_PORT));
+    }
+    super::service::protocol(port.protocol.as_deref(), &format!("{field}.protocol"), faults);
+    if let Some(protocol) = &port.app_protocol
+        && let Some(detail) = names::qualified(protocol)
+    {
+        faults.push(Fault::invalid(format!("{field}.appProtocol"), protocol, &detail));
+    }
+}

@@ -1,0 +1,127 @@
+//! Whether an object may be, in the API server's own words.
+//!
+//! Messages are word for word those of K `pkg/apis/core/validation`, `pkg/apis/discovery/validation` and apimachinery
+//! `pkg/util/validation`: that is what operators search for and what tools match on. Only what pollgate acts on is checked; a Pod's
+//! volumes are its kubelet's business, and there is none here.
+
+mod endpoints;
+pub(crate) mod names;
+mod service;
+mod slice;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Event, Pod};
+
+pub(crate) use self::service::misplaced_addresses;
+
+use crate::objects::fault::Fault;
+use crate::objects::service::parse_ip;
+use crate::objects::{Kind, Object};
+
+/// Most bytes of all annotations of an object.
+const MAX_ANNOTATIONS: usize = 256 << 10;
+
+/// Adds what is wrong with an object, and with its change from `old`.
+pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fault>) {
+    metadata(object, faults);
+    match (object, old) {
+        (Object::Service(service), old) => {
+            self::service::check(service, faults);
+            if let Some(Object::Service(old)) = old {
+                self::service::check_change(service, old, faults);
+            }
+        }
+        (Object::Endpoints(endpoints), old) => {
+            self::endpoints::check(endpoints, old.and_then(Object::as_endpoints), faults);
+        }
+        (Object::EndpointSlice(slice), old) => self::slice::check(slice, old.and_then(Object::as_slice), faults),
+        (Object::Pod(pod), _) => pod_addresses(pod, faults),
+        (Object::Event(event), _) => self::event(event, faults),
+        (Object::Namespace(_) | Object::Node(_), _) => {}
+    }
+}
+
+/// Whether labels carry every pair of a selector.
+pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: Option<&BTreeMap<String, String>>) -> bool {
+    selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
+fn metadata(object: &Object, faults: &mut Vec<Fault>) {
+    let metadata = object.metadata();
+    let fault_of_name = match object.kind() {
+        // A Service may begin with a digit since KEP-5311.
+        Kind::Service | Kind::Namespace => names::label,
+        Kind::Node | Kind::Pod | Kind::Endpoints | Kind::EndpointSlice | Kind::Event => names::subdomain,
+    };
+    if let Some(prefix) = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty())
+        && let Some(detail) = fault_of_name(&names::as_prefix(prefix))
+    {
+        faults.push(Fault::invalid("metadata.generateName", prefix, &detail));
+    }
+    match object.name() {
+        "" => faults.push(Fault::required("metadata.name", "name or generateName is required")),
+        name => faults.extend(fault_of_name(name).map(|detail| Fault::invalid("metadata.name", name, &detail))),
+    }
+    if object.kind().namespaced()
+        && let Some(detail) = names::label(object.namespace())
+    {
+        faults.push(Fault::invalid("metadata.namespace", object.namespace(), &detail));
+    }
+    if let Some(labels) = &metadata.labels {
+        label_pairs("metadata.labels", labels, faults);
+    }
+    if let Some(pairs) = &metadata.annotations {
+        annotations("metadata.annotations", pairs, faults);
+    }
+}
+
+/// Keys are qualified names, values short words (apimachinery `ValidateLabels`).
+fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+    for (key, value) in pairs {
+        if let Some(detail) = names::qualified(key) {
+            faults.push(Fault::invalid(field, key, &detail));
+        }
+        if let Some(detail) = names::label_value(value) {
+            faults.push(Fault::invalid(field, value, &detail));
+        }
+    }
+}
+
+/// Keys are qualified names in any case; of the values only the sum is bounded.
+fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+    for key in pairs.keys() {
+        if let Some(detail) = names::qualified(&key.to_lowercase()) {
+            faults.push(Fault::invalid(field, key, &detail));
+        }
+    }
+    if pairs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_ANNOTATIONS {
+        faults.push(Fault::too_long(field, MAX_ANNOTATIONS));
+    }
+}
+
+fn pod_addresses(pod: &Pod, faults: &mut Vec<Fault>) {
+    let Some(status) = &pod.status else { return };
+    let mut check = |field: String, ip: &str| {
+        if !ip.is_empty() && parse_ip(ip).is_none() {
+            faults.push(Fault::invalid(field, ip, names::NOT_AN_ADDRESS));
+        }
+    };
+    check("status.podIP".to_owned(), status.pod_ip.as_deref().unwrap_or_default());
+    for (index, ip) in status.pod_ips.iter().flatten().enumerate() {
+        check(format!("status.podIPs[{index}].ip"), &ip.ip);
+    }
+}
+
+/// News of an object stand in its namespace; those of one that has none, in `default`.
+fn event(event: &Event, faults: &mut Vec<Fault>) {
+    let own = event.metadata.namespace.as_deref().unwrap_or_default();
+    let about = event.involved_object.namespace.as_deref().unwrap_or_default();
+    let fits = if about.is_empty() { own == "default" } else { own == about };
+    if !fits {
+        faults.push(Fault::invalid("involvedObject.namespace", about, "does not match event.namespace"));
+    }
+}

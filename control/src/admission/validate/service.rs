@@ -1,0 +1,554 @@
+//! `ValidateService` and `ValidateServiceUpdate` (K `pkg/apis/core/validation/validation.go`).
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{label_pairs, names};
+use crate::objects::fault::Fault;
+use crate::objects::service::{Family, NONE, ServiceType, SpecExt, parse_ip};
+
+/// A port that would give the kubelet away to the outside.
+const KUBELET_PORT: i32 = 10250;
+/// Longest stickiness, in seconds: a day.
+const MAX_AFFINITY_SECONDS: i32 = 86_400;
+const INGRESS: &str = "status.loadBalancer.ingress";
+const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
+/// Adds what is wrong with a defaulted Service.
+pub(super) fn check(service: &Service, faults: &mut Vec<Fault>) {
+    let Some(spec) = &service.spec else {
+        return faults.push(Fault::required("spec", ""));
+    };
+    kind(spec, faults);
+    ports(spec, faults);
+    if let Some(selector) = &spec.selector {
+        label_pairs("spec.selector", selector, faults);
+    }
+    affinity(spec, faults);
+    families(spec, faults);
+    cluster_ips(spec, faults);
+    external_ips(spec, faults);
+    source_ranges(service, spec, faults);
+    balancer(spec, faults);
+    policies(spec, faults);
+    status(service, faults);
+}
+
+/// Adds what may not be changed from `old`.
+pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Vec<Fault>) {
+    let (Some(spec), Some(old)) = (&service.spec, &old.spec) else {
+        return;
+    };
+    if spec.needs_cluster_ip() && old.needs_cluster_ip() {
+        cluster_ip_change(spec, old, faults);
+        family_change(spec, old, faults);
+    }
+    let balancer = |spec: &ServiceSpec| spec.service_type() == ServiceType::LoadBalancer;
+    if balancer(spec) && balancer(old) && spec.load_balancer_class != old.load_balancer_class {
+        let class = spec.load_balancer_class.as_deref().unwrap_or_default();
+        faults.push(Fault::invalid("spec.loadBalancerClass", class, "may not change once set"));
+    }
+    let held = spec.needs_health_check_port() && old.needs_health_check_port();
+    if held && spec.health_check_node_port != old.health_check_node_port {
+        faults.push(Fault::forbidden("spec.healthCheckNodePort", "field is immutable"));
+    }
+}
+
+/// The closed list of protocols.
+pub(super) fn protocol(text: Option<&str>, field: &str, faults: &mut Vec<Fault>) {
+    one_of(text, field, &["SCTP", "TCP", "UDP"], faults);
+}
+
+fn one_of(text: Option<&str>, field: &str, supported: &[&str], faults: &mut Vec<Fault>) {
+    match text {
+        None | Some("") => faults.push(Fault::required(field, "")),
+        Some(text) if supported.contains(&text) => {}
+        Some(text) => faults.push(Fault::not_supported(field, text, supported)),
+    }
+}
+
+fn kind(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    one_of(spec.type_.as_deref(), "spec.type", &ServiceType::NAMES, faults);
+    let kind = spec.service_type();
+    if spec.ports().is_empty() && !spec.is_headless() && kind != ServiceType::ExternalName {
+        faults.push(Fault::required("spec.ports", ""));
+    }
+    match kind {
+        ServiceType::ClusterIp => {}
+        ServiceType::NodePort | ServiceType::LoadBalancer if spec.is_headless() => {
+            let detail = format!("may not be set to 'None' for {} services", kind.as_str());
+            faults.push(Fault::invalid("spec.clusterIPs[0]", NONE, &detail));
+        }
+        ServiceType::NodePort => {}
+        ServiceType::LoadBalancer => {
+            for index in positions(spec.ports(), |port| port.port == KUBELET_PORT) {
+                let detail = format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
+                faults.push(Fault::invalid(format!("spec.ports[{index}]"), KUBELET_PORT, &detail));
+            }
+        }
+        ServiceType::ExternalName => external_name(spec, faults),
+    }
+}
+
+fn external_name(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let set = [
+        ("spec.clusterIPs", spec.cluster_ips.as_ref().is_some_and(|ips| !ips.is_empty())),
+        ("spec.ipFamilies", spec.ip_families.as_ref().is_some_and(|families| !families.is_empty())),
+        ("spec.ipFamilyPolicy", spec.ip_family_policy.is_some()),
+    ];
+    for (field, _) in set.into_iter().filter(|(_, set)| *set) {
+        faults.push(Fault::forbidden(field, "may not be set for ExternalName services"));
+    }
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        faults.push(Fault::required("spec.externalName", ""));
+    } else if let Some(detail) = names::subdomain(name) {
+        faults.push(Fault::invalid("spec.externalName", name, &detail));
+    }
+}
+
+fn ports(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let ports = spec.ports();
+    let mut seen_names = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        port_name(port, ports.len() > 1, &mut seen_names, &field, faults);
+        if !(1..=65535).contains(&port.port) {
+            faults.push(Fault::invalid(format!("{field}.port"), port.port, names::NOT_A_PORT));
+        }
+        protocol(port.protocol.as_deref(), &format!("{field}.protocol"), faults);
+        target_port(port, &field, faults);
+        if let Some(detail) = port.app_protocol.as_deref().and_then(names::qualified) {
+            let value = port.app_protocol.as_deref().unwrap_or_default();
+            faults.push(Fault::invalid(format!("{field}.appProtocol"), value, &detail));
+        }
+    }
+    repeated_ports(spec, faults);
+}
+
+fn port_name<'a>(
+    port: &'a ServicePort,
+    required: bool,
+    seen: &mut BTreeSet<&'a str>,
+    field: &str,
+    faults: &mut Vec<Fault>,
+) {
+    let field = format!("{field}.name");
+    match port.name.as_deref().unwrap_or_default() {
+        "" if required => faults.push(Fault::required(field, "")),
+        "" => {}
+        name => match names::label(name) {
+            Some(detail) => faults.push(Fault::invalid(field, name, &detail)),
+            None if !seen.insert(name) => faults.push(Fault::duplicate(field, name)),
+            None => {}
+        },
+    }
+}
+
+fn target_port(port: &ServicePort, field: &str, faults: &mut Vec<Fault>) {
+    let field = format!("{field}.targetPort");
+    match &port.target_port {
+        // The default repeats the port; its fault has been told there.
+        Some(IntOrString::Int(number)) if *number == port.port => {}
+        Some(IntOrString::Int(number)) if !(1..=65535).contains(number) => {
+            faults.push(Fault::invalid(field, *number, names::NOT_A_PORT));
+        }
+        Some(IntOrString::String(name)) => {
+            faults.extend(names::port_name(name).into_iter().map(|detail| Fault::invalid(&*field, name, detail)));
+        }
+        _ => {}
+    }
+}
+
+fn repeated_ports(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let (mut ports, mut node_ports) = (BTreeSet::new(), BTreeSet::new());
+    for (index, port) in spec.ports().iter().enumerate() {
+        let protocol = port.protocol.as_deref().unwrap_or_default();
+        if !ports.insert((protocol, port.port)) {
+            faults.push(Fault::duplicate(format!("spec.ports[{index}]"), &*format!("{}/{protocol}", port.port)));
+        }
+        let Some(node_port) = port.node_port.filter(|node_port| *node_port != 0) else {
+            continue;
+        };
+        let field = format!("spec.ports[{index}].nodePort");
+        if spec.service_type() == ServiceType::ClusterIp {
+            faults.push(Fault::forbidden(&*field, "may not be used when `type` is 'ClusterIP'"));
+        }
+        if spec.service_type() == ServiceType::ExternalName {
+            faults.push(Fault::forbidden(&*field, "may not be used when `type` is 'ExternalName'"));
+        }
+        if !node_ports.insert((protocol, node_port)) {
+            faults.push(Fault::duplicate(field, &*node_port.to_string()));
+        }
+    }
+}
+
+fn affinity(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let affinity = spec.session_affinity.as_deref();
+    one_of(affinity, "spec.sessionAffinity", &["ClientIP", "None"], faults);
+    let config = spec.session_affinity_config.as_ref();
+    let timeout = config.and_then(|config| config.client_ip.as_ref()).and_then(|config| config.timeout_seconds);
+    if let Some(seconds) = timeout.filter(|s| affinity == Some("ClientIP") && !(1..=MAX_AFFINITY_SECONDS).contains(s)) {
+        let detail = format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}");
+        faults.push(Fault::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, &detail));
+    }
+}
+
+fn families(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    if let Some(policy) = &spec.ip_family_policy {
+        let policies = ["SingleStack", "PreferDualStack", "RequireDualStack"];
+        one_of(Some(policy), "spec.ipFamilyPolicy", &policies, faults);
+    }
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    if families.len() > 2 {
+        faults.push(Fault::invalid("spec.ipFamilies", families, "may only hold up to 2 values"));
+    }
+    for (index, family) in families.iter().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        if Family::parse(family).is_none() {
+            faults.push(Fault::not_supported(field, family, &["IPv4", "IPv6"]));
+        } else if families[..index].contains(family) {
+            faults.push(Fault::duplicate(field, family));
+        }
+    }
+}
+
+fn cluster_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
+    let field = "spec.clusterIPs";
+    if spec.cluster_ip.is_none() && !ips.is_empty() {
+        return faults.push(Fault::invalid(field, ips, "must be empty when `clusterIP` is not specified"));
+    }
+    if spec.cluster_ip.as_ref() != ips.first() {
+        return faults.push(Fault::invalid(field, ips, "first value must match `clusterIP`"));
+    }
+    if ips.len() > 2 {
+        faults.push(Fault::invalid(field, ips, "may only hold up to 2 values"));
+    }
+    if ips.len() > 1 && ips.iter().any(|ip| ip == NONE) {
+        return faults.push(Fault::invalid(field, ips, "'None' must be the first and only value"));
+    }
+    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != NONE && parse_ip(ip).is_none()) {
+        faults.push(Fault::invalid(format!("{field}[{index}]"), ip, names::NOT_AN_ADDRESS));
+    }
+    if let [Some(a), Some(b)] = [ips.first(), ips.get(1)].map(|ip| ip.and_then(|ip| parse_ip(ip)))
+        && Family::of(a) == Family::of(b)
+    {
+        let detail = "may specify no more than one IP for each IP family";
+        faults.push(Fault::invalid(field, ips, detail));
+    }
+}
+
+fn external_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    for (index, ip) in spec.external_ips.iter().flatten().enumerate() {
+        let detail = match parse_ip(ip) {
+            None => Some(names::NOT_AN_ADDRESS.to_owned()),
+            Some(address) => names::unusable_address(ip, address),
+        };
+        faults.extend(detail.map(|detail| Fault::invalid(format!("spec.externalIPs[{index}]"), ip, &detail)));
+    }
+}
+
+fn source_ranges(service: &Service, spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let balancer = spec.service_type() == ServiceType::LoadBalancer;
+    let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let valid = |text: &str| text.trim().parse::<IpNet>().is_ok();
+    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let field = "spec.loadBalancerSourceRanges";
+    if !ranges.is_empty() && !balancer {
+        return faults.push(Fault::forbidden(field, "may only be used when `type` is 'LoadBalancer'"));
+    }
+    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| !valid(range)) {
+        faults.push(Fault::invalid(format!("{field}[{index}]"), range, detail));
+    }
+    let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(SOURCE_RANGES_ANNOTATION));
+    if let Some(text) = annotation.filter(|_| balancer && ranges.is_empty())
+        && !text.split(',').all(valid)
+    {
+        let field = format!("metadata.annotations[{SOURCE_RANGES_ANNOTATION}]");
+        faults.push(Fault::invalid(
+            field,
+            text,
+            "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24",
+        ));
+    }
+}
+
+fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let only = "may only be used when `type` is 'LoadBalancer'";
+    let balancer = spec.service_type() == ServiceType::LoadBalancer;
+    if spec.allocate_load_balancer_node_ports.is_some() && !balancer {
+        faults.push(Fault::forbidden("spec.allocateLoadBalancerNodePorts", only));
+    }
+    match spec.load_balancer_class.as_deref() {
+        None => {}
+        Some(_) if !balancer => faults.push(Fault::forbidden("spec.loadBalancerClass", only)),
+        Some(class) => {
+            if let Some(detail) = names::qualified(class) {
+                faults.push(Fault::invalid("spec.loadBalancerClass", class, &detail));
+            }
+        }
+    }
+}
+
+/// There is no cloud behind this: the addresses in a status may be anybody's (K `ValidateLoadBalancerStatus`).
+fn status(service: &Service, faults: &mut Vec<Fault>) {
+    if let Some(fault) = misplaced_addresses(service) {
+        return faults.push(fault);
+    }
+    for (index, point) in addresses(service).iter().enumerate() {
+        ingress(point, &format!("{INGRESS}[{index}]"), faults);
+    }
+}
+
+/// Addresses of a Service that cannot have any.
+pub(crate) fn misplaced_addresses(service: &Service) -> Option<Fault> {
+    let balancer = service.spec.as_ref().is_some_and(|spec| spec.service_type() == ServiceType::LoadBalancer);
+    let misplaced = !balancer && !addresses(service).is_empty();
+    misplaced.then(|| Fault::forbidden(INGRESS, "may only be used when `spec.type` is 'LoadBalancer'"))
+}
+
+fn addresses(service: &Service) -> &[LoadBalancerIngress] {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
+}
+
+fn ingress(point: &LoadBalancerIngress, field: &str, faults: &mut Vec<Fault>) {
+    let ip = point.ip.as_deref().unwrap_or_default();
+    if !ip.is_empty() && parse_ip(ip).is_none() {
+        faults.push(Fault::invalid(format!("{field}.ip"), ip, names::NOT_AN_ADDRESS));
+    }
+    match point.ip_mode.as_deref() {
+        Some(_) if ip.is_empty() => {
+            faults.push(Fault::forbidden(format!("{field}.ipMode"), "may not be specified when `ip` is not set"));
+        }
+        Some(mode) => one_of(Some(mode), &format!("{field}.ipMode"), &["Proxy", "VIP"], faults),
+        None => {}
+    }
+    let Some(hostname) = point.hostname.as_deref().filter(|hostname| !hostname.is_empty()) else { return };
+    if let Some(detail) = names::subdomain(hostname) {
+        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
+    }
+    if parse_ip(hostname).is_some() {
+        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, "must be a DNS name, not an IP address"));
+    }
+}
+
+fn policies(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+    let reach = ["Cluster", "Local"];
+    match spec.external_traffic_policy.as_deref().filter(|policy| !policy.is_empty()) {
+        Some(policy) if !spec.externally_accessible() => {
+            let detail = "may only be set for externally-accessible services";
+            faults.push(Fault::invalid("spec.externalTrafficPolicy", policy, detail));
+        }
+        policy if spec.externally_accessible() => one_of(policy, "spec.externalTrafficPolicy", &reach, faults),
+        _ => {}
+    }
+    if let Some(policy) = &spec.internal_traffic_policy {
+        one_of(Some(policy), "spec.internalTrafficPolicy", &reach, faults);
+    }
+    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0 && !spec.needs_health_check_port()) {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        faults.push(Fault::invalid("spec.healthCheckNodePort", port, detail));
+    }
+    if let Some(distribution) = &spec.traffic_distribution {
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+        one_of(Some(distribution), "spec.trafficDistribution", &known, faults);
+    }
+}
+
+/// The secondary address may come and go, the primary one stays (K `validateUpgradeDowngradeClusterIPs`).
+fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>) {
+    if spec.is_headless() && old.is_headless() {
+        return;
+    }
+    let (new, old) = (spec.cluster_ips.as_deref().unwrap_or_default(), old.cluster_ips.as_deref().unwrap_or_default());
+    if old.is_empty() {
+        return;
+    }
+    if new.is_empty() {
+        return faults.push(Fault::invalid("spec.clusterIPs[0]", new, "primary clusterIP can not be unset"));
+    }
+    let compared = if new.len() == old.len() { new.len() } else { 1 };
+    for index in (0..compared).filter(|index| new[*index] != old[*index]) {
+        faults.push(Fault::invalid(format!("spec.clusterIPs[{index}]"), new, "may not change once set"));
+    }
+}
+
+/// The same of families (K `validateUpgradeDowngradeIPFamilies`). A headless Service may change them.
+fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>) {
+    if spec.is_headless() || old.is_headless() {
+        return;
+    }
+    let (new, old) = (spec.ip_families.as_deref().unwrap_or_default(), old.ip_families.as_deref().unwrap_or_default());
+    if new.is_empty() || old.is_empty() {
+        return;
+    }
+    let same_length = new.len() == old.len();
+    if new[0] != old[0] || (same_length && new != old) {
+        faults.push(Fault::invalid("spec.ipFamilies[0]", new, "may not change once set"));
+    }
+}
+
+fn positions(ports: &[ServicePort], test: impl Fn(&ServicePort) -> bool) -> Vec<usize> {
+    ports.iter().enumerate().filter(|(_, port)| test(port)).map(|(index, _)| index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::testing::{World, service};
+
+    fn faults(spec: Value) -> Vec<String> {
+        World::new().faults(service("a", spec))
+    }
+
+    #[test]
+    fn faults_are_told_in_kubernetes_words() {
+        let port = json!([{"port": 80}]);
+        let cases = [
+            (json!({}), "spec.ports: Required value"),
+            (
+                json!({"ports": [{"port": 0}]}),
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
+            (
+                json!({"ports": [{"port": 80, "targetPort": 70000}]}),
+                "spec.ports[0].targetPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            ),
+            (
+                json!({"ports": [{"port": 80, "targetPort": "1234"}]}),
+                "spec.ports[0].targetPort: Invalid value: \"1234\": must contain at least one letter (a-z)",
+            ),
+            (
+                json!({"ports": [{"port": 80, "protocol": "ICMP"}]}),
+                r#"spec.ports[0].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP""#,
+            ),
+            (json!({"ports": [{"port": 80}, {"name": "b", "port": 81}]}), "spec.ports[0].name: Required value"),
+            (
+                json!({"ports": [{"name": "b", "port": 80}, {"name": "b", "port": 81}]}),
+                "spec.ports[1].name: Duplicate value: \"b\"",
+            ),
+            (
+                json!({"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}),
+                "spec.ports[1]: Duplicate value: \"80/TCP\"",
+            ),
+            (
+                json!({"type": "Magic", "ports": port}),
+                r#"spec.type: Unsupported value: "Magic": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort""#,
+            ),
+            (
+                json!({"ports": [{"port": 80, "nodePort": 30001}]}),
+                "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+            ),
+            (
+                json!({"type": "NodePort", "clusterIP": "None", "ports": port}),
+                "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
+            ),
+            (
+                json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
+                "spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet",
+            ),
+            (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
+            (
+                json!({"type": "ExternalName", "externalName": "x", "clusterIP": "10.96.0.5"}),
+                "spec.clusterIPs: Forbidden: may not be set for ExternalName services",
+            ),
+            (
+                json!({"sessionAffinity": "Cookie", "ports": port}),
+                r#"spec.sessionAffinity: Unsupported value: "Cookie": supported values: "ClientIP", "None""#,
+            ),
+            (
+                json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}, "ports": port}),
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 86401: must be greater than 0 and less than 86400",
+            ),
+            (
+                json!({"externalIPs": ["127.0.0.1"], "ports": port}),
+                "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ),
+            (
+                json!({"externalTrafficPolicy": "Local", "ports": port}),
+                "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
+            ),
+            (
+                json!({"internalTrafficPolicy": "Far", "ports": port}),
+                r#"spec.internalTrafficPolicy: Unsupported value: "Far": supported values: "Cluster", "Local""#,
+            ),
+            (
+                json!({"loadBalancerSourceRanges": ["10.0.0.0/8"], "ports": port}),
+                "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"], "ports": port}),
+                "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ),
+            (
+                json!({"allocateLoadBalancerNodePorts": true, "ports": port}),
+                "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                json!({"healthCheckNodePort": 30500, "ports": port}),
+                "spec.healthCheckNodePort: Invalid value: 30500: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+            ),
+            (
+                json!({"clusterIP": "ten", "ports": port}),
+                "spec.clusterIPs[0]: Invalid value: \"ten\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ),
+            (
+                json!({"clusterIPs": ["10.96.0.9"], "ports": port}),
+                "spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: must be empty when `clusterIP` is not specified",
+            ),
+            (
+                json!({"ipFamilies": ["IPv5"], "ports": port}),
+                r#"spec.ipFamilies[0]: Unsupported value: "IPv5": supported values: "IPv4", "IPv6""#,
+            ),
+            (
+                json!({"ipFamilies": ["IPv6"], "ports": port}),
+                "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+            ),
+            (
+                json!({"trafficDistribution": "Near", "ports": port}),
+                r#"spec.trafficDistribution: Unsupported value: "Near": supported values: "PreferClose", "PreferSameZone", "PreferSameNode""#,
+            ),
+        ];
+        for (spec, text) in cases {
+            let told = faults(spec.clone());
+            assert_eq!(told, [text], "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_is_legal_is_let_through() {
+        for spec in [
+            json!({"clusterIP": "None"}),
+            json!({"type": "ExternalName", "externalName": "db.example.com."}),
+            json!({"ports": [{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}]}),
+            json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local", "ports": [{"port": 80, "appProtocol": "kubernetes.io/h2c"}]}),
+            json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "loadBalancerSourceRanges": [" 10.0.0.0/8 "], "ports": [{"port": 80}]}),
+        ] {
+            World::new().apply([service("a", spec)]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_reads_like_the_api_servers() {
+        let mut world = World::new();
+        let mut bad = service("A", json!({"ports": [{"port": 0}]}));
+        bad["metadata"]["labels"] = json!({"ok": "not ok"});
+        let refusal = &world.write(vec![crate::cluster::Write::Create(crate::testing::object(bad))]).unwrap_err()[0];
+        assert_eq!(refusal.reason.code(), 422);
+        assert!(
+            refusal.message.starts_with(
+                "Service \"A\" is invalid: [metadata.name: Invalid value: \"A\": a lowercase RFC 1123 label"
+            ),
+            "{}",
+            refusal.message
+        );
+        assert_eq!(refusal.faults.len(), 3);
+    }
+}

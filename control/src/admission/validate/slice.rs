@@ -1,0 +1,132 @@
+//! `ValidateEndpointSlice` (K `pkg/apis/discovery/validation/validation.go`).
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
+
+use super::{label_pairs, names};
+use crate::objects::fault::Fault;
+use crate::objects::service::{Family, parse_ip};
+
+/// Most endpoints in one slice.
+const MAX_ENDPOINTS: usize = 1000;
+/// Most ports in one slice. The API's documentation says 100; this is what the API server takes.
+const MAX_PORTS: usize = 20_000;
+/// Most addresses of one endpoint.
+const MAX_ADDRESSES: usize = 100;
+/// Most nodes, and most zones, an endpoint is meant for.
+const MAX_HINTS: usize = 8;
+/// Most labels of the older form of topology.
+const MAX_TOPOLOGY: usize = 16;
+
+/// Adds what is wrong with a defaulted slice, and with its change from `old`.
+pub(super) fn check(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Vec<Fault>) {
+    const TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
+    match slice.address_type.as_str() {
+        "" => faults.push(Fault::required("addressType", "")),
+        known if TYPES.contains(&known) => {}
+        other => faults.push(Fault::not_supported("addressType", other, &TYPES)),
+    }
+    endpoints(slice, faults);
+    ports(slice, faults);
+    if old.is_some_and(|old| old.address_type != slice.address_type) {
+        faults.push(Fault::invalid("addressType", &slice.address_type, "field is immutable"));
+    }
+}
+
+fn endpoints(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
+    if slice.endpoints.len() > MAX_ENDPOINTS {
+        return faults.push(Fault::too_many("endpoints", slice.endpoints.len(), MAX_ENDPOINTS));
+    }
+    for (index, point) in slice.endpoints.iter().enumerate() {
+        endpoint(point, &slice.address_type, &format!("endpoints[{index}]"), faults);
+    }
+}
+
+fn endpoint(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
+    addresses(endpoint, address_type, field, faults);
+    if let Some(node) = &endpoint.node_name
+        && let Some(detail) = names::subdomain(node)
+    {
+        faults.push(Fault::invalid(format!("{field}.nodeName"), node, &detail));
+    }
+    if let Some(topology) = &endpoint.deprecated_topology {
+        let field = format!("{field}.deprecatedTopology");
+        if topology.len() > MAX_TOPOLOGY {
+            faults.push(Fault::too_many(&*field, topology.len(), MAX_TOPOLOGY));
+        }
+        label_pairs(&field, topology, faults);
+    }
+    if let Some(hostname) = &endpoint.hostname
+        && let Some(detail) = names::label(hostname)
+    {
+        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
+    }
+    if let Some(hints) = &endpoint.hints {
+        self::hints(hints, &format!("{field}.hints"), faults);
+    }
+}
+
+fn addresses(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
+    if endpoint.addresses.is_empty() {
+        faults.push(Fault::required(format!("{field}.addresses"), "must contain at least 1 address"));
+    } else if endpoint.addresses.len() > MAX_ADDRESSES {
+        faults.push(Fault::too_many(format!("{field}.addresses"), endpoint.addresses.len(), MAX_ADDRESSES));
+    }
+    for (index, address) in endpoint.addresses.iter().enumerate() {
+        let detail = match (Family::parse(address_type), parse_ip(address)) {
+            (Some(family), Some(ip)) if Family::of(ip) == family => names::unusable_address(address, ip),
+            (Some(family), _) => Some(format!("must be a valid {} address", family.as_str())),
+            (None, _) if address_type == "FQDN" => names::domain_name(address),
+            (None, _) => None,
+        };
+        faults.extend(detail.map(|detail| Fault::invalid(format!("{field}.addresses[{index}]"), address, &detail)));
+    }
+}
+
+fn hints(hints: &EndpointHints, field: &str, faults: &mut Vec<Fault>) {
+    let zones: Vec<&String> = hints.for_zones.iter().flatten().map(|zone| &zone.name).collect();
+    hint_names(&zones, names::label_value, &format!("{field}.forZones"), faults);
+    let nodes: Vec<&String> = hints.for_nodes.iter().flatten().map(|node| &node.name).collect();
+    hint_names(&nodes, names::subdomain, &format!("{field}.forNodes"), faults);
+}
+
+fn hint_names(given: &[&String], fault: fn(&str) -> Option<String>, field: &str, faults: &mut Vec<Fault>) {
+    if given.len() > MAX_HINTS {
+        return faults.push(Fault::too_many(field, given.len(), MAX_HINTS));
+    }
+    for (index, name) in given.iter().copied().enumerate() {
+        let field = format!("{field}[{index}].name");
+        if given[..index].contains(&name) {
+            faults.push(Fault::duplicate(&*field, name));
+        }
+        faults.extend(fault(name).map(|detail| Fault::invalid(field, name, &detail)));
+    }
+}
+
+fn ports(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
+    let ports = slice.ports.as_deref().unwrap_or_default();
+    if ports.len() > MAX_PORTS {
+        return faults.push(Fault::too_many("ports", ports.len(), MAX_PORTS));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let name = port.name.as_deref().unwrap_or_default();
+        if let (false, Some(detail)) = (name.is_empty(), names::label(name)) {
+            faults.push(Fault::invalid(format!("ports[{index}].name"), name, &detail));
+        }
+        if !seen.insert(name) {
+            faults.push(Fault::duplicate(format!("ports[{index}].name"), name));
+        }
+        super::service::protocol(port.protocol.as_deref(), &format!("ports[{index}].protocol"), faults);
+        // The API server takes any number; one that is no port could only be a mistake.
+        if let Some(number) = port.port.filter(|number| !(1..=65535).contains(number)) {
+            faults.push(Fault::invalid(format!("ports[{index}].port"), number, names::NOT_A_PORT));
+        }
+        if let Some(protocol) = &port.app_protocol
+            && let Some(detail) = names::qualified(protocol)
+        {
+            faults.push(Fault::invalid(format!("ports[{index}].appProtocol"), protocol, &detail));
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! Why a Service has the endpoints it has.
+//!
+//! For a tired operator at 3 a.m.: which addresses the Service answers on, which Pods of its namespace stand behind it,
+//! and for each Pod that does not, the first rule that decided. Pods that match come first, near misses next, because the
+//! usual cause is a label that is almost right. Rules are asked of the endpoint controller itself
+//! (`controllers::endpoints::judge`): an explanation with rules of its own would be wrong one day.
+//!
+//! What the gateway's own place decides is told by `explain::place`.
+//!
+//! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
+
+pub mod lint;
+mod place;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Cluster;
+use crate::compile::resolve::{ResolvedService, resolve};
+use crate::controllers::endpoint_slices::{
+    Exclusion, MANAGED_BY, MANAGED_BY_LABEL, find_port, judge, node_name, pod_addresses,
+};
+use crate::controllers::mirror;
+use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
+use crate::objects::{Kind, Object};
+
+/// Pods that share no label pair with the selector, beyond which the text only counts them.
+const STRANGERS_SHOWN: usize = 10;
+
+/// Why a Service has the endpoints it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// Its type, or `headless`.
+    pub kind: String,
+    /// Its selector; empty if somebody else manages its endpoints.
+    pub selector: BTreeMap<String, String>,
+    /// Where it answers.
+    pub answers: Vec<Answer>,
+    /// The Pods of its namespace: endpoints, then those that match, then the others, nearest first.
+    pub pods: Vec<PodVerdict>,
+    /// Its EndpointSlices that somebody else wrote.
+    pub foreign_slices: Vec<ForeignSlice>,
+    /// What else the reader should know, most urgent first.
+    pub notes: Vec<String>,
+}
+
+/// One address and port a Service answers on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `external IP` or `DNS`.
+    pub via: String,
+    /// `10.96.0.50:8080/TCP`, or a name.
+    pub address: String,
+    /// The port's name; empty if it has none.
+    pub port_name: String,
+    /// How many endpoints behind it are ready.
+    pub ready: usize,
+}
+
+/// What became of one Pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodVerdict {
+    /// Its name.
+    pub name: String,
+    /// Its first address; empty if it has none.
+    pub address: String,
+    /// What decided.
+    pub verdict: Verdict,
+    /// How many pairs of the selector its labels carry.
+    pub matched: usize,
+    /// Where connections to it go, `10.244.1.10:8080/TCP`; empty if it is no endpoint.
+    pub endpoints: Vec<String>,
+}
+
+/// The first rule that decided about a Pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "camelCase")]
+pub enum Verdict {
+    /// It is an endpoint and takes connections.
+    Ready,
+    /// It is an endpoint, listed as not ready.
+    NotReady,
+    /// It is an endpoint on its way out: used only if no ready one is left.
+    Terminating,
+    /// It lacks a label of the selector.
+    LabelMissing {
+        /// The label.
+        key: String,
+        /// The value the selector wants.
+        wanted: String,
+    },
+    /// A label of the selector has another value.
+    LabelDiffers {
+        /// The label.
+        key: String,
+        /// The value the selector wants.
+        wanted: String,
+        /// The value it has.
+        found: String,
+    },
+    /// It has run to its end.
+    Finished {
+        /// `Failed` or `Succeeded`.
+        phase: String,
+    },
+    /// It has no address.
+    NoAddress,
+    /// It has no address of a family of the Service.
+    NoAddressOfFamily {
+        /// The families of the Service.
+        families: String,
+    },
+    /// Its Node is not there.
+    NodeMissing {
+        /// The Node it names.
+        node: String,
+    },
+    /// None of the Service's named ports is a port of its containers.
+    PortNotFound {
+        /// The first name that was not found.
+        port: String,
+    },
+}
+
+impl Verdict {
+    /// Whether the Pod is listed as an endpoint.
+    pub fn is_endpoint(&self) -> bool {
+        matches!(self, Verdict::Ready | Verdict::NotReady | Verdict::Terminating)
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Verdict::Ready => "yes",
+            Verdict::NotReady => "not ready",
+            Verdict::Terminating => "leaving",
+            _ => "no",
+        }
+    }
+
+    /// Why it is no endpoint that takes connections; empty if it is one.
+    pub fn reason(&self) -> String {
+        match self {
+            Verdict::Ready => String::new(),
+            Verdict::NotReady => "its Ready condition is not True".to_owned(),
+            Verdict::Terminating => "terminating: used only if no ready one is left".to_owned(),
+            Verdict::LabelMissing { key, wanted } => {
+                format!("label missing: {key} (wanted {wanted})")
+            }
+            Verdict::LabelDiffers { key, wanted, found } => {
+                format!("label differs: {key}: {found} ≠ {wanted}")
+            }
+            Verdict::Finished { phase } => format!("phase {phase}"),
+            Verdict::NoAddress => "no IP: status.podIP is not set".to_owned(),
+            Verdict::NoAddressOfFamily { families } => format!("no IP of family {families}"),
+            Verdict::NodeMissing { node } => format!("its Node {node} does not exist"),
+            Verdict::PortNotFound { port } => {
+                format!("port name not found: no container has a port named {port}")
+            }
+        }
+    }
+}
+
+/// An EndpointSlice that was not made from Pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignSlice {
+    /// Its name.
+    pub name: String,
+    /// Who says to manage it; empty if nobody.
+    pub managed_by: String,
+    /// How many endpoints it lists.
+    pub endpoints: usize,
+}
+
+impl ForeignSlice {
+    /// Whether it is made from Endpoints that somebody wrote.
+    pub fn is_mirror(&self) -> bool {
+        self.managed_by == mirror::MANAGED_BY
+    }
+}
+
+/// Explains a Service; nothing if there is none of that name.
+pub fn explain(cluster: &Cluster, name: &ServiceName) -> Option<Explanation> {
+    let object = cluster.object(&name.key())?;
+    let service = object.as_service()?;
+    let spec = service.spec.as_ref()?;
+    let resolved = resolve(cluster, name)?;
+    let pods = spec.selector().map(|selector| verdicts(cluster, name, spec, selector)).unwrap_or_default();
+    let mut explanation = Explanation {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        kind: if spec.is_headless() { "headless".to_owned() } else { spec.service_type().as_str().to_owned() },
+        selector: spec.selector().cloned().unwrap_or_default(),
+        answers: answers(cluster, &resolved),
+        pods,
+        foreign_slices: foreign_slices(cluster, name),
+        notes: Vec::new(),
+    };
+    explanation.notes = notes(cluster, service, spec, &resolved, &explanation);
+    Some(explanation)
+}
+
+fn answers(cluster: &Cluster, service: &ResolvedService) -> Vec<Answer> {
+    let mut answers = vec![Answer {
+        via: "DNS".to_owned(),
+        address: match &service.external_name {
+            Some(target) => format!("{}.{}.svc is an alias of {target}", service.name.name, service.name.namespace),
+            None => format!("{}.{}.svc", service.name.name, service.name.namespace),
+        },
+        port_name: String::new(),
+        ready: service.ready_addresses.len(),
+    }];
+    if service.headless || service.kind == ServiceType::ExternalName {
+        return answers;
+    }
+    let gateway = &cluster.settings().gateway_addresses;
+    for port in &service.ports {
+        let ready = port.endpoints.iter().filter(|endpoint| endpoint.ready).count();
+        let places = [
+            ("ClusterIP", &service.cluster_ips, Some(port.port)),
+            ("NodePort", gateway, port.node_port),
+            ("LoadBalancer", &service.load_balancer_ips, Some(port.port)),
+            ("external IP", &service.external_ips, Some(port.port)),
+        ];
+        for (via, addresses, number) in places {
+            let Some(number) = number else { continue };
+            answers.extend(addresses.iter().map(|address| Answer {
+                via: via.to_owned(),
+                address: format!("{}/{}", std::net::SocketAddr::new(*address, number), port.protocol),
+                port_name: port.name.clone(),
+                ready,
+            }));
+        }
+    }
+    answers
+}
+
+fn verdicts(
+    cluster: &Cluster,
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    selector: &BTreeMap<String, String>,
+) -> Vec<PodVerdict> {
+    let pods = cluster.objects(Kind::Pod, Some(&name.namespace));
+    let mut verdicts: Vec<PodVerdict> =
+        pods.filter_map(|object| Some(pod_verdict(cluster, spec, selector, object, object.as_pod()?))).collect();
+    verdicts.sort_by(|a, b| {
+        let rank = |pod: &PodVerdict| match pod.verdict {
+            Verdict::Ready => 0,
+            Verdict::NotReady | Verdict::Terminating => 1,
+            _ => 2,
+        };
+        rank(a).cmp(&rank(b)).then(b.matched.cmp(&a.matched)).then_with(|| a.name.cmp(&b.name))
+    });
+    verdicts
+}
+
+fn pod_verdict(
+    cluster: &Cluster,
+    spec: &ServiceSpec,
+    selector: &BTreeMap<String, String>,
+    object: &Object,
+    pod: &Pod,
+) -> PodVerdict {
+    let addresses = pod_addresses(pod);
+    let verdict = label_verdict(selector, object).unwrap_or_else(|| match_verdict(cluster, spec, pod));
+    let endpoints = if verdict.is_endpoint() { pod_endpoints(spec, pod) } else { Vec::new() };
+    PodVerdict {
+        name: object.name().to_owned(),
+        address: addresses.first().map(ToString::to_string).unwrap_or_default(),
+        verdict,
+        matched: selector.iter().filter(|(key, value)| object.label(key) == Some(value)).count(),
+        endpoints,
+    }
+}
+
+fn label_verdict(selector: &BTreeMap<String, String>, pod: &Object) -> Option<Verdict> {
+    // A wrong value says more about what the writer meant than a missing label; yet the first rule is the first pair.
+    let (key, wanted) = selector.iter().find(|(key, wanted)| pod.label(key) != Some(wanted))?;
+    let (key, wanted) = (key.clone(), wanted.clone());
+    Some(match pod.label(&key) {
+        Some(found) => Verdict::LabelDiffers { found: found.to_owned(), key, wanted },
+        None => Verdict::LabelMissing { key, wanted },
+    })
+}
+
+fn match_verdict(cluster: &Cluster, spec: &ServiceSpec, pod: &Pod) -> Verdict {
+    let conditions = match judge(spec, pod, cluster.node_missing(node_name(pod))) {
+        Ok(conditions) => conditions,
+        Err(Exclusion::Finished(phase)) => return Verdict::Finished { phase },
+        Err(Exclusion::NoAddress) => return Verdict::NoAddress,
+        Err(Exclusion::NodeMissing(node)) => return Verdict::NodeMissing { node },
+    };
+    let families = spec.families();
+    if !pod_addresses(pod).into_iter().any(|address| families.contains(&Family::of(address))) {
+        let families: Vec<&str> = families.into_iter().map(Family::as_str).collect();
+        return Verdict::NoAddressOfFamily { families: families.join(", ") };
+    }
+    let unknown = spec.ports().iter().find(|port| find_port(pod, port).is_none());
+    if let (Some(port), true) = (unknown, spec.ports().iter().all(|port| find_port(pod, port).is_none())) {
+        let name = port.target_port.as_ref().map(target_name).unwrap_or_default();
+        return Verdict::PortNotFound { port: name };
+    }
+    match conditions {
+        conditions if conditions.ready => Verdict::Ready,
+        conditions if conditions.terminating => Verdict::Terminating,
+        _ => Verdict::NotReady,
+    }
+}
+
+fn target_name(target: &k8s_openapi::apimachinery::pkg::util::intstr::IntOrString) -> String {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    match target {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(name) => name.clone(),
+    }
+}
+
+fn pod_endpoints(spec: &ServiceSpec, pod: &Pod) -> Vec<String> {
+    let families = spec.families();
+    let mut endpoints = Vec::new();
+    for address in pod_addresses(pod).into_iter().filter(|address| families.contains(&Family::of(*address))) {
+        for port in spec.ports() {
+            let number = find_port(pod, port).and_then(|number| u16::try_from(number).ok());
+            let protocol = crate::objects::service::parse_protocol(port.protocol.as_deref()).unwrap_or(Protocol::Tcp);
+            endpoints.extend(number.map(|number| format!("{}/{protocol}", std::net::SocketAddr::new(address, number))));
+        }
+        if spec.ports().is_empty() {
+            endpoints.push(address.to_string());
+        }
+    }
+    endpoints
+}
+
+fn foreign_slices(cluster: &Cluster, name: &ServiceName) -> Vec<ForeignSlice> {
+    let foreign = cluster.slices(name).filter(|slice| slice.label(MANAGED_BY_LABEL) != Some(MANAGED_BY));
+    foreign
+        .map(|slice| ForeignSlice {
+            name: slice.name().to_owned(),
+            managed_by: slice.label(MANAGED_BY_LABEL).unwrap_or_default().to_owned(),
+            endpoints: slice.as_slice().map_or(0, |slice| slice.endpoints.len()),
+        })
+        .collect()
+}
+
+fn notes(
+    cluster: &Cluster,
+    service: &Service,
+    spec: &ServiceSpec,
+    resolved: &ResolvedService,
+    explanation: &Explanation,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !resolved.proxied {
+        notes.push(
+            "Labels hand this Service to another proxy: it has DNS names here, but no traffic is balanced.".to_owned(),
+        );
+    }
+    notes.extend(selector_note(cluster, explanation));
+    if resolved.kind != ServiceType::ExternalName && resolved.proxied {
+        notes.extend(empty_note(resolved));
+    }
+    notes.extend(place::notes(cluster, resolved));
+    notes.extend(partial_port_notes(resolved));
+    notes.extend(unserved_notes(resolved));
+    notes.extend(balancer_note(cluster, service, spec));
+    notes
+}
+
+fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String> {
+    let selector = &explanation.selector;
+    if selector.is_empty() {
+        return (explanation.kind != "ExternalName").then(|| unmanaged_note(explanation).to_owned());
+    }
+    if explanation.pods.iter().any(|pod| pod.matched == selector.len()) {
+        return None;
+    }
+    let mut note = format!("The selector matches no Pod in namespace {}.", explanation.namespace);
+    let nearest = explanation.pods.iter().max_by_key(|pod| (pod.matched, std::cmp::Reverse(pod.name.clone())));
+    if let Some(pod) = nearest.filter(|pod| pod.matched > 0) {
+        let _ = write!(
+            note,
+            " Nearest: Pod {}, {} of {} pairs; {}.",
+            pod.name,
+            pod.matched,
+            selector.len(),
+            pod.verdict.reason()
+        );
+    }
+    let elsewhere = cluster.objects(Kind::Pod, None).filter(|pod| {
+        pod.namespace() != explanation.namespace
+            && crate::admission::validate::selects(selector, pod.metadata().labels.as_ref())
+    });
+    let mut namespaces: Vec<&str> = elsewhere.map(|pod| pod.namespace()).collect();
+    namespaces.dedup();
+    if !namespaces.is_empty() {
+        let _ = write!(note, " Pods that match are in another namespace: {}.", namespaces.join(", "));
+    }
+    Some(note)
+}
+
+fn unmanaged_note(explanation: &Explanation) -> &'static str {
+    let slices = &explanation.foreign_slices;
+    if slices.is_empty() {
+        "No selector, and no EndpointSlice or Endpoints names it: nobody stands behind it until somebody writes one."
+    } else if slices.iter().all(ForeignSlice::is_mirror) {
+        "No selector: the endpoints are what its Endpoints say, and nobody here keeps those up to date."
+    } else {
+        "No selector: the endpoints are what its EndpointSlices say, and nobody here keeps those up to date."
+    }
+}
+
+fn empty_note(service: &ResolvedService) -> Option<String> {
+    if service.headless {
+        return service
+            .ready_addresses
+            .is_empty()
+            .then(|| "No address is ready: the name does not exist (NXDOMAIN).".to_owned());
+    }
+    let endpoints = || service.ports.iter().flat_map(|port| &port.endpoints);
+    if endpoints().any(|endpoint| endpoint.ready) {
+        return None;
+    }
+    let leaving = endpoints().any(|endpoint| endpoint.serving && endpoint.terminating);
+    Some(match leaving {
+        true => "No endpoint is ready: terminating ones are used while they last.".to_owned(),
+        false => "No endpoint is ready: connections are refused.".to_owned(),
+    })
+}
+
+/// Ports with nobody behind them while others have somebody.
+fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
+    let served = |port: &&crate::compile::resolve::ResolvedPort| !port.endpoints.is_empty();
+    if service.headless || !service.ports.iter().any(|port| served(&port)) {
+        return Vec::new();
+    }
+    let idle = service.ports.iter().filter(|port| !served(port));
+    idle.map(|port| format!("Port {} ({}/{}) has no endpoint.", port.name, port.port, port.protocol)).collect()
+}
+
+/// What the Service asks for and the workers of this version do not carry.
+fn unserved_notes(service: &ResolvedService) -> Vec<String> {
+    let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp);
+    let mut notes: Vec<String> =
+        sctp.map(|port| format!("Port {}/SCTP is not served: this version carries TCP and UDP.", port.port)).collect();
+    let addresses = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
+    if addresses.into_iter().flatten().any(|address| address.is_ipv6()) {
+        notes.push("Its IPv6 addresses have DNS names, but are not served: this version carries IPv4.".to_owned());
+    }
+    notes
+}
+
+fn balancer_note(cluster: &Cluster, service: &Service, spec: &ServiceSpec) -> Option<String> {
+    let waiting = crate::cluster::index::ingress_addresses(service).next().is_none();
+    if spec.service_type() != ServiceType::LoadBalancer || !waiting {
+        return None;
+    }
+    let pools = &cluster.settings().load_balancer_pools;
+    Some(match (&spec.load_balancer_class, &spec.load_balancer_ip) {
+        (Some(class), _) => {
+            format!("No LoadBalancer address: class {class} is another implementation's.")
+        }
+        _ if pools.is_empty() => {
+            "No LoadBalancer address: set cluster.loadBalancerPools in the configuration.".to_owned()
+        }
+        (None, Some(wanted)) => {
+            format!("No LoadBalancer address: {wanted} is in no pool (cluster.loadBalancerPools), or taken.")
+        }
+        (None, None) => "No LoadBalancer address: every address of cluster.loadBalancerPools is taken.".to_owned(),
+    })
+}
+
+impl Explanation {
+    /// For people: notes first, then where it answers, then every Pod.
+    pub fn text(&self) -> String {
+        let selector: Vec<String> = self.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let selects =
+            if selector.is_empty() { "no selector".to_owned() } else { format!("selects {}", selector.join(", ")) };
+        let mut text = format!("Service {}/{} ({}), {selects}\n", self.namespace, self.name, self.kind);
+        for note in &self.notes {
+            let _ = writeln!(text, "  ! {note}");
+        }
+        text.push_str("\nAnswers on\n");
+        text.push_str(&self.answer_lines());
+        if !self.foreign_slices.is_empty() {
+            text.push_str("\nEndpointSlices written by others, used as they are\n");
+            for slice in &self.foreign_slices {
+                let by = match slice.managed_by.as_str() {
+                    "" => "managed by nobody".to_owned(),
+                    _ if slice.is_mirror() => "mirrored from Endpoints".to_owned(),
+                    by => format!("managed by {by}"),
+                };
+                let _ = writeln!(text, "  {} ({by}): {}", slice.name, counted(slice.endpoints, "endpoint"));
+            }
+        }
+        if !self.selector.is_empty() {
+            text.push_str(&self.pod_lines());
+        }
+        text
+    }
+
+    fn answer_lines(&self) -> String {
+        let lines: Vec<Vec<String>> = self
+            .answers
+            .iter()
+            .map(|answer| {
+                let name = if answer.port_name.is_empty() { String::new() } else { format!(" ({})", answer.port_name) };
+                let ready = match answer.via.as_str() {
+                    "DNS" if self.kind != "headless" => String::new(),
+                    _ => format!("{} ready", answer.ready),
+                };
+                vec![format!("  {}", answer.via), format!("{}{name}", answer.address), ready]
+            })
+            .collect();
+        columns(&lines)
+    }
+
+    fn pod_lines(&self) -> String {
+        let endpoints = self.pods.iter().filter(|pod| pod.verdict.is_endpoint()).count();
+        let mut text =
+            format!("\nPods in namespace {}: {endpoints} of {} are endpoints\n", self.namespace, self.pods.len());
+        if self.pods.is_empty() {
+            return text;
+        }
+        let pairs = self.selector.len();
+        let (shown, strangers) = self.shown_pods();
+        let header = ["  POD", "IP", "ENDPOINT", "LABELS", "WHY"].map(str::to_owned).to_vec();
+        let lines = shown.into_iter().map(|pod| {
+            let to = pod.endpoints.join(", ");
+            let why = match pod.verdict.reason() {
+                reason if reason.is_empty() => to,
+                reason => reason,
+            };
+            let ip = if pod.address.is_empty() { "-".to_owned() } else { pod.address.clone() };
+            vec![format!("  {}", pod.name), ip, pod.verdict.word().to_owned(), format!("{}/{pairs}", pod.matched), why]
+        });
+        text.push_str(&columns(&std::iter::once(header).chain(lines).collect::<Vec<_>>()));
+        if strangers > 0 {
+            let _ = writeln!(text, "  and {} that share no label with the selector", counted(strangers, "more Pod"));
+        }
+        text
+    }
+
+    /// The Pods worth a line, and how many strangers are left over.
+    fn shown_pods(&self) -> (Vec<&PodVerdict>, usize) {
+        let mut strangers = 0;
+        let mut worth = |pod: &&PodVerdict| {
+            strangers += usize::from(pod.matched == 0);
+            pod.matched > 0 || strangers <= STRANGERS_SHOWN
+        };
+        let shown: Vec<&PodVerdict> = self.pods.iter().filter(|pod| worth(pod)).collect();
+        (shown, strangers.saturating_sub(STRANGERS_SHOWN))
+    }
+}
+
+fn columns(lines: &[Vec<String>]) -> String {
+    let text = crate::printers::align(lines, 3);
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
