@@ -41,7 +41,7 @@ const STORY: [&str; 24] = [
     "ok     only backend-1 answered",
     "ok     only backend-1 and backend-2 answered, evenly",
     "ok     rx + originated = tx + passed + consumed + drops + held",
-    "The Service has no endpoint that could serve: the client was refused.",
+    "The Service has no usable endpoint; the client was refused.",
     "Everything was as it should be:",
 ];
 

@@ -69,71 +69,71 @@ reasons! {
     /// Why a frame was dropped.
     Drop {
         Runt "runt" Notice
-            "The frame is shorter than an Ethernet header." "Look at the sender, the cable or the driver; nothing legal is this short.";
+            "The frame is shorter than an Ethernet header." "Check the sender, the cable and the driver: no valid frame is this short.";
         IpHeader "ip_header" Notice
-            "The IPv4 header is cut off, or its version or header length is not possible." "A broken or malicious sender: capture on the interface and look at the source MAC.";
+            "The IPv4 header is truncated, or its version or header length is invalid." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
         IpLength "ip_length" Notice
-            "The IPv4 total length says more than the frame holds, or less than its header." "A broken or malicious sender, or a capture that was cut: compare the frame on the sender's side.";
+            "The IPv4 total length is larger than the frame, or smaller than the header." "The sender is broken or malicious, or a capture was truncated: compare with the frame on the sender's side.";
         IpChecksum "ip_checksum" Notice
-            "The IPv4 header checksum is wrong." "Damage on the way, or a sender that leaves it to hardware that does not do it: check the sender's offload settings.";
+            "The IPv4 header checksum is wrong." "The frame was damaged in transit, or the sender left the checksum to hardware that does not fill it in: check the sender's offload settings.";
         BadSource "bad_source" Notice
-            "The source is an address nobody may send from: multicast, broadcast, loopback, unspecified, or one of pollgate's own." "Spoofing or a loop: find the source MAC; check that no other host has an address of the gateway.";
+            "The source address is not valid as a source: multicast, broadcast, loopback, unspecified, or one of pollgate's own." "Spoofing or a loop: find the source MAC address, and check that no other host uses an address of the gateway.";
         TtlExpired "ttl_expired" Notice
-            "The packet's time to live ran out at the gateway." "Usually a routing loop or a traceroute: check the routes between client, gateway and Pods.";
+            "The packet's time to live (TTL) expired at the gateway." "Usually a routing loop or a traceroute: check the routes between client, gateway and Pods.";
         Fragment "fragment" Warning
-            "An IP fragment for an owned address: fragments are not translated." "Lower the sender's MTU or datagram size so that packets arrive whole.";
+            "An IP fragment for an owned address: fragments are not translated." "Lower the sender's MTU or datagram size so that packets arrive unfragmented.";
         L4Header "l4_header" Notice
-            "The TCP or UDP header is cut off or its length fields lie." "A broken or malicious sender: capture and look at the source.";
+            "The TCP or UDP header is truncated, or its length fields are wrong." "The sender is broken or malicious: capture on the interface and check the source.";
         Protocol "protocol" Notice
-            "An owned address was sent a transport protocol no Service port has." "The client uses something other than TCP or UDP; Services of that kind are not served.";
+            "A packet to an owned address with a transport protocol that no Service port uses." "The client uses a protocol other than TCP and UDP; Services with other protocols are not served.";
         Icmp "icmp" Info
-            "An ICMP message to an owned address that is no echo request." "Often errors about packets sent earlier; if path MTU trouble is suspected, compare MTUs along the path.";
+            "An ICMP message other than an echo request, to an owned address." "Often an error about a packet sent earlier. If you suspect a path MTU problem, compare the MTUs along the path.";
         UndefinedPort "undefined_port" Notice
-            "A gateway, load-balancer or external address was asked for a port that no Service has there; the client runs into a time-out." "Compare the client's port with `pollgate get services`; scanners cause this too.";
+            "A packet to a port of a gateway, load-balancer or external address that no Service has there; the client gets no reply." "Compare the client's port with `pollgate get services`; port scans cause this too.";
         StaleReply "stale_reply" Notice
-            "A packet to a source-translation port for which there is no flow (any more)." "A late reply after the flow ended or expired; many of them: compare the `flows` time-outs with the application's.";
+            "A packet to a source-translation port that has no flow, or no longer has one." "A late reply after the flow ended or expired. If there are many, compare the `flows` time-outs with the application's.";
         NoSuchClusterIp "no_such_cluster_ip" Notice
-            "The destination lies in a Service CIDR, but no Service has that ClusterIP." "The client uses an old address: check its configuration, its DNS cache, and whether the Service was deleted.";
+            "The destination is in a Service CIDR, but no Service has this ClusterIP." "The client uses an old address: check its configuration, its DNS cache, and whether the Service was deleted.";
         RejectNoEndpoints "reject_no_endpoints" Warning
-            "The Service has no endpoint that could serve: the client was refused." "Confirm the selector and endpoint membership first: `pollgate explain service NAME`.";
+            "The Service has no usable endpoint; the client was refused." "Confirm the selector and endpoint membership first: `pollgate explain service NAME`.";
         RejectUndefinedPort "reject_undefined_port" Notice
-            "A ClusterIP was asked for a port its Service does not have: the client was refused." "Compare the client's port and protocol with `pollgate describe service NAME`.";
+            "A packet to a ClusterIP and a port that its Service does not have; the client was refused." "Compare the client's port and protocol with `pollgate describe service NAME`.";
         NoLocalEndpoints "no_local_endpoints" Warning
-            "The traffic policy is Local and none of the Service's endpoints is on this gateway's node." "Expected where a load balancer's health check keeps clients away; otherwise check `node` in the configuration, or the policy.";
+            "The traffic policy is Local and none of the Service's endpoints is on this gateway's node." "Expected if a load balancer's health check keeps clients away. Otherwise check `node` in the configuration, or the policy.";
         SourceNotAllowed "source_not_allowed" Info
-            "The client is in none of the Service's loadBalancerSourceRanges." "If the client should be let in, add its range to the Service.";
+            "The client's address is in none of the Service's loadBalancerSourceRanges." "To allow the client, add its range to the Service.";
         FlowTableFull "flow_table_full" Error
-            "A new flow found no room, and nothing old enough could be evicted for it." "Raise `flows.max`, or find who opens so many flows: `pollgate stats`.";
+            "The flow table had no room for a new flow, and no flow was old enough to be evicted for it." "Raise `flows.max`, or find the Service with so many new flows: `pollgate stats`.";
         SnatPortsExhausted "snat_ports_exhausted" Error
-            "No source port is left towards that backend." "Widen `nat.ports`, add gateway `addresses`, or add endpoints to the Service.";
+            "No source port is left for another translated flow to this backend." "Widen `nat.ports`, add gateway `addresses`, or add endpoints to the Service.";
         TcpNoFlow "tcp_no_flow" Notice
-            "A TCP segment in the middle of a connection pollgate does not know and cannot take over (RST, or source-translated)." "Expected for a while after a restart; otherwise a connection idle for longer than `flows.tcpEstablished`.";
+            "A TCP segment of an unknown connection that cannot be taken over: it is a RST, or its source would be translated." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
         NoRoute "no_route" Error
-            "The host's kernel has no route to the next destination." "Add the route on the gateway host, or bring its link up (routes go with it): `ip route get ADDRESS` shows what the kernel would do.";
+            "The host's kernel has no route to the packet's destination after translation." "Add the route on the gateway host, or bring its link up (a link that goes down loses its routes): `ip route get ADDRESS` shows the kernel's choice.";
         UnpolledInterface "unpolled_interface" Error
-            "The route to the destination leaves by an interface pollgate does not poll." "Add that interface to `interfaces`, or correct the route.";
+            "The route to the destination uses an interface that pollgate does not poll." "Add that interface to `interfaces`, or correct the route.";
         LinkDown "link_down" Error
-            "The interface towards the destination is down." "Bring the link up; `ip link` shows its state.";
+            "The interface to the destination is down." "Bring the link up; `ip link` shows its state.";
         NeighbourUnresolved "neighbour_unresolved" Warning
-            "Nobody answered for the next hop's MAC address in time." "Is the Pod or router up and on that link? `ip neigh` on the gateway shows FAILED entries.";
+            "The next hop's MAC address was not resolved in time." "Check that the Pod or router is up and on that link; `ip neigh` on the gateway shows FAILED entries.";
         NeighbourQueueFull "neighbour_queue_full" Warning
-            "Too many frames already wait for MAC addresses." "As for neighbour_unresolved: a next hop does not answer.";
+            "Too many frames are already waiting for MAC addresses." "As for `neighbour_unresolved`: a next hop does not answer ARP requests.";
         HandoverFull "handover_full" Error
-            "The ring to the worker that owns the flow was full." "The owner is overloaded: add workers or receive queues, or check that its CPU is its own.";
+            "The ring to the worker that owns the flow was full." "That worker is overloaded: add workers or receive queues, and check that nothing else runs on its CPU.";
         TxFull "tx_full" Error
-            "The interface's send queue was full." "The egress is slower than the ingress, or its CPU is busy: check queues and link speed.";
+            "The interface's transmit queue was full." "The egress interface is slower than the ingress, or its CPU is busy: check queues and link speed.";
         TxTooLong "tx_too_long" Warning
-            "The packet is larger than the egress interface's MTU." "Make MTUs agree along the path, or lower the senders' MTU.";
+            "The packet is larger than the egress interface's MTU." "Use the same MTU along the path, or lower the senders' MTU.";
         TxLinkDown "tx_link_down" Error
             "The interface went down while sending." "Bring the link up; `ip link` shows its state.";
         TxError "tx_error" Error
-            "The kernel refused to send the frame for another reason." "See the gateway's log for the error the kernel gave.";
+            "The kernel refused to send the frame for another reason." "See the gateway's log for the kernel's error.";
         DnsMalformed "dns_malformed" Notice
-            "Something at the DNS port that is no DNS query (too short, or itself a response)." "A broken or malicious client: capture at the DNS address.";
+            "A packet to the DNS port that is not a DNS query (too short, or a response)." "The client is broken or malicious: capture the traffic of the DNS address.";
         NotPassed "not_passed" Warning
-            "A frame taken from the kernel by an AF_XDP port that turned out not to be pollgate's; the kernel has no copy of it." "A few while a Service's addresses or endpoints change are normal. Otherwise an endpoint sends to others from its Service port without a flow, or the interface strips VLAN tags (`ethtool -K NAME rxvlan off`); `backend: packet` leaves such frames to the kernel.";
+            "A frame that an AF_XDP port took from the kernel although it was not for pollgate; the kernel has no copy of it." "A few are normal while a Service's addresses or endpoints change. Otherwise an endpoint sends packets without a flow from its Service port, or the interface strips VLAN tags (`ethtool -K NAME rxvlan off`). `backend: packet` leaves such frames to the kernel.";
         NoRoomForAnswer "no_room_for_answer" Notice
-            "The received buffer is too small to write the answer into." "Not expected from an ordinary interface: report it with the interface's MTU and driver.";
+            "The receive buffer is too small for the answer." "Not expected on an ordinary interface: report it as a bug, with the interface's MTU and driver.";
     }
 }
 
@@ -141,17 +141,17 @@ reasons! {
     /// Why a frame was left to the kernel.
     Pass {
         OtherMac "other_mac" Info
-            "A unicast frame to somebody else's MAC address." "Normal while a capture tool holds the interface in promiscuous mode, or while a switch floods.";
+            "A unicast frame to another host's MAC address." "Normal while a capture tool holds the interface in promiscuous mode, or while a switch floods.";
         Group "group" Info
-            "An IPv4 packet sent to a group or broadcast MAC address." "Nothing: pollgate's addresses are unicast, and the kernel has the frame.";
+            "An IPv4 packet to a multicast or broadcast MAC address." "No action needed: pollgate's addresses are unicast, and the kernel has the frame.";
         EtherType "ether_type" Info
-            "An EtherType pollgate does not handle (VLAN tags included)." "Nothing: the kernel has it.";
+            "An EtherType pollgate does not handle (VLAN tags included)." "No action needed: the kernel has the frame.";
         Ipv6 "ipv6" Info
-            "An IPv6 packet; pollgate owns no IPv6 address." "Nothing: the kernel has it.";
+            "An IPv6 packet; pollgate owns no IPv6 address." "No action needed: the kernel has the frame.";
         Arp "arp" Info
-            "ARP that does not ask for an owned address." "Nothing: the kernel has it.";
+            "An ARP packet that does not ask for an owned address." "No action needed: the kernel has the frame.";
         NotOwned "not_owned" Info
-            "A packet for no owned address that belongs to no flow." "Nothing if it is the host's own traffic. If it was a reply from a Pod, its flow was evicted or has expired.";
+            "A packet that is not to an owned address and belongs to no flow." "No action needed for the host's own traffic. If it was a reply from a Pod, its flow was evicted or has expired.";
     }
 }
 

@@ -150,8 +150,8 @@ fn frames(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {
 /// The meaning of the numbers that are sums, not counters of their own.
 fn sum_sentence(name: &str) -> &'static str {
     match name {
-        "passed" => "Frames left to the kernel: not for the gateway.",
-        _ => "Frames that ended without being delivered; by reason below.",
+        "passed" => "Frames left to the kernel because they are not for the gateway.",
+        _ => "Frames that were not delivered; listed by reason below.",
     }
 }
 
@@ -184,7 +184,7 @@ fn drops(f: &mut fmt::Formatter<'_>, drops: &BTreeMap<String, u64>) -> fmt::Resu
         let Some(reason) = Drop::from_name(name) else {
             writeln!(
                 f,
-                "  {name:<24}{count:>15}  A reason this pollgate does not know: use the gateway's own version."
+                "  {name:<24}{count:>15}  A reason that this pollgate does not know: use the same version as the gateway."
             )?;
             continue;
         };
@@ -202,7 +202,7 @@ fn passes(f: &mut fmt::Formatter<'_>, passes: &BTreeMap<String, u64>) -> fmt::Re
     }
     writeln!(f, "\nLeft to the kernel")?;
     for (name, count) in rows {
-        let sentence = Pass::from_name(name).map_or("A reason this pollgate does not know.", Pass::sentence);
+        let sentence = Pass::from_name(name).map_or("A reason that this pollgate does not know.", Pass::sentence);
         writeln!(f, "  {name:<24}{count:>15}  {sentence}")?;
     }
     Ok(())
@@ -261,12 +261,12 @@ mod tests {
         }));
         for line in [
             "  rx                     100  Frames received.",
-            "  passed                   5  Frames left to the kernel: not for the gateway.",
-            "  dropped                  5  Frames that ended without being delivered; by reason below.",
+            "  passed                   5  Frames left to the kernel because they are not for the gateway.",
+            "  dropped                  5  Frames that were not delivered; listed by reason below.",
             "  bursts                  40  Bursts processed.",
             "  It adds up: rx + originated = tx + passed + consumed + dropped + held = 103",
             "  runt                                  1  notice: The frame is shorter than an Ethernet header.",
-            "  arp                                   5  ARP that does not ask for an owned address.",
+            "  arp                                   5  An ARP packet that does not ask for an owned address.",
             "Flows: 4 of 1024 in use (0.3 %)",
             "Services                packets               bytes   flows opened",
             "  default/web:80             80                8000              4",
