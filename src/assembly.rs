@@ -82,13 +82,13 @@ pub fn owned_from_start(config: &Config) -> Vec<IpAddr> {
 pub fn not_done(config: &Config) -> Vec<String> {
     let mut keys = Vec::new();
     if config.dns.pods != PodRecords::Disabled {
-        keys.push("dns.pods: this version answers no names made of Pod addresses; leave it at disabled".to_owned());
+        keys.push("dns.pods: this version serves no Pod records; set it to disabled".to_owned());
     }
     if !config.dns.upstreams.is_empty() {
-        keys.push("dns.upstreams: this version answers only names of the cluster; leave it empty".to_owned());
+        keys.push("dns.upstreams: this version resolves only names of the cluster; leave it empty".to_owned());
     }
     if config.metrics.listen.is_some() {
-        keys.push("metrics.listen: this version serves no metrics listener; use `pollgate stats -o json`".to_owned());
+        keys.push("metrics.listen: this version has no metrics listener; use `pollgate stats -o json`".to_owned());
     }
     keys
 }

@@ -334,7 +334,7 @@ fn a_broken_configuration_is_told_and_fails_with_1() {
     bench.write("gateway.yaml", format!("{}nat: {{masqueradeAl: true}}\n", CONFIG.trim_start()));
     let (code, stderr) = bench.fails(&["--in", "eth0=in.pcap"]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("gateway.yaml:12: nat.masqueradeAl: no such key; did you mean masqueradeAll?"), "{stderr}");
+    assert!(stderr.contains("gateway.yaml:12: nat.masqueradeAl: unknown key; did you mean masqueradeAll?"), "{stderr}");
 }
 
 #[test]

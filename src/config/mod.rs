@@ -415,10 +415,11 @@ addresses: 192.168.0.10
         for (text, told) in [
             (
                 "colour: red",
-                "colour: no such key; here are known: node, zone, host, interfaces, addresses, cluster, dns, nat, workers, flows, maglev, api, metrics",
+                "colour: unknown key; known here: node, zone, host, interfaces, addresses, cluster, dns, nat, \
+                 workers, flows, maglev, api, metrics",
             ),
-            ("nat: {masquaradeAll: true}", "nat.masquaradeAll: no such key; did you mean masqueradeAll?"),
-            ("cluster: {podCIDRS: []}", "cluster.podCIDRS: no such key; did you mean podCIDRs?"),
+            ("nat: {masquaradeAll: true}", "nat.masquaradeAll: unknown key; did you mean masqueradeAll?"),
+            ("cluster: {podCIDRS: []}", "cluster.podCIDRS: unknown key; did you mean podCIDRs?"),
             ("nat: yes", "nat: expected a mapping of keys (found yes)"),
             ("node: 5", "node: expected the name of a Node (found 5)"),
             ("node: a_b", "node: expected the name of a Node (found a_b)"),
@@ -430,7 +431,7 @@ addresses: 192.168.0.10
             ),
             (
                 "cluster: {serviceCIDRs: [10.96.0.1/16]}",
-                "cluster.serviceCIDRs[0]: expected the network itself, 10.96.0.0/16 (found 10.96.0.1/16)",
+                "cluster.serviceCIDRs[0]: expected a network without host bits: 10.96.0.0/16 (found 10.96.0.1/16)",
             ),
             (
                 "cluster: {serviceCIDRs: []}",
@@ -438,11 +439,12 @@ addresses: 192.168.0.10
             ),
             (
                 "cluster: {serviceCIDRs: [10.96.0.0/16, 10.97.0.0/16]}",
-                "cluster.serviceCIDRs: expected at most one CIDR of a family (found a list of 2)",
+                "cluster.serviceCIDRs: expected at most one CIDR per family (found a list of 2)",
             ),
             (
                 "cluster: {podCIDRs: 10.0.0.0/8}",
-                "cluster.podCIDRs: expected podCIDRs apart from serviceCIDRs: 10.0.0.0/8 meets 10.96.0.0/16 (found 10.0.0.0/8)",
+                "cluster.podCIDRs: expected podCIDRs outside serviceCIDRs: 10.0.0.0/8 overlaps 10.96.0.0/16 (found \
+                 10.0.0.0/8)",
             ),
             (
                 "cluster: {nodePortRange: 30000}",
@@ -458,11 +460,13 @@ addresses: 192.168.0.10
             ),
             (
                 "cluster: {loadBalancerPools: [192.0.2.0/28, 192.0.2.8-192.0.2.9]}",
-                "cluster.loadBalancerPools: expected pools apart from each other: 192.0.2.8-192.0.2.9 meets an earlier one (found a list of 2)",
+                "cluster.loadBalancerPools: expected pools that do not overlap: 192.0.2.8-192.0.2.9 overlaps an \
+                 earlier one (found a list of 2)",
             ),
             (
                 "cluster: {loadBalancerPools: 10.96.7.1}",
-                "cluster.loadBalancerPools: expected pools apart from Services and Pods: 10.96.7.1-10.96.7.1 meets 10.96.0.0/16 (found 10.96.7.1)",
+                "cluster.loadBalancerPools: expected pools outside serviceCIDRs and podCIDRs: 10.96.7.1-10.96.7.1 \
+                 overlaps 10.96.0.0/16 (found 10.96.7.1)",
             ),
             ("dns: {ttl: 5s}", "dns.ttl: expected a whole number from 0 to 3600 (found 5s)"),
             ("dns: {ttl: 3601}", "dns.ttl: expected a whole number from 0 to 3600 (found 3601)"),
@@ -475,9 +479,13 @@ addresses: 192.168.0.10
             ("workers: {count: many}", "workers.count: expected auto or a whole number from 1 to 128 (found many)"),
             (
                 "workers: {count: 3, cpus: [1, 2]}",
-                "workers.cpus: expected a CPU for each of the 3 workers, or none at all (found a list of 2)",
+                "workers.cpus: expected at least 3 CPUs, one per worker, or an empty list (found a list of 2)",
             ),
-            ("workers: {cpus: [1, 0-1]}", "workers.cpus: expected each CPU once: 1 is there twice (found a list of 2)"),
+            (
+                "workers: {cpus: [1, 0-1]}",
+                "workers.cpus: expected each CPU only once: 1 is listed twice (found a list \
+                                           of 2)",
+            ),
             ("workers: {cpus: [-1]}", "workers.cpus[0]: expected a whole number from 0 to 65535 (found -1)"),
             ("workers: {idle: never}", "workers.idle: expected adaptive or poll (found never)"),
             ("flows: {max: 0}", "flows.max: expected a whole number from 1 to 268435456 (found 0)"),
@@ -490,7 +498,8 @@ addresses: 192.168.0.10
             ("api: {socket: ''}", "api.socket: expected the path of a Unix socket, at most 107 bytes (found \"\")"),
             (
                 "api: {listen: 0.0.0.0:6443}",
-                "api.listen: expected a loopback address and port such as 127.0.0.1:6443; its token is all that keeps others out, so let other hosts come by an SSH tunnel (found 0.0.0.0:6443)",
+                "api.listen: expected a loopback address and port such as 127.0.0.1:6443; the token is the only \
+                 protection, so use an SSH tunnel from other hosts (found 0.0.0.0:6443)",
             ),
             (
                 "metrics: {listen: 9090}",
@@ -507,8 +516,8 @@ addresses: 192.168.0.10
         let text = format!("{LEAST}cluster: {{serviceCIDRs: 10.96.0.0/29}}\n");
         assert_eq!(
             run(&text).unwrap_err(),
-            "gateway.yaml:1: dns.address: expected an address, for 10.96.0.0/29 has no tenth one to \
-             be the default (found nothing)"
+            "gateway.yaml:1: dns.address: expected an address, because 10.96.0.0/29 has no tenth address to use as \
+             the default (found nothing)"
         );
         assert!(run(&format!("{text}dns: {{address: 10.96.0.2}}\n")).is_ok());
     }
@@ -538,13 +547,13 @@ interfaces:
 ";
         assert_eq!(run(text).unwrap_err(), "\
 gateway.yaml:1: addresses[1]: expected a unicast IPv4 or IPv6 address (found 127.0.0.1)
-gateway.yaml:1: addresses[2]: expected each address once (found 192.168.50.10)
+gateway.yaml:1: addresses[2]: expected each address only once (found 192.168.50.10)
 gateway.yaml:4: interfaces[0].backend: expected auto, xdp, packet or uring (found AF_XDP)
-gateway.yaml:5: interfaces[1].name: expected each interface once (found eth1)
-gateway.yaml:6: interfaces[1].mtu: no such key; here are known: name, backend, mac, ip, neighbours, routes
+gateway.yaml:5: interfaces[1].name: expected each interface only once (found eth1)
+gateway.yaml:6: interfaces[1].mtu: unknown key; known here: name, backend, mac, ip, neighbours, routes
 gateway.yaml:7: interfaces[2].backend: expected auto, xdp, packet or uring (found dpdk)
 gateway.yaml:7: interfaces[2].name: expected the name of an interface such as eth1 (found nothing)
-gateway.yaml:8: interfaces[2].mac: expected this key for `pollgate replay` only; `run` asks the kernel instead (found 02:00:00:00:00:01)");
+gateway.yaml:8: interfaces[2].mac: expected this key only for `pollgate replay`; `run` asks the kernel instead (found 02:00:00:00:00:01)");
     }
 
     #[test]
@@ -567,8 +576,8 @@ gateway.yaml:5: interfaces[0].neighbours[192.168.0.2]: expected a hardware addre
 gateway.yaml:5: interfaces[0].neighbours[router]: expected an address as the key (found 02:00:00:00:00:01)
 gateway.yaml:7: interfaces[0].routes[0].to: expected a network such as 10.244.1.0/24, or default (found nothing)
 gateway.yaml:8: interfaces[0].routes[1].to: expected a network such as 10.244.1.0/24, or default (found 10.0.0.1/8)
-gateway.yaml:9: interfaces[0].routes[2].dev: no such key; here are known: to, via
-gateway.yaml:9: interfaces[0].routes[2].via: expected a next hop of the same family as 10.0.0.0/8 (found ::1)");
+gateway.yaml:9: interfaces[0].routes[2].dev: unknown key; known here: to, via
+gateway.yaml:9: interfaces[0].routes[2].via: expected a next hop in the same family as 10.0.0.0/8 (found ::1)");
     }
 
     #[test]

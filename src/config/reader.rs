@@ -90,8 +90,8 @@ impl<'a> Section<'a> {
                 continue;
             }
             let message = match nearest(&entry.key, &self.known) {
-                Some(near) => format!("no such key; did you mean {near}?"),
-                None => format!("no such key; here are known: {}", self.known.join(", ")),
+                Some(near) => format!("unknown key; did you mean {near}?"),
+                None => format!("unknown key; known here: {}", self.known.join(", ")),
             };
             self.faults.note(entry.line, &joined(&self.path, &entry.key), message);
         }
@@ -282,7 +282,7 @@ mod tests {
                 "1: bool: expected true or false (found x)",
                 "2: a[1]: expected a whole number from 1 to 9 (found y)",
                 "3: c: expected a whole number from 1 to 6 (found 7)",
-                "4: boool: no such key; did you mean bool?",
+                "4: boool: unknown key; did you mean bool?",
             ]
         );
     }

@@ -17,12 +17,12 @@ pub(super) fn cluster(cluster: &Cluster, services: &Field<'_>, pods: &Field<'_>,
         services.fault("at least one CIDR such as 10.96.0.0/16");
     }
     if has_family_twice(service_cidrs) {
-        services.fault("at most one CIDR of a family");
+        services.fault("at most one CIDR per family");
     }
     for net in &cluster.pod_cidrs {
         if let Some(other) = service_cidrs.iter().find(|other| meet(&span(net), &span(other))) {
             let field = if pods.is_present() { pods } else { services };
-            field.fault(format_args!("podCIDRs apart from serviceCIDRs: {net} meets {other}"));
+            field.fault(format_args!("podCIDRs outside serviceCIDRs: {net} overlaps {other}"));
         }
     }
     pools_apart(cluster, pools);
@@ -38,11 +38,11 @@ fn pools_apart(cluster: &Cluster, field: &Field<'_>) {
     for (index, pool) in pools.iter().enumerate() {
         let name = format!("{}-{}", pool.start(), pool.end());
         if pools[..index].iter().any(|other| meet(pool, other)) {
-            field.fault(format_args!("pools apart from each other: {name} meets an earlier one"));
+            field.fault(format_args!("pools that do not overlap: {name} overlaps an earlier one"));
         }
         let nets = cluster.service_cidrs.iter().chain(&cluster.pod_cidrs);
         for net in nets.filter(|net| meet(pool, &span(net))) {
-            field.fault(format_args!("pools apart from Services and Pods: {name} meets {net}"));
+            field.fault(format_args!("pools outside serviceCIDRs and podCIDRs: {name} overlaps {net}"));
         }
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn tenth_address(cluster: &Cluster, field: &Field<'_>) -> Vec<IpAddr>
         IpNet::V6(net) => tenth_of_v6(net),
     };
     if tenth.is_none() {
-        field.fault(format_args!("an address, for {net} has no tenth one to be the default"));
+        field.fault(format_args!("an address, because {net} has no tenth address to use as the default"));
     }
     tenth.into_iter().collect()
 }
@@ -114,10 +114,10 @@ pub(super) fn ports_apart(
 /// CPUs are named once each, and there are enough of them.
 pub(super) fn cpus(count: Option<usize>, cpus: &[usize], field: &Field<'_>) {
     if let Some(twice) = cpus.iter().enumerate().find(|(i, cpu)| cpus[..*i].contains(cpu)) {
-        field.fault(format_args!("each CPU once: {} is there twice", twice.1));
+        field.fault(format_args!("each CPU only once: {} is listed twice", twice.1));
     }
     let Some(count) = count else { return };
     if !cpus.is_empty() && cpus.len() < count {
-        field.fault(format_args!("a CPU for each of the {count} workers, or none at all"));
+        field.fault(format_args!("at least {count} CPUs, one per worker, or an empty list"));
     }
 }

@@ -29,8 +29,8 @@ const MOST_CPUS: usize = 1 << 16;
 const FLOW_AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
 /// What `api.listen` may be, and why nothing else.
-const LISTEN: &str = "a loopback address and port such as 127.0.0.1:6443; its token is all that keeps others out, so let \
-                      other hosts come by an SSH tunnel";
+const LISTEN: &str = "a loopback address and port such as 127.0.0.1:6443; the token is the only protection, so use an \
+                      SSH tunnel from other hosts";
 
 /// Reads the whole tree.
 pub(super) fn read(tree: &Node, purpose: Purpose) -> Result<Config, Vec<Fault>> {
@@ -83,7 +83,7 @@ fn interfaces(field: &Field<'_>, purpose: Purpose) -> Vec<Interface> {
         section.finish();
         let Some(name) = name else { continue };
         if interfaces.iter().any(|other| other.name == name) {
-            name_field.fault("each interface once");
+            name_field.fault("each interface only once");
         }
         interfaces.push(Interface { name, backend, link });
     }
@@ -105,7 +105,7 @@ fn link(section: &mut Section<'_>, purpose: Purpose) -> Option<Link> {
     let routes = section.field("routes");
     if purpose == Purpose::Run {
         for field in [mac, addresses, neighbours, routes].iter().filter(|field| field.is_present()) {
-            field.fault("this key for `pollgate replay` only; `run` asks the kernel instead");
+            field.fault("this key only for `pollgate replay`; `run` asks the kernel instead");
         }
         return None;
     }
@@ -135,7 +135,7 @@ fn route(item: &Field<'_>) -> Option<Route> {
     let via = via_field.parsed("the address of a next hop", |text| text.parse::<IpAddr>().ok());
     let to = required(&to_field, "a network such as 10.244.1.0/24, or default", |text| values::destination(text, via))?;
     if via.is_some_and(|via| via.is_ipv4() != to.addr().is_ipv4()) {
-        via_field.fault(format_args!("a next hop of the same family as {to}"));
+        via_field.fault(format_args!("a next hop in the same family as {to}"));
     }
     Some(Route { to, via })
 }
@@ -306,7 +306,7 @@ fn host_addresses(field: &Field<'_>) -> Vec<IpAddr> {
             continue;
         };
         if addresses.contains(&address) {
-            item.fault("each address once");
+            item.fault("each address only once");
         }
         addresses.push(address);
     }
@@ -320,7 +320,7 @@ fn networks(field: &Field<'_>, default: &str) -> Vec<IpNet> {
     }
     list(field, |item| {
         let expected = match item.text().and_then(|text| text.parse::<IpNet>().ok()) {
-            Some(net) => format!("the network itself, {}", net.trunc()),
+            Some(net) => format!("a network without host bits: {}", net.trunc()),
             None => format!("a CIDR such as {default}"),
         };
         item.parsed(&expected, values::network)
