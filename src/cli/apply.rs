@@ -59,7 +59,7 @@ pub fn apply(args: &ApplyArgs, out: &mut dyn Write) -> Result<(), Failure> {
     path.push_str(dry_run.parameter("&"));
     let answer = Client::new(&args.connection.socket)?.post(&path, &list).map_err(|error| located(error, &items))?;
     let results: ApplyResult = serde_json::from_value(answer)
-        .map_err(|error| Failure::refused(format!("error: the gateway's answer makes no sense here: {error}")))?;
+        .map_err(|error| Failure::refused(format!("error: unexpected response from the gateway: {error}")))?;
     for (item, applied) in items.iter().zip(&results.items) {
         writeln!(out, "{} {}{}", named(&item.key), applied.result, dry_run.suffix())?;
     }
@@ -148,7 +148,7 @@ fn typed_keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
     for selection in names::selections(&args.objects)? {
         let kind = selection.kind;
         if selection.names.is_empty() {
-            return Err(Failure::usage(format!("which {}? type their names", kind.plural())));
+            return Err(Failure::usage(format!("which {}? specify their names", kind.plural())));
         }
         keys.extend(selection.names.into_iter().map(|name| Key::new(kind, namespace, name)));
     }
@@ -209,7 +209,7 @@ fn checked(document: &Document, namespace: Option<&str>) -> Result<Key, Vec<Stri
     match namespace {
         Some(namespace) if key.kind.namespaced() && key.namespace != namespace => {
             let field = "metadata.namespace";
-            let text = format!("the object's namespace is {:?}, and --namespace says {namespace:?}", key.namespace);
+            let text = format!("the object's namespace is {:?}, but --namespace is {namespace:?}", key.namespace);
             Err(vec![line(document, field, &text)])
         }
         _ => Ok(key),

@@ -46,8 +46,8 @@ pub fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let files = files.join(", ");
     match set.objects.len() {
         0 => Err(Failure::refused(format!("error: no objects in {files}"))),
-        1 => Ok(writeln!(out, "{files}: 1 object, no faults")?),
-        objects => Ok(writeln!(out, "{files}: {objects} objects, no faults")?),
+        1 => Ok(writeln!(out, "{files}: 1 object, no errors")?),
+        objects => Ok(writeln!(out, "{files}: {objects} objects, no errors")?),
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn sound_manifests_are_a_line() {
-        assert_eq!(run(&[("a.yaml", WEB)], None), ("@: 1 object, no faults\n".to_owned(), None));
+        assert_eq!(run(&[("a.yaml", WEB)], None), ("@: 1 object, no errors\n".to_owned(), None));
         let guide = include_str!("../../examples/guide.yaml");
         assert_eq!(run(&[("guide.yaml", guide)], None).1, None);
         assert_eq!(run(&[("README", "x")], None).1.as_deref(), Some("error: no objects in @"));
@@ -227,7 +227,7 @@ spec:
         assert_eq!(
             out,
             "@/a.yaml:7: warning: spec.selector: no Pod has these labels; the nearest is p: label differs: app: web ≠ \
-             wbe\n@: 2 objects, no faults\n"
+             wbe\n@: 2 objects, no errors\n"
         );
     }
 }

@@ -159,7 +159,7 @@ impl Client {
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
             let seconds = PATIENCE.as_secs();
-            Err(self.unreachable(&format!("gave no answer for {seconds} s; its log should say why")))
+            Err(self.unreachable(&format!("did not respond within {seconds} s; its log should show why")))
         })
     }
 
@@ -191,26 +191,26 @@ impl Client {
         let socket = self.socket.display();
         ClientError::Unreachable(match error.kind() {
             ErrorKind::NotFound => format!(
-                "no gateway at {socket}: there is no such socket. Start one with `pollgate run --config FILE`, \
-                 or name its socket with --socket or POLLGATE_SOCKET"
+                "no gateway at {socket}: the socket does not exist. Start a gateway with `pollgate run --config \
+                 FILE`, or set its socket with --socket or POLLGATE_SOCKET"
             ),
             ErrorKind::ConnectionRefused => format!(
-                "no gateway at {socket}: nobody listens there any more. Start it again with \
-                 `pollgate run --config FILE`, or name another socket with --socket or POLLGATE_SOCKET"
+                "no gateway at {socket}: no process listens on this socket any more. Start the gateway again with \
+                 `pollgate run --config FILE`, or set another socket with --socket or POLLGATE_SOCKET"
             ),
             ErrorKind::PermissionDenied => format!(
-                "not allowed to open {socket}: it is for the gateway's user and group. Run this as that user or \
+                "not allowed to open {socket}: only the gateway's user and group may. Run this as that user or as \
                  root, or join the group (`ls -l {socket}` shows both)"
             ),
-            _ => format!("cannot open {socket}: {error}. --socket or POLLGATE_SOCKET name the gateway's socket"),
+            _ => format!("cannot open {socket}: {error}. Set the gateway's socket with --socket or POLLGATE_SOCKET"),
         })
     }
 
     fn broken(&self, error: &dyn std::error::Error) -> ClientError {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         self.unreachable(&format!(
-            "broke off or did not speak the API ({error}{cause}). If it was being stopped, try again; \
-             otherwise check that the socket is a pollgate's"
+            "closed the connection or did not use the API protocol ({error}{cause}). If it was being stopped, try \
+             again; otherwise check that the socket belongs to a pollgate"
         ))
     }
 
@@ -329,7 +329,7 @@ mod tests {
         ];
         for bytes in cases {
             let told = text(answered(bytes).0.unwrap_err());
-            assert!(told.starts_with("error: the gateway at ") && told.contains("broke off"), "{told}");
+            assert!(told.starts_with("error: the gateway at ") && told.contains("closed the connection"), "{told}");
             assert!(!told.contains('\n'), "{told}");
         }
     }
@@ -340,10 +340,10 @@ mod tests {
         let socket = directory.path().join("s");
         let told = || text(Client::new(&socket).unwrap().get("/version").unwrap_err());
         let missing = told();
-        assert!(missing.contains("there is no such socket") && missing.contains("POLLGATE_SOCKET"), "{missing}");
+        assert!(missing.contains("the socket does not exist") && missing.contains("POLLGATE_SOCKET"), "{missing}");
         drop(UnixListener::bind(&socket).unwrap());
         let dead = told();
-        assert!(dead.contains("nobody listens there any more"), "{dead}");
+        assert!(dead.contains("no process listens on this socket any more"), "{dead}");
     }
 
     #[test]

@@ -285,7 +285,7 @@ fn namespaces_of_manifest_and_command_line_must_agree() {
     gateway.file("none.yaml", &text.replace("  namespace: x\n", ""));
     assert_eq!(
         gateway.refused("apply -n y -f @/x.yaml"),
-        "@/x.yaml:5: metadata.namespace: the object's namespace is \"x\", and --namespace says \"y\""
+        "@/x.yaml:5: metadata.namespace: the object's namespace is \"x\", but --namespace is \"y\""
     );
     gateway.run("apply -n x -f @/x.yaml");
     gateway.run("apply -n y -f @/none.yaml");
@@ -432,7 +432,7 @@ fn a_kubeconfig_is_printed_or_written_for_its_owner_alone() {
     for foreign in ["", "apiVersion: v1\nkind: Config\n"] {
         fs::write(&file, foreign).unwrap();
         let told = gateway.refused("kubeconfig --output @/kubeconfig");
-        assert!(told.starts_with("error: @/kubeconfig: exists and was not made by `pollgate kubeconfig`"), "{told}");
+        assert!(told.starts_with("error: @/kubeconfig: exists and was not created by `pollgate kubeconfig`"), "{told}");
         assert_eq!(text(), foreign);
     }
     let told = gateway.refused("kubeconfig --output @/missing/kubeconfig");

@@ -29,8 +29,8 @@ pub fn kubeconfig(args: &KubeconfigArgs, out: &mut dyn Write) -> Result<(), Fail
     };
     if !is_free(path).map_err(|error| unwritable(path, &error))? {
         return Err(Failure::refused(format!(
-            "error: {0}: exists and was not made by `pollgate kubeconfig`, so it is left as it is; name another file, \
-             and use both: KUBECONFIG=OTHER:{0}",
+            "error: {0}: exists and was not created by `pollgate kubeconfig`, so it was not changed; write to another \
+             file and use both: KUBECONFIG=OTHER:{0}",
             path.display()
         )));
     }

@@ -49,13 +49,13 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway in the foreground until SIGTERM or SIGINT
     Run(RunArgs),
-    /// Send captured packets through the gateway's pipeline, offline
+    /// Run captured packets through the gateway's pipeline, offline
     Replay(ReplayArgs),
-    /// Build a lab in network namespaces, run the gateway in it, show a Service at work
+    /// Build a lab in network namespaces, run the gateway in it, and send traffic to a Service
     Demo(DemoArgs),
     /// Send packets through a gateway from one side to the other, and measure what arrives
     Pktgen(Box<PktgenArgs>),
-    /// Find every fault of manifests, offline
+    /// Validate manifests offline
     Check(CheckArgs),
     /// Do something with a running gateway.
     #[command(flatten)]
@@ -65,9 +65,9 @@ pub enum Command {
 /// The commands that talk to a running gateway.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Create or change the objects of manifests, all or none
+    /// Create or change the objects in manifests, all or none
     Apply(ApplyArgs),
-    /// Create the objects of manifests
+    /// Create the objects in manifests
     Create(CreateArgs),
     /// Delete objects, by manifest or by name
     Delete(DeleteArgs),
@@ -75,11 +75,11 @@ pub enum ClientCommand {
     Get(GetArgs),
     /// Show an object in detail
     Describe(NamedArgs),
-    /// Say which Pods are endpoints of a Service and which are not, each with the reason
+    /// Show which Pods are endpoints of a Service and which are not, each with the reason
     Explain(ExplainArgs),
-    /// Show the counters with their meaning
+    /// Show the counters and their meaning
     Stats(StatsArgs),
-    /// Print a kubeconfig, with which kubectl reaches the gateway by `api.listen`
+    /// Print a kubeconfig for kubectl; needs `api.listen` in the configuration
     Kubeconfig(KubeconfigArgs),
 }
 
@@ -89,13 +89,13 @@ pub struct RunArgs {
     /// The configuration (see docs/configuration.md)
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Only say how each interface would be polled, what the host should change, and what is in the way
+    /// Only report how each interface would be polled, what to change on the host, and what would prevent a start
     #[arg(long)]
     pub check: bool,
-    /// Kubernetes objects to serve, and to follow as the files change: a file, or a directory of *.yaml, *.yml and *.json
+    /// Kubernetes objects to serve: a file, or a directory of *.yaml, *.yml and *.json; changes of the files are followed
     #[arg(long, value_name = "PATH", conflicts_with = "check")]
     pub manifests: Option<PathBuf>,
-    /// If the state file is damaged, keep it as FILE.damaged-N and start without its objects
+    /// If the state file is damaged, rename it to FILE.damaged-N and start without its objects
     #[arg(long, conflicts_with = "check")]
     pub set_aside_damaged: bool,
 }
@@ -106,7 +106,7 @@ pub struct CheckArgs {
     /// A manifest: a file, a directory, or - for stdin (repeatable)
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// The gateway's configuration, for its address and port ranges [default: the defaults of each key]
+    /// The gateway's configuration, for its address and port ranges [default: the default of each key]
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -114,19 +114,19 @@ pub struct CheckArgs {
 /// `pollgate replay`
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The configuration; its interfaces also say what the kernel would have said
+    /// The configuration; its interfaces also declare what the kernel would report
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
     /// Kubernetes objects: a file, or a directory of *.yaml, *.yml and *.json
     #[arg(long, value_name = "PATH")]
     pub manifests: PathBuf,
-    /// Frames that come in by an interface: pcap or pcapng (repeatable)
+    /// Frames received on an interface: pcap or pcapng (repeatable)
     #[arg(long = "in", value_name = "IF=FILE", required = true, value_parser = Capture::parse)]
     pub inputs: Vec<Capture>,
-    /// Where frames that leave by an interface are written as pcap (repeatable)
+    /// Where to write the frames sent on an interface, as pcap (repeatable)
     #[arg(long = "out", value_name = "IF=FILE", value_parser = Capture::parse)]
     pub outputs: Vec<Capture>,
-    /// Where the counters are written as JSON
+    /// Where to write the counters, as JSON
     #[arg(long, value_name = "FILE")]
     pub counters: Option<PathBuf>,
 }
@@ -154,7 +154,7 @@ impl Capture {
 /// `pollgate demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Leave the lab up afterwards and say how to enter it
+    /// Keep the lab running afterwards and show how to enter it
     #[arg(long)]
     pub keep: bool,
 }
@@ -173,10 +173,10 @@ pub struct Manifests {
     /// A manifest: a file, a directory, or - for stdin (repeatable)
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Namespace of objects that name none [default: default]
+    /// Namespace of objects that do not specify one [default: default]
     #[arg(short, long, value_name = "NS")]
     pub namespace: Option<String>,
-    /// `server`: check everything and change nothing
+    /// `server`: validate everything and change nothing
     #[arg(long, value_enum, default_value = "none")]
     pub dry_run: DryRun,
 }
@@ -184,9 +184,9 @@ pub struct Manifests {
 /// Whether anything is to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DryRun {
-    /// Yes.
+    /// Apply the changes.
     None,
-    /// No: the gateway checks, allocates and answers as if.
+    /// Validate, allocate and respond as usual, but change nothing.
     Server,
 }
 
@@ -221,10 +221,10 @@ pub struct DeleteArgs {
     /// A manifest whose objects to delete: a file, a directory, or - for stdin (repeatable)
     #[arg(short, long = "filename", value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Namespace of the objects, or of those in a manifest that name none [default: default]
+    /// Namespace of the objects, or of those in a manifest that do not specify one [default: default]
     #[arg(short, long, value_name = "NS")]
     pub namespace: Option<String>,
-    /// Do not mind objects that are not there
+    /// Ignore objects that do not exist
     #[arg(long)]
     pub ignore_not_found: bool,
     /// Where from.
@@ -244,13 +244,13 @@ pub struct GetArgs {
     /// Look in every namespace
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
-    /// Only objects with these labels, such as app=backend,version!=v2
+    /// Only objects that match this label selector, such as app=backend,version!=v2
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
-    /// How to print them [default: a table]
+    /// Output format [default: a table]
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
-    /// Then print what changes, as it happens
+    /// Then print changes as they happen
     #[arg(short, long)]
     pub watch: bool,
     /// Where to look.
@@ -267,14 +267,14 @@ pub enum Format {
     Yaml,
     /// The objects as JSON.
     Json,
-    /// KIND/NAME, one a line.
+    /// KIND/NAME, one per line.
     Name,
 }
 
 /// A command about objects of a kind, by name.
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// KIND NAME… or KIND/NAME…; describe knows every kind, explain knows service
+    /// KIND NAME… or KIND/NAME…; describe supports every kind, explain only services
     #[arg(value_name = "KIND NAME", required = true)]
     pub objects: Vec<String>,
     /// Namespace to look in
@@ -291,7 +291,7 @@ pub struct ExplainArgs {
     /// Which objects.
     #[command(flatten)]
     pub named: NamedArgs,
-    /// How to print [default: text]
+    /// Output format [default: text]
     #[arg(short, long, value_enum)]
     pub output: Option<Machine>,
 }
@@ -299,7 +299,7 @@ pub struct ExplainArgs {
 /// `pollgate stats`
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// How to print [default: text]
+    /// Output format [default: text]
     #[arg(short, long, value_enum)]
     pub output: Option<Machine>,
     /// Where from.
@@ -310,7 +310,7 @@ pub struct StatsArgs {
 /// `pollgate kubeconfig`
 #[derive(Debug, Args)]
 pub struct KubeconfigArgs {
-    /// Write it to a file, mode 0600, instead of printing it; only another kubeconfig of pollgate's is overwritten
+    /// Write it to this file, mode 0600, instead of printing it; only a kubeconfig written by pollgate is overwritten
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Of which gateway.

@@ -15,7 +15,7 @@ pub(super) struct Selection {
 fn kind(alias: &str) -> Result<Kind, Failure> {
     Kind::from_alias(alias).ok_or_else(|| {
         let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
-        Failure::usage(format!("no kind of object is called {alias:?}; there are {}", known.join(", ")))
+        Failure::usage(format!("unknown kind {alias:?}; the kinds are {}", known.join(", ")))
     })
 }
 
@@ -31,7 +31,7 @@ pub(super) fn selections(words: &[String]) -> Result<Vec<Selection>, Failure> {
         return words.iter().map(|word| slashed(word)).collect();
     }
     if let Some(odd) = names.iter().find(|name| name.contains('/')) {
-        return Err(Failure::usage(format!("{odd:?} is no name: type either KIND NAME… or KIND/NAME…")));
+        return Err(Failure::usage(format!("{odd:?} is not a name: use either KIND NAME… or KIND/NAME…")));
     }
     Ok(vec![Selection { kind: kind(first)?, names: names.to_vec() }])
 }

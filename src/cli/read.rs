@@ -137,7 +137,7 @@ fn selected(client: &Client, kind: Kind, namespace: Option<&str>, fields: &str) 
 pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let names = service_names(&args.named)?;
     if names.is_empty() {
-        return Err(Failure::usage("which Service? type `explain service NAME`"));
+        return Err(Failure::usage("which Service? use `explain service NAME`"));
     }
     let client = Client::new(&args.named.connection.socket)?;
     let namespace = escaped(&args.named.namespace);
@@ -177,10 +177,10 @@ fn merged(selections: Vec<Selection>) -> Vec<Selection> {
 fn check_usage(args: &GetArgs, selections: &[Selection]) -> Result<(), Failure> {
     let by_name = selections.iter().any(|selection| !selection.names.is_empty());
     if by_name && args.all_namespaces {
-        return Err(Failure::usage("an object cannot be named across all namespaces; name one with -n"));
+        return Err(Failure::usage("a name cannot be combined with all namespaces; select a namespace with -n"));
     }
     if by_name && args.selector.is_some() {
-        return Err(Failure::usage("type either names or a selector"));
+        return Err(Failure::usage("use either names or a selector"));
     }
     Ok(())
 }
@@ -315,7 +315,7 @@ fn service_names(args: &NamedArgs) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for selection in names::selections(&args.objects)? {
         if selection.kind != Kind::Service {
-            return Err(Failure::usage("explain knows Services only: type `explain service NAME`"));
+            return Err(Failure::usage("explain supports only Services: use `explain service NAME`"));
         }
         names.extend(selection.names);
     }
@@ -340,7 +340,8 @@ fn name_of(value: &Value) -> &str {
 
 fn strange(what: &dyn std::fmt::Display) -> Failure {
     Failure::refused(format!(
-        "error: the gateway's answer is in a form this pollgate does not know (are they of one version?): {what}"
+        "error: the gateway's response has a format that this pollgate does not know (do both have the same \
+         version?): {what}"
     ))
 }
 

@@ -80,7 +80,9 @@ pub fn stats(args: &StatsArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return Ok(writeln!(out, "{answer:#}")?);
     }
     let stats: Stats = serde_json::from_value(answer).map_err(|error| {
-        Failure::refused(format!("error: the gateway's counters are in a form this pollgate does not know: {error}"))
+        Failure::refused(format!(
+            "error: the gateway's counters have a format that this pollgate does not know: {error}"
+        ))
     })?;
     Ok(write!(out, "{stats}")?)
 }
@@ -118,7 +120,7 @@ fn manifests(f: &mut fmt::Formatter<'_>, Manifests { path, objects, faults }: &M
     if faults.is_empty() {
         return writeln!(f, "Manifests: {path}: {objects} objects");
     }
-    writeln!(f, "Manifests: {path}: faulty, what was served before still is ({objects} objects)")?;
+    writeln!(f, "Manifests: {path}: errors; the previous objects are still served ({objects} objects)")?;
     faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))
 }
 
@@ -163,8 +165,8 @@ fn balance(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {
         // A worker's counters are read while it works: what it has in hand is on one side only.
         difference => writeln!(
             f,
-            "  {came} came and {went} are accounted for: {difference} are in the workers' hands now. At rest they \
-             are equal ({sum}); if they stay apart, that is a bug to report."
+            "  {came} frames came in and {went} are accounted for; the workers are processing {difference} now. With \
+             idle workers both sides are equal ({sum}); if the difference stays, report a bug."
         ),
     }
 }
@@ -284,7 +286,10 @@ mod tests {
     #[test]
     fn what_does_not_add_up_is_said() {
         let text = rendered(json!({"counters": {"rx": 100, "tx": 64}}));
-        assert!(text.contains("100 came and 64 are accounted for: 36 are in the workers' hands now."), "{text}");
+        assert!(
+            text.contains("100 frames came in and 64 are accounted for; the workers are processing 36 now."),
+            "{text}"
+        );
     }
 
     #[test]

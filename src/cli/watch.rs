@@ -42,7 +42,7 @@ pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Writ
         _ => printer.print(&[event["object"].clone()]),
     })?;
     // For people only, as kubectl's exit code says that nothing failed.
-    drop(writeln!(io::stderr(), "the gateway ended the watch; type the command again to go on"));
+    drop(writeln!(io::stderr(), "the gateway ended the watch; repeat the command to continue"));
     Ok(())
 }
 
@@ -50,7 +50,7 @@ pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Writ
 fn one(selections: &[Selection]) -> Result<(Kind, Option<&str>), Failure> {
     match selections {
         [Selection { kind, names }] if names.len() < 2 => Ok((*kind, names.first().map(String::as_str))),
-        _ => Err(Failure::usage("one kind or one object can be watched at a time")),
+        _ => Err(Failure::usage("only one kind or one object can be watched at a time")),
     }
 }
 

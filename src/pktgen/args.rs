@@ -27,85 +27,85 @@ pub struct PktgenArgs {
     /// The interface on the clients' side of the gateway
     #[arg(short, long, value_name = "IF")]
     pub interface: String,
-    /// The interface on the backends' side, where what the gateway has translated arrives; may be the same
+    /// The interface on the backends' side, where translated packets arrive; may be the same
     #[arg(long, value_name = "IF")]
     pub sink: Option<String>,
     /// Services to send to: ADDRESS:PORT, NETWORK/LENGTH:PORT or FIRST-LAST:PORT (repeatable, or separated by commas)
     #[arg(long, value_name = "ADDR:PORT", required = true, value_delimiter = ',')]
     pub to: Vec<String>,
-    /// Clients' addresses: ADDRESS, NETWORK/LENGTH or FIRST-LAST. ARP is answered for them
+    /// Client addresses: ADDRESS, NETWORK/LENGTH or FIRST-LAST; pktgen answers ARP for them
     #[arg(long, value_name = "CIDR", default_value = "198.18.0.0/16")]
     pub from: String,
-    /// Backends' addresses, likewise: ARP is answered for them on the sink, and their packets are counted one by one
+    /// Backend addresses, in the same forms; pktgen answers ARP for them on the sink and counts the packets of each
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub answer: Vec<String>,
-    /// Further addresses that ARP is answered for on both sides, such as the next hops of the gateway's routes
+    /// More addresses to answer ARP for, on both sides, such as the next hops of the gateway's routes
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub next_hop: Vec<String>,
-    /// The gateway on the clients' side: its hardware address is asked for by ARP
+    /// The gateway's address on the clients' side; its hardware address is resolved by ARP
     #[arg(long, value_name = "ADDR", required_unless_present = "gateway_mac")]
     pub gateway: Option<Ipv4Addr>,
-    /// Its hardware address, by hand
+    /// The gateway's hardware address, instead of resolving it by ARP
     #[arg(long, value_name = "MAC", value_parser = mac)]
     pub gateway_mac: Option<Mac>,
-    /// Turn each packet round at the sink, so that it comes back through the gateway
+    /// Send each packet back from the sink, through the gateway
     #[arg(long, requires = "sink")]
     pub reply: bool,
-    /// Packets a second, such as 250k or 1.5M; or max: as many as the port takes
+    /// Packets per second, such as 250k or 1.5M; or max: as many as the port accepts
     #[arg(short, long, value_name = "PPS|max", default_value = "max", value_parser = rate)]
     pub rate: Rate,
-    /// Bytes of a frame without FCS, up to 1514; or imix: 60, 590 and 1514 as 7:4:1 [default: 64, TCP 72]
+    /// Bytes per frame without FCS, up to 1514; or imix: 60, 590 and 1514 as 7:4:1 [default: 64, TCP 72]
     #[arg(long, value_name = "BYTES|imix", value_parser = size)]
     pub size: Option<Size>,
-    /// What the packets are
+    /// Protocol of the packets
     #[arg(long, value_enum, default_value = "udp")]
     pub protocol: Protocol,
-    /// The share of flows that are TCP, with --protocol mix
+    /// Share of TCP flows, with --protocol mix
     #[arg(long, value_name = "0…1", default_value = "0.5", value_parser = share)]
     pub tcp_share: Share,
-    /// Flows at a time
+    /// Number of concurrent flows
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub flows: u32,
-    /// Number of the first flow: gateways that remember the flows of one run see others in the next
+    /// Number of the first flow; use another one in the next run if the gateway still knows the flows of this run
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub first_flow: u32,
-    /// Flows replaced a second, the oldest first
+    /// Flows to replace per second, oldest first
     #[arg(long, value_name = "PPS", value_parser = count, conflicts_with = "every_packet_new")]
     pub new_flows: Option<u64>,
     /// Make each packet the first of a new flow
     #[arg(long)]
     pub every_packet_new: bool,
-    /// In which order flows take their turns
+    /// Order in which the flows send packets
     #[arg(long, value_enum, default_value = "turn")]
     pub order: Order,
-    /// The share of packets that are for a Service; the others go to --stray-port
+    /// Share of packets sent to a Service; the others go to --stray-port
     #[arg(long, value_name = "0…1", default_value = "1", value_parser = share)]
     pub hit_ratio: Share,
-    /// A port that none of the Services has
+    /// A port that none of the Services uses
     #[arg(long, value_name = "PORT", default_value_t = 9)]
     pub stray_port: u16,
     /// How long to measure
     #[arg(short, long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub duration: Duration,
-    /// How long to send before that, uncounted
+    /// How long to send before measuring; these packets are not counted
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub warmup: Duration,
-    /// Most packets sent at once
+    /// Maximum number of packets sent at once
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub burst: u16,
-    /// Repeats a random order
+    /// Seed of the random order; the same seed gives the same order
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// 2: the sink has a thread of its own
+    /// Threads; with 2 the sink has its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub threads: u8,
-    /// How frames get to the interfaces and from them
+    /// How frames are sent and received
     #[arg(long, value_enum, default_value = "packet")]
     pub backend: Backend,
-    /// How to print the result [default: text]
+    /// Output format of the result [default: text]
     #[arg(short, long, value_enum)]
     pub output: Option<Machine>,
-    /// Tell how it goes each second, also where stderr is no terminal
+    /// Report progress every second, even if stderr is not a terminal
     #[arg(long)]
     pub progress: bool,
 }
@@ -117,7 +117,7 @@ pub enum Protocol {
     Udp,
     /// TCP: a flow's first packet is its SYN.
     Tcp,
-    /// Some flows this, some that: --tcp-share.
+    /// Both: --tcp-share sets the share of TCP flows.
     Mix,
 }
 

@@ -14,9 +14,9 @@ use super::share::Share;
 /// In which order the flows take their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Order {
-    /// One after the other: every flow is as busy as the others, and caches see the worst.
+    /// In turn: all flows are equally busy, which is the worst case for caches.
     Turn,
-    /// Drawn anew for each packet.
+    /// Chosen at random for each packet.
     Random,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Flow {
 /// What the flows are made of.
 #[derive(Clone, Debug)]
 pub(super) struct FlowPlan {
-    /// Flows at a time, at least one.
+    /// Number of concurrent flows, at least one.
     pub(super) count: u32,
     /// Number of the first one, a multiple of `count`.
     pub(super) first: u32,

@@ -18,7 +18,7 @@ const RING_FRAMES: u32 = 8192;
 pub enum Backend {
     /// AF_PACKET with memory-mapped rings.
     Packet,
-    /// AF_PACKET by io_uring.
+    /// AF_PACKET through io_uring.
     Uring,
     /// AF_XDP.
     Xdp,

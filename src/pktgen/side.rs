@@ -42,7 +42,7 @@ pub(super) struct Task {
     pub(super) reply: bool,
     /// Where a packet's way ends.
     pub(super) end: Way,
-    /// Flows at a time.
+    /// Number of concurrent flows.
     pub(super) slots: u32,
 }
 

@@ -57,7 +57,7 @@ fn files_are_served_from_the_first_frame_and_followed() {
         assert!(is_reached(&place, "backend-v2"), "what was served still is");
         let stats: Value = serde_json::from_str(&place.done(&["stats", "-o", "json"])).expect("JSON");
         assert_eq!(stats["manifests"]["faults"].as_array().map(Vec::len), Some(1), "{stats}");
-        assert!(place.done(&["stats"]).contains("manifests: faulty, what was served before still is"));
+        assert!(place.done(&["stats"]).contains("manifests: errors; the previous objects are still served"));
 
         // A file that goes takes its objects along, and nobody else's.
         let applied = place.write(
