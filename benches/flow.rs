@@ -21,7 +21,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
-use pollgate_dataplane::flow::table::{Hash, Likely, Owner};
+use pollgate_dataplane::flow::table::{Candidate, FlowHash, FlowOrigin};
 use pollgate_dataplane::flow::{FlowTable, Limits, Timeouts};
 use support::{Random, prefetch, sizes, without_allocation};
 
@@ -81,8 +81,8 @@ fn keys(flow: u32) -> (FlowKey<V4>, FlowKey<V4>) {
     (forward, FlowKey { dst: backend, dst_port: 8080, ..forward })
 }
 
-const OWNER: Owner =
-    Owner { service: ServiceId { index: 0, incarnation: 0 }, backend: 0, backend_incarnation: 0, generation: 1 };
+const ORIGIN: FlowOrigin =
+    FlowOrigin { service: ServiceId { index: 0, incarnation: 0 }, backend: 0, backend_incarnation: 0, generation: 1 };
 
 /// An empty table for as many connections.
 fn table(flows: u32) -> FlowTable<V4> {
@@ -94,7 +94,7 @@ fn table(flows: u32) -> FlowTable<V4> {
 
 fn open(table: &mut FlowTable<V4>, flow: u32) -> u32 {
     let (forward, to) = keys(flow);
-    table.open(forward, to, OWNER, Ticks(0)).expect("room for the flow")
+    table.open(forward, to, ORIGIN, Ticks(0)).expect("room for the flow")
 }
 
 /// A full table and the passes of a burst over it.
@@ -102,7 +102,7 @@ struct Lookups {
     table: FlowTable<V4>,
     flows: u32,
     random: Random,
-    keys: [(FlowKey<V4>, Hash, Likely); BURST],
+    keys: [(FlowKey<V4>, FlowHash, Candidate); BURST],
 }
 
 impl Lookups {
@@ -122,10 +122,10 @@ impl Lookups {
             *key = keys(first + random.below(*flows)).0;
         }
         table.hash_all(burst.iter_mut().map(|(key, hash, _)| (&*key, hash)));
-        for (_, hash, likely) in burst.iter_mut() {
-            *likely = table.probe(*hash);
+        for (_, hash, candidate) in burst.iter_mut() {
+            *candidate = table.probe(*hash);
         }
-        burst.iter().filter(|(key, hash, likely)| table.confirm(*likely, *hash, key).is_some()).count()
+        burst.iter().filter(|(key, hash, candidate)| table.confirm(*candidate, *hash, key).is_some()).count()
     }
 }
 
@@ -190,7 +190,7 @@ impl Rival {
 /// A full table in which the oldest flows make room for new ones.
 struct Turnover {
     table: FlowTable<V4>,
-    places: VecDeque<u32>,
+    indexes: VecDeque<u32>,
     next: u32,
 }
 
@@ -198,15 +198,15 @@ impl Turnover {
     fn new(flows: u32) -> Turnover {
         // Room for the flows of one burst more.
         let mut table = table(flows + BURST as u32);
-        let places = (0..flows).map(|flow| open(&mut table, flow)).collect();
-        Turnover { table, places, next: flows }
+        let indexes = (0..flows).map(|flow| open(&mut table, flow)).collect();
+        Turnover { table, indexes, next: flows }
     }
 
     fn burst(&mut self) {
         for _ in 0..BURST {
-            let oldest = self.places.pop_front().expect("a flow");
+            let oldest = self.indexes.pop_front().expect("a flow");
             self.table.close(oldest);
-            self.places.push_back(open(&mut self.table, self.next));
+            self.indexes.push_back(open(&mut self.table, self.next));
             // As many numbers as there are clients for.
             self.next = (self.next + 1) & 0x7ff_ffff;
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pollgate_common::flow::V4;
-use pollgate_common::net::{Facts, Hop, Link, Mac, Net, PortId};
+use pollgate_common::net::{Facts, Link, Mac, Net, NextHop, PortId};
 use pollgate_dataplane::flow::Translation;
 use pollgate_dataplane::flow::entry::Tuple;
 use pollgate_dataplane::port::{BURST, Frame, Origin};
@@ -100,7 +100,7 @@ fn rewrite(c: &mut Criterion) {
         dst_port: 8080,
     };
     let translation = Translation { to, addresses: 0x1234, whole: 0x4321 };
-    let hop = Hop { port: PortId(0), src: Mac(MAC), dst: Mac([2, 0, 0, 0, 0, 9]), mtu: 1500 };
+    let hop = NextHop { port: PortId(0), src: Mac(MAC), dst: Mac([2, 0, 0, 0, 0, 9]), mtu: 1500 };
     group.bench_function("floor", |b| {
         let mut burst = Burst::new(Mix::Both, |_| {});
         b.iter(|| burst.frames.iter_mut().for_each(|frame| touch(black_box(frame.bytes_mut()))));

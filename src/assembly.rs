@@ -7,8 +7,8 @@ use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
-use pollgate_common::reasons::{Drop, Pass};
-use pollgate_common::tables::{Settings, Tables};
+use pollgate_common::reasons::{DropReason, PassReason};
+use pollgate_common::tables::{DataplaneSettings, Tables};
 use pollgate_control::cluster::{self, IpRange};
 use pollgate_control::compile;
 use pollgate_dataplane::flow::{Limits, Timeouts};
@@ -17,10 +17,10 @@ use serde_json::{Map, Value, json};
 use crate::config::{self, Config, PodRecords};
 
 /// What stays the same for the life of the process.
-pub fn settings(config: &Config) -> Arc<Settings> {
+pub fn settings(config: &Config) -> Arc<DataplaneSettings> {
     let v4 = |ip: &IpAddr| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None };
     let v6 = |ip: &IpAddr| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None };
-    Arc::new(Settings {
+    Arc::new(DataplaneSettings {
         gateway_v4: config.addresses.iter().filter_map(v4).collect(),
         gateway_v6: config.addresses.iter().filter_map(v6).collect(),
         dns: config.dns.addresses.clone(),
@@ -47,7 +47,7 @@ pub fn cluster_settings(config: &Config) -> cluster::Settings {
 }
 
 /// What compiling needs to know.
-pub fn compile_options(config: &Config, settings: &Arc<Settings>) -> compile::Options {
+pub fn compile_options(config: &Config, settings: &Arc<DataplaneSettings>) -> compile::Options {
     compile::Options {
         settings: Arc::clone(settings),
         node: config.node.clone(),
@@ -145,8 +145,8 @@ pub fn stats(counters: &Counters, source: &Source, max_flows: usize) -> Value {
 pub fn json_of(totals: &Totals) -> Value {
     let mut all: Map<String, Value> =
         totals.cells().into_iter().map(|(name, _, n)| (name.to_owned(), n.into())).collect();
-    let drops = Drop::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
-    let passes = Pass::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
+    let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
+    let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
     all.insert("passed".to_owned(), totals.passed().into());
     all.insert("held".to_owned(), totals.waiting().into());
     all.insert("drops".to_owned(), nonzero(drops));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use pollgate_common::counters::Totals;
-use pollgate_common::reasons::{Drop, Pass, Severity};
+use pollgate_common::reasons::{DropReason, PassReason, Severity};
 
 fn severity(severity: Severity) -> &'static str {
     match severity {
@@ -21,12 +21,12 @@ fn lists() -> [(&'static str, String); 3] {
         let _ = writeln!(cells, "| `{name}` | {sentence} |");
     }
     let mut drops = String::from("| reason | what happened | what to do | severity |\n|---|---|---|---|\n");
-    for reason in Drop::ALL {
+    for reason in DropReason::ALL {
         let (name, severity_word) = (reason.name(), severity(reason.severity()));
         let _ = writeln!(drops, "| `{name}` | {} | {} | {severity_word} |", reason.sentence(), reason.action());
     }
     let mut passes = String::from("| reason | what it was | what to do |\n|---|---|---|\n");
-    for reason in Pass::ALL {
+    for reason in PassReason::ALL {
         let _ = writeln!(passes, "| `{}` | {} | {} |", reason.name(), reason.sentence(), reason.action());
     }
     [("counters", cells), ("drops", drops), ("passes", passes)]

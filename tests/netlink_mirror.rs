@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use pollgate::lab::traffic::{Server, ask_udp};
 use pollgate::lab::{Namespace, Veth, in_lab};
-use pollgate_common::net::{Hop, Mac, NeighbourQuery, Net, NoHop, PortId};
+use pollgate_common::net::{Mac, NeighbourQuery, Net, NextHop, NoNextHop, PortId};
 use pollgate_control::netlink::{Mirror, MirrorNews, OwnedAddresses};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourExtFlags, NeighbourMessage};
 
@@ -78,7 +78,7 @@ impl Site {
 }
 
 fn leads_to(net: &Net, address: &str, dst: Mac) -> bool {
-    net.hop(ip(address)) == Ok(Hop { port: PortId(0), src: GATEWAY, dst, mtu: 1500 })
+    net.hop(ip(address)) == Ok(NextHop { port: PortId(0), src: GATEWAY, dst, mtu: 1500 })
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn the_first_net_is_whole_and_a_question_gets_the_neighbour() {
         assert_eq!((link.name.as_str(), link.mac, link.mtu, link.up), ("eth0", GATEWAY, 1500, true));
         assert_eq!(site.net.kernel_has(ip("10.0.0.1")), Some(link.index));
         let query = NeighbourQuery { link: link.index, address: ip("10.0.0.2") };
-        assert_eq!(site.net.hop(ip("10.0.0.2")), Err(NoHop::Neighbour(query)));
+        assert_eq!(site.net.hop(ip("10.0.0.2")), Err(NoNextHop::Neighbour(query)));
         for _ in 0..1000 {
             site.ask("10.0.0.2");
         }
@@ -152,7 +152,7 @@ fn routes_and_links_are_followed_also_where_the_kernel_says_nothing() {
         let mut site = Site::new(&[]);
         site.ask("10.0.0.2");
         site.wait("the neighbour", |net| leads_to(net, "10.0.0.2", PEER));
-        assert_eq!(site.net.hop(ip("10.244.1.7")), Err(NoHop::NoRoute));
+        assert_eq!(site.net.hop(ip("10.244.1.7")), Err(NoNextHop::NoRoute));
         let cluster = "10.244.0.0/16".parse().expect("a prefix");
         site.gateway.add_route(cluster, Some(ip("10.0.0.2")), "eth0").expect("a route");
         site.wait("the route", |net| leads_to(net, "10.244.1.7", PEER));
@@ -166,7 +166,7 @@ fn routes_and_links_are_followed_also_where_the_kernel_says_nothing() {
         // Switched off by its owner: IPv4 routes go without a report.
         site.gateway.down("eth0").expect("down");
         site.wait("the routes that went", |net| net.route(ip("10.244.1.7")).is_none());
-        assert_eq!(site.net.hop(ip("10.244.1.7")), Err(NoHop::NoRoute));
+        assert_eq!(site.net.hop(ip("10.244.1.7")), Err(NoNextHop::NoRoute));
     });
 }
 

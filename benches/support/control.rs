@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pollgate_common::counters::Counters;
 use pollgate_common::hash::RingHash;
-use pollgate_common::tables::Settings;
+use pollgate_common::tables::DataplaneSettings;
 use pollgate_control::cluster::{self, Cluster, Commit, Write};
 use pollgate_control::compile::resolve::{ServiceName, touched};
 use pollgate_control::compile::{Compiler, Options};
@@ -61,7 +61,7 @@ fn adopt(cluster: &mut Cluster, writes: Vec<Write>) -> Commit {
 
 /// A new compiler that has compiled and published all of `cluster`.
 pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
-    let settings = Settings {
+    let settings = DataplaneSettings {
         gateway_v4: vec![[192, 168, 50, 10].into()],
         gateway_v6: Vec::new(),
         dns: vec![std::net::Ipv4Addr::new(10, 96, 0, 10).into()],

@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
-use crate::reasons::{Drop, Pass};
+use crate::reasons::{DropReason, PassReason};
 
 /// One number, written by one thread.
 #[derive(Debug, Default)]
-pub struct Cell(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Cell {
+impl Counter {
     /// Adds `n`. Only the owning worker may call it.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -47,19 +47,19 @@ macro_rules! cells {
         /// The counters of one worker.
         #[derive(Debug)]
         pub struct WorkerCounters {
-            $(#[doc = $sentence] pub $field: Cell,)*
+            $(#[doc = $sentence] pub $field: Counter,)*
             /// Frames dropped, by reason.
-            pub drops: [Cell; Drop::COUNT],
+            pub drops: [Counter; DropReason::COUNT],
             /// Frames left to the kernel, by reason.
-            pub passes: [Cell; Pass::COUNT],
+            pub passes: [Counter; PassReason::COUNT],
         }
 
         impl Default for WorkerCounters {
             fn default() -> Self {
                 WorkerCounters {
-                    $($field: Cell::default(),)*
-                    drops: std::array::from_fn(|_| Cell::default()),
-                    passes: std::array::from_fn(|_| Cell::default()),
+                    $($field: Counter::default(),)*
+                    drops: std::array::from_fn(|_| Counter::default()),
+                    passes: std::array::from_fn(|_| Counter::default()),
                 }
             }
         }
@@ -68,15 +68,15 @@ macro_rules! cells {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct Totals {
             $(#[doc = $sentence] pub $field: u64,)*
-            /// Frames dropped, by reason, in the order of [`Drop::ALL`].
-            pub drops: [u64; Drop::COUNT],
-            /// Frames left to the kernel, by reason, in the order of [`Pass::ALL`].
-            pub passes: [u64; Pass::COUNT],
+            /// Frames dropped, by reason, in the order of [`DropReason::ALL`].
+            pub drops: [u64; DropReason::COUNT],
+            /// Frames left to the kernel, by reason, in the order of [`PassReason::ALL`].
+            pub passes: [u64; PassReason::COUNT],
         }
 
         impl Default for Totals {
             fn default() -> Self {
-                Totals { $($field: 0,)* drops: [0; Drop::COUNT], passes: [0; Pass::COUNT] }
+                Totals { $($field: 0,)* drops: [0; DropReason::COUNT], passes: [0; PassReason::COUNT] }
             }
         }
 
@@ -126,13 +126,13 @@ cells! {
 impl WorkerCounters {
     /// Counts a drop.
     #[inline]
-    pub fn drop(&self, reason: Drop) {
+    pub fn drop(&self, reason: DropReason) {
         self.drops[reason.index()].add(1);
     }
 
     /// Counts a frame left to the kernel.
     #[inline]
-    pub fn pass(&self, reason: Pass) {
+    pub fn pass(&self, reason: PassReason) {
         self.passes[reason.index()].add(1);
     }
 }
@@ -149,12 +149,12 @@ impl Totals {
     }
 
     /// Frames dropped for `reason`.
-    pub fn drops_of(&self, reason: Drop) -> u64 {
+    pub fn drops_of(&self, reason: DropReason) -> u64 {
         self.drops[reason.index()]
     }
 
     /// Frames left to the kernel for `reason`.
-    pub fn passes_of(&self, reason: Pass) -> u64 {
+    pub fn passes_of(&self, reason: PassReason) -> u64 {
         self.passes[reason.index()]
     }
 
@@ -173,11 +173,11 @@ impl Totals {
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
     /// Packets translated, both directions.
-    pub packets: Cell,
+    pub packets: Counter,
     /// Their bytes, Ethernet headers included.
-    pub bytes: Cell,
+    pub bytes: Counter,
     /// Flows opened.
-    pub flows: Cell,
+    pub flows: Counter,
 }
 
 /// The most Service ports the tables can hold: ten times what Kubernetes is tested with (10 000 Services), below the
@@ -247,13 +247,13 @@ mod tests {
         counters.worker(0).rx.add(3);
         counters.worker(1).rx.add(2);
         counters.worker(0).tx.add(1);
-        counters.worker(1).drop(Drop::Runt);
-        counters.worker(1).pass(Pass::Arp);
+        counters.worker(1).drop(DropReason::Runt);
+        counters.worker(1).pass(PassReason::Arp);
         counters.worker(0).consumed.add(1);
         counters.worker(0).held.set(1);
         let totals = counters.totals();
         assert_eq!(totals.rx, 5);
         assert_eq!(totals.balance(), (5, 5));
-        assert_eq!((totals.drops_of(Drop::Runt), totals.passes_of(Pass::Arp)), (1, 1));
+        assert_eq!((totals.drops_of(DropReason::Runt), totals.passes_of(PassReason::Arp)), (1, 1));
     }
 }

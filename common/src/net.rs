@@ -5,7 +5,7 @@
 //! [`Net::hop`]: by which port, and to which MAC, does a frame for this address leave?
 //!
 //! ```text
-//!  destination ─longest prefix─▶ route ─▶ link (+ gateway or the destination itself) ─▶ neighbour ─▶ Hop
+//!  destination ─longest prefix─▶ route ─▶ link (+ gateway or the destination itself) ─▶ neighbour ─▶ NextHop
 //! ```
 //!
 //! A hop is looked up when a flow opens and again when [`Net::generation`] has moved; so the look-up may cost one hash
@@ -109,7 +109,7 @@ pub struct Facts {
 
 /// Where a frame goes next. Two MACs, a port: all that rewriting needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Hop {
+pub struct NextHop {
     /// The port it leaves by.
     pub port: PortId,
     /// Source MAC: the link's own.
@@ -122,7 +122,7 @@ pub struct Hop {
 
 /// Why there is no hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoHop {
+pub enum NoNextHop {
     /// The neighbour's MAC is not known (yet): ask the kernel for this one.
     Neighbour(NeighbourQuery),
     /// No route covers the destination.
@@ -220,17 +220,17 @@ impl Net {
     }
 
     /// The way to `destination`.
-    pub fn hop(&self, destination: IpAddr) -> Result<Hop, NoHop> {
-        let route = self.route(destination).ok_or(NoHop::NoRoute)?;
-        let link = self.by_index.get(&route.link).map(|&at| &self.facts.links[at]).ok_or(NoHop::NoRoute)?;
-        let port = link.port.ok_or(NoHop::Unpolled)?;
+    pub fn hop(&self, destination: IpAddr) -> Result<NextHop, NoNextHop> {
+        let route = self.route(destination).ok_or(NoNextHop::NoRoute)?;
+        let link = self.by_index.get(&route.link).map(|&at| &self.facts.links[at]).ok_or(NoNextHop::NoRoute)?;
+        let port = link.port.ok_or(NoNextHop::Unpolled)?;
         if !link.up {
-            return Err(NoHop::LinkDown);
+            return Err(NoNextHop::LinkDown);
         }
         let address = route.via.unwrap_or(destination);
         match self.neighbours.get(&(link.index, address)) {
-            Some(&dst) => Ok(Hop { port, src: link.mac, dst, mtu: link.mtu }),
-            None => Err(NoHop::Neighbour(NeighbourQuery { link: link.index, address })),
+            Some(&dst) => Ok(NextHop { port, src: link.mac, dst, mtu: link.mtu }),
+            None => Err(NoNextHop::Neighbour(NeighbourQuery { link: link.index, address })),
         }
     }
 
@@ -284,14 +284,14 @@ mod tests {
         let net = net();
         assert_eq!(net.hop(ip("192.168.0.7")).map(|h| (h.port, h.dst)), Ok((PortId(0), Mac([7; 6]))));
         assert_eq!(net.hop(ip("8.8.8.8")).map(|h| h.dst), Ok(Mac([2; 6])), "the default route with the smaller metric");
-        assert_eq!(net.hop(ip("10.244.7.1")), Err(NoHop::Unpolled));
+        assert_eq!(net.hop(ip("10.244.7.1")), Err(NoNextHop::Unpolled));
     }
 
     #[test]
     fn a_missing_neighbour_names_whom_to_ask() {
         let query = NeighbourQuery { link: 3, address: ip("10.244.1.2") };
-        assert_eq!(net().hop(ip("10.244.1.2")), Err(NoHop::Neighbour(query)));
-        assert_eq!(net().hop(ip("2001:db8::1")), Err(NoHop::NoRoute));
+        assert_eq!(net().hop(ip("10.244.1.2")), Err(NoNextHop::Neighbour(query)));
+        assert_eq!(net().hop(ip("2001:db8::1")), Err(NoNextHop::NoRoute));
     }
 
     #[test]

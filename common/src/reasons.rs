@@ -1,6 +1,6 @@
 //! Every way a frame can end without being sent, each declared once.
 //!
-//! A [`Drop`] is a frame pollgate answers for and did not deliver; a [`Pass`] is a frame that is none of pollgate's
+//! A [`DropReason`] is a frame pollgate answers for and did not deliver; a [`PassReason`] is a frame that is none of pollgate's
 //! business and stays with the kernel. The enum, the counter's name, the command line, the metrics and the operations
 //! guide all follow from the two lists below.
 
@@ -67,7 +67,7 @@ macro_rules! reasons {
 
 reasons! {
     /// Why a frame was dropped.
-    Drop {
+    DropReason {
         Runt "runt" Notice
             "The frame is shorter than an Ethernet header." "Check the sender, the cable and the driver: no valid frame is this short.";
         IpHeader "ip_header" Notice
@@ -139,7 +139,7 @@ reasons! {
 
 reasons! {
     /// Why a frame was left to the kernel.
-    Pass {
+    PassReason {
         OtherMac "other_mac" Info
             "A unicast frame to another host's MAC address." "Normal while a capture tool holds the interface in promiscuous mode, or while a switch floods.";
         Group "group" Info
@@ -163,8 +163,9 @@ mod tests {
     #[test]
     fn names_are_unique_and_sentences_are_sentences() {
         let mut names = HashSet::new();
-        let all = Drop::ALL.iter().map(|d| (d.name(), d.sentence(), d.action()));
-        for (name, sentence, action) in all.chain(Pass::ALL.iter().map(|p| (p.name(), p.sentence(), p.action()))) {
+        let all = DropReason::ALL.iter().map(|d| (d.name(), d.sentence(), d.action()));
+        for (name, sentence, action) in all.chain(PassReason::ALL.iter().map(|p| (p.name(), p.sentence(), p.action())))
+        {
             assert!(names.insert(name), "{name} is declared twice");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
             assert!(sentence.ends_with('.') && action.ends_with(['.', '`']), "{name}: {sentence} / {action}");
@@ -173,10 +174,10 @@ mod tests {
 
     #[test]
     fn a_reason_is_found_by_its_name_and_place() {
-        for (at, reason) in Drop::ALL.iter().enumerate() {
+        for (at, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), at);
-            assert_eq!(Drop::from_name(reason.name()), Some(*reason));
+            assert_eq!(DropReason::from_name(reason.name()), Some(*reason));
         }
-        assert_eq!(Drop::from_name("nonsense"), None);
+        assert_eq!(DropReason::from_name("nonsense"), None);
     }
 }

@@ -6,7 +6,7 @@
 //! ```text
 //!  port.rx → parse → DNS? → flow ──hit──────────────────→ rewrite → next hop → port.tx
 //!                            └─miss→ classify → steer → select → open flow ──↗
-//!            any step may stop with a Fate; `dispatch` alone counts, sends and gives buffers back
+//!            any step may stop with a Verdict; `dispatch` alone counts, sends and gives buffers back
 //! ```
 
 pub mod bpf;

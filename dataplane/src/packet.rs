@@ -2,9 +2,9 @@
 
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::reasons::{Drop, Pass};
+use pollgate_common::reasons::{DropReason, PassReason};
 
-use crate::flow::table::{Hash, Likely};
+use crate::flow::table::{Candidate, FlowHash};
 use crate::wire::ethernet;
 
 /// What a frame carries, as far as the pipeline cares.
@@ -26,19 +26,19 @@ pub(crate) enum Kind {
 
 /// What becomes of a frame. Stages decide it; only `dispatch` acts on it and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Verdict {
     /// Send by this port: translated and addressed, or turned into its own answer.
     Send(PortId),
     /// Dropped with this reason; what is in the buffer now is our reply to it, to be sent by this port.
-    Refuse(Drop, PortId),
+    Refuse(DropReason, PortId),
     /// Translated, but the next hop's MAC is not known: wait for it.
     Hold,
     /// Another worker owns the flow.
     HandOver(u16),
     /// Not ours: the kernel has its own copy.
-    Pass(Pass),
+    Pass(PassReason),
     /// Dropped.
-    Drop(Drop),
+    Drop(DropReason),
 }
 
 /// What is known about a frame. The frames of a burst stay where the port put them; what parsing and the stages find out
@@ -50,9 +50,9 @@ pub(crate) struct Packet {
     /// TCP flags; zero for anything else.
     pub(crate) tcp_flags: u8,
     pub(crate) ttl: u8,
-    pub(crate) hash: Hash,
+    pub(crate) hash: FlowHash,
     /// Where its flow's entry is, if it has one: what the tags say.
-    pub(crate) likely: Likely,
+    pub(crate) candidate: Candidate,
     pub(crate) kind: Kind,
     /// The MAC of the interface it came in by.
     pub(crate) own: Mac,
@@ -61,7 +61,7 @@ pub(crate) struct Packet {
     /// Bytes of transport header and payload.
     pub(crate) l4_len: usize,
     /// `None` until some stage has decided.
-    pub(crate) fate: Option<Fate>,
+    pub(crate) verdict: Option<Verdict>,
 }
 
 impl Packet {
@@ -71,13 +71,13 @@ impl Packet {
             key: FlowKey::default(),
             tcp_flags: 0,
             ttl: 0,
-            hash: Hash::default(),
-            likely: Likely::default(),
+            hash: FlowHash::default(),
+            candidate: Candidate::default(),
             kind: Kind::OtherIp,
             own: Mac::default(),
             l4: 0,
             l4_len: 0,
-            fate: None,
+            verdict: None,
         }
     }
 

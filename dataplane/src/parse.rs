@@ -6,10 +6,10 @@
 
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::net::{Mac, Net};
-use pollgate_common::reasons::{Drop, Pass};
+use pollgate_common::reasons::{DropReason, PassReason};
 
 use crate::memory::prefetch;
-use crate::packet::{Fate, Kind, Packet};
+use crate::packet::{Kind, Packet, Verdict};
 use crate::port::Frame;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
@@ -33,7 +33,7 @@ pub(crate) fn all(frames: &[Frame], packets: &mut [Packet], net: &Net) {
             last = (Some(port), net.port_link(port).map(|link| link.mac).unwrap_or_default());
         }
         packet.own = last.1;
-        packet.fate = None;
+        packet.verdict = None;
         if !plain(frame, packet) {
             general(frame, packet);
         }
@@ -59,11 +59,11 @@ fn plain(frame: &Frame, packet: &mut Packet) -> bool {
 fn general(frame: &Frame, packet: &mut Packet) {
     packet.kind = Kind::OtherIp;
     packet.tcp_flags = 0;
-    packet.fate = ethernet(frame, packet).err();
+    packet.verdict = ethernet(frame, packet).err();
 }
 
-fn ethernet(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
-    let Some(header) = Ethernet::at(frame.bytes(), 0) else { return Err(Fate::Drop(Drop::Runt)) };
+fn ethernet(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
+    let Some(header) = Ethernet::at(frame.bytes(), 0) else { return Err(Verdict::Drop(DropReason::Runt)) };
     let to_us = header.dst() == packet.own;
     match header.ether_type() {
         ethernet::IPV4 if to_us => ipv4(frame, packet),
@@ -71,15 +71,15 @@ fn ethernet(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
             packet.kind = Kind::Arp;
             Ok(())
         }
-        _ if !to_us && !header.dst().is_group() => Err(Fate::Pass(Pass::OtherMac)),
-        ethernet::IPV4 => Err(Fate::Pass(Pass::Group)),
-        ethernet::IPV6 => Err(Fate::Pass(Pass::Ipv6)),
-        _ => Err(Fate::Pass(Pass::EtherType)),
+        _ if !to_us && !header.dst().is_group() => Err(Verdict::Pass(PassReason::OtherMac)),
+        ethernet::IPV4 => Err(Verdict::Pass(PassReason::Group)),
+        ethernet::IPV6 => Err(Verdict::Pass(PassReason::Ipv6)),
+        _ => Err(Verdict::Pass(PassReason::EtherType)),
     }
 }
 
-fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
-    let ip = Ipv4::check(frame.bytes(), ethernet::LEN).map_err(Fate::Drop)?;
+fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
+    let ip = Ipv4::check(frame.bytes(), ethernet::LEN).map_err(Verdict::Drop)?;
     let (src, dst, protocol) = (V4(ip.src()), V4(ip.dst()), ip.protocol());
     packet.l4 = ethernet::LEN + ip.header_len();
     packet.l4_len = ip.total_len() - ip.header_len();
@@ -100,8 +100,8 @@ fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
     }
 }
 
-fn tcp(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
-    let tcp = Tcp::check(frame.bytes(), packet.l4, packet.l4_len).map_err(Fate::Drop)?;
+fn tcp(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
+    let tcp = Tcp::check(frame.bytes(), packet.l4, packet.l4_len).map_err(Verdict::Drop)?;
     let (src_port, dst_port, flags) = (tcp.src_port(), tcp.dst_port(), tcp.flags());
     packet.kind = Kind::Tcp;
     packet.tcp_flags = flags & STATE_FLAGS;
@@ -109,9 +109,9 @@ fn tcp(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
     Ok(())
 }
 
-fn udp(frame: &Frame, packet: &mut Packet) -> Result<(), Fate> {
+fn udp(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
     let gso = frame.offload().is_gso();
-    let udp = Udp::check(frame.bytes(), packet.l4, packet.l4_len, gso).map_err(Fate::Drop)?;
+    let udp = Udp::check(frame.bytes(), packet.l4, packet.l4_len, gso).map_err(Verdict::Drop)?;
     let (src_port, dst_port) = (udp.src_port(), udp.dst_port());
     packet.kind = Kind::Udp;
     packet.key = FlowKey { src_port, dst_port, ..packet.key };
@@ -179,7 +179,7 @@ mod tests {
             } else {
                 // What it leaves is wrong, or has something that is rare.
                 let rare = bytes.len() < plain::L4 + 20 || bytes[14] != 0x45;
-                prop_assert!(long.fate.is_some() || !long.has_ports() || rare, "{long:?}");
+                prop_assert!(long.verdict.is_some() || !long.has_ports() || rare, "{long:?}");
             }
         }
     }

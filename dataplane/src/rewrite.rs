@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use pollgate_common::flow::V4;
-use pollgate_common::net::{Hop, Mac};
+use pollgate_common::net::{Mac, NextHop};
 
 use crate::flow::Translation;
 use crate::packet::{Kind, Packet};
@@ -47,7 +47,7 @@ pub(crate) fn translate(frame: &mut Frame, packet: &Packet, translation: &Transl
 
 /// Addresses the frame to the next hop.
 #[inline]
-pub(crate) fn address(frame: &mut Frame, hop: &Hop) {
+pub(crate) fn address(frame: &mut Frame, hop: &NextHop) {
     if let Some(header) = Ethernet::at_mut(frame.bytes_mut(), 0) {
         header.set_addresses(hop.src, hop.dst);
     }
@@ -55,7 +55,7 @@ pub(crate) fn address(frame: &mut Frame, hop: &Hop) {
 
 /// Whether the IP packet of `len` bytes in the frame is more than the next hop's link carries. A super-frame never is.
 #[inline]
-pub(crate) fn is_too_long(len: usize, frame: &Frame, hop: &Hop) -> bool {
+pub(crate) fn is_too_long(len: usize, frame: &Frame, hop: &NextHop) -> bool {
     len > hop.mtu as usize && !frame.offload().is_gso()
 }
 
@@ -66,13 +66,13 @@ pub(crate) fn total_len(frame: &Frame) -> usize {
 
 /// Sends an IPv4 packet back to its sender: MACs and addresses change places, the time to live starts anew. The sum
 /// follows from the same rule as any translation: swapping two words changes nothing.
-pub(crate) fn turn_round(frame: &mut Frame, own: Mac) {
+pub(crate) fn reply_in_place(frame: &mut Frame, own: Mac) {
     let bytes = frame.bytes_mut();
     if let Some(header) = Ethernet::at_mut(bytes, 0) {
-        header.turn_round(own);
+        header.reply_in_place(own);
     }
     if let Some(ip) = Ipv4::at_mut(bytes, ethernet::LEN) {
-        ip.turn_round();
+        ip.reply_in_place();
     }
 }
 

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use pollgate_common::flow::Address;
-use pollgate_common::tables::{FrontendKind, Service, Settings};
+use pollgate_common::tables::{DataplaneSettings, FrontendKind, ServicePort};
 
 /// Ports tried before the pool counts as exhausted. With nine tenths of a share in use towards one backend, one flow in
 /// 800 is refused.
@@ -37,7 +37,7 @@ pub(crate) struct Policy {
 }
 
 /// The matrix in the module's text.
-pub(crate) fn policy(kind: FrontendKind, service: &Service, from_pod: bool, masquerade_all: bool) -> Policy {
+pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade_all: bool) -> Policy {
     if kind.is_internal() {
         return Policy { local: service.internal_local, snat: !from_pod || masquerade_all };
     }
@@ -49,7 +49,7 @@ pub(crate) fn policy(kind: FrontendKind, service: &Service, from_pod: bool, masq
 }
 
 /// The gateway address that stands for the client whose hash is `hash`; `None` if there is none of its family.
-pub(crate) fn address<A: Address>(settings: &Settings, hash: u64) -> Option<A> {
+pub(crate) fn address<A: Address>(settings: &DataplaneSettings, hash: u64) -> Option<A> {
     let v4 = settings.gateway_v4.iter().map(|a| IpAddr::V4(*a));
     let all = v4.chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a))).filter_map(A::from_ip);
     let count = all.clone().count() as u64;
@@ -94,8 +94,8 @@ mod tests {
     use pollgate_common::hash::{HashSet, RingHash};
     use pollgate_common::tables::{Pool, ServiceId};
 
-    fn service(internal_local: bool, external_local: bool) -> Service {
-        Service {
+    fn service(internal_local: bool, external_local: bool) -> ServicePort {
+        ServicePort {
             id: ServiceId::default(),
             name: "ns/s:".into(),
             frontends: Box::default(),
@@ -158,7 +158,7 @@ mod tests {
         use pollgate_common::flow::{V4, V6};
         let gateway: Vec<std::net::Ipv4Addr> =
             ["192.168.50.10", "192.168.50.11"].map(|a| a.parse().expect("an address")).to_vec();
-        let settings = Settings {
+        let settings = DataplaneSettings {
             gateway_v4: gateway.clone(),
             gateway_v6: vec![],
             dns: vec![],

@@ -3,7 +3,7 @@
 //! The pipeline calls the very same functions; nothing else should be built on these.
 
 use pollgate_common::flow::V4;
-use pollgate_common::net::{Hop, Net};
+use pollgate_common::net::{Net, NextHop};
 
 use crate::flow::Translation;
 use crate::packet::Packet;
@@ -30,7 +30,7 @@ impl Parsed {
     }
 
     /// Translates the burst that was parsed last, and addresses it to `hop`.
-    pub fn rewrite(&self, frames: &mut [Frame], translation: &Translation<V4>, hop: &Hop) {
+    pub fn rewrite(&self, frames: &mut [Frame], translation: &Translation<V4>, hop: &NextHop) {
         for (frame, packet) in frames.iter_mut().zip(self.packets.iter()) {
             rewrite::translate(frame, packet, translation);
             rewrite::address(frame, hop);

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use crossbeam::queue::ArrayQueue;
 use pollgate_common::flow::{Address, FlowKey};
-use pollgate_common::tables::Settings;
+use pollgate_common::tables::DataplaneSettings;
 
 use crate::port::Frame;
 use crate::snat;
@@ -80,7 +80,7 @@ impl Steering {
     }
 
     /// The owner of the flow that a packet with `key` belongs to, or would open.
-    pub fn owner<A: Address>(&self, key: &FlowKey<A>, towards: Towards, settings: &Settings) -> u16 {
+    pub fn owner<A: Address>(&self, key: &FlowKey<A>, towards: Towards, settings: &DataplaneSettings) -> u16 {
         if self.workers == 1 {
             return 0;
         }

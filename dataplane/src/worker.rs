@@ -16,25 +16,25 @@ use pollgate_common::counters::{Counters, WorkerCounters};
 use pollgate_common::epoch::Source;
 use pollgate_common::flow::{Address, V4};
 use pollgate_common::net::PortId;
-use pollgate_common::reasons::Drop;
-use pollgate_common::tables::{Settings, Tables};
+use pollgate_common::reasons::DropReason;
+use pollgate_common::tables::{DataplaneSettings, Tables};
 use pollgate_common::time::Instant;
 
 pub use crate::egress::dispatch::AskNeighbour;
-use crate::egress::dispatch::Outlet;
-use crate::egress::nexthop::Hops;
-use crate::egress::pending::{self, Holding};
-use crate::egress::reserve::Reserve;
+use crate::egress::dispatch::Egress;
+use crate::egress::nexthop::NextHops;
+use crate::egress::pending::{self, Pending};
+use crate::egress::pool::BufferPool;
 use crate::flow::table::{SWEEP, SWEEP_IDLE};
 use crate::flow::{FlowTable, Limits};
 use crate::idle::Idle;
-use crate::packet::{Fate, Packet};
+use crate::packet::{Packet, Verdict};
 use crate::port::{BURST, Frame, Port};
 use crate::steer::{Mesh, QUEUE, Steering};
 use crate::{pipeline, snat};
 
 /// Buffers a worker has for frames that outlive their burst.
-pub const RESERVE: usize = pending::MOST + QUEUE;
+pub const RESERVE: usize = pending::CAPACITY + QUEUE;
 
 /// Polls after the stop flag was seen, so that what is in the rings still goes out.
 const DRAIN: usize = 64;
@@ -43,7 +43,7 @@ const DRAIN: usize = 64;
 pub(crate) struct State<A: Address = V4> {
     pub(crate) worker: u16,
     pub(crate) flows: FlowTable<A>,
-    pub(crate) hops: Hops,
+    pub(crate) hops: NextHops,
     pub(crate) steering: Steering,
     pub(crate) ports: snat::Ports,
     pub(crate) random: Random,
@@ -63,7 +63,7 @@ pub struct Parts {
     /// Its flow table's size and time-outs.
     pub limits: Limits,
     /// The process' settings.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<DataplaneSettings>,
     /// Where it counts.
     pub counters: Arc<Counters>,
     /// How it asks for a neighbour.
@@ -75,7 +75,7 @@ pub struct Parts {
 /// See the module's text.
 pub struct Worker {
     state: State,
-    outlet: Outlet,
+    egress: Egress,
     frames: Vec<Frame>,
     packets: Box<[Packet; BURST]>,
 }
@@ -89,47 +89,47 @@ impl Worker {
         let state = State {
             worker: parts.worker,
             flows: FlowTable::new(&parts.limits, parts.seeds)?,
-            hops: Hops::new(),
+            hops: NextHops::new(),
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, workers),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
             steering: parts.steering,
             counters: parts.counters,
         };
-        let outlet = Outlet {
+        let egress = Egress {
             worker: parts.worker,
             ports: parts.ports,
-            reserve: Reserve::new(u32::try_from(RESERVE).unwrap_or(u32::MAX))?,
-            holding: Holding::new(),
+            pool: BufferPool::new(u32::try_from(RESERVE).unwrap_or(u32::MAX))?,
+            pending: Pending::new(),
             mesh: parts.mesh,
             ask: parts.ask,
-            out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + pending::MOST)).collect(),
-            back: Vec::with_capacity((ports + 2) * BURST + pending::MOST),
+            out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY)).collect(),
+            back: Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY),
         };
-        Ok(Worker { state, outlet, frames: Vec::with_capacity(BURST), packets: Box::new([Packet::new(); BURST]) })
+        Ok(Worker { state, egress, frames: Vec::with_capacity(BURST), packets: Box::new([Packet::new(); BURST]) })
     }
 
     /// One round under one generation of the tables; answers how many frames it took in.
     pub fn poll(&mut self, tables: &Tables, now: Instant) -> usize {
-        let Worker { state, outlet, frames, packets } = self;
+        let Worker { state, egress, frames, packets } = self;
         let counters = Arc::clone(&state.counters);
         let counters = counters.worker(usize::from(state.worker));
         let moved = state.hops.follow(tables.net());
-        outlet.take_returns();
+        egress.take_returns();
         let mut taken = 0;
-        for port in 0..outlet.ports.len() {
-            outlet.ports[port].rx(now, BURST, frames);
+        for port in 0..egress.ports.len() {
+            egress.ports[port].rx(now, BURST, frames);
             counters.rx.add(frames.len() as u64);
             counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
-            counters.missed.add(outlet.ports[port].missed());
+            counters.missed.add(egress.ports[port].missed());
             taken += frames.len();
-            round(state, outlet, frames, packets, tables, counters, now);
+            round(state, egress, frames, packets, tables, counters, now);
         }
-        frames.extend(std::iter::from_fn(|| outlet.mesh.receive(state.worker)).take(BURST));
+        frames.extend(std::iter::from_fn(|| egress.mesh.receive(state.worker)).take(BURST));
         counters.handed_in.add(frames.len() as u64);
         taken += frames.len();
-        round(state, outlet, frames, packets, tables, counters, now);
-        outlet.review(tables.net(), moved, now, counters);
-        outlet.flush(now, counters);
+        round(state, egress, frames, packets, tables, counters, now);
+        egress.review(tables.net(), moved, now, counters);
+        egress.flush(now, counters);
         state.flows.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
         state.flows.report(counters);
         counters.generation.set(tables.generation());
@@ -141,13 +141,13 @@ impl Worker {
         let reader = tables.reader();
         while !stop.load(Relaxed) {
             let taken = self.poll(reader.pin().load(), clock());
-            let slept = idle.after(taken, &self.outlet.mesh, self.state.worker, || {
-                self.outlet.ports.iter().filter_map(|port| port.wait_on()).collect()
+            let slept = idle.after(taken, &self.egress.mesh, self.state.worker, || {
+                self.egress.ports.iter().filter_map(|port| port.wait_on()).collect()
             });
             self.counters().sleeps.add(u64::from(slept));
         }
         for _ in 0..DRAIN {
-            if self.poll(reader.pin().load(), clock()) == 0 && !self.outlet.is_sending() {
+            if self.poll(reader.pin().load(), clock()) == 0 && !self.egress.is_sending() {
                 break;
             }
         }
@@ -162,7 +162,7 @@ impl Worker {
 #[inline]
 fn round(
     state: &mut State,
-    outlet: &mut Outlet,
+    egress: &mut Egress,
     frames: &mut Vec<Frame>,
     packets: &mut [Packet; BURST],
     tables: &Tables,
@@ -176,22 +176,22 @@ fn round(
     let packets = &mut packets[..frames.len()];
     pipeline::run(state, frames, packets, tables, now);
     if let Some(port) = common_way(packets)
-        && outlet.queue_all(frames, port)
+        && egress.queue_all(frames, port)
     {
         return;
     }
     for (frame, packet) in frames.drain(..).zip(packets) {
-        let fate = packet.fate.unwrap_or(Fate::Drop(Drop::Protocol));
-        outlet.dispatch(frame, fate, tables.net(), counters, now);
+        let verdict = packet.verdict.unwrap_or(Verdict::Drop(DropReason::Protocol));
+        egress.dispatch(frame, verdict, tables.net(), counters, now);
     }
 }
 
 /// The port that all packets leave by, if it is one.
 #[inline]
 fn common_way(packets: &[Packet]) -> Option<PortId> {
-    let first = packets.first()?.fate;
-    let Some(Fate::Send(port)) = first else { return None };
-    packets.iter().all(|packet| packet.fate == first).then_some(port)
+    let first = packets.first()?.verdict;
+    let Some(Verdict::Send(port)) = first else { return None };
+    packets.iter().all(|packet| packet.verdict == first).then_some(port)
 }
 
 impl<A: Address> State<A> {

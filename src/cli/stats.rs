@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 
 use pollgate_common::counters::Totals;
-use pollgate_common::reasons::{Drop, Pass, Severity};
+use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use serde::Deserialize;
 
 use super::client::Client;
@@ -178,12 +178,12 @@ fn drops(f: &mut fmt::Formatter<'_>, drops: &BTreeMap<String, u64>) -> fmt::Resu
     }
     // What needs somebody comes first, the biggest first.
     rows.sort_by_key(|(name, count)| {
-        let severity = Drop::from_name(name).map_or(Severity::Error, Drop::severity);
+        let severity = DropReason::from_name(name).map_or(Severity::Error, DropReason::severity);
         std::cmp::Reverse((severity, **count))
     });
     writeln!(f, "\nDrops")?;
     for (name, count) in rows {
-        let Some(reason) = Drop::from_name(name) else {
+        let Some(reason) = DropReason::from_name(name) else {
             writeln!(
                 f,
                 "  {name:<24}{count:>15}  A reason that this pollgate does not know: use the same version as the gateway."
@@ -204,7 +204,8 @@ fn passes(f: &mut fmt::Formatter<'_>, passes: &BTreeMap<String, u64>) -> fmt::Re
     }
     writeln!(f, "\nLeft to the kernel")?;
     for (name, count) in rows {
-        let sentence = Pass::from_name(name).map_or("A reason that this pollgate does not know.", Pass::sentence);
+        let sentence =
+            PassReason::from_name(name).map_or("A reason that this pollgate does not know.", PassReason::sentence);
         writeln!(f, "  {name:<24}{count:>15}  {sentence}")?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pollgate_common::counters::Totals;
-use pollgate_common::reasons::{Drop, Pass};
+use pollgate_common::reasons::{DropReason, PassReason};
 
 use super::page::{Checked, Page, row, same, table};
 use super::stage::Stage;
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The drops the story causes on purpose, with how many frames each.
-const EXPECTED: [(Drop, u64); 2] = [(Drop::RejectNoEndpoints, 1), (Drop::RejectUndefinedPort, 1)];
+const EXPECTED: [(DropReason, u64); 2] = [(DropReason::RejectNoEndpoints, 1), (DropReason::RejectUndefinedPort, 1)];
 
 /// Both sides of the sum, and what was dropped, by reason.
 pub(super) fn balance(stage: &Stage, page: &mut Page) -> Checked {
@@ -52,7 +52,7 @@ fn at_rest(stage: &Stage) -> Totals {
 
 fn sum(totals: &Totals, came: u64, went: u64) -> String {
     let number = |n: u64| format!("{n:>8}");
-    let passes = Pass::ALL.iter().filter(|&&reason| totals.passes_of(reason) > 0);
+    let passes = PassReason::ALL.iter().filter(|&&reason| totals.passes_of(reason) > 0);
     let passes: Vec<&str> = passes.map(|reason| reason.name()).collect();
     let passed = format!("left to the kernel ({})", passes.join(", "));
     let rows = [
@@ -76,7 +76,7 @@ fn sum(totals: &Totals, came: u64, went: u64) -> String {
 
 fn tell_drops(totals: &Totals, page: &mut Page) {
     page.say("Dropped, by reason:");
-    for &reason in Drop::ALL.iter().filter(|&&reason| totals.drops_of(reason) > 0) {
+    for &reason in DropReason::ALL.iter().filter(|&&reason| totals.drops_of(reason) > 0) {
         page.say(&format!("{} {}: {}", totals.drops_of(reason), reason.name(), reason.sentence()));
     }
 }
@@ -92,7 +92,7 @@ fn all_worked(stage: &Stage) -> Checked {
 /// Whether exactly the expected drops happened, and no frame was lost on the way in.
 fn lost_nothing(totals: &Totals) -> Checked {
     let expected = |reason| EXPECTED.iter().find(|(other, _)| *other == reason).map_or(0, |&(_, count)| count);
-    let odd = Drop::ALL.iter().filter(|&&reason| totals.drops_of(reason) != expected(reason));
+    let odd = DropReason::ALL.iter().filter(|&&reason| totals.drops_of(reason) != expected(reason));
     let mut odd: Vec<String> = odd
         .map(|&reason| {
             format!(
@@ -130,7 +130,7 @@ mod tests {
             lost_nothing(&Totals::default()).is_err_and(|told| told.contains("0 reject_no_endpoints (expected 1)"))
         );
         let mut full = totals();
-        full.drops[Drop::TxFull.index()] = 2;
+        full.drops[DropReason::TxFull.index()] = 2;
         assert!(lost_nothing(&full).is_err_and(|told| told.contains("2 tx_full (expected 0)")));
         let missed = Totals { missed: 1, ..totals() };
         assert!(lost_nothing(&missed).is_err());

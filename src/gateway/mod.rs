@@ -28,7 +28,7 @@ use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::net::Net;
-use pollgate_common::tables::Settings;
+use pollgate_common::tables::DataplaneSettings;
 use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::cluster::{Cluster, RestoreError};
 use pollgate_control::compile::Compiler;
@@ -362,7 +362,7 @@ fn stats(config: &Config, counters: &Arc<Counters>, tables: &Source, follower: O
 
 fn mirror_network(
     config: &Config,
-    settings: &Arc<Settings>,
+    settings: &Arc<DataplaneSettings>,
     counters: &Arc<Counters>,
     commands: &channel::Sender<Command>,
 ) -> Result<(Mirror, Compiler, OwnedAddresses), GatewayError> {

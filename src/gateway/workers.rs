@@ -9,7 +9,7 @@ use std::time::Instant as Clock;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
-use pollgate_common::tables::Settings;
+use pollgate_common::tables::DataplaneSettings;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::Mirror;
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
@@ -32,7 +32,7 @@ pub(crate) struct Engine {
 /// One a worker, with its ports open, and what follows the programs that steer frames to them.
 pub(crate) fn make(
     config: &Config,
-    settings: &Arc<Settings>,
+    settings: &Arc<DataplaneSettings>,
     workers: usize,
     mirror: &Mirror,
     counters: &Arc<Counters>,

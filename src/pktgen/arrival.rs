@@ -72,14 +72,14 @@ impl Arrival {
 
     /// Makes the frame its own answer: addresses and ports change places, which no sum notices; a SYN becomes a SYN-ACK,
     /// any other segment acknowledges what it was.
-    pub(super) fn turn_round(&self, frame: &mut Frame, own: Mac) {
+    pub(super) fn reply_in_place(&self, frame: &mut Frame, own: Mac) {
         let sum_is_complete = !frame.offload().is_partial();
         let bytes = frame.bytes_mut();
         if let Some(ethernet) = Ethernet::at_mut(bytes, 0) {
-            ethernet.turn_round(own);
+            ethernet.reply_in_place(own);
         }
         if let Some(ip) = Ipv4::at_mut(bytes, ethernet::LEN) {
-            ip.turn_round();
+            ip.reply_in_place();
         }
         let Some(transport) = bytes.get_mut(self.transport_at..) else { return };
         if let Some([a, b, c, d]) = transport.first_chunk_mut() {
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!((arrival.way, arrival.stamp.flow(), arrival.stamp.number()), (Way::There, 5, 6));
         assert!(Arrival::read(frame.bytes(), RUN + 1, &clients()).is_none(), "another run's");
         assert!((0..60).all(|len| Arrival::read(&frame.bytes()[..len], RUN, &clients()).is_none()), "cut");
-        arrival.turn_round(&mut frame, SINK);
+        arrival.reply_in_place(&mut frame, SINK);
         assert_eq!(Arrival::read(frame.bytes(), RUN, &clients()).map(|arrival| arrival.way), Some(Way::Back));
         pool.release(frame);
     }
@@ -155,7 +155,7 @@ mod tests {
         for (kind, expected) in [(Kind::Syn, (true, 0, 1)), (Kind::Ack, (false, 1, 1 + 46))] {
             let mut frame = packet(&mut pool, kind);
             let arrival = Arrival::read(frame.bytes(), RUN, &clients()).expect("one of ours");
-            arrival.turn_round(&mut frame, SINK);
+            arrival.reply_in_place(&mut frame, SINK);
             let bytes = frame.bytes().to_vec();
             pool.release(frame);
             let seen = SlicedPacket::from_ethernet(&bytes).expect("a packet");

@@ -28,7 +28,7 @@ pub(super) fn answer(frame: &mut [u8], blocks: &[Block], own: Mac) -> bool {
         arp.answer(own);
     }
     if let Some(ethernet) = Ethernet::at_mut(frame, 0) {
-        ethernet.turn_round(own);
+        ethernet.reply_in_place(own);
     }
     true
 }

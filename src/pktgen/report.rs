@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use serde_json::{Map, Value, json};
 
 use super::addresses::Block;
@@ -138,7 +138,7 @@ impl Report {
     /// What a reader of the numbers should know.
     fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.shortfall().into_iter().collect();
-        let why = |name: &str| Drop::from_name(name).map_or("", Drop::sentence);
+        let why = |name: &str| DropReason::from_name(name).map_or("", DropReason::sentence);
         notes.extend(self.unsent.iter().map(|(name, count)| format!("{count} frames not sent: {name}. {}", why(name))));
         let missed = self.sum(|seen| seen.missed);
         if missed > 0 {

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::{BURST, Frame, Port, Returned};
 
@@ -216,7 +216,7 @@ impl Side {
         };
         self.count(&arrival, frame.len(), now);
         if self.task.reply && arrival.way == Way::There {
-            arrival.turn_round(&mut frame, self.mac);
+            arrival.reply_in_place(&mut frame, self.mac);
             return self.out.push(frame);
         }
         self.release(frame);
@@ -242,7 +242,7 @@ impl Side {
         }
     }
 
-    fn count_unsent(&mut self, frame: &Frame, reason: Drop) {
+    fn count_unsent(&mut self, frame: &Frame, reason: DropReason) {
         *self.seen.unsent.entry(reason.name()).or_default() += 1;
         if frame.origin() != ORIGIN {
             return;

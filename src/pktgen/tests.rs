@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
 use pollgate_dataplane::port::{Frame, Port, Returned, Sent};
@@ -155,7 +155,7 @@ impl Port for Stuttering {
     fn tx(&mut self, _: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {
         for frame in batch.drain(..) {
             self.count += 1;
-            let dropped = self.count.is_multiple_of(2).then_some(Drop::TxFull);
+            let dropped = self.count.is_multiple_of(2).then_some(DropReason::TxFull);
             back.push(Returned { frame, dropped });
         }
         Sent::default()

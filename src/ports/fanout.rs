@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{self, Receiver, Sender};
-use pollgate_common::tables::{FrontendKey, Service, Settings};
+use pollgate_common::tables::{DataplaneSettings, FrontendKey, ServicePort};
 use pollgate_control::compile::Replaced;
 use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::packet::{Fanout, FanoutRules};
@@ -36,7 +36,7 @@ pub(super) struct Fanouts {
 #[derive(Clone)]
 struct Rules {
     steering: Steering,
-    settings: Arc<Settings>,
+    settings: Arc<DataplaneSettings>,
     /// What is owned whatever the tables say.
     fixed: Vec<RangeInclusive<IpAddr>>,
     /// What else is owned.
@@ -51,7 +51,7 @@ struct Updater {
 
 impl Fanouts {
     /// With what the configuration says; no group has it yet.
-    pub(super) fn new(config: &Config, settings: &Arc<Settings>, steering: Steering) -> Fanouts {
+    pub(super) fn new(config: &Config, settings: &Arc<DataplaneSettings>, steering: Steering) -> Fanouts {
         let networks = config.cluster.service_cidrs.iter().map(|cidr| cidr.network()..=cidr.broadcast());
         let addresses = config.addresses.iter().chain(&config.dns.addresses).map(|&address| address..=address);
         let fixed = networks.chain(addresses).chain(config.cluster.load_balancer_pools.iter().cloned()).collect();
@@ -99,7 +99,7 @@ impl Fanouts {
     fn follow_services(&mut self, replaced: &[Replaced]) -> bool {
         let before = self.rules.services.clone();
         for Replaced { before, after } in replaced {
-            let keys = |service: &Option<Arc<Service>>| {
+            let keys = |service: &Option<Arc<ServicePort>>| {
                 let keys = service.iter().flat_map(|service| service.frontends.iter().map(|(key, _)| *key));
                 keys.filter(|key| self.is_among_replies(key)).collect::<Vec<_>>()
             };

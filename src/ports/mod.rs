@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::net::PortId;
-use pollgate_common::tables::Settings;
+use pollgate_common::tables::DataplaneSettings;
 use pollgate_dataplane::bpf::classic::Program as FanoutProgram;
 use pollgate_dataplane::port::packet::{Fanout, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::UringPort;
@@ -80,7 +80,7 @@ impl<'a> Opener<'a> {
     /// comes to nobody until the ports are open.
     pub fn new(
         config: &'a Config,
-        settings: &Arc<Settings>,
+        settings: &Arc<DataplaneSettings>,
         steering: Steering,
         workers: u16,
     ) -> Result<Opener<'a>, PortsError> {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use pollgate_common::flow::Protocol;
 use pollgate_common::net::{Net, PortId};
-use pollgate_common::tables::Service;
+use pollgate_common::tables::ServicePort;
 use pollgate_control::compile::Replaced;
 use pollgate_dataplane::port::xdp::{Program, RuleError, Rules};
 use tracing::warn;
@@ -118,7 +118,7 @@ impl Programs {
 }
 
 /// Where a Service port's replies come from.
-fn endpoints(service: &Option<Arc<Service>>) -> Vec<Endpoint> {
+fn endpoints(service: &Option<Arc<ServicePort>>) -> Vec<Endpoint> {
     let Some(service) = service else { return Vec::new() };
     let Some((frontend, _)) = service.frontends.first() else { return Vec::new() };
     let endpoint = |backend: &pollgate_common::tables::Backend| (backend.address, backend.port, frontend.protocol);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use pollgate::lab::in_lab;
 use pollgate::lab::traffic::{ask_tcp, connect};
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use serde_json::json;
 
 use crate::support::{

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pollgate::lab::in_lab;
 use pollgate::lab::traffic::{Server, ask_tcp, ask_udp, connect, echo_bulk, greeting};
 use pollgate_common::net::Mac;
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 
 use crate::support::{BACKENDS, CLUSTER_IP, PATIENCE, Site, Talk, answered_by, at, ip, ping};
 

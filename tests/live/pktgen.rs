@@ -24,7 +24,7 @@ use pollgate::gateway::Gateway;
 use pollgate::lab::{Namespace, Veth, in_lab};
 use pollgate::pktgen;
 use pollgate_common::counters::Totals;
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_control::api::APPLY_PATH;
 use serde_json::{Value, json};
 use tempfile::TempDir;

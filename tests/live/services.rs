@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pollgate::lab::in_lab;
 use pollgate::lab::traffic::{ask_dns, ask_http, ask_tcp, ask_udp, connect};
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 
 use crate::support::{
     BACKENDS, CLUSTER_IP, DNS, GATEWAY, LOAD_BALANCER, NODE_PORT, PATIENCE, SHORT, Site, UDP, answered_by, at, ip, ping,

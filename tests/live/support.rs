@@ -30,7 +30,7 @@ use pollgate::lab::Namespace;
 use pollgate::lab::topology::{Host, Network, guide};
 use pollgate::lab::traffic::{Server, connect, greeting};
 use pollgate_common::counters::{Totals, WorkerCounters};
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_control::api::APPLY_PATH;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use etherparse::ArpOperation;
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use pollgate_dataplane::port::Offload;
 use pollgate_dataplane::port::memory::Packet;
 
@@ -91,7 +91,7 @@ fn a_frame_cut_anywhere_is_counted_and_harms_nobody() {
     let cut: usize = sound().iter().map(|(_, _, frame)| frame.len()).sum();
     assert_eq!(totals.rx, cut as u64);
     // Below 14 bytes there is no Ethernet header, and none of these is padded but ARP, which ends at 42.
-    assert_eq!(totals.drops_of(Drop::Runt), 14 * sound().len() as u64);
+    assert_eq!(totals.drops_of(DropReason::Runt), 14 * sound().len() as u64);
     assert_eq!(totals.tx, 60 - 42, "only ARP's padding may go");
     assert_eq!(totals.flows_opened, 0);
 }
@@ -109,8 +109,8 @@ fn a_single_flipped_bit_is_counted_and_breaks_no_sum() {
     }
     let totals = lab.totals();
     // Each bit of an IP header but those the sum does not decide on: version, header length, total length.
-    assert!(totals.drops_of(Drop::IpChecksum) > 700, "{totals:?}");
-    assert!(totals.drops_of(Drop::IpHeader) > 20 && totals.drops_of(Drop::IpLength) > 20);
+    assert!(totals.drops_of(DropReason::IpChecksum) > 700, "{totals:?}");
+    assert!(totals.drops_of(DropReason::IpHeader) > 20 && totals.drops_of(DropReason::IpLength) > 20);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn length_fields_that_lie_are_told_apart() {
         ("l4_header", ip_with(&|f| f[17] = 27)),
     ];
     for (reason, frame) in cases {
-        let reason = Drop::from_name(reason).expect("a reason");
+        let reason = DropReason::from_name(reason).expect("a reason");
         let before = lab.totals().drops_of(reason);
         lab.send(PODS, frame);
         assert_eq!(lab.totals().drops_of(reason), before + 1, "{reason:?}");
@@ -204,6 +204,6 @@ proptest! {
         }
         let totals = lab.totals();
         prop_assert_eq!((totals.rx, totals.tx), (sent, left));
-        prop_assert_eq!(totals.drops_of(Drop::TxError) + totals.drops_of(Drop::HandoverFull), 0);
+        prop_assert_eq!(totals.drops_of(DropReason::TxError) + totals.drops_of(DropReason::HandoverFull), 0);
     }
 }

@@ -3,7 +3,7 @@
 
 use etherparse::ArpOperation;
 use pollgate_common::net::{Link, Route};
-use pollgate_common::reasons::{Drop, Pass};
+use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 
@@ -36,7 +36,7 @@ fn with_port(wrap: impl Fn(MemoryPort) -> Box<dyn Port> + 'static) -> Lab {
     Lab::with(Setup { wrap: Box::new(move |_, port| wrap(port)), ..Setup::default() }, &web(&["10.244.1.10"]))
 }
 
-fn refusing(reason: Drop) -> Lab {
+fn refusing(reason: DropReason) -> Lab {
     after(with_port(move |inner| Box::new(Refusing { inner, reason })), PODS, syn())
 }
 
@@ -46,82 +46,82 @@ fn without_network(change: impl FnOnce(&mut pollgate_common::net::Facts)) -> Lab
     after(lab, PODS, syn())
 }
 
-fn dropped(reason: Drop) -> Lab {
+fn dropped(reason: DropReason) -> Lab {
     match reason {
-        Drop::Runt => after(one(), PODS, vec![0; 13]),
-        Drop::IpHeader => after(one(), PODS, damaged(14, 0x44)),
-        Drop::IpLength => after(one(), PODS, damaged(16, 0x44)),
-        Drop::IpChecksum => after(one(), PODS, damaged(22, 63)),
-        Drop::BadSource => after(one(), PODS, tcp("127.0.0.1:40000", "10.96.0.50:80")),
-        Drop::TtlExpired => after(one(), PODS, syn().ttl(1)),
-        Drop::Fragment => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.60:7").fragment(0, true)),
-        Drop::L4Header => after(one(), PODS, damaged(46, 0x40)),
-        Drop::Protocol => after(one(), PODS, other("10.244.1.5", "10.96.0.50", 47)),
-        Drop::Icmp => after(one(), PODS, icmp("10.244.1.5", "10.96.0.50", 0, 0, [0; 4])),
-        Drop::UndefinedPort => after(one(), OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:81")),
-        Drop::StaleReply => after(one(), PODS, tcp("10.244.1.10:8080", "192.168.50.10:5000")),
-        Drop::NoSuchClusterIp => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.9.9:80")),
-        Drop::RejectNoEndpoints => after(Lab::new(&web(&[])), PODS, syn()),
-        Drop::RejectUndefinedPort => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.0.50:81")),
-        Drop::NoLocalEndpoints => {
+        DropReason::Runt => after(one(), PODS, vec![0; 13]),
+        DropReason::IpHeader => after(one(), PODS, damaged(14, 0x44)),
+        DropReason::IpLength => after(one(), PODS, damaged(16, 0x44)),
+        DropReason::IpChecksum => after(one(), PODS, damaged(22, 63)),
+        DropReason::BadSource => after(one(), PODS, tcp("127.0.0.1:40000", "10.96.0.50:80")),
+        DropReason::TtlExpired => after(one(), PODS, syn().ttl(1)),
+        DropReason::Fragment => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.60:7").fragment(0, true)),
+        DropReason::L4Header => after(one(), PODS, damaged(46, 0x40)),
+        DropReason::Protocol => after(one(), PODS, other("10.244.1.5", "10.96.0.50", 47)),
+        DropReason::Icmp => after(one(), PODS, icmp("10.244.1.5", "10.96.0.50", 0, 0, [0; 4])),
+        DropReason::UndefinedPort => after(one(), OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:81")),
+        DropReason::StaleReply => after(one(), PODS, tcp("10.244.1.10:8080", "192.168.50.10:5000")),
+        DropReason::NoSuchClusterIp => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.9.9:80")),
+        DropReason::RejectNoEndpoints => after(Lab::new(&web(&[])), PODS, syn()),
+        DropReason::RejectUndefinedPort => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.0.50:81")),
+        DropReason::NoLocalEndpoints => {
             let lab =
                 Lab::configured("node: node-1\n", &shop(", externalTrafficPolicy: Local", &["10.244.1.10@node-2"]));
             after(lab, OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:80"))
         }
-        Drop::SourceNotAllowed => {
+        DropReason::SourceNotAllowed => {
             let lab = Lab::new(&shop(", loadBalancerSourceRanges: [192.0.2.0/24]", &["10.244.1.10"]));
             after(lab, OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:80"))
         }
-        Drop::FlowTableFull => {
+        DropReason::FlowTableFull => {
             let mut lab = Lab::configured("flows: {max: 1}\n", &web(&["10.244.1.10"]));
             lab.send(PODS, syn());
             lab.send(PODS, tcp("10.244.1.10:8080", "10.244.1.5:40000").flags("SA"));
             after(lab, PODS, tcp("10.244.1.5:40001", "10.96.0.50:80"))
         }
-        Drop::SnatPortsExhausted => {
+        DropReason::SnatPortsExhausted => {
             let mut lab = Lab::configured("nat: {ports: 2000-2001}\n", &web(&["10.244.1.10"]));
             lab.send_all(OUTSIDE, [1, 2].map(|port| tcp(&format!("192.168.50.100:{port}"), "10.96.0.50:80")));
             after(lab, OUTSIDE, tcp("192.168.50.100:3", "10.96.0.50:80"))
         }
-        Drop::TcpNoFlow => after(one(), PODS, syn().flags("R")),
-        Drop::NoRoute => without_network(|facts| facts.routes.clear()),
-        Drop::UnpolledInterface => without_network(|facts| {
+        DropReason::TcpNoFlow => after(one(), PODS, syn().flags("R")),
+        DropReason::NoRoute => without_network(|facts| facts.routes.clear()),
+        DropReason::UnpolledInterface => without_network(|facts| {
             // The same network, by a link that nobody polls.
             facts.links.push(Link { index: 9, port: None, ..facts.links[PODS].clone() });
             facts.routes.retain(|route| route.link != 2);
             facts.routes.push(Route { to: "10.244.0.0/16".parse().expect("a prefix"), via: None, link: 9, metric: 0 });
         }),
-        Drop::LinkDown => without_network(|facts| facts.links[PODS].up = false),
-        Drop::NeighbourUnresolved => {
+        DropReason::LinkDown => without_network(|facts| facts.links[PODS].up = false),
+        DropReason::NeighbourUnresolved => {
             let mut lab = without_network(|facts| facts.neighbours.clear());
             lab.wait(std::time::Duration::from_secs(4));
             lab
         }
-        Drop::NeighbourQueueFull => {
+        DropReason::NeighbourQueueFull => {
             let mut lab = without_network(|facts| facts.neighbours.clear());
             lab.send_all(PODS, (0..16).map(|_| syn()));
             lab
         }
-        Drop::HandoverFull => {
+        DropReason::HandoverFull => {
             let setup = Setup { workers: 2, ..Setup::default() };
             let mut lab = Lab::with(setup, &web(&["10.244.1.10"]));
             // Only one worker runs, until its ring to the other has overflowed by one.
             let mut port = 20_000;
-            while lab.totals().drops_of(Drop::HandoverFull) == 0 {
+            while lab.totals().drops_of(DropReason::HandoverFull) == 0 {
                 lab.push(0, PODS, tcp(&format!("10.244.1.5:{port}"), "10.96.0.50:80"));
                 lab.poll(0);
                 port += 1;
             }
             lab
         }
-        Drop::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),
-        Drop::TxFull | Drop::TxLinkDown | Drop::TxError => refusing(reason),
-        Drop::DnsMalformed => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.10:53")),
-        Drop::NotPassed => {
+        DropReason::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),
+        DropReason::TxFull | DropReason::TxLinkDown | DropReason::TxError => refusing(reason),
+        DropReason::DnsMalformed => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.10:53")),
+        DropReason::NotPassed => {
             let lab = with_port(|inner| Box::new(Sole { inner }));
             after(lab, PODS, tcp("10.244.1.5:40000", "192.0.2.1:80"))
         }
-        Drop::NoRoomForAnswer => {
+        DropReason::NoRoomForAnswer => {
             let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03web\x07default\x03svc\x07cluster\x05local\0\0\x01\0\x01";
             let lab = with_port(|inner| Box::new(Tight::new(inner)));
             after(lab, PODS, udp("10.244.1.5:40000", "10.96.0.10:53").payload(&query[..]))
@@ -129,7 +129,7 @@ fn dropped(reason: Drop) -> Lab {
     }
 }
 
-fn passed(reason: Pass) -> Lab {
+fn passed(reason: PassReason) -> Lab {
     let ethernet = |high: u8, low: u8| {
         let mut frame = OWN[PODS].to_vec();
         frame.extend([2, 0, 0, 0, 0, 7, high, low]);
@@ -137,18 +137,18 @@ fn passed(reason: Pass) -> Lab {
         frame
     };
     match reason {
-        Pass::OtherMac => after(one(), PODS, syn().addressed([2, 0, 0, 0, 0, 7])),
-        Pass::Group => after(one(), PODS, syn().addressed([0xff; 6])),
-        Pass::EtherType => after(one(), PODS, ethernet(0x81, 0)),
-        Pass::Ipv6 => after(one(), PODS, ethernet(0x86, 0xdd)),
-        Pass::Arp => after(one(), PODS, arp(ArpOperation::REQUEST, "10.244.1.5", "10.244.0.1")),
-        Pass::NotOwned => after(one(), PODS, tcp("10.244.1.5:40000", "192.0.2.1:80")),
+        PassReason::OtherMac => after(one(), PODS, syn().addressed([2, 0, 0, 0, 0, 7])),
+        PassReason::Group => after(one(), PODS, syn().addressed([0xff; 6])),
+        PassReason::EtherType => after(one(), PODS, ethernet(0x81, 0)),
+        PassReason::Ipv6 => after(one(), PODS, ethernet(0x86, 0xdd)),
+        PassReason::Arp => after(one(), PODS, arp(ArpOperation::REQUEST, "10.244.1.5", "10.244.0.1")),
+        PassReason::NotOwned => after(one(), PODS, tcp("10.244.1.5:40000", "192.0.2.1:80")),
     }
 }
 
 #[test]
 fn every_drop_is_provoked_alone() {
-    for &reason in Drop::ALL {
+    for &reason in DropReason::ALL {
         let lab = dropped(reason);
         lab.balance();
         let totals = lab.totals();
@@ -158,7 +158,7 @@ fn every_drop_is_provoked_alone() {
 
 #[test]
 fn every_pass_is_provoked_alone() {
-    for &reason in Pass::ALL {
+    for &reason in PassReason::ALL {
         let lab = passed(reason);
         lab.balance();
         let totals = lab.totals();
@@ -168,7 +168,7 @@ fn every_pass_is_provoked_alone() {
 
 #[test]
 fn what_a_port_refuses_to_send_is_not_sent() {
-    let mut lab = refusing(Drop::TxFull);
+    let mut lab = refusing(DropReason::TxFull);
     lab.send(PODS, icmp("10.244.1.5", "10.96.0.50", 8, 0, [0; 4]));
     lab.send(PODS, tcp("10.244.1.5:40000", "10.96.0.50:81"));
     let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];

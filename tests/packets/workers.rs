@@ -118,7 +118,7 @@ fn a_worker_that_does_not_keep_up_costs_frames_and_they_are_counted() {
     while lab.poll(0) > 0 {}
     let at_rest = lab.totals();
     assert_eq!((at_rest.rx, at_rest.handed_over, at_rest.waiting()), (2000, 512, 512), "what the ring holds");
-    let full = at_rest.drops_of(pollgate_common::reasons::Drop::HandoverFull);
+    let full = at_rest.drops_of(pollgate_common::reasons::DropReason::HandoverFull);
     assert_eq!(at_rest.tx + full + 512, 2000);
     assert!(full > 200);
     lab.balance();

@@ -32,7 +32,7 @@ pub(crate) fn release(port: &mut (impl Port + ?Sized), frames: Vec<Frame>) {
 }
 
 /// The frame as it would go back to its sender: addresses of both layers and ports exchanged, sums unchanged by that.
-pub(crate) fn turn_round(frame: &mut Frame) {
+pub(crate) fn reply_in_place(frame: &mut Frame) {
     let bytes = frame.bytes_mut();
     let (to, from) = bytes[..12].split_at_mut(6);
     to.swap_with_slice(from);

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use pollgate::lab::OffloadSwitch;
 use pollgate_common::net::PortId;
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::port::packet::{OpenError, PacketOptions};
 
@@ -26,7 +26,7 @@ pub(crate) fn a_frame_comes_in_as_sent_with_its_partial_checksum_and_goes_back_f
         assert!(frame.bytes().ends_with(b"a datagram through the port"));
         assert_eq!(frame.offload().is_partial(), sum_left, "transmit checksums {checksum_offload}");
         assert!(frame.room() >= frame.len() + 1000, "room for an answer, not {}", frame.room());
-        turn_round(frame);
+        reply_in_place(frame);
         let mut back = Vec::new();
         let sent = port.tx(NOW, &mut frames, &mut back);
         assert_eq!((sent.frames, sent.bytes), (1, 14 + 20 + 8 + 27));

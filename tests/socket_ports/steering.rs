@@ -6,7 +6,7 @@ use std::time::Instant as Clock;
 use pollgate_common::flow::{FlowKey, Protocol, V4};
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::PortId;
-use pollgate_common::tables::{FrontendKey, Settings};
+use pollgate_common::tables::{DataplaneSettings, FrontendKey};
 use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::port::packet::{FanoutRules, PacketOptions};
@@ -15,8 +15,8 @@ use pollgate_dataplane::steer::{Steering, Towards};
 use crate::support::*;
 
 /// What steering depends on: one gateway address, and the ports of translated sources.
-fn settings() -> Settings {
-    Settings {
+fn settings() -> DataplaneSettings {
+    DataplaneSettings {
         gateway_v4: vec![Ipv4Addr::new(10, 0, 0, 10)],
         gateway_v6: vec![],
         dns: vec![],

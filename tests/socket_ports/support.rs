@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use pollgate::lab::{Namespace, Veth, in_lab};
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::{self, UringPort};
 use pollgate_dataplane::port::{Frame, Origin, Port, Returned};
@@ -13,7 +13,7 @@ use pollgate_dataplane::port::{Frame, Origin, Port, Returned};
 #[path = "../shared/frames.rs"]
 mod frames;
 
-pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, turn_round};
+pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
 
 /// A kind of port over an AF_PACKET socket.
 pub(crate) trait Kind: Port + Sized {

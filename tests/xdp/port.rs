@@ -5,14 +5,14 @@ use std::time::{Duration, Instant as Clock};
 
 use pollgate::lab::{OffloadSwitch, Veth, in_root_lab};
 use pollgate_common::net::PortId;
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Mode, Program, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, Offload, OpenError, Origin, Port};
 
 use crate::support::{
     Cable, FRAMES, NOW, PATIENCE, RIGHT, attach, beside, drain, frame_over, ip, missed, number, numbered, numbers,
-    receive, receive_for, release, send, turn_round,
+    receive, receive_for, release, reply_in_place, send,
 };
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ fn a_datagram_comes_in_whole_and_goes_back_with_a_complete_checksum() {
             assert_eq!(frame.offload().is_partial(), sum_left, "transmit checksums {checksum_offload}");
             assert_eq!((frame.origin(), frame.received_on()), (Origin::Port(PortId(0)), PortId(0)));
             assert!(frame.room() >= frame.len() + 250, "room for an answer, not {}", frame.room());
-            turn_round(frame);
+            reply_in_place(frame);
             let mut back = Vec::new();
             let sent = port.tx(NOW, &mut frames, &mut back);
             assert_eq!((sent.frames, sent.bytes), (1, 14 + 20 + 8 + 27));

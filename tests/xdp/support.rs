@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Clock};
 
 use pollgate::lab::{Namespace, Veth};
 use pollgate_common::net::{Mac, PortId};
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, OpenError, Origin, Port, Returned};
@@ -14,7 +14,7 @@ use pollgate_dataplane::port::{Frame, OpenError, Origin, Port, Returned};
 #[path = "../shared/frames.rs"]
 mod frames;
 
-pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, turn_round};
+pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
 
 /// The MAC of the cable's left end, where clients are.
 pub(crate) const LEFT: Mac = Mac([2, 0, 0, 0, 0, 1]);

@@ -32,7 +32,7 @@ use crate::sharded::Sharded;
 
 /// What stays the same for the life of the process.
 #[derive(Debug)]
-pub struct Settings {
+pub struct DataplaneSettings {
     /// IPv4 gateway addresses: node ports and SNAT live on them.
     pub gateway_v4: Vec<Ipv4Addr>,
     /// IPv6 gateway addresses.
@@ -51,7 +51,7 @@ pub struct Settings {
     pub ring_hash: RingHash,
 }
 
-impl Settings {
+impl DataplaneSettings {
     /// Whether `address` is a Pod's.
     pub fn is_pod(&self, address: IpAddr) -> bool {
         self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
@@ -237,7 +237,7 @@ impl Pool {
 
 /// One port of a Kubernetes Service, compiled.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub struct ServicePort {
     /// Its id.
     pub id: ServiceId,
     /// `namespace/name:port`, for people.
@@ -266,7 +266,7 @@ pub struct Service {
     pub counted: (u64, u64, u64),
 }
 
-impl Service {
+impl ServicePort {
     /// The backend `pool` chooses for `hash`: (slot, backend).
     #[inline]
     pub fn choose<'a>(&'a self, pool: &Pool, hash: u64) -> Option<(u16, &'a Backend)> {
@@ -284,13 +284,13 @@ impl Service {
 
 const CHUNK: usize = 64;
 
-type Chunk = [Option<Arc<Service>>; CHUNK];
+type Chunk = [Option<Arc<ServicePort>>; CHUNK];
 
 /// One generation of everything a worker needs to know.
 #[derive(Clone, Debug)]
 pub struct Tables {
     generation: u64,
-    settings: Arc<Settings>,
+    settings: Arc<DataplaneSettings>,
     net: Arc<Net>,
     zone: Arc<Zone>,
     frontends: Sharded<FrontendKey, Frontend>,
@@ -305,7 +305,7 @@ impl Tables {
     }
 
     /// What stays the same.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &DataplaneSettings {
         &self.settings
     }
 
@@ -338,18 +338,18 @@ impl Tables {
 
     /// The service at `index`.
     #[inline]
-    pub fn service(&self, index: u32) -> Option<&Arc<Service>> {
+    pub fn service(&self, index: u32) -> Option<&Arc<ServicePort>> {
         let at = index as usize;
         self.services.get(at / CHUNK)?[at % CHUNK].as_ref()
     }
 
     /// The service with this id, unless its place went to another.
-    pub fn service_by_id(&self, id: ServiceId) -> Option<&Arc<Service>> {
+    pub fn service_by_id(&self, id: ServiceId) -> Option<&Arc<ServicePort>> {
         self.service(id.index).filter(|service| service.id == id)
     }
 
     /// All services.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
         self.services.iter().flat_map(|chunk| chunk.iter().flatten())
     }
 }
@@ -393,7 +393,7 @@ pub struct Builder {
 
 impl Builder {
     /// Starts from nothing: only the addresses of `settings` are owned.
-    pub fn new(settings: Arc<Settings>, zone: Arc<Zone>) -> Builder {
+    pub fn new(settings: Arc<DataplaneSettings>, zone: Arc<Zone>) -> Builder {
         let tables = Tables {
             generation: 0,
             net: Arc::new(Net::default()),
@@ -426,7 +426,7 @@ impl Builder {
 
     /// Adds or replaces the service at its place, with its frontends; answers which one was there. On an error nothing has
     /// changed.
-    pub fn put_service(&mut self, service: Arc<Service>) -> Result<Option<Arc<Service>>, BuildError> {
+    pub fn put_service(&mut self, service: Arc<ServicePort>) -> Result<Option<Arc<ServicePort>>, BuildError> {
         self.prove(&service)?;
         let old = self.remove_service(service.id.index);
         let at = service.id.index as usize;
@@ -442,7 +442,7 @@ impl Builder {
     }
 
     /// Removes the service at `index` and its frontends, and answers it; nothing to do if there is none.
-    pub fn remove_service(&mut self, index: u32) -> Option<Arc<Service>> {
+    pub fn remove_service(&mut self, index: u32) -> Option<Arc<ServicePort>> {
         self.tables.service(index)?;
         let old = self.slot(index as usize).take()?;
         for &(key, _) in &old.frontends {
@@ -463,11 +463,11 @@ impl Builder {
         &self.tables
     }
 
-    fn slot(&mut self, at: usize) -> &mut Option<Arc<Service>> {
+    fn slot(&mut self, at: usize) -> &mut Option<Arc<ServicePort>> {
         &mut Arc::make_mut(&mut self.tables.services[at / CHUNK])[at % CHUNK]
     }
 
-    fn prove(&self, service: &Service) -> Result<(), BuildError> {
+    fn prove(&self, service: &ServicePort) -> Result<(), BuildError> {
         let name = || service.name.to_string();
         if service.id.index as usize >= MAX_SERVICES {
             return Err(BuildError::TooManyServices { name: name(), index: service.id.index });
@@ -510,8 +510,8 @@ mod tests {
     use super::*;
     use crate::sharded::SHARDS;
 
-    fn settings() -> Arc<Settings> {
-        Arc::new(Settings {
+    fn settings() -> Arc<DataplaneSettings> {
+        Arc::new(DataplaneSettings {
             gateway_v4: vec![Ipv4Addr::new(192, 168, 50, 10)],
             gateway_v6: vec![],
             dns: vec!["10.96.0.10".parse().expect("an address")],
@@ -527,16 +527,16 @@ mod tests {
         FrontendKey { address: address.parse().expect("an address"), port, protocol: Protocol::Tcp }
     }
 
-    fn service(index: u32, address: &str, backends: u16) -> Arc<Service> {
+    fn service(index: u32, address: &str, backends: u16) -> Arc<ServicePort> {
         Arc::new(plain(index, address, backends))
     }
 
-    fn plain(index: u32, address: &str, backends: u16) -> Service {
+    fn plain(index: u32, address: &str, backends: u16) -> ServicePort {
         let ring = Arc::new(Ring::new((0..backends).collect()));
         let slots: Box<[u16]> = (0..backends).collect();
         let backend =
             Backend { address: "10.244.1.10".parse().expect("an address"), port: 80, incarnation: 0, serving: true };
-        Service {
+        ServicePort {
             id: ServiceId { index, incarnation: 0 },
             name: format!("default/s{index}:").into(),
             frontends: Box::new([(key(address, 80), FrontendKind::ClusterIp)]),

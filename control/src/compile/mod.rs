@@ -32,7 +32,7 @@ use pollgate_common::counters::Counters;
 use pollgate_common::dns::zone::{Node, Zone, to_wire};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
-use pollgate_common::tables::{Builder, FrontendKey, Service, Settings, Tables};
+use pollgate_common::tables::{Builder, DataplaneSettings, FrontendKey, ServicePort, Tables};
 use tracing::warn;
 
 use self::draft::{Draft, Drafter};
@@ -53,7 +53,7 @@ const DRAFTERS: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What stays the same for the life of the process.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<DataplaneSettings>,
     /// The node this gateway stands for; `None`: the whole cluster is local.
     pub node: Option<String>,
     /// The zone it stands in, for topology hints.
@@ -70,9 +70,9 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Replaced {
     /// As it was; `None`: it is new.
-    pub before: Option<Arc<Service>>,
+    pub before: Option<Arc<ServicePort>>,
     /// As it is; `None`: it is gone.
-    pub after: Option<Arc<Service>>,
+    pub after: Option<Arc<ServicePort>>,
 }
 
 /// Told of each publication, with what it changed in the order it was changed.
@@ -100,12 +100,12 @@ pub struct Compiler {
 
 #[derive(Default)]
 struct Compiled {
-    services: Vec<Arc<Service>>,
+    services: Vec<Arc<ServicePort>>,
     names: Vec<Box<[u8]>>,
 }
 
 struct Staged {
-    ports: BTreeMap<u32, Arc<Service>>,
+    ports: BTreeMap<u32, Arc<ServicePort>>,
     names: Vec<(Box<[u8]>, Node)>,
     released: Vec<PortName>,
 }
@@ -168,7 +168,7 @@ impl Compiler {
             match service::compile(&resolved, draft, &self.options.settings, &mut self.ids) {
                 Ok(compiled) => {
                     let counted = self.counted(&compiled);
-                    staged.ports.insert(compiled.id.index, Arc::new(Service { counted, ..compiled }));
+                    staged.ports.insert(compiled.id.index, Arc::new(ServicePort { counted, ..compiled }));
                 }
                 Err(error) => warn!("service {}/{} port {}: {error}", name.namespace, name.name, port.port),
             }
@@ -179,7 +179,7 @@ impl Compiler {
     }
 
     /// What the counters at a place showed when its present holder came.
-    fn counted(&self, service: &Service) -> (u64, u64, u64) {
+    fn counted(&self, service: &ServicePort) -> (u64, u64, u64) {
         match self.builder.tables().service_by_id(service.id) {
             Some(known) => known.counted,
             None => self.counters.service_totals(service.id.index),
@@ -196,7 +196,7 @@ impl Compiler {
         }
         staged.released.iter().for_each(|port| self.ids.release(port));
         let namespace_stays = self.rename(&name, &old.names, &staged.names, serial);
-        let services: Vec<Arc<Service>> = staged.ports.into_values().collect();
+        let services: Vec<Arc<ServicePort>> = staged.ports.into_values().collect();
         if services.is_empty() && !namespace_stays {
             self.contested.remove(&name);
             return;
@@ -247,7 +247,7 @@ impl Compiler {
     }
 
     /// The service without the frontends that stand in somebody else's way. `tell`: it is news.
-    fn allowed(&self, service: &Arc<Service>, tell: bool) -> Arc<Service> {
+    fn allowed(&self, service: &Arc<ServicePort>, tell: bool) -> Arc<ServicePort> {
         let obstacles: Vec<Option<String>> =
             service.frontends.iter().map(|(key, _)| self.obstacle(key, service.id.index)).collect();
         if obstacles.iter().all(Option::is_none) {
@@ -258,7 +258,7 @@ impl Compiler {
             warn!("{}: not served at {}:{}/{}: {why}", service.name, key.address, key.port, key.protocol);
         }
         let frontends = both().filter(|(_, why)| why.is_none()).map(|(frontend, _)| *frontend).collect();
-        Arc::new(Service { frontends, ..(**service).clone() })
+        Arc::new(ServicePort { frontends, ..(**service).clone() })
     }
 
     /// Why the service at `index` cannot have this frontend, if it cannot.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, Service, Settings};
+use pollgate_common::tables::{DataplaneSettings, FrontendKey, FrontendKind, Pool, ServicePort};
 
 use super::draft::{Choice, PortDraft, Share};
 use super::ids::{Ids, NoPlace, PortName};
@@ -20,9 +20,9 @@ pub fn port_name(service: &ResolvedService, port: &ResolvedPort, family: Family)
 pub fn compile(
     service: &ResolvedService,
     draft: PortDraft,
-    settings: &Settings,
+    settings: &DataplaneSettings,
     ids: &mut Ids,
-) -> Result<Service, Error> {
+) -> Result<ServicePort, Error> {
     let (port, family) = (&service.ports[draft.at], draft.family);
     let Choice { alive, cluster, local } = draft.choice?;
     let (id, slots) = ids.claim(&port_name(service, port, family))?;
@@ -32,7 +32,7 @@ pub fn compile(
         members => Pool::new(ring, members.iter().filter_map(|member| slots.slot(member)).collect()),
     };
     let (cluster, local) = (pool(cluster), pool(local));
-    Ok(Service {
+    Ok(ServicePort {
         id,
         name: display_name(service, port),
         frontends: frontends(service, port, family, settings),
@@ -70,7 +70,7 @@ fn frontends(
     service: &ResolvedService,
     port: &ResolvedPort,
     family: Family,
-    settings: &Settings,
+    settings: &DataplaneSettings,
 ) -> Box<[(FrontendKey, FrontendKind)]> {
     let gateway =
         settings.gateway_v4.iter().map(|a| IpAddr::V4(*a)).chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a)));

@@ -1,15 +1,15 @@
-//! Dispatch: fates become sent frames, counters and returned buffers. The one place that counts.
+//! Dispatch: verdicts become sent frames, counters and returned buffers. The one place that counts.
 
 use std::sync::Arc;
 
 use pollgate_common::counters::WorkerCounters;
-use pollgate_common::net::{NeighbourQuery, Net, NoHop, PortId};
-use pollgate_common::reasons::Drop;
+use pollgate_common::net::{NeighbourQuery, Net, NoNextHop, PortId};
+use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 
-use crate::egress::pending::{Holding, Outcome};
-use crate::egress::reserve::Reserve;
-use crate::packet::Fate;
+use crate::egress::pending::{Outcome, Pending};
+use crate::egress::pool::BufferPool;
+use crate::packet::Verdict;
 use crate::port::{Frame, Origin, Port, Returned};
 use crate::rewrite;
 use crate::steer::Mesh;
@@ -18,11 +18,11 @@ use crate::steer::Mesh;
 pub type AskNeighbour = Box<dyn Fn(NeighbourQuery) + Send>;
 
 /// Everything of a worker that moves frames.
-pub(crate) struct Outlet {
+pub(crate) struct Egress {
     pub(crate) worker: u16,
     pub(crate) ports: Vec<Box<dyn Port>>,
-    pub(crate) reserve: Reserve,
-    pub(crate) holding: Holding,
+    pub(crate) pool: BufferPool,
+    pub(crate) pending: Pending,
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) ask: AskNeighbour,
     /// Frames to send, by port.
@@ -30,22 +30,29 @@ pub(crate) struct Outlet {
     pub(crate) back: Vec<Returned>,
 }
 
-impl Outlet {
+impl Egress {
     /// Does what was decided.
     #[inline]
-    pub(crate) fn dispatch(&mut self, frame: Frame, fate: Fate, net: &Net, counters: &WorkerCounters, now: Instant) {
-        match fate {
-            Fate::Send(port) => return self.queue(frame, usize::from(port.0), counters),
-            Fate::Refuse(reason, port) => {
+    pub(crate) fn dispatch(
+        &mut self,
+        frame: Frame,
+        verdict: Verdict,
+        net: &Net,
+        counters: &WorkerCounters,
+        now: Instant,
+    ) {
+        match verdict {
+            Verdict::Send(port) => return self.queue(frame, usize::from(port.0), counters),
+            Verdict::Refuse(reason, port) => {
                 counters.drop(reason);
                 counters.originated.add(1);
                 return self.queue(frame, usize::from(port.0), counters);
             }
-            Fate::Hold => return self.hold(frame, net, counters, now),
-            Fate::HandOver(worker) => return self.hand_over(frame, worker, counters),
-            Fate::Pass(_) if !self.kernel_has(&frame) => counters.drop(Drop::NotPassed),
-            Fate::Pass(reason) => counters.pass(reason),
-            Fate::Drop(reason) => counters.drop(reason),
+            Verdict::Hold => return self.hold(frame, net, counters, now),
+            Verdict::HandOver(worker) => return self.hand_over(frame, worker, counters),
+            Verdict::Pass(_) if !self.kernel_has(&frame) => counters.drop(DropReason::NotPassed),
+            Verdict::Pass(reason) => counters.pass(reason),
+            Verdict::Drop(reason) => counters.drop(reason),
         }
         self.release(frame);
     }
@@ -66,11 +73,11 @@ impl Outlet {
     fn queue(&mut self, frame: Frame, port: usize, counters: &WorkerCounters) {
         match self.out.get_mut(port) {
             Some(out) => out.push(frame),
-            None => self.end(frame, Drop::UnpolledInterface, counters),
+            None => self.end(frame, DropReason::UnpolledInterface, counters),
         }
     }
 
-    fn end(&mut self, frame: Frame, reason: Drop, counters: &WorkerCounters) {
+    fn end(&mut self, frame: Frame, reason: DropReason, counters: &WorkerCounters) {
         counters.drop(reason);
         self.release(frame);
     }
@@ -78,44 +85,44 @@ impl Outlet {
     #[cold]
     fn hold(&mut self, frame: Frame, net: &Net, counters: &WorkerCounters, now: Instant) {
         let destination = rewrite::destination(&frame);
-        let Some((destination, Err(NoHop::Neighbour(query)))) = destination.map(|to| (to, net.hop(to))) else {
+        let Some((destination, Err(NoNextHop::Neighbour(query)))) = destination.map(|to| (to, net.hop(to))) else {
             // Nobody to wait for: the same look-up said otherwise a moment ago.
-            return self.end(frame, Drop::NeighbourUnresolved, counters);
+            return self.end(frame, DropReason::NeighbourUnresolved, counters);
         };
-        let (room, asked) = self.holding.room_for(&query);
+        let (room, asked) = self.pending.room_for(&query);
         if !asked {
             (self.ask)(query);
         }
         let kept = if room { self.keep(frame) } else { Err(frame) };
         match kept {
-            Ok(frame) => self.holding.add(frame, query, destination, now),
-            Err(frame) => self.end(frame, Drop::NeighbourQueueFull, counters),
+            Ok(frame) => self.pending.add(frame, query, destination, now),
+            Err(frame) => self.end(frame, DropReason::NeighbourQueueFull, counters),
         }
-        counters.held.set(self.holding.len() as u64);
+        counters.held.set(self.pending.len() as u64);
     }
 
     #[cold]
     fn hand_over(&mut self, frame: Frame, worker: u16, counters: &WorkerCounters) {
         // A frame that was handed to us and is not ours either would go round for ever: it ends here.
         if matches!(frame.origin(), Origin::Worker(_)) {
-            return self.end(frame, Drop::HandoverFull, counters);
+            return self.end(frame, DropReason::HandoverFull, counters);
         }
         match self.keep(frame) {
             Ok(frame) => match self.mesh.send(worker, frame) {
                 Ok(()) => counters.handed_over.add(1),
-                Err(frame) => self.end(frame, Drop::HandoverFull, counters),
+                Err(frame) => self.end(frame, DropReason::HandoverFull, counters),
             },
-            Err(frame) => self.end(frame, Drop::HandoverFull, counters),
+            Err(frame) => self.end(frame, DropReason::HandoverFull, counters),
         }
     }
 
-    /// The frame in a buffer that may outlive the burst: its own if it is of a reserve, a copy otherwise (the original
+    /// The frame in a buffer that may outlive the burst: its own if it is of a pool, a copy otherwise (the original
     /// goes back to its port).
     fn keep(&mut self, frame: Frame) -> Result<Frame, Frame> {
         if matches!(frame.origin(), Origin::Worker(_)) {
             return Ok(frame);
         }
-        match self.reserve.copy(&frame, Origin::Worker(self.worker)) {
+        match self.pool.copy(&frame, Origin::Worker(self.worker)) {
             Some(copy) => {
                 self.release(frame);
                 Ok(copy)
@@ -126,13 +133,13 @@ impl Outlet {
 
     /// Sends or drops what waited for a neighbour, where the wait is over.
     pub(crate) fn review(&mut self, net: &Net, moved: bool, now: Instant, counters: &WorkerCounters) {
-        if self.holding.len() == 0 {
+        if self.pending.len() == 0 {
             return;
         }
-        let mut holding = std::mem::replace(&mut self.holding, Holding::empty());
-        holding.review(net, moved, now, |mut frame, outcome| match outcome {
+        let mut pending = std::mem::replace(&mut self.pending, Pending::empty());
+        pending.review(net, moved, now, |mut frame, outcome| match outcome {
             Outcome::Ready(hop) if rewrite::is_too_long(rewrite::total_len(&frame), &frame, &hop) => {
-                self.end(frame, Drop::TxTooLong, counters)
+                self.end(frame, DropReason::TxTooLong, counters)
             }
             Outcome::Ready(hop) => {
                 rewrite::address(&mut frame, &hop);
@@ -140,11 +147,11 @@ impl Outlet {
             }
             Outcome::Dropped(reason) => self.end(frame, reason, counters),
         });
-        self.holding = holding;
-        while let Some(query) = self.holding.due(now) {
+        self.pending = pending;
+        while let Some(query) = self.pending.due(now) {
             (self.ask)(query);
         }
-        counters.held.set(self.holding.len() as u64);
+        counters.held.set(self.pending.len() as u64);
     }
 
     /// Sends everything queued, port by port, and asks after what is still on its way out.
@@ -178,7 +185,7 @@ impl Outlet {
                     port.release(frame);
                 }
             }
-            Origin::Worker(worker) if worker == self.worker => self.reserve.release(frame),
+            Origin::Worker(worker) if worker == self.worker => self.pool.release(frame),
             Origin::Worker(worker) => self.mesh.give_back(worker, frame),
         }
     }
@@ -186,7 +193,7 @@ impl Outlet {
     /// Takes in the buffers that came home from other workers.
     pub(crate) fn take_returns(&mut self) {
         while let Some(frame) = self.mesh.returned(self.worker) {
-            self.reserve.release(frame);
+            self.pool.release(frame);
         }
     }
 }

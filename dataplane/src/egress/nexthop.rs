@@ -8,30 +8,30 @@ use std::net::IpAddr;
 
 use pollgate_common::flow::V4;
 use pollgate_common::hash::{HashMap, new_map};
-use pollgate_common::net::{Hop, Mac, Net, NoHop, PortId};
+use pollgate_common::net::{Mac, Net, NextHop, NoNextHop, PortId};
 
 use crate::flow::Entry;
 
 /// Different next hops remembered at once; beyond that the list starts over.
-const MOST: usize = 4096;
+const CAPACITY: usize = 4096;
 
 /// See the module's text.
-pub(crate) struct Hops {
+pub(crate) struct NextHops {
     net_generation: u64,
     epoch: u32,
-    list: Vec<Hop>,
+    list: Vec<NextHop>,
     places: HashMap<(PortId, Mac), u32>,
     /// Where a destination's hop is: routes are looked up once for all flows to an endpoint, not for each.
     destinations: HashMap<V4, u32>,
 }
 
-impl Hops {
-    pub(crate) fn new() -> Hops {
+impl NextHops {
+    pub(crate) fn new() -> NextHops {
         let mut places = new_map();
-        places.reserve(MOST);
+        places.reserve(CAPACITY);
         let mut destinations = new_map();
-        destinations.reserve(MOST);
-        Hops { net_generation: 0, epoch: 1, list: Vec::with_capacity(MOST), places, destinations }
+        destinations.reserve(CAPACITY);
+        NextHops { net_generation: 0, epoch: 1, list: Vec::with_capacity(CAPACITY), places, destinations }
     }
 
     /// Once a burst: forgets everything if the network has changed. Answers whether it had.
@@ -46,21 +46,21 @@ impl Hops {
 
     /// The next hop of a flow's direction.
     #[inline]
-    pub(crate) fn of(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<&Hop, NoHop> {
+    pub(crate) fn of(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<&NextHop, NoNextHop> {
         if entry.hop_epoch != self.epoch {
             self.look_up(entry, net)?;
         }
-        self.list.get(entry.hop as usize).ok_or(NoHop::NoRoute)
+        self.list.get(entry.hop as usize).ok_or(NoNextHop::NoRoute)
     }
 
     #[cold]
-    fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<(), NoHop> {
+    fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<(), NoNextHop> {
         let destination = entry.translation.to.dst;
         entry.hop = match self.destinations.get(&destination) {
             Some(&place) => place,
             None => {
                 let place = self.place(net.hop(IpAddr::from(destination))?);
-                if self.destinations.len() < MOST {
+                if self.destinations.len() < CAPACITY {
                     self.destinations.insert(destination, place);
                 }
                 place
@@ -70,11 +70,11 @@ impl Hops {
         Ok(())
     }
 
-    fn place(&mut self, hop: Hop) -> u32 {
+    fn place(&mut self, hop: NextHop) -> u32 {
         if let Some(&place) = self.places.get(&(hop.port, hop.dst)) {
             return place;
         }
-        if self.list.len() == MOST {
+        if self.list.len() == CAPACITY {
             self.start_over();
         }
         let place = u32::try_from(self.list.len()).unwrap_or(0);

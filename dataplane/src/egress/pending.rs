@@ -7,14 +7,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pollgate_common::net::{Hop, NeighbourQuery, Net, NoHop};
-use pollgate_common::reasons::Drop;
+use pollgate_common::net::{NeighbourQuery, Net, NextHop, NoNextHop};
+use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 
 use crate::port::Frame;
 
 /// Frames a worker holds in all.
-pub(crate) const MOST: usize = 128;
+pub(crate) const CAPACITY: usize = 128;
 /// Frames held for one neighbour.
 const PER_NEIGHBOUR: usize = 16;
 /// How long a frame waits; the kernel gives up on a neighbour after three probes a second apart.
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a neighbour is asked for while frames wait for it: a question may be lost on its way to the kernel.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-struct Held {
+struct Waiting {
     frame: Frame,
     query: NeighbourQuery,
     /// Whom the packet is for, as the route look-up wants it.
@@ -35,35 +35,35 @@ struct Held {
 /// What became of a frame that waited.
 pub(crate) enum Outcome {
     /// It can go.
-    Ready(Hop),
+    Ready(NextHop),
     /// It can not.
-    Dropped(Drop),
+    Dropped(DropReason),
 }
 
 /// See the module's text.
-pub(crate) struct Holding {
-    held: Vec<Held>,
+pub(crate) struct Pending {
+    held: Vec<Waiting>,
 }
 
-impl Holding {
-    pub(crate) fn new() -> Holding {
-        Holding { held: Vec::with_capacity(MOST) }
+impl Pending {
+    pub(crate) fn new() -> Pending {
+        Pending { held: Vec::with_capacity(CAPACITY) }
     }
 
     /// With room for nobody: what stands in while the real one is reviewed. Allocates nothing.
-    pub(crate) fn empty() -> Holding {
-        Holding { held: Vec::new() }
+    pub(crate) fn empty() -> Pending {
+        Pending { held: Vec::new() }
     }
 
     /// Whether one more frame for `query` may wait; and whether somebody already waits for it (so it has been asked).
     pub(crate) fn room_for(&self, query: &NeighbourQuery) -> (bool, bool) {
         let waiting = self.held.iter().filter(|held| held.query == *query).count();
-        (self.held.len() < MOST && waiting < PER_NEIGHBOUR, waiting > 0)
+        (self.held.len() < CAPACITY && waiting < PER_NEIGHBOUR, waiting > 0)
     }
 
     /// Lets a frame wait.
     pub(crate) fn add(&mut self, frame: Frame, query: NeighbourQuery, destination: IpAddr, since: Instant) {
-        self.held.push(Held { frame, query, destination, since, asked: since });
+        self.held.push(Waiting { frame, query, destination, since, asked: since });
     }
 
     /// Frames waiting.
@@ -94,25 +94,25 @@ impl Holding {
     }
 }
 
-impl Held {
+impl Waiting {
     fn outcome(&self, net: &Net, moved: bool, now: Instant) -> Option<Outcome> {
         if moved {
             match net.hop(self.destination) {
                 Ok(hop) => return Some(Outcome::Ready(hop)),
-                Err(NoHop::Neighbour(_)) => {}
+                Err(NoNextHop::Neighbour(_)) => {}
                 Err(no) => return Some(Outcome::Dropped(reason(no))),
             }
         }
-        (now.since(self.since) > PATIENCE).then_some(Outcome::Dropped(Drop::NeighbourUnresolved))
+        (now.since(self.since) > PATIENCE).then_some(Outcome::Dropped(DropReason::NeighbourUnresolved))
     }
 }
 
 /// The drop reason for a packet without a next hop.
-pub(crate) fn reason(no: NoHop) -> Drop {
+pub(crate) fn reason(no: NoNextHop) -> DropReason {
     match no {
-        NoHop::Neighbour(_) => Drop::NeighbourUnresolved,
-        NoHop::NoRoute => Drop::NoRoute,
-        NoHop::Unpolled => Drop::UnpolledInterface,
-        NoHop::LinkDown => Drop::LinkDown,
+        NoNextHop::Neighbour(_) => DropReason::NeighbourUnresolved,
+        NoNextHop::NoRoute => DropReason::NoRoute,
+        NoNextHop::Unpolled => DropReason::UnpolledInterface,
+        NoNextHop::LinkDown => DropReason::LinkDown,
     }
 }

@@ -20,9 +20,9 @@ use crate::memory::Zeroed;
 /// The entry lives in the table.
 pub const USED: u8 = 1 << 0;
 /// It is the direction from backend to client.
-pub const REPLY: u8 = 1 << 1;
+pub const REPLY_DIRECTION: u8 = 1 << 1;
 /// Packets of both directions have been seen.
-pub const BOTH: u8 = 1 << 2;
+pub const ASSURED: u8 = 1 << 2;
 /// A FIN has gone in this direction.
 pub const FIN: u8 = 1 << 3;
 /// The connection is over: FIN both ways, or RST.
@@ -66,15 +66,15 @@ pub struct Translation<A> {
 pub struct Entry<A> {
     /// What its packets look like when they come.
     pub key: FlowKey<A>,
-    /// [`USED`], [`REPLY`], ...
+    /// [`USED`], [`REPLY_DIRECTION`], ...
     pub state: u8,
     /// How they are rewritten.
     pub translation: Translation<A>,
-    /// The other direction's place.
+    /// The other direction's index.
     pub peer: u32,
     /// When a packet last came.
     pub last_seen: Ticks,
-    /// The service's place.
+    /// The service's index.
     pub service: u32,
     /// The service's incarnation.
     pub service_incarnation: u16,
@@ -84,7 +84,7 @@ pub struct Entry<A> {
     pub backend_incarnation: u16,
     /// Generation of the tables the backend was last found serving in (low 32 bits).
     pub generation: u32,
-    /// The next hop's place in the worker's list.
+    /// The next hop's index in the worker's list.
     pub hop: u32,
     /// Epoch of that list.
     pub hop_epoch: u32,
@@ -116,6 +116,6 @@ impl<A: Address> Entry<A> {
 
     /// Whether an established TCP connection: never evicted for a new one.
     pub fn is_precious(&self) -> bool {
-        self.is_tcp() && self.is(BOTH) && !self.is(CLOSING)
+        self.is_tcp() && self.is(ASSURED) && !self.is(CLOSING)
     }
 }

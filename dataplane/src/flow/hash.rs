@@ -6,7 +6,7 @@
 //!
 //! ahash itself uses AES only if the whole build is told that every CPU has it; a build for any x86-64 would silently
 //! multiply instead. Here the CPU is asked once, when the table is made, and whole bursts are hashed behind that one
-//! decision ([`FlowHash::each`]), so that nothing is decided per packet. The keys are random for each process, the hash
+//! decision ([`FlowHasher::each`]), so that nothing is decided per packet. The keys are random for each process, the hash
 //! never leaves it, and all 128 bits of state have gone through three keyed rounds: two spread every bit of the input over
 //! the whole state (Daemen, Rijmen 2002, §9.5), the third mixes in the last block.
 //!
@@ -16,20 +16,20 @@ use pollgate_common::flow::{Address, FlowKey};
 
 /// A key's hash, computed once and used for tag and both buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hash(pub(super) u64);
+pub struct FlowHash(pub(super) u64);
 
 /// See the module's text.
-pub(super) struct FlowHash {
+pub(super) struct FlowHasher {
     #[cfg(target_arch = "x86_64")]
     aes: Option<aes::Keys>,
     elsewhere: ahash::RandomState,
 }
 
-impl FlowHash {
+impl FlowHasher {
     /// Keyed by `seeds`: all of them go into every round key.
-    pub(super) fn new(seeds: [u64; 4]) -> FlowHash {
+    pub(super) fn new(seeds: [u64; 4]) -> FlowHasher {
         let [a, b, c, d] = seeds;
-        FlowHash {
+        FlowHasher {
             #[cfg(target_arch = "x86_64")]
             aes: aes::Keys::new(|n| seeds.iter().fold(n, |state, seed| mix(state ^ seed))),
             elsewhere: ahash::RandomState::with_seeds(a, b, c, d),
@@ -38,8 +38,8 @@ impl FlowHash {
 
     /// Of one key.
     #[inline]
-    pub(super) fn one<A: Address>(&self, key: &FlowKey<A>) -> Hash {
-        let mut hash = Hash::default();
+    pub(super) fn one<A: Address>(&self, key: &FlowKey<A>) -> FlowHash {
+        let mut hash = FlowHash::default();
         self.each(std::iter::once((key, &mut hash)), |_| {});
         hash
     }
@@ -48,8 +48,8 @@ impl FlowHash {
     #[inline]
     pub(super) fn each<'a, A: Address>(
         &self,
-        keys: impl Iterator<Item = (&'a FlowKey<A>, &'a mut Hash)>,
-        then: impl Fn(Hash),
+        keys: impl Iterator<Item = (&'a FlowKey<A>, &'a mut FlowHash)>,
+        then: impl Fn(FlowHash),
     ) {
         #[cfg(target_arch = "x86_64")]
         if let Some(aes) = &self.aes {
@@ -57,7 +57,7 @@ impl FlowHash {
             return unsafe { aes::each(aes, keys, then) };
         }
         for (key, hash) in keys {
-            *hash = Hash(self.by_multiplying(key));
+            *hash = FlowHash(self.by_multiplying(key));
             then(*hash);
         }
     }
@@ -87,7 +87,7 @@ mod aes {
 
     use pollgate_common::flow::{Address, FlowKey};
 
-    use super::Hash;
+    use super::FlowHash;
 
     /// Round keys. To have them is to know that the CPU has the instructions.
     pub(super) struct Keys([__m128i; 4]);
@@ -112,11 +112,11 @@ mod aes {
     #[target_feature(enable = "aes,sse4.1")]
     pub(super) unsafe fn each<'a, A: Address>(
         keys: &Keys,
-        all: impl Iterator<Item = (&'a FlowKey<A>, &'a mut Hash)>,
-        then: impl Fn(Hash),
+        all: impl Iterator<Item = (&'a FlowKey<A>, &'a mut FlowHash)>,
+        then: impl Fn(FlowHash),
     ) {
         for (key, hash) in all {
-            *hash = Hash(one(keys, key));
+            *hash = FlowHash(one(keys, key));
             then(*hash);
         }
     }
@@ -162,17 +162,17 @@ mod tests {
         FlowKey { src: wide(n >> 12), dst: wide(1), src_port: key.src_port, dst_port: 80, protocol: 6 }
     }
 
-    fn both_ways() -> [FlowHash; 2] {
-        let with = FlowHash::new([1, 2, 3, 4]);
+    fn both_ways() -> [FlowHasher; 2] {
+        let with = FlowHasher::new([1, 2, 3, 4]);
         #[cfg(target_arch = "x86_64")]
-        let without = FlowHash { aes: None, elsewhere: ahash::RandomState::with_seeds(1, 2, 3, 4) };
+        let without = FlowHasher { aes: None, elsewhere: ahash::RandomState::with_seeds(1, 2, 3, 4) };
         #[cfg(not(target_arch = "x86_64"))]
-        let without = FlowHash::new([1, 2, 3, 4]);
+        let without = FlowHasher::new([1, 2, 3, 4]);
         [with, without]
     }
 
     /// Sequential clients are what traffic looks like: every byte of their hashes must still be spread evenly.
-    fn is_even<A: Address>(hash: &FlowHash, key: impl Fn(u32) -> FlowKey<A>) {
+    fn is_even<A: Address>(hash: &FlowHasher, key: impl Fn(u32) -> FlowKey<A>) {
         const N: u32 = 1 << 16;
         let mut counts = [[0u32; 256]; 8];
         for n in 0..N {
@@ -214,11 +214,11 @@ mod tests {
 
     #[test]
     fn another_seed_is_another_hash() {
-        let first = FlowHash::new([1, 2, 3, 4]).one(&v4(1));
+        let first = FlowHasher::new([1, 2, 3, 4]).one(&v4(1));
         for at in 0..4 {
             let mut seeds = [1, 2, 3, 4];
             seeds[at] ^= 1 << 40;
-            assert_ne!(FlowHash::new(seeds).one(&v4(1)), first, "seed {at}");
+            assert_ne!(FlowHasher::new(seeds).one(&v4(1)), first, "seed {at}");
         }
     }
 

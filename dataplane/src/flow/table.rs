@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  hash ─▶ bucket (one cache line)                      entries
-//!          │ 8 tags │ 8 places │ overflow │  ─place─▶  │ Entry │ Entry │ …
+//!          │ 8 tags │ 8 indexes │ overflow │  ─index─▶  │ Entry │ Entry │ …
 //! ```
 //!
-//! * **Buckets** hold eight 16-bit tags and the places of their entries. A flow direction lives in the bucket its hash
+//! * **Buckets** hold eight 16-bit tags and the indexes of their entries. A flow direction lives in the bucket its hash
 //!   names first, or, if that is full, in a second one; a full first bucket counts how many it sent on (`overflow`), so a
 //!   miss reads a second line only where there is one. If both are full, one of the sixteen moves to its own other bucket
-//!   (tag and place; the entry itself never moves).
+//!   (tag and index; the entry itself never moves).
 //! * **Entries** are found by exact comparison of the whole key; the tag only saves fetching the wrong line.
 //! * **Expiry** is a coarse clock in the entry, written when it changes, and a sweeper that looks at a bounded number of
 //!   entries a call. No timers, no list to relink per packet.
@@ -28,9 +28,9 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 
-use super::entry::{BOTH, CLOSING, Entry, FIN, REPLY, Translation, USED};
-use super::hash::FlowHash;
-pub use super::hash::Hash;
+use super::entry::{ASSURED, CLOSING, Entry, FIN, REPLY_DIRECTION, Translation, USED};
+pub use super::hash::FlowHash;
+use super::hash::FlowHasher;
 use crate::memory::{Mapped, Zeroed, prefetch};
 use crate::wire::tcp;
 
@@ -72,7 +72,7 @@ pub struct Limits {
 struct Bucket {
     /// Zero: free.
     tags: [u16; WAYS],
-    places: [u32; WAYS],
+    indexes: [u32; WAYS],
     /// Directions that belong here and live in their second bucket.
     overflow: u32,
 }
@@ -84,18 +84,18 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 
 /// Where a direction's entry is, going by its tag alone: to be confirmed by comparing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Likely(u32);
+pub struct Candidate(u32);
 
-impl Default for Likely {
+impl Default for Candidate {
     /// Nowhere.
-    fn default() -> Likely {
-        Likely(u32::MAX)
+    fn default() -> Candidate {
+        Candidate(u32::MAX)
     }
 }
 
 /// Which service and backend a flow belongs to.
 #[derive(Clone, Copy, Debug)]
-pub struct Owner {
+pub struct FlowOrigin {
     /// The service.
     pub service: ServiceId,
     /// The backend's slot.
@@ -112,12 +112,12 @@ pub struct Full;
 
 /// See the module's text.
 pub struct FlowTable<A: Address> {
-    hasher: FlowHash,
+    hasher: FlowHasher,
     buckets: Mapped<Bucket>,
     entries: Mapped<Entry<A>>,
     /// Places never used yet start here.
     fresh: u32,
-    /// The free place that is used next; the rest follow by [`Entry::peer`].
+    /// The free index that is used next; the rest follow by [`Entry::peer`].
     free: Option<u32>,
     live: u64,
     half_open: u64,
@@ -137,7 +137,7 @@ impl<A: Address> FlowTable<A> {
         let t = &limits.timeouts;
         let idle = [t.tcp_established, t.tcp_opening, t.tcp_closing, t.udp, t.udp_stream].map(Ticks::span);
         Ok(FlowTable {
-            hasher: FlowHash::new(seeds),
+            hasher: FlowHasher::new(seeds),
             buckets: Mapped::new(buckets)?,
             entries: Mapped::new(entries)?,
             fresh: 0,
@@ -154,51 +154,51 @@ impl<A: Address> FlowTable<A> {
 
     /// The hash of a key.
     #[inline]
-    pub fn hash(&self, key: &FlowKey<A>) -> Hash {
+    pub fn hash(&self, key: &FlowKey<A>) -> FlowHash {
         self.hasher.one(key)
     }
 
     /// First pass: hashes all keys and asks for their buckets' lines.
     #[inline]
-    pub fn hash_all<'a>(&self, keys: impl Iterator<Item = (&'a FlowKey<A>, &'a mut Hash)>) {
+    pub fn hash_all<'a>(&self, keys: impl Iterator<Item = (&'a FlowKey<A>, &'a mut FlowHash)>) {
         self.hasher.each(keys, |hash| prefetch(self.buckets.as_ptr().wrapping_add(self.first(hash))));
     }
 
     /// Second pass: reads the bucket and asks for the line of the entry whose tag fits.
     #[inline]
-    pub fn probe(&self, hash: Hash) -> Likely {
+    pub fn probe(&self, hash: FlowHash) -> Candidate {
         let bucket = &self.buckets[self.first(hash)];
         let mask = matching(&bucket.tags, hash.tag());
         if mask == 0 {
             if bucket.overflow > 0 {
                 self.prefetch_second(hash);
             }
-            return Likely::default();
+            return Candidate::default();
         }
-        let place = bucket.places[way(mask)];
-        prefetch(self.entries.as_ptr().wrapping_add(place as usize));
-        Likely(place)
+        let index = bucket.indexes[way(mask)];
+        prefetch(self.entries.as_ptr().wrapping_add(index as usize));
+        Candidate(index)
     }
 
     #[cold]
-    fn prefetch_second(&self, hash: Hash) {
+    fn prefetch_second(&self, hash: FlowHash) {
         prefetch(self.buckets.as_ptr().wrapping_add(self.second(hash)));
     }
 
-    /// Third pass: the place of the direction with exactly this key.
+    /// Third pass: the index of the direction with exactly this key.
     #[inline]
-    pub fn confirm(&self, likely: Likely, hash: Hash, key: &FlowKey<A>) -> Option<u32> {
-        match self.entries.get(likely.0 as usize) {
-            Some(entry) if entry.is(USED) && entry.key == *key => Some(likely.0),
+    pub fn confirm(&self, candidate: Candidate, hash: FlowHash, key: &FlowKey<A>) -> Option<u32> {
+        match self.entries.get(candidate.0 as usize) {
+            Some(entry) if entry.is(USED) && entry.key == *key => Some(candidate.0),
             _ => self.find(hash, key),
         }
     }
 
     /// The same without the passes before it.
-    pub fn find(&self, hash: Hash, key: &FlowKey<A>) -> Option<u32> {
+    pub fn find(&self, hash: FlowHash, key: &FlowKey<A>) -> Option<u32> {
         let first = &self.buckets[self.first(hash)];
-        if let Some(place) = self.find_in(first, hash, key) {
-            return Some(place);
+        if let Some(index) = self.find_in(first, hash, key) {
+            return Some(index);
         }
         if first.overflow == 0 {
             return None;
@@ -207,27 +207,27 @@ impl<A: Address> FlowTable<A> {
     }
 
     #[inline]
-    fn find_in(&self, bucket: &Bucket, hash: Hash, key: &FlowKey<A>) -> Option<u32> {
+    fn find_in(&self, bucket: &Bucket, hash: FlowHash, key: &FlowKey<A>) -> Option<u32> {
         ways(matching(&bucket.tags, hash.tag()))
-            .map(|way| bucket.places[way])
-            .find(|&place| self.entries[place as usize].key == *key)
+            .map(|way| bucket.indexes[way])
+            .find(|&index| self.entries[index as usize].key == *key)
     }
 
-    /// The entry at a place that `find` named.
+    /// The entry at a index that `find` named.
     #[inline]
-    pub fn entry(&self, place: u32) -> &Entry<A> {
-        &self.entries[place as usize]
+    pub fn entry(&self, index: u32) -> &Entry<A> {
+        &self.entries[index as usize]
     }
 
     /// The same, to be changed.
     #[inline]
-    pub fn entry_mut(&mut self, place: u32) -> &mut Entry<A> {
-        &mut self.entries[place as usize]
+    pub fn entry_mut(&mut self, index: u32) -> &mut Entry<A> {
+        &mut self.entries[index as usize]
     }
 
     /// Opens a flow: `forward` is what the client sends, rewritten to `to`; the reply direction is the mirror image.
-    /// Answers the forward direction's place.
-    pub fn open(&mut self, forward: FlowKey<A>, to: FlowKey<A>, owner: Owner, now: Ticks) -> Result<u32, Full> {
+    /// Answers the forward direction's index.
+    pub fn open(&mut self, forward: FlowKey<A>, to: FlowKey<A>, origin: FlowOrigin, now: Ticks) -> Result<u32, Full> {
         let reply = to.reversed();
         let (there, back) = (self.allocate(now)?, self.allocate(now));
         let Ok(back) = back else {
@@ -237,17 +237,18 @@ impl<A: Address> FlowTable<A> {
         let entry = Entry {
             state: USED,
             last_seen: now,
-            service: owner.service.index,
-            service_incarnation: owner.service.incarnation,
-            backend: owner.backend,
-            backend_incarnation: owner.backend_incarnation,
-            generation: owner.generation,
+            service: origin.service.index,
+            service_incarnation: origin.service.incarnation,
+            backend: origin.backend,
+            backend_incarnation: origin.backend_incarnation,
+            generation: origin.generation,
             ..Entry::default()
         };
         let translation = translation(&forward, &to);
         self.entries[there as usize] = Entry { key: forward, translation, peer: back, ..entry };
         let translation = translation_back(&forward, &reply);
-        self.entries[back as usize] = Entry { key: reply, translation, peer: there, state: USED | REPLY, ..entry };
+        self.entries[back as usize] =
+            Entry { key: reply, translation, peer: there, state: USED | REPLY_DIRECTION, ..entry };
         if self.link(there).is_err() {
             self.release(there, back);
             return Err(Full);
@@ -262,14 +263,14 @@ impl<A: Address> FlowTable<A> {
         Ok(there)
     }
 
-    /// Notes that a packet came for the direction at `place`, and gives its entry.
+    /// Notes that a packet came for the direction at `index`, and gives its entry.
     #[inline]
-    pub fn saw(&mut self, place: u32, now: Ticks, tcp_flags: u8) -> &mut Entry<A> {
-        let entry = &self.entries[place as usize];
-        if tcp_flags & (tcp::FIN | tcp::RST) != 0 || entry.state & (REPLY | BOTH) == REPLY {
-            self.change_state(place, tcp_flags);
+    pub fn touch(&mut self, index: u32, now: Ticks, tcp_flags: u8) -> &mut Entry<A> {
+        let entry = &self.entries[index as usize];
+        if tcp_flags & (tcp::FIN | tcp::RST) != 0 || entry.state & (REPLY_DIRECTION | ASSURED) == REPLY_DIRECTION {
+            self.change_state(index, tcp_flags);
         }
-        let entry = &mut self.entries[place as usize];
+        let entry = &mut self.entries[index as usize];
         // Most packets come within a tick of the last: then the line stays clean.
         if entry.last_seen != now {
             entry.last_seen = now;
@@ -279,12 +280,12 @@ impl<A: Address> FlowTable<A> {
 
     /// First reply, FIN or RST: the few packets of a flow that touch both entries.
     #[cold]
-    fn change_state(&mut self, place: u32, tcp_flags: u8) {
-        let peer = self.entries[place as usize].peer;
-        let mine = self.entries[place as usize].state;
+    fn change_state(&mut self, index: u32, tcp_flags: u8) {
+        let peer = self.entries[index as usize].peer;
+        let mine = self.entries[index as usize].state;
         let mut both = 0;
-        if mine & (REPLY | BOTH) == REPLY {
-            both |= BOTH;
+        if mine & (REPLY_DIRECTION | ASSURED) == REPLY_DIRECTION {
+            both |= ASSURED;
             self.half_open -= 1;
         }
         let own = if tcp_flags & tcp::FIN != 0 { FIN } else { 0 };
@@ -292,20 +293,20 @@ impl<A: Address> FlowTable<A> {
         if tcp_flags & tcp::RST != 0 || ((mine | own) & FIN != 0 && other_closed) {
             both |= CLOSING;
         }
-        self.entries[place as usize].state |= own | both;
+        self.entries[index as usize].state |= own | both;
         self.entries[peer as usize].state |= both;
     }
 
-    /// Ends the flow one of whose directions is at `place`.
-    pub fn close(&mut self, place: u32) {
-        let peer = self.entries[place as usize].peer;
-        if !self.entries[place as usize].is(BOTH) {
+    /// Ends the flow one of whose directions is at `index`.
+    pub fn close(&mut self, index: u32) {
+        let peer = self.entries[index as usize].peer;
+        if !self.entries[index as usize].is(ASSURED) {
             self.half_open -= 1;
         }
         self.live -= 1;
-        self.unlink(place);
+        self.unlink(index);
         self.unlink(peer);
-        self.release(place, peer);
+        self.release(index, peer);
     }
 
     /// Looks at the next `budget` entries and ends the flows that have been idle for too long. Once round, it rests until
@@ -322,20 +323,20 @@ impl<A: Address> FlowTable<A> {
                 self.cursor = 0;
                 return;
             }
-            let place = self.cursor;
+            let index = self.cursor;
             self.cursor += 1;
-            let entry = &self.entries[place as usize];
+            let entry = &self.entries[index as usize];
             // One look per flow: from its forward direction.
-            if entry.is(USED) && !entry.is(REPLY) {
-                self.expire(place, now);
+            if entry.is(USED) && !entry.is(REPLY_DIRECTION) {
+                self.expire(index, now);
             }
         }
     }
 
     /// Whether neither direction of the flow has been seen within its time-out. Reads the peer only if this one is idle.
     #[inline]
-    fn is_expired(&self, place: u32, now: Ticks) -> bool {
-        let entry = &self.entries[place as usize];
+    fn is_expired(&self, index: u32, now: Ticks) -> bool {
+        let entry = &self.entries[index as usize];
         if entry.last_seen == now {
             return false;
         }
@@ -344,7 +345,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     fn idle_class(entry: &Entry<A>) -> usize {
-        match (entry.key.protocol == Protocol::Udp.number(), entry.is(BOTH), entry.is(CLOSING)) {
+        match (entry.key.protocol == Protocol::Udp.number(), entry.is(ASSURED), entry.is(CLOSING)) {
             (true, false, _) => 3,
             (true, true, _) => 4,
             (false, _, true) => 2,
@@ -353,12 +354,12 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
-    /// Ends the flow at `place` if it has been idle for too long; answers whether it had.
+    /// Ends the flow at `index` if it has been idle for too long; answers whether it had.
     #[inline]
-    pub fn expire(&mut self, place: u32, now: Ticks) -> bool {
-        let over = self.is_expired(place, now);
+    pub fn expire(&mut self, index: u32, now: Ticks) -> bool {
+        let over = self.is_expired(index, now);
         if over {
-            self.close(place);
+            self.close(index);
             self.expired += 1;
         }
         over
@@ -378,8 +379,8 @@ impl<A: Address> FlowTable<A> {
     }
 
     fn allocate(&mut self, now: Ticks) -> Result<u32, Full> {
-        if let Some(place) = self.take_free() {
-            return Ok(place);
+        if let Some(index) = self.take_free() {
+            return Ok(index);
         }
         if (self.fresh as usize) < self.entries.len() {
             self.fresh += 1;
@@ -396,45 +397,45 @@ impl<A: Address> FlowTable<A> {
         let mut best: Option<(u32, u32)> = None;
         for _ in 0..SAMPLE {
             self.cursor = if self.cursor + 1 >= total { 0 } else { self.cursor + 1 };
-            let place = self.cursor;
-            if let Some(worth) = self.eviction_worth(place, now)
+            let index = self.cursor;
+            if let Some(worth) = self.eviction_worth(index, now)
                 && best.is_none_or(|(most, _)| worth > most)
             {
-                best = Some((worth, place));
+                best = Some((worth, index));
             }
         }
-        let (_, place) = best.ok_or(Full)?;
-        self.close(place);
+        let (_, index) = best.ok_or(Full)?;
+        self.close(index);
         self.evicted += 1;
         Ok(())
     }
 
-    /// How much better off the table is without the flow at `place`; `None`: it must stay.
-    fn eviction_worth(&self, place: u32, now: Ticks) -> Option<u32> {
-        let entry = &self.entries[place as usize];
-        if !entry.is(USED) || entry.is(REPLY) || (entry.is_precious() && !self.is_expired(place, now)) {
+    /// How much better off the table is without the flow at `index`; `None`: it must stay.
+    fn eviction_worth(&self, index: u32, now: Ticks) -> Option<u32> {
+        let entry = &self.entries[index as usize];
+        if !entry.is(USED) || entry.is(REPLY_DIRECTION) || (entry.is_precious() && !self.is_expired(index, now)) {
             return None;
         }
         let idle = now.since(entry.last_seen).min(now.since(self.entries[entry.peer as usize].last_seen));
         // Half-open and closed before any UDP, then the longest idle.
-        let first = entry.is(CLOSING) || !entry.is(BOTH);
+        let first = entry.is(CLOSING) || !entry.is(ASSURED);
         Some(idle.min(u32::MAX >> 1) | if first { 1 << 31 } else { 0 })
     }
 
-    fn link(&mut self, place: u32) -> Result<(), Full> {
-        let hash = self.hash(&self.entries[place as usize].key);
+    fn link(&mut self, index: u32) -> Result<(), Full> {
+        let hash = self.hash(&self.entries[index as usize].key);
         let (first, second) = (self.first(hash), self.second(hash));
-        if self.put(first, hash, place) {
+        if self.put(first, hash, index) {
             return Ok(());
         }
-        if self.put(second, hash, place) {
+        if self.put(second, hash, index) {
             self.buckets[first].overflow += 1;
             return Ok(());
         }
-        if self.make_room(first) && self.put(first, hash, place) {
+        if self.make_room(first) && self.put(first, hash, index) {
             return Ok(());
         }
-        if self.make_room(second) && self.put(second, hash, place) {
+        if self.make_room(second) && self.put(second, hash, index) {
             self.buckets[first].overflow += 1;
             return Ok(());
         }
@@ -445,11 +446,11 @@ impl<A: Address> FlowTable<A> {
     #[cold]
     fn make_room(&mut self, bucket: usize) -> bool {
         for way in 0..WAYS {
-            let place = self.buckets[bucket].places[way];
-            let hash = self.hash(&self.entries[place as usize].key);
+            let index = self.buckets[bucket].indexes[way];
+            let hash = self.hash(&self.entries[index as usize].key);
             let (first, second) = (self.first(hash), self.second(hash));
             let other = if bucket == first { second } else { first };
-            if other != bucket && self.put(other, hash, place) {
+            if other != bucket && self.put(other, hash, index) {
                 self.buckets[bucket].tags[way] = 0;
                 let overflow = &mut self.buckets[first].overflow;
                 *overflow = if other == second { *overflow + 1 } else { *overflow - 1 };
@@ -459,7 +460,7 @@ impl<A: Address> FlowTable<A> {
         false
     }
 
-    fn put(&mut self, bucket: usize, hash: Hash, place: u32) -> bool {
+    fn put(&mut self, bucket: usize, hash: FlowHash, index: u32) -> bool {
         let bucket = &mut self.buckets[bucket];
         let free = matching(&bucket.tags, 0);
         if free == 0 {
@@ -467,63 +468,63 @@ impl<A: Address> FlowTable<A> {
         }
         let way = way(free);
         bucket.tags[way] = hash.tag();
-        bucket.places[way] = place;
+        bucket.indexes[way] = index;
         true
     }
 
-    fn unlink(&mut self, place: u32) {
-        let hash = self.hash(&self.entries[place as usize].key);
+    fn unlink(&mut self, index: u32) {
+        let hash = self.hash(&self.entries[index as usize].key);
         let (first, second) = (self.first(hash), self.second(hash));
-        if self.take(first, place) {
+        if self.take(first, index) {
             return;
         }
-        if self.take(second, place) {
+        if self.take(second, index) {
             self.buckets[first].overflow -= 1;
         }
     }
 
-    fn take(&mut self, bucket: usize, place: u32) -> bool {
+    fn take(&mut self, bucket: usize, index: u32) -> bool {
         let bucket = &mut self.buckets[bucket];
-        let way = (0..WAYS).find(|&way| bucket.tags[way] != 0 && bucket.places[way] == place);
+        let way = (0..WAYS).find(|&way| bucket.tags[way] != 0 && bucket.indexes[way] == index);
         if let Some(way) = way {
             bucket.tags[way] = 0;
         }
         way.is_some()
     }
 
-    fn release(&mut self, place: u32, peer: u32) {
-        self.give_back(place);
+    fn release(&mut self, index: u32, peer: u32) {
+        self.give_back(index);
         self.give_back(peer);
     }
 
-    fn give_back(&mut self, place: u32) {
-        let entry = &mut self.entries[place as usize];
+    fn give_back(&mut self, index: u32) {
+        let entry = &mut self.entries[index as usize];
         entry.state = 0;
         // The last of the list names itself.
-        entry.peer = self.free.unwrap_or(place);
-        self.free = Some(place);
+        entry.peer = self.free.unwrap_or(index);
+        self.free = Some(index);
     }
 
     fn take_free(&mut self) -> Option<u32> {
-        let place = self.free?;
-        let next = self.entries[place as usize].peer;
-        self.free = (next != place).then_some(next);
-        Some(place)
+        let index = self.free?;
+        let next = self.entries[index as usize].peer;
+        self.free = (next != index).then_some(next);
+        Some(index)
     }
 
     #[inline]
-    fn first(&self, hash: Hash) -> usize {
+    fn first(&self, hash: FlowHash) -> usize {
         scale(hash.0 >> 32, self.buckets.len())
     }
 
     #[inline]
-    fn second(&self, hash: Hash) -> usize {
+    fn second(&self, hash: FlowHash) -> usize {
         // Other bits of the same hash, so that flows of one full bucket spread over all others.
         scale(u64::from(hash.low().wrapping_mul(0x9e37_79b9)), self.buckets.len())
     }
 }
 
-impl Hash {
+impl FlowHash {
     #[inline]
     fn low(self) -> u32 {
         u32::try_from(self.0 & 0xffff_ffff).unwrap_or(0)
@@ -608,8 +609,12 @@ mod tests {
         udp: Duration::from_secs(30),
         udp_stream: Duration::from_secs(180),
     };
-    const OWNER: Owner =
-        Owner { service: ServiceId { index: 1, incarnation: 0 }, backend: 0, backend_incarnation: 0, generation: 1 };
+    const ORIGIN: FlowOrigin = FlowOrigin {
+        service: ServiceId { index: 1, incarnation: 0 },
+        backend: 0,
+        backend_incarnation: 0,
+        generation: 1,
+    };
 
     fn table(connections: usize) -> FlowTable<V4> {
         let limits = Limits { connections, timeouts: TIMEOUTS };
@@ -633,13 +638,13 @@ mod tests {
     fn both_directions_are_found_and_mirror_each_other() {
         let mut table = table(16);
         let (forward, to) = keys(0, Protocol::Tcp);
-        let place = table.open(forward, to, OWNER, Ticks(0)).expect("room");
-        assert_eq!(find(&table, &forward), Some(place));
+        let index = table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
+        assert_eq!(find(&table, &forward), Some(index));
         let back = find(&table, &to.reversed()).expect("the reply direction");
         assert_eq!(table.entry(back).translation.to, forward.reversed().into());
-        assert_eq!(table.entry(place).peer, back);
+        assert_eq!(table.entry(index).peer, back);
         let whole = |p: u32| table.entry(p).translation.whole;
-        assert_eq!(u32::from(whole(place)) + u32::from(whole(back)), 0xffff, "there and back adds nothing");
+        assert_eq!(u32::from(whole(index)) + u32::from(whole(back)), 0xffff, "there and back adds nothing");
         table.close(back);
         assert_eq!((find(&table, &forward), find(&table, &to.reversed()), table.live()), (None, None, 0));
     }
@@ -648,14 +653,14 @@ mod tests {
     fn states_follow_the_packets_and_time_out_accordingly() {
         let mut table = table(16);
         let (forward, to) = keys(0, Protocol::Tcp);
-        let there = table.open(forward, to, OWNER, Ticks(0)).expect("room");
+        let there = table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
         let back = table.entry(there).peer;
         assert!(!table.is_expired(there, Ticks(56)) && table.is_expired(there, Ticks(57)), "60 s half open");
-        table.saw(back, Ticks(1), tcp::SYN | tcp::ACK);
+        table.touch(back, Ticks(1), tcp::SYN | tcp::ACK);
         assert!(table.entry(there).is_precious() && !table.is_expired(there, Ticks(50_000)));
-        table.saw(there, Ticks(2), tcp::FIN | tcp::ACK);
+        table.touch(there, Ticks(2), tcp::FIN | tcp::ACK);
         assert!(!table.entry(there).is(CLOSING), "half closed is not closed");
-        table.saw(back, Ticks(3), tcp::FIN | tcp::ACK);
+        table.touch(back, Ticks(3), tcp::FIN | tcp::ACK);
         assert!(table.entry(there).is(CLOSING) && table.entry(back).is(CLOSING));
         assert!(table.is_expired(there, Ticks(3 + 57)));
     }
@@ -665,7 +670,7 @@ mod tests {
         let mut table = table(1000);
         for n in 0..1000 {
             let (forward, to) = keys(n, if n % 2 == 0 { Protocol::Udp } else { Protocol::Tcp });
-            table.open(forward, to, OWNER, Ticks(0)).expect("room");
+            table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
         }
         for _ in 0..1000 {
             table.sweep(Ticks(40), SWEEP);
@@ -682,18 +687,18 @@ mod tests {
         let mut table = table(512);
         for n in 0..512 {
             let (forward, to) = keys(n, Protocol::Tcp);
-            let there = table.open(forward, to, OWNER, Ticks(0)).expect("room");
+            let there = table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
             if n % 4 != 0 {
                 let back = table.entry(there).peer;
-                table.saw(back, Ticks(0), tcp::SYN | tcp::ACK);
+                table.touch(back, Ticks(0), tcp::SYN | tcp::ACK);
             }
         }
         let mut refused = 0;
         for n in 512..2000 {
             let (forward, to) = keys(n, Protocol::Tcp);
-            match table.open(forward, to, OWNER, Ticks(1)) {
+            match table.open(forward, to, ORIGIN, Ticks(1)) {
                 // At once established, so that it stays.
-                Ok(there) => drop(table.saw(table.entry(there).peer, Ticks(1), tcp::ACK)),
+                Ok(there) => drop(table.touch(table.entry(there).peer, Ticks(1), tcp::ACK)),
                 Err(Full) => refused += 1,
             }
         }
@@ -709,7 +714,7 @@ mod tests {
         let mut table = table(100_000);
         for n in 0..100_000 {
             let (forward, to) = keys(n, Protocol::Udp);
-            table.open(forward, to, OWNER, Ticks(0)).expect("room for as many as promised");
+            table.open(forward, to, ORIGIN, Ticks(0)).expect("room for as many as promised");
         }
         assert!((0..100_000).all(|n| find(&table, &keys(n, Protocol::Udp).0).is_some()));
         assert_eq!(table.evicted, 0);
@@ -724,8 +729,8 @@ mod tests {
             for (open, n) in steps {
                 let (forward, to) = keys(n, Protocol::Tcp);
                 match (open, find(&table, &forward)) {
-                    (true, None) => { table.open(forward, to, OWNER, Ticks(0)).expect("room"); model.insert(forward, to); }
-                    (false, Some(place)) => { table.close(place); model.remove(&forward); }
+                    (true, None) => { table.open(forward, to, ORIGIN, Ticks(0)).expect("room"); model.insert(forward, to); }
+                    (false, Some(index)) => { table.close(index); model.remove(&forward); }
                     _ => {}
                 }
             }

@@ -68,7 +68,7 @@ pub struct Frame {
     token: u64,
     len: u32,
     room: u32,
-    owner: Owner,
+    owner: FrameOwner,
     received_on: PortId,
     offload: Offload,
 }
@@ -76,23 +76,23 @@ pub struct Frame {
 /// An [`Origin`] in one word. Plain, so that `Option<Frame>` tells `None` by the pointer: a frame is then moved in whole
 /// registers, not field by field.
 #[derive(Clone, Copy, Debug)]
-struct Owner(u32);
+struct FrameOwner(u32);
 
-impl Owner {
+impl FrameOwner {
     const WORKER: u32 = 1 << 16;
 
     #[inline]
-    fn new(origin: Origin) -> Owner {
+    fn new(origin: Origin) -> FrameOwner {
         match origin {
-            Origin::Port(port) => Owner(u32::from(port.0)),
-            Origin::Worker(worker) => Owner(Owner::WORKER | u32::from(worker)),
+            Origin::Port(port) => FrameOwner(u32::from(port.0)),
+            Origin::Worker(worker) => FrameOwner(FrameOwner::WORKER | u32::from(worker)),
         }
     }
 
     #[inline]
     fn origin(self) -> Origin {
         let number = u16::try_from(self.0 & 0xffff).unwrap_or(0);
-        if self.0 & Owner::WORKER == 0 { Origin::Port(PortId(number)) } else { Origin::Worker(number) }
+        if self.0 & FrameOwner::WORKER == 0 { Origin::Port(PortId(number)) } else { Origin::Worker(number) }
     }
 }
 
@@ -108,7 +108,7 @@ impl Frame {
     /// frame has gone back to its origin. `len <= room`.
     pub unsafe fn new(ptr: NonNull<u8>, len: u32, room: u32, origin: Origin, received_on: PortId, token: u64) -> Frame {
         debug_assert!(len <= room);
-        Frame { ptr, token, len, room, owner: Owner::new(origin), received_on, offload: Offload::default() }
+        Frame { ptr, token, len, room, owner: FrameOwner::new(origin), received_on, offload: Offload::default() }
     }
 
     /// With what the sender left to offload.

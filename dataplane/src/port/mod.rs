@@ -29,7 +29,7 @@ pub mod xdp;
 
 use std::os::fd::BorrowedFd;
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 
 pub use device::OpenError;
@@ -44,7 +44,7 @@ pub struct Returned {
     /// The buffer; the worker gives it back to its [`Origin`].
     pub frame: Frame,
     /// `None`: it was sent. Otherwise why not.
-    pub dropped: Option<Drop>,
+    pub dropped: Option<DropReason>,
 }
 
 /// A source and sink of frames.

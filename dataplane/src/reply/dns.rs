@@ -9,11 +9,11 @@ use std::net::IpAddr;
 
 use pollgate_common::dns::zone::{RrSet, Zone};
 use pollgate_common::flow::Protocol;
-use pollgate_common::reasons::Drop;
-use pollgate_common::tables::{Settings, Tables};
+use pollgate_common::reasons::DropReason;
+use pollgate_common::tables::{DataplaneSettings, Tables};
 use zerocopy::IntoBytes;
 
-use crate::packet::{Fate, Kind, Packet};
+use crate::packet::{Kind, Packet, Verdict};
 use crate::port::{Frame, Offload};
 use crate::wire::dns::{self, Asked, NameRoom, Query, Rcode};
 use crate::wire::ethernet;
@@ -26,26 +26,26 @@ const PORT: u16 = 53;
 
 /// Whether the packet is for the DNS server.
 #[inline]
-pub(crate) fn is_for_us(packet: &Packet, settings: &Settings) -> bool {
+pub(crate) fn is_for_us(packet: &Packet, settings: &DataplaneSettings) -> bool {
     packet.kind == Kind::Udp && packet.key.dst_port == PORT && settings.dns.contains(&IpAddr::V4(packet.key.dst.0))
 }
 
 /// Answers the query in its own buffer.
-pub(crate) fn answer(frame: &mut Frame, packet: &Packet, tables: &Tables) -> Fate {
+pub(crate) fn answer(frame: &mut Frame, packet: &Packet, tables: &Tables) -> Verdict {
     if !classify::may_send(packet.key.src.0, tables) {
-        return Fate::Drop(Drop::BadSource);
+        return Verdict::Drop(DropReason::BadSource);
     }
     let start = packet.l4 + udp::LEN;
-    let said = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
-    let end = packet.l4 + said.min(packet.l4_len);
+    let length = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
+    let end = packet.l4 + length.min(packet.l4_len);
     let mut room = NameRoom::default();
     let query = frame.bytes().get(start..end).and_then(|message| Query::read(message, &mut room));
-    let Some(query) = query else { return Fate::Drop(Drop::DnsMalformed) };
+    let Some(query) = query else { return Verdict::Drop(DropReason::DnsMalformed) };
     let response = respond(&query, tables.zone());
     let written = frame.buffer_mut().get_mut(start..).and_then(|message| response.write(&query, message));
     match written.and_then(|len| address(frame, packet, len)) {
-        Some(()) => Fate::Send(frame.received_on()),
-        None => Fate::Drop(Drop::NoRoomForAnswer),
+        Some(()) => Verdict::Send(frame.received_on()),
+        None => Verdict::Drop(DropReason::NoRoomForAnswer),
     }
 }
 
@@ -143,6 +143,6 @@ fn finish(frame: &mut Frame, own: pollgate_common::net::Mac, end: usize) -> Opti
     frame.set_len(end);
     frame.set_offload(Offload::default());
     rewrite::set_total_len(frame, u16::try_from(end - ethernet::LEN).ok()?);
-    rewrite::turn_round(frame, own);
+    rewrite::reply_in_place(frame, own);
     Some(())
 }

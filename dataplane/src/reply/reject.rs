@@ -7,11 +7,11 @@
 
 use pollgate_common::flow::{Protocol, V4};
 use pollgate_common::net::Mac;
-use pollgate_common::reasons::Drop;
-use pollgate_common::tables::Settings;
+use pollgate_common::reasons::DropReason;
+use pollgate_common::tables::DataplaneSettings;
 use zerocopy::IntoBytes;
 
-use crate::packet::{Fate, Kind, Packet};
+use crate::packet::{Kind, Packet, Verdict};
 use crate::port::{Frame, Offload};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Icmp};
@@ -23,26 +23,26 @@ use crate::wire::{Header, checksum};
 const ERROR_LEN: usize = 576;
 
 /// Turns the packet into its refusal for `reason`.
-pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, reason: Drop, settings: &Settings) -> Fate {
+pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, reason: DropReason, settings: &DataplaneSettings) -> Verdict {
     let made = match packet.kind {
         // A reset is never answered with a reset.
         Kind::Tcp if packet.tcp_flags & tcp::RST != 0 => None,
         Kind::Tcp => reset(frame, packet),
         _ => error(frame, packet, icmp::Error::PortUnreachable, settings),
     };
-    fate(frame, reason, made)
+    verdict(frame, reason, made)
 }
 
 /// Turns the packet, whose time to live ran out, into the message that says so.
-pub(crate) fn time_exceeded(frame: &mut Frame, packet: &Packet, settings: &Settings) -> Fate {
+pub(crate) fn time_exceeded(frame: &mut Frame, packet: &Packet, settings: &DataplaneSettings) -> Verdict {
     let made = error(frame, packet, icmp::Error::TimeExceeded, settings);
-    fate(frame, Drop::TtlExpired, made)
+    verdict(frame, DropReason::TtlExpired, made)
 }
 
-fn fate(frame: &Frame, reason: Drop, made: Option<()>) -> Fate {
+fn verdict(frame: &Frame, reason: DropReason, made: Option<()>) -> Verdict {
     match made {
-        Some(()) => Fate::Refuse(reason, frame.received_on()),
-        None => Fate::Drop(reason),
+        Some(()) => Verdict::Refuse(reason, frame.received_on()),
+        None => Verdict::Drop(reason),
     }
 }
 
@@ -56,7 +56,7 @@ fn reset(frame: &mut Frame, packet: &Packet) -> Option<()> {
     write(frame, packet.own, (key.dst, key.src), Protocol::Tcp.number(), reset.as_bytes(), 0)
 }
 
-fn error(frame: &mut Frame, packet: &Packet, error: icmp::Error, settings: &Settings) -> Option<()> {
+fn error(frame: &mut Frame, packet: &Packet, error: icmp::Error, settings: &DataplaneSettings) -> Option<()> {
     let from = V4(*settings.gateway_v4.first()?);
     let client = packet.key.src;
     let quoted = (packet.l4 - ethernet::LEN + packet.l4_len).min(ERROR_LEN - ipv4::LEN - icmp::LEN);
@@ -76,7 +76,7 @@ fn write(frame: &mut Frame, own: Mac, (src, dst): (V4, V4), protocol: u8, header
     let total = ipv4::LEN + header.len() + payload;
     let ip = Ipv4::make(src.0, dst.0, protocol, u16::try_from(total).ok()?);
     let buffer = frame.buffer_mut();
-    Ethernet::at_mut(buffer, 0)?.turn_round(own);
+    Ethernet::at_mut(buffer, 0)?.reply_in_place(own);
     let l4 = ethernet::LEN + ipv4::LEN;
     buffer.get_mut(ethernet::LEN..l4)?.copy_from_slice(ip.as_bytes());
     buffer.get_mut(l4..l4 + header.len())?.copy_from_slice(header);

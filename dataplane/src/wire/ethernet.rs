@@ -58,7 +58,7 @@ impl Ethernet {
     }
 
     /// Sends it back where it came from, from `own`.
-    pub fn turn_round(&mut self, own: Mac) {
+    pub fn reply_in_place(&mut self, own: Mac) {
         self.dst = self.src;
         self.src = own.0;
     }
@@ -73,7 +73,7 @@ mod tests {
         let mut bytes = *b"\x01\x02\x03\x04\x05\x06\x0a\x0b\x0c\x0d\x0e\x0f\x08\x00rest";
         let header = Ethernet::at_mut(&mut bytes, 0).expect("long enough");
         assert_eq!((header.dst().0[0], header.src().0[0], header.ether_type()), (1, 10, IPV4));
-        header.turn_round(Mac([2; 6]));
+        header.reply_in_place(Mac([2; 6]));
         assert_eq!(&bytes[..12], b"\x0a\x0b\x0c\x0d\x0e\x0f\x02\x02\x02\x02\x02\x02");
         assert!(Ethernet::at(&bytes[..13], 0).is_none());
     }

@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -42,18 +42,18 @@ impl Ipv4 {
     /// The header at `at` of `frame`, proved: version 4, header length within the packet, packet within the frame, header
     /// sum correct. Bytes behind the packet (Ethernet padding) are nobody's.
     #[inline]
-    pub fn check(frame: &[u8], at: usize) -> Result<&Ipv4, Drop> {
-        let ip = Ipv4::at(frame, at).ok_or(Drop::IpHeader)?;
+    pub fn check(frame: &[u8], at: usize) -> Result<&Ipv4, DropReason> {
+        let ip = Ipv4::at(frame, at).ok_or(DropReason::IpHeader)?;
         let header_len = ip.header_len();
         if ip.version_ihl >> 4 != 4 || header_len < LEN {
-            return Err(Drop::IpHeader);
+            return Err(DropReason::IpHeader);
         }
-        let header = frame.get(at..at + header_len).ok_or(Drop::IpHeader)?;
+        let header = frame.get(at..at + header_len).ok_or(DropReason::IpHeader)?;
         if ip.total_len() < header_len || frame.len() - at < ip.total_len() {
-            return Err(Drop::IpLength);
+            return Err(DropReason::IpLength);
         }
         if checksum::fold(checksum::sum(header)) != 0xffff {
-            return Err(Drop::IpChecksum);
+            return Err(DropReason::IpChecksum);
         }
         Ok(ip)
     }
@@ -118,7 +118,7 @@ impl Ipv4 {
     }
 
     /// Source and destination change places and the time to live starts at 64: an answer in the same buffer.
-    pub fn turn_round(&mut self) {
+    pub fn reply_in_place(&mut self) {
         std::mem::swap(&mut self.src, &mut self.dst);
         let change = u32::from(64u16 << 8) + u32::from(!(u16::from(self.ttl) << 8));
         self.ttl = 64;
@@ -181,13 +181,13 @@ mod tests {
             change(&mut bytes);
             Ipv4::check(&bytes, 0).err()
         };
-        assert_eq!(check(&|b| b.truncate(19)), Some(Drop::IpHeader));
-        assert_eq!(check(&|b| b[0] = 0x65), Some(Drop::IpHeader));
-        assert_eq!(check(&|b| b[0] = 0x44), Some(Drop::IpHeader));
-        assert_eq!(check(&|b| b[0] = 0x46), Some(Drop::IpHeader), "options beyond the frame");
-        assert_eq!(check(&|b| b[3] = 21), Some(Drop::IpLength));
-        assert_eq!(check(&|b| b[3] = 19), Some(Drop::IpLength));
-        assert_eq!(check(&|b| b[8] = 1), Some(Drop::IpChecksum));
+        assert_eq!(check(&|b| b.truncate(19)), Some(DropReason::IpHeader));
+        assert_eq!(check(&|b| b[0] = 0x65), Some(DropReason::IpHeader));
+        assert_eq!(check(&|b| b[0] = 0x44), Some(DropReason::IpHeader));
+        assert_eq!(check(&|b| b[0] = 0x46), Some(DropReason::IpHeader), "options beyond the frame");
+        assert_eq!(check(&|b| b[3] = 21), Some(DropReason::IpLength));
+        assert_eq!(check(&|b| b[3] = 19), Some(DropReason::IpLength));
+        assert_eq!(check(&|b| b[8] = 1), Some(DropReason::IpChecksum));
         assert_eq!(check(&|b| b.extend([0; 26])), None, "padding is nobody's");
     }
 }

@@ -60,8 +60,8 @@ impl Plain {
             let header = usize::from(self.tcp_offset >> 4) * 4;
             return header >= tcp::LEN && header <= len;
         }
-        let said = usize::from(self.udp_length.get());
-        self.ip.protocol() == udp::PROTOCOL && said >= udp::LEN && said <= len && !gso
+        let length = usize::from(self.udp_length.get());
+        self.ip.protocol() == udp::PROTOCOL && length >= udp::LEN && length <= len && !gso
     }
 
     /// TCP; UDP otherwise.

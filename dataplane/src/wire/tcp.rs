@@ -5,7 +5,7 @@
 //!  │ sport │ dport │ seq  │ ack │ off  │ flags│ window │ checksum│ urgent │ options…
 //! ```
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -44,10 +44,10 @@ impl Header for Tcp {}
 impl Tcp {
     /// The header at `at`, proved to lie within the `len` bytes of transport header and payload.
     #[inline]
-    pub fn check(frame: &[u8], at: usize, len: usize) -> Result<&Tcp, Drop> {
-        let tcp = Tcp::at(frame, at).ok_or(Drop::L4Header)?;
+    pub fn check(frame: &[u8], at: usize, len: usize) -> Result<&Tcp, DropReason> {
+        let tcp = Tcp::at(frame, at).ok_or(DropReason::L4Header)?;
         let header_len = tcp.header_len();
-        if header_len < LEN || header_len > len { Err(Drop::L4Header) } else { Ok(tcp) }
+        if header_len < LEN || header_len > len { Err(DropReason::L4Header) } else { Ok(tcp) }
     }
 
     /// Bytes of the header, options included.
@@ -131,9 +131,9 @@ mod tests {
         let mut bytes = segment(ACK);
         assert!(Tcp::check(&bytes, 0, 20).is_ok());
         bytes[12] = 0x60;
-        assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(Drop::L4Header));
+        assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(DropReason::L4Header));
         bytes[12] = 0x40;
-        assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(Drop::L4Header));
-        assert_eq!(Tcp::check(&bytes[..19], 0, 19).err(), Some(Drop::L4Header));
+        assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(DropReason::L4Header));
+        assert_eq!(Tcp::check(&bytes[..19], 0, 19).err(), Some(DropReason::L4Header));
     }
 }

@@ -5,7 +5,7 @@
 //!  │ sport │ dport │ length │ checksum│ payload
 //! ```
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -32,10 +32,10 @@ impl Udp {
     /// The header at `at`, proved: its length field says no more than the `len` bytes that IP says there are. A
     /// super-frame (`gso`) may say less or nothing: its segments get their own length.
     #[inline]
-    pub fn check(frame: &[u8], at: usize, len: usize, gso: bool) -> Result<&Udp, Drop> {
-        let udp = Udp::at(frame, at).ok_or(Drop::L4Header)?;
-        let said = usize::from(udp.length.get());
-        if len < LEN || (!gso && (said < LEN || said > len)) { Err(Drop::L4Header) } else { Ok(udp) }
+    pub fn check(frame: &[u8], at: usize, len: usize, gso: bool) -> Result<&Udp, DropReason> {
+        let udp = Udp::at(frame, at).ok_or(DropReason::L4Header)?;
+        let length = usize::from(udp.length.get());
+        if len < LEN || (!gso && (length < LEN || length > len)) { Err(DropReason::L4Header) } else { Ok(udp) }
     }
 
     /// Source port.
@@ -95,10 +95,10 @@ mod tests {
         let header = |length: u16| Udp::make(1, 2, length).as_bytes().to_vec();
         assert!(Udp::check(&header(8), 0, 8, false).is_ok());
         assert!(Udp::check(&header(8), 0, 20, false).is_ok(), "RFC 768 lets IP carry more");
-        assert_eq!(Udp::check(&header(9), 0, 8, false).err(), Some(Drop::L4Header));
-        assert_eq!(Udp::check(&header(7), 0, 8, false).err(), Some(Drop::L4Header));
+        assert_eq!(Udp::check(&header(9), 0, 8, false).err(), Some(DropReason::L4Header));
+        assert_eq!(Udp::check(&header(7), 0, 8, false).err(), Some(DropReason::L4Header));
         assert!(Udp::check(&header(0), 0, 40000, true).is_ok());
-        assert_eq!(Udp::check(&header(8)[..7], 0, 7, false).err(), Some(Drop::L4Header));
+        assert_eq!(Udp::check(&header(8)[..7], 0, 7, false).err(), Some(DropReason::L4Header));
     }
 
     #[test]

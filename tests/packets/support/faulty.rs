@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use pollgate_common::reasons::Drop as Reason;
+use pollgate_common::reasons::DropReason as Reason;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::memory::MemoryPort;
 use pollgate_dataplane::port::{Frame, Port, Returned, Sent};

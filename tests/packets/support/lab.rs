@@ -18,7 +18,7 @@ use pollgate::assembly;
 use pollgate::config::{Config, Purpose};
 use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
-use pollgate_common::reasons::{Drop, Pass};
+use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 use pollgate_control::cluster::{Cluster, Write};
 use pollgate_control::compile::Compiler;
@@ -313,8 +313,8 @@ fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
     const KNOWN: [&str; 4] = ["rx_bytes", "tx_bytes", "bursts", "generation"];
     let cells =
         totals.cells().into_iter().map(|(name, _, count)| (name, count)).filter(|(name, _)| !KNOWN.contains(name));
-    let drops = Drop::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
-    let passes = Pass::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
+    let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
+    let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
     cells.chain(drops).chain(passes).collect()
 }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 
 use super::super::socket::{Messages, Scope, verdict};
 use super::super::{BURST, Frame, Returned, Sent};
@@ -15,7 +15,7 @@ use super::super::{BURST, Frame, Returned, Sent};
 pub(super) struct Transmitter {
     messages: Messages,
     /// `None` for sent.
-    outcomes: [Option<Drop>; BURST],
+    outcomes: [Option<DropReason>; BURST],
 }
 
 impl std::fmt::Debug for Transmitter {

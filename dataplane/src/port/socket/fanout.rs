@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 
-use pollgate_common::tables::{FrontendKey, Settings};
+use pollgate_common::tables::{DataplaneSettings, FrontendKey};
 
 use crate::bpf::classic::{Assembler, If, Label, Math, Program};
 use crate::steer::{C1, C2, Steering, words};
@@ -41,7 +41,7 @@ pub struct FanoutRules<'a> {
     /// The hash and the number of workers: those of the workers themselves.
     pub steering: &'a Steering,
     /// Gateway addresses and the ports of translated sources.
-    pub settings: &'a Settings,
+    pub settings: &'a DataplaneSettings,
     /// Owned addresses, the most important first: only so many are taken in.
     pub owned: &'a [RangeInclusive<IpAddr>],
     /// What clients can connect to at gateway addresses inside nat.ports; others are passed over.
@@ -347,7 +347,7 @@ mod tests {
     /// What the program is made of, with owners to compare its answers with.
     #[derive(Debug)]
     struct World {
-        settings: Settings,
+        settings: DataplaneSettings,
         owned: Vec<RangeInclusive<IpAddr>>,
         services: Vec<FrontendKey>,
         workers: u16,
@@ -367,7 +367,7 @@ mod tests {
 
         fn owner<A: Address>(&self, key: &FlowKey<A>, protocol: Protocol) -> u16 {
             let address: IpAddr = key.dst.into();
-            let Settings { gateway_v4, gateway_v6, .. } = &self.settings;
+            let DataplaneSettings { gateway_v4, gateway_v6, .. } = &self.settings;
             let is_gateway = match address {
                 IpAddr::V4(v4) => gateway_v4.contains(&v4),
                 IpAddr::V6(v6) => gateway_v6.contains(&v6),
@@ -383,10 +383,23 @@ mod tests {
         }
     }
 
-    fn settings(gateway_v4: Vec<Ipv4Addr>, gateway_v6: Vec<Ipv6Addr>, snat_ports: RangeInclusive<u16>) -> Settings {
+    fn settings(
+        gateway_v4: Vec<Ipv4Addr>,
+        gateway_v6: Vec<Ipv6Addr>,
+        snat_ports: RangeInclusive<u16>,
+    ) -> DataplaneSettings {
         let ring_hash = RingHash::new("");
         let (dns, pod_cidrs, service_cidrs) = (vec![], vec![], vec![]);
-        Settings { gateway_v4, gateway_v6, dns, pod_cidrs, service_cidrs, masquerade_all: false, snat_ports, ring_hash }
+        DataplaneSettings {
+            gateway_v4,
+            gateway_v6,
+            dns,
+            pod_cidrs,
+            service_cidrs,
+            masquerade_all: false,
+            snat_ports,
+            ring_hash,
+        }
     }
 
     /// Few enough that packets meet rules.

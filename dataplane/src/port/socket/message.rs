@@ -8,7 +8,7 @@
 
 use std::mem::size_of;
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 
 use super::super::{BURST, Frame, Offload};
 
@@ -66,13 +66,13 @@ pub(in crate::port) enum Scope {
 }
 
 /// Which drop an error number of sending is, and of how much.
-pub(in crate::port) fn verdict(error: i32) -> (Drop, Scope) {
+pub(in crate::port) fn verdict(error: i32) -> (DropReason, Scope) {
     match error {
-        libc::EAGAIN => (Drop::TxFull, Scope::Device),
-        libc::ENOBUFS => (Drop::TxFull, Scope::Frame),
-        libc::EMSGSIZE => (Drop::TxTooLong, Scope::Frame),
-        libc::ENETDOWN | libc::ENXIO | libc::ENODEV => (Drop::TxLinkDown, Scope::Device),
-        _ => (Drop::TxError, Scope::Frame),
+        libc::EAGAIN => (DropReason::TxFull, Scope::Device),
+        libc::ENOBUFS => (DropReason::TxFull, Scope::Frame),
+        libc::EMSGSIZE => (DropReason::TxTooLong, Scope::Frame),
+        libc::ENETDOWN | libc::ENXIO | libc::ENODEV => (DropReason::TxLinkDown, Scope::Device),
+        _ => (DropReason::TxError, Scope::Frame),
     }
 }
 
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn a_frames_own_fault_does_not_cost_the_next_its_turn() {
-        assert_eq!(verdict(libc::EMSGSIZE), (Drop::TxTooLong, Scope::Frame));
-        assert_eq!(verdict(libc::ENOBUFS), (Drop::TxFull, Scope::Frame));
-        assert_eq!(verdict(libc::EINVAL), (Drop::TxError, Scope::Frame));
-        assert_eq!(verdict(libc::EAGAIN), (Drop::TxFull, Scope::Device));
-        assert_eq!(verdict(libc::ENXIO), (Drop::TxLinkDown, Scope::Device));
+        assert_eq!(verdict(libc::EMSGSIZE), (DropReason::TxTooLong, Scope::Frame));
+        assert_eq!(verdict(libc::ENOBUFS), (DropReason::TxFull, Scope::Frame));
+        assert_eq!(verdict(libc::EINVAL), (DropReason::TxError, Scope::Frame));
+        assert_eq!(verdict(libc::EAGAIN), (DropReason::TxFull, Scope::Device));
+        assert_eq!(verdict(libc::ENXIO), (DropReason::TxLinkDown, Scope::Device));
     }
 }

@@ -1,6 +1,6 @@
 //! Frames on their way out: each in a slot until the kernel is done with it.
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 
 use super::super::socket::{Messages, verdict};
 use super::super::{BURST, Frame, Returned, Sent};
@@ -47,7 +47,7 @@ impl Sends {
 
     fn request(&mut self, slot: usize, ring: &mut Ring) {
         if !ring.push_send(slot, &raw const self.messages.all()[slot].msg_hdr) {
-            self.end(slot, Some(Drop::TxFull));
+            self.end(slot, Some(DropReason::TxFull));
         }
     }
 
@@ -62,7 +62,7 @@ impl Sends {
         self.end(slot, dropped);
     }
 
-    fn end(&mut self, slot: usize, dropped: Option<Drop>) {
+    fn end(&mut self, slot: usize, dropped: Option<DropReason>) {
         if let Some(frame) = self.slots[slot].take() {
             self.free.push(slot);
             self.done.push(Returned { frame, dropped });
@@ -71,7 +71,7 @@ impl Sends {
 
     /// What found no slot will not be sent.
     pub(super) fn refuse(batch: &mut Vec<Frame>, back: &mut Vec<Returned>) {
-        back.extend(batch.drain(..).map(|frame| Returned { frame, dropped: Some(Drop::TxFull) }));
+        back.extend(batch.drain(..).map(|frame| Returned { frame, dropped: Some(DropReason::TxFull) }));
     }
 
     /// Gives away what is complete, and adds what of it was sent.

@@ -22,7 +22,7 @@
 //! segmentation offload off; in generic mode that has to be done by hand, since a super-frame fits no chunk and counts as
 //! missed. So do other frames longer than the MTU the port was opened with allows: after raising it, restart.
 //!
-//! **No super-frames, no offloads.** A frame sent out here is at most one MTU long ([`Drop::TxTooLong`] otherwise, a GSO
+//! **No super-frames, no offloads.** A frame sent out here is at most one MTU long ([`DropReason::TxTooLong`] otherwise, a GSO
 //! frame from another kind of port included) and leaves with its checksum complete (`checksum`).
 //!
 //! **Busy polling** ([`XdpOptions::busy_poll`]) is off by default: it costs a system call for each look that finds nothing,
@@ -48,7 +48,7 @@
 //!
 //! (Documentation/networking/af_xdp.rst)
 //!
-//! [`Drop::TxTooLong`]: pollgate_common::reasons::Drop::TxTooLong
+//! [`DropReason::TxTooLong`]: pollgate_common::reasons::DropReason::TxTooLong
 
 mod checksum;
 mod open;

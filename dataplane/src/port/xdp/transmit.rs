@@ -19,7 +19,7 @@
 //! A refused frame (EBUSY) is the one in front of the ring's consumer; it comes home like the others and is then reported
 //! with its reason. One that was queued by an earlier batch has been reported as sent already.
 
-use pollgate_common::reasons::Drop;
+use pollgate_common::reasons::DropReason;
 
 use super::super::device::Device;
 use super::super::{BURST, Frame, Returned, Sent};
@@ -37,7 +37,7 @@ const ETHERNET_AND_TAG: usize = 18;
 /// What became of a frame of the burst.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
-    Dropped(Drop),
+    Dropped(DropReason),
     /// In the ring, with this number; as it lies, or copied.
     Queued {
         number: u32,
@@ -60,9 +60,9 @@ pub(super) struct Transmitter {
     ring: Producer<libc::xdp_desc>,
     outcomes: [Outcome; BURST],
     /// Numbers of frames of this burst that the device refused, and why.
-    refused: Vec<(u32, Drop)>,
+    refused: Vec<(u32, DropReason)>,
     /// Those whose chunk has not come home yet.
-    returning: Vec<(u64, Drop)>,
+    returning: Vec<(u64, DropReason)>,
     /// Descriptors submitted less completions seen.
     under_way: u32,
     /// The largest frame the device took when it was opened.
@@ -75,7 +75,7 @@ impl Transmitter {
     pub(super) fn new(ring: Producer<libc::xdp_desc>, mtu: usize) -> Transmitter {
         Transmitter {
             ring,
-            outcomes: [Outcome::Dropped(Drop::TxError); BURST],
+            outcomes: [Outcome::Dropped(DropReason::TxError); BURST],
             refused: Vec::with_capacity(BURST),
             returning: Vec::with_capacity(BURST),
             under_way: 0,
@@ -108,7 +108,7 @@ impl Transmitter {
     }
 
     /// Why the frame at `address` was not sent after all.
-    fn reason(&mut self, address: u64) -> Option<Drop> {
+    fn reason(&mut self, address: u64) -> Option<DropReason> {
         if self.returning.is_empty() {
             return None;
         }
@@ -140,32 +140,32 @@ impl Transmitter {
                 self.settle(self.outcomes[at], kicked, frame, share, back, &mut sent);
             }
             if self.is_down {
-                let down = |frame| Returned { frame, dropped: Some(Drop::TxLinkDown) };
+                let down = |frame| Returned { frame, dropped: Some(DropReason::TxLinkDown) };
                 back.extend(batch.drain(..).map(down));
             }
         }
         sent
     }
 
-    fn queue(&mut self, share: &mut Share, frame: &mut Frame) -> Result<Outcome, Drop> {
+    fn queue(&mut self, share: &mut Share, frame: &mut Frame) -> Result<Outcome, DropReason> {
         if frame.len() < SHORTEST {
-            return Err(Drop::TxError);
+            return Err(DropReason::TxError);
         }
         if frame.len() > self.largest {
-            return Err(Drop::TxTooLong);
+            return Err(DropReason::TxTooLong);
         }
         checksum::finish(frame);
         let number = self.ring.next();
         let (address, copied) = match share.umem().address(frame) {
             Some(address) => (address, false),
-            None => (share.copy(frame.bytes()).ok_or(Drop::TxFull)?, true),
+            None => (share.copy(frame.bytes()).ok_or(DropReason::TxFull)?, true),
         };
-        let len = u32::try_from(frame.len()).map_err(|_| Drop::TxTooLong)?;
+        let len = u32::try_from(frame.len()).map_err(|_| DropReason::TxTooLong)?;
         if !self.ring.push(libc::xdp_desc { addr: address, len, options: 0 }) {
             if copied {
                 share.put(address);
             }
-            return Err(Drop::TxFull);
+            return Err(DropReason::TxFull);
         }
         Ok(Outcome::Queued { number, copied })
     }
@@ -188,7 +188,7 @@ impl Transmitter {
             if copied {
                 share.put(self.ring.peek(number).addr);
             }
-            return back.push(Returned { frame, dropped: Some(Drop::TxLinkDown) });
+            return back.push(Returned { frame, dropped: Some(DropReason::TxLinkDown) });
         }
         self.under_way += 1;
         let refused = self.refused.iter().find(|&&(refused, _)| refused == number).map(|&(_, reason)| reason);
@@ -242,7 +242,7 @@ impl Transmitter {
         let number = self.ring.consumed().wrapping_sub(1);
         let of_this_burst = number.wrapping_sub(first) < self.ring.next().wrapping_sub(first);
         if of_this_burst {
-            let reason = if self.is_down { Drop::TxLinkDown } else { Drop::TxFull };
+            let reason = if self.is_down { DropReason::TxLinkDown } else { DropReason::TxFull };
             self.refused.push((number, reason));
         }
     }

@@ -16,18 +16,18 @@ unsafe impl Zeroed for u8 {}
 pub(crate) const ROOM: usize = 66 * 1024;
 
 /// See the module's text.
-pub(crate) struct Reserve {
+pub(crate) struct BufferPool {
     memory: Mapped<u8>,
     free: Vec<u32>,
 }
 
-impl Reserve {
+impl BufferPool {
     /// `count` buffers.
-    pub(crate) fn new(count: u32) -> std::io::Result<Reserve> {
-        Ok(Reserve { memory: Mapped::new(count as usize * ROOM)?, free: (0..count).rev().collect() })
+    pub(crate) fn new(count: u32) -> std::io::Result<BufferPool> {
+        Ok(BufferPool { memory: Mapped::new(count as usize * ROOM)?, free: (0..count).rev().collect() })
     }
 
-    /// A copy of `frame` in a buffer of `origin`'s (this worker's) reserve; `None` if none is free or it does not fit.
+    /// A copy of `frame` in a buffer of `origin`'s (this worker's) pool; `None` if none is free or it does not fit.
     pub(crate) fn copy(&mut self, frame: &Frame, origin: Origin) -> Option<Frame> {
         let bytes = frame.bytes();
         if bytes.len() > ROOM {
