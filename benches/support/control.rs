@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pollgate_common::counters::Counters;
 use pollgate_common::hash::RingHash;
-use pollgate_common::tables::DataplaneSettings;
+use pollgate_common::settings::DataplaneSettings;
 use pollgate_control::cluster::{self, Cluster, Commit, Write};
 use pollgate_control::compile::resolve::{ServiceName, touched};
 use pollgate_control::compile::{Compiler, Options};

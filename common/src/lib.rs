@@ -2,7 +2,7 @@
 //!
 //! * [`flow`], [`net`], [`time`], [`hash`]: addresses, keys, the kernel's view of the network, time as a number.
 //! * [`reasons`], [`counters`]: every way a packet can end, declared once, and where it is counted.
-//! * [`tables`], [`dns::zone`]: what the control thread compiles Services into, with the one builder that proves every index.
+//! * [`settings`], [`tables`], [`dns::zone`]: what the control thread compiles Services into, with the one builder that proves every index.
 //! * [`sharded`]: maps whose generations share what did not change.
 //! * [`epoch`]: how a new set of tables reaches the workers without a lock.
 //!
@@ -15,6 +15,7 @@ pub mod flow;
 pub mod hash;
 pub mod net;
 pub mod reasons;
+pub mod settings;
 pub mod sharded;
 pub mod tables;
 pub mod time;

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::DropReason;
-use pollgate_common::tables::{Backend, DataplaneSettings, Frontend, FrontendKey, FrontendKind, ServicePort, Tables};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::{Backend, Frontend, FrontendKey, FrontendKind, ServicePort, Tables};
 use pollgate_common::time::{Instant, Ticks};
 
 use crate::flow::entry::CLOSING;

@@ -21,7 +21,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use pollgate_common::flow::Address;
-use pollgate_common::tables::{DataplaneSettings, FrontendKind, ServicePort};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::{FrontendKind, ServicePort};
 
 /// Ports tried before the pool counts as exhausted. With nine tenths of a share in use towards one backend, one flow in
 /// 800 is refused.

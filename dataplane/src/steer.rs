@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use crossbeam::queue::ArrayQueue;
 use pollgate_common::flow::{Address, FlowKey};
-use pollgate_common::tables::DataplaneSettings;
+use pollgate_common::settings::DataplaneSettings;
 
 use crate::port::Frame;
 use crate::snat;

@@ -17,7 +17,8 @@ use pollgate_common::epoch::Source;
 use pollgate_common::flow::{Address, V4};
 use pollgate_common::net::PortId;
 use pollgate_common::reasons::DropReason;
-use pollgate_common::tables::{DataplaneSettings, Tables};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
 pub use crate::egress::dispatch::AskNeighbour;

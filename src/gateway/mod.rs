@@ -28,7 +28,7 @@ use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::net::Net;
-use pollgate_common::tables::DataplaneSettings;
+use pollgate_common::settings::DataplaneSettings;
 use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::cluster::{Cluster, RestoreError};
 use pollgate_control::compile::Compiler;

@@ -9,7 +9,7 @@ use std::time::Instant as Clock;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
-use pollgate_common::tables::DataplaneSettings;
+use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::Mirror;
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};

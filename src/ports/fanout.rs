@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{self, Receiver, Sender};
-use pollgate_common::tables::{DataplaneSettings, FrontendKey, ServicePort};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::{FrontendKey, ServicePort};
 use pollgate_control::compile::Replaced;
 use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::packet::{Fanout, FanoutRules};

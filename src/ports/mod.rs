@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::net::PortId;
-use pollgate_common::tables::DataplaneSettings;
+use pollgate_common::settings::DataplaneSettings;
 use pollgate_dataplane::bpf::classic::Program as FanoutProgram;
 use pollgate_dataplane::port::packet::{Fanout, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::UringPort;

@@ -32,7 +32,8 @@ use pollgate_common::counters::Counters;
 use pollgate_common::dns::zone::{Node, Zone, to_wire};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
-use pollgate_common::tables::{Builder, DataplaneSettings, FrontendKey, ServicePort, Tables};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::{Builder, FrontendKey, ServicePort, Tables};
 use tracing::warn;
 
 use self::draft::{Draft, Drafter};

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use pollgate_common::tables::{DataplaneSettings, FrontendKey, FrontendKind, Pool, ServicePort};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, ServicePort};
 
 use super::draft::{Choice, PortDraft, Share};
 use super::ids::{Ids, NoPlace, PortName};

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use pollgate_common::dns::zone::{RrSet, Zone};
 use pollgate_common::flow::Protocol;
 use pollgate_common::reasons::DropReason;
-use pollgate_common::tables::{DataplaneSettings, Tables};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::Tables;
 use zerocopy::IntoBytes;
 
 use crate::packet::{Kind, Packet, Verdict};

@@ -8,7 +8,7 @@
 use pollgate_common::flow::{Protocol, V4};
 use pollgate_common::net::Mac;
 use pollgate_common::reasons::DropReason;
-use pollgate_common::tables::DataplaneSettings;
+use pollgate_common::settings::DataplaneSettings;
 use zerocopy::IntoBytes;
 
 use crate::packet::{Kind, Packet, Verdict};

@@ -22,7 +22,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 
-use pollgate_common::tables::{DataplaneSettings, FrontendKey};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::FrontendKey;
 
 use crate::bpf::classic::{Assembler, If, Label, Math, Program};
 use crate::steer::{C1, C2, Steering, words};
