@@ -88,7 +88,7 @@ fn ask(
         // Told among the host's faults already.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return None,
         Err(error) => {
-            faults.push(format!("{}: the kernel does not tell what it can do: {error}", interface.name));
+            faults.push(format!("{}: the kernel does not report its capabilities: {error}", interface.name));
             return None;
         }
     };
@@ -104,11 +104,14 @@ impl fmt::Display for Plan {
         writeln!(f, "workers: {}", workers(&self.workers))?;
         writeln!(f, "host: {}", machine(&self.machine))?;
         for sysctl in &self.switched_off {
-            writeln!(f, "at start: sets {sysctl}=0, and leaves it so (host.disableForwarding)")?;
+            writeln!(f, "at start: sets {sysctl}=0, and leaves it set (host.disableForwarding)")?;
         }
         let advice = self.advice();
-        let heading =
-            if advice.is_empty() { "Nothing should be changed on the host." } else { "The host should change:" };
+        let heading = if advice.is_empty() {
+            "No changes to the host are recommended."
+        } else {
+            "Recommended changes to the host:"
+        };
         writeln!(f, "\n{heading}")?;
         advice.iter().try_for_each(|advice| writeln!(f, "\n  {}", advice.to_string().replace('\n', "\n  ")))
     }
@@ -131,7 +134,7 @@ impl fmt::Display for Interface {
         writeln!(f, "    offloads on: {}", offloads(&self.nic))?;
         match &self.choice {
             Some(choice) => writeln!(f, "    polled by {}: {}", choice.mode, choice.reason),
-            None => writeln!(f, "    not polled: see the fault"),
+            None => writeln!(f, "    not polled: see the error"),
         }
     }
 }
@@ -222,11 +225,11 @@ mod tests {
             "\
 eth1: ice at 0000:01:00.0 on NUMA node 0, 25 Gb/s, MTU 1500, 4 of 8 receive queues with RSS, rings of 4096 and 4096 slots (rx, tx)
     offloads on: rx-checksum, rx-gro, tx-checksum-ip-generic, tx-generic-segmentation, tx-tcp-segmentation
-    polled by xdp, zero copy: ice has zero-copy XDP and a receive queue for every worker
+    polled by xdp, zero copy: ice supports zero-copy XDP and has a receive queue for every worker
 workers: 0 on CPU 3, 1 on CPU 2
 host: Linux 6.18, 4 CPUs, transparent huge pages madvise, 0 of 0 reserved huge pages free, eBPF permitted, io_uring permitted
 
-Nothing should be changed on the host.
+No changes to the host are recommended.
 "
         );
     }
@@ -255,27 +258,27 @@ Nothing should be changed on the host.
             "\
 eth1: igb at 0000:01:00.0 on NUMA node 0, MTU 1500, 4 of 8 receive queues with RSS, rings of 256 and 4096 slots (rx, tx)
     offloads on: rx-checksum, rx-gro, tx-checksum-ip-generic, tx-generic-segmentation, tx-tcp-segmentation
-    polled by packet, memory-mapped rings: Linux before 6.3 does not say what the XDP of igb can do; backend: xdp tries it
+    polled by packet, memory-mapped rings: Linux before 6.3 does not report what XDP can do with igb; backend: xdp tries it
 eth2: veth, 2500 Mb/s, MTU 1500
     offloads on: rx-checksum, rx-gro, tx-checksum-ip-generic, tx-generic-segmentation, tx-tcp-segmentation
-    polled by packet, memory-mapped rings: AF_XDP needs a receive queue for every worker, and there is 1 for 2 workers: more queues (ethtool -L), or fewer workers
+    polled by packet, memory-mapped rings: AF_XDP needs a receive queue for every worker, but there is 1 for 2 workers: configure more queues (ethtool -L), or fewer workers
 workers: 0 on CPU 3, 1 on CPU 2
 host: Linux 6.18, 4 CPUs, transparent huge pages never, 0 of 0 reserved huge pages free, eBPF permitted, io_uring permitted
-at start: sets net.ipv4.conf.eth1.forwarding=0, and leaves it so (host.disableForwarding)
+at start: sets net.ipv4.conf.eth1.forwarding=0, and leaves it set (host.disableForwarding)
 
-The host should change:
+Recommended changes to the host:
 
-  eth1: receive ring of 256 slots, could have 4096
+  eth1: receive ring of 256 slots, can have 4096
       ethtool -G eth1 rx 4096
-      a burst longer than the ring is lost before it is polled
+      packets of a burst longer than the ring are lost before they are polled
 
   eth2: the reverse-path filter is strict (1), should be loose (2)
       sysctl -w net.ipv4.conf.eth2.rp_filter=2
-      between several networks the kernel drops packets for itself whose way back is by another interface; pollgate's own packets are not concerned
+      with several networks, the kernel drops packets to the host if the route back uses another interface; pollgate's own packets are not affected
 
   transparent huge pages: never, should be madvise
       echo madvise > /sys/kernel/mm/transparent_hugepage/enabled
-      flow tables are read at random; with small pages most look-ups miss the TLB too
+      flow tables are accessed at random; with small pages most look-ups also miss the TLB
 "
         );
     }
@@ -317,9 +320,9 @@ The host should change:
                         few.faults[0].starts_with("eth0: backend: xdp: AF_XDP needs a receive queue for every worker")
                     );
                     assert_eq!(few.faults.len(), 1, "{:?}", few.faults);
-                    assert!(few.to_string().contains("    not polled: see the fault\n"), "{few}");
+                    assert!(few.to_string().contains("    not polled: see the error\n"), "{few}");
                 }
-                Err(why) => assert_eq!(enough.faults, [format!("eth0: backend: xdp: {why}, or backend: packet")]),
+                Err(why) => assert_eq!(enough.faults, [format!("eth0: backend: xdp: {why}, or use backend: packet")]),
             }
         });
     }

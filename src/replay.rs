@@ -66,7 +66,7 @@ pub enum ReplayError {
     #[error("{0}")]
     NotDone(String),
     /// There is no memory for the flow table.
-    #[error("flows.max: the flow table cannot be mapped: {0}")]
+    #[error("flows.max: cannot map the flow table: {0}")]
     Memory(io::Error),
 }
 

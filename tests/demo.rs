@@ -31,18 +31,18 @@ const STORY: [&str; 24] = [
     "no-such-service.default.svc.cluster.local   NXDOMAIN",
     "external-service.default.svc.cluster.local  NOERROR   CNAME my.database.example.com",
     "ok     only backend-1 and backend-2 answered, evenly",
-    "ok     the Pods saw frontend-app's own address, 10.244.1.5, as their peer",
+    "ok     the Pods saw frontend-app's own address, 10.244.1.5, as the source",
     "http://192.168.50.10:30081/",
     "ok     only backend-1 and backend-2 answered, evenly",
     "ok     the Pods saw the gateway's address, 192.168.50.10",
     "has no endpoints: refused",
     "10.96.0.50:9999: refused",
-    "ok     backend-2 is no endpoint any more",
+    "ok     backend-2 is no longer an endpoint",
     "ok     only backend-1 answered",
     "ok     only backend-1 and backend-2 answered, evenly",
     "ok     rx + originated = tx + passed + consumed + drops + held",
     "The Service has no usable endpoint; the client was refused.",
-    "Everything was as it should be:",
+    "checks passed, in",
 ];
 
 /// Somewhere for the program's files; whoever runs it may write there.
@@ -221,7 +221,7 @@ fn a_kept_lab_can_be_entered_until_a_signal() {
         let line = lines.by_ref().map(|line| line.expect("text")).find(|line| line.contains(wanted));
         line.unwrap_or_else(|| panic!("it never printed {wanted:?}"))
     };
-    until("Everything was as it should be:");
+    until("checks passed, in");
     let entry = until("frontend-app    nsenter");
     let path = entry.split_once("--net=").and_then(|(_, rest)| rest.split(' ').next()).expect(&entry);
     let namespace = fs::read_link(path).expect("the namespace can be opened");
@@ -257,7 +257,7 @@ fn a_signal_in_the_middle_leaves_nothing_behind() {
     assert_eq!(running.code(), Some(128 + libc::SIGTERM));
     let mut rest = String::new();
     output.read_to_string(&mut rest).expect("text");
-    assert!(!rest.contains("Everything was as it should be"), "{rest}");
+    assert!(!rest.contains("checks passed"), "{rest}");
     assert_nothing_left(group, files.path());
 }
 
@@ -275,7 +275,7 @@ fn where_no_namespace_can_be_made_it_says_so_in_a_line() {
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
     assert!(
-        errors.starts_with("error: the demo builds its network in namespaces, and no network namespace"),
+        errors.starts_with("error: the demo builds its network in namespaces, but no network namespace"),
         "{errors}"
     );
     assert!(errors.contains("run as root") && errors.lines().count() == 1, "{errors}");

@@ -20,14 +20,14 @@ const EXPECTED: [(DropReason, u64); 2] = [(DropReason::RejectNoEndpoints, 1), (D
 /// Both sides of the sum, and what was dropped, by reason.
 pub(super) fn balance(stage: &Stage, page: &mut Page) -> Checked {
     page.say(
-        "Each frame that came in or was made here ends in exactly one of these counters; `pollgate stats` shows them at \
-         any time.",
+        "Each frame that was received or created by the gateway ends in exactly one of these counters; `pollgate \
+         stats` shows them at any time.",
     );
     let totals = at_rest(stage);
     let (came, went) = totals.balance();
     page.show(&sum(&totals, came, went));
     page.check("rx + originated = tx + passed + consumed + drops + held", same(&went, &came));
-    page.check("the clients' traffic came through the workers, and all of them carried some", all_worked(stage));
+    page.check("the clients' traffic went through the workers, and every worker carried some of it", all_worked(stage));
     tell_drops(&totals, page);
     page.check(
         "the two refused connections were dropped and answered with a reset; nothing else was lost",
@@ -57,19 +57,15 @@ fn sum(totals: &Totals, came: u64, went: u64) -> String {
     let passed = format!("left to the kernel ({})", passes.join(", "));
     let rows = [
         row([&"rx", &number(totals.rx), &"frames received"]),
-        row([&"originated", &number(totals.originated), &"made here: resets and ICMP errors"]),
-        row([&"", &number(came), &"= what there was"]),
+        row([&"originated", &number(totals.originated), &"created here: resets and ICMP errors"]),
+        row([&"", &number(came), &"= total in"]),
         row([&"", &"", &""]),
         row([&"tx", &number(totals.tx), &"sent"]),
         row([&"passed", &number(totals.passed()), &passed]),
-        row([&"consumed", &number(totals.consumed), &"ended here as they should"]),
-        row([&"dropped", &number(totals.dropped()), &"not delivered; reasons below"]),
-        row([
-            &"held",
-            &number(totals.waiting()),
-            &"waiting for a neighbour's MAC address, or on the way between workers",
-        ]),
-        row([&"", &number(went), &"= what became of it"]),
+        row([&"consumed", &number(totals.consumed), &"processed here, no reply needed"]),
+        row([&"dropped", &number(totals.dropped()), &"not delivered; see the reasons below"]),
+        row([&"held", &number(totals.waiting()), &"waiting for a MAC address, or being handed over between workers"]),
+        row([&"", &number(went), &"= total out"]),
     ];
     table(&rows)
 }
@@ -105,7 +101,7 @@ fn lost_nothing(totals: &Totals) -> Checked {
         })
         .collect();
     if totals.missed > 0 {
-        odd.push(format!("{} frames were missed by a full receive ring", totals.missed));
+        odd.push(format!("{} frames were lost because a receive ring was full", totals.missed));
     }
     if totals.flows_evicted > 0 {
         odd.push(format!("{} flows were evicted", totals.flows_evicted));

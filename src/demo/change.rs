@@ -23,7 +23,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A Service without endpoints, and a port that no Service has.
 pub(super) fn refusal(stage: &Stage, page: &mut Page) -> Checked {
-    page.say("Where nothing can serve, a client should hear so at once instead of waiting for a time-out.");
+    page.say("If no endpoint can serve a connection, the client is refused at once instead of waiting for a time-out.");
     let empty = stage.cluster_ip("empty-service")?;
     let mut undefined = stage.cluster_ip("backend-service")?;
     undefined.set_port(9999);
@@ -49,22 +49,22 @@ pub(super) fn relabel(stage: &Stage, page: &mut Page) -> Checked {
     let address = stage.cluster_ip("backend-service")?;
     let open = connection_to(LEAVER, address, stage)?;
     page.say(&format!(
-        "frontend-app has a connection open to {address}; {LEAVER} answers on it. Now {LEAVER} is relabelled to \
-         version=v2, so that the selector does not find it any more."
+        "frontend-app has an open connection to {address}, served by {LEAVER}. Now {LEAVER} gets the label \
+         version=v2, so that the selector no longer matches it."
     ));
     set_version(stage, "v2")?;
     page.check(
-        &format!("{LEAVER} is no endpoint any more"),
+        &format!("{LEAVER} is no longer an endpoint"),
         same(&endpoints(&stage.explanation("backend-service")?), &vec![STAYER.to_owned()]),
     );
-    page.check("the open connection goes on, with the Pod it was opened to", still_works(&open));
-    page.say("New connections, from the moment the API has answered:");
+    page.check("the open connection continues with the same Pod", still_works(&open));
+    page.say("New connections after the API has confirmed the change:");
     visit(stage, address).tell(stage, page, &[STAYER]);
 
-    page.say(&format!("{LEAVER} gets its label version=v1 back:"));
+    page.say(&format!("{LEAVER} gets the label version=v1 again:"));
     set_version(stage, "v1")?;
     visit(stage, address).tell(stage, page, &BACKENDS);
-    page.check("the connection from before still goes on", still_works(&open));
+    page.check("the first connection is still open and works", still_works(&open));
     Ok(())
 }
 
@@ -80,7 +80,7 @@ fn connection_to(pod: &str, address: SocketAddr, stage: &Stage) -> Result<TcpStr
             return Ok(stream);
         }
     }
-    Err(format!("none of {TRIES} connections to {address} was answered by {pod}"))
+    Err(format!("none of {TRIES} connections to {address} reached {pod}"))
 }
 
 fn still_works(mut stream: &TcpStream) -> Checked {

@@ -37,7 +37,7 @@ use stay::UserNamespace;
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// This machine or user can make no network namespaces.
-    #[error("the demo builds its network in namespaces, and {0}")]
+    #[error("the demo builds its network in namespaces, but {0}")]
     Unavailable(#[from] Unavailable),
     /// The lab did not come up.
     #[error("building the lab: {0}")]
@@ -62,7 +62,7 @@ pub enum DemoError {
         source: io::Error,
     },
     /// Something it showed was not as it should be; the page says what.
-    #[error("{wrong} of {checks} checks did not hold; they are listed above")]
+    #[error("{wrong} of {checks} checks failed; they are listed above")]
     NotAsItShouldBe {
         /// How many were not.
         wrong: usize,
@@ -80,14 +80,14 @@ type Scene = fn(&Stage, &mut Page) -> Checked;
 
 const SCENES: [(&str, Scene); 9] = [
     ("The Services", objects::services),
-    ("The selector: which Pods stand behind backend-service", objects::selector),
-    ("DNS: a name that stays while Pods come and go", names::resolve),
-    ("ClusterIP: one stable address for all of them", visits::cluster_ip),
-    ("NodePort and LoadBalancer: the way in from outside", visits::from_outside),
-    ("UDP is balanced just so", visits::udp),
-    ("Nobody there: refused at once, never left hanging", change::refusal),
-    ("A Pod leaves the Service, and comes back", change::relabel),
-    ("The books: where every frame went", books::balance),
+    ("Selector: which Pods are endpoints of backend-service", objects::selector),
+    ("DNS: a stable name for a changing set of Pods", names::resolve),
+    ("ClusterIP: one stable address for all Pods of a Service", visits::cluster_ip),
+    ("NodePort and LoadBalancer: access from outside the cluster", visits::from_outside),
+    ("UDP is balanced in the same way", visits::udp),
+    ("No endpoint: the client is refused at once", change::refusal),
+    ("A Pod leaves the Service and comes back", change::relabel),
+    ("Counters: where every frame went", books::balance),
 ];
 
 /// Tells the story; with `keep`, leaves the lab up afterwards until SIGINT or SIGTERM. Call it before any thread is
@@ -101,12 +101,12 @@ pub fn run(keep: bool) -> Result<(), DemoError> {
     lab::enter()?;
     let scratch = Scratch::new()?;
     let mut page = Page::stdout();
-    page.say("pollgate demo: the story of a Service, told with real packets in network namespaces of its own.");
+    page.say("pollgate demo: Services at work, with real packets in network namespaces of their own.");
     let stage = Stage::build(&scratch, &mut page)?;
     for (title, scene) in SCENES {
         page.chapter(title);
         if let Err(trouble) = scene(&stage, &mut page) {
-            page.check("this part of the story can be told", Err(trouble));
+            page.check("this part of the demo can run", Err(trouble));
         }
     }
     tell_end(&mut page, started);
@@ -121,11 +121,11 @@ fn tell_end(page: &mut Page, started: Instant) {
     let took = started.elapsed().as_secs_f64();
     let checks = page.checks();
     let wrong = page.wrong().to_vec();
-    page.chapter("The end");
+    page.chapter("Result");
     if wrong.is_empty() {
-        return page.say(&format!("Everything was as it should be: {checks} checks in {took:.1} s."));
+        return page.say(&format!("All {checks} checks passed, in {took:.1} s."));
     }
-    page.say(&format!("Not as it should be, {} of {checks} checks in {took:.1} s:", wrong.len()));
+    page.say(&format!("{} of {checks} checks failed, in {took:.1} s:", wrong.len()));
     wrong.iter().for_each(|what| page.say(&format!("- {what}")));
 }
 

@@ -13,8 +13,8 @@ const SERVER: ([u8; 4], u16) = ([10, 96, 0, 10], 53);
 /// A Service, a name nobody has, a Service that is only a name.
 pub(super) fn resolve(stage: &Stage, page: &mut Page) -> Checked {
     page.say(
-        "frontend-app knows only the name. It asks the cluster's DNS address, 10.96.0.10, which belongs to the gateway: \
-         the worker that receives the question writes the answer.",
+        "frontend-app knows only the name. It queries the cluster's DNS address, 10.96.0.10, which belongs to the \
+         gateway. The worker that receives the query writes the answer.",
     );
     let answer = |rcode, address: Option<[u8; 4]>, alias: Option<&str>| DnsAnswer {
         rcode,
@@ -23,10 +23,10 @@ pub(super) fn resolve(stage: &Stage, page: &mut Page) -> Checked {
     };
     let questions = [
         ("backend-service", "the Service's ClusterIP", answer(0, Some([10, 96, 0, 50]), None)),
-        ("no-such-service", "a name nobody has does not exist", answer(3, None, None)),
+        ("no-such-service", "an unknown name does not exist", answer(3, None, None)),
         (
             "external-service",
-            "an ExternalName is an alias of its target",
+            "an ExternalName Service is an alias of its target",
             answer(0, None, Some("my.database.example.com")),
         ),
     ];
@@ -36,7 +36,7 @@ pub(super) fn resolve(stage: &Stage, page: &mut Page) -> Checked {
         let name = format!("{service}.default.svc.cluster.local");
         let asked = Instant::now();
         let found = ask_dns(stage.host(FRONTEND), SocketAddr::from(SERVER), &name, PATIENCE);
-        let found = found.map_err(|error| format!("asking for {name}: {error}"))?;
+        let found = found.map_err(|error| format!("querying {name}: {error}"))?;
         rows.push(row([&name, &status(found.rcode), &told(&found), &format!("{} us", asked.elapsed().as_micros())]));
         checks.push((format!("{service}: {meaning}"), same(&found, &expected)));
     }

@@ -11,21 +11,20 @@ use super::stage::{BACKENDS, Stage, socket_address};
 /// The Services as the command line lists them, with the addresses they asked for and those they were given.
 pub(super) fn services(stage: &Stage, page: &mut Page) -> Checked {
     page.say(
-        "A Service is a name and an address that stay, in front of Pods that do not. These are ordinary Kubernetes \
-         objects, sent to the gateway over its Unix socket and read back (without `kubernetes`, which is there from the \
-         start):",
+        "A Service is a stable name and address for a changing set of Pods. These are ordinary Kubernetes objects, \
+         sent to the gateway over its Unix socket and read back (without `kubernetes`, which always exists):",
     );
     let line = "pollgate get services -l provider!=kubernetes";
     page.command(line, &stage.typed(line)?);
     let address = stage.cluster_ip("backend-service")?;
     page.check(
-        "backend-service has the ClusterIP and port it asks for",
+        "backend-service has the ClusterIP and port that its manifest requests",
         same(&address.to_string(), &"10.96.0.50:8080".to_owned()),
     );
     let balancer = load_balancer(stage)?;
     let pool = IpAddr::from([192, 168, 50, 200])..=IpAddr::from([192, 168, 50, 219]);
     let found = if pool.contains(&balancer.ip()) { Ok(()) } else { Err(format!("found {balancer}")) };
-    page.check("loadbalancer-service was given an address of the pool 192.168.50.200-219", found);
+    page.check("loadbalancer-service has an address from the pool 192.168.50.200-219", found);
     Ok(())
 }
 
@@ -41,15 +40,15 @@ pub(super) fn selector(stage: &Stage, page: &mut Page) -> Checked {
     let explanation = stage.explanation("backend-service")?;
     let pods = stage.get("pods")?;
     page.say(&format!(
-        "A Service finds its Pods by labels: all pairs of its selector must be on the Pod. backend-service selects {}. \
-         Every Pod, and the rule that decided (`pollgate explain service NAME` tells this of any Service):",
+        "A Service finds its Pods by labels: a Pod must have all labels of the selector. backend-service selects {}. \
+         Every Pod, and the rule that decided (`pollgate explain service NAME` shows this for any Service):",
         pairs(explanation.selector.iter().map(|(key, value)| (key.as_str(), value.as_str())))
     ));
     let head = row([&"POD", &"IP", &"LABELS", &"", &"WHY"]);
     let rows = explanation.pods.iter().map(|pod| pod_row(pod, &pods));
     page.show(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
     page.check(
-        "the two Pods that carry every pair are endpoints, and no other",
+        "only the two Pods that have all these labels are endpoints",
         same(&endpoints(&explanation), &BACKENDS.map(str::to_owned).to_vec()),
     );
     let ready = explanation.answers.iter().filter(|answer| answer.via == "ClusterIP").map(|answer| answer.ready);

@@ -80,8 +80,8 @@ impl Stage {
         let network = network?;
         let pods = serve(&network).map_err(system("starting the Pods' servers"))?;
         page.say(
-            "Each host below is a network namespace with a kernel stack of its own; a Node is a bridge. The kernel \
-             forwards nothing: what gets from one host to another was carried by the gateway's workers.",
+            "Each host below is a network namespace with its own kernel network stack; a Node is a bridge. The kernel \
+             forwards nothing: the gateway's workers carry everything that gets from one host to another.",
         );
         page.show(&picture(&plan));
 
@@ -104,7 +104,7 @@ impl Stage {
             ]),
             row([
                 &ms(apply_took),
-                &format!("{} objects applied by its API: on disk, and live in the workers", stage.objects.len()),
+                &format!("{} objects applied through its API: on disk, and in use by the workers", stage.objects.len()),
             ]),
         ]));
         Ok(stage)
@@ -143,7 +143,7 @@ impl Stage {
         let socket = self.socket.display().to_string();
         let words = line.split(' ').chain(["--socket", &socket]);
         let Command::Client(command) = Cli::try_parse_from(words).map_err(|error| error.to_string())?.command else {
-            return Err(format!("{line:?} is no command to a gateway"));
+            return Err(format!("{line:?} is not a command for a gateway"));
         };
         let mut printed = Vec::new();
         command.run(&mut printed).map_err(|failure| failure.to_string())?;
@@ -222,7 +222,7 @@ fn serve(network: &Network) -> std::io::Result<Vec<PodServers>> {
 fn config(scratch: &Scratch) -> Result<Config, DemoError> {
     let config = Config::parse("the demo's gateway.yaml", CONFIG, Purpose::Run);
     let mut config = config.map_err(Failure::from).map_err(refused("reading the configuration"))?;
-    let cpus = host::allowed_cpus().map_err(system("asking which CPUs this process may use"))?;
+    let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
     // Two, to show flows that meet; one where two would only take turns.
     config.workers.count = std::num::NonZeroUsize::new(cpus.len().clamp(1, 2));
     config.api.socket = scratch.file("socket");

@@ -29,16 +29,16 @@ pub(super) fn stay(stage: &Stage, scratch: &Scratch, before: &UserNamespace, pag
         // Without supplementary groups to give up, as whom the reader already is.
         false => format!(" --user=/proc/{process}/ns/user --preserve-credentials"),
     };
-    page.chapter("The lab stays up");
+    page.chapter("The lab keeps running");
     page.say(&format!(
-        "Gateway and Pods go on until Ctrl-C here, or `kill {process}`; then everything is gone. From another terminal, \
-         a shell in the place of a host:"
+        "Gateway and Pods run until Ctrl-C here, or `kill {process}`; then everything is removed. To open a shell on \
+         a host, from another terminal:"
     ));
     let hosts = stage.network.hosts().iter().map(|host| &host.namespace);
     let hosts = hosts.chain([stage.network.gateway()]);
     let rows = hosts.map(|host| row([&host.name(), &format!("nsenter{user} --net={} sh", host.entry().display())]));
     page.show(&table(&rows.collect::<Vec<_>>()));
-    page.say("The command line, from anywhere:");
+    page.say("To use the command line, from any terminal:");
     page.show(&format!(
         "export POLLGATE_SOCKET={}\npollgate explain service backend-service",
         stage.socket().display()

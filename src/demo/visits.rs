@@ -22,14 +22,14 @@ pub(super) fn cluster_ip(stage: &Stage, page: &mut Page) -> Checked {
     let address = stage.cluster_ip("backend-service")?;
     page.say(&format!(
         "frontend-app connects to {address} {VISITS} times. No host has that address: a worker picks an endpoint by a \
-         hash of the connection, rewrites the destination, and on the way back the source. Who answered:"
+         hash of the connection, rewrites the destination, and in replies the source. Connections per Pod:"
     ));
     let visit = Visit::make(|_| ask_tcp(stage.host(FRONTEND), address, PATIENCE));
     visit.tell(stage, page, &BACKENDS);
     let client = stage.network.host(FRONTEND).address;
     let seen = stage.sources(|pod| &pod.tcp);
     page.check(
-        &format!("the Pods saw frontend-app's own address, {client}, as their peer"),
+        &format!("the Pods saw frontend-app's own address, {client}, as the source"),
         same(&seen, &BTreeSet::from([client])),
     );
     Ok(())
@@ -42,17 +42,15 @@ pub(super) fn from_outside(stage: &Stage, page: &mut Page) -> Checked {
     let node_port = socket_address(&gateway.to_string().into(), node_port)?;
     let balancer = load_balancer(stage)?;
     page.say(&format!(
-        "outside-client is no Pod and has no route to them. nodeport-service (port 8081, targetPort 80) is open for it at \
-         every gateway address under one port: http://{node_port}/, {VISITS} times:"
+        "outside-client is not a Pod and has no route to the Pods. It can reach nodeport-service (port 8081, \
+         targetPort 80) at every gateway address under one port: http://{node_port}/, {VISITS} times:"
     ));
     ask_from_outside(node_port, stage, page);
-    page.say(&format!(
-        "loadbalancer-service has an address of its own from a pool: http://{balancer}/, {VISITS} times:"
-    ));
+    page.say(&format!("loadbalancer-service has its own address from a pool: http://{balancer}/, {VISITS} times:"));
     ask_from_outside(balancer, stage, page);
     let seen = stage.sources(|pod| &pod.http);
     page.check(
-        &format!("the Pods saw the gateway's address, {gateway}, so that answers come back to it"),
+        &format!("the Pods saw the gateway's address, {gateway}, as the source, so that replies return through it"),
         same(&seen, &BTreeSet::from([gateway])),
     );
     Ok(())
@@ -67,7 +65,7 @@ fn ask_from_outside(address: SocketAddr, stage: &Stage, page: &mut Page) {
 pub(super) fn udp(stage: &Stage, page: &mut Page) -> Checked {
     let address = stage.cluster_ip("echo-service")?;
     page.say(&format!(
-        "frontend-app sends {VISITS} datagrams to {address}, each from another port, and awaits each echo:"
+        "frontend-app sends {VISITS} datagrams to {address}, each from another port, and waits for each echo:"
     ));
     let visit = Visit::make(|at| ask_udp(stage.host(FRONTEND), address, &format!("datagram {at}"), PATIENCE));
     visit.tell(stage, page, &BACKENDS);
@@ -120,7 +118,9 @@ impl Visit {
     fn all_answered(&self) -> Checked {
         match self.failed.first() {
             None => same(&self.answers.values().sum(), &VISITS),
-            Some(error) => Err(format!("{} failed before it was given up, the first with: {error}", self.failed.len())),
+            Some(error) => {
+                Err(format!("{} failed before the test gave up, the first with: {error}", self.failed.len()))
+            }
         }
     }
 
@@ -129,7 +129,7 @@ impl Visit {
         same(&names.as_slice(), &expected)?;
         let least = self.answers.values().min().copied().unwrap_or(0);
         if expected.len() > 1 && least * 100 < VISITS * LEAST {
-            return Err(format!("one answered only {least} of {VISITS}, less than {LEAST} %"));
+            return Err(format!("one Pod answered only {least} of {VISITS}, less than {LEAST} %"));
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ pub enum GatewayError {
     Store(#[from] StoreError),
     /// The state contradicts itself.
     #[error(
-        "{}: {reason}; it was left as it is. Put a backup in its place, or start without it: `pollgate run --set-aside-damaged`",
+        "{}: {reason}; the file was not changed. Replace it with a backup, or start without it: `pollgate run \
+         --set-aside-damaged`",
         path.display()
     )]
     Restore {
@@ -73,7 +74,7 @@ pub enum GatewayError {
         reason: Box<RestoreError>,
     },
     /// The state file was to be moved away and could not be.
-    #[error("{}: damaged; move it away yourself (mv), for it cannot be set aside: {source}", path.display())]
+    #[error("{}: damaged, and it cannot be renamed: {source}; move it away yourself (mv)", path.display())]
     SetAside {
         /// The state file.
         path: PathBuf,
@@ -94,7 +95,8 @@ pub enum GatewayError {
     Ports(#[from] PortsError),
     /// Another gateway polls the interface.
     #[error(
-        "{interface}: another pollgate polls this interface already; two would both answer for the same addresses: stop the other one"
+        "{interface}: another pollgate already polls this interface; both would answer for the same addresses: stop \
+         the other one"
     )]
     Taken {
         /// The interface.
@@ -130,7 +132,7 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
     let gateway = Gateway::start_with(&config, &start, stop)?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        warn!("telling systemd that the gateway is ready: {error}");
+        warn!("notifying systemd that the gateway is ready: {error}");
     }
     let signal = signals.forever().next().unwrap_or(SIGTERM);
     info!("stopping on {}", signal_hook::low_level::signal_name(signal).unwrap_or("a signal"));
@@ -173,9 +175,9 @@ impl Gateway {
         }
         check_host(config)?;
         if let Err(error) = host::allow_open_files(api::OPEN_FILES) {
-            warn!("raising the number of files this process may have open: {error}; the API serves fewer clients");
+            warn!("raising the limit of open files: {error}; the API serves fewer clients");
         }
-        let cpus = host::allowed_cpus().map_err(system("asking which CPUs this process may use"))?;
+        let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
         let claims = claim_interfaces(config)?;
         let (store, mut cluster) = open_state(config, start.set_aside_damaged)?;
@@ -297,7 +299,7 @@ fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluste
     };
     let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.clone(), source })?;
     error!("{damage}");
-    error!("{}: kept as {}; starting without its objects", path.display(), aside.display());
+    error!("{}: renamed to {}; starting without its objects", path.display(), aside.display());
     restore(config, Store::open)
 }
 
@@ -327,7 +329,7 @@ fn read_pods(
         (store, pods)
     };
     let thread = std::thread::Builder::new().name("restore".into()).spawn(read);
-    let thread = thread.map_err(system("starting a thread that reads the state"))?;
+    let thread = thread.map_err(system("starting the thread that reads the state"))?;
     while !thread.is_finished() {
         if let Ok(Command::Network(net)) = news.recv_timeout(PATIENCE) {
             compiler.network(net);
@@ -344,7 +346,7 @@ fn read_pods(
 /// The manifests' objects are there when this returns, and follow the files from then on.
 fn load_and_follow(mut follower: Follower) -> Result<Following, GatewayError> {
     follower.load().map_err(GatewayError::Manifests)?;
-    follower.spawn().map_err(system("starting the thread that follows the manifests"))
+    follower.spawn().map_err(system("starting the manifests thread"))
 }
 
 /// What `pollgate stats` shows.
@@ -381,7 +383,8 @@ fn mirror_network(
             }
             MirrorNews::AddressConflict { address, interface } => {
                 warn!(
-                    "{address} is pollgate's, and the kernel has it on {interface} too: remove it there (ip address del)"
+                    "{address} belongs to pollgate, but the kernel has it on {interface} too: remove it there (ip \
+                     address del)"
                 );
             }
         })
@@ -410,7 +413,10 @@ impl LinkLog {
                 continue;
             }
             match now {
-                None => error!("{name} is gone: no packets come or go there; restart pollgate once it is back"),
+                None => error!(
+                    "{name} no longer exists: no packets are received or sent on it; restart pollgate once \
+                                it is back"
+                ),
                 Some(false) => warn!("{name} is down"),
                 Some(true) => info!("{name} is up"),
             }

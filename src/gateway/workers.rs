@@ -39,7 +39,7 @@ pub(crate) fn make(
 ) -> Result<(Vec<Engine>, Steered), GatewayError> {
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
     let wakes =
-        (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("making an eventfd"))?;
+        (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("creating an eventfd"))?;
     let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
     let steering = Steering::new(count, random_seed());
     let mut opener = Opener::new(config, settings, steering.clone(), count)?;

@@ -15,7 +15,8 @@ pub(super) fn permitted() -> Result<(), String> {
 fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "the kernel refuses eBPF to this process: it needs CAP_BPF and CAP_NET_ADMIN outside of any user namespace"
+            "the kernel does not permit eBPF to this process: it needs CAP_BPF and CAP_NET_ADMIN outside of any user \
+             namespace"
                 .to_owned()
         }
         Some(libc::EINVAL | libc::ENOSYS) => "this kernel was built without AF_XDP or without eBPF".to_owned(),

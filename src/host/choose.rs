@@ -3,7 +3,7 @@
 //! ```text
 //!  xdp      eBPF permitted, driver runs XDP itself, a queue for every worker, peer not software, MTU of a page
 //!  packet   otherwise
-//!  uring    only if the configuration says so: it was measured no faster than packet
+//!  uring    only if set in the configuration: it was measured no faster than packet
 //! ```
 //!
 //! Whether a driver runs XDP itself is asked of the kernel, so that this knows tomorrow's drivers. "Unknown" counts as no:
@@ -71,17 +71,17 @@ pub struct Choice {
 /// # Errors
 /// The configuration names a backend that cannot work here: why, and what to do. `auto` always works.
 pub fn choose(wanted: Backend, nic: &Nic, workers: usize, machine: &Machine) -> Result<Choice, String> {
-    let configured = |mode| Choice { mode, reason: "the configuration says so".to_owned() };
+    let configured = |mode| Choice { mode, reason: "set in the configuration".to_owned() };
     match wanted {
         Backend::Auto => Ok(best(nic, workers, machine)),
         Backend::Packet => Ok(configured(Mode::Packet)),
         Backend::Uring => match &machine.io_uring {
             Ok(()) => Ok(configured(Mode::Uring)),
-            Err(why) => Err(format!("{}: backend: uring: {why}, or backend: packet", nic.name)),
+            Err(why) => Err(format!("{}: backend: uring: {why}, or use backend: packet", nic.name)),
         },
         Backend::Xdp => match obstacle(nic, workers, machine) {
             None => Ok(configured(Mode::Xdp(copying(nic)))),
-            Some(why) => Err(format!("{}: backend: xdp: {why}, or backend: packet", nic.name)),
+            Some(why) => Err(format!("{}: backend: xdp: {why}, or use backend: packet", nic.name)),
         },
     }
 }
@@ -94,16 +94,16 @@ fn best(nic: &Nic, workers: usize, machine: &Machine) -> Choice {
     let copying = copying(nic);
     match copying {
         Copying::Zero => {
-            let reason = format!("{} has zero-copy XDP and a receive queue for every worker", nic.driver);
+            let reason = format!("{} supports zero-copy XDP and has a receive queue for every worker", nic.driver);
             Choice { mode: Mode::Xdp(copying), reason }
         }
         Copying::Driver => {
-            let reason = format!("{} has XDP of its own and a receive queue for every worker", nic.driver);
+            let reason = format!("{} supports XDP natively and has a receive queue for every worker", nic.driver);
             Choice { mode: Mode::Xdp(copying), reason }
         }
-        Copying::Generic => packet(format!("{} has no XDP of its own", nic.driver)),
+        Copying::Generic => packet(format!("{} does not support XDP natively", nic.driver)),
         Copying::Unknown => packet(format!(
-            "Linux before 6.3 does not say what the XDP of {} can do; backend: xdp tries it",
+            "Linux before 6.3 does not report what XDP can do with {}; backend: xdp tries it",
             nic.driver
         )),
     }
@@ -117,13 +117,13 @@ fn obstacle(nic: &Nic, workers: usize, machine: &Machine) -> Option<String> {
     let queues = nic.receive_queues();
     if queues < workers {
         return Some(format!(
-            "AF_XDP needs a receive queue for every worker, and there {} for {workers} workers: more queues \
+            "AF_XDP needs a receive queue for every worker, but there {} for {workers} workers: configure more queues \
              (ethtool -L), or fewer workers",
             if queues == 1 { "is 1".to_owned() } else { format!("are {queues}") },
         ));
     }
     (nic.mtu > XDP_MTU)
-        .then(|| format!("a frame of MTU {} does not fit a page, which AF_XDP needs: at most {XDP_MTU}", nic.mtu))
+        .then(|| format!("a frame with MTU {} does not fit in a page, as AF_XDP requires: at most {XDP_MTU}", nic.mtu))
 }
 
 /// virtio says whether its peer may leave checksums open; veth and tun do not, and their peers do unless told not to.
@@ -135,7 +135,7 @@ fn software_peer(nic: &Nic) -> Option<String> {
     };
     is_software.then(|| {
         format!(
-            "a {} peer sends super-frames of up to 64 kB with open checksums, which AF_PACKET carries whole",
+            "a {} peer sends segments of up to 64 kB with incomplete checksums, which AF_PACKET carries as one frame",
             nic.driver
         )
     })
@@ -163,9 +163,9 @@ mod tests {
 
     #[test]
     fn auto_takes_xdp_where_it_is_sure_to_be_better() {
-        const OWN: &str = "ice has XDP of its own and a receive queue for every worker";
-        const ZERO: &str = "ice has zero-copy XDP and a receive queue for every worker";
-        const SOFT: &str = "super-frames of up to 64 kB with open checksums, which AF_PACKET carries whole";
+        const OWN: &str = "ice supports XDP natively and has a receive queue for every worker";
+        const ZERO: &str = "ice supports zero-copy XDP and has a receive queue for every worker";
+        const SOFT: &str = "segments of up to 64 kB with incomplete checksums, which AF_PACKET carries as one frame";
         let full = nic(); // ice, four queues, zero copy
         let driver = |driver: &str| Nic { driver: driver.to_owned(), ..nic() };
         let xdp = |xdp| Nic { xdp, ..nic() };
@@ -182,7 +182,7 @@ mod tests {
                 1,
                 &machine(),
                 Mode::Packet,
-                "ice has no XDP of its own",
+                "ice does not support XDP natively",
             ),
             (
                 "old kernel",
@@ -190,11 +190,11 @@ mod tests {
                 1,
                 &machine(),
                 Mode::Packet,
-                "Linux before 6.3 does not say what the XDP of ice can do",
+                "Linux before 6.3 does not report what XDP can do with ice",
             ),
             ("no eBPF", &full, 1, &forbidden, Mode::Packet, "the kernel refuses eBPF"),
-            ("one queue", &queues(1), 2, &machine(), Mode::Packet, "and there is 1 for 2 workers"),
-            ("too few queues", &queues(2), 3, &machine(), Mode::Packet, "and there are 2 for 3 workers"),
+            ("one queue", &queues(1), 2, &machine(), Mode::Packet, "but there is 1 for 2 workers"),
+            ("too few queues", &queues(2), 3, &machine(), Mode::Packet, "but there are 2 for 3 workers"),
             ("queues unknown", &Nic { queues: None, ..nic() }, 1, &machine(), Mode::Xdp(Copying::Zero), ZERO),
             (
                 "jumbo",
@@ -202,7 +202,7 @@ mod tests {
                 1,
                 &machine(),
                 Mode::Packet,
-                "a frame of MTU 9000 does not fit a page",
+                "a frame with MTU 9000 does not fit in a page",
             ),
             ("veth", &driver("veth"), 1, &machine(), Mode::Packet, SOFT),
             ("tun", &driver("tun"), 1, &machine(), Mode::Packet, SOFT),
@@ -213,7 +213,7 @@ mod tests {
                 1,
                 &machine(),
                 Mode::Xdp(Copying::Zero),
-                "virtio_net has zero-copy XDP and a receive queue for every worker",
+                "virtio_net supports zero-copy XDP and has a receive queue for every worker",
             ),
         ] {
             let (is, why) = chosen(Backend::Auto, nic, workers, machine);
@@ -225,19 +225,19 @@ mod tests {
     #[test]
     fn the_configuration_is_followed_or_refused() {
         let veth = Nic { driver: "veth".to_owned(), xdp: None, ..nic() };
-        let told = "the configuration says so".to_owned();
+        let told = "set in the configuration".to_owned();
         assert_eq!(chosen(Backend::Packet, &nic(), 9, &machine()), (Mode::Packet, told.clone()));
         assert_eq!(chosen(Backend::Uring, &nic(), 9, &machine()), (Mode::Uring, told.clone()));
         assert_eq!(chosen(Backend::Xdp, &veth, 1, &machine()), (Mode::Xdp(Copying::Unknown), told));
         let no_uring = Machine { io_uring: Err("kernel.io_uring_disabled is 2".to_owned()), ..machine() };
         assert_eq!(
             choose(Backend::Uring, &nic(), 1, &no_uring),
-            Err("eth1: backend: uring: kernel.io_uring_disabled is 2, or backend: packet".to_owned())
+            Err("eth1: backend: uring: kernel.io_uring_disabled is 2, or use backend: packet".to_owned())
         );
         assert_eq!(
             choose(Backend::Xdp, &nic(), 5, &machine()),
-            Err("eth1: backend: xdp: AF_XDP needs a receive queue for every worker, and there are 4 for 5 workers: \
-                 more queues (ethtool -L), or fewer workers, or backend: packet"
+            Err("eth1: backend: xdp: AF_XDP needs a receive queue for every worker, but there are 4 for 5 workers: \
+                 configure more queues (ethtool -L), or fewer workers, or use backend: packet"
                 .to_owned())
         );
     }

@@ -11,7 +11,7 @@
 //! does not, because the addresses are not its own and because it does not forward. An interface that forwards would
 //! send each packet for a Service on a second time, untranslated.
 //!
-//! **Forwarding** is switched off only if the configuration says so, and stays off when pollgate ends. Switching it back
+//! **Forwarding** is switched off only if set in the configuration, and stays off when pollgate ends. Switching it back
 //! would be the polite thing on a workstation; on a gateway host it would let the kernel route Service traffic
 //! untranslated in every restart. It is a declaration about the host, like a line in sysctl.conf.
 //!
@@ -113,13 +113,13 @@ impl fmt::Display for HostFault {
         match self {
             HostFault::Capability { name, purpose } => write!(
                 f,
-                "{name} is missing, which {purpose} needs: run as root, or `setcap cap_net_raw,cap_net_admin+ep` the \
-                 program, or put it in AmbientCapabilities= of the systemd unit"
+                "{name} is missing; {purpose} needs it: run as root, or `setcap cap_net_raw,cap_net_admin+ep` the \
+                 program, or add it to AmbientCapabilities= of the systemd unit"
             ),
             HostFault::NoInterface { name, present } => {
                 write!(
                     f,
-                    "there is no interface {name}; there is {}: correct interfaces[].name or create it",
+                    "the interface {name} does not exist; the host has {}: correct interfaces[].name or create it",
                     present.join(", ")
                 )
             }
@@ -127,21 +127,22 @@ impl fmt::Display for HostFault {
             HostFault::NotEthernet { name } => {
                 write!(
                     f,
-                    "the interface {name} is not an Ethernet device, and pollgate polls Ethernet only: name another"
+                    "the interface {name} is not an Ethernet device, and pollgate polls only Ethernet: use another \
+                     interface"
                 )
             }
             HostFault::Forwards { sysctl, refused: None } => write!(
                 f,
-                "{sysctl} is 1, so the kernel would forward Service traffic untranslated beside pollgate: sysctl -w \
-                 {sysctl}=0, or set host.disableForwarding: true to have pollgate do it"
+                "{sysctl} is 1, so the kernel would also forward Service traffic, untranslated: sysctl -w {sysctl}=0, \
+                 or set host.disableForwarding: true to let pollgate do it"
             ),
             HostFault::Forwards { sysctl, refused: Some(error) } => {
                 write!(f, "{sysctl} is 1 and could not be set to 0 ({error}): sysctl -w {sysctl}=0")
             }
             HostFault::AddressTaken { address, interface } => write!(
                 f,
-                "the kernel has {address} on {interface}, so it would answer beside pollgate: remove it there (ip address \
-                 del), or take it out of the configuration"
+                "the kernel has {address} on {interface}, so it would answer as well as pollgate: remove it there (ip \
+                 address del), or remove it from the configuration"
             ),
             HostFault::Unknown { what, error } => write!(f, "{what}: {error}"),
         }
@@ -233,7 +234,7 @@ fn switch_off(keys: Vec<String>) -> Result<Vec<Changed>, Vec<HostFault>> {
     let (mut changed, mut faults) = (Vec::new(), Vec::new());
     for key in keys {
         match query::set_sysctl(&key, "0") {
-            Ok(()) => changed.push(Changed { what: format!("set {key}=0; it stays so (undo: sysctl -w {key}=1)") }),
+            Ok(()) => changed.push(Changed { what: format!("set {key}=0; it stays set (undo: sysctl -w {key}=1)") }),
             Err(error) => faults.push(HostFault::Forwards { sysctl: key, refused: Some(error.to_string()) }),
         }
     }
@@ -281,10 +282,10 @@ mod tests {
             let told: Vec<String> = faults.iter().map(HostFault::to_string).collect();
             let starts = [
                 "the interface eth1 is down: ip link set eth1 up",
-                "there is no interface eth2; there is lo, eth1, eth0:",
+                "the interface eth2 does not exist; the host has lo, eth1, eth0:",
                 "the interface lo is not an Ethernet device",
                 "the kernel has 10.0.0.1 on eth0",
-                "net.ipv4.conf.eth0.forwarding is 1, so the kernel would forward",
+                "net.ipv4.conf.eth0.forwarding is 1, so the kernel would also forward",
             ];
             assert_eq!(told.len(), starts.len(), "{told:#?}");
             for (told, start) in told.iter().zip(starts) {
@@ -309,7 +310,7 @@ mod tests {
             let changed = check_in(&gateway, &right).expect("switched off");
             assert_eq!(
                 changed[0].what,
-                "set net.ipv4.conf.eth0.forwarding=0; it stays so (undo: sysctl -w net.ipv4.conf.eth0.forwarding=1)"
+                "set net.ipv4.conf.eth0.forwarding=0; it stays set (undo: sysctl -w net.ipv4.conf.eth0.forwarding=1)"
             );
             assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
         });

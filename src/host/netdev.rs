@@ -92,7 +92,7 @@ fn value_of(answer: &[u8], wanted: u16) -> io::Result<Option<Vec<u8>>> {
     let message = NetlinkBuffer::new_checked(answer).map_err(io::Error::other)?;
     let payload = message.payload();
     let Some((head, attributes)) = payload.split_first_chunk::<4>() else {
-        return Err(io::Error::other("an answer of generic netlink without a header"));
+        return Err(io::Error::other("a generic netlink reply without a header"));
     };
     if message.message_type() == ERROR {
         return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(*head).wrapping_neg()));

@@ -79,7 +79,7 @@ pub fn in_lab(test: &str, body: impl FnOnce() + Send) {
         return contained(body);
     }
     if std::env::var_os(INSIDE).is_some() {
-        panic!("{test}: still no right to make namespaces inside the user namespace");
+        panic!("{test}: not allowed to create namespaces even inside the user namespace");
     }
     if let Err(why) = available() {
         assert!(!is_required(), "{test} needs a network lab, and {why}");
@@ -206,6 +206,6 @@ impl Unavailable {
             Some(libc::EINVAL) => "this process already has threads, or its kernel has no user namespaces: run as root",
             _ => "run as root",
         };
-        Unavailable { reason: format!("no network namespace can be made ({error}): {hint}") }
+        Unavailable { reason: format!("no network namespace can be created ({error}): {hint}") }
     }
 }

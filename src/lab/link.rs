@@ -68,7 +68,7 @@ impl<'a> Veth<'a> {
             rtnetlink::packet_route::link::LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ];
         pair.attributes.push(LinkAttribute::LinkInfo(info));
-        let what = || format!("making the veth pair {} and {}", self.left.interface, self.right.interface);
+        let what = || format!("creating the veth pair {} and {}", self.left.interface, self.right.interface);
         self.left.namespace.change(what, async |handle| handle.link().add(pair).execute().await)?;
         self.left.namespace.up(self.left.interface)?;
         self.right.namespace.up(self.right.interface)

@@ -45,7 +45,7 @@ impl Namespace {
     pub fn new(name: &str) -> Result<Namespace, LabError> {
         let file = thread::scope(|scope| scope.spawn(unshared).join())
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            .doing(|| format!("making the network namespace {name}"))?;
+            .doing(|| format!("creating the network namespace {name}"))?;
         let namespace = Namespace { inner: Arc::new(Inner { name: name.to_owned(), file }) };
         namespace.settle()?;
         Ok(namespace)
@@ -120,7 +120,7 @@ impl Namespace {
     /// Switches an interface on.
     pub fn up(&self, interface: &str) -> Result<(), LabError> {
         self.change(
-            || format!("switching {interface} on"),
+            || format!("bringing {interface} up"),
             async |handle| handle.link().set(LinkUnspec::new_with_name(interface).up().build()).execute().await,
         )
     }
@@ -128,7 +128,7 @@ impl Namespace {
     /// Switches an interface off.
     pub fn down(&self, interface: &str) -> Result<(), LabError> {
         self.change(
-            || format!("switching {interface} off"),
+            || format!("bringing {interface} down"),
             async |handle| handle.link().set(LinkUnspec::new_with_name(interface).down().build()).execute().await,
         )
     }
@@ -137,7 +137,7 @@ impl Namespace {
     pub fn set_mac(&self, interface: &str, mac: Mac) -> Result<(), LabError> {
         let message = LinkUnspec::new_with_name(interface).address(mac.0.to_vec()).build();
         self.change(
-            || format!("giving {interface} the address {mac}"),
+            || format!("setting the hardware address {mac} on {interface}"),
             async |handle| handle.link().set(message).execute().await,
         )
     }
@@ -154,14 +154,14 @@ impl Namespace {
     /// Makes a bridge, switched on, with the given interfaces as its ports.
     pub fn bridge(&self, name: &str, ports: &[&str]) -> Result<(), LabError> {
         self.change(
-            || format!("making the bridge {name}"),
+            || format!("creating the bridge {name}"),
             async |handle| handle.link().add(rtnetlink::LinkBridge::new(name).up().build()).execute().await,
         )?;
         let bridge = self.index(name)?;
         for port in ports {
             let message = LinkUnspec::new_with_name(port).controller(bridge).up().build();
             self.change(
-                || format!("putting {port} on the bridge {name}"),
+                || format!("attaching {port} to the bridge {name}"),
                 async |handle| handle.link().set(message).execute().await,
             )?;
         }
@@ -181,7 +181,7 @@ impl Namespace {
         }
         let index = self.index(interface)?;
         self.change(
-            || format!("giving {interface} the address {address}"),
+            || format!("adding the address {address} to {interface}"),
             async |handle| handle.address().add(index, address.addr(), address.prefix_len()).execute().await,
         )
     }

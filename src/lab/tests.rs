@@ -54,7 +54,7 @@ fn what_is_missing_is_named() {
     in_lab("lab::tests::what_is_missing_is_named", || {
         let alone = Namespace::new("alone").expect("a namespace");
         let error = alone.up("eth9").expect_err("there is no eth9").to_string();
-        assert!(error.starts_with("switching eth9 on in the namespace alone: No such device"), "{error}");
+        assert!(error.starts_with("bringing eth9 up in the namespace alone: No such device"), "{error}");
     });
 }
 

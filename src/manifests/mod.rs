@@ -116,7 +116,7 @@ impl Follower {
         let before = self.status.faults();
         let Err(fault) = self.bring_together() else {
             if !before.is_empty() {
-                info!("{}: no faults any more", self.path.display());
+                info!("{}: no errors any more", self.path.display());
             }
             return;
         };
@@ -145,7 +145,7 @@ impl Follower {
             error!("{fault}");
         }
         let path = self.path.display();
-        error!("{path}: nothing of it was applied; what was served before still is: mend the lines above");
+        error!("{path}: nothing was applied, and the previous objects are still served: fix the errors above");
     }
 
     /// Reads the files, applies what they say and deletes what has left them.
@@ -153,7 +153,7 @@ impl Follower {
         let mut set = Set::new(manifest::read_all(&self.path));
         let nameless = set.objects.iter().filter(|(_, object)| object.name().is_empty());
         let required = |(document, _): &(_, _)| {
-            Told::new(document, "metadata.name", "Required value: an object of a file that is followed needs its name")
+            Told::new(document, "metadata.name", "Required value: an object in a followed file must have a name")
         };
         let nameless: Vec<Told> = nameless.map(required).collect();
         set.faults.extend(nameless);

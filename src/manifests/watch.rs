@@ -59,7 +59,10 @@ impl Watch {
     pub(crate) fn new(path: &Path) -> Watch {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC);
         if let Err(error) = &inotify {
-            tracing::warn!("{}: no inotify ({error}): changes are seen within {IDLE:?}", path.display());
+            tracing::warn!(
+                "{}: inotify is not available ({error}): changes are noticed within {IDLE:?}",
+                path.display()
+            );
         }
         let watch = Watch { path: path.to_owned(), inotify: inotify.ok(), seen: Some(look(path)) };
         watch.arm();

@@ -91,7 +91,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Target, String> {
         let (block, port) = text.rsplit_once(':').ok_or_else(|| format!("expected ADDRESS:PORT, not {text:?}"))?;
         let port = port.parse().ok().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| format!("{text:?}: expected a port from 1 to 65535 behind the colon"))?;
+        let port = port.ok_or_else(|| format!("{text:?}: expected a port from 1 to 65535 after the colon"))?;
         Ok(Target { block: block.parse()?, port })
     }
 }

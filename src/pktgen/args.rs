@@ -142,19 +142,19 @@ impl PktgenArgs {
         let endpoints: u64 = backends.iter().map(Block::count).sum();
         if endpoints > MOST_ENDPOINTS {
             return Err(format!(
-                "--answer: {endpoints} addresses, {MOST_ENDPOINTS} at most are counted: use --next-hop"
+                "--answer: {endpoints} addresses, but at most {MOST_ENDPOINTS} can be counted: use --next-hop"
             ));
         }
         if self.hit_ratio != Share::ALL
             && let Some(target) = targets.iter().find(|target| target.port == self.stray_port)
         {
-            return Err(format!("--stray-port {}: a Service of --to has that port", target.port));
+            return Err(format!("--stray-port {}: a Service in --to uses this port", target.port));
         }
         let tuples = Tuples::new(clients, targets);
         let plan = Plan { tuples: tuples.count(), send: self.send_plan(tuples)?, clients, backends, next_hops };
         match plan.send.flows.count {
             flows if u64::from(flows) > plan.tuples => {
-                Err(format!("--flows {flows}: only {} differ: give more addresses by --from", plan.tuples))
+                Err(format!("--flows {flows}: only {} are possible: add addresses to --from", plan.tuples))
             }
             _ => Ok(plan),
         }
@@ -306,7 +306,7 @@ mod tests {
             (format!("{gateway} --to 10.96.0.1:80 --size 64 --protocol mix"), "--size 64: expected 72"),
             (format!("{gateway} --to 10.96.0.1:9 --hit-ratio 0.5"), "--stray-port 9"),
             (format!("{gateway} --to 10.96.0.1:80 --hit-ratio 2"), "from 0 to 1"),
-            (format!("{gateway} --to 10.96.0.1:80 --from 10.1.0.1 --flows 70000"), "only 64512 differ"),
+            (format!("{gateway} --to 10.96.0.1:80 --from 10.1.0.1 --flows 70000"), "only 64512 are possible"),
             (format!("{gateway} --to 10.96.0.1:80 --reply"), "--sink"),
             (format!("{gateway} --to 10.96.0.1:80 --every-packet-new --new-flows 5"), "--new-flows"),
             (format!("{gateway} --to 10.96.0.1:80 --answer 10.0.0.0/8"), "use --next-hop"),

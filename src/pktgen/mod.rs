@@ -62,8 +62,8 @@ pub enum PktgenError {
     Interface(#[from] InterfaceError),
     /// Nobody has the gateway's address.
     #[error(
-        "no answer from {gateway} on {interface} after {} s: is the gateway up, is the cable right? \
-         --gateway-mac sets its hardware address by hand",
+        "no ARP reply from {gateway} on {interface} within {} s: check that the gateway is up and connected to this \
+         interface, or set its hardware address with --gateway-mac",
         patience.as_secs()
     )]
     NoAnswer {
@@ -75,7 +75,7 @@ pub enum PktgenError {
         patience: Duration,
     },
     /// Stopped before it had begun.
-    #[error("interrupted while asking for {gateway} on {interface}: nothing was sent")]
+    #[error("interrupted while resolving {gateway} on {interface}: nothing was sent")]
     Interrupted {
         /// Who was asked for.
         gateway: Ipv4Addr,
@@ -112,7 +112,7 @@ fn nothing_came(args: &PktgenArgs) -> String {
         _ => &args.interface,
     };
     format!(
-        "error: nothing came back on {place}: does the gateway have a Service at each --to, routes to the backends and \
-         (for --reply) to --from, and do --answer or --next-hop cover the addresses it asks for?"
+        "error: nothing was received on {place}: check that the gateway has a Service at each --to and routes to the \
+         backends and (for --reply) to --from, and that --answer or --next-hop cover the addresses it asks for"
     )
 }

@@ -28,7 +28,10 @@ pub enum Backend {
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
     /// No interface of that name.
-    #[error("there is no interface {name:?} here; there is {}: correct {option} or create it", present.join(", "))]
+    #[error(
+        "the interface {name:?} does not exist; the host has {}: correct {option} or create it",
+        present.join(", ")
+    )]
     Missing {
         /// Where it was named.
         option: &'static str,
@@ -38,7 +41,7 @@ pub enum InterfaceError {
         present: Vec<String>,
     },
     /// Switched off.
-    #[error("{name} is down: nothing would come or go ({option}); `ip link set {name} up`")]
+    #[error("{name} is down, so nothing can be sent or received ({option}): `ip link set {name} up`")]
     Down {
         /// Where it was named.
         option: &'static str,
@@ -49,7 +52,7 @@ pub enum InterfaceError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The steering program takes no more addresses.
-    #[error("{name}: {source}: fewer addresses in --from and --answer, or --backend packet")]
+    #[error("{name}: {source}: use fewer addresses in --from and --answer, or --backend packet")]
     Addresses {
         /// The interface.
         name: String,

@@ -125,7 +125,7 @@ impl Report {
         line("duplicates", tally.duplicates.to_string());
         if self.strays_sent > 0 {
             let came = self.sum(|seen| seen.strays);
-            line("strays", format!("{} sent to a port without a Service, {came} came through", self.strays_sent));
+            line("strays", format!("{} sent to a port without a Service, {came} arrived", self.strays_sent));
         }
         line("latency", latency_line(&tally.steady));
         line("  first", latency_line(&tally.first));
@@ -146,7 +146,7 @@ impl Report {
         }
         if self.outcome.sent.flows > self.outcome.sent.tuples {
             let tuples = self.outcome.sent.tuples;
-            notes.push(format!("flows came again after {tuples}: give more addresses by --from"));
+            notes.push(format!("flows were repeated after {tuples}: add addresses to --from"));
         }
         notes
     }

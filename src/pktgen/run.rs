@@ -257,7 +257,7 @@ impl Watch {
         // Nothing can be told where stderr is closed.
         drop(writeln!(
             std::io::stderr(),
-            "sent {sent_now} packets/s, received {received_now} packets/s; so far {sent} sent, {} on their way or lost",
+            "sent {sent_now} packets/s, received {received_now} packets/s; so far {sent} sent, {} in transit or lost",
             sent.saturating_sub(received)
         ));
     }

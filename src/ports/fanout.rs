@@ -137,7 +137,10 @@ impl Updater {
         match thread {
             Ok(thread) => Some(Updater { news, thread }),
             Err(error) => {
-                warn!("no thread to change fanout programs, more frames change workers: {error}");
+                warn!(
+                    "cannot start the thread that updates fanout programs, so more frames are handed over between \
+                       workers: {error}"
+                );
                 None
             }
         }
@@ -150,7 +153,10 @@ fn update(groups: &[(String, Fanout)], received: &Receiver<Rules>) {
         let newest = received.try_iter().last().unwrap_or(first);
         for (interface, group) in groups {
             if let Err(error) = newest.with(|rules| group.update(rules)) {
-                warn!("{interface}: the kernel refuses the new fanout program, more frames change workers: {error}");
+                warn!(
+                    "{interface}: the kernel refuses the new fanout program, so more frames are handed over between \
+                       workers: {error}"
+                );
             }
         }
     }

@@ -107,8 +107,8 @@ impl<'a> Opener<'a> {
             match Program::attach(&interface.name, &rules) {
                 Ok(program) => self.programs.push((port_id(at), program)),
                 Err(error) if interface.backend == Backend::Auto => {
-                    warn!("{}: AF_XDP would be best and is not to be had: {error}", interface.name);
-                    self.choices[at] = Choice { mode: Mode::Packet, reason: "AF_XDP is not to be had".to_owned() };
+                    warn!("{}: AF_XDP would be best, but is not available: {error}", interface.name);
+                    self.choices[at] = Choice { mode: Mode::Packet, reason: "AF_XDP is not available".to_owned() };
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -171,7 +171,8 @@ fn choose(config: &Config, workers: usize) -> Result<Vec<Choice>, PortsError> {
     let (mut choices, mut faults) = (Vec::new(), Vec::new());
     for interface in &config.interfaces {
         let nic = Nic::ask(&interface.name);
-        let nic = nic.map_err(|error| format!("{}: the kernel does not tell what it can do: {error}", interface.name));
+        let nic =
+            nic.map_err(|error| format!("{}: the kernel does not report its capabilities: {error}", interface.name));
         match nic.and_then(|nic| host::choose(interface.backend, &nic, workers, &machine)) {
             Ok(choice) => choices.push(choice),
             Err(fault) => faults.push(fault),

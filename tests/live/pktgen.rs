@@ -277,7 +277,7 @@ fn loss_is_counted_and_nothing_at_all_is_a_failure() {
         let (text, result) = bench.try_run(&format!("{SIDES} --to 10.96.0.8:80 {CALM}"));
         assert!(text.contains("(100.0000 %)"), "the report is told all the same: {text}");
         let told = result.expect_err("nothing came").to_string();
-        assert!(told.contains("nothing came back on right"), "{told}");
+        assert!(told.contains("nothing was received on right"), "{told}");
     });
 }
 
@@ -301,10 +301,10 @@ fn what_cannot_be_used_is_told_with_what_to_do() {
         Veth::new((&wire, "left"), (&far, "left")).make().expect("a veth pair");
         let told = |line: &str| try_run(&wire, line).1.expect_err(line).to_string();
         let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
-        assert!(silent.contains("no answer from 10.244.1.1 on left after 3 s"), "{silent}");
+        assert!(silent.contains("no ARP reply from 10.244.1.1 on left within 3 s"), "{silent}");
         assert!(silent.contains("--gateway-mac"), "{silent}");
         let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.5:80");
-        assert!(missing.contains("no interface \"lefft\"") && missing.contains("left"), "{missing}");
+        assert!(missing.contains("interface \"lefft\" does not exist") && missing.contains("left"), "{missing}");
         wire.down("left").expect("down");
         let down = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
         assert!(down.contains("left is down") && down.contains("ip link set left up"), "{down}");

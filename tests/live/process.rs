@@ -177,7 +177,7 @@ fn run_check_says_what_run_would_do_and_refuses_what_run_refuses() {
         let output = check();
         let told = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.starts_with("it would not run:\nnode-1: another pollgate polls this interface already"), "{told}");
+        assert!(told.starts_with("it would not run:\nnode-1: another pollgate already polls this interface"), "{told}");
         running.signal(libc::SIGTERM);
         assert!(running.wait().success());
     });
@@ -231,7 +231,10 @@ fn a_host_that_is_not_ready_is_refused_with_what_to_do() {
         let place = Place::new();
         let good = configuration(place.path(), "");
         let cases = [
-            (good.replace("node-2", "eth9"), vec!["there is no interface eth9; there is ", "interfaces[].name"]),
+            (
+                good.replace("node-2", "eth9"),
+                vec!["the interface eth9 does not exist; the host has ", "interfaces[].name"],
+            ),
             (
                 good.replace("192.168.50.10]", "192.168.50.1]"),
                 vec!["the kernel has 192.168.50.1 on outside", "ip address del"],
@@ -310,7 +313,7 @@ fn a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on() {
             configuration(place.path(), "").replace("api.sock", "other.sock").replace("state.db", "other.db");
         place.write("same-interfaces.yaml", &elsewhere);
         let told = place.refused(place.run_command("same-interfaces.yaml"));
-        assert!(told.contains("node-1: another pollgate polls this interface already"), "{told}");
+        assert!(told.contains("node-1: another pollgate already polls this interface"), "{told}");
         // An interface the first one does not poll, so that only the files are in the way.
         let gateway = place.network.gateway();
         Veth::new((gateway, "spare"), (place.client(), "spare")).make().expect("a spare interface");

@@ -33,7 +33,7 @@ fn a_damaged_state_is_refused_left_alone_and_set_aside_only_when_asked() {
         assert_eq!(fs::read(&path).expect("there"), bytes, "left as it was");
 
         let process = place.start_with(&["--set-aside-damaged"]);
-        assert!(place.log().contains("kept as ") && place.log().contains("state.db.damaged-1"), "{}", place.log());
+        assert!(place.log().contains("renamed to ") && place.log().contains("state.db.damaged-1"), "{}", place.log());
         assert_eq!(fs::read(place.path().join("state.db.damaged-1")).expect("kept"), bytes);
         let services = String::from_utf8(place.cli(&["get", "services", "-A"]).stdout).expect("text");
         assert!(!services.contains("backend-service"), "it starts without: {services}");

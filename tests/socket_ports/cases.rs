@@ -111,7 +111,7 @@ pub(crate) fn opening_says_what_is_missing<P: Kind>() {
     let missing = refused("eth7").to_string();
     assert_eq!(
         missing,
-        "there is no interface \"eth7\" here; there is lo, eth0: correct interfaces[].name or create it"
+        "the interface \"eth7\" does not exist; the host has lo, eth0: correct interfaces[].name or create it"
     );
     assert!(matches!(refused("a-name-longer-than-fifteen"), OpenError::NoInterface { .. }));
     assert!(matches!(refused("lo"), OpenError::NotEthernet { kind: 772, .. }));

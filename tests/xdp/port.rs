@@ -368,18 +368,18 @@ fn opening_says_what_is_wrong_and_what_to_do() {
         let attach_to = |name: &str| cable.right.run(|| Program::attach(name, &cable.rules)).expect_err("refused");
         assert_eq!(
             attach_to("eth7").to_string(),
-            "there is no interface \"eth7\" here; there is lo, eth0: correct interfaces[].name or create it"
+            "the interface \"eth7\" does not exist; the host has lo, eth0: correct interfaces[].name or create it"
         );
         assert!(matches!(attach_to("lo"), OpenError::NotEthernet { kind: 772, .. }));
         let told = attach_to("eth0").to_string();
         assert!(told.starts_with("eth0 already has an XDP program"), "{told}");
         let told = cable.try_open(0, 2).expect_err("refused").to_string();
         assert!(told.starts_with("eth0 has 1 receive queue and 2 workers would poll it"), "{told}");
-        assert!(told.contains("fewer workers, more queues (ethtool -L eth0 combined 2"), "{told}");
+        assert!(told.contains("use fewer workers, more queues (ethtool -L eth0 combined 2"), "{told}");
         let _first = cable.open();
         let told = cable.try_open(0, 1).expect_err("refused").to_string();
         assert!(
-            told.starts_with("receive queue 0 of eth0 is still taken by another AF_XDP socket after 2030 ms"),
+            told.starts_with("receive queue 0 of eth0 is still in use by another AF_XDP socket after 2030 ms"),
             "{told}"
         );
     });

@@ -16,7 +16,7 @@ use crate::sharded::Sharded;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BuildError {
     /// More services than the tables hold.
-    #[error("{name}: place {index} is beyond the {MAX_SERVICES} service ports the tables hold")]
+    #[error("{name}: index {index} is beyond the {MAX_SERVICES} service ports that the tables can hold")]
     TooManyServices {
         /// The service.
         name: String,
@@ -24,7 +24,7 @@ pub enum BuildError {
         index: u32,
     },
     /// Two services want the same frontend.
-    #[error("{name}: {address}:{port} is taken by {holder}")]
+    #[error("{name}: {address}:{port} is already used by {holder}")]
     FrontendTaken {
         /// The service.
         name: String,
@@ -36,7 +36,7 @@ pub enum BuildError {
         holder: String,
     },
     /// A ring entry or an order entry leads nowhere.
-    #[error("{name}: its ring or order names a backend it does not have")]
+    #[error("{name}: its ring or order refers to a backend that it does not have")]
     DanglingIndex {
         /// The service.
         name: String,

@@ -154,7 +154,7 @@ async fn collect(body: Body, limit: usize, expected: usize) -> Result<Vec<u8>, S
             .await
             .map_err(|_| Status::body_failed(format!("the body did not arrive within {} s", BODY_TIME.as_secs())))?;
         let Some(chunk) = chunk else { return Ok(bytes) };
-        let chunk = chunk.map_err(|error| Status::body_failed(format!("the body broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| Status::body_failed(format!("the body ended early: {error}")))?;
         if bytes.len() + chunk.len() > limit {
             return Err(Status::too_large(limit));
         }

@@ -40,7 +40,10 @@ pub(crate) async fn delete(
 ) -> Result<Response, Status> {
     for name in ["limit", "continue", "resourceVersion"] {
         if !text(parameters, name).is_empty() {
-            return Err(Status::bad_request(format!("{name}: a collection is deleted as a whole, and as it is")));
+            return Err(Status::bad_request(format!(
+                "{name}: not supported here: a collection is deleted completely \
+                                                    and in its current state"
+            )));
         }
     }
     let (headers, body) = request;

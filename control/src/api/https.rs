@@ -84,7 +84,7 @@ impl Listener {
         let socket = StdListener::bind(https.listen).map_err(unusable)?;
         socket.set_nonblocking(true).map_err(unusable)?;
         let address = socket.local_addr().map_err(unusable)?;
-        tracing::info!("API at https://{address} for those who have the token: `pollgate kubeconfig` prints it");
+        tracing::info!("API at https://{address}; clients need the token that `pollgate kubeconfig` prints");
         Ok(Self { socket, address, identity })
     }
 }
@@ -120,7 +120,7 @@ pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Place
     }
     drop(socket);
     if timeout(STOP_TIME, async { while visits.join_next().await.is_some() {} }).await.is_err() {
-        tracing::warn!("HTTPS clients still busy after {} s are cut off", STOP_TIME.as_secs());
+        tracing::warn!("closing the connections of HTTPS clients that are still busy after {} s", STOP_TIME.as_secs());
     }
     Ok(())
 }
@@ -134,7 +134,7 @@ async fn visit(stream: TcpStream, acceptor: TlsAcceptor, router: Router, mut pla
     match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(stream) => place.serve(stream, router).await,
         // Anybody may cause this as often as he likes: not for the log of an operator.
-        Err(error) => tracing::debug!("no TLS: {error}"),
+        Err(error) => tracing::debug!("TLS handshake failed: {error}"),
     }
 }
 

@@ -55,7 +55,8 @@ const LONGEST_FILE: u64 = 64 << 10;
 pub enum IdentityError {
     /// The file is not what pollgate wrote.
     #[error(
-        "{path}: damaged: {reason}; it should hold the certificate and token of `api.listen`. Move it away and start again: new ones are made, and `pollgate kubeconfig` prints them",
+        "{path}: damaged: {reason}; it should hold the certificate and token of `api.listen`. Move it away and start \
+         again: new ones are created, and `pollgate kubeconfig` prints them",
         path = path.display()
     )]
     Damaged {
@@ -66,7 +67,8 @@ pub enum IdentityError {
     },
     /// Others have access to the secrets.
     #[error(
-        "{path}: mode {mode:04o} lets others at the key and token of `api.listen`. If nobody can have read it, `chmod 600 {path}`; otherwise delete it and start again: new ones are made",
+        "{path}: mode {mode:04o} gives other users access to the key and token of `api.listen`. If no other user can \
+         have read it, `chmod 600 {path}`; otherwise delete it and start again: new ones are created",
         path = path.display()
     )]
     TooOpen {
@@ -77,7 +79,8 @@ pub enum IdentityError {
     },
     /// Somebody else put it there, and knows what is in it.
     #[error(
-        "{path}: belongs to user {owner}, who knows the key and token of `api.listen` in it, and pollgate runs as user {user}. Move it away and start again, or `chown {user} {path}` if both are yours",
+        "{path}: belongs to user {owner}, who can read the key and token of `api.listen` in it, but pollgate runs as \
+         user {user}. Move it away and start again, or `chown {user} {path}` if both users are yours",
         path = path.display()
     )]
     NotOurs {
@@ -89,7 +92,10 @@ pub enum IdentityError {
         user: u32,
     },
     /// The file system refused.
-    #[error("{}: {source}; the certificate and token of `api.listen` are kept there, beside `api.state`", path.display())]
+    #[error(
+        "{}: {source}; the certificate and token of `api.listen` are stored in this file, beside `api.state`",
+        path.display()
+    )]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -97,7 +103,7 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// No key, certificate or random bits to be had.
-    #[error("no certificate for `api.listen` could be made: {0}")]
+    #[error("cannot create a certificate for `api.listen`: {0}")]
     Making(String),
 }
 
@@ -115,7 +121,7 @@ impl Identity {
         let Some(kept) = read(path)? else {
             let kept = Kept::new(address, Token::random()?, now)?;
             write(path, &kept)?;
-            tracing::info!("{}: made a certificate and a token for api.listen", path.display());
+            tracing::info!("{}: created a certificate and a token for api.listen", path.display());
             return kept.into_identity(path);
         };
         let damaged = |reason| IdentityError::Damaged { path: path.to_owned(), reason };
@@ -128,7 +134,8 @@ impl Identity {
         let renewed = Kept::new(address, token, now)?;
         write(path, &renewed)?;
         tracing::warn!(
-            "{}: the certificate of api.listen {why}: made a new one; clients need a new kubeconfig (`pollgate kubeconfig`)",
+            "{}: the certificate of api.listen {why}; created a new one: clients need a new kubeconfig (`pollgate \
+             kubeconfig`)",
             path.display()
         );
         renewed.into_identity(path)
@@ -143,7 +150,7 @@ impl Token {
     fn random() -> Result<Self, IdentityError> {
         let mut bits = [0; 32];
         let filled = provider().secure_random.fill(&mut bits);
-        filled.map_err(|_| IdentityError::Making("the kernel gives no random bits".to_owned()))?;
+        filled.map_err(|_| IdentityError::Making("the kernel does not provide random bytes".to_owned()))?;
         Ok(Self(bits.iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
@@ -285,7 +292,7 @@ fn read(path: &Path) -> Result<Option<Kept>, IdentityError> {
     };
     let found = file.metadata().map_err(unusable)?;
     if !found.is_file() {
-        return Err(damaged("it is no ordinary file".to_owned()));
+        return Err(damaged("it is not a regular file".to_owned()));
     }
     let (owner, user) = (found.uid(), effective_user());
     if owner != user {
@@ -467,7 +474,7 @@ mod tests {
         let place = Place::new();
         fs::create_dir(place.path()).expect("a directory");
         let told = place.load().map(drop).expect_err("refused").to_string();
-        assert!(told.contains("it is no ordinary file"), "{told}");
+        assert!(told.contains("it is not a regular file"), "{told}");
         let nowhere = place.0.path().join("missing/state.db.tls");
         let error = Identity::load_or_make(&nowhere, HERE, SystemTime::now()).map(drop).expect_err("refused");
         assert!(matches!(error, IdentityError::Unusable { .. }), "{error}");
@@ -475,7 +482,7 @@ mod tests {
 
     #[test]
     fn tokens_are_equal_or_not() {
-        let token = Token::random().expect("random bits");
+        let token = Token::random().expect("random bytes");
         let text = token.reveal().to_owned();
         assert!(token.is(text.as_bytes()));
         for wrong in ["", &text[..63], &format!("{text}0"), &text.replace(&text[..1], "g"), &text.to_uppercase()] {

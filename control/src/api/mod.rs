@@ -105,7 +105,10 @@ pub struct ApiParts {
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Somebody answers on the socket.
-    #[error("{}: another pollgate listens here; stop it, or give this one an `api.socket` of its own", path.display())]
+    #[error(
+        "{}: another pollgate listens on this socket; stop it, or give this one its own `api.socket`",
+        path.display()
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -117,7 +120,10 @@ pub enum ApiError {
         path: PathBuf,
     },
     /// The file system refused.
-    #[error("{}: cannot listen: {source}; `api.socket` must be a path of at most 107 bytes in a directory this user may write", path.display())]
+    #[error(
+        "{}: cannot listen: {source}; `api.socket` must be a path of at most 107 bytes in a directory this user may write",
+        path.display()
+    )]
     Socket {
         /// The socket.
         path: PathBuf,
@@ -125,7 +131,10 @@ pub enum ApiError {
         source: io::Error,
     },
     /// The address of the HTTPS listener cannot be had.
-    #[error("api.listen {address}: cannot listen: {source}; `ss -ltnp` shows who does, or take another port")]
+    #[error(
+        "api.listen {address}: cannot listen: {source}; find the process that uses the port with `ss -ltnp`, or \
+         use another port"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -214,7 +223,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
             serve_all(api, socket, listener, limits, stopped).await
         });
         if let Err(error) = served {
-            tracing::error!("the API has ended: {error}");
+            tracing::error!("the API stopped: {error}");
         }
     };
     let thread = thread::Builder::new().name("api".into()).spawn(serve).map_err(ApiError::Thread)?;

@@ -31,20 +31,25 @@ const GROUP_VERSIONS: [(&str, &str); 2] = [("api/v1", "v1"), ("apis/discovery.k8
 
 /// Parameters of every write.
 const WRITE: &[(&str, &str, &str)] = &[
-    ("dryRun", "string", "With All, nothing is changed: the answer is what would have been."),
-    ("fieldManager", "string", "A name for whoever makes the change."),
-    ("fieldValidation", "string", "What to do about unknown and repeated fields: Ignore, Warn or Strict."),
+    ("dryRun", "string", "With All, nothing is changed: the response is what it would have been."),
+    ("fieldManager", "string", "The name of the manager that makes the change."),
+    ("fieldValidation", "string", "How to handle unknown and duplicate fields: Ignore, Warn or Strict."),
 ];
 const FORCE: &[(&str, &str, &str)] =
-    &[("force", "boolean", "Whether a server-side apply takes fields from other appliers.")];
+    &[("force", "boolean", "Whether a server-side apply takes over fields from other managers.")];
 const LIST: &[(&str, &str, &str)] = &[
-    ("labelSelector", "string", "Restricts the objects by their labels."),
-    ("fieldSelector", "string", "Restricts the objects by their fields."),
+    ("labelSelector", "string", "Selects objects by their labels."),
+    ("fieldSelector", "string", "Selects objects by their fields."),
 ];
 const DELETE: &[(&str, &str, &str)] = &[
     ("dryRun", "string", "With All, nothing is changed."),
-    ("gracePeriodSeconds", "integer", "How long a Pod is terminating before it goes; 0 or nothing: it goes at once."),
-    ("propagationPolicy", "string", "Accepted; what belongs to an object always goes with it."),
+    (
+        "gracePeriodSeconds",
+        "integer",
+        "How long a Pod is terminating before it is removed; with 0 or without a value \
+                                       it is removed at once.",
+    ),
+    ("propagationPolicy", "string", "Accepted; what belongs to an object is always deleted with it."),
 ];
 
 /// The version of OpenAPI a document is in.

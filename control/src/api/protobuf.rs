@@ -120,7 +120,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Value, String> {
     let object = match (version, kind) {
         ("v1", "Namespace") => NAMESPACE,
         ("v1", "Service") => SERVICE,
-        _ => return Err(format!("a {kind} of {version:?} is not read as protobuf; send it as JSON or YAML")),
+        _ => return Err(format!("a {kind} of {version:?} is not accepted as protobuf; send it as JSON or YAML")),
     };
     let raw = raw(bytes)?;
     let mut value = message(raw, object, 0)?;
@@ -148,7 +148,7 @@ fn message(mut bytes: &[u8], fields: Message, depth: usize) -> Result<Value, Str
     while !bytes.is_empty() {
         let (number, wire) = field(&mut bytes)?;
         let Some((_, name, kind)) = fields.iter().find(|(known, ..)| *known == number) else {
-            return Err(format!("field {number} is not known in this form; send the object as JSON or YAML"));
+            return Err(format!("field {number} is not known in protobuf; send the object as JSON or YAML"));
         };
         add(&mut object, name, *kind, wire, depth).map_err(|reason| format!("{name}: {reason}"))?;
     }
@@ -230,7 +230,7 @@ fn field<'a>(bytes: &mut &'a [u8]) -> Result<(u64, Wire<'a>), String> {
         0 => Wire::Number(varint(bytes)?),
         2 => {
             let length = usize::try_from(varint(bytes)?).unwrap_or(usize::MAX);
-            let (value, rest) = bytes.split_at_checked(length).ok_or("it breaks off")?;
+            let (value, rest) = bytes.split_at_checked(length).ok_or("it is truncated")?;
             *bytes = rest;
             Wire::Bytes(value)
         }
@@ -242,7 +242,7 @@ fn field<'a>(bytes: &mut &'a [u8]) -> Result<(u64, Wire<'a>), String> {
 fn varint(bytes: &mut &[u8]) -> Result<u64, String> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
-        let (first, rest) = bytes.split_first().ok_or("it breaks off")?;
+        let (first, rest) = bytes.split_first().ok_or("it is truncated")?;
         *bytes = rest;
         value |= u64::from(first & 0x7f) << shift;
         if first & 0x80 == 0 {
@@ -312,11 +312,11 @@ pub(crate) mod tests {
     fn what_is_not_read_is_told() {
         let cases = [
             (b"{}".to_vec(), "does not begin with"),
-            (MAGIC.to_vec(), "is not read as protobuf"),
-            (envelope("Pod", b""), "a Pod of \"v1\" is not read as protobuf"),
+            (MAGIC.to_vec(), "is not accepted as protobuf"),
+            (envelope("Pod", b""), "a Pod of \"v1\" is not accepted as protobuf"),
             (envelope("Service", &bytes(9, b"x")), "field 9 is not known"),
             (envelope("Service", &number(1, 1)), "metadata: it is of another type"),
-            (envelope("Service", &[1 << 3 | 2, 100]), "it breaks off"),
+            (envelope("Service", &[1 << 3 | 2, 100]), "it is truncated"),
             (envelope("Service", &[0xff; 11]), "a number is too long"),
             (envelope("Service", &bytes(1, &bytes(1, &[0xff]))), "metadata: name: invalid utf-8"),
         ];

@@ -84,7 +84,8 @@ impl Limits {
             return self;
         }
         tracing::warn!(
-            "the API serves {most} clients at once and not {}: this process may open no more files (ulimit -n, LimitNOFILE)",
+            "the API serves at most {most} clients at once instead of {}: this process may not open more files \
+             (ulimit -n, LimitNOFILE)",
             self.connections
         );
         self.of_connections(most)
@@ -190,7 +191,7 @@ pub(super) async fn serve(socket: Socket, router: Router, places: &Places) -> io
     }
     drop(socket);
     if timeout(STOP_TIME, places.empty()).await.is_err() {
-        tracing::warn!("clients still busy after {} s are cut off", STOP_TIME.as_secs());
+        tracing::warn!("closing the connections of clients that are still busy after {} s", STOP_TIME.as_secs());
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ impl Status {
 
     /// Too many writes are under way.
     pub(crate) fn too_many_requests() -> Self {
-        let message = "too many writes are under way, please try again later";
+        let message = "too many writes are in progress, please try again later";
         let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         status.retry_after = Some(1);
         status.close = true;
@@ -136,7 +136,7 @@ impl Status {
 
     /// As many watches as there may be are open.
     pub(crate) fn too_many_watches(limit: u32) -> Self {
-        let message = format!("{limit} watches are open, which is as many as there may be; please try again later");
+        let message = format!("{limit} watches are open, which is the limit; please try again later");
         let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         status.retry_after = Some(10);
         status
@@ -187,7 +187,7 @@ impl Status {
 
     /// The write was handed on and no answer came in time: it may still happen.
     pub(crate) fn timed_out(seconds: u64) -> Self {
-        let message = format!("no answer from the state file within {seconds} s; the write may still happen");
+        let message = format!("no response from the state file within {seconds} s; the write may still be done");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 

@@ -50,10 +50,10 @@ pub(crate) struct Page {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoState {
     /// It is forgotten.
-    #[error("the state at revision {} is forgotten", .0.asked)]
+    #[error("the state at revision {} is no longer kept", .0.asked)]
     TooOld(TooOld),
     /// It has not come yet.
-    #[error("there is no revision {asked} yet, only {current}")]
+    #[error("revision {asked} does not exist yet; the current one is {current}")]
     Future {
         /// The revision that was asked for.
         asked: u64,

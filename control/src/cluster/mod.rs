@@ -289,7 +289,7 @@ pub struct Refusal {
 
 /// Saved objects that cannot be one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the saved state gives {what} to both {first} and {second}")]
+#[error("the saved state assigns {what} to both {first} and {second}")]
 pub struct RestoreError {
     /// The address or node port.
     pub what: String,
@@ -573,7 +573,7 @@ mod tests {
     fn a_state_with_a_double_address_is_refused() {
         let twice = |name: &str| object(service(name, json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80}]})));
         let error = Cluster::restore(Settings::default(), [twice("a"), twice("b")], 7).unwrap_err();
-        assert_eq!(error.to_string(), "the saved state gives address 10.96.0.5 to both default/a and default/b");
+        assert_eq!(error.to_string(), "the saved state assigns address 10.96.0.5 to both default/a and default/b");
     }
 
     /// Found by the property below: the index must not depend on the order of the changes.

@@ -44,7 +44,7 @@ struct Held {
 
 /// All places are taken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("all {MAX_SERVICES} service ports the tables hold are in use")]
+#[error("all {MAX_SERVICES} service ports that the tables can hold are in use")]
 pub struct NoPlace;
 
 impl Ids {

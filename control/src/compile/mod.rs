@@ -269,7 +269,7 @@ impl Compiler {
             return Some("the host's kernel has this address".to_owned());
         }
         let holder = tables.frontend(key).filter(|frontend| frontend.service != index)?;
-        tables.service(holder.service).map(|holder| format!("{} has it already", holder.name))
+        tables.service(holder.service).map(|holder| format!("{} already uses it", holder.name))
     }
 
     fn swap_in(&mut self) {

@@ -62,8 +62,8 @@ fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'
     if selected.iter().all(|pod| pod_addresses(pod).is_empty()) {
         let count = selected.len();
         let message = format!(
-            "none of the {count} Pods it selects has an address: without a kubelet a Pod is an endpoint by the status \
-             in its manifest (podIP, and the condition Ready)"
+            "none of the {count} selected Pods has an address: without a kubelet, a Pod becomes an endpoint through \
+             the status in its manifest (podIP, and the condition Ready)"
         );
         doubt("spec.selector".to_owned(), message);
     }
@@ -72,7 +72,7 @@ fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'
             && selected.iter().all(|pod| find_port(pod, port).is_none())
         {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let message = format!("no container of the Pods it selects has a port named {name:?} over {protocol}");
+            let message = format!("no container of the selected Pods has a {protocol} port named {name:?}");
             doubt(format!("spec.ports[{index}].targetPort"), message);
         }
     }
@@ -174,10 +174,10 @@ mod tests {
         let mut without = pod("p", "a", "10.0.0.1");
         without["status"] = json!({});
         let [doubt] = &told([web("a"), without])[..] else { panic!("one doubt") };
-        assert!(doubt.contains("none of the 1 Pods it selects has an address"), "{doubt}");
-        let named = service("a", json!({"selector": {"app": "a"}, "ports": [{"port": 80, "targetPort": "nobodys"}]}));
-        let expected = "service/default/a: spec.ports[0].targetPort: no container of the Pods it selects has a port named \
-            \"nobodys\" over TCP";
+        assert!(doubt.contains("none of the 1 selected Pods has an address"), "{doubt}");
+        let named = service("a", json!({"selector": {"app": "a"}, "ports": [{"port": 80, "targetPort": "unknown"}]}));
+        let expected = "service/default/a: spec.ports[0].targetPort: no container of the selected Pods has a TCP port \
+                        named \"unknown\"";
         assert_eq!(told([named, pod("p", "a", "10.0.0.1")]), [expected]);
     }
 

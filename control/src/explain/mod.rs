@@ -152,7 +152,7 @@ impl Verdict {
         match self {
             Verdict::Ready => String::new(),
             Verdict::NotReady => "its Ready condition is not True".to_owned(),
-            Verdict::Terminating => "terminating: used only if no ready one is left".to_owned(),
+            Verdict::Terminating => "terminating: used only if no ready endpoint is left".to_owned(),
             Verdict::LabelMissing { key, wanted } => {
                 format!("label missing: {key} (wanted {wanted})")
             }
@@ -363,7 +363,8 @@ fn notes(
     let mut notes = Vec::new();
     if !resolved.proxied {
         notes.push(
-            "Labels hand this Service to another proxy: it has DNS names here, but no traffic is balanced.".to_owned(),
+            "Labels assign this Service to another proxy: it has DNS names here, but its traffic is not balanced."
+                .to_owned(),
         );
     }
     notes.extend(selector_note(cluster, explanation));
@@ -412,11 +413,11 @@ fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String>
 fn unmanaged_note(explanation: &Explanation) -> &'static str {
     let slices = &explanation.foreign_slices;
     if slices.is_empty() {
-        "No selector, and no EndpointSlice or Endpoints names it: nobody stands behind it until somebody writes one."
+        "No selector, and no EndpointSlice or Endpoints names it: it has no endpoints until a client writes one."
     } else if slices.iter().all(ForeignSlice::is_mirror) {
-        "No selector: the endpoints are what its Endpoints say, and nobody here keeps those up to date."
+        "No selector: the endpoints come from its Endpoints, which the gateway does not update."
     } else {
-        "No selector: the endpoints are what its EndpointSlices say, and nobody here keeps those up to date."
+        "No selector: the endpoints come from its EndpointSlices, which the gateway does not update."
     }
 }
 
@@ -433,7 +434,7 @@ fn empty_note(service: &ResolvedService) -> Option<String> {
     }
     let leaving = endpoints().any(|endpoint| endpoint.serving && endpoint.terminating);
     Some(match leaving {
-        true => "No endpoint is ready: terminating ones are used while they last.".to_owned(),
+        true => "No endpoint is ready: terminating endpoints are used while they exist.".to_owned(),
         false => "No endpoint is ready: connections are refused.".to_owned(),
     })
 }
@@ -452,10 +453,10 @@ fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
 fn unserved_notes(service: &ResolvedService) -> Vec<String> {
     let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp);
     let mut notes: Vec<String> =
-        sctp.map(|port| format!("Port {}/SCTP is not served: this version carries TCP and UDP.", port.port)).collect();
+        sctp.map(|port| format!("Port {}/SCTP is not served: this version supports TCP and UDP.", port.port)).collect();
     let addresses = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
     if addresses.into_iter().flatten().any(|address| address.is_ipv6()) {
-        notes.push("Its IPv6 addresses have DNS names, but are not served: this version carries IPv4.".to_owned());
+        notes.push("Its IPv6 addresses have DNS names, but are not served: this version supports IPv4.".to_owned());
     }
     notes
 }
@@ -468,15 +469,15 @@ fn balancer_note(cluster: &Cluster, service: &Service, spec: &ServiceSpec) -> Op
     let pools = &cluster.settings().load_balancer_pools;
     Some(match (&spec.load_balancer_class, &spec.load_balancer_ip) {
         (Some(class), _) => {
-            format!("No LoadBalancer address: class {class} is another implementation's.")
+            format!("No LoadBalancer address: class {class} belongs to another implementation.")
         }
         _ if pools.is_empty() => {
             "No LoadBalancer address: set cluster.loadBalancerPools in the configuration.".to_owned()
         }
         (None, Some(wanted)) => {
-            format!("No LoadBalancer address: {wanted} is in no pool (cluster.loadBalancerPools), or taken.")
+            format!("No LoadBalancer address: {wanted} is in no pool (cluster.loadBalancerPools), or already in use.")
         }
-        (None, None) => "No LoadBalancer address: every address of cluster.loadBalancerPools is taken.".to_owned(),
+        (None, None) => "No LoadBalancer address: every address of cluster.loadBalancerPools is in use.".to_owned(),
     })
 }
 
@@ -493,10 +494,10 @@ impl Explanation {
         text.push_str("\nAnswers on\n");
         text.push_str(&self.answer_lines());
         if !self.foreign_slices.is_empty() {
-            text.push_str("\nEndpointSlices written by others, used as they are\n");
+            text.push_str("\nEndpointSlices written by other clients, used as they are\n");
             for slice in &self.foreign_slices {
                 let by = match slice.managed_by.as_str() {
-                    "" => "managed by nobody".to_owned(),
+                    "" => "without a manager".to_owned(),
                     _ if slice.is_mirror() => "mirrored from Endpoints".to_owned(),
                     by => format!("managed by {by}"),
                 };
@@ -546,7 +547,7 @@ impl Explanation {
         });
         text.push_str(&columns(&std::iter::once(header).chain(lines).collect::<Vec<_>>()));
         if strangers > 0 {
-            let _ = writeln!(text, "  and {} that share no label with the selector", counted(strangers, "more Pod"));
+            let _ = writeln!(text, "  and {} without any label of the selector", counted(strangers, "more Pod"));
         }
         text
     }

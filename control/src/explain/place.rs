@@ -44,7 +44,7 @@ fn local_note(settings: &Settings, policy: &str, addresses: &str, endpoints: &[&
     }
     let Some(node) = &settings.node else {
         return Some(format!(
-            "{policy} is Local: this gateway stands for the whole cluster, so all endpoints are local."
+            "{policy} is Local: this gateway represents the whole cluster, so all endpoints are local."
         ));
     };
     let local = endpoints.iter().filter(usable).filter(|endpoint| place(settings).is_local(endpoint)).count();
@@ -70,14 +70,14 @@ fn hint_note(settings: &Settings, endpoints: &[&ResolvedEndpoint]) -> Option<Str
         Preference::None => return Some(ignored(&ready, place)),
     };
     let used = preferred(&ready, place).len();
-    Some(format!("Topology hints: {used} of {} ready endpoints are for {whose}, and only they are used.", ready.len()))
+    Some(format!("Topology hints: {used} of {} ready endpoints are for {whose}, and only these are used.", ready.len()))
 }
 
 fn ignored(ready: &[&ResolvedEndpoint], place: Place<'_>) -> String {
     let without = ready.iter().filter(|endpoint| endpoint.hints.zones.is_empty()).count();
     let why = match place.zone {
         None => "this gateway has no zone (`zone` in the configuration)".to_owned(),
-        Some(_) if without > 0 => format!("{without} of {} ready endpoints have none for zones", ready.len()),
+        Some(_) if without > 0 => format!("{without} of {} ready endpoints have no zone hint", ready.len()),
         Some(zone) => format!("no ready endpoint is for zone {zone}"),
     };
     format!("Topology hints are ignored: {why}.")
@@ -115,7 +115,7 @@ mod tests {
     fn local_policies_say_who_is_local() {
         let spec = json!({"selector": {"app": "a"}, "internalTrafficPolicy": "Local", "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]});
         let whole =
-            "internalTrafficPolicy is Local: this gateway stands for the whole cluster, so all endpoints are local.";
+            "internalTrafficPolicy is Local: this gateway represents the whole cluster, so all endpoints are local.";
         assert_eq!(told(None, None, spec.clone()), [whole]);
         let some = "internalTrafficPolicy is Local: 2 of 3 endpoints are on node n2 and serve its ClusterIPs.";
         assert_eq!(told(Some("n2"), None, spec.clone()), [some]);
@@ -131,9 +131,9 @@ mod tests {
     fn hints_say_what_became_of_them() {
         let spec = |distribution: &str| json!({"selector": {"app": "a"}, "trafficDistribution": distribution, "ports": [{"port": 80}]});
         let (zone, node) = (spec("PreferSameZone"), spec("PreferSameNode"));
-        let used = "Topology hints: 2 of 3 ready endpoints are for zone z2, and only they are used.";
+        let used = "Topology hints: 2 of 3 ready endpoints are for zone z2, and only these are used.";
         assert_eq!(told(None, Some("z2"), zone.clone()), [used]);
-        let used = "Topology hints: 1 of 3 ready endpoints are for node n1, and only they are used.";
+        let used = "Topology hints: 1 of 3 ready endpoints are for node n1, and only these are used.";
         assert_eq!(told(Some("n1"), Some("z2"), node), [used]);
         let homeless = "Topology hints are ignored: this gateway has no zone (`zone` in the configuration).";
         assert_eq!(told(None, None, zone.clone()), [homeless]);

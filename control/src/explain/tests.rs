@@ -94,7 +94,7 @@ fn every_rule_has_its_sentence() {
     let expected = [
         ("bare", "label missing: app (wanted a)"),
         ("failed", "phase Failed"),
-        ("leaving", "terminating: used only if no ready one is left"),
+        ("leaving", "terminating: used only if no ready endpoint is left"),
         ("no-ip", "no IP: status.podIP is not set"),
         ("no-port", "port name not found: no container has a port named http"),
         ("no-status", "no IP: status.podIP is not set"),
@@ -133,7 +133,7 @@ fn every_type_says_where_it_answers() {
     );
     assert_eq!(
         told(&world, "wait").notes,
-        ["No LoadBalancer address: 192.0.2.9 is in no pool (cluster.loadBalancerPools), or taken."]
+        ["No LoadBalancer address: 192.0.2.9 is in no pool (cluster.loadBalancerPools), or already in use."]
     );
 }
 
@@ -145,7 +145,7 @@ fn what_the_workers_do_not_carry_is_said() {
         json!({"ports": [{"name": "a", "port": 7, "protocol": "SCTP"}, {"name": "b", "port": 8}]}),
     )]);
     let notes = told(&world, "s").notes;
-    assert!(notes.contains(&"Port 7/SCTP is not served: this version carries TCP and UDP.".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"Port 7/SCTP is not served: this version supports TCP and UDP.".to_owned()), "{notes:?}");
     assert!(!notes.iter().any(|note| note.contains("IPv6")), "{notes:?}");
 }
 
@@ -159,14 +159,14 @@ fn slices_of_others_are_named_and_the_data_survives_json() {
     let explanation = told(&world, "a");
     let expected = "\
 Service default/a (ClusterIP), no selector
-  ! No selector: the endpoints are what its EndpointSlices say, and nobody here keeps those up to date.
+  ! No selector: the endpoints come from its EndpointSlices, which the gateway does not update.
 
 Answers on
   DNS         a.default.svc
   ClusterIP   10.96.0.50:80/TCP   1 ready
 
-EndpointSlices written by others, used as they are
-  a-mine (managed by nobody): 1 endpoint
+EndpointSlices written by other clients, used as they are
+  a-mine (without a manager): 1 endpoint
 ";
     assert_eq!(explanation.text(), expected);
     let text = serde_json::to_string(&told(&guide(), "backend-service")).unwrap();
@@ -179,13 +179,13 @@ fn a_service_without_a_selector_says_where_its_endpoints_come_from() {
     let mut world = World::new();
     world.apply([service("a", json!({"clusterIP": "10.96.0.50", "ports": [{"port": 80}]}))]);
     let nobody =
-        "No selector, and no EndpointSlice or Endpoints names it: nobody stands behind it until somebody writes one.";
+        "No selector, and no EndpointSlice or Endpoints names it: it has no endpoints until a client writes one.";
     assert_eq!(told(&world, "a").notes, [nobody, "No endpoint is ready: connections are refused."]);
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "a"},
         "subsets": [{"addresses": [{"ip": "10.9.9.9"}], "ports": [{"port": 80}]}]});
     world.apply([endpoints]);
     let explanation = told(&world, "a");
-    let mirrored = "No selector: the endpoints are what its Endpoints say, and nobody here keeps those up to date.";
+    let mirrored = "No selector: the endpoints come from its Endpoints, which the gateway does not update.";
     assert_eq!(explanation.notes, [mirrored]);
     let text = explanation.text();
     assert!(text.contains("10.96.0.50:80/TCP   1 ready"), "{text}");
@@ -198,5 +198,5 @@ fn a_crowd_of_strangers_is_counted() {
     let strangers = (0..25).map(|i| pod(&format!("s{i:02}"), "other", &format!("10.0.0.{}", i + 1)));
     world.apply(strangers.chain([web("a"), pod("p", "a", "10.0.1.1")]));
     let text = told(&world, "a").text();
-    assert!(text.ends_with("  and 15 more Pods that share no label with the selector\n"), "{text}");
+    assert!(text.ends_with("  and 15 more Pods without any label of the selector\n"), "{text}");
 }

@@ -99,7 +99,7 @@ pub(super) async fn request_neighbour(
 
 pub(super) async fn let_go(requests: &Handle, who: NeighbourQuery) {
     if let Err(error) = request_neighbour(requests, who, Request::LetGo).await {
-        tracing::debug!(%error, address = %who.address, "a neighbour could not be let go");
+        tracing::debug!(%error, address = %who.address, "cannot release a neighbour");
     }
 }
 

@@ -85,12 +85,12 @@ impl Mirror {
         news: Listener,
     ) -> Result<(Mirror, Arc<Net>), MirrorError> {
         let (resolver, questions) =
-            resolver::channel().map_err(|e| MirrorError::new("making the resolver's queue", e))?;
+            resolver::channel().map_err(|e| MirrorError::new("creating the resolver's queue", e))?;
         let (stop, stopped) = oneshot::channel();
         let (first, ready) = mpsc::sync_channel(1);
         let work = move || watch::run(watch::Watcher::new(interfaces, owned, news), questions, stopped, &first);
         let thread = thread::Builder::new().name("mirror".to_owned()).spawn(work);
-        let thread = Some(thread.map_err(|e| MirrorError::new("starting the mirror's thread", e))?);
+        let thread = Some(thread.map_err(|e| MirrorError::new("starting the netlink thread", e))?);
         let mirror = Mirror { resolver, stop: Some(stop), thread };
         let gone = |_| MirrorError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);
         let net = ready.recv().map_err(gone)??;

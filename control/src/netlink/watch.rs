@@ -63,7 +63,7 @@ pub(super) type First = mpsc::SyncSender<Result<Arc<Net>, MirrorError>>;
 /// The thread's body.
 pub(super) fn run(mut watcher: Watcher, questions: Questions, stopped: oneshot::Receiver<()>, first: &First) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let started = runtime.map_err(|e| MirrorError::new("starting the mirror's runtime", e));
+    let started = runtime.map_err(|e| MirrorError::new("starting the netlink runtime", e));
     match started {
         Ok(runtime) => runtime.block_on(watcher.live(&questions, stopped, first)),
         // Nobody to tell means that nobody waits.
@@ -148,7 +148,7 @@ impl Watcher {
             let Err(error) = ended;
             match first.take() {
                 Some(first) => return drop(first.send(Err(error))),
-                None => tracing::warn!(%error, "the netlink mirror starts over"),
+                None => tracing::warn!(%error, "netlink: reading the host's network again"),
             }
             sleep(AFTER_LOST_SOCKET).await;
         }
@@ -169,14 +169,14 @@ impl Watcher {
                 () = sleep_until(self.publish_at.unwrap_or(far)) => self.publish(),
                 () = self.owned.changed() => self.look_for_conflicts(),
                 ready = session.bell.readable() => {
-                    ready.map_err(|e| MirrorError::new("listening for questions", e))?;
+                    ready.map_err(|e| MirrorError::new("waiting for requests", e))?;
                     session.silence();
                     for query in questions.heard() {
                         self.ask(&session.requests, query).await;
                     }
                 }
                 report = session.reports.next() => {
-                    let report = report.ok_or_else(|| lost("following the kernel's reports"))?;
+                    let report = report.ok_or_else(|| lost("receiving the kernel's notifications"))?;
                     self.note(&report.0, &session.requests).await?;
                     while let Some(Some(more)) = session.reports.next().now_or_never() {
                         self.note(&more.0, &session.requests).await?;
@@ -204,7 +204,7 @@ impl Watcher {
                 self.read_at = self.read_at.or(Some(soonest));
             }
             Report::Lost => {
-                tracing::info!("netlink reports were lost in a burst; reading everything anew");
+                tracing::info!("netlink notifications were lost in a burst; reading everything again");
                 self.read_all(requests).await?;
                 self.publish();
             }
@@ -335,7 +335,7 @@ impl Watcher {
             asked = request_neighbour(requests, who, Request::ResolveOnce).await;
         }
         if let Err(error) = asked {
-            tracing::debug!(%error, address = %who.address, "the kernel did not take a question for a neighbour");
+            tracing::debug!(%error, address = %who.address, "the kernel did not accept a neighbour request");
             return;
         }
         if keep {
@@ -373,12 +373,14 @@ struct Session {
 impl Session {
     fn open(questions: &Questions) -> Result<Session, MirrorError> {
         let (mut connection, _, reports) = rtnetlink::new_multicast_connection(&GROUPS)
-            .map_err(|e| MirrorError::new("subscribing to netlink reports", e))?;
+            .map_err(|e| MirrorError::new("subscribing to netlink notifications", e))?;
         // Less room only means more losses, and each is made good.
         let _ = connection.socket_mut().socket_mut().set_rx_buf_sz(REPORT_BUFFER);
         tokio::spawn(connection);
-        let bell: StdUnixStream = questions.bell().map_err(|e| MirrorError::new("opening the resolver's bell", e))?;
-        let bell = UnixStream::from_std(bell).map_err(|e| MirrorError::new("opening the resolver's bell", e))?;
+        let bell: StdUnixStream =
+            questions.bell().map_err(|e| MirrorError::new("opening the resolver's wake-up socket", e))?;
+        let bell =
+            UnixStream::from_std(bell).map_err(|e| MirrorError::new("opening the resolver's wake-up socket", e))?;
         Ok(Session { requests: connect()?, reports: reports.boxed(), bell })
     }
 

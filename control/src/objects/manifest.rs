@@ -196,7 +196,7 @@ pub fn parse_all(source: &str, text: &str) -> Read {
 pub fn read(path: &Path) -> Result<Vec<Document>, ManifestError> {
     let documents = read_all(path).whole()?;
     match documents.is_empty() {
-        true => Err(whole_file(path, "no objects in it; expected YAML or JSON manifests".to_owned())),
+        true => Err(whole_file(path, "no objects found; expected YAML or JSON manifests".to_owned())),
         false => Ok(documents),
     }
 }
@@ -275,7 +275,7 @@ fn json(source: &str, text: &str) -> Option<Result<Document, ManifestError>> {
 }
 
 fn given_twice(key: &str, first: usize) -> String {
-    format!("key {key:?} is given a second time, first on line {first}")
+    format!("duplicate key {key:?}, first used on line {first}")
 }
 
 /// The lines of the fields of a text that is known to be JSON, and no deeper than serde_json takes it.
@@ -450,7 +450,7 @@ impl<'a> Composer<'a> {
             Event::MappingStart(anchor, _) => (self.mapping(path, depth)?, anchor),
             Event::Alias(anchor) => {
                 let Some((value, size)) = self.anchors.get(&anchor).cloned() else {
-                    return Err(self.error(line, "alias inside the very value it names"));
+                    return Err(self.error(line, "alias inside the value that it refers to"));
                 };
                 self.count(size, line)?;
                 return Ok(value);
@@ -517,7 +517,7 @@ impl<'a> Composer<'a> {
                 Ok(())
             }
             Value::Array(items) => items.into_iter().try_for_each(|item| self.merge(fields, item, line)),
-            _ => Err(self.error(line, "expected a mapping, or a list of them, behind the merge key")),
+            _ => Err(self.error(line, "expected a mapping, or a list of mappings, after the merge key")),
         }
     }
 
@@ -651,10 +651,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_told_with_its_line() {
-        assert_eq!(error("a: 1\nb: 2\na: 3\n"), "f.yaml:3: key \"a\" is given a second time, first on line 1");
+        assert_eq!(error("a: 1\nb: 2\na: 3\n"), "f.yaml:3: duplicate key \"a\", first used on line 1");
         assert_eq!(error("a: 1\n? [x]\n: 2\n"), "f.yaml:2: expected a name as key");
-        assert_eq!(error("a:\n  <<: 5\n"), "f.yaml:2: expected a mapping, or a list of them, behind the merge key");
-        assert!(error("{\"a\": 1, \"a\": 2}").contains("a second time"));
+        assert_eq!(error("a:\n  <<: 5\n"), "f.yaml:2: expected a mapping, or a list of mappings, after the merge key");
+        assert!(error("{\"a\": 1, \"a\": 2}").contains("duplicate key"));
         assert!(error("a: [1, 2\n").starts_with("f.yaml:1: "));
         assert!(error("a: b: c\n").starts_with("f.yaml:1: "));
         assert!(error(&format!("{}1{}", "[".repeat(100), "]".repeat(100))).contains("nested deeper than 64 levels"));
@@ -669,7 +669,7 @@ mod tests {
         let fields = ["", "kind", "list", "list[0]", "list[1].a\"b", "list[2]", "end"];
         assert_eq!(fields.map(|field| document.line_of(field)), [2, 3, 3, 5, 6, 6, 7]);
         let twice = "{\"a\": \"\\ud83d\\ude00\",\n\t\"b\": {\"c\": 1},\n\t\"a\": 2}";
-        assert_eq!(error(twice), "f.yaml:3: key \"a\" is given a second time, first on line 1");
+        assert_eq!(error(twice), "f.yaml:3: duplicate key \"a\", first used on line 1");
     }
 
     #[test]
@@ -707,7 +707,7 @@ mod tests {
         assert_eq!(kinds, ["A", "B", "C"]);
         assert!(read(&dir.path().join("none.yaml")).unwrap_err().to_string().contains("none.yaml: cannot be read"));
         let empty = tempfile::tempdir().unwrap();
-        assert!(read(empty.path()).unwrap_err().to_string().contains("no objects in it"));
+        assert!(read(empty.path()).unwrap_err().to_string().contains("no objects found"));
     }
 
     #[test]

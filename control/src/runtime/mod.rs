@@ -367,7 +367,7 @@ impl Control {
 
     /// Goes back to the last durable state. What the batch staged is staged anew as it was.
     fn undo(&mut self, batch: &mut Batch, reason: String) {
-        tracing::error!("writes are refused until the disk works again, reads and packets go on: {reason}");
+        tracing::error!("writes are refused until the disk works again; reads and packets continue: {reason}");
         let failed = std::mem::take(&mut batch.commits);
         for commit in failed.iter().rev() {
             let back = commit.inverse();
@@ -391,7 +391,7 @@ impl Control {
                 broken.reason = reason;
             }
             _ => {
-                tracing::info!("the disk works again: writes are taken");
+                tracing::info!("the disk works again: writes are accepted");
                 self.broken = None;
             }
         }

@@ -95,14 +95,16 @@ pub struct Restored {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it open.
-    #[error("{}: in use by another pollgate; stop that one, or give this one an `api.state` of its own", path.display())]
+    #[error("{}: in use by another pollgate; stop that one, or give this one its own `api.state`", path.display())]
     InUse {
         /// The state file.
         path: PathBuf,
     },
     /// It is not what pollgate wrote. The file was not touched.
     #[error(
-        "{path}: damaged: {reason}; it was left as it is. Put a backup in its place, or start without it: `pollgate run --set-aside-damaged` keeps it as {path}.damaged-1 and starts empty; then apply your manifests again",
+        "{path}: damaged: {reason}; the file was not changed. Replace it with a backup, or start without it: \
+         `pollgate run --set-aside-damaged` renames it to {path}.damaged-1 and starts empty; then apply your \
+         manifests again",
         path = path.display()
     )]
     Damaged {
@@ -112,7 +114,11 @@ pub enum StoreError {
         reason: String,
     },
     /// A later pollgate wrote it.
-    #[error("{}: written by a later pollgate (layout {found}, this one knows {FORMAT}); run that version, or move the file away", path.display())]
+    #[error(
+        "{}: written by a newer pollgate (layout {found}, this one supports {FORMAT}); run that version, or move the \
+         file away",
+        path.display()
+    )]
     Newer {
         /// The state file.
         path: PathBuf,
@@ -128,7 +134,10 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A commit did not reach the disk, or nobody can say whether it did.
-    #[error("{}: could not be written: {reason}; nothing was changed. Once the disk works again, so do writes", path.display())]
+    #[error(
+        "{}: could not be written: {reason}; nothing was changed. Writes work again once the disk does",
+        path.display()
+    )]
     Write {
         /// The state file.
         path: PathBuf,
@@ -230,7 +239,7 @@ impl Store {
         let known = failed.first().map(|first| first.revision.saturating_sub(1)).zip(failed.last());
         let is_ours = |revision| known.is_none_or(|(first, last)| (first..=last.revision).contains(&revision));
         if !revision.is_some_and(is_ours) {
-            return Err(self.unwritten("another file is in its place"));
+            return Err(self.unwritten("it was replaced by another file"));
         }
         self.database = Some(database);
         let undone: Vec<_> = failed.iter().rev().map(|commit| Arc::new(commit.inverse())).collect();
@@ -359,7 +368,7 @@ fn load(path: &Path, database: &Database) -> Result<Restored, StoreError> {
         Some(found) => {
             return Err(StoreError::Newer { path: path.to_owned(), found });
         }
-        None => return Err(damaged(path, "it is a database, but not pollgate's")),
+        None => return Err(damaged(path, "it is a database, but not one of pollgate")),
     }
     let Some(revision) = revision else {
         return Err(damaged(path, "it has no revision"));
@@ -440,7 +449,7 @@ fn decode(queue: &Receiver<(usize, Vec<Stored>)>) -> Result<Vec<(usize, Vec<Obje
 }
 
 fn read_object(key: &str, bytes: &[u8]) -> Result<Object, String> {
-    let kind = key.rsplit('/').nth(2).and_then(Kind::from_name).ok_or("it is of no kind that pollgate knows")?;
+    let kind = key.rsplit('/').nth(2).and_then(Kind::from_name).ok_or("its kind is unknown to pollgate")?;
     let object = Object::from_stored(kind, bytes).map_err(|error| error.to_string())?;
     let found = stored_key(&object.key());
     if found != key {

@@ -16,7 +16,10 @@ use pollgate_common::net::Mac;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The name is nobody's.
-    #[error("there is no interface {interface:?} here; there is {}: correct interfaces[].name or create it", present.join(", "))]
+    #[error(
+        "the interface {interface:?} does not exist; the host has {}: correct interfaces[].name or create it",
+        present.join(", ")
+    )]
     NoInterface {
         /// The name.
         interface: String,
@@ -25,7 +28,8 @@ pub enum OpenError {
     },
     /// Not Ethernet: no MAC addresses, nothing to answer ARP on.
     #[error(
-        "the interface {interface} is not an Ethernet device (its type is {kind}, ARPHRD_ETHER is 1): pollgate can poll Ethernet only"
+        "the interface {interface} is not an Ethernet device (its type is {kind}, ARPHRD_ETHER is 1): pollgate polls \
+         only Ethernet"
     )]
     NotEthernet {
         /// The interface.
@@ -35,8 +39,8 @@ pub enum OpenError {
     },
     /// CAP_NET_RAW is missing.
     #[error(
-        "opening a packet socket on {interface} needs CAP_NET_RAW: run as root, or give the program \
-         `setcap cap_net_raw,cap_net_admin+ep`, or the service AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN"
+        "opening a packet socket on {interface} needs CAP_NET_RAW: run as root, or `setcap \
+         cap_net_raw,cap_net_admin+ep` the program, or give the service AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN"
     )]
     NotPermitted {
         /// The interface.
@@ -69,8 +73,8 @@ pub enum OpenError {
     },
     /// The interface has an XDP program already.
     #[error(
-        "{interface} already has an XDP program (`ip link show {interface}` and `bpftool net` show whose): end what \
-         attached it, or `ip link set {interface} xdp off`, or use backend: packet"
+        "{interface} already has an XDP program (`ip link show {interface}` and `bpftool net` show it): stop the \
+         program that attached it, or `ip link set {interface} xdp off`, or use backend: packet"
     )]
     ProgramAttached {
         /// The interface.
@@ -86,9 +90,9 @@ pub enum OpenError {
     },
     /// More workers than receive queues.
     #[error(
-        "{interface} has {queues} receive queue{} and {workers} workers would poll it, but an AF_XDP socket receives from \
-         one queue only: fewer workers, more queues (ethtool -L {interface} combined {workers}; a veth pair is made with \
-         numrxqueues), or backend: packet", if *queues == 1 { "" } else { "s" }
+        "{interface} has {queues} receive queue{} and {workers} workers would poll it, but an AF_XDP socket receives \
+         from only one queue: use fewer workers, more queues (ethtool -L {interface} combined {workers}; for a veth \
+         pair: numrxqueues when it is created), or backend: packet", if *queues == 1 { "" } else { "s" }
     )]
     TooFewQueues {
         /// The interface.
@@ -100,8 +104,8 @@ pub enum OpenError {
     },
     /// A frame of this size does not fit a chunk of the frame memory.
     #[error(
-        "the MTU of {interface} is {mtu}, and an AF_XDP port carries at most {most}: ip link set {interface} mtu {most}, or \
-         backend: packet"
+        "the MTU of {interface} is {mtu}, but an AF_XDP port supports at most {most}: ip link set {interface} mtu \
+         {most}, or use backend: packet"
     )]
     MtuTooLarge {
         /// The interface.
@@ -113,8 +117,8 @@ pub enum OpenError {
     },
     /// A queue has another AF_XDP socket.
     #[error(
-        "receive queue {queue} of {interface} is still taken by another AF_XDP socket after {waited} ms: end the program \
-         that has it (`ss --xdp` shows it)"
+        "receive queue {queue} of {interface} is still in use by another AF_XDP socket after {waited} ms: stop the \
+         program that uses it (`ss --xdp` shows it)"
     )]
     QueueTaken {
         /// The interface.
@@ -126,9 +130,9 @@ pub enum OpenError {
     },
     /// io_uring is switched off, or kept from this process.
     #[error(
-        "polling {interface} by io_uring: {source}: the sysctl kernel.io_uring_disabled must be 0 (2 forbids it to all, 1 to \
-         users outside kernel.io_uring_group), and a container's seccomp profile must let it through; or set \
-         interfaces[].backend to packet, which needs none of it"
+        "polling {interface} through io_uring: {source}: the sysctl kernel.io_uring_disabled must be 0 (2 forbids it \
+         to all users, 1 to users outside kernel.io_uring_group), and a container's seccomp profile must allow it; or \
+         set interfaces[].backend to packet, which does not need it"
     )]
     NoUring {
         /// The interface.
@@ -165,7 +169,7 @@ impl Device {
     pub(super) fn find(name: &str, worker: u16) -> Result<Device, OpenError> {
         let missing = || OpenError::NoInterface { interface: name.to_owned(), present: interfaces() };
         let failed = |source| {
-            let step = "asking for the device";
+            let step = "looking up the device";
             OpenError::System { interface: name.to_owned(), worker, step, source }
         };
         let control = control_socket().map_err(failed)?;

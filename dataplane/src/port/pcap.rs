@@ -72,7 +72,7 @@ impl Port for PcapPort {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PcapError {
     /// Not a capture at all.
-    #[error("not a capture file: it starts with neither a pcap nor a pcapng magic number")]
+    #[error("not a capture file: it does not start with a pcap or pcapng magic number")]
     NotACapture,
     /// The file ends inside something.
     #[error("byte {0}: the file ends inside a header or packet")]
@@ -81,7 +81,7 @@ pub enum PcapError {
     #[error("link type {0}: only Ethernet (1) can be replayed")]
     LinkType(u16),
     /// A pcapng block that contradicts itself or names an interface that was not described.
-    #[error("byte {0}: the pcapng block contradicts itself")]
+    #[error("byte {0}: the pcapng block is inconsistent")]
     Block(usize),
 }
 

@@ -28,7 +28,12 @@ fn link(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let finding = format!("{}: no link", nic.name);
-    advice(finding, format!("ip link show {}", nic.name), "nothing is received until cable and peer are up")
+    advice(
+        finding,
+        format!("ip link show {}", nic.name),
+        "nothing is received until the cable is connected and the \
+                                                           peer is up",
+    )
 }
 
 /// Rings longer than this only hold packets that are late already.
@@ -41,8 +46,13 @@ fn receive_ring(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let name = &nic.name;
-    let finding = format!("{name}: receive ring of {} slots, could have {best}", rings.rx);
-    advice(finding, format!("ethtool -G {name} rx {best}"), "a burst longer than the ring is lost before it is polled")
+    let finding = format!("{name}: receive ring of {} slots, can have {best}", rings.rx);
+    advice(
+        finding,
+        format!("ethtool -G {name} rx {best}"),
+        "packets of a burst longer than the ring are lost before \
+                                                             they are polled",
+    )
 }
 
 fn transmit_ring(nic: &Nic) -> Option<Advice> {
@@ -52,8 +62,8 @@ fn transmit_ring(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let name = &nic.name;
-    let finding = format!("{name}: transmit ring of {} slots, could have {best}", rings.tx);
-    advice(finding, format!("ethtool -G {name} tx {best}"), "where it is full, packets are dropped (tx_full)")
+    let finding = format!("{name}: transmit ring of {} slots, can have {best}", rings.tx);
+    advice(finding, format!("ethtool -G {name} tx {best}"), "packets are dropped while it is full (tx_full)")
 }
 
 fn large_receive(nic: &Nic) -> Option<Advice> {
@@ -61,8 +71,8 @@ fn large_receive(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let finding = format!("{}: LRO is on, must be off", nic.name);
-    let why = "it merges segments past recovery, so what is forwarded is too long; the kernel switches it off by itself \
-               only where the kernel forwards";
+    let why = "it merges segments irreversibly, so forwarded packets are too long; the kernel switches it off by \
+               itself only if the kernel forwards";
     advice(finding, format!("ethtool -K {} lro off", nic.name), why)
 }
 
@@ -79,9 +89,9 @@ fn queues(nic: &Nic, mode: Mode, workers: usize) -> Option<Advice> {
     let (name, what) = (&nic.name, if queues.are_combined { "combined" } else { "rx" });
     let finding = format!("{name}: {now} receive queues for {workers} workers, should be {workers}");
     let why = match mode {
-        Mode::Xdp(_) => "each worker polls its own queues; uneven shares leave one with more work than the others",
+        Mode::Xdp(_) => "each worker polls its own queues; with uneven shares one worker has more work than the others",
         Mode::Packet | Mode::Uring => {
-            "the kernel's receive work runs on one CPU a queue; with fewer than workers it is the bottleneck"
+            "the kernel's receive work runs on one CPU per queue; with fewer queues than workers it is the bottleneck"
         }
     };
     advice(finding, format!("ethtool -L {name} {what} {workers}"), why)
@@ -98,7 +108,7 @@ fn interrupts(nic: &Nic, mode: Mode, workers: &[usize], machine: &Machine) -> Op
     let numbers: Vec<_> = disturbing.iter().map(|irq| irq.number.to_string()).collect();
     let cpus: Vec<usize> = disturbing.iter().flat_map(|irq| irq.cpus.iter().copied()).collect();
     let finding = format!(
-        "{}: interrupts {} may come to {}, workers are on {}; should be {free}",
+        "{}: interrupts {} may run on {}, workers are on {}; should be {free}",
         nic.name,
         numbers.join(" "),
         named(&cpus),
@@ -108,7 +118,7 @@ fn interrupts(nic: &Nic, mode: Mode, workers: &[usize], machine: &Machine) -> Op
     advice(
         finding,
         command,
-        "the kernel's receive work takes a worker's CPU away (and stop irqbalance, which moves it back)",
+        "the kernel's receive work takes CPU time from a worker (also stop irqbalance, which would move them back)",
     )
 }
 
@@ -128,7 +138,7 @@ fn receive_cpus(nic: &Nic, workers: &[usize], machine: &Machine) -> Option<Advic
         "for q in /sys/class/net/{name}/queues/rx-*; do echo {} > $q/rps_cpus; done",
         cpulist::write_mask(&free)
     );
-    advice(finding, command, "the kernel's receive work takes a worker's CPU away")
+    advice(finding, command, "the kernel's receive work takes CPU time from a worker")
 }
 
 fn node(nic: &Nic, workers: &[usize], machine: &Machine) -> Option<Advice> {
@@ -139,9 +149,9 @@ fn node(nic: &Nic, workers: &[usize], machine: &Machine) -> Option<Advice> {
     if far.is_empty() || near.is_empty() {
         return None;
     }
-    let finding = format!("{}: it is on NUMA node {home}, the workers on {} are not", nic.name, named(&far));
+    let finding = format!("{}: the interface is on NUMA node {home}, the workers on {} are not", nic.name, named(&far));
     let command = format!("workers.cpus: [{}] in the configuration", cpulist::write(&near));
-    advice(finding, command, "every packet would cross between the nodes, twice")
+    advice(finding, command, "every packet crosses between the nodes twice")
 }
 
 fn reverse_path(nic: &Nic) -> Option<Advice> {
@@ -150,8 +160,8 @@ fn reverse_path(nic: &Nic) -> Option<Advice> {
     }
     let finding = format!("{}: the reverse-path filter is strict (1), should be loose (2)", nic.name);
     let command = format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", nic.name.replace('.', "/"));
-    let why = "between several networks the kernel drops packets for itself whose way back is by another interface; \
-               pollgate's own packets are not concerned";
+    let why = "with several networks, the kernel drops packets to the host if the route back uses another interface; \
+               pollgate's own packets are not affected";
     advice(finding, command, why)
 }
 
@@ -159,7 +169,7 @@ fn hardware_merging(nic: &Nic) -> Option<Advice> {
     if !nic.has("rx-gro-hw") {
         return None;
     }
-    let finding = format!("{}: the card merges segments (rx-gro-hw), should not", nic.name);
+    let finding = format!("{}: the card merges segments (rx-gro-hw), but should not", nic.name);
     advice(finding, format!("ethtool -K {} rx-gro-hw off", nic.name), "a merged frame is longer than an AF_XDP buffer")
 }
 
@@ -167,8 +177,8 @@ fn vlan_stripping(nic: &Nic) -> Option<Advice> {
     if !nic.has("rx-vlan-hw-parse") || !nic.can_change("rx-vlan-hw-parse") {
         return None;
     }
-    let finding = format!("{}: the card takes VLAN tags off, should not", nic.name);
-    let why = "AF_XDP does not see the tag, so a tagged frame would look like one of this network";
+    let finding = format!("{}: the card strips VLAN tags, but should not", nic.name);
+    let why = "AF_XDP does not see the tag, so a tagged frame looks like an untagged one";
     advice(finding, format!("ethtool -K {} rxvlan off", nic.name), why)
 }
 
@@ -178,7 +188,8 @@ fn merging(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let finding = format!("{}: GRO is off, should be on", nic.name);
-    let why = "bulk TCP comes as one packet a segment; merged ones pass through whole, at the price of one";
+    let why = "without it, bulk TCP arrives as one packet per segment; merged segments pass through as one packet, at \
+               the cost of one";
     advice(finding, format!("ethtool -K {} gro on", nic.name), why)
 }
 
@@ -187,7 +198,7 @@ fn segmentation(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let finding = format!("{}: TSO is off, should be on", nic.name);
-    let why = "the kernel cuts every super-frame up on the way out, on the worker's CPU";
+    let why = "the kernel splits every large segment when it is sent, on the worker's CPU";
     advice(finding, format!("ethtool -K {} tso on", nic.name), why)
 }
 
@@ -197,7 +208,7 @@ fn transmit_checksum(nic: &Nic) -> Option<Advice> {
         return None;
     }
     let finding = format!("{}: transmit checksums are off, should be on", nic.name);
-    let why = "the kernel sums up every packet with an open checksum on the way out, on the worker's CPU";
+    let why = "the kernel computes the missing checksum of every such packet when it is sent, on the worker's CPU";
     advice(finding, format!("ethtool -K {} tx on", nic.name), why)
 }
 
@@ -226,19 +237,19 @@ mod tests {
         let packet = Mode::Packet;
         for (nic, mode, finding, command) in [
             (Nic { has_link: false, ..nic() }, packet, "eth1: no link", "ip link show eth1"),
-            (rings(256, 1024), packet, "eth1: receive ring of 256 slots, could have 4096", "ethtool -G eth1 rx 4096"),
-            (rings(4096, 512), packet, "eth1: transmit ring of 512 slots, could have 1024", "ethtool -G eth1 tx 1024"),
+            (rings(256, 1024), packet, "eth1: receive ring of 256 slots, can have 4096", "ethtool -G eth1 rx 4096"),
+            (rings(4096, 512), packet, "eth1: transmit ring of 512 slots, can have 1024", "ethtool -G eth1 tx 1024"),
             (with("rx-lro", true), packet, "eth1: LRO is on, must be off", "ethtool -K eth1 lro off"),
             (
                 with("rx-gro-hw", true),
                 XDP,
-                "eth1: the card merges segments (rx-gro-hw), should not",
+                "eth1: the card merges segments (rx-gro-hw), but should not",
                 "ethtool -K eth1 rx-gro-hw off",
             ),
             (
                 with("rx-vlan-hw-parse", true),
                 XDP,
-                "eth1: the card takes VLAN tags off, should not",
+                "eth1: the card strips VLAN tags, but should not",
                 "ethtool -K eth1 rxvlan off",
             ),
             (with("tx-tcp-segmentation", false), packet, "eth1: TSO is off, should be on", "ethtool -K eth1 tso on"),
@@ -259,7 +270,7 @@ mod tests {
             (
                 Nic { interrupts: everywhere, ..nic() },
                 packet,
-                "eth1: interrupts 31 32 may come to CPUs 0-3, workers are on CPUs 2-3; should be 0-1",
+                "eth1: interrupts 31 32 may run on CPUs 0-3, workers are on CPUs 2-3; should be 0-1",
                 "for i in 31 32; do echo 0-1 > /proc/irq/$i/smp_affinity_list; done",
             ),
             (
@@ -314,7 +325,7 @@ mod tests {
         let mut two = machine();
         two.cpus[0].node = Some(1);
         let told = for_interface(&far, XDP, &WORKERS, &two);
-        assert_eq!(told[0].finding, "eth1: it is on NUMA node 1, the workers on CPUs 2-3 are not");
+        assert_eq!(told[0].finding, "eth1: the interface is on NUMA node 1, the workers on CPUs 2-3 are not");
         assert_eq!(told[0].command, "workers.cpus: [0] in the configuration");
     }
 }

@@ -25,7 +25,7 @@ fn kernel(machine: &Machine) -> Option<Advice> {
         return None;
     }
     let finding = format!("Linux {major}.{minor}, should be 5.16 or newer");
-    advice(finding, "install a newer kernel".to_owned(), "pollgate is not tested with older ones")
+    advice(finding, "install a newer kernel".to_owned(), "pollgate is not tested with older kernels")
 }
 
 /// Told only where the kernel has told its CPUs.
@@ -35,15 +35,15 @@ fn absent(machine: &Machine, workers: &[usize]) -> Option<Advice> {
         return None;
     }
     let finding = format!("there is no {} for a worker", named(&absent));
-    let command = "correct workers.cpus in the configuration (lscpu -e shows what there is)".to_owned();
-    advice(finding, command, "such a worker is not pinned, and shares a CPU with the others")
+    let command = "correct workers.cpus in the configuration (lscpu -e lists the CPUs)".to_owned();
+    advice(finding, command, "this worker is not pinned, and shares a CPU with the others")
 }
 
 fn sharing(workers: &[usize]) -> Option<Advice> {
     let twice = workers.iter().enumerate().find(|(at, cpu)| workers[..*at].contains(cpu))?.1;
     let finding = format!("two workers share CPU {twice}");
     let command = "workers.count or workers.cpus in the configuration; or give the process more CPUs".to_owned();
-    advice(finding, command, "each waits while the other polls")
+    advice(finding, command, "each worker waits while the other polls")
 }
 
 fn cores(machine: &Machine, workers: &[usize]) -> Option<Advice> {
@@ -56,8 +56,8 @@ fn cores(machine: &Machine, workers: &[usize]) -> Option<Advice> {
         return None;
     }
     let finding = format!("the workers on {} share cores (SMT)", named(&sharing));
-    let command = "workers.cpus in the configuration: one of each core (lscpu -e shows them)".to_owned();
-    advice(finding, command, "two threads of a core poll little more than one does")
+    let command = "workers.cpus in the configuration: one CPU of each core (lscpu -e lists them)".to_owned();
+    advice(finding, command, "two threads of one core process little more than one")
 }
 
 fn governor(machine: &Machine, workers: &[usize]) -> Option<Advice> {
@@ -65,12 +65,12 @@ fn governor(machine: &Machine, workers: &[usize]) -> Option<Advice> {
     let slow: Vec<usize> =
         workers.iter().copied().filter(|cpu| governor(cpu).is_some_and(|word| word != "performance")).collect();
     let first = slow.first()?;
-    let finding = format!("the clock of {} is governed by {}, should be performance", named(&slow), governor(first)?);
+    let finding = format!("the frequency governor of {} is {}, should be performance", named(&slow), governor(first)?);
     let command = format!(
         "for c in {}; do echo performance > /sys/devices/system/cpu/cpu$c/cpufreq/scaling_governor; done",
         slow.iter().map(usize::to_string).collect::<Vec<_>>().join(" ")
     );
-    advice(finding, command, "a CPU that has just slept starts slowly, and the first packets wait")
+    advice(finding, command, "after an idle time a CPU runs slowly at first, and the first packets wait")
 }
 
 fn isolation(machine: &Machine, workers: &[usize]) -> Option<Advice> {
@@ -79,9 +79,9 @@ fn isolation(machine: &Machine, workers: &[usize]) -> Option<Advice> {
         return None;
     }
     let list = listed(workers);
-    let finding = format!("the scheduler uses the workers' {} for others too, should not", named(&disturbed));
+    let finding = format!("the scheduler also runs other tasks on the workers' {}, but should not", named(&disturbed));
     let command = format!("isolcpus={list} nohz_full={list} rcu_nocbs={list} on the kernel's command line, and reboot");
-    advice(finding, command, "whatever else the scheduler puts there holds packets up for milliseconds")
+    advice(finding, command, "another task on a worker's CPU delays packets by milliseconds")
 }
 
 fn huge_pages(machine: &Machine) -> Option<Advice> {
@@ -91,7 +91,7 @@ fn huge_pages(machine: &Machine) -> Option<Advice> {
     advice(
         "transparent huge pages: never, should be madvise".to_owned(),
         "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled".to_owned(),
-        "flow tables are read at random; with small pages most look-ups miss the TLB too",
+        "flow tables are accessed at random; with small pages most look-ups also miss the TLB",
     )
 }
 
@@ -101,7 +101,7 @@ const RECEIVE_BUFFER: u64 = 16 << 20;
 fn receive_buffer(machine: &Machine) -> Option<Advice> {
     let limit = machine.receive_buffer_limit.filter(|&limit| limit < RECEIVE_BUFFER)?;
     let finding = format!("net.core.rmem_max is {limit}, should be {RECEIVE_BUFFER}");
-    let why = "in a user namespace the sockets' buffers cannot be longer, and bursts are lost";
+    let why = "in a user namespace, socket buffers cannot be larger than this, and bursts are lost";
     advice(finding, format!("sysctl -w net.core.rmem_max={RECEIVE_BUFFER}    # outside, as root"), why)
 }
 
@@ -109,9 +109,9 @@ fn aes(machine: &Machine) -> Option<Advice> {
     if machine.has_aes {
         return None;
     }
-    let finding = "the CPU shows no AES instructions".to_owned();
+    let finding = "the CPU does not have AES instructions".to_owned();
     let command = "in a virtual machine: give it the host's CPU model (QEMU: -cpu host)".to_owned();
-    advice(finding, command, "the flow table's hash uses them; without, every look-up takes longer")
+    advice(finding, command, "the flow table's hash uses them; without them every look-up takes longer")
 }
 
 #[cfg(test)]
@@ -132,17 +132,17 @@ mod tests {
             (Machine { kernel: (5, 15), ..machine() }, "Linux 5.15, should be 5.16 or newer", "install a newer kernel"),
             (
                 cpus(|cpu| cpu.governor = Some("powersave".to_owned())),
-                "the clock of CPUs 2-3 is governed by powersave, should be performance",
+                "the frequency governor of CPUs 2-3 is powersave, should be performance",
                 "for c in 3 2; do echo performance > /sys/devices/system/cpu/cpu$c/cpufreq/scaling_governor; done",
             ),
             (
                 cpus(|cpu| cpu.core = if cpu.number < 2 { vec![0, 1] } else { vec![2, 3] }),
                 "the workers on CPUs 2-3 share cores (SMT)",
-                "workers.cpus in the configuration: one of each core (lscpu -e shows them)",
+                "workers.cpus in the configuration: one CPU of each core (lscpu -e lists them)",
             ),
             (
                 Machine { isolated: vec![3], ..machine() },
-                "the scheduler uses the workers' CPU 2 for others too, should not",
+                "the scheduler also runs other tasks on the workers' CPU 2, but should not",
                 "isolcpus=2-3 nohz_full=2-3 rcu_nocbs=2-3 on the kernel's command line, and reboot",
             ),
             (
@@ -157,7 +157,7 @@ mod tests {
             ),
             (
                 Machine { has_aes: false, ..machine() },
-                "the CPU shows no AES instructions",
+                "the CPU does not have AES instructions",
                 "in a virtual machine: give it the host's CPU model (QEMU: -cpu host)",
             ),
         ] {

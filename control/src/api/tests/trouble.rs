@@ -218,7 +218,7 @@ fn watches_leave_room_for_others() {
         assert!(read_until(watch, "\r\n\r\n").starts_with("HTTP/1.1 200 "));
     }
     let path = "/api/v1/pods?watch=true";
-    let message = "2 watches are open, which is as many as there may be; please try again later";
+    let message = "2 watches are open, which is the limit; please try again later";
     let refused = gateway.get(path).refused(429, "TooManyRequests", message);
     assert_eq!(refused.headers.get("retry-after").map(String::as_str), Some("10"));
     gateway.post("/api/v1/namespaces/default/pods", &pod("p", "a", "10.0.0.1")).expect(201);

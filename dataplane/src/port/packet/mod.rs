@@ -81,7 +81,7 @@ impl PacketPort {
     pub fn open(options: &PacketOptions<'_>) -> Result<PacketPort, OpenError> {
         let mut map = |socket: BorrowedFd<'_>, mtu| {
             let layout = Layout::new(options.ring_frames, mtu);
-            ask_for_ring(socket, layout).map_err(|error| ("asking for a receive ring", error))?;
+            ask_for_ring(socket, layout).map_err(|error| ("requesting a receive ring", error))?;
             Ring::map(socket, layout).map_err(|error| ("mapping the receive ring", error))
         };
         let (socket, ring) = socket::open(options, false, &mut map)?;

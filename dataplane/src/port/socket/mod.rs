@@ -91,7 +91,7 @@ fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd,
         let error = io::Error::last_os_error();
         return Err(match error.raw_os_error() {
             Some(libc::EPERM) => OpenError::NotPermitted { interface: options.interface.to_owned() },
-            _ => system(options, "making a packet socket", error),
+            _ => system(options, "creating a packet socket", error),
         });
     }
     // SAFETY: a fresh descriptor, owned by nobody else.

@@ -76,13 +76,13 @@ impl UringPort {
         let failed = |step| move |error| socket::system(options, step, error);
         let ring = Ring::new().map_err(|error| not_permitted(options, error))?;
         let buffers = Buffers::new().map_err(failed("mapping the receive buffers"))?;
-        buffers.register(&ring).map_err(failed("giving the receive buffers to the kernel"))?;
+        buffers.register(&ring).map_err(failed("registering the receive buffers with the kernel"))?;
         let mut ask_for_tags = |socket: BorrowedFd<'_>, _| {
             socket::set(socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)
-                .map_err(|error| ("asking for VLAN tags", error))
+                .map_err(|error| ("requesting VLAN tags", error))
         };
         let (socket, ()) = socket::open(options, true, &mut ask_for_tags)?;
-        ring.register(socket.as_fd()).map_err(failed("giving a packet socket to the io_uring"))?;
+        ring.register(socket.as_fd()).map_err(failed("registering a packet socket with the io_uring"))?;
         Ok(UringPort {
             ring,
             buffers,
@@ -198,6 +198,6 @@ fn not_permitted(options: &PacketOptions<'_>, error: io::Error) -> OpenError {
         Some(libc::EPERM | libc::ENOSYS | libc::EACCES) => {
             OpenError::NoUring { interface: options.interface.to_owned(), source: error }
         }
-        _ => socket::system(options, "making an io_uring (Linux 6.1 or later)", error),
+        _ => socket::system(options, "creating an io_uring (Linux 6.1 or later)", error),
     }
 }

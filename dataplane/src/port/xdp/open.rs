@@ -148,7 +148,7 @@ fn wait(pause: Duration) {
 
 fn connect(program: &Program, port: &XdpPort, options: &XdpOptions<'_>) -> Result<(), OpenError> {
     port.queues().try_for_each(|(queue, socket)| program.add_socket(queue, socket)).map_err(|source| {
-        let (interface, step) = (program.interface().to_owned(), "giving the steering program a socket");
+        let (interface, step) = (program.interface().to_owned(), "adding a socket to the steering program");
         OpenError::System { interface, worker: options.worker, step, source }
     })
 }
@@ -156,10 +156,10 @@ fn connect(program: &Program, port: &XdpPort, options: &XdpOptions<'_>) -> Resul
 fn not_made(error: io::Error) -> OpenError {
     match error.raw_os_error() {
         Some(libc::ENOBUFS) => {
-            let why = "the frame memory is more than this process may lock: add CAP_IPC_LOCK, or raise LimitMEMLOCK=";
+            let why = "the frame memory exceeds what this process may lock: add CAP_IPC_LOCK, or raise LimitMEMLOCK=";
             refused("registering the frame memory", io::Error::new(error.kind(), why))
         }
-        _ => refused("making an AF_XDP socket", error),
+        _ => refused("creating an AF_XDP socket", error),
     }
 }
 
@@ -180,10 +180,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_by_the_error() {
-        let told = |error| refused("making an AF_XDP socket", io::Error::from_raw_os_error(error)).to_string();
-        assert!(told(libc::EPERM).starts_with("making an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"));
+        let told = |error| refused("creating an AF_XDP socket", io::Error::from_raw_os_error(error)).to_string();
+        assert!(told(libc::EPERM).starts_with("creating an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"));
         assert!(told(libc::EAFNOSUPPORT).contains("AF_XDP ports need Linux 5.10 or later"));
-        assert_eq!(told(libc::ENOMEM), "making an AF_XDP socket: Cannot allocate memory (os error 12)");
+        assert_eq!(told(libc::ENOMEM), "creating an AF_XDP socket: Cannot allocate memory (os error 12)");
         let locked = not_made(io::Error::from_raw_os_error(libc::ENOBUFS)).to_string();
         assert!(locked.contains("add CAP_IPC_LOCK, or raise LimitMEMLOCK="), "{locked}");
     }

@@ -32,7 +32,7 @@ impl Program {
     /// port is open and `rules` say otherwise.
     pub fn attach(interface: &str, rules: &Rules) -> Result<Program, OpenError> {
         let device = Device::find(interface, 0)?;
-        let making = |source| refused("making the steering program's tables", source);
+        let making = |source| refused("creating the steering program's tables", source);
         let mac = Map::new(Kind::Array, "pg_mac", 1).map_err(making)?;
         let sockets = Map::new(Kind::Sockets, "pg_sockets", QUEUES).map_err(making)?;
         mac.insert(&[0; 4], &value(device.mac)).map_err(making)?;

@@ -48,7 +48,7 @@ unsafe impl<T: Entry> Send for Shared<T> {}
 impl<T: Entry> Shared<T> {
     /// Maps the ring of `size` entries that was asked for on the socket.
     fn map(socket: BorrowedFd<'_>, size: u32, which: i64, at: &libc::xdp_ring_offset) -> io::Result<Shared<T>> {
-        let wrong = || io::Error::other("the kernel's ring offsets make no sense");
+        let wrong = || io::Error::other("the kernel's ring offsets are invalid");
         let offset = |bytes: u64| usize::try_from(bytes).map_err(|_| wrong());
         let entries = offset(at.desc)?;
         let bytes = entries + size as usize * size_of::<T>();

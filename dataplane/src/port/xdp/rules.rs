@@ -59,7 +59,7 @@ impl Rules {
                 host: Map::new(Kind::Hash, "pg_host", HOST)?,
             })
         };
-        let maps = make().map_err(|source| super::open::refused("making the steering program's tables", source))?;
+        let maps = make().map_err(|source| super::open::refused("creating the steering program's tables", source))?;
         Ok(Rules { maps: Arc::new(maps) })
     }
 
