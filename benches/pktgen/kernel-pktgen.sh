@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The kernel's own packet generator (Documentation/networking/pktgen.rst), for a real NIC: it sends faster than any program,
-# measures nothing, and answers no ARP. What arrives is to be counted behind the gateway.
+# The kernel's own packet generator (Documentation/networking/pktgen.rst), for a real NIC. It sends faster than any program,
+# but measures nothing and does not answer ARP. Count what arrives behind the gateway.
 #
 #   kernel-pktgen.sh -i eth1 -d 10.96.0.50 -m 02:00:00:00:00:01 [-p 80] [-s 60] [-c 100] [-f 100] [-r PPS] [-t CPUS] [-T SECONDS]
 #
 #   -i  interface             -d  Service's address      -m  the gateway's hardware address   -p  its port (UDP)
-#   -s  bytes without FCS     -c  client addresses from 198.18.0.0 on, at most 65000           -f  ports a client: flows = -c × -f
-#   -r  packets/s a CPU, 0 as fast as possible           -t  CPUs, one transmit queue each    -T  seconds, 0 until ^C
+#   -s  bytes without FCS     -c  client addresses from 198.18.0.0 on, at most 65000           -f  ports per client: flows = -c × -f
+#   -r  packets/s per CPU, 0 as fast as possible           -t  CPUs, one transmit queue each    -T  seconds, 0 until ^C
 #
-# Addresses and ports are drawn at random for each packet (pktgen's own "flows" keep only the destination together).
-# Sums: UDP packets go without one (zero), which translation keeps. Needs root, the module pktgen, and an interface that is
+# Addresses and ports are chosen at random for each packet (pktgen's own "flows" keep only the destination together).
+# Checksums: UDP packets have none (zero), which translation keeps. Needs root, the module pktgen, and an interface that is
 # up. Virtual interfaces that share buffers (veth, bridges) need clone_skb 0, which is set.
 set -euo pipefail
 
