@@ -10,12 +10,12 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::Response;
 
-use super::Api;
 use super::body::{self, OBJECT_LIMIT, OBJECT_TYPES};
 use super::deletion::Deletion;
-use super::listing::{Parameters, text};
+use super::query::{Parameters, text};
 use super::render::{self, Form, ListMeta};
 use super::selector::Wanted;
+use super::shared::Api;
 use super::status::Status;
 use crate::cluster::RefusalReason;
 use crate::objects::{Kind, Object};

@@ -19,7 +19,7 @@ use axum::response::Response;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::resources::Target;
+use super::request::{FieldValidation, Target};
 use super::status::Status;
 use crate::objects::Object;
 use crate::objects::fault::Fault;
@@ -28,28 +28,6 @@ use crate::objects::service::{SpecExt, parse_ip};
 /// Most warnings in one answer, and most characters in one: as the API server.
 const MOST_WARNINGS: usize = 64;
 const LONGEST_WARNING: usize = 256;
-
-/// What to do about fields that do not exist.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FieldValidation {
-    Strict,
-    #[default]
-    Warn,
-    Ignore,
-}
-
-impl FieldValidation {
-    pub(crate) fn parse(text: &str) -> Result<Self, Status> {
-        match text {
-            "" | "Warn" => Ok(Self::Warn),
-            "Strict" => Ok(Self::Strict),
-            "Ignore" => Ok(Self::Ignore),
-            other => Err(Status::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
-        }
-    }
-}
 
 /// A body that was read, and the fields it gives more than once.
 #[derive(Debug)]

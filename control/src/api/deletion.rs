@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::resources::dry_run;
+use super::query::dry_run;
 use super::status::Status;
 use super::view::Replica;
 use crate::cluster::Write;

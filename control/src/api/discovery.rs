@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use super::{Api, collection};
+use super::collection;
+use super::shared::Api;
 use crate::objects::Kind;
 
 /// Group and version of what Kubernetes has no word for.

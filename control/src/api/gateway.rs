@@ -30,10 +30,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::answer::written;
 use super::body::{self, APPLY_LIMIT, OBJECT_TYPES};
-use super::resources::{dry_run, query, written};
+use super::query::{dry_run, query};
+use super::render;
+use super::shared::Api;
 use super::status::Status;
-use super::{Api, render};
 use crate::cluster::{Change, Commit, Write};
 use crate::compile::resolve::ServiceName;
 use crate::explain::explain;

@@ -35,7 +35,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::ApiError;
+use super::error::ApiError;
 use super::identity::{Identity, Token};
 use super::idle::Idle;
 use super::server::{Place, Places, STOP_TIME};

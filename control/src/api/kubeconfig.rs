@@ -8,8 +8,8 @@ use axum::{Json, Router};
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::https::Listener;
+use super::shared::Api;
 use super::status::Status;
 
 /// Where the kubeconfig is told.

@@ -14,7 +14,6 @@
 //!
 //! [history]: super::history
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +21,10 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Api;
+use super::query::{Parameters, text};
 use super::render::{self, Form, ListMeta};
 use super::selector::Wanted;
+use super::shared::Api;
 use super::status::Status;
 use super::view::{NoState, Page};
 use crate::objects::fault::Fault;
@@ -37,9 +37,6 @@ const FUTURE_TIME: Duration = Duration::from_secs(3);
 const TURN: usize = 256;
 /// Longest page, objects: a client that asks for more gets this many and a token.
 const LONGEST_PAGE: usize = 10_000;
-
-/// The parameters of a request.
-pub(crate) type Parameters = HashMap<String, String>;
 
 /// What state a list is to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,16 +115,6 @@ pub(crate) fn revision(parameters: &Parameters) -> Result<Option<u64>, Status> {
             Status::bad_request(format!("invalid resource version: {text:?} is not a number this server gave"))
         }),
     }
-}
-
-/// A parameter as the API server reads truth: everything but `false` and `0` is true.
-pub(crate) fn flag(parameters: &Parameters, name: &str) -> Option<bool> {
-    parameters.get(name).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
-}
-
-/// A parameter's value; empty if it is not given.
-pub(crate) fn text<'a>(parameters: &'a Parameters, name: &str) -> &'a str {
-    parameters.get(name).map(String::as_str).unwrap_or_default()
 }
 
 /// Waits until the replica is not before `revision`.

@@ -1,22 +1,25 @@
 //! The API: Kubernetes' own, a subset, over HTTP/1.1 on a Unix socket.
 //!
 //! ```text
-//! server     the socket, connections, their bounds
-//! https      the same API behind TLS and a token, for kubectl; identity: its certificate and that token
-//!   └ routes: discovery   what there is
-//!             openapi     what it looks like
-//!             resources   get, create, replace, delete of every kind, one set of handlers
-//!               patch       the four kinds of patch
-//!               listing     lists, in pages, of now or of before       collection  delete what a list would show
-//!               watch       what happens next, event by event          lines       each event encoded once for all
-//!             gateway     pollgate.io: apply a whole list at once, explain, stats
-//!             kubeconfig  what clients of https need, told on the Unix socket alone
-//!                 body    reads and decodes what is sent, bounded      render  lists, Tables, streamed
-//!                 decode  from values to objects; unknown fields       selector
-//!                 status  errors as Status objects                     deletion
-//!                 protobuf  the little that comes in no other form
-//!   view     the replica that all reads come from      history  what changed in it lately
-//!   idle     which connection goes first when there are too many
+//! server     the socket, connections, their bounds      idle  which connection is closed first if there are too many
+//! https      the same API over TLS with a token, for kubectl; identity: its certificate and that token
+//!   └ handlers: discovery   which resources there are
+//!               openapi     their schemas
+//!               resources   get, create, replace, delete of every kind, one set of handlers
+//!                 patch       the four kinds of patch
+//!                 listing     lists, in pages, of the current or an earlier revision
+//!                 collection  delete everything a list would show
+//!                 watch       changes, event by event            lines  each event encoded once for all clients
+//!               gateway     pollgate.io: apply a whole list at once, explain, stats
+//!               kubeconfig  what clients of https need; only on the Unix socket
+//!      requests: request   the path and the options              query   the query's parameters
+//!                body      read and decoded, bounded             decode  from values to objects; unknown fields
+//!                selector  label and field selectors             deletion  DeleteOptions
+//!                protobuf  the few bodies sent in no other form
+//!     responses: answer    to committed writes                   render  objects, lists, Tables, streamed
+//!                status    errors as Status objects
+//! shared     what the handlers share: the replica, and the way to the control thread
+//!   view     the replica that all reads come from             history  its recent changes
 //! ```
 //!
 //! Why Kubernetes' API and not one of our own: what speaks to an API server about Services speaks to the gateway, so that
@@ -27,11 +30,13 @@
 //! The API has a thread and a single-threaded runtime of its own. It never waits for the control thread except for
 //! the answer to a write, and nothing it does holds the control thread up.
 
+mod answer;
 mod body;
 mod collection;
 mod decode;
 mod deletion;
 mod discovery;
+mod error;
 mod gateway;
 mod history;
 mod https;
@@ -43,49 +48,44 @@ mod listing;
 mod openapi;
 mod patch;
 mod protobuf;
+mod query;
 mod render;
+mod request;
 mod resources;
 mod selector;
 mod server;
+mod shared;
 mod status;
 mod view;
 mod watch;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-use std::{fmt, io};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::map_request;
 use crossbeam::channel::Sender;
-use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch as signal};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch as signal};
 
-use self::body::{Budget, Claim};
 use self::https::Listener;
-use self::lines::Lines;
 use self::server::{Limits, Places, Socket};
+use self::shared::Api;
 use self::status::Status;
 use self::view::Replica;
-use crate::cluster::{Cluster, Commit, Write};
-use crate::runtime::{Command, Settled, SettledSink, WriteError, WriteRequest};
+use crate::cluster::Cluster;
+use crate::runtime::{Command, Settled, SettledSink};
 
+pub use self::error::ApiError;
 pub use self::gateway::{APPLY_PATH, ApplyOutcome};
 pub use self::https::Https;
 pub use self::identity::IdentityError;
 pub use self::kubeconfig::KUBECONFIG_PATH;
 pub use self::server::OPEN_FILES;
-
-/// How long a client waits for its write before it is told that the outcome is open.
-const WRITE_TIME: Duration = Duration::from_secs(60);
-
-/// Gives the counters as JSON, whenever asked. Called on the API's thread: it must not block.
-pub type StatsSource = Arc<dyn Fn() -> Value + Send + Sync>;
+pub use self::shared::StatsSource;
 
 /// What the API server is made of.
 pub struct ApiParts {
@@ -99,54 +99,6 @@ pub struct ApiParts {
     pub commands: Sender<Command>,
     /// The counters.
     pub stats: StatsSource,
-}
-
-/// Why the API server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// Somebody answers on the socket.
-    #[error(
-        "{}: another pollgate listens on this socket; stop it, or give this one its own `api.socket`",
-        path.display()
-    )]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// Something that is not a socket is in its place. It was left alone.
-    #[error("{}: exists and is not a socket; move it away, or change `api.socket`", path.display())]
-    NotASocket {
-        /// What was found.
-        path: PathBuf,
-    },
-    /// The file system refused.
-    #[error(
-        "{}: cannot listen: {source}; `api.socket` must be a path of at most 107 bytes in a directory this user may write",
-        path.display()
-    )]
-    Socket {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The address of the HTTPS listener cannot be had.
-    #[error(
-        "api.listen {address}: cannot listen: {source}; find the process that uses the port with `ss -ltnp`, or \
-         use another port"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The HTTPS listener has no certificate.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// No thread or runtime to be had.
-    #[error("cannot start the API's thread: {0}")]
-    Thread(#[source] io::Error),
 }
 
 /// The running API server. Dropping it stops it.
@@ -216,7 +168,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
         .map_err(ApiError::Thread)?;
     let (settled, done) = mpsc::unbounded_channel();
     let (stop, stopped) = signal::channel(());
-    let api = Api::new(parts, limits, stopped.clone());
+    let api = Api::new(Replica::new(parts.replica), parts.commands, parts.stats, limits, stopped.clone());
     let serve = move || {
         let served = runtime.block_on(async move {
             tokio::spawn(follow(api.clone(), done));
@@ -278,93 +230,8 @@ fn without_slash(mut request: Request) -> Request {
 async fn follow(api: Api, mut settled: mpsc::UnboundedReceiver<Settled>) {
     while let Some(done) = settled.recv().await {
         api.replica.apply(done.commits());
-        *api.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = done.store_failure().map(str::to_owned);
+        api.set_store_failure(done.store_failure());
         done.answer();
-    }
-}
-
-/// What the handlers share.
-#[derive(Clone)]
-pub(crate) struct Api(Arc<Shared>);
-
-impl std::ops::Deref for Api {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.0
-    }
-}
-
-/// See [`Api`].
-pub(crate) struct Shared {
-    replica: Replica,
-    commands: Sender<Command>,
-    stats: StatsSource,
-    budget: Budget,
-    limits: Limits,
-    /// One for each watch that may be open.
-    watches: Arc<Semaphore>,
-    /// The events of watches, encoded.
-    lines: Lines,
-    /// Changes when the server stops.
-    stop: signal::Receiver<()>,
-    store_failure: Mutex<Option<String>>,
-}
-
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").finish_non_exhaustive()
-    }
-}
-
-impl Api {
-    fn new(parts: ApiParts, limits: Limits, stop: signal::Receiver<()>) -> Self {
-        Self::assemble(Replica::new(parts.replica), parts.commands, parts.stats, limits, stop)
-    }
-
-    fn assemble(
-        replica: Replica,
-        commands: Sender<Command>,
-        stats: StatsSource,
-        limits: Limits,
-        stop: signal::Receiver<()>,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            replica,
-            commands,
-            stats,
-            budget: Budget::new(),
-            limits,
-            watches: Arc::new(Semaphore::new(limits.watches as usize)),
-            lines: Lines::default(),
-            stop,
-            store_failure: Mutex::new(None),
-        }))
-    }
-
-    /// Why nothing can be written, if so.
-    fn store_failure(&self) -> Option<String> {
-        self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Hands writes to the control thread and waits for their outcome. `claim` is held until it is there, whether
-    /// the client still waits or not. The outer error is that there is no outcome.
-    async fn write(
-        &self,
-        writes: Vec<Write>,
-        dry_run: bool,
-        claim: Claim,
-    ) -> Result<Result<Arc<Commit>, WriteError>, Status> {
-        let (reply, outcome) = oneshot::channel();
-        let reply = Box::new(move |outcome| {
-            drop(claim);
-            // The client may be gone by now.
-            drop(reply.send(outcome));
-        });
-        let request = WriteRequest { writes, dry_run, reply };
-        self.commands.send(Command::Write(request)).map_err(|_| Status::stopping())?;
-        let outcome = timeout(WRITE_TIME, outcome).await.map_err(|_| Status::timed_out(WRITE_TIME.as_secs()))?;
-        outcome.map_err(|_| Status::stopping())
     }
 }
 

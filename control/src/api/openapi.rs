@@ -18,10 +18,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use super::Api;
 use super::body::OBJECT_TYPES;
 use super::patch::PATCH_TYPES;
 use super::render::Form;
+use super::shared::Api;
 use super::status::Status;
 use crate::objects::Kind;
 use crate::objects::schema::{List, Patch, REFERENCE, definitions, is_atomic_map, list_type, short};

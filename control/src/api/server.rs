@@ -36,7 +36,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::ApiError;
+use super::error::ApiError;
 use super::idle::{Busy, Idle, Seat};
 
 /// How long requests under way may go on once the server stops.

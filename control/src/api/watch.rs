@@ -29,11 +29,12 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::Api;
 use super::lines::{self, Event};
-use super::listing::{Parameters, flag, reach, revision, text};
+use super::listing::{reach, revision};
+use super::query::{Parameters, flag, text};
 use super::render::{self, Form};
 use super::selector::Wanted;
+use super::shared::Api;
 use super::status::Status;
 use super::view::NoState;
 use crate::cluster::Commit;

@@ -77,18 +77,6 @@ fn what_contradicts_itself_is_told_as_the_api_server_tells_it() {
     }
 }
 
-#[test]
-fn truth_is_read_as_the_api_server_reads_it() {
-    let parameters = parameters("a=true&b=1&c=&d=false&e=0&f=False&g=yes");
-    for name in ["a", "b", "c", "g"] {
-        assert_eq!(flag(&parameters, name), Some(true), "{name}");
-    }
-    for name in ["d", "e", "f"] {
-        assert_eq!(flag(&parameters, name), Some(false), "{name}");
-    }
-    assert_eq!(flag(&parameters, "h"), None);
-}
-
 proptest! {
     #[test]
     fn a_token_comes_back_as_it_was(revision in proptest::option::of(any::<u64>()), namespace in "[a-z-]{1,9}", name in "[a-z.-]{1,9}") {

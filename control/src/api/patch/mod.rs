@@ -18,6 +18,7 @@
 //! before its answer did. So another attempt sees it. A patch that names a version means that one: its conflict is told.
 
 mod json;
+mod result;
 mod server_side;
 mod strategic;
 
@@ -25,16 +26,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
-use serde_json::{Map, Value};
 
+pub(super) use self::result::{finish, only_status};
 use self::server_side::Apply;
-use super::Api;
+use super::answer::answer;
 use super::body::{self, OBJECT_LIMIT};
-use super::decode::{Decoded, Sent, decode, warn};
-use super::resources::{Part, Target, answer};
+use super::decode::{Decoded, Sent, warn};
+use super::request::{Part, Target};
+use super::shared::Api;
 use super::status::Status;
-use crate::admission::ownership;
-use crate::admission::validate;
 use crate::cluster::{RefusalReason, Write};
 use crate::objects::Object;
 use crate::objects::schema::Shape;
@@ -147,60 +147,4 @@ impl Patch {
         }
         finish(target, current, Sent { value: after, repeated })
     }
-}
-
-/// The object with nothing of `sent` but its status, and the version it is for.
-pub(super) fn only_status(current: Value, mut sent: Value) -> Value {
-    let mut value = current;
-    let version = sent.pointer("/metadata/resourceVersion").filter(|version| version.is_string()).cloned();
-    if let (Some(version), Some(metadata)) = (version, value.get_mut("metadata")) {
-        metadata["resourceVersion"] = version;
-    }
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("status");
-        fields
-            .extend(sent.get_mut("status").filter(|status| !status.is_null()).map(|s| ("status".to_owned(), s.take())));
-    }
-    value
-}
-
-/// Checks what became of `current`, and who still owns what in it.
-pub(super) fn finish(target: &Target, current: &Object, mut sent: Sent) -> Result<Decoded, Status> {
-    pin(target, current, &mut sent.value)?;
-    let mut decoded = decode_result(target, &sent)?;
-    ownership::carry(current, &mut decoded.object);
-    Ok(decoded)
-}
-
-/// What came of a change, if it is an object still. Whoever reports an address of a Service that cannot have one is told so; on the
-/// main path it is dropped in silence, for there it may be what is left of another type.
-fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
-    let decoded = decode(target, sent)?;
-    let misplaced = decoded.object.as_service().and_then(validate::misplaced_addresses);
-    match misplaced.filter(|_| target.part == Part::Status) {
-        Some(fault) => Err(Status::from_faults(&sent.value, &[fault])),
-        None => Ok(decoded),
-    }
-}
-
-/// Whoever names a version means that one; who names none means the one that was read.
-fn pin(target: &Target, current: &Object, value: &mut Value) -> Result<(), Status> {
-    let version = current.metadata().resource_version.clone().unwrap_or_default();
-    let Some(metadata) = metadata_of(value) else {
-        return Ok(());
-    };
-    match metadata.get("resourceVersion").and_then(Value::as_str) {
-        Some(given) if !given.is_empty() && given != version => Err(Status::conflict(
-            &target.key(),
-            "the object has been modified; please apply your changes to the latest version and try again",
-        )),
-        _ => {
-            metadata.insert("resourceVersion".to_owned(), version.into());
-            Ok(())
-        }
-    }
-}
-
-fn metadata_of(value: &mut Value) -> Option<&mut Map<String, Value>> {
-    value.get_mut("metadata")?.as_object_mut()
 }

@@ -17,9 +17,9 @@ use serde_json::{Map, Value};
 
 use super::super::body;
 use super::super::decode::{Decoded, Sent};
-use super::super::resources::{Part, Target};
+use super::super::request::{Part, Target};
 use super::super::status::Status;
-use super::{decode_result, metadata_of, pin};
+use super::result::{decode_result, metadata_of, pin};
 use crate::admission::ownership::{self, FieldSet, Owner};
 use crate::objects::Object;
 use crate::objects::merge::{Rules, overlay, without_nulls};

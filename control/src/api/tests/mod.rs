@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crossbeam::channel::unbounded;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::Settings;

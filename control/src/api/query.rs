@@ -1,0 +1,64 @@
+//! The parameters of a request's query.
+
+use std::collections::HashMap;
+
+use axum::extract::Query;
+use axum::http::request::Parts;
+
+use super::status::Status;
+
+/// The parameters of a request.
+pub(crate) type Parameters = HashMap<String, String>;
+
+/// The query's parameters; of one given twice the last counts.
+pub(super) fn query(parts: &Parts) -> Result<Parameters, Status> {
+    let query = Query::<Parameters>::try_from_uri(&parts.uri);
+    query.map(|Query(query)| query).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+/// A truth value that is exactly `true`, `1`, `false` or `0`; `None` if it is not given.
+pub(super) fn boolean(name: &str, value: &str) -> Result<Option<bool>, Status> {
+    match value {
+        "" => Ok(None),
+        "true" | "1" => Ok(Some(true)),
+        "false" | "0" => Ok(Some(false)),
+        other => Err(Status::bad_request(format!("{name}: Invalid value: {other:?}: expected true or false"))),
+    }
+}
+
+/// Whether `dryRun` asks for a dry run. Anything but `All` is refused: half a dry run would be a real write.
+pub(super) fn dry_run(value: &str) -> Result<bool, Status> {
+    match value {
+        "" => Ok(false),
+        "All" => Ok(true),
+        other => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+    }
+}
+
+/// A parameter as the API server reads truth: everything but `false` and `0` is true.
+pub(crate) fn flag(parameters: &Parameters, name: &str) -> Option<bool> {
+    parameters.get(name).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
+}
+
+/// A parameter's value; empty if it is not given.
+pub(crate) fn text<'a>(parameters: &'a Parameters, name: &str) -> &'a str {
+    parameters.get(name).map(String::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truth_is_read_as_the_api_server_reads_it() {
+        let given = [("a", "true"), ("b", "1"), ("c", ""), ("d", "false"), ("e", "0"), ("f", "False"), ("g", "yes")];
+        let parameters = given.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        for name in ["a", "b", "c", "g"] {
+            assert_eq!(flag(&parameters, name), Some(true), "{name}");
+        }
+        for name in ["d", "e", "f"] {
+            assert_eq!(flag(&parameters, name), Some(false), "{name}");
+        }
+        assert_eq!(flag(&parameters, "h"), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! What the handlers share, and their way to the control thread.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+use serde_json::Value;
+use tokio::sync::{Semaphore, oneshot, watch as signal};
+use tokio::time::timeout;
+
+use super::body::{Budget, Claim};
+use super::lines::Lines;
+use super::server::Limits;
+use super::status::Status;
+use super::view::Replica;
+use crate::cluster::{Commit, Write};
+use crate::runtime::{Command, WriteError, WriteRequest};
+
+/// How long a client waits for its write before it is told that the outcome is open.
+const WRITE_TIME: Duration = Duration::from_secs(60);
+
+/// Gives the counters as JSON, whenever asked. Called on the API's thread: it must not block.
+pub type StatsSource = Arc<dyn Fn() -> Value + Send + Sync>;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Shared>);
+
+impl std::ops::Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The state behind an [`Api`].
+pub(crate) struct Shared {
+    pub(super) replica: Replica,
+    commands: Sender<Command>,
+    pub(super) stats: StatsSource,
+    pub(super) budget: Budget,
+    pub(super) limits: Limits,
+    /// One for each watch that may be open.
+    pub(super) watches: Arc<Semaphore>,
+    /// The events of watches, encoded.
+    pub(super) lines: Lines,
+    /// Changes when the server stops.
+    pub(super) stop: signal::Receiver<()>,
+    store_failure: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    pub(super) fn new(
+        replica: Replica,
+        commands: Sender<Command>,
+        stats: StatsSource,
+        limits: Limits,
+        stop: signal::Receiver<()>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            replica,
+            commands,
+            stats,
+            budget: Budget::new(),
+            limits,
+            watches: Arc::new(Semaphore::new(limits.watches as usize)),
+            lines: Lines::default(),
+            stop,
+            store_failure: Mutex::new(None),
+        }))
+    }
+
+    /// Why nothing can be written, if so.
+    pub(super) fn store_failure(&self) -> Option<String> {
+        self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why nothing can be written, or that writes succeed again.
+    pub(super) fn set_store_failure(&self, failure: Option<&str>) {
+        *self.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(str::to_owned);
+    }
+
+    /// Hands writes to the control thread and waits for their outcome. `claim` is held until it is there, whether
+    /// the client still waits or not. The outer error is that there is no outcome.
+    pub(super) async fn write(
+        &self,
+        writes: Vec<Write>,
+        dry_run: bool,
+        claim: Claim,
+    ) -> Result<Result<Arc<Commit>, WriteError>, Status> {
+        let (reply, outcome) = oneshot::channel();
+        let reply = Box::new(move |outcome| {
+            drop(claim);
+            // The client may be gone by now.
+            drop(reply.send(outcome));
+        });
+        let request = WriteRequest { writes, dry_run, reply };
+        self.commands.send(Command::Write(request)).map_err(|_| Status::stopping())?;
+        let outcome = timeout(WRITE_TIME, outcome).await.map_err(|_| Status::timed_out(WRITE_TIME.as_secs()))?;
+        outcome.map_err(|_| Status::stopping())
+    }
+}
