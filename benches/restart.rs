@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use pollgate_control::cluster::{Cluster, Settings, Write};
+use pollgate_control::cluster::{Cluster, ClusterSettings, Write};
 use pollgate_control::store::{Restored, Store};
 use support::control::{ENDPOINTS, compiled};
 use tempfile::TempDir;
@@ -68,7 +68,7 @@ impl State {
     fn new(writes: Vec<Write>) -> State {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("state.db");
-        let mut cluster = Cluster::new(Settings::default());
+        let mut cluster = Cluster::new(ClusterSettings::default());
         let commit = cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH).expect("valid objects");
         cluster.adopt(&commit);
         let objects = commit.changes.len();
@@ -86,7 +86,7 @@ impl State {
 
     /// The control thread's cluster and the API's.
     fn restore(&self, restored: Restored) -> (Cluster, Cluster) {
-        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision);
+        let cluster = Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision);
         let cluster = cluster.expect("nothing is held twice");
         let replica = cluster.clone();
         (cluster, replica)

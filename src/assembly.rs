@@ -34,9 +34,9 @@ pub fn settings(config: &Config) -> Arc<DataplaneSettings> {
 }
 
 /// What the cluster's state needs to know.
-pub fn cluster_settings(config: &Config) -> cluster::Settings {
+pub fn cluster_settings(config: &Config) -> cluster::ClusterSettings {
     let pools = config.cluster.load_balancer_pools.iter();
-    cluster::Settings {
+    cluster::ClusterSettings {
         service_cidrs: config.cluster.service_cidrs.clone(),
         node_port_range: config.cluster.node_port_range.clone(),
         load_balancer_pools: pools.filter_map(|pool| IpRange::new(*pool.start(), *pool.end())).collect(),

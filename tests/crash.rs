@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
 use pollgate_control::api::{self, APPLY_PATH, ApiParts};
-use pollgate_control::cluster::{Cluster, Settings};
+use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::runtime::{self, NoTables, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
@@ -67,10 +67,10 @@ fn kill_minus_nine_loses_nothing_acknowledged_and_keeps_nothing_refused() {
 #[test]
 fn child() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
-    let settings = Settings {
+    let settings = ClusterSettings {
         service_cidrs: vec!["10.96.0.0/25".parse().expect("a CIDR")],
         node_port_range: 30_000..=30_039,
-        ..Settings::default()
+        ..ClusterSettings::default()
     };
     let (store, restored) = Store::open(&directory.join("state.db")).expect("whole after a crash");
     let cluster = Cluster::restore(settings, restored.objects, restored.revision).expect("nothing is held twice");

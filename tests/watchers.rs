@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::unbounded;
 use pollgate::host;
 use pollgate_control::api::{self, ApiHandle, ApiParts};
-use pollgate_control::cluster::{Cluster, Settings};
+use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::runtime::{self, ControlHandle, NoTables, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ impl Gateway {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(&directory.path().join("state.db")).unwrap();
-        let cluster = Cluster::new(Settings::default());
+        let cluster = Cluster::new(ClusterSettings::default());
         let (sender, commands) = unbounded();
         let socket = socket(directory.path());
         let stats = Arc::new(|| Value::Null);

@@ -28,7 +28,7 @@ pub(crate) struct Control {
 impl Control {
     /// `services` Services of [`ENDPOINTS`] endpoints, compiled and published.
     pub(crate) fn new(services: u32) -> Control {
-        let mut cluster = Cluster::new(cluster::Settings::default());
+        let mut cluster = Cluster::new(cluster::ClusterSettings::default());
         adopt(&mut cluster, objects::services(services, ENDPOINTS));
         let compiler = compiled(&cluster);
         Control { cluster, compiler, services, changes: 0 }

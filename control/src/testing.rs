@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Commit, Refusal, Settings, Write};
+use crate::cluster::{Cluster, ClusterSettings, Commit, Refusal, Write};
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
 
@@ -17,14 +17,14 @@ pub(crate) struct World {
 impl World {
     /// With a gateway address and a pool of four LoadBalancer addresses.
     pub(crate) fn new() -> World {
-        World::with(Settings {
+        World::with(ClusterSettings {
             load_balancer_pools: vec!["192.0.2.8/30".parse().unwrap()],
             gateway_addresses: vec!["192.168.50.10".parse().unwrap()],
-            ..Settings::default()
+            ..ClusterSettings::default()
         })
     }
 
-    pub(crate) fn with(settings: Settings) -> World {
+    pub(crate) fn with(settings: ClusterSettings) -> World {
         World { cluster: Cluster::new(settings) }
     }
 

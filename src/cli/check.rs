@@ -29,7 +29,7 @@ use crate::manifests::{Set, Told};
 pub fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let settings = match &args.config {
         Some(path) => assembly::cluster_settings(&Config::load(path, Purpose::Run)?),
-        None => cluster::Settings::default(),
+        None => cluster::ClusterSettings::default(),
     };
     let set = Set::new(read_all(&args.files));
     let Checked { mut faults, mut warnings } = plan(&set, settings);
@@ -58,7 +58,7 @@ struct Checked {
 }
 
 /// What an empty gateway would say of the objects, and what there is to doubt if it would take them.
-fn plan(set: &Set, settings: cluster::Settings) -> Checked {
+fn plan(set: &Set, settings: cluster::ClusterSettings) -> Checked {
     let mut cluster = Cluster::new(settings);
     let writes = set.objects.iter().map(|(_, object)| ClusterWrite::Apply(object.clone())).collect();
     let commit = match cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH) {

@@ -11,7 +11,7 @@ use std::{fs, thread};
 use clap::Parser;
 use crossbeam::channel::unbounded;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https};
-use pollgate_control::cluster::{Cluster, Settings};
+use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::runtime::{self, ControlHandle, NoTables, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
@@ -36,10 +36,10 @@ impl Gateway {
     fn listening(listen: Option<&str>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let https = listen.map(|listen| Https::beside(&directory.path().join("state.db"), listen.parse().unwrap()));
-        let settings = || Settings {
+        let settings = || ClusterSettings {
             load_balancer_pools: vec!["192.0.2.8/30".parse().unwrap()],
             gateway_addresses: vec!["192.168.50.10".parse().unwrap()],
-            ..Settings::default()
+            ..ClusterSettings::default()
         };
         let (store, _) = Store::open(&directory.path().join("state.db")).unwrap();
         let (sender, commands) = unbounded();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
 use pollgate_common::net::Net;
-use pollgate_control::cluster::{Cluster, Settings};
+use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::compile::resolve::ServiceName;
 use pollgate_control::objects::{Kind, Object};
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, Settled, TableSink};
@@ -47,7 +47,7 @@ struct Control {
 impl Control {
     fn start(directory: &TempDir) -> Control {
         let (store, restored) = Store::open(&directory.path().join("state.db")).unwrap();
-        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).unwrap();
+        let cluster = Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision).unwrap();
         let theirs = cluster.followed().collect();
         let (commands, received) = unbounded();
         let mut published = Published::default();

@@ -41,7 +41,7 @@ pub(crate) const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-public", "ku
 /// What the configuration says that objects depend on: what the allocators may give away and what they may not, and where the
 /// gateway stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ClusterSettings {
     /// ClusterIPs come from here: one range a family, the first is the default family.
     pub service_cidrs: Vec<IpNet>,
     /// Node ports come from here.
@@ -58,11 +58,11 @@ pub struct Settings {
     pub zone: Option<String>,
 }
 
-impl Default for Settings {
+impl Default for ClusterSettings {
     /// The defaults of `gateway.yaml`, with no LoadBalancer pool.
-    fn default() -> Settings {
+    fn default() -> ClusterSettings {
         let cidr = IpNet::new_assert(Ipv4Addr::new(10, 96, 0, 0).into(), 16);
-        Settings {
+        ClusterSettings {
             service_cidrs: vec![cidr],
             node_port_range: 30000..=32767,
             load_balancer_pools: Vec::new(),
@@ -74,7 +74,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl ClusterSettings {
     /// The configured families, default first.
     pub fn families(&self) -> Vec<Family> {
         self.service_cidrs.iter().map(|cidr| Family::of(cidr.addr())).collect()
@@ -302,14 +302,14 @@ pub struct RestoreError {
 /// All objects at one revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
-    settings: Settings,
+    settings: ClusterSettings,
     index: Index,
     revision: u64,
 }
 
 impl Cluster {
     /// An empty cluster, at revision 1: the permanent namespaces, the Service `default/kubernetes`, and nothing else.
-    pub fn new(settings: Settings) -> Cluster {
+    pub fn new(settings: ClusterSettings) -> Cluster {
         let mut cluster = Cluster { settings, index: Index::default(), revision: 1 };
         cluster.ensure_start_state();
         cluster
@@ -320,7 +320,7 @@ impl Cluster {
     /// # Errors
     /// If two Services hold one address or node port, which no sequence of commits leads to.
     pub fn restore(
-        settings: Settings,
+        settings: ClusterSettings,
         objects: impl IntoIterator<Item = Object>,
         revision: u64,
     ) -> Result<Cluster, RestoreError> {
@@ -364,7 +364,7 @@ impl Cluster {
     }
 
     /// The settings it was made with.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &ClusterSettings {
         &self.settings
     }
 
@@ -572,7 +572,7 @@ mod tests {
     #[test]
     fn a_state_with_a_double_address_is_refused() {
         let twice = |name: &str| object(service(name, json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80}]})));
-        let error = Cluster::restore(Settings::default(), [twice("a"), twice("b")], 7).unwrap_err();
+        let error = Cluster::restore(ClusterSettings::default(), [twice("a"), twice("b")], 7).unwrap_err();
         assert_eq!(error.to_string(), "the saved state assigns address 10.96.0.5 to both default/a and default/b");
     }
 
@@ -637,14 +637,14 @@ mod tests {
         ]
     }
 
-    fn tight() -> Settings {
-        Settings {
+    fn tight() -> ClusterSettings {
+        ClusterSettings {
             service_cidrs: vec!["10.0.0.0/28".parse().unwrap(), "fd00::/125".parse().unwrap()],
             node_port_range: 30000..=30005,
             load_balancer_pools: vec!["192.0.2.0/31".parse().unwrap()],
             gateway_addresses: vec!["10.0.0.1".parse().unwrap()],
             dns_addresses: vec!["10.0.0.2".parse().unwrap()],
-            ..Settings::default()
+            ..ClusterSettings::default()
         }
     }
 

@@ -17,7 +17,7 @@ use crate::admission::apply;
 use crate::admission::{ownership, strategy, validate};
 use crate::cluster::index::{Index, Label};
 use crate::cluster::termination;
-use crate::cluster::{Change, Commit, FROM_FILES, IMMORTAL_NAMESPACES, Refusal, RefusalReason, Settings, Write};
+use crate::cluster::{Change, ClusterSettings, Commit, FROM_FILES, IMMORTAL_NAMESPACES, Refusal, RefusalReason, Write};
 use crate::controllers::{self, allocate, endpoint_slices};
 use crate::objects::fault::Fault;
 use crate::objects::service::{ServiceName, SpecExt};
@@ -36,7 +36,7 @@ const MOST_OF_PREFIX: usize = 58;
 
 /// A batch in the making.
 pub(crate) struct Transaction<'a> {
-    settings: &'a Settings,
+    settings: &'a ClusterSettings,
     base: &'a Index,
     over: Index,
     /// Keys written or deleted so far: their versions in `base` no longer count.
@@ -51,7 +51,7 @@ pub(crate) struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(settings: &'a Settings, base: &'a Index, revision: u64, now: jiff::Timestamp) -> Self {
+    pub(crate) fn new(settings: &'a ClusterSettings, base: &'a Index, revision: u64, now: jiff::Timestamp) -> Self {
         Transaction {
             settings,
             base,
@@ -85,7 +85,7 @@ impl<'a> Transaction<'a> {
         Ok(self.commit(written))
     }
 
-    pub(crate) fn settings(&self) -> &'a Settings {
+    pub(crate) fn settings(&self) -> &'a ClusterSettings {
         self.settings
     }
 

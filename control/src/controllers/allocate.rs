@@ -22,7 +22,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::cluster::index::ingress_addresses;
 use crate::cluster::overlay::Transaction;
-use crate::cluster::{IpRange, Settings};
+use crate::cluster::{ClusterSettings, IpRange};
 use crate::objects::Object;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
@@ -39,7 +39,7 @@ pub(crate) fn hash(text: &str, key: u64) -> u64 {
 pub(crate) fn settle_families(
     service: &mut Service,
     old: Option<&Service>,
-    settings: &Settings,
+    settings: &ClusterSettings,
     faults: &mut Vec<Fault>,
 ) {
     let Some(spec) = service.spec.as_mut().filter(|spec| spec.needs_cluster_ip()) else {
@@ -241,7 +241,7 @@ fn free_cluster_ip(tx: &Transaction<'_>, family: Family, name: &ServiceName) -> 
 }
 
 /// The lowest ClusterIP of the default family that is neither the gateway's, DNS's nor `taken`.
-pub(crate) fn lowest_free(settings: &Settings, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+pub(crate) fn lowest_free(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let range = usable((*settings.service_cidrs.first()?).into());
     let reserved =
         |address: &IpAddr| settings.gateway_addresses.contains(address) || settings.dns_addresses.contains(address);

@@ -17,14 +17,14 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::allocate;
 use crate::admission::strategy;
 use crate::cluster::overlay::{Transaction, new_namespace};
-use crate::cluster::{PERMANENT_NAMESPACES, Settings};
+use crate::cluster::{ClusterSettings, PERMANENT_NAMESPACES};
 use crate::objects::{Kind, Object};
 
 /// The port API servers listen on, behind the Service's 443.
 const API_SERVER_PORT: i32 = 6443;
 
 /// What is there from the start. `taken` says which addresses are others'.
-pub(crate) fn objects(settings: &Settings, taken: impl Fn(IpAddr) -> bool) -> Vec<Object> {
+pub(crate) fn objects(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Vec<Object> {
     let namespaces = PERMANENT_NAMESPACES.into_iter().map(new_namespace);
     namespaces.chain(kubernetes(settings, taken)).collect()
 }
@@ -44,7 +44,7 @@ pub(super) fn run(tx: &mut Transaction<'_>) {
 }
 
 /// Nothing if the range has no address left, or there is none.
-fn kubernetes(settings: &Settings, taken: impl Fn(IpAddr) -> bool) -> Option<Object> {
+fn kubernetes(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Option<Object> {
     let address = allocate::lowest_free(settings, taken)?;
     let mut service = Service::default();
     let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
@@ -104,16 +104,17 @@ mod tests {
 
     #[test]
     fn addresses_of_others_are_left_alone() {
-        let settings = Settings {
+        let settings = ClusterSettings {
             gateway_addresses: vec!["10.96.0.1".parse().unwrap()],
             dns_addresses: vec!["10.96.0.2".parse().unwrap()],
-            ..Settings::default()
+            ..ClusterSettings::default()
         };
         assert_eq!(address(&Cluster::new(settings.clone())), "10.96.0.3");
         // A state from before there was such a Service, in which somebody else has its address.
         let old = object(service("a", json!({"clusterIP": "10.96.0.3", "ports": [{"port": 80}]})));
         assert_eq!(address(&Cluster::restore(settings, [old], 7).unwrap()), "10.96.0.4");
-        let full = Settings { service_cidrs: vec!["10.0.0.0/30".parse().unwrap()], ..Settings::default() };
+        let full =
+            ClusterSettings { service_cidrs: vec!["10.0.0.0/30".parse().unwrap()], ..ClusterSettings::default() };
         let taken = ["10.0.0.1", "10.0.0.2"].map(|ip| service(&ip.replace('.', "-"), json!({"clusterIP": ip})));
         let cluster = Cluster::restore(full, taken.map(object), 7).unwrap();
         assert_eq!(cluster.objects(Kind::Service, None).count(), 2, "no room for it, and no harm done");

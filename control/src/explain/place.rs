@@ -4,7 +4,7 @@
 //! decided by the node of each endpoint, the other by hints in its slices, and both by the configuration of this gateway. The
 //! decisions are asked of the compiler's own code.
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, ClusterSettings};
 use crate::compile::draft::ports_by_family;
 use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedService};
 use crate::compile::topology::{Place, Preference, preference, preferred};
@@ -23,11 +23,11 @@ pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String>
     notes
 }
 
-fn place(settings: &Settings) -> Place<'_> {
+fn place(settings: &ClusterSettings) -> Place<'_> {
     Place { node: settings.node.as_deref(), zone: settings.zone.as_deref() }
 }
 
-fn local_notes(settings: &Settings, service: &ResolvedService, endpoints: &[&ResolvedEndpoint]) -> Vec<String> {
+fn local_notes(settings: &ClusterSettings, service: &ResolvedService, endpoints: &[&ResolvedEndpoint]) -> Vec<String> {
     let policies = [
         (service.internal_local, "internalTrafficPolicy", "ClusterIPs"),
         (service.external_local, "externalTrafficPolicy", "addresses outside"),
@@ -36,7 +36,12 @@ fn local_notes(settings: &Settings, service: &ResolvedService, endpoints: &[&Res
     policies.filter_map(|(_, policy, addresses)| local_note(settings, policy, addresses, endpoints)).collect()
 }
 
-fn local_note(settings: &Settings, policy: &str, addresses: &str, endpoints: &[&ResolvedEndpoint]) -> Option<String> {
+fn local_note(
+    settings: &ClusterSettings,
+    policy: &str,
+    addresses: &str,
+    endpoints: &[&ResolvedEndpoint],
+) -> Option<String> {
     let usable = |endpoint: &&&ResolvedEndpoint| endpoint.ready || (endpoint.serving && endpoint.terminating);
     let all = endpoints.iter().filter(usable).count();
     if all == 0 {
@@ -56,7 +61,7 @@ fn local_note(settings: &Settings, policy: &str, addresses: &str, endpoints: &[&
     })
 }
 
-fn hint_note(settings: &Settings, endpoints: &[&ResolvedEndpoint]) -> Option<String> {
+fn hint_note(settings: &ClusterSettings, endpoints: &[&ResolvedEndpoint]) -> Option<String> {
     let ready: Vec<&ResolvedEndpoint> = endpoints.iter().copied().filter(|endpoint| endpoint.ready).collect();
     let hinted = |endpoint: &&&ResolvedEndpoint| !endpoint.hints.zones.is_empty() || !endpoint.hints.nodes.is_empty();
     if !ready.iter().any(|endpoint| hinted(&endpoint)) {
@@ -87,14 +92,14 @@ fn ignored(ready: &[&ResolvedEndpoint], place: Place<'_>) -> String {
 mod tests {
     use serde_json::json;
 
-    use crate::cluster::Settings;
+    use crate::cluster::ClusterSettings;
     use crate::explain::explain;
     use crate::objects::service::ServiceName;
     use crate::testing::{World, node, pod, service};
 
     fn told(node_name: Option<&str>, zone: Option<&str>, spec: serde_json::Value) -> Vec<String> {
         let (node_name, zone) = (node_name.map(str::to_owned), zone.map(str::to_owned));
-        let mut world = World::with(Settings { node: node_name, zone, ..Settings::default() });
+        let mut world = World::with(ClusterSettings { node: node_name, zone, ..ClusterSettings::default() });
         let on = |name: &str, ip: &str, node: &str| {
             let mut pod = pod(name, "a", ip);
             pod["spec"]["nodeName"] = json!(node);

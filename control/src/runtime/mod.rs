@@ -477,7 +477,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cluster::Settings;
+    use crate::cluster::ClusterSettings;
     use crate::objects::{Key, Object};
     use crate::store::faulty::{self, State};
 
@@ -545,7 +545,7 @@ mod tests {
 
     impl Fixture {
         fn new(store: Store) -> Self {
-            Self::with(store, Cluster::new(Settings::default()))
+            Self::with(store, Cluster::new(ClusterSettings::default()))
         }
 
         fn with(store: Store, cluster: Cluster) -> Self {
@@ -751,7 +751,7 @@ mod tests {
 
     #[test]
     fn everything_restored_is_published() {
-        let mut cluster = Cluster::new(Settings::default());
+        let mut cluster = Cluster::new(ClusterSettings::default());
         let commit = cluster.plan(vec![create("web")], jiff::Timestamp::UNIX_EPOCH).expect("planned");
         cluster.adopt(&commit);
         let mut log = Log::default();

@@ -255,7 +255,7 @@ fn addresses_in_a_status() {
 #[test]
 fn updates_of_a_service() {
     let dual = || {
-        World::with(crate::cluster::Settings {
+        World::with(crate::cluster::ClusterSettings {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
             ..Default::default()
         })

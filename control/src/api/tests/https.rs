@@ -28,7 +28,7 @@ impl Site {
 
     fn limited(limits: Limits) -> Self {
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let gateway = Gateway::start(faulty::store().0, Cluster::new(Settings::default()), limits, Some(listen));
+        let gateway = Gateway::start(faulty::store().0, Cluster::new(ClusterSettings::default()), limits, Some(listen));
         let address = gateway.api.https().expect("a listener");
         let told = gateway.get(KUBECONFIG_PATH).expect(200);
         let ca = serde_json::from_value(told.at("/clusters/0/cluster/certificate-authority-data"));
@@ -322,7 +322,7 @@ fn a_port_in_use_is_told() {
     let error = spawn(ApiParts {
         socket: socket.clone(),
         https: Some(Https::beside(&directory.path().join("state.db"), listen)),
-        replica: Cluster::new(Settings::default()),
+        replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
         stats: Arc::new(|| Value::Null),
     });

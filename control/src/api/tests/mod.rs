@@ -18,7 +18,7 @@ use crossbeam::channel::unbounded;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::Settings;
+use crate::cluster::ClusterSettings;
 use crate::runtime::{self, ControlHandle, NoTables, RuntimeParts};
 use crate::store::Store;
 use crate::store::faulty::{self, State};
@@ -34,7 +34,7 @@ struct Gateway {
 
 impl Gateway {
     fn new() -> Self {
-        Self::on(faulty::store().0, Cluster::new(Settings::default()))
+        Self::on(faulty::store().0, Cluster::new(ClusterSettings::default()))
     }
 
     fn on(store: Store, cluster: Cluster) -> Self {
@@ -44,12 +44,13 @@ impl Gateway {
     /// On a state file, with what it holds; as after a restart.
     fn restored(state: &Path) -> Self {
         let (store, restored) = Store::open(state).expect("the file");
-        let cluster = Cluster::restore(Settings::default(), restored.objects, restored.revision).expect("consistent");
+        let cluster =
+            Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision).expect("consistent");
         Self::on(store, cluster)
     }
 
     fn limited(limits: Limits) -> Self {
-        Self::with(faulty::store().0, Cluster::new(Settings::default()), limits)
+        Self::with(faulty::store().0, Cluster::new(ClusterSettings::default()), limits)
     }
 
     fn with(store: Store, cluster: Cluster, limits: Limits) -> Self {

@@ -259,7 +259,7 @@ fn a_watcher_that_does_not_read_is_cut_off_and_others_are_told() {
 #[test]
 fn a_disk_error_refuses_writes_and_serves_reads() {
     let (store, disk) = faulty::store();
-    let gateway = Gateway::on(store, Cluster::new(Settings::default()));
+    let gateway = Gateway::on(store, Cluster::new(ClusterSettings::default()));
     gateway.post(SERVICES, &service("kept")).expect(201);
     disk.set(State::Fails);
     for name in ["lost", "later"] {
@@ -293,7 +293,7 @@ fn a_dead_servers_socket_is_replaced_and_a_living_ones_is_not() {
     let parts = || ApiParts {
         socket: path.clone(),
         https: None,
-        replica: Cluster::new(Settings::default()),
+        replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
         stats: Arc::new(|| Value::Null),
     };
@@ -313,14 +313,14 @@ fn a_write_without_a_control_thread_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let (commands, receiver) = unbounded();
     drop(receiver);
-    let replica = Cluster::new(Settings::default());
+    let replica = Cluster::new(ClusterSettings::default());
     let socket = directory.path().join("run/api.sock");
     let api =
         spawn(ApiParts { socket, https: None, replica, commands, stats: Arc::new(|| Value::Null) }).expect("a socket");
     let (_, receiver) = unbounded();
     let settled = api.settled_sink();
     let (store, _disk) = faulty::store();
-    let cluster = Cluster::new(Settings::default());
+    let cluster = Cluster::new(ClusterSettings::default());
     let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands: receiver, settled };
     let control = runtime::spawn(parts).expect("threads");
     let gateway = Gateway { api, control, directory };

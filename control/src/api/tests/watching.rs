@@ -80,7 +80,7 @@ fn labelled(name: &str, color: &str) -> Value {
 /// A gateway that was restored at revision 50.
 fn restored() -> Gateway {
     let (store, _) = faulty::store();
-    Gateway::on(store, Cluster::restore(Settings::default(), [], 50).expect("consistent"))
+    Gateway::on(store, Cluster::restore(ClusterSettings::default(), [], 50).expect("consistent"))
 }
 
 #[test]

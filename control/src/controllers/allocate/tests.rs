@@ -18,10 +18,10 @@ fn ingress_of(world: &World, name: &str) -> Vec<String> {
 }
 
 fn small(cidr: &str) -> World {
-    World::with(Settings {
+    World::with(ClusterSettings {
         service_cidrs: vec![cidr.parse().unwrap()],
         dns_addresses: Vec::new(),
-        ..Settings::default()
+        ..ClusterSettings::default()
     })
 }
 
@@ -127,7 +127,7 @@ fn node_ports_are_given_kept_shared_and_refused() {
 
 #[test]
 fn node_ports_run_out_with_a_word() {
-    let mut world = World::with(Settings { node_port_range: 30000..=30001, ..Settings::default() });
+    let mut world = World::with(ClusterSettings { node_port_range: 30000..=30001, ..ClusterSettings::default() });
     let one = |name: &str| service(name, json!({"type": "NodePort", "ports": [{"port": 80}]}));
     world.apply([one("a"), one("b")]);
     let told = "spec.ports[0].nodePort: Invalid value: 0: failed to allocate a nodePort: range is full";
@@ -222,9 +222,9 @@ fn balancer_addresses_that_are_asked_for_or_foreign() {
 #[test]
 fn families_follow_policy_and_cluster() {
     let dual = || {
-        World::with(Settings {
+        World::with(ClusterSettings {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
-            ..Settings::default()
+            ..ClusterSettings::default()
         })
     };
     let one = |policy: serde_json::Value| service("a", json!({"ipFamilyPolicy": policy, "ports": [{"port": 80}]}));
@@ -291,9 +291,9 @@ fn a_port_keeps_its_node_port_by_name_whatever_else_changes() {
 #[test]
 fn families_are_not_guessed_where_the_policy_is_left_out() {
     let dual = || {
-        World::with(Settings {
+        World::with(ClusterSettings {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
-            ..Settings::default()
+            ..ClusterSettings::default()
         })
     };
     let with = |more: serde_json::Value| {
@@ -326,11 +326,11 @@ fn families_are_not_guessed_where_the_policy_is_left_out() {
 
 #[test]
 fn other_ranges_change_no_service_that_preferred_both() {
-    let dual = Settings {
+    let dual = ClusterSettings {
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
-        ..Settings::default()
+        ..ClusterSettings::default()
     };
-    for (then, now, count) in [(Settings::default(), dual.clone(), 1), (dual, Settings::default(), 2)] {
+    for (then, now, count) in [(ClusterSettings::default(), dual.clone(), 1), (dual, ClusterSettings::default(), 2)] {
         let mut world = World::with(then);
         world.apply([service("a", json!({"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]}))]);
         let objects = Kind::ALL.into_iter().flat_map(|kind| world.cluster.objects(kind, None));
@@ -376,9 +376,9 @@ fn a_replacement_with_an_empty_status_keeps_the_address() {
 
 #[test]
 fn the_secondary_address_comes_and_goes_and_the_primary_stays() {
-    let mut world = World::with(Settings {
+    let mut world = World::with(ClusterSettings {
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
-        ..Settings::default()
+        ..ClusterSettings::default()
     });
     let of = |policy: &str| {
         service("a", json!({"ipFamilyPolicy": policy, "selector": {"app": "a"}, "ports": [{"port": 80}]}))
