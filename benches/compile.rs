@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pollgate_control::compile::Compiler;
-use pollgate_control::runtime::TableSink;
+use pollgate_control::compile::sink::TableSink;
 use support::control::{Control, ENDPOINTS, compiled};
 use support::sizes;
 

@@ -27,7 +27,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hdrhistogram::Histogram;
 use pollgate::host;
 use pollgate_common::epoch::Source;
-use pollgate_control::runtime::TableSink;
+use pollgate_control::compile::sink::TableSink;
 use support::control::Control;
 
 fn publish(c: &mut Criterion) {

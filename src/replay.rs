@@ -15,11 +15,11 @@ use pollgate_common::net::{Net, PortId};
 use pollgate_common::time::Instant;
 use pollgate_control::cluster::{Cluster, Write};
 use pollgate_control::compile::Compiler;
-use pollgate_control::compile::resolve::{ServiceName, touched};
+use pollgate_control::compile::sink::TableSink;
 use pollgate_control::objects::fault::Fault;
 use pollgate_control::objects::manifest::{self, Document, ManifestError};
+use pollgate_control::objects::service::ServiceName;
 use pollgate_control::objects::{Kind, Object};
-use pollgate_control::runtime::TableSink;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::pcap::{self, PcapError, PcapPort, Record, Track};
 use pollgate_dataplane::steer::{Mesh, Steering};
@@ -190,7 +190,7 @@ impl Offline {
             refusals.into_iter().flat_map(told).collect::<Vec<_>>()
         })?;
         self.cluster.adopt(&commit);
-        self.compiler.changed(&self.cluster, &touched(&commit));
+        self.compiler.changed(&self.cluster, &commit.touched_services());
         self.compiler.publish();
         self.compiler.tick();
         Ok(())

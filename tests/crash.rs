@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::unbounded;
 use pollgate_control::api::{self, APPLY_PATH, ApiParts};
 use pollgate_control::cluster::{Cluster, ClusterSettings};
-use pollgate_control::runtime::{self, NoTables, RuntimeParts};
+use pollgate_control::compile::sink::NoTables;
+use pollgate_control::runtime::{self, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 

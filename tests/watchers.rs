@@ -13,7 +13,8 @@ use crossbeam::channel::unbounded;
 use pollgate::host;
 use pollgate_control::api::{self, ApiHandle, ApiParts};
 use pollgate_control::cluster::{Cluster, ClusterSettings};
-use pollgate_control::runtime::{self, ControlHandle, NoTables, RuntimeParts};
+use pollgate_control::compile::sink::NoTables;
+use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 

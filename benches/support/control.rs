@@ -7,9 +7,10 @@ use pollgate_common::counters::Counters;
 use pollgate_common::hash::RingHash;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_control::cluster::{self, Cluster, Commit, Write};
-use pollgate_control::compile::resolve::{ServiceName, touched};
+use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
-use pollgate_control::runtime::{self, TableSink};
+use pollgate_control::objects::service::ServiceName;
+use pollgate_control::runtime;
 
 use super::cluster as objects;
 
@@ -41,7 +42,7 @@ impl Control {
             ((self.changes / 2).wrapping_mul(7919) % self.services, self.changes.is_multiple_of(2));
         self.changes += 1;
         let unready = is_gone.then_some(service % ENDPOINTS);
-        let touched = touched(&adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]));
+        let touched = adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]).touched_services();
         assert_eq!(touched.len(), 1, "one Service is concerned");
         (service, is_gone, touched)
     }

@@ -22,6 +22,7 @@ pub mod store;
 
 mod admission;
 mod controllers;
+mod registry;
 
 #[cfg(test)]
 mod testing;

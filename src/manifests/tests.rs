@@ -8,8 +8,9 @@ use crossbeam::channel::unbounded;
 use pollgate_common::net::Net;
 use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::compile::resolve::ServiceName;
+use pollgate_control::compile::sink::TableSink;
 use pollgate_control::objects::{Kind, Object};
-use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, Settled, TableSink};
+use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, Settled};
 use pollgate_control::store::Store;
 use tempfile::TempDir;
 

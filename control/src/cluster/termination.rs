@@ -8,13 +8,10 @@
 //! that a restart in between changes nothing, and into an annotation of ours, because `deletionTimestamp` alone does not
 //! tell who wrote it: a Pod dumped from a cluster while it was terminating keeps its state for as long as it is there.
 
-use std::collections::BTreeSet;
-
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::cluster::{Cluster, Commit};
-use crate::objects::{Key, Kind, Object};
+use crate::objects::Object;
 
 /// When the Pod goes.
 const ENDS_AT: &str = "pollgate.io/ends-at";
@@ -51,45 +48,11 @@ pub(crate) fn keep(before: &Object, object: &mut Object) {
     new.annotations.get_or_insert_default().insert(ENDS_AT.to_owned(), end.to_string());
 }
 
-/// The Pods that will go, in the order of their time.
-#[derive(Debug, Default)]
-pub(crate) struct Schedule(BTreeSet<(Timestamp, Key)>);
-
-impl Schedule {
-    /// Those of a restored cluster.
-    pub(crate) fn of(cluster: &Cluster) -> Self {
-        let pods = cluster.objects(Kind::Pod, None);
-        Self(pods.filter_map(|pod| Some((ends_at(pod)?, pod.key()))).collect())
-    }
-
-    /// Follows what a commit did.
-    pub(crate) fn follow(&mut self, commit: &Commit) {
-        for change in commit.changes.iter().filter(|change| change.key.kind == Kind::Pod) {
-            if let Some(end) = change.old.as_deref().and_then(ends_at) {
-                self.0.remove(&(end, change.key.clone()));
-            }
-            if let Some(end) = change.new.as_deref().and_then(ends_at) {
-                self.0.insert((end, change.key.clone()));
-            }
-        }
-    }
-
-    /// Takes out those whose time is over.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Key> {
-        let mut due = Vec::new();
-        while let Some((_, key)) =
-            self.0.first().is_some_and(|(end, _)| *end <= now).then(|| self.0.pop_first()).flatten()
-        {
-            due.push(key);
-        }
-        due
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::Write;
+    use crate::objects::{Key, Kind};
     use crate::testing::{World, now, object, pod, web};
 
     fn terminating(grace: u32) -> (World, Key) {
@@ -137,28 +100,5 @@ mod tests {
         assert_eq!((ends_at(pod), pod.metadata().deletion_grace_period_seconds), (Some(after(5)), Some(5)));
         world.delete(Kind::Pod, "p");
         assert!(world.cluster.object(&key).is_none());
-    }
-
-    #[test]
-    fn a_schedule_follows_commits_and_is_the_same_after_a_restart() {
-        let (mut world, key) = terminating(30);
-        let mut schedule = Schedule::of(&world.cluster);
-        let saved: Vec<Object> = world.cluster.objects(Kind::Pod, None).map(|pod| (**pod).clone()).collect();
-        let restored = Cluster::restore(world.cluster.settings().clone(), saved, 9).unwrap();
-        assert_eq!(Schedule::of(&restored).0, schedule.0);
-        assert!(schedule.due(after(29)).is_empty());
-        let commit = world.write(vec![Write::Terminate(key.clone(), 10)]).unwrap();
-        schedule.follow(&commit);
-        assert_eq!((schedule.due(after(10)), schedule.due(after(99))), (vec![key], vec![]));
-    }
-
-    #[test]
-    fn a_dumped_pod_stays() {
-        let mut world = World::new();
-        let mut dumped = pod("p", "a", "10.1.0.1");
-        dumped["metadata"]["deletionTimestamp"] = "2001-01-01T00:00:00Z".into();
-        dumped["metadata"]["deletionGracePeriodSeconds"] = 30.into();
-        world.apply([dumped]);
-        assert!(Schedule::of(&world.cluster).due(Timestamp::MAX).is_empty());
     }
 }

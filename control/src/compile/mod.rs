@@ -20,6 +20,7 @@ pub mod maglev;
 pub mod resolve;
 pub mod rings;
 pub mod service;
+pub mod sink;
 pub mod topology;
 pub mod zone;
 
@@ -42,7 +43,7 @@ use self::rings::Rings;
 use self::topology::Place;
 use crate::cluster::Cluster;
 use crate::compile::resolve::ServiceName;
-use crate::runtime::TableSink;
+use crate::compile::sink::TableSink;
 
 /// So many Services are worth starting threads for.
 const MANY: usize = 64;

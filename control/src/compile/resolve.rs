@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 
-use crate::cluster::{Cluster, Commit};
+use crate::cluster::Cluster;
 use crate::objects::Object;
 pub use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
 use crate::objects::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, parse_ip, parse_protocol};
@@ -145,18 +145,6 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         ports,
         ready_addresses: ready_addresses(&slices),
     })
-}
-
-/// The Services whose resolution a commit may have changed.
-pub fn touched(commit: &Commit) -> BTreeSet<ServiceName> {
-    let versions = commit.changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
-    versions
-        .filter_map(|object| match &**object {
-            Object::Service(service) => Some(ServiceName::of(service)),
-            Object::EndpointSlice(_) => ServiceName::of_slice(object),
-            _ => None,
-        })
-        .collect()
 }
 
 /// The slices of the Service that carry addresses, with their family. The label `headless` sits on every slice of a
@@ -364,7 +352,7 @@ mod tests {
         let withdrawn = resolved(&world, "a");
         assert!(!withdrawn.proxied && withdrawn.ports.is_empty() && withdrawn.cluster_ips.len() == 1);
         let commit = world.apply([web("a")]);
-        assert!(touched(&commit).contains(&ServiceName::new("default", "a")));
+        assert!(commit.touched_services().contains(&ServiceName::new("default", "a")));
         let back = resolved(&world, "a");
         assert!(back.proxied && back.ports[0].endpoints.len() == 1);
     }

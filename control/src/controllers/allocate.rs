@@ -13,26 +13,18 @@
 //! get the same addresses on every gateway and in every replay, and a Service deleted and made again gets its old one back.
 //! What is taken follows from the objects themselves; there is no bitmap that could disagree with them.
 
-use std::hash::Hasher;
 use std::net::IpAddr;
 use std::ops::Range;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
-use siphasher::sip::SipHasher13;
 
 use crate::cluster::index::ingress_addresses;
-use crate::cluster::overlay::Transaction;
-use crate::cluster::{ClusterSettings, IpRange};
+use crate::cluster::names::hash;
+use crate::cluster::overlay::Overlay;
+use crate::cluster::settings::{ClusterSettings, IpRange};
 use crate::objects::Object;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
-
-/// SipHash-1-3 of a text: published and fixed, so that any two gateways agree.
-pub(crate) fn hash(text: &str, key: u64) -> u64 {
-    let mut hasher = SipHasher13::new_with_keys(key, 0);
-    hasher.write(text.as_bytes());
-    hasher.finish()
-}
 
 /// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`). Who
 /// names no policy means the one from before: nobody gains or loses an address by leaving it out.
@@ -142,7 +134,7 @@ fn check_families(
 }
 
 /// Gives a Service what it needs and has not got, and checks what it asks for.
-pub(crate) fn allocate(tx: &Transaction<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
+pub(crate) fn allocate(tx: &Overlay<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
     let name = ServiceName::of(service);
     let Some(spec) = service.spec.as_mut() else {
         return;
@@ -154,12 +146,12 @@ pub(crate) fn allocate(tx: &Transaction<'_>, service: &mut Service, faults: &mut
 }
 
 /// Gives LoadBalancer addresses to the Services that wait for one, as far as there are any.
-pub(crate) fn serve_waiting(tx: &mut Transaction<'_>) {
+pub(crate) fn serve_waiting(tx: &mut Overlay<'_>) {
     if tx.settings().load_balancer_pools.is_empty() {
         return;
     }
     // Whoever asked for an address by name in this batch has it by now, or cannot have it.
-    tx.forget_wishes();
+    tx.forget_requests();
     let waiting = tx.waiting().into_iter().filter_map(|name| tx.object(&name.key()).cloned());
     let (asking, others): (Vec<_>, Vec<_>) = waiting.partition(|service| wants_an_address(service));
     for object in asking.into_iter().chain(others) {
@@ -178,7 +170,7 @@ fn wants_an_address(service: &Object) -> bool {
     spec.is_some_and(|spec| spec.load_balancer_ip.as_deref().and_then(parse_ip).is_some())
 }
 
-fn cluster_ips(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn cluster_ips(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
     if !spec.needs_cluster_ip() {
         return;
     }
@@ -206,7 +198,7 @@ fn cluster_ips(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName,
     spec.cluster_ips = Some(ips);
 }
 
-fn check_cluster_ip(tx: &Transaction<'_>, asked: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn check_cluster_ip(tx: &Overlay<'_>, asked: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
     let Some(address) = parse_ip(asked) else {
         return;
     };
@@ -232,7 +224,7 @@ fn check_cluster_ip(tx: &Transaction<'_>, asked: &str, name: &ServiceName, fault
     faults.push(Fault::invalid("spec.clusterIPs", value.as_slice(), &detail));
 }
 
-fn free_cluster_ip(tx: &Transaction<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
+fn free_cluster_ip(tx: &Overlay<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
     let cidr = tx.settings().service_cidr(family)?;
     let range = usable(cidr.into());
     let bands = address_bands(IpRange::from(cidr).len(), range.len());
@@ -250,13 +242,7 @@ pub(crate) fn lowest_free(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> 
 
 /// Walks one band from a hashed start. Among more candidates than there are taken addresses one is free, so the walk
 /// is bounded by what is taken even where the band is all of IPv6.
-fn free_address(
-    tx: &Transaction<'_>,
-    range: &IpRange,
-    band: Range<u128>,
-    seed: u64,
-    name: &ServiceName,
-) -> Option<IpAddr> {
+fn free_address(tx: &Overlay<'_>, range: &IpRange, band: Range<u128>, seed: u64, name: &ServiceName) -> Option<IpAddr> {
     let settings = tx.settings();
     let reserved =
         |address: &IpAddr| settings.gateway_addresses.contains(address) || settings.dns_addresses.contains(address);
@@ -292,7 +278,7 @@ fn port_bands(size: u128) -> [Range<u128>; 2] {
     [fixed..size, 0..fixed]
 }
 
-fn node_ports(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn node_ports(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
     let declined =
         spec.service_type() == ServiceType::LoadBalancer && spec.allocate_load_balancer_node_ports == Some(false);
     let wanted = spec.needs_node_ports() && !declined;
@@ -324,7 +310,7 @@ fn node_ports(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, 
     spec.ports = (!ports.is_empty()).then_some(ports);
 }
 
-fn health_check_port(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn health_check_port(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
     if !spec.needs_health_check_port() {
         return;
     }
@@ -342,7 +328,7 @@ fn health_check_port(tx: &Transaction<'_>, spec: &mut ServiceSpec, name: &Servic
     }
 }
 
-fn check_node_port(tx: &Transaction<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn check_node_port(tx: &Overlay<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
     let range = &tx.settings().node_port_range;
     let port = u16::try_from(asked).ok().filter(|port| range.contains(port));
     let owner = port.and_then(|port| tx.node_port_owner(port));
@@ -358,7 +344,7 @@ fn check_node_port(tx: &Transaction<'_>, asked: i32, field: &str, name: &Service
     }
 }
 
-fn free_node_port(tx: &Transaction<'_>, seed: &str, held: &[i32], name: &ServiceName) -> Option<i32> {
+fn free_node_port(tx: &Overlay<'_>, seed: &str, held: &[i32], name: &ServiceName) -> Option<i32> {
     let range = &tx.settings().node_port_range;
     let size = u128::try_from(range.len()).unwrap_or_default();
     let offsets = port_bands(size).into_iter().flat_map(|band| walk(band, hash(seed, 0), size));
@@ -368,7 +354,7 @@ fn free_node_port(tx: &Transaction<'_>, seed: &str, held: &[i32], name: &Service
 }
 
 /// Keeps the LoadBalancer addresses a Service may keep and gives it those it lacks. Without a free one it waits.
-fn balancer_addresses(tx: &Transaction<'_>, service: &mut Service, name: &ServiceName) {
+fn balancer_addresses(tx: &Overlay<'_>, service: &mut Service, name: &ServiceName) {
     let Some(spec) = &service.spec else { return };
     if spec.service_type() != ServiceType::LoadBalancer || spec.load_balancer_class.is_some() {
         return;
@@ -405,14 +391,14 @@ fn ingress(service: &Service) -> &[LoadBalancerIngress] {
     balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
 }
 
-fn claimable(tx: &Transaction<'_>, address: IpAddr, name: &ServiceName) -> bool {
+fn claimable(tx: &Overlay<'_>, address: IpAddr, name: &ServiceName) -> bool {
     let settings = tx.settings();
     !settings.gateway_addresses.contains(&address)
         && !settings.dns_addresses.contains(&address)
         && tx.address_owner(address).is_none_or(|owner| owner == name)
 }
 
-fn free_pool_address(tx: &Transaction<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
+fn free_pool_address(tx: &Overlay<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
     let seed = hash(&name.to_string(), 0);
     let pools = tx.settings().load_balancer_pools.iter().filter(|pool| Family::of(pool.first()) == family);
     pools.into_iter().find_map(|pool| free_address(tx, pool, 0..pool.len(), seed, name))

@@ -23,7 +23,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::cluster::overlay::{Transaction, generated_name};
+use crate::cluster::names::generated_name;
+use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, ServiceType, SpecExt, parse_ip};
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 
@@ -116,13 +117,13 @@ pub(crate) fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 }
 
 /// Brings the slices of every Service the batch may have affected up to date.
-pub(super) fn run(tx: &mut Transaction<'_>) {
+pub(super) fn run(tx: &mut Overlay<'_>) {
     for service in affected(tx) {
         reconcile(tx, &service);
     }
 }
 
-fn affected(tx: &Transaction<'_>) -> BTreeSet<ServiceName> {
+fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
     let mut services = BTreeSet::new();
     let mut nodes = BTreeSet::new();
     for (key, old) in tx.touched() {
@@ -153,7 +154,7 @@ fn affected(tx: &Transaction<'_>) -> BTreeSet<ServiceName> {
     services
 }
 
-fn reconcile(tx: &mut Transaction<'_>, name: &ServiceName) {
+fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
     let Some(object) = tx.object(&name.key()).cloned() else {
         return;
     };
@@ -191,7 +192,7 @@ fn reconcile(tx: &mut Transaction<'_>, name: &ServiceName) {
 
 /// The controller's own slices of a Service. Those it made for another Service of that name, as their owner says, are removed:
 /// who watches them learns that they are others now.
-fn own_slices(tx: &mut Transaction<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
+fn own_slices(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
     let slices = tx.slices(name).into_iter().filter(|slice| is_ours(slice));
     let (own, former): (Vec<_>, Vec<_>) = slices.partition(|slice| owner_uid(slice) == service.metadata.uid.as_deref());
     for slice in former {
@@ -230,12 +231,12 @@ pub(super) struct Member {
 }
 
 /// The Pods behind a Service, by name.
-fn members(tx: &Transaction<'_>, name: &ServiceName, spec: &ServiceSpec) -> Vec<Member> {
+fn members(tx: &Overlay<'_>, name: &ServiceName, spec: &ServiceSpec) -> Vec<Member> {
     let pods = spec.selector().map(|selector| tx.selected_pods(&name.namespace, selector)).unwrap_or_default();
     pods.into_iter().filter_map(|pod| member(tx, spec, pod)).collect()
 }
 
-fn member(tx: &Transaction<'_>, spec: &ServiceSpec, object: Arc<Object>) -> Option<Member> {
+fn member(tx: &Overlay<'_>, spec: &ServiceSpec, object: Arc<Object>) -> Option<Member> {
     let pod = object.as_pod()?;
     let node = node_name(pod).and_then(|node| tx.object(&Key::new(Kind::Node, "", node)));
     let node_missing = node.is_none() && node_name(pod).is_some() && tx.has_nodes();
@@ -365,13 +366,7 @@ fn pod_of(endpoint: &Endpoint) -> Option<&str> {
 }
 
 /// Puts a slice in place; one that says nothing new stays as it is, trigger time included.
-fn put_slice(
-    tx: &mut Transaction<'_>,
-    mut slice: EndpointSlice,
-    service: &Service,
-    name: &ServiceName,
-    family: Family,
-) {
+fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, name: &ServiceName, family: Family) {
     if slice.metadata.name.is_none() {
         slice.metadata.name = Some(free_name(tx, name, family.as_str()));
         slice.metadata.generate_name = Some(format!("{}-", name.name));
@@ -408,7 +403,7 @@ fn labels(service: &Service, name: &ServiceName) -> BTreeMap<String, String> {
 }
 
 /// `<service>-` and five characters that follow from the name and `salt`; the next five while those are taken.
-pub(super) fn free_name(tx: &Transaction<'_>, service: &ServiceName, salt: &str) -> String {
+pub(super) fn free_name(tx: &Overlay<'_>, service: &ServiceName, salt: &str) -> String {
     let prefix = format!("{}-", service.name);
     let names = (0u64..).map(|n| generated_name(&prefix, &format!("{service}/{salt}/{n}")));
     let mut free =

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service};
 
 use super::endpoint_slices::{Member, SlicePort, TRIGGER_TIME, hostname, node_name, pod_addresses, reference};
-use crate::cluster::overlay::Transaction;
+use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, SpecExt};
 use crate::objects::{Key, Kind, Object};
 
@@ -35,13 +35,7 @@ const CAPACITY: usize = 1000;
 type Port<'a> = Option<&'a SlicePort>;
 
 /// Writes the Endpoints of a Service from those behind it.
-pub(super) fn write(
-    tx: &mut Transaction<'_>,
-    name: &ServiceName,
-    service: &Service,
-    members: &[Member],
-    family: Family,
-) {
+pub(super) fn write(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service, members: &[Member], family: Family) {
     let before = tx.object(&key(name)).and_then(|object| object.as_endpoints()).cloned();
     let mut endpoints = before.clone().unwrap_or_default();
     endpoints.metadata.name = Some(name.name.clone());
@@ -62,7 +56,7 @@ pub(super) fn write(
 }
 
 /// Removes the Endpoints of a Service that can have none any more.
-pub(super) fn remove(tx: &mut Transaction<'_>, name: &ServiceName) {
+pub(super) fn remove(tx: &mut Overlay<'_>, name: &ServiceName) {
     let key = key(name);
     let ours = |object: &Object| object.label(MANAGED_BY.0) == Some(MANAGED_BY.1);
     if tx.object(&key).is_some_and(|object| ours(object)) {

@@ -2,14 +2,14 @@
 //!
 //! Kubernetes gives each an hour. A number needs no clock and bounds the memory, whoever writes them.
 
-use crate::cluster::overlay::Transaction;
+use crate::cluster::overlay::Overlay;
 use crate::objects::Kind;
 
 /// Events kept.
 const KEPT: usize = 1000;
 
 /// Removes the oldest Events if the batch brought too many.
-pub(super) fn run(tx: &mut Transaction<'_>) {
+pub(super) fn run(tx: &mut Overlay<'_>) {
     if !tx.touched().any(|(key, old)| key.kind == Kind::Event && old.is_none()) {
         return;
     }

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::endpoint_slices::{MANAGED_BY_LABEL, Ports, TRIGGER_TIME, free_name, port_of, ports_of};
 use crate::admission::apply::LAST_APPLIED;
-use crate::cluster::overlay::Transaction;
+use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, ServiceName, SpecExt, parse_ip};
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 
@@ -36,13 +36,13 @@ pub(crate) fn is_ours(slice: &Object) -> bool {
 }
 
 /// Brings the mirrors of all Endpoints the batch may have affected up to date.
-pub(super) fn run(tx: &mut Transaction<'_>) {
+pub(super) fn run(tx: &mut Overlay<'_>) {
     for name in affected(tx) {
         reconcile(tx, &name);
     }
 }
 
-fn affected(tx: &Transaction<'_>) -> BTreeSet<ServiceName> {
+fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
     let mut names = BTreeSet::new();
     for (key, old) in tx.touched() {
         match key.kind {
@@ -57,7 +57,7 @@ fn affected(tx: &Transaction<'_>) -> BTreeSet<ServiceName> {
     names
 }
 
-fn reconcile(tx: &mut Transaction<'_>, name: &ServiceName) {
+fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
     let mut own = own_slices(tx, name);
     let source = tx.object(&Key::new(Kind::Endpoints, &*name.namespace, &*name.name)).cloned();
     let source =
@@ -77,11 +77,11 @@ fn reconcile(tx: &mut Transaction<'_>, name: &ServiceName) {
     }
 }
 
-fn own_slices(tx: &Transaction<'_>, name: &ServiceName) -> Vec<EndpointSlice> {
+fn own_slices(tx: &Overlay<'_>, name: &ServiceName) -> Vec<EndpointSlice> {
     tx.slices(name).iter().filter(|slice| is_ours(slice)).filter_map(|slice| slice.as_slice().cloned()).collect()
 }
 
-fn is_mirrored(tx: &Transaction<'_>, name: &ServiceName, endpoints: &Endpoints) -> bool {
+fn is_mirrored(tx: &Overlay<'_>, name: &ServiceName, endpoints: &Endpoints) -> bool {
     let metadata = &endpoints.metadata;
     let skipped = metadata.labels.as_ref().and_then(|labels| labels.get(SKIP_LABEL)).is_some_and(|skip| skip == "true");
     let lock = metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER_ANNOTATION));
@@ -135,7 +135,7 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(Family, Endpoint)
     Some((Family::of(ip), endpoint))
 }
 
-fn put_slice(tx: &mut Transaction<'_>, mut slice: EndpointSlice, name: &ServiceName, source: Option<&Endpoints>) {
+fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, name: &ServiceName, source: Option<&Endpoints>) {
     let metadata = source.map(|source| source.metadata.clone()).unwrap_or_default();
     if slice.metadata.name.is_none() {
         slice.metadata.name = Some(free_name(tx, name, &slice.address_type));

@@ -21,10 +21,10 @@ mod endpoints_v1;
 mod events;
 mod hints;
 
-use crate::cluster::overlay::Transaction;
+use crate::cluster::overlay::Overlay;
 
 /// Runs every controller on what the batch touched.
-pub(crate) fn run(tx: &mut Transaction<'_>) {
+pub(crate) fn run(tx: &mut Overlay<'_>) {
     start::run(tx);
     allocate::serve_waiting(tx);
     endpoint_slices::run(tx);

@@ -11,17 +11,29 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::allocate;
 use crate::admission::strategy;
-use crate::cluster::overlay::{Transaction, new_namespace};
-use crate::cluster::{ClusterSettings, PERMANENT_NAMESPACES};
+use crate::cluster::overlay::Overlay;
+use crate::cluster::settings::ClusterSettings;
 use crate::objects::{Kind, Object};
 
 /// The port API servers listen on, behind the Service's 443.
 const API_SERVER_PORT: i32 = 6443;
+
+/// The namespaces that are there from the start.
+const PERMANENT_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// An active namespace.
+pub(crate) fn new_namespace(name: &str) -> Object {
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(name.to_owned());
+    namespace.metadata.labels = Some([("kubernetes.io/metadata.name".to_owned(), name.to_owned())].into());
+    namespace.status = Some(NamespaceStatus { phase: Some("Active".to_owned()), ..Default::default() });
+    Object::Namespace(Box::new(namespace))
+}
 
 /// What is there from the start. `taken` says which addresses are others'.
 pub(crate) fn objects(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Vec<Object> {
@@ -30,7 +42,7 @@ pub(crate) fn objects(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool
 }
 
 /// Puts back what the batch deleted of it.
-pub(super) fn run(tx: &mut Transaction<'_>) {
+pub(super) fn run(tx: &mut Overlay<'_>) {
     let concerned = |kind| matches!(kind, Kind::Namespace | Kind::Service);
     if !tx.touched().any(|(key, _)| concerned(key.kind) && tx.object(key).is_none()) {
         return;

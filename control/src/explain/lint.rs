@@ -15,11 +15,10 @@ use std::collections::{BTreeMap, HashMap};
 use k8s_openapi::api::core::v1::{Pod, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::admission::validate::selects;
 use crate::cluster::Cluster;
 use crate::controllers::endpoint_slices::{find_port, pod_addresses};
 use crate::explain::{Verdict, explain};
-use crate::objects::service::{ServiceName, SpecExt};
+use crate::objects::service::{ServiceName, SpecExt, selects};
 use crate::objects::{Key, Kind, Object};
 
 /// One thing that is legal and surely not meant.

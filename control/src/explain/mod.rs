@@ -400,7 +400,7 @@ fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String>
     }
     let elsewhere = cluster.objects(Kind::Pod, None).filter(|pod| {
         pod.namespace() != explanation.namespace
-            && crate::admission::validate::selects(selector, pod.metadata().labels.as_ref())
+            && crate::objects::service::selects(selector, pod.metadata().labels.as_ref())
     });
     let mut namespaces: Vec<&str> = elsewhere.map(|pod| pod.namespace()).collect();
     namespaces.dedup();

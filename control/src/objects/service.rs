@@ -159,6 +159,11 @@ fn parse_sloppy_v4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then(|| octets.into())
 }
 
+/// Whether labels carry every pair of a selector.
+pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: Option<&BTreeMap<String, String>>) -> bool {
+    selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
 /// The questions a Service's spec answers.
 pub trait SpecExt {
     /// The type; the default for what is absent or unknown.

@@ -22,10 +22,9 @@ use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 use pollgate_control::cluster::{Cluster, Write};
 use pollgate_control::compile::Compiler;
-use pollgate_control::compile::resolve::touched;
+use pollgate_control::compile::sink::TableSink;
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
-use pollgate_control::runtime::TableSink;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
 use pollgate_dataplane::port::{BURST, Port};
 use pollgate_dataplane::steer::{Mesh, Steering};
@@ -158,7 +157,7 @@ impl Lab {
     fn write(&mut self, writes: Vec<Write>) {
         let commit = self.cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH).expect("valid objects");
         self.cluster.adopt(&commit);
-        self.compiler.changed(&self.cluster, &touched(&commit));
+        self.compiler.changed(&self.cluster, &commit.touched_services());
         self.compiler.publish();
         self.compiler.tick();
     }

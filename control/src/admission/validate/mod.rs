@@ -45,11 +45,6 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fau
     }
 }
 
-/// Whether labels carry every pair of a selector.
-pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: Option<&BTreeMap<String, String>>) -> bool {
-    selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-}
-
 fn metadata(object: &Object, faults: &mut Vec<Fault>) {
     let metadata = object.metadata();
     let fault_of_name = match object.kind() {

@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::ClusterSettings;
-use crate::runtime::{self, ControlHandle, NoTables, RuntimeParts};
+use crate::compile::sink::NoTables;
+use crate::runtime::{self, ControlHandle, RuntimeParts};
 use crate::store::Store;
 use crate::store::faulty::{self, State};
 

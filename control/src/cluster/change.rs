@@ -1,0 +1,158 @@
+//! What a client asks for, and what comes of it: a commit or refusals.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::objects::fault::Fault;
+use crate::objects::service::ServiceName;
+use crate::objects::{Key, Object};
+
+/// Annotation of an object that came to be by [`Write::Follow`].
+pub const FROM_FILES: &str = "pollgate.io/from-manifests";
+
+/// Whether an object came to be by [`Write::Follow`].
+pub(crate) fn is_from_files(object: &Object) -> bool {
+    object.metadata().annotations.as_ref().is_some_and(|annotations| annotations.contains_key(FROM_FILES))
+}
+
+/// One thing a client asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Make an object that is not there. Dumped uid and resourceVersion are ignored.
+    Create(Object),
+    /// Replace an object that is there; a resourceVersion in it must be the current one.
+    Replace(Object),
+    /// Make it, or merge it into what is there as `kubectl apply` does.
+    Apply(Object),
+    /// Make or replace it by what was made of it elsewhere, its status and the owners of its fields included. Its
+    /// resourceVersion must be the current one; without one, there must be none.
+    Exact(Object),
+    /// Remove it and what belongs to it.
+    Delete(Key),
+    /// Apply what an operator's file says. The object is the file's, and marked so, if it was not there before.
+    Follow(Object),
+    /// Remove what has left the operator's files, if it is theirs and still there.
+    Unfollow(Key),
+    /// Let a Pod be terminating for so many seconds, and then go.
+    Terminate(Key, u32),
+    /// Remove a Pod whose time of terminating is over; nothing if it is not, or is gone.
+    Expire(Key),
+}
+
+/// One object before and after.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Which object.
+    pub key: Key,
+    /// Before; nothing if it was made.
+    pub old: Option<Arc<Object>>,
+    /// After; nothing if it was deleted.
+    pub new: Option<Arc<Object>>,
+}
+
+/// What a batch of writes amounts to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commit {
+    /// The revision it makes; the current one if nothing changed.
+    pub revision: u64,
+    /// The written objects, and what the controllers made of them. Unchanged objects are left out.
+    pub changes: Vec<Change>,
+    /// The key each write turned out to be about, write by write.
+    pub written: Vec<Key>,
+}
+
+impl Commit {
+    /// The commit that takes this one back.
+    pub(crate) fn inverse(&self) -> Commit {
+        let back =
+            |change: &Change| Change { key: change.key.clone(), old: change.new.clone(), new: change.old.clone() };
+        Commit {
+            revision: self.revision.saturating_sub(1),
+            changes: self.changes.iter().rev().map(back).collect(),
+            written: self.written.clone(),
+        }
+    }
+
+    /// The change of an object, if it changed.
+    pub fn change(&self, key: &Key) -> Option<&Change> {
+        self.changes.iter().find(|change| change.key == *key)
+    }
+
+    /// The Services whose endpoints or addresses it may have changed.
+    pub fn touched_services(&self) -> BTreeSet<ServiceName> {
+        let versions = self.changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
+        versions
+            .filter_map(|object| match &**object {
+                Object::Service(service) => Some(ServiceName::of(service)),
+                Object::EndpointSlice(_) => ServiceName::of_slice(object),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Why a write was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalReason {
+    /// The object has faults.
+    Invalid,
+    /// There is no such object.
+    NotFound,
+    /// There is one already.
+    AlreadyExists,
+    /// It changed since the client read it.
+    Conflict,
+    /// It may not be done.
+    Forbidden,
+}
+
+impl RefusalReason {
+    /// The HTTP status code.
+    pub fn code(self) -> u16 {
+        match self {
+            RefusalReason::Invalid => 422,
+            RefusalReason::NotFound => 404,
+            RefusalReason::AlreadyExists | RefusalReason::Conflict => 409,
+            RefusalReason::Forbidden => 403,
+        }
+    }
+
+    /// `reason` of a `Status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RefusalReason::Invalid => "Invalid",
+            RefusalReason::NotFound => "NotFound",
+            RefusalReason::AlreadyExists => "AlreadyExists",
+            RefusalReason::Conflict => "Conflict",
+            RefusalReason::Forbidden => "Forbidden",
+        }
+    }
+}
+
+/// One write that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Which write of the batch, from 0.
+    pub index: usize,
+    /// The object it was about.
+    pub key: Key,
+    /// Why.
+    pub reason: RefusalReason,
+    /// In words, as the API server says it.
+    pub message: String,
+    /// The faults, if the object has any.
+    pub faults: Vec<Fault>,
+}
+
+/// Saved objects that cannot be one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the saved state assigns {what} to both {first} and {second}")]
+pub struct RestoreError {
+    /// The address or node port.
+    pub what: String,
+    /// Who has it.
+    pub first: ServiceName,
+    /// Who has it too.
+    pub second: ServiceName,
+}

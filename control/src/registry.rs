@@ -1,0 +1,392 @@
+//! The verbs: what each write means, with admission before it and the controllers after.
+//!
+//! ```text
+//! writes ─▶ create, replace, apply, delete, … ─▶ admission ─▶ overlay ─▶ controllers ─▶ Commit
+//!                      └▶ Refusals: nothing happened
+//! ```
+//!
+//! A batch is all or nothing: later writes see earlier ones, and the controllers run once, at its end. A refusal does not
+//! stop the batch from being read to its end, so that a client learns of every fault at once.
+
+use crate::admission::{apply, ownership, strategy, validate};
+use crate::cluster::change::is_from_files;
+use crate::cluster::index::claimed_node_ports;
+use crate::cluster::names::{generated_name, uid};
+use crate::cluster::overlay::Overlay;
+use crate::cluster::termination;
+use crate::cluster::{Cluster, ClusterSettings, Commit, FROM_FILES, Refusal, RefusalReason, RestoreError, Write};
+use crate::controllers::start::new_namespace;
+use crate::controllers::{self, allocate, endpoint_slices, start};
+use crate::objects::fault::Fault;
+use crate::objects::service::ServiceName;
+use crate::objects::{Key, Kind, Object};
+
+/// The permanent namespaces that cannot be deleted. The remaining one comes back.
+const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-public", "kube-system"];
+
+impl Cluster {
+    /// An empty cluster, at revision 1: the permanent namespaces, the Service `default/kubernetes`, and nothing else.
+    pub fn new(settings: ClusterSettings) -> Cluster {
+        let mut cluster = Cluster::empty(settings, 1);
+        cluster.ensure_start_state();
+        cluster
+    }
+
+    /// The cluster whose objects were saved at `revision`.
+    ///
+    /// # Errors
+    /// If two Services hold one address or node port, which no sequence of commits leads to.
+    pub fn restore(
+        settings: ClusterSettings,
+        objects: impl IntoIterator<Item = Object>,
+        revision: u64,
+    ) -> Result<Cluster, RestoreError> {
+        let mut cluster = Cluster::empty(settings, revision);
+        for object in objects {
+            cluster.admit(object)?;
+        }
+        cluster.ensure_start_state();
+        Ok(cluster)
+    }
+
+    /// What the writes would lead to. Nothing happens until the commit is adopted.
+    ///
+    /// # Errors
+    /// Every write that cannot be done, each with its reason; then none is.
+    pub fn plan(&self, writes: Vec<Write>, now: jiff::Timestamp) -> Result<Commit, Vec<Refusal>> {
+        Transaction { view: self.overlay(now) }.run(writes)
+    }
+
+    /// Adds what is there from the start and is not saved until somebody changes it.
+    fn ensure_start_state(&mut self) {
+        let all = start::objects(self.settings(), |address| self.address_owner(address).is_some());
+        let missing: Vec<Object> = all.into_iter().filter(|object| self.object(&object.key()).is_none()).collect();
+        missing.into_iter().map(from_the_start).for_each(|object| self.insert(object));
+    }
+}
+
+/// Why one write cannot be done: reason, message and the faults behind it.
+struct Rejected {
+    key: Key,
+    reason: RefusalReason,
+    message: String,
+    faults: Vec<Fault>,
+}
+
+/// A batch in the making: the verbs over a view of the objects.
+struct Transaction<'a> {
+    view: Overlay<'a>,
+}
+
+impl Transaction<'_> {
+    /// Does the writes, lets the controllers follow, and sums it up.
+    fn run(mut self, writes: Vec<Write>) -> Result<Commit, Vec<Refusal>> {
+        let mut written = Vec::with_capacity(writes.len());
+        let mut refusals = Vec::new();
+        self.note_explicit_claims(&writes);
+        for (index, write) in writes.into_iter().enumerate() {
+            match self.write(write) {
+                Ok(key) => written.push(key),
+                Err(Rejected { key, reason, message, faults }) => {
+                    refusals.push(Refusal { index, key, reason, message, faults });
+                }
+            }
+        }
+        if !refusals.is_empty() {
+            return Err(refusals);
+        }
+        controllers::run(&mut self.view);
+        Ok(self.view.commit(written))
+    }
+
+    fn note_explicit_claims(&mut self, writes: &[Write]) {
+        for write in writes {
+            let (Write::Create(object)
+            | Write::Replace(object)
+            | Write::Apply(object)
+            | Write::Exact(object)
+            | Write::Follow(object)) = write
+            else {
+                continue;
+            };
+            let Some(service) = object.as_service() else {
+                continue;
+            };
+            let name = ServiceName::of(service);
+            for address in strategy::explicit_addresses(service) {
+                self.view.request_address(address, &name);
+            }
+            for port in claimed_node_ports(service) {
+                self.view.request_node_port(port, &name);
+            }
+        }
+    }
+
+    fn write(&mut self, write: Write) -> Result<Key, Rejected> {
+        match write {
+            Write::Create(object) => self.create(object),
+            Write::Replace(object) => self.replace(object),
+            Write::Apply(object) => self.apply(object),
+            Write::Exact(object) => self.exact(object),
+            Write::Delete(key) => self.delete(key),
+            Write::Follow(object) => self.follow(object),
+            Write::Unfollow(key) => self.unfollow(key),
+            Write::Terminate(key, grace) => self.terminate(key, grace),
+            Write::Expire(key) => Ok(self.expire(key)),
+        }
+    }
+
+    fn create(&mut self, mut object: Object) -> Result<Key, Rejected> {
+        self.generate_name(&mut object);
+        let key = object.key();
+        if self.view.object(&key).is_some() {
+            let message = format!("{} already exists", quoted(&key));
+            return Err(Rejected { key, reason: RefusalReason::AlreadyExists, message, faults: Vec::new() });
+        }
+        object.metadata_mut().managed_fields = None;
+        self.settle(object, None)?;
+        Ok(key)
+    }
+
+    fn replace(&mut self, mut object: Object) -> Result<Key, Rejected> {
+        let key = object.key();
+        let Some(old) = self.view.object(&key).cloned() else {
+            return if may_be_made_by_replacing(&object) { self.create(object) } else { Err(not_found(key)) };
+        };
+        check_version(&key, &object, &old)?;
+        ownership::carry(&old, &mut object);
+        self.settle(object, Some(&old))?;
+        Ok(key)
+    }
+
+    fn exact(&mut self, mut object: Object) -> Result<Key, Rejected> {
+        let key = object.key();
+        let Some(old) = self.view.object(&key).cloned() else {
+            return match object.metadata().resource_version {
+                Some(_) => Err(not_found(key)),
+                None => self.settle(object, None).map(|()| key),
+            };
+        };
+        // Made from nothing, while somebody made it: that is a conflict too.
+        object.metadata_mut().resource_version.get_or_insert_with(|| "0".to_owned());
+        check_version(&key, &object, &old)?;
+        self.settle_exactly(object, &old)?;
+        Ok(key)
+    }
+
+    fn apply(&mut self, mut object: Object) -> Result<Key, Rejected> {
+        self.generate_name(&mut object);
+        let key = object.key();
+        let old = self.view.object(&key).cloned();
+        let mut merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        match &old {
+            Some(old) => ownership::carry(old, &mut merged),
+            None => merged.metadata_mut().managed_fields = None,
+        }
+        self.settle_merged(merged, old.as_deref())?;
+        Ok(key)
+    }
+
+    /// As apply. What was there already stays somebody else's, and so does a Namespace, with which all in it would go.
+    fn follow(&mut self, object: Object) -> Result<Key, Rejected> {
+        let key = object.key();
+        let old = self.view.object(&key).cloned();
+        let mut merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        if key.kind != Kind::Namespace && old.as_deref().is_none_or(is_from_files) {
+            let annotations = merged.metadata_mut().annotations.get_or_insert_default();
+            annotations.insert(FROM_FILES.to_owned(), "true".to_owned());
+        }
+        self.settle_merged(merged, old.as_deref())?;
+        Ok(key)
+    }
+
+    fn unfollow(&mut self, key: Key) -> Result<Key, Rejected> {
+        let is_theirs = self.view.object(&key).is_some_and(|object| is_from_files(object));
+        if is_theirs { self.delete(key) } else { Ok(key) }
+    }
+
+    fn delete(&mut self, key: Key) -> Result<Key, Rejected> {
+        if self.view.object(&key).is_none() {
+            return Err(not_found(key));
+        }
+        match key.kind {
+            Kind::Namespace if IMMORTAL_NAMESPACES.contains(&key.name.as_str()) => {
+                let message = format!("{} is forbidden: this namespace may not be deleted", quoted(&key));
+                return Err(Rejected { key, reason: RefusalReason::Forbidden, message, faults: Vec::new() });
+            }
+            Kind::Namespace => self.empty_namespace(&key.name),
+            Kind::Service => self.remove_dependents(&ServiceName::new(&*key.namespace, &*key.name)),
+            _ => {}
+        }
+        self.view.remove(&key);
+        Ok(key)
+    }
+
+    fn terminate(&mut self, key: Key, grace: u32) -> Result<Key, Rejected> {
+        let Some(object) = self.view.object(&key) else {
+            return Err(not_found(key));
+        };
+        let mut object = (**object).clone();
+        termination::begin(&mut object, grace, self.view.now());
+        self.view.put(object);
+        Ok(key)
+    }
+
+    fn expire(&mut self, key: Key) -> Key {
+        let due = self
+            .view
+            .object(&key)
+            .and_then(|object| termination::ends_at(object))
+            .is_some_and(|end| end <= self.view.now());
+        if due {
+            self.view.remove(&key);
+        }
+        key
+    }
+
+    fn empty_namespace(&mut self, namespace: &str) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.namespaced()) {
+            for object in self.view.objects(kind, Some(namespace)) {
+                self.view.remove(&object.key());
+            }
+        }
+    }
+
+    /// What goes with a Service: its Endpoints whoever wrote them, and the slices that are the controllers' or name it as
+    /// their owner. A slice written by hand stays, as in Kubernetes: the Service may be made again.
+    fn remove_dependents(&mut self, service: &ServiceName) {
+        for slice in self.view.slices(service).iter().filter(|slice| endpoint_slices::belongs_to(slice, service)) {
+            self.view.remove(&slice.key());
+        }
+        let endpoints = Key::new(Kind::Endpoints, &*service.namespace, &*service.name);
+        if self.view.object(&endpoints).is_some() {
+            self.view.remove(&endpoints);
+        }
+    }
+
+    /// From what was typed to what is valid, and into place.
+    fn settle(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
+        strategy::prepare(&mut object, old);
+        self.place(object, old)
+    }
+
+    /// The same for an object whose status is what it says, be it nothing.
+    fn settle_exactly(&mut self, mut object: Object, old: &Object) -> Result<(), Rejected> {
+        strategy::prepare(&mut object, Some(&strategy::without_status(old)));
+        self.place(object, Some(old))
+    }
+
+    /// The same for what a manifest was merged with: a status that it no longer has is taken away, as any field.
+    fn settle_merged(&mut self, merged: Object, old: Option<&Object>) -> Result<(), Rejected> {
+        match old {
+            Some(old) => self.settle_exactly(merged, old),
+            None => self.settle(merged, None),
+        }
+    }
+
+    fn place(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
+        let key = object.key();
+        let mut faults = Vec::new();
+        if let Object::Service(service) = &mut object {
+            allocate::settle_families(service, old.and_then(Object::as_service), self.view.settings(), &mut faults);
+        }
+        validate::object(&object, old, &mut faults);
+        if let (Object::Service(service), true) = (&mut object, faults.is_empty()) {
+            allocate::allocate(&self.view, service, &mut faults);
+        }
+        if !faults.is_empty() {
+            return Err(invalid(key, faults));
+        }
+        self.ensure_namespace(&key);
+        self.view.put(object);
+        Ok(())
+    }
+
+    fn ensure_namespace(&mut self, key: &Key) {
+        if key.kind.namespaced() && self.view.object(&Key::new(Kind::Namespace, "", &*key.namespace)).is_none() {
+            self.view.put(new_namespace(&key.namespace));
+        }
+    }
+
+    /// `generateName`: a suffix from the hash of prefix and revision, the next one while that is taken.
+    fn generate_name(&self, object: &mut Object) {
+        let Some(prefix) = object.metadata().generate_name.clone().filter(|_| object.name().is_empty()) else {
+            return;
+        };
+        for attempt in 0u64.. {
+            let seed = format!("{prefix}/{}/{attempt}", self.view.next_revision());
+            object.metadata_mut().name = Some(generated_name(&prefix, &seed));
+            if self.view.object(&object.key()).is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// An object that is there from the start: it has no creation time, nobody made it.
+pub(crate) fn from_the_start(mut object: Object) -> Object {
+    let key = object.key();
+    let metadata = object.metadata_mut();
+    metadata.uid = Some(uid(&key, 1));
+    metadata.resource_version = Some("1".to_owned());
+    object
+}
+
+/// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing makes an object of these kinds. Whoever names a version
+/// or uid means one that was there.
+fn may_be_made_by_replacing(object: &Object) -> bool {
+    let metadata = object.metadata();
+    let open = |field: &Option<String>| field.as_ref().is_none_or(String::is_empty);
+    matches!(object.kind(), Kind::Service | Kind::Endpoints | Kind::Event)
+        && open(&metadata.resource_version)
+        && open(&metadata.uid)
+}
+
+/// Whoever names a version or uid means that one.
+fn check_version(key: &Key, object: &Object, old: &Object) -> Result<(), Rejected> {
+    let (given, current) = (object.metadata(), old.metadata());
+    let differs = |given: &Option<String>, current: &Option<String>| {
+        given.as_ref().is_some_and(|given| !given.is_empty() && Some(given) != current.as_ref())
+    };
+    let why = if differs(&given.uid, &current.uid) {
+        let text = |uid: &Option<String>| uid.clone().unwrap_or_default();
+        let (given, current) = (text(&given.uid), text(&current.uid));
+        format!("Precondition failed: UID in precondition: {given}, UID in object meta: {current}")
+    } else if differs(&given.resource_version, &current.resource_version) {
+        "the object has been modified; please apply your changes to the latest version and try again".to_owned()
+    } else {
+        return Ok(());
+    };
+    let message = format!("Operation cannot be fulfilled on {}: {why}", quoted(key));
+    Err(Rejected { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Vec::new() })
+}
+
+fn not_found(key: Key) -> Rejected {
+    let message = format!("{} not found", quoted(&key));
+    Rejected { key, reason: RefusalReason::NotFound, message, faults: Vec::new() }
+}
+
+fn invalid(key: Key, faults: Vec<Fault>) -> Rejected {
+    let texts: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    let list = match texts.as_slice() {
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    };
+    let kind = match key.kind.group() {
+        "" => key.kind.name().to_owned(),
+        group => format!("{}.{group}", key.kind.name()),
+    };
+    let message = format!("{kind} {:?} is invalid: {list}", key.name);
+    Rejected { key, reason: RefusalReason::Invalid, message, faults }
+}
+
+/// `services "a"`, as the API server names an object in a message.
+fn quoted(key: &Key) -> String {
+    match key.kind.group() {
+        "" => format!("{} {:?}", key.kind.plural(), key.name),
+        group => format!("{}.{group} {:?}", key.kind.plural(), key.name),
+    }
+}
+
+#[cfg(test)]
+mod tests;

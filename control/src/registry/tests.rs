@@ -1,0 +1,293 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::cluster::index::{claimed_addresses, ingress_addresses};
+use crate::objects::service::{Family, ServiceType, SpecExt};
+use crate::testing::{World, node, now, object, pod, service, web};
+
+#[test]
+fn a_batch_is_all_or_nothing_and_tells_every_refusal() {
+    let mut world = World::new();
+    let writes = vec![
+        Write::Create(object(web("a"))),
+        Write::Create(object(web("a"))),
+        Write::Delete(Key::new(Kind::Pod, "default", "none")),
+        Write::Create(object(service("b", json!({"ports": [{"port": 0}]})))),
+    ];
+    let refusals = world.write(writes).unwrap_err();
+    let told: Vec<(usize, u16, &str)> =
+        refusals.iter().map(|r| (r.index, r.reason.code(), r.message.as_str())).collect();
+    let invalid =
+        "Service \"b\" is invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive";
+    assert_eq!(
+        told,
+        [(1, 409, "services \"a\" already exists"), (2, 404, "pods \"none\" not found"), (3, 422, invalid)]
+    );
+    assert_eq!((world.cluster.revision(), world.cluster.objects(Kind::Service, None).count()), (1, 1));
+}
+
+#[test]
+fn the_metadata_that_is_ours_is_ours() {
+    let mut world = World::new();
+    let mut dumped = web("a");
+    dumped["metadata"]["uid"] = json!("00000000-0000-0000-0000-000000000000");
+    dumped["metadata"]["resourceVersion"] = json!("999");
+    dumped["metadata"]["creationTimestamp"] = json!("2001-01-01T00:00:00Z");
+    world.write(vec![Write::Create(object(dumped))]).unwrap();
+    let created = world.service("a").metadata;
+    assert_eq!((created.resource_version.as_deref(), created.creation_timestamp.unwrap().0), (Some("2"), now()));
+    let uid = created.uid.unwrap();
+    assert_eq!((uid.len(), uid.as_bytes()[14]), (36, b'8'));
+    let mut again = World::new();
+    again.apply([web("a")]);
+    assert_eq!(again.service("a").metadata.uid.unwrap(), uid);
+}
+
+#[test]
+fn two_writers_of_one_version_conflict() {
+    let mut world = World::new();
+    world.apply([web("a")]);
+    let mut first = Object::Service(Box::new(world.service("a")));
+    first.metadata_mut().labels = Some([("x".to_owned(), "1".to_owned())].into());
+    let mut second = first.clone();
+    second.metadata_mut().labels = Some([("x".to_owned(), "2".to_owned())].into());
+    world.write(vec![Write::Replace(first)]).unwrap();
+    let refusal = &world.write(vec![Write::Replace(second)]).unwrap_err()[0];
+    assert_eq!(refusal.reason, RefusalReason::Conflict);
+    assert_eq!(
+        refusal.message,
+        "Operation cannot be fulfilled on services \"a\": the object has been modified; please apply your changes to the latest version and try again"
+    );
+    assert_eq!(world.service("a").metadata.labels.unwrap()["x"], "1");
+}
+
+#[test]
+fn namespaces_come_with_their_first_object_and_take_everything_along() {
+    let mut world = World::new();
+    let mut there = web("a");
+    there["metadata"]["namespace"] = json!("shop");
+    let commit = world.apply([there, web("b")]);
+    let key = Key::new(Kind::Namespace, "", "shop");
+    assert!(commit.change(&key).is_some());
+    let commit = world.write(vec![Write::Delete(key.clone())]).unwrap();
+    assert_eq!(commit.changes.len(), 4, "the Namespace, the Service, its slice and its Endpoints");
+    assert!(commit.changes.iter().all(|change| change.new.is_none()));
+    assert_eq!(world.cluster.objects(Kind::Service, None).count(), 2);
+    let refusal = &world.write(vec![Write::Delete(Key::new(Kind::Namespace, "", "default"))]).unwrap_err()[0];
+    assert_eq!(
+        (refusal.reason.code(), refusal.message.as_str()),
+        (403, "namespaces \"default\" is forbidden: this namespace may not be deleted")
+    );
+}
+
+#[test]
+fn what_leaves_the_files_goes_if_it_came_from_them() {
+    let mut world = World::new();
+    world.apply([web("applied")]);
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let follow = |value| Write::Follow(object(value));
+    world.write(vec![follow(web("applied")), follow(web("ours")), follow(web("taken")), follow(namespace)]).unwrap();
+    let key = |name: &str| Key::new(Kind::Service, "default", name);
+    assert_eq!(world.cluster.followed().collect::<Vec<_>>(), [key("ours"), key("taken")]);
+    // kubectl's apply leaves the mark alone; a replacement without it makes the object somebody else's.
+    world.apply([web("ours")]);
+    world.write(vec![Write::Replace(object(web("taken")))]).unwrap();
+    let again = world.write(vec![follow(web("ours"))]).unwrap();
+    assert_eq!(again.changes, [], "following twice changes nothing");
+    let shop = Key::new(Kind::Namespace, "", "shop");
+    let gone = ["applied", "ours", "taken", "never there"].map(|name| Write::Unfollow(key(name)));
+    world.write(gone.into_iter().chain([Write::Unfollow(shop.clone())]).collect()).unwrap();
+    let left = world.cluster.objects(Kind::Service, None).map(|object| object.name().to_owned());
+    assert_eq!(left.collect::<Vec<_>>(), ["applied", "kubernetes", "taken"]);
+    assert!(world.cluster.object(&shop).is_some());
+}
+
+#[test]
+fn generated_names_differ() {
+    let mut world = World::new();
+    let mut pod = pod("", "a", "10.0.0.1");
+    pod["metadata"] = json!({"generateName": "web-"});
+    let commit = world.write(vec![Write::Create(object(pod.clone())), Write::Create(object(pod))]).unwrap();
+    assert!(commit.written.iter().all(|key| key.name.starts_with("web-") && key.name.len() == 9));
+    assert_ne!(commit.written[0], commit.written[1]);
+}
+
+#[test]
+fn a_state_with_a_double_address_is_refused() {
+    let twice = |name: &str| object(service(name, json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80}]})));
+    let error = Cluster::restore(ClusterSettings::default(), [twice("a"), twice("b")], 7).unwrap_err();
+    assert_eq!(error.to_string(), "the saved state assigns address 10.96.0.5 to both default/a and default/b");
+}
+
+/// Found by the property below: the index must not depend on the order of the changes.
+#[test]
+fn an_address_that_changes_hands_within_a_commit_is_the_new_owners() {
+    let mut world = World::with(tight());
+    let one = |name: &str| service(name, json!({"type": "LoadBalancer", "ports": [{"port": 80}]}));
+    world.apply([one("b")]);
+    world.apply([one("c")]);
+    world.apply([one("d"), service("b", json!({"ports": [{"port": 80}]}))]);
+    let d = world.service("d");
+    let address = ingress_addresses(&d).next().expect("what b gave up");
+    assert_eq!(world.cluster.address_owner(address), Some(&ServiceName::new("default", "d")));
+    world.apply([one("e")]);
+    assert_nothing_given_twice(&world.cluster);
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    let name = prop::sample::select(vec!["a", "b", "c", "d", "e"]);
+    let kind = prop::sample::select(vec!["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]);
+    let asked = (prop::option::of(1u8..14), prop::option::of(0u16..6), any::<bool>());
+    let families =
+        prop::sample::select(vec![None, Some("SingleStack"), Some("PreferDualStack"), Some("RequireDualStack")]);
+    let balancer = (prop::option::of(0u8..4), prop::sample::select(vec!["", "", "class", "no node ports"]));
+    let spec =
+        (kind, asked, families, balancer).prop_map(|(kind, (ip, node_port, local), families, (wanted, special))| {
+            let mut spec = json!({"type": kind, "selector": {"app": "a"},
+            "ports": [{"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"}]});
+            if let (Some(policy), true) = (families, kind != "ExternalName") {
+                spec["ipFamilyPolicy"] = json!(policy);
+            }
+            if let (Some(wanted), "LoadBalancer") = (wanted, kind) {
+                spec["loadBalancerIP"] = json!(format!("192.0.2.{wanted}"));
+            }
+            match (special, kind) {
+                ("class", "LoadBalancer") => spec["loadBalancerClass"] = json!("example.com/other"),
+                ("no node ports", "LoadBalancer") => spec["allocateLoadBalancerNodePorts"] = json!(false),
+                _ => {}
+            }
+            match (kind, ip) {
+                ("ExternalName", _) => spec["externalName"] = json!("x.example"),
+                (_, Some(ip)) => spec["clusterIP"] = json!(format!("10.0.0.{ip}")),
+                _ => {}
+            }
+            if let (Some(port), "NodePort" | "LoadBalancer") = (node_port, kind) {
+                spec["ports"][0]["nodePort"] = json!(30000 + port);
+            }
+            if local && kind == "LoadBalancer" {
+                spec["externalTrafficPolicy"] = json!("Local");
+            }
+            spec
+        });
+    prop_oneof![
+        4 => (name.clone(), spec.clone()).prop_map(|(name, spec)| Write::Apply(object(service(name, spec)))),
+        1 => (name.clone(), spec).prop_map(|(name, spec)| Write::Replace(object(service(name, spec)))),
+        1 => name.clone().prop_map(|name| Write::Delete(Key::new(Kind::Service, "default", name))),
+        1 => (name.clone(), any::<bool>()).prop_map(|(name, ours)| Write::Apply(object(pod(name, if ours { "a" } else { "b" }, "10.1.0.1")))),
+        1 => name.clone().prop_map(|name| Write::Delete(Key::new(Kind::Pod, "default", name))),
+        1 => name.prop_map(|name| Write::Apply(object(node(name, "z")))),
+    ]
+}
+
+fn tight() -> ClusterSettings {
+    ClusterSettings {
+        service_cidrs: vec!["10.0.0.0/28".parse().unwrap(), "fd00::/125".parse().unwrap()],
+        node_port_range: 30000..=30005,
+        load_balancer_pools: vec!["192.0.2.0/31".parse().unwrap()],
+        gateway_addresses: vec!["10.0.0.1".parse().unwrap()],
+        dns_addresses: vec!["10.0.0.2".parse().unwrap()],
+        ..ClusterSettings::default()
+    }
+}
+
+fn assert_nothing_given_twice(cluster: &Cluster) {
+    let (mut addresses, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    for object in cluster.objects(Kind::Service, None) {
+        let service = object.as_service().unwrap();
+        for address in claimed_addresses(service) {
+            assert!(addresses.insert(address), "{address} twice");
+            assert_ne!(address.to_string(), "10.0.0.1", "the gateway's");
+        }
+        let own: BTreeSet<u16> = claimed_node_ports(service).collect();
+        assert!(own.iter().all(|port| ports.insert(*port)), "a node port twice");
+    }
+}
+
+fn assert_everybody_has_what_it_needs(cluster: &Cluster) {
+    let settings = cluster.settings();
+    for object in cluster.objects(Kind::Service, None) {
+        let spec = object.as_service().unwrap().spec.as_ref().unwrap();
+        let families = if spec.needs_cluster_ip() { spec.families() } else { Vec::new() };
+        let addresses = spec.cluster_addresses();
+        assert_eq!(addresses.iter().copied().map(Family::of).collect::<Vec<_>>(), families, "{spec:?}");
+        assert!(addresses.iter().all(|ip| settings.service_cidrs.iter().any(|cidr| cidr.contains(ip))), "{spec:?}");
+        let declined = spec.allocate_load_balancer_node_ports == Some(false);
+        for port in spec.ports() {
+            let given = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            assert!(given.is_none_or(|port| settings.node_port_range.contains(&port)), "{spec:?}");
+            assert!(given.is_some() == spec.needs_node_ports() || declined, "{spec:?}");
+        }
+        let health = spec.health_check_node_port.filter(|port| *port != 0);
+        assert_eq!(health.is_some(), spec.needs_health_check_port(), "{spec:?}");
+        assert!(health.is_none() || spec.ports().iter().all(|port| port.node_port != health), "{spec:?}");
+        let balanced = ingress_addresses(object.as_service().unwrap()).next().is_some();
+        assert!(!balanced || (spec.service_type() == ServiceType::LoadBalancer && spec.load_balancer_class.is_none()));
+    }
+}
+
+/// Nobody waits for an address that lies about.
+fn assert_nobody_waits_in_vain(cluster: &Cluster) {
+    let taken: BTreeSet<IpAddr> = cluster
+        .objects(Kind::Service, None)
+        .flat_map(|object| ingress_addresses(object.as_service().unwrap()).collect::<Vec<_>>())
+        .collect();
+    let pool = &cluster.settings().load_balancer_pools[0];
+    let free: Vec<IpAddr> = (0..pool.len()).filter_map(|at| pool.at(at)).filter(|ip| !taken.contains(ip)).collect();
+    for object in cluster.objects(Kind::Service, None) {
+        let service = object.as_service().unwrap();
+        let spec = service.spec.as_ref().unwrap();
+        let waits = spec.service_type() == ServiceType::LoadBalancer
+            && spec.load_balancer_class.is_none()
+            && spec.families().contains(&Family::V4)
+            && ingress_addresses(service).next().is_none();
+        let wanted = spec.load_balancer_ip.as_deref().map(|ip| ip.parse::<IpAddr>().unwrap());
+        let served = match wanted {
+            Some(wanted) => free.contains(&wanted),
+            None => !free.is_empty(),
+        };
+        assert!(!(waits && served), "{} waits, and {free:?} is free", object.name());
+    }
+}
+
+/// One changed Pod among many Services touches its own Service's slice and nothing else.
+#[test]
+fn a_change_touches_only_what_depends_on_it() {
+    let mut world = World::new();
+    let pods = (0..200)
+        .flat_map(|s| (0..3).map(move |p| pod(&format!("p{s}-{p}"), &format!("s{s}"), &format!("10.1.{s}.{}", p + 1))));
+    world.apply((0..200).map(|s| web(&format!("s{s}"))).chain(pods));
+    let mut gone = pod("p7-1", "s7", "10.1.7.2");
+    gone["status"]["conditions"] = json!([]);
+    let commit = world.apply([gone]);
+    let keys: Vec<Kind> = commit.changes.iter().map(|change| change.key.kind).collect();
+    assert_eq!(keys, [Kind::Pod, Kind::EndpointSlice, Kind::Endpoints]);
+    let touched = commit.touched_services();
+    assert_eq!(touched.into_iter().collect::<Vec<_>>(), [ServiceName::new("default", "s7")]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_given_twice_and_a_restored_cluster_is_the_same(batches in prop::collection::vec(prop::collection::vec(any_write(), 1..4), 1..12)) {
+        let mut world = World::with(tight());
+        for batch in batches {
+            let before = world.cluster.clone();
+            if world.write(batch).is_err() {
+                prop_assert_eq!(&world.cluster, &before);
+            }
+            assert_nothing_given_twice(&world.cluster);
+            assert_everybody_has_what_it_needs(&world.cluster);
+            assert_nobody_waits_in_vain(&world.cluster);
+        }
+        let saved = Kind::ALL.into_iter().flat_map(|kind| world.cluster.objects(kind, None).map(|o| (**o).clone()));
+        let texts: Vec<String> = saved.map(|object| object.to_value().to_string()).collect();
+        let objects = texts.iter().map(|text| Object::from_value(&serde_json::from_str(text).unwrap(), "").unwrap());
+        let restored = Cluster::restore(tight(), objects, world.cluster.revision()).unwrap();
+        prop_assert_eq!(&restored, &world.cluster);
+    }
+}

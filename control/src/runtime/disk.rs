@@ -1,0 +1,60 @@
+//! The disk thread: it alone writes the state file, one job at a time.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::cluster::Commit;
+use crate::store::Store;
+
+/// The disk thread, seen from the control thread.
+pub(super) struct Disk {
+    jobs: Option<Sender<Job>>,
+    pub(super) done: Receiver<Result<(), String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the disk thread can be asked, one at a time.
+pub(super) enum Job {
+    Write(Vec<Arc<Commit>>),
+    /// To take writes again after these have failed.
+    Recover(Vec<Arc<Commit>>),
+}
+
+impl Disk {
+    pub(super) fn spawn(mut store: Store) -> io::Result<Self> {
+        let (jobs, queue) = bounded(1);
+        let (report, done) = bounded(1);
+        let thread = thread::Builder::new().name("disk".into()).spawn(move || {
+            for job in queue {
+                let done = match job {
+                    Job::Write(commits) => store.commit(&commits),
+                    Job::Recover(failed) => store.recover(&failed),
+                };
+                if report.send(done.map_err(|error| error.to_string())).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
+    }
+
+    /// Never blocks: one job is under way at a time, and there is room for one.
+    pub(super) fn start(&self, job: Job) {
+        // A dead disk thread shows as a closed `done`, which every caller watches.
+        if let Some(jobs) = &self.jobs {
+            drop(jobs.send(job));
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the disk thread panicked");
+        }
+    }
+}
