@@ -1,10 +1,10 @@
 //! The control plane: Kubernetes objects in, compiled tables out.
 //!
 //! ```text
-//! manifest ─▶ objects ─▶ cluster.plan ─┬─ admission              what was typed becomes what is valid
-//!                                      ├─ controllers/allocate   addresses and ports
-//!                                      ├─ controllers/endpoints  Pods become EndpointSlices
-//!                                      └─▶ Commit ─▶ store, cluster.adopt ─▶ resolve ─▶ compile ─▶ publish
+//! manifest ─▶ objects ─▶ registry ─┬─ admission                  what was typed becomes what is valid
+//!                                  ├─ controllers/allocate       addresses and ports
+//!                                  ├─ controllers/endpoint_slices  Pods become EndpointSlices
+//!                                  └─▶ Commit ─▶ store, cluster.adopt ─▶ resolve ─▶ compile ─▶ publish
 //! ```
 //!
 //! Everything from the manifest to [`compile::resolve`] is pure: no clock, no thread, no I/O besides reading manifest files.

@@ -16,7 +16,7 @@ use crate::cluster::overlay::Overlay;
 use crate::cluster::termination;
 use crate::cluster::{Cluster, ClusterSettings, Commit, FROM_FILES, Refusal, RefusalReason, RestoreError, Write};
 use crate::controllers::start::new_namespace;
-use crate::controllers::{self, allocate, endpoint_slices, start};
+use crate::controllers::{self, allocate, mirror, slices, start};
 use crate::objects::fault::Fault;
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
@@ -255,7 +255,7 @@ impl Transaction<'_> {
     /// What goes with a Service: its Endpoints whoever wrote them, and the slices that are the controllers' or name it as
     /// their owner. A slice written by hand stays, as in Kubernetes: the Service may be made again.
     fn remove_dependents(&mut self, service: &ServiceName) {
-        for slice in self.view.slices(service).iter().filter(|slice| endpoint_slices::belongs_to(slice, service)) {
+        for slice in self.view.slices(service).iter().filter(|slice| belongs_to(slice, service)) {
             self.view.remove(&slice.key());
         }
         let endpoints = Key::new(Kind::Endpoints, &*service.namespace, &*service.name);
@@ -330,6 +330,14 @@ pub(crate) fn from_the_start(mut object: Object) -> Object {
     metadata.uid = Some(uid(&key, 1));
     metadata.resource_version = Some("1".to_owned());
     object
+}
+
+/// Whether a slice goes when its Service goes: a controller made it, or it names the Service as its owner. By name alone:
+/// a dumped slice carries a dumped uid.
+fn belongs_to(slice: &Object, service: &ServiceName) -> bool {
+    let owners = slice.metadata().owner_references.iter().flatten();
+    let mut owners = owners.filter(|owner| owner.kind == "Service" && owner.name == service.name);
+    slices::is_ours(slice) || mirror::is_ours(slice) || owners.next().is_some()
 }
 
 /// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing makes an object of these kinds. Whoever names a version

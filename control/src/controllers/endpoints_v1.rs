@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service};
 
-use super::endpoint_slices::{Member, SlicePort, TRIGGER_TIME, hostname, node_name, pod_addresses, reference};
+use super::membership::{Member, SlicePort, hostname, node_name, pod_addresses, reference};
+use super::slices::TRIGGER_TIME;
 use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, SpecExt};
 use crate::objects::{Key, Kind, Object};

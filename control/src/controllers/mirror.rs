@@ -15,7 +15,8 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::endpoint_slices::{MANAGED_BY_LABEL, Ports, TRIGGER_TIME, free_name, port_of, ports_of};
+use super::membership::Ports;
+use super::slices::{MANAGED_BY_LABEL, TRIGGER_TIME, free_name, port_of, ports_of};
 use crate::admission::apply::LAST_APPLIED;
 use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, ServiceName, SpecExt, parse_ip};

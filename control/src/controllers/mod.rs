@@ -13,8 +13,10 @@
 //! Each looks only at what the batch touched, those before it included, so one changed Pod costs its own Services.
 
 pub(crate) mod allocate;
-pub(crate) mod endpoint_slices;
+mod endpoint_slices;
+pub(crate) mod membership;
 pub(crate) mod mirror;
+pub(crate) mod slices;
 pub(crate) mod start;
 
 mod endpoints_v1;

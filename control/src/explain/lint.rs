@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::cluster::Cluster;
-use crate::controllers::endpoint_slices::{find_port, pod_addresses};
+use crate::controllers::membership::{find_port, pod_addresses};
 use crate::explain::{Verdict, explain};
 use crate::objects::service::{ServiceName, SpecExt, selects};
 use crate::objects::{Key, Kind, Object};

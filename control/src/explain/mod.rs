@@ -3,7 +3,7 @@
 //! For a tired operator at 3 a.m.: which addresses the Service answers on, which Pods of its namespace stand behind it,
 //! and for each Pod that does not, the first rule that decided. Pods that match come first, near misses next, because the
 //! usual cause is a label that is almost right. Rules are asked of the endpoint controller itself
-//! (`controllers::endpoints::judge`): an explanation with rules of its own would be wrong one day.
+//! (`controllers::membership`): an explanation with rules of its own would be wrong one day.
 //!
 //! What the gateway's own place decides is told by `explain::place`.
 //!
@@ -20,10 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 use crate::compile::resolve::{ResolvedService, resolve};
-use crate::controllers::endpoint_slices::{
-    Exclusion, MANAGED_BY, MANAGED_BY_LABEL, find_port, judge, node_name, pod_addresses,
-};
+use crate::controllers::membership::{Exclusion, find_port, membership, node_name, pod_addresses};
 use crate::controllers::mirror;
+use crate::controllers::slices::{self, MANAGED_BY_LABEL};
 use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
 use crate::objects::{Kind, Object};
 
@@ -295,7 +294,7 @@ fn label_verdict(selector: &BTreeMap<String, String>, pod: &Object) -> Option<Ve
 }
 
 fn match_verdict(cluster: &Cluster, spec: &ServiceSpec, pod: &Pod) -> Verdict {
-    let conditions = match judge(spec, pod, cluster.node_missing(node_name(pod))) {
+    let conditions = match membership(spec, pod, cluster.node_missing(node_name(pod))) {
         Ok(conditions) => conditions,
         Err(Exclusion::Finished(phase)) => return Verdict::Finished { phase },
         Err(Exclusion::NoAddress) => return Verdict::NoAddress,
@@ -343,7 +342,7 @@ fn pod_endpoints(spec: &ServiceSpec, pod: &Pod) -> Vec<String> {
 }
 
 fn foreign_slices(cluster: &Cluster, name: &ServiceName) -> Vec<ForeignSlice> {
-    let foreign = cluster.slices(name).filter(|slice| slice.label(MANAGED_BY_LABEL) != Some(MANAGED_BY));
+    let foreign = cluster.slices(name).filter(|slice| !slices::is_ours(slice));
     foreign
         .map(|slice| ForeignSlice {
             name: slice.name().to_owned(),

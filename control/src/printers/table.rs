@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{SHOWN, age, align_after, joined, pairs};
-use crate::controllers::endpoint_slices::{node_name, pod_addresses};
+use crate::controllers::membership::{node_name, pod_addresses};
 use crate::objects::service::{ServiceType, SpecExt};
 use crate::objects::{Kind, Object};
 

@@ -1,7 +1,11 @@
+use k8s_openapi::api::core::v1::ServicePort;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::Write;
+use crate::controllers::membership::find_port;
+use crate::controllers::slices::port_of;
 use crate::testing::{World, node, object, pod, service, web};
 
 /// Patches a Pod, asks for its endpoint: (ready, serving, terminating), or nothing.
