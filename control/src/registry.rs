@@ -14,7 +14,9 @@ use crate::cluster::index::claimed_node_ports;
 use crate::cluster::names::{generated_name, uid};
 use crate::cluster::overlay::Overlay;
 use crate::cluster::termination;
-use crate::cluster::{Cluster, ClusterSettings, Commit, FROM_FILES, Refusal, RefusalReason, RestoreError, Write};
+use crate::cluster::{
+    Cluster, ClusterSettings, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Write,
+};
 use crate::controllers::start::new_namespace;
 use crate::controllers::{self, allocate, mirror, slices, start};
 use crate::objects::fault::Fault;
@@ -128,10 +130,10 @@ impl Transaction<'_> {
             Write::Replace(object) => self.replace(object),
             Write::Apply(object) => self.apply(object),
             Write::Exact(object) => self.exact(object),
-            Write::Delete(key) => self.delete(key),
+            Write::Delete(key, preconditions) => self.delete(key, &preconditions),
             Write::Follow(object) => self.follow(object),
             Write::Unfollow(key) => self.unfollow(key),
-            Write::Terminate(key, grace) => self.terminate(key, grace),
+            Write::Terminate(key, grace, preconditions) => self.terminate(key, grace, &preconditions),
             Write::Expire(key) => Ok(self.expire(key)),
         }
     }
@@ -202,13 +204,11 @@ impl Transaction<'_> {
 
     fn unfollow(&mut self, key: Key) -> Result<Key, Rejected> {
         let is_theirs = self.view.object(&key).is_some_and(|object| is_from_files(object));
-        if is_theirs { self.delete(key) } else { Ok(key) }
+        if is_theirs { self.delete(key, &Preconditions::default()) } else { Ok(key) }
     }
 
-    fn delete(&mut self, key: Key) -> Result<Key, Rejected> {
-        if self.view.object(&key).is_none() {
-            return Err(not_found(key));
-        }
+    fn delete(&mut self, key: Key, preconditions: &Preconditions) -> Result<Key, Rejected> {
+        self.meant(&key, preconditions)?;
         match key.kind {
             Kind::Namespace if IMMORTAL_NAMESPACES.contains(&key.name.as_str()) => {
                 let message = format!("{} is forbidden: this namespace may not be deleted", quoted(&key));
@@ -222,14 +222,18 @@ impl Transaction<'_> {
         Ok(key)
     }
 
-    fn terminate(&mut self, key: Key, grace: u32) -> Result<Key, Rejected> {
-        let Some(object) = self.view.object(&key) else {
-            return Err(not_found(key));
-        };
-        let mut object = (**object).clone();
+    fn terminate(&mut self, key: Key, grace: u32, preconditions: &Preconditions) -> Result<Key, Rejected> {
+        let mut object = self.meant(&key, preconditions)?.clone();
         termination::begin(&mut object, grace, self.view.now());
         self.view.put(object);
         Ok(key)
+    }
+
+    /// The object, if it is there and the one that is meant.
+    fn meant(&self, key: &Key, preconditions: &Preconditions) -> Result<&Object, Rejected> {
+        let object = self.view.object(key).ok_or_else(|| not_found(key.clone()))?;
+        check_preconditions(key, preconditions, object)?;
+        Ok(object)
     }
 
     fn expire(&mut self, key: Key) -> Key {
@@ -365,8 +369,34 @@ fn check_version(key: &Key, object: &Object, old: &Object) -> Result<(), Rejecte
     } else {
         return Ok(());
     };
+    Err(conflict(key, &why))
+}
+
+/// Whether the object is the one a deletion means (K `pkg/registry/rest/delete.go`).
+fn check_preconditions(key: &Key, preconditions: &Preconditions, object: &Object) -> Result<(), Rejected> {
+    let metadata = object.metadata();
+    let fields = [
+        ("UID", &preconditions.uid, &metadata.uid, "deleted and then recreated"),
+        ("ResourceVersion", &preconditions.resource_version, &metadata.resource_version, "modified"),
+    ];
+    for (name, wanted, found, happened) in fields {
+        if let Some(wanted) = wanted
+            && found.as_ref() != Some(wanted)
+        {
+            let found = found.as_deref().unwrap_or_default();
+            let why = format!(
+                "the {name} in the precondition ({wanted}) does not match the {name} in record ({found}). The object \
+                 might have been {happened}"
+            );
+            return Err(conflict(key, &why));
+        }
+    }
+    Ok(())
+}
+
+fn conflict(key: &Key, why: &str) -> Rejected {
     let message = format!("Operation cannot be fulfilled on {}: {why}", quoted(key));
-    Err(Rejected { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Vec::new() })
+    Rejected { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Vec::new() }
 }
 
 fn not_found(key: Key) -> Rejected {

@@ -40,7 +40,7 @@ impl World {
     }
 
     pub(crate) fn delete(&mut self, kind: Kind, name: &str) -> Commit {
-        self.write(vec![Write::Delete(Key::new(kind, "default", name))]).unwrap()
+        self.write(vec![Write::delete(Key::new(kind, "default", name))]).unwrap()
     }
 
     /// The faults of applying one object, told as text; panics if it is not refused.

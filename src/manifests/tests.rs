@@ -206,7 +206,7 @@ fn what_the_cluster_refuses_is_tried_again() {
     assert!(status.faults()[0].contains("a.yaml:1: spec.clusterIP"), "{:?}", status.faults());
     let (reply, outcome) = bounded(1);
     let reply = Box::new(move |outcome| drop(reply.send(outcome)));
-    let writes = vec![Write::Delete(Key::new(Kind::Service, "default", "holder"))];
+    let writes = vec![Write::delete(Key::new(Kind::Service, "default", "holder"))];
     control.commands.send(Command::Write(WriteRequest { writes, dry_run: false, reply })).unwrap();
     outcome.recv_timeout(SOON).unwrap().unwrap();
     control.comes_to(&[("a", 80)]);

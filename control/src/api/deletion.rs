@@ -8,16 +8,17 @@ use serde_json::Value;
 
 use super::query::dry_run;
 use super::status::Status;
-use super::view::Replica;
-use crate::cluster::Write;
+use crate::cluster::{Preconditions, Write};
 use crate::objects::{Key, Kind};
 
 /// What is asked of a deletion.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Deletion {
     pub(crate) dry_run: bool,
     /// Seconds of terminating; nothing if it was not said.
     pub(crate) grace: Option<u32>,
+    /// Which object is meant. Checked where the deletion is planned: the replica may be behind.
+    pub(crate) preconditions: Preconditions,
 }
 
 impl Deletion {
@@ -25,7 +26,7 @@ impl Deletion {
     pub(crate) fn parse(grace: &str, policy: &str) -> Result<Self, Status> {
         check_policy(policy)?;
         let grace = if grace.is_empty() { None } else { Some(seconds(&Value::from(grace.parse::<i64>().ok()))?) };
-        Ok(Self { dry_run: false, grace })
+        Ok(Self { grace, ..Self::default() })
     }
 
     /// With what the body says, which counts more.
@@ -35,14 +36,21 @@ impl Deletion {
         let grace = options.get("gracePeriodSeconds").filter(|grace| !grace.is_null()).map(seconds).transpose()?;
         let dry = options.get("dryRun").and_then(Value::as_array).and_then(|values| values.first());
         let dry = dry.map(|value| dry_run(value.as_str().unwrap_or("not a text"))).transpose()?;
-        Ok(Self { dry_run: self.dry_run || dry == Some(true), grace: grace.or(self.grace) })
+        let precondition = |field: &str| {
+            let value = options.pointer(&format!("/preconditions/{field}"));
+            value.and_then(Value::as_str).map(str::to_owned)
+        };
+        let preconditions =
+            Preconditions { uid: precondition("uid"), resource_version: precondition("resourceVersion") };
+        Ok(Self { dry_run: self.dry_run || dry == Some(true), grace: grace.or(self.grace), preconditions })
     }
 
     /// What is done with an object.
-    pub(crate) fn write(self, key: Key) -> Write {
+    pub(crate) fn write(&self, key: Key) -> Write {
+        let preconditions = self.preconditions.clone();
         match self.grace {
-            Some(grace) if grace > 0 && key.kind == Kind::Pod => Write::Terminate(key, grace),
-            _ => Write::Delete(key),
+            Some(grace) if grace > 0 && key.kind == Kind::Pod => Write::Terminate(key, grace, preconditions),
+            _ => Write::Delete(key, preconditions),
         }
     }
 }
@@ -63,31 +71,4 @@ fn check_policy(policy: &str) -> Result<(), Status> {
             &format!("Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""),
         )),
     }
-}
-
-/// Whether the object is the one that the body of its deletion means. Checked against the replica; an object that changes
-/// in the instant after that goes as it then is, as if the request had come a little later.
-pub(crate) fn check_preconditions(replica: &Replica, key: &Key, options: &Value) -> Result<(), Status> {
-    let object = replica.object(key).ok_or_else(|| Status::not_found(key))?;
-    let metadata = object.metadata();
-    let fields = [
-        ("uid", "UID", &metadata.uid, "deleted and then recreated"),
-        ("resourceVersion", "ResourceVersion", &metadata.resource_version, "modified"),
-    ];
-    for (field, name, found, happened) in fields {
-        let wanted = options.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str);
-        if let Some(wanted) = wanted
-            && found.as_deref() != Some(wanted)
-        {
-            let found = found.as_deref().unwrap_or_default();
-            return Err(Status::conflict(
-                key,
-                &format!(
-                    "the {name} in the precondition ({wanted}) does not match the {name} in record ({found}). The \
-                     object might have been {happened}"
-                ),
-            ));
-        }
-    }
-    Ok(())
 }

@@ -15,7 +15,6 @@ use axum::routing::{any, get};
 use super::answer::{answer, deleted};
 use super::body::{self, CREATED_TYPES, Claim, OBJECT_LIMIT, OBJECT_TYPES};
 use super::decode::{Decoded, Sent, decode, warn};
-use super::deletion::check_preconditions;
 use super::patch::{change, finish, only_status, patch};
 use super::request::{Options, Part, Target};
 use super::shared::Api;
@@ -133,11 +132,10 @@ async fn replace_status(api: &Api, target: &Target, sent: Sent, size: usize) -> 
 async fn delete(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
     let key = target.key();
     let (claim, bytes, media) = body::read(&api.budget, &headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
-    let mut options = target.options.deletion;
+    let mut options = target.options.deletion.clone();
     options.dry_run |= target.options.dry_run;
     if !bytes.is_empty() {
         let body = body::single(body::decode(bytes, media).await?)?;
-        check_preconditions(&api.replica, &key, &body)?;
         options = options.with_body(&body)?;
     }
     let commit = api.write(vec![options.write(key.clone())], options.dry_run, claim).await?;

@@ -27,16 +27,32 @@ pub enum Write {
     /// Make or replace it by what was made of it elsewhere, its status and the owners of its fields included. Its
     /// resourceVersion must be the current one; without one, there must be none.
     Exact(Object),
-    /// Remove it and what belongs to it.
-    Delete(Key),
+    /// Remove it and what belongs to it, if it is the object that is meant.
+    Delete(Key, Preconditions),
     /// Apply what an operator's file says. The object is the file's, and marked so, if it was not there before.
     Follow(Object),
     /// Remove what has left the operator's files, if it is theirs and still there.
     Unfollow(Key),
-    /// Let a Pod be terminating for so many seconds, and then go.
-    Terminate(Key, u32),
+    /// Let a Pod be terminating for so many seconds, and then go, if it is the one that is meant.
+    Terminate(Key, u32, Preconditions),
     /// Remove a Pod whose time of terminating is over; nothing if it is not, or is gone.
     Expire(Key),
+}
+
+impl Write {
+    /// Remove an object, whatever its version.
+    pub fn delete(key: Key) -> Write {
+        Write::Delete(key, Preconditions::default())
+    }
+}
+
+/// Which object a deletion means: nothing named, the one that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its resourceVersion.
+    pub resource_version: Option<String>,
 }
 
 /// One object before and after.

@@ -20,7 +20,7 @@ pub(crate) mod termination;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use self::change::{Change, Commit, FROM_FILES, Refusal, RefusalReason, RestoreError, Write};
+pub use self::change::{Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Write};
 pub use self::settings::{ClusterSettings, IpRange};
 
 use self::change::is_from_files;

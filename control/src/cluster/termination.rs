@@ -51,7 +51,7 @@ pub(crate) fn keep(before: &Object, object: &mut Object) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Write;
+    use crate::cluster::{Preconditions, Write};
     use crate::objects::{Key, Kind};
     use crate::testing::{World, now, object, pod, web};
 
@@ -59,7 +59,7 @@ mod tests {
         let mut world = World::new();
         world.apply([web("a"), pod("p", "a", "10.1.0.1")]);
         let key = Key::new(Kind::Pod, "default", "p");
-        world.write(vec![Write::Terminate(key.clone(), grace)]).unwrap();
+        world.write(vec![Write::Terminate(key.clone(), grace, Preconditions::default())]).unwrap();
         (world, key)
     }
 
@@ -92,7 +92,7 @@ mod tests {
     fn a_second_deletion_may_only_be_sooner_and_no_write_takes_it_back() {
         let (mut world, key) = terminating(30);
         for (grace, left) in [(60, 30), (5, 5)] {
-            world.write(vec![Write::Terminate(key.clone(), grace)]).unwrap();
+            world.write(vec![Write::Terminate(key.clone(), grace, Preconditions::default())]).unwrap();
             assert_eq!(ends_at(world.cluster.object(&key).unwrap()), Some(after(left)));
         }
         world.write(vec![Write::Replace(object(pod("p", "a", "10.1.0.1")))]).unwrap();

@@ -140,12 +140,12 @@ mod tests {
         let after = world.service("kubernetes");
         assert_eq!((commit.changes.len(), &after.spec), (1, &before.spec));
         assert_ne!(after.metadata.uid, before.metadata.uid);
-        world.write(vec![Write::Delete(Key::new(Kind::Namespace, "", "kube-node-lease"))]).unwrap();
+        world.write(vec![Write::delete(Key::new(Kind::Namespace, "", "kube-node-lease"))]).unwrap();
         assert_eq!(world.cluster.objects(Kind::Namespace, None).count(), 4);
         // Who deletes it and asks for its address in one breath has it: it comes back with the next.
         let taken = service("thief", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
         let key = Key::new(Kind::Service, "default", "kubernetes");
-        world.write(vec![Write::Delete(key), Write::Create(object(taken))]).unwrap();
+        world.write(vec![Write::delete(key), Write::Create(object(taken))]).unwrap();
         assert_eq!(address(&world.cluster), "10.96.0.2");
     }
 

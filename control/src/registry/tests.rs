@@ -15,7 +15,7 @@ fn a_batch_is_all_or_nothing_and_tells_every_refusal() {
     let writes = vec![
         Write::Create(object(web("a"))),
         Write::Create(object(web("a"))),
-        Write::Delete(Key::new(Kind::Pod, "default", "none")),
+        Write::delete(Key::new(Kind::Pod, "default", "none")),
         Write::Create(object(service("b", json!({"ports": [{"port": 0}]})))),
     ];
     let refusals = world.write(writes).unwrap_err();
@@ -65,6 +65,50 @@ fn two_writers_of_one_version_conflict() {
     assert_eq!(world.service("a").metadata.labels.unwrap()["x"], "1");
 }
 
+/// The preconditions of a client that has read `web("a")` just now.
+fn as_read(world: &World) -> Preconditions {
+    let metadata = world.service("a").metadata;
+    Preconditions { uid: metadata.uid, resource_version: metadata.resource_version }
+}
+
+#[test]
+fn a_deletion_is_of_the_object_that_is_meant_even_within_a_batch() {
+    let mut world = World::new();
+    world.apply([web("a")]);
+    let key = Key::new(Kind::Service, "default", "a");
+    let read = as_read(&world);
+    let mut changed = Object::Service(Box::new(world.service("a")));
+    changed.metadata_mut().labels = Some([("x".to_owned(), "1".to_owned())].into());
+    let refusals =
+        world.write(vec![Write::Replace(changed.clone()), Write::Delete(key.clone(), read.clone())]).unwrap_err();
+    assert_eq!((refusals[0].index, refusals[0].reason.code()), (1, 409));
+    let message = "Operation cannot be fulfilled on services \"a\": the ResourceVersion in the precondition (2) does not \
+                   match the ResourceVersion in record (3). The object might have been modified";
+    assert_eq!(refusals[0].message, message);
+
+    let again = vec![Write::delete(key.clone()), Write::Create(object(web("a"))), Write::Delete(key.clone(), read)];
+    let refusals = world.write(again).unwrap_err();
+    assert_eq!((refusals[0].index, refusals[0].reason.code()), (2, 409));
+    assert!(refusals[0].message.ends_with("The object might have been deleted and then recreated"), "{refusals:?}");
+
+    let read = as_read(&world);
+    let twice = vec![Write::Delete(key.clone(), read.clone()), Write::Delete(key.clone(), read.clone())];
+    assert_eq!(world.write(twice).unwrap_err()[0].reason, RefusalReason::NotFound);
+    world.write(vec![Write::Delete(key.clone(), read)]).unwrap();
+    assert!(world.cluster.object(&key).is_none());
+}
+
+#[test]
+fn a_pod_that_is_not_meant_does_not_terminate() {
+    let mut world = World::new();
+    world.apply([pod("p", "a", "10.1.0.1")]);
+    let key = Key::new(Kind::Pod, "default", "p");
+    let other = Preconditions { uid: Some("other".to_owned()), ..Preconditions::default() };
+    let refusals = world.write(vec![Write::Terminate(key.clone(), 30, other)]).unwrap_err();
+    assert_eq!(refusals[0].reason, RefusalReason::Conflict);
+    assert!(world.cluster.object(&key).unwrap().metadata().deletion_timestamp.is_none());
+}
+
 #[test]
 fn namespaces_come_with_their_first_object_and_take_everything_along() {
     let mut world = World::new();
@@ -73,11 +117,11 @@ fn namespaces_come_with_their_first_object_and_take_everything_along() {
     let commit = world.apply([there, web("b")]);
     let key = Key::new(Kind::Namespace, "", "shop");
     assert!(commit.change(&key).is_some());
-    let commit = world.write(vec![Write::Delete(key.clone())]).unwrap();
+    let commit = world.write(vec![Write::delete(key.clone())]).unwrap();
     assert_eq!(commit.changes.len(), 4, "the Namespace, the Service, its slice and its Endpoints");
     assert!(commit.changes.iter().all(|change| change.new.is_none()));
     assert_eq!(world.cluster.objects(Kind::Service, None).count(), 2);
-    let refusal = &world.write(vec![Write::Delete(Key::new(Kind::Namespace, "", "default"))]).unwrap_err()[0];
+    let refusal = &world.write(vec![Write::delete(Key::new(Kind::Namespace, "", "default"))]).unwrap_err()[0];
     assert_eq!(
         (refusal.reason.code(), refusal.message.as_str()),
         (403, "namespaces \"default\" is forbidden: this namespace may not be deleted")
@@ -176,9 +220,9 @@ fn any_write() -> impl Strategy<Value = Write> {
     prop_oneof![
         4 => (name.clone(), spec.clone()).prop_map(|(name, spec)| Write::Apply(object(service(name, spec)))),
         1 => (name.clone(), spec).prop_map(|(name, spec)| Write::Replace(object(service(name, spec)))),
-        1 => name.clone().prop_map(|name| Write::Delete(Key::new(Kind::Service, "default", name))),
+        1 => name.clone().prop_map(|name| Write::delete(Key::new(Kind::Service, "default", name))),
         1 => (name.clone(), any::<bool>()).prop_map(|(name, ours)| Write::Apply(object(pod(name, if ours { "a" } else { "b" }, "10.1.0.1")))),
-        1 => name.clone().prop_map(|name| Write::Delete(Key::new(Kind::Pod, "default", name))),
+        1 => name.clone().prop_map(|name| Write::delete(Key::new(Kind::Pod, "default", name))),
         1 => name.prop_map(|name| Write::Apply(object(node(name, "z")))),
     ]
 }

@@ -48,7 +48,7 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::cluster::Write;
+    use crate::cluster::{Preconditions, Write};
     use crate::objects::Object;
     use crate::testing::{World, now, pod, web};
 
@@ -56,7 +56,7 @@ mod tests {
         let mut world = World::new();
         world.apply([web("a"), pod("p", "a", "10.1.0.1")]);
         let key = Key::new(Kind::Pod, "default", "p");
-        world.write(vec![Write::Terminate(key.clone(), grace)]).unwrap();
+        world.write(vec![Write::Terminate(key.clone(), grace, Preconditions::default())]).unwrap();
         (world, key)
     }
 
@@ -72,7 +72,7 @@ mod tests {
         let restored = Cluster::restore(world.cluster.settings().clone(), saved, 9).unwrap();
         assert_eq!(Schedule::of(&restored).0, schedule.0);
         assert!(schedule.due(after(29)).is_empty());
-        let commit = world.write(vec![Write::Terminate(key.clone(), 10)]).unwrap();
+        let commit = world.write(vec![Write::Terminate(key.clone(), 10, Preconditions::default())]).unwrap();
         schedule.follow(&commit);
         assert_eq!((schedule.due(after(10)), schedule.due(after(99))), (vec![key], vec![]));
     }

@@ -5,7 +5,7 @@ use crossbeam::channel::unbounded;
 use serde_json::json;
 
 use super::*;
-use crate::cluster::ClusterSettings;
+use crate::cluster::{ClusterSettings, Preconditions};
 use crate::objects::{Key, Object};
 use crate::store::faulty::{self, State};
 
@@ -185,6 +185,31 @@ fn each_of_a_batch_sees_those_before_it() {
     for refused in [second, dry] {
         let Err(WriteError::Refused(refusals)) = refused else { panic!("created twice") };
         assert_eq!(refusals[0].reason.as_str(), "AlreadyExists");
+    }
+}
+
+#[test]
+fn a_deletion_in_a_batch_meets_the_object_as_the_batch_has_it() {
+    let (store, disk) = faulty::store();
+    let fixture = Fixture::new(store);
+    let made = outcome(&fixture.send(create("web"))).expect("done");
+    let read = made.change(&service("web").key()).and_then(|change| change.new.clone()).expect("made");
+    let metadata = read.metadata().clone();
+    let meant = Preconditions { uid: metadata.uid, resource_version: metadata.resource_version };
+    let mut changed = (*read).clone();
+    changed.metadata_mut().labels = Some([("x".to_owned(), "1".to_owned())].into());
+    disk.set(State::Hangs);
+    let delete = || Write::Delete(read.key(), meant.clone());
+    let answers = [create("other"), Write::Replace(changed), delete(), Write::delete(read.key()), delete()];
+    let answers = answers.map(|write| fixture.send(write));
+    disk.set(State::Works);
+    let [other, replaced, conflict, deleted, gone] = answers.map(|answer| outcome(&answer));
+    for done in [other, replaced, deleted] {
+        done.expect("done");
+    }
+    for (refused, reason) in [(conflict, "Conflict"), (gone, "NotFound")] {
+        let Err(WriteError::Refused(refusals)) = refused else { panic!("deleted another version") };
+        assert_eq!(refusals[0].reason.as_str(), reason);
     }
 }
 

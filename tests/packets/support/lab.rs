@@ -151,7 +151,7 @@ impl Lab {
 
     /// Deletes an object of namespace `default`.
     pub(crate) fn delete(&mut self, kind: Kind, name: &str) {
-        self.write(vec![Write::Delete(Key::new(kind, "default", name))]);
+        self.write(vec![Write::delete(Key::new(kind, "default", name))]);
     }
 
     fn write(&mut self, writes: Vec<Write>) {

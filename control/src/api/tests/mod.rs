@@ -4,6 +4,7 @@ mod apply;
 mod https;
 mod objects;
 mod patches;
+mod races;
 mod trouble;
 mod watching;
 

@@ -84,7 +84,7 @@ impl Both {
 
     fn write(&self, key: Key, step: &Step) -> Option<Write> {
         let Some(color) = step.color else {
-            return self.world.cluster.object(&key).is_some().then_some(Write::Delete(key));
+            return self.world.cluster.object(&key).is_some().then_some(Write::delete(key));
         };
         let mut service = web(step.name);
         service["metadata"]["namespace"] = json!(step.namespace);

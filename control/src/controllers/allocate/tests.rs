@@ -417,7 +417,7 @@ fn a_freed_address_goes_to_who_asked_for_it_and_a_wish_in_vain_keeps_nobody_wait
     let freed = ingress_of(&world, "b").remove(0);
     let class = of("other", json!({"loadBalancerIP": freed, "loadBalancerClass": "example.com/other"}));
     let key = crate::objects::Key::new(Kind::Service, "default", "b");
-    world.write(vec![Write::Delete(key), Write::Apply(object(class))]).unwrap();
+    world.write(vec![Write::delete(key), Write::Apply(object(class))]).unwrap();
     assert_eq!(ingress_of(&world, "m"), [freed]);
 }
 
