@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
 
+use super::fields::protocol;
 use super::names;
 use crate::objects::fault::Fault;
 use crate::objects::service::parse_ip;
@@ -60,7 +61,7 @@ fn port(port: &EndpointPort, name_required: bool, field: &str, faults: &mut Vec<
     if !(1..=65535).contains(&port.port) {
         faults.push(Fault::invalid(format!("{field}.port"), port.port, names::NOT_A_PORT));
     }
-    super::service::protocol(port.protocol.as_deref(), &format!("{field}.protocol"), faults);
+    protocol(port.protocol.as_deref(), &format!("{field}.protocol"), faults);
     if let Some(protocol) = &port.app_protocol
         && let Some(detail) = names::qualified(protocol)
     {

@@ -5,6 +5,7 @@
 //! volumes are its kubelet's business, and there is none here.
 
 mod endpoints;
+mod fields;
 pub(crate) mod names;
 mod service;
 mod slice;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 
+use self::fields::label_pairs;
 pub(crate) use self::service::misplaced_addresses;
 
 use crate::objects::fault::Fault;
@@ -71,18 +73,6 @@ fn metadata(object: &Object, faults: &mut Vec<Fault>) {
     }
     if let Some(pairs) = &metadata.annotations {
         annotations("metadata.annotations", pairs, faults);
-    }
-}
-
-/// Keys are qualified names, values short words (apimachinery `ValidateLabels`).
-fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
-    for (key, value) in pairs {
-        if let Some(detail) = names::qualified(key) {
-            faults.push(Fault::invalid(field, key, &detail));
-        }
-        if let Some(detail) = names::label_value(value) {
-            faults.push(Fault::invalid(field, value, &detail));
-        }
     }
 }
 

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{label_pairs, names};
+use super::fields::{label_pairs, one_of, protocol};
+use super::names;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, NONE, ServiceType, SpecExt, parse_ip};
 
@@ -54,19 +55,6 @@ pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Vec<Fa
     let held = spec.needs_health_check_port() && old.needs_health_check_port();
     if held && spec.health_check_node_port != old.health_check_node_port {
         faults.push(Fault::forbidden("spec.healthCheckNodePort", "field is immutable"));
-    }
-}
-
-/// The closed list of protocols.
-pub(super) fn protocol(text: Option<&str>, field: &str, faults: &mut Vec<Fault>) {
-    one_of(text, field, &["SCTP", "TCP", "UDP"], faults);
-}
-
-fn one_of(text: Option<&str>, field: &str, supported: &[&str], faults: &mut Vec<Fault>) {
-    match text {
-        None | Some("") => faults.push(Fault::required(field, "")),
-        Some(text) if supported.contains(&text) => {}
-        Some(text) => faults.push(Fault::not_supported(field, text, supported)),
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 
-use super::{label_pairs, names};
+use super::fields::{label_pairs, protocol};
+use super::names;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, parse_ip};
 
@@ -118,7 +119,7 @@ fn ports(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
         if !seen.insert(name) {
             faults.push(Fault::duplicate(format!("ports[{index}].name"), name));
         }
-        super::service::protocol(port.protocol.as_deref(), &format!("ports[{index}].protocol"), faults);
+        protocol(port.protocol.as_deref(), &format!("ports[{index}].protocol"), faults);
         // The API server takes any number; one that is no port could only be a mistake.
         if let Some(number) = port.port.filter(|number| !(1..=65535).contains(number)) {
             faults.push(Fault::invalid(format!("ports[{index}].port"), number, names::NOT_A_PORT));

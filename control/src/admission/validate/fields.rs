@@ -1,0 +1,32 @@
+//! Checks of fields that several kinds have.
+
+use std::collections::BTreeMap;
+
+use super::names;
+use crate::objects::fault::Fault;
+
+/// Keys are qualified names, values short words (apimachinery `ValidateLabels`).
+pub(super) fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+    for (key, value) in pairs {
+        if let Some(detail) = names::qualified(key) {
+            faults.push(Fault::invalid(field, key, &detail));
+        }
+        if let Some(detail) = names::label_value(value) {
+            faults.push(Fault::invalid(field, value, &detail));
+        }
+    }
+}
+
+/// The closed list of protocols.
+pub(super) fn protocol(text: Option<&str>, field: &str, faults: &mut Vec<Fault>) {
+    one_of(text, field, &["SCTP", "TCP", "UDP"], faults);
+}
+
+/// One of a few values; it must be given.
+pub(super) fn one_of(text: Option<&str>, field: &str, supported: &[&str], faults: &mut Vec<Fault>) {
+    match text {
+        None | Some("") => faults.push(Fault::required(field, "")),
+        Some(text) if supported.contains(&text) => {}
+        Some(text) => faults.push(Fault::not_supported(field, text, supported)),
+    }
+}
