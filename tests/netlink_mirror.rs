@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use pollgate::lab::traffic::{Server, ask_udp};
 use pollgate::lab::{Namespace, Veth, in_lab};
 use pollgate_common::net::{Mac, NeighbourQuery, Net, NextHop, NoNextHop, PortId};
-use pollgate_control::netlink::{Mirror, MirrorNews, OwnedAddresses};
+use pollgate_control::netlink::{HostEvent, HostNetwork, OwnedAddresses};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourExtFlags, NeighbourMessage};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,9 +23,9 @@ fn ip(text: &str) -> IpAddr {
 struct Site {
     gateway: Namespace,
     peer: Namespace,
-    mirror: Mirror,
+    mirror: HostNetwork,
     owned: OwnedAddresses,
-    news: mpsc::Receiver<MirrorNews>,
+    news: mpsc::Receiver<HostEvent>,
     net: Arc<Net>,
 }
 
@@ -40,7 +40,7 @@ impl Site {
         let (tell, news) = mpsc::channel();
         let listener = Box::new(move |news| drop(tell.send(news)));
         let interfaces = vec![("eth0".to_owned(), PortId(0))];
-        let (mirror, net) = gateway.run(|| Mirror::start(interfaces, owned.clone(), listener)).expect("a mirror");
+        let (mirror, net) = gateway.run(|| HostNetwork::start(interfaces, owned.clone(), listener)).expect("a mirror");
         Site { gateway, peer, mirror, owned, news, net }
     }
 
@@ -50,11 +50,11 @@ impl Site {
         while !enough(&self.net) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.news.recv_timeout(left) {
-                Ok(MirrorNews::Net(net)) => {
+                Ok(HostEvent::Net(net)) => {
                     assert!(net.generation() > self.net.generation(), "a generation is never told twice");
                     self.net = net;
                 }
-                Ok(MirrorNews::AddressConflict { .. }) => {}
+                Ok(HostEvent::AddressConflict { .. }) => {}
                 Err(_) => panic!("{what}: not within {PATIENCE:?}; last {:?}", self.net.facts()),
             }
         }
@@ -64,8 +64,8 @@ impl Site {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(MirrorNews::AddressConflict { address, interface }) => return (address, interface),
-                Ok(MirrorNews::Net(_)) => {}
+                Ok(HostEvent::AddressConflict { address, interface }) => return (address, interface),
+                Ok(HostEvent::Net(_)) => {}
                 Err(_) => panic!("no conflict was told within {PATIENCE:?}"),
             }
         }

@@ -33,7 +33,7 @@ use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, Https, StatsSou
 use pollgate_control::cluster::{Cluster, RestoreError};
 use pollgate_control::compile::Compiler;
 use pollgate_control::compile::sink::TableSink;
-use pollgate_control::netlink::{Mirror, MirrorError, MirrorNews, OwnedAddresses};
+use pollgate_control::netlink::{HostEvent, HostNetwork, HostNetworkError, OwnedAddresses};
 use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts};
 use pollgate_control::store::{Restored, Store, StoreError};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -87,7 +87,7 @@ pub enum GatewayError {
     Manifests(Vec<String>),
     /// The kernel's network could not be mirrored.
     #[error(transparent)]
-    Mirror(#[from] MirrorError),
+    HostNetwork(#[from] HostNetworkError),
     /// The API could not be opened.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -158,7 +158,7 @@ pub struct Gateway {
     following: Option<Following>,
     api: ApiHandle,
     control: ControlHandle,
-    _mirror: Mirror,
+    _mirror: HostNetwork,
     _claims: Vec<UnixListener>,
 }
 
@@ -368,7 +368,7 @@ fn mirror_network(
     settings: &Arc<DataplaneSettings>,
     counters: &Arc<Counters>,
     commands: &channel::Sender<Command>,
-) -> Result<(Mirror, Compiler, OwnedAddresses), GatewayError> {
+) -> Result<(HostNetwork, Compiler, OwnedAddresses), GatewayError> {
     let mut compiler = Compiler::new(assembly::compile_options(config, settings), Arc::clone(counters));
     let owned = OwnedAddresses::new(config.addresses.iter().chain(&config.dns.addresses).copied());
     let names = config.interfaces.iter().enumerate();
@@ -376,13 +376,13 @@ fn mirror_network(
     let news = {
         let commands = commands.clone();
         let links = LinkLog::new(config);
-        Box::new(move |news: MirrorNews| match news {
-            MirrorNews::Net(net) => {
+        Box::new(move |news: HostEvent| match news {
+            HostEvent::Net(net) => {
                 links.tell(&net);
                 // The control thread may have ended already: then nobody needs it.
                 drop(commands.send(Command::Network(net)));
             }
-            MirrorNews::AddressConflict { address, interface } => {
+            HostEvent::AddressConflict { address, interface } => {
                 warn!(
                     "{address} belongs to pollgate, but the kernel has it on {interface} too: remove it there (ip \
                      address del)"
@@ -390,7 +390,7 @@ fn mirror_network(
             }
         })
     };
-    let (mirror, net) = Mirror::start(interfaces, owned.clone(), news)?;
+    let (mirror, net) = HostNetwork::start(interfaces, owned.clone(), news)?;
     compiler.network(net);
     Ok((mirror, compiler, owned))
 }

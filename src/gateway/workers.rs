@@ -11,7 +11,7 @@ use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::time::Instant;
-use pollgate_control::netlink::Mirror;
+use pollgate_control::netlink::HostNetwork;
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
 use pollgate_dataplane::steer::{Mesh, Steering, Waker};
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
@@ -34,7 +34,7 @@ pub(crate) fn make(
     config: &Config,
     settings: &Arc<DataplaneSettings>,
     workers: usize,
-    mirror: &Mirror,
+    mirror: &HostNetwork,
     counters: &Arc<Counters>,
 ) -> Result<(Vec<Engine>, Steered), GatewayError> {
     let count = u16::try_from(workers).unwrap_or(u16::MAX);

@@ -13,18 +13,19 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{MirrorError, facts};
+use super::event::HostNetworkError;
+use super::facts;
 
 /// A connection of the current thread's network namespace, served by the current runtime.
-pub(super) fn connect() -> Result<Handle, MirrorError> {
+pub(super) fn connect() -> Result<Handle, HostNetworkError> {
     let (connection, handle, _) =
-        rtnetlink::new_connection().map_err(|e| MirrorError::new("opening a netlink socket", e))?;
+        rtnetlink::new_connection().map_err(|e| HostNetworkError::new("opening a netlink socket", e))?;
     tokio::spawn(connection);
     Ok(handle)
 }
 
 /// Links, addresses and routes, all at once.
-pub(super) async fn read(requests: &Handle, ports: &HashMap<String, PortId>) -> Result<Facts, MirrorError> {
+pub(super) async fn read(requests: &Handle, ports: &HashMap<String, PortId>) -> Result<Facts, HostNetworkError> {
     let mut facts = Facts::default();
     let mut links = std::pin::pin!(requests.link().get().execute());
     while let Some(message) = links.try_next().await.map_err(failed("reading the links by netlink"))? {
@@ -46,7 +47,7 @@ pub(super) async fn read(requests: &Handle, ports: &HashMap<String, PortId>) -> 
 }
 
 /// All IP neighbours.
-pub(super) async fn neighbours(requests: &Handle) -> Result<Vec<(NeighbourQuery, facts::Known)>, MirrorError> {
+pub(super) async fn neighbours(requests: &Handle) -> Result<Vec<(NeighbourQuery, facts::Known)>, HostNetworkError> {
     let mut known = Vec::new();
     let mut dump = std::pin::pin!(requests.neighbours().get().execute());
     while let Some(message) = dump.try_next().await.map_err(failed("reading the neighbours by netlink"))? {
@@ -103,9 +104,9 @@ pub(super) async fn let_go(requests: &Handle, who: NeighbourQuery) {
     }
 }
 
-fn failed(doing: &'static str) -> impl Fn(rtnetlink::Error) -> MirrorError {
+fn failed(doing: &'static str) -> impl Fn(rtnetlink::Error) -> HostNetworkError {
     move |error| match error {
-        rtnetlink::Error::NetlinkError(message) => MirrorError::new(doing, message.to_io()),
-        other => MirrorError::new(doing, io::Error::other(other)),
+        rtnetlink::Error::NetlinkError(message) => HostNetworkError::new(doing, message.to_io()),
+        other => HostNetworkError::new(doing, io::Error::other(other)),
     }
 }

@@ -19,6 +19,7 @@
 //!
 //! The thread has its own runtime and lives in the network namespace of whoever starts it.
 
+mod event;
 mod facts;
 mod kernel;
 mod owned;
@@ -26,73 +27,41 @@ mod resolver;
 mod watch;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use pollgate_common::net::{Net, PortId};
 use tokio::sync::oneshot;
 
+pub use event::{HostEvent, HostNetworkError, Listener};
 pub use owned::OwnedAddresses;
 pub use resolver::Resolver;
 
-/// What the mirror tells.
-#[derive(Clone, Debug)]
-pub enum MirrorNews {
-    /// A hop could differ: workers must look theirs up again.
-    Net(Arc<Net>),
-    /// The kernel has an address that pollgate owns: both would answer for it. Said once, and again if it was taken
-    /// away and comes back.
-    AddressConflict {
-        /// The address.
-        address: IpAddr,
-        /// The kernel's interface that has it.
-        interface: String,
-    },
-}
-
-/// Who hears the news. It is called on the mirror's thread and must not hold it up.
-pub type Listener = Box<dyn Fn(MirrorNews) + Send>;
-
-/// Why the mirror could not be started.
-#[derive(Debug, thiserror::Error)]
-#[error("{doing}: {source}")]
-pub struct MirrorError {
-    doing: &'static str,
-    source: io::Error,
-}
-
-impl MirrorError {
-    fn new(doing: &'static str, source: impl Into<io::Error>) -> MirrorError {
-        MirrorError { doing, source: source.into() }
-    }
-}
-
 /// The running mirror; dropping it ends its thread.
 #[derive(Debug)]
-pub struct Mirror {
+pub struct HostNetwork {
     resolver: Resolver,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Mirror {
+impl HostNetwork {
     /// Reads everything and goes on listening. Answers the first [`Net`], of generation 1; later ones come as news.
     /// `interfaces` are those that ports poll; one that is not there (yet) is simply not in the `Net`.
     pub fn start(
         interfaces: Vec<(String, PortId)>,
         owned: OwnedAddresses,
         news: Listener,
-    ) -> Result<(Mirror, Arc<Net>), MirrorError> {
+    ) -> Result<(HostNetwork, Arc<Net>), HostNetworkError> {
         let (resolver, questions) =
-            resolver::channel().map_err(|e| MirrorError::new("creating the resolver's queue", e))?;
+            resolver::channel().map_err(|e| HostNetworkError::new("creating the resolver's queue", e))?;
         let (stop, stopped) = oneshot::channel();
         let (first, ready) = mpsc::sync_channel(1);
         let work = move || watch::run(watch::Watcher::new(interfaces, owned, news), questions, stopped, &first);
         let thread = thread::Builder::new().name("mirror".to_owned()).spawn(work);
-        let thread = Some(thread.map_err(|e| MirrorError::new("starting the netlink thread", e))?);
-        let mirror = Mirror { resolver, stop: Some(stop), thread };
-        let gone = |_| MirrorError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);
+        let thread = Some(thread.map_err(|e| HostNetworkError::new("starting the netlink thread", e))?);
+        let mirror = HostNetwork { resolver, stop: Some(stop), thread };
+        let gone = |_| HostNetworkError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);
         let net = ready.recv().map_err(gone)??;
         Ok((mirror, net))
     }
@@ -103,7 +72,7 @@ impl Mirror {
     }
 }
 
-impl Drop for Mirror {
+impl Drop for HostNetwork {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
             // The thread may have ended already.

@@ -26,10 +26,11 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::event::{HostEvent, HostNetworkError, Listener};
 use super::facts::{self, Known};
 use super::kernel::{self, Request, connect, let_go, read, request_neighbour};
+use super::owned::OwnedAddresses;
 use super::resolver::Questions;
-use super::{Listener, MirrorError, MirrorNews, OwnedAddresses};
 
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -58,12 +59,12 @@ const KEPT_AT_MOST: usize = 65536;
 const AFTER_LOST_SOCKET: Duration = Duration::from_secs(1);
 
 /// The first `Net`, or why there is none.
-pub(super) type First = mpsc::SyncSender<Result<Arc<Net>, MirrorError>>;
+pub(super) type First = mpsc::SyncSender<Result<Arc<Net>, HostNetworkError>>;
 
 /// The thread's body.
 pub(super) fn run(mut watcher: Watcher, questions: Questions, stopped: oneshot::Receiver<()>, first: &First) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let started = runtime.map_err(|e| MirrorError::new("starting the netlink runtime", e));
+    let started = runtime.map_err(|e| HostNetworkError::new("starting the netlink runtime", e));
     match started {
         Ok(runtime) => runtime.block_on(watcher.live(&questions, stopped, first)),
         // Nobody to tell means that nobody waits.
@@ -159,7 +160,7 @@ impl Watcher {
         &mut self,
         mut session: Session,
         questions: &Questions,
-    ) -> Result<std::convert::Infallible, MirrorError> {
+    ) -> Result<std::convert::Infallible, HostNetworkError> {
         let far = Instant::now() + Duration::from_secs(86_400 * 365);
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
@@ -169,7 +170,7 @@ impl Watcher {
                 () = sleep_until(self.publish_at.unwrap_or(far)) => self.publish(),
                 () = self.owned.changed() => self.look_for_conflicts(),
                 ready = session.bell.readable() => {
-                    ready.map_err(|e| MirrorError::new("waiting for requests", e))?;
+                    ready.map_err(|e| HostNetworkError::new("waiting for requests", e))?;
                     session.silence();
                     for query in questions.heard() {
                         self.ask(&session.requests, query).await;
@@ -191,7 +192,7 @@ impl Watcher {
         &mut self,
         message: &NetlinkMessage<RouteNetlinkMessage>,
         requests: &Handle,
-    ) -> Result<(), MirrorError> {
+    ) -> Result<(), HostNetworkError> {
         let now = Instant::now();
         match self.understand(message) {
             Report::Nothing => {}
@@ -252,7 +253,7 @@ impl Watcher {
         if before == after { Report::Nothing } else { Report::Neighbours }
     }
 
-    async fn read_anew(&mut self, requests: &Handle) -> Result<(), MirrorError> {
+    async fn read_anew(&mut self, requests: &Handle) -> Result<(), HostNetworkError> {
         self.read_at = None;
         let started = Instant::now();
         self.read = read(requests, &self.ports).await?;
@@ -261,7 +262,7 @@ impl Watcher {
         Ok(())
     }
 
-    async fn read_all(&mut self, requests: &Handle) -> Result<(), MirrorError> {
+    async fn read_all(&mut self, requests: &Handle) -> Result<(), HostNetworkError> {
         self.read = read(requests, &self.ports).await?;
         self.neighbours.clear();
         for (who, known) in kernel::neighbours(requests).await? {
@@ -286,7 +287,7 @@ impl Watcher {
         if facts != self.published {
             self.published = facts;
             self.generation += 1;
-            (self.news)(MirrorNews::Net(Arc::new(Net::new(self.generation, self.published.clone()))));
+            (self.news)(HostEvent::Net(Arc::new(Net::new(self.generation, self.published.clone()))));
         }
         self.look_for_conflicts();
     }
@@ -316,7 +317,7 @@ impl Watcher {
             if !self.conflicts.contains(&address) {
                 let link = self.read.links.iter().find(|link| link.index == *index);
                 let interface = link.map_or_else(|| format!("number {index}"), |link| link.name.clone());
-                (self.news)(MirrorNews::AddressConflict { address, interface });
+                (self.news)(HostEvent::AddressConflict { address, interface });
             }
         }
         self.conflicts = found;
@@ -371,16 +372,16 @@ struct Session {
 }
 
 impl Session {
-    fn open(questions: &Questions) -> Result<Session, MirrorError> {
+    fn open(questions: &Questions) -> Result<Session, HostNetworkError> {
         let (mut connection, _, reports) = rtnetlink::new_multicast_connection(&GROUPS)
-            .map_err(|e| MirrorError::new("subscribing to netlink notifications", e))?;
+            .map_err(|e| HostNetworkError::new("subscribing to netlink notifications", e))?;
         // Less room only means more losses, and each is made good.
         let _ = connection.socket_mut().socket_mut().set_rx_buf_sz(REPORT_BUFFER);
         tokio::spawn(connection);
         let bell: StdUnixStream =
-            questions.bell().map_err(|e| MirrorError::new("opening the resolver's wake-up socket", e))?;
-        let bell =
-            UnixStream::from_std(bell).map_err(|e| MirrorError::new("opening the resolver's wake-up socket", e))?;
+            questions.bell().map_err(|e| HostNetworkError::new("opening the resolver's wake-up socket", e))?;
+        let bell = UnixStream::from_std(bell)
+            .map_err(|e| HostNetworkError::new("opening the resolver's wake-up socket", e))?;
         Ok(Session { requests: connect()?, reports: reports.boxed(), bell })
     }
 
@@ -390,6 +391,6 @@ impl Session {
     }
 }
 
-fn lost(doing: &'static str) -> MirrorError {
-    MirrorError::new(doing, io::ErrorKind::ConnectionReset)
+fn lost(doing: &'static str) -> HostNetworkError {
+    HostNetworkError::new(doing, io::ErrorKind::ConnectionReset)
 }
