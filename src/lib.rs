@@ -7,7 +7,6 @@ pub mod demo;
 pub mod gateway;
 pub mod host;
 pub mod lab;
-pub mod manifests;
 pub mod pktgen;
 pub mod ports;
 pub mod preflight;

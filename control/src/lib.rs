@@ -10,6 +10,8 @@
 //! Everything from the manifest to [`compile::resolve`] is pure: no clock, no thread, no I/O besides reading manifest files.
 //! That is what lets `replay` and `check` give the answers of the running gateway, and tests ask it anything.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod cluster;
 pub mod compile;
@@ -18,6 +20,7 @@ pub mod netlink;
 pub mod objects;
 pub mod printers;
 pub mod runtime;
+pub mod sources;
 pub mod store;
 
 mod admission;

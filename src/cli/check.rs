@@ -15,12 +15,12 @@ use pollgate_control::cluster::{self, Cluster, Write as ClusterWrite};
 use pollgate_control::explain::lint::doubts;
 use pollgate_control::objects::Key;
 use pollgate_control::objects::manifest::Document;
+use pollgate_control::sources::files::{Diagnostic, Set};
 
 use super::apply::read_all;
 use super::{CheckArgs, Failure};
 use crate::assembly;
 use crate::config::{Config, Purpose};
-use crate::manifests::{Set, Told};
 
 /// `pollgate check`
 ///
@@ -53,8 +53,8 @@ pub fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
 
 #[derive(Default)]
 struct Checked {
-    faults: Vec<Told>,
-    warnings: Vec<Told>,
+    faults: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 /// What an empty gateway would say of the objects, and what there is to doubt if it would take them.
@@ -72,7 +72,7 @@ fn plan(set: &Set, settings: cluster::ClusterSettings) -> Checked {
     // What the gateway made itself, such as slices, stands in no file.
     let told = doubts.iter().filter_map(|doubt| {
         let document = places.get(&doubt.key)?;
-        Some(Told::new(document, &doubt.field, &doubt.message).warning())
+        Some(Diagnostic::new(document, &doubt.field, &doubt.message).warning())
     });
     Checked { warnings: told.collect(), ..Checked::default() }
 }

@@ -28,8 +28,8 @@ impl Scratch {
     /// Makes the directory, for this user alone, and watches for signals.
     pub(super) fn new() -> Result<Scratch, DemoError> {
         let root = std::env::temp_dir();
-        let path =
-            make(&root).map_err(system(format!("creating a directory in {} (set TMPDIR to use another)", root.display())))?;
+        let path = make(&root)
+            .map_err(system(format!("creating a directory in {} (set TMPDIR to use another)", root.display())))?;
         let awaited = Arc::new(AtomicBool::new(false));
         let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(system("catching signals"))?;
         let (told, signalled) = channel();

@@ -326,8 +326,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn effective_user() -> u32 {
-    // SAFETY: the call cannot fail and has no arguments.
-    unsafe { libc::geteuid() }
+    rustix::process::geteuid().as_raw()
 }
 
 #[cfg(test)]

@@ -181,7 +181,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_by_the_error() {
         let told = |error| refused("creating an AF_XDP socket", io::Error::from_raw_os_error(error)).to_string();
-        assert!(told(libc::EPERM).starts_with("creating an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"));
+        assert!(
+            told(libc::EPERM).starts_with("creating an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")
+        );
         assert!(told(libc::EAFNOSUPPORT).contains("AF_XDP ports need Linux 5.10 or later"));
         assert_eq!(told(libc::ENOMEM), "creating an AF_XDP socket: Cannot allocate memory (os error 12)");
         let locked = not_made(io::Error::from_raw_os_error(libc::ENOBUFS)).to_string();

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::cluster::{Cluster, ClusterSettings};
+use crate::compile::resolve::ServiceName;
+use crate::compile::sink::TableSink;
+use crate::objects::{Kind, Object};
+use crate::runtime::{self, ControlHandle, RuntimeParts, Settled};
+use crate::store::Store;
 use crossbeam::channel::unbounded;
 use pollgate_common::net::Net;
-use pollgate_control::cluster::{Cluster, ClusterSettings};
-use pollgate_control::compile::resolve::ServiceName;
-use pollgate_control::compile::sink::TableSink;
-use pollgate_control::objects::{Kind, Object};
-use pollgate_control::runtime::{self, ControlHandle, RuntimeParts, Settled};
-use pollgate_control::store::Store;
 use tempfile::TempDir;
 
 use super::*;

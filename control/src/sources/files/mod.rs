@@ -8,7 +8,7 @@
 //! The files are what an operator wants, the gateway's state is what there is. They are brought together before the first
 //! frame, and whenever the files change: what they say is applied as by `kubectl apply`, what has left them is deleted.
 //!
-//! **Whose object is it?** What the files made carries the annotation [`FROM_FILES`], so a restart knows what to delete even
+//! **Whose object is it?** What the files made carries the annotation [`FROM_FILES`](crate::cluster::FROM_FILES), so a restart knows what to delete even
 //! if the files changed meanwhile. An object that was there before the files named it is applied to but not theirs, and
 //! never deleted for them; neither is a Namespace, with which everything in it would go. A set of keys in a table of
 //! its own would do the same and show it to nobody.
@@ -27,21 +27,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::cluster::{Commit, Write};
+use crate::objects::Key;
+use crate::objects::manifest;
+use crate::runtime::{Command, WriteError, WriteRequest};
 use crossbeam::channel::{Sender, bounded};
-use pollgate_control::cluster::{Commit, Write};
-use pollgate_control::objects::Key;
-use pollgate_control::objects::manifest;
-use pollgate_control::runtime::{Command, WriteError, WriteRequest};
 use serde_json::{Value, json};
 use tracing::{error, info};
 
-pub use pollgate_control::cluster::FROM_FILES;
-
-pub(crate) use self::set::{Set, Told};
+pub use self::set::{Diagnostic, Set};
 use self::watch::Watch;
 
 /// Keeps the cluster as the files say.
-pub(crate) struct Follower {
+pub struct Follower {
     path: PathBuf,
     watch: Watch,
     commands: Sender<Command>,
@@ -52,7 +50,7 @@ pub(crate) struct Follower {
 
 /// What `pollgate stats` tells of the files.
 #[derive(Clone)]
-pub(crate) struct Status(Arc<Mutex<State>>);
+pub struct Status(Arc<Mutex<State>>);
 
 struct State {
     path: PathBuf,
@@ -73,14 +71,14 @@ enum Fault {
 
 impl Follower {
     /// A follower of the file or directory `path`, whose objects `theirs` are in the cluster. Nothing happens yet.
-    pub(crate) fn new(path: &Path, theirs: BTreeSet<Key>, commands: Sender<Command>) -> Follower {
+    pub fn new(path: &Path, theirs: BTreeSet<Key>, commands: Sender<Command>) -> Follower {
         let state = State { path: path.to_owned(), objects: theirs.len(), faults: Vec::new() };
         let status = Status(Arc::new(Mutex::new(state)));
         Follower { path: path.to_owned(), watch: Watch::new(path), commands, theirs, status }
     }
 
     /// What to tell of it, now and later.
-    pub(crate) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         self.status.clone()
     }
 
@@ -88,7 +86,7 @@ impl Follower {
     ///
     /// # Errors
     /// Their faults, if there is no earlier state of theirs to go on with.
-    pub(crate) fn load(&mut self) -> Result<(), Vec<String>> {
+    pub fn load(&mut self) -> Result<(), Vec<String>> {
         let known = !self.theirs.is_empty();
         let Err(fault) = self.bring_together() else { return Ok(()) };
         match self.note(fault) {
@@ -101,7 +99,7 @@ impl Follower {
     }
 
     /// Follows the files on a thread of its own.
-    pub(crate) fn spawn(mut self) -> io::Result<Following> {
+    pub fn spawn(mut self) -> io::Result<Following> {
         let (stop, stopped) = UnixStream::pair()?;
         let follow = move || {
             while self.watch.changed(&stopped) {
@@ -153,9 +151,9 @@ impl Follower {
         let mut set = Set::new(manifest::read_all(&self.path));
         let nameless = set.objects.iter().filter(|(_, object)| object.name().is_empty());
         let required = |(document, _): &(_, _)| {
-            Told::new(document, "metadata.name", "Required value: an object in a followed file must have a name")
+            Diagnostic::new(document, "metadata.name", "Required value: an object in a followed file must have a name")
         };
-        let nameless: Vec<Told> = nameless.map(required).collect();
+        let nameless: Vec<Diagnostic> = nameless.map(required).collect();
         set.faults.extend(nameless);
         if !set.faults.is_empty() {
             return Err(Fault::Files(texts(set.faults)));
@@ -200,14 +198,14 @@ impl Follower {
     }
 }
 
-fn texts(mut told: Vec<Told>) -> Vec<String> {
+fn texts(mut told: Vec<Diagnostic>) -> Vec<String> {
     told.sort();
     told.iter().map(ToString::to_string).collect()
 }
 
 impl Status {
     /// As JSON.
-    pub(crate) fn to_value(&self) -> Value {
+    pub fn to_value(&self) -> Value {
         let state = self.state();
         json!({ "path": state.path, "objects": state.objects, "faults": state.faults })
     }
@@ -227,7 +225,7 @@ impl Status {
 }
 
 /// The thread that follows the files. Stop it before what it writes to.
-pub(crate) struct Following {
+pub struct Following {
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }

@@ -1,0 +1,3 @@
+//! Where objects come from besides the API.
+
+pub mod files;
