@@ -205,9 +205,8 @@ fn machine(machine: &Machine) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backend, Purpose};
-    use crate::host::{Copying, Mode, Rings, sample};
-    use crate::lab::{Namespace, Veth, in_lab};
+    use crate::config::Backend;
+    use crate::host::{Rings, sample};
 
     fn plan(nics: Vec<Nic>, workers: &[usize]) -> Plan {
         let machine = sample::machine();
@@ -281,75 +280,5 @@ Recommended changes to the host:
       flow tables are accessed at random; with small pages most look-ups also miss the TLB
 "
         );
-    }
-
-    fn configuration(backend: &str, more: &str) -> Config {
-        let text = format!("interfaces: [{{ name: eth0, backend: {backend} }}]\naddresses: 10.0.0.10\n{more}");
-        Config::parse("gateway.yaml", &text, Purpose::Run).expect("a valid configuration")
-    }
-
-    fn site(queues: u32) -> Namespace {
-        let gateway = Namespace::new("gateway").expect("a namespace");
-        Veth::new((&gateway, "eth0"), (&gateway, "peer")).queues(queues).make().expect("a veth pair");
-        gateway.add_address("eth0", "10.0.0.1/24".parse().expect("an address")).expect("the address");
-        gateway
-    }
-
-    #[test]
-    fn a_veth_is_polled_by_packet_whatever_it_could_do() {
-        in_lab("preflight::tests::a_veth_is_polled_by_packet_whatever_it_could_do", || {
-            let plan = site(1).run(|| look(&configuration("auto", "workers: { count: 1 }")));
-            assert_eq!(plan.faults, Vec::<String>::new());
-            let choice = plan.interfaces[0].choice.as_ref().expect("a choice");
-            assert_eq!(choice.mode, Mode::Packet, "{}", choice.reason);
-            assert!(plan.to_string().starts_with("eth0: veth, 10 Gb/s, MTU 1500, 1 of 1 receive queues\n"), "{plan}");
-        });
-    }
-
-    #[test]
-    fn xdp_on_a_veth_is_taken_or_refused_with_the_reason() {
-        in_lab("preflight::tests::xdp_on_a_veth_is_taken_or_refused_with_the_reason", || {
-            let config = configuration("xdp", "workers: { count: 2 }");
-            let enough = site(2).run(|| look(&config));
-            match &enough.machine.bpf {
-                Ok(()) => {
-                    let choice = enough.interfaces[0].choice.as_ref().expect("a choice");
-                    assert!(matches!(choice.mode, Mode::Xdp(Copying::Driver | Copying::Unknown)), "{}", choice.mode);
-                    let few = site(1).run(|| look(&config));
-                    assert!(
-                        few.faults[0].starts_with("eth0: backend: xdp: AF_XDP needs a receive queue for every worker")
-                    );
-                    assert_eq!(few.faults.len(), 1, "{:?}", few.faults);
-                    assert!(few.to_string().contains("    not polled: see the error\n"), "{few}");
-                }
-                Err(why) => assert_eq!(enough.faults, [format!("eth0: backend: xdp: {why}, or use backend: packet")]),
-            }
-        });
-    }
-
-    #[test]
-    fn everything_that_run_refuses_is_told_at_once_and_nothing_is_changed() {
-        in_lab("preflight::tests::everything_that_run_refuses_is_told_at_once_and_nothing_is_changed", || {
-            let gateway = site(1);
-            let key = "net.ipv4.conf.eth0.forwarding";
-            gateway.sysctl(key, "1").expect("set");
-            let mut config = configuration("auto", "metrics: { listen: 127.0.0.1:9090 }");
-            config.addresses.push("10.0.0.1".parse().expect("an address"));
-            let mut told = Vec::new();
-            let failure = gateway.run(|| run(&config, &mut told)).expect_err("faults").to_string();
-            let starts = ["it would not run:", "metrics.listen: ", "the kernel has 10.0.0.1 on eth0", key];
-            assert_eq!(failure.lines().count(), starts.len(), "{failure}");
-            for (line, start) in failure.lines().zip(starts) {
-                assert!(line.starts_with(start), "{line:?} should start with {start:?}");
-            }
-            assert!(!String::from_utf8_lossy(&told).contains("It would run."));
-
-            let allowed = configuration("auto", "host: { disableForwarding: true }");
-            let mut told = Vec::new();
-            gateway.run(|| run(&allowed, &mut told)).expect("it would run");
-            let told = String::from_utf8(told).expect("text");
-            assert!(told.contains(&format!("at start: sets {key}=0")) && told.ends_with("\nIt would run.\n"), "{told}");
-            assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "checking changes nothing");
-        });
     }
 }

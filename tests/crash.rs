@@ -27,6 +27,13 @@ use pollgate_control::runtime::{self, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 
+use crate::shared::harness::tests;
+
+tests! {
+    [] =>
+        kill_minus_nine_loses_nothing_acknowledged_and_keeps_nothing_refused;
+}
+
 const ROUNDS: u64 = 100;
 const WRITERS: u64 = 4;
 /// Names of each writer.
@@ -37,7 +44,6 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const DIRECTORY: &str = "POLLGATE_CRASH_DIRECTORY";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[test]
 fn kill_minus_nine_loses_nothing_acknowledged_and_keeps_nothing_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut writers: Vec<Writer> = (0..WRITERS).map(Writer::new).collect();
@@ -64,10 +70,13 @@ fn kill_minus_nine_loses_nothing_acknowledged_and_keeps_nothing_refused() {
     println!("{ROUNDS} kills, {acknowledged} acknowledged writes, in {:?}", started.elapsed());
 }
 
-/// The other half of the test above; does nothing unless that runs it.
-#[test]
-fn child() {
-    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+/// Set in the child: where its files are.
+pub(crate) fn child_directory() -> Option<PathBuf> {
+    std::env::var_os(DIRECTORY).map(PathBuf::from)
+}
+
+/// The other half of the test above.
+pub(crate) fn child(directory: &Path) {
     let settings = ClusterSettings {
         service_cidrs: vec!["10.96.0.0/25".parse().expect("a CIDR")],
         node_port_range: 30_000..=30_039,
@@ -96,7 +105,6 @@ struct Gateway {
 impl Gateway {
     fn start(directory: &Path) -> Gateway {
         let child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["child", "--exact", "--nocapture"])
             .env(DIRECTORY, directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

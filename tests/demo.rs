@@ -11,11 +11,22 @@ use std::time::{Duration, Instant};
 use pollgate::lab;
 use tempfile::TempDir;
 
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::{Namespaces, RootAndOrdinaryUser};
+use crate::shared::needs::ORDINARY;
+
+tests! {
+    [] => where_no_namespace_can_be_made_it_says_so_in_a_line;
+    [Namespaces] =>
+        the_story_is_told_and_nothing_is_left_behind,
+        a_kept_lab_can_be_entered_until_a_signal,
+        a_signal_in_the_middle_leaves_nothing_behind;
+    [RootAndOrdinaryUser] => an_ordinary_user_sees_the_same_story;
+}
+
 const BINARY: &str = env!("CARGO_BIN_EXE_pollgate");
 /// What the demo promises.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Nobody, on most systems; here only somebody who is not root.
-const ORDINARY: u32 = 65534;
 
 /// Lines that must be there, in this order, whoever runs it.
 const STORY: [&str; 24] = [
@@ -58,24 +69,6 @@ fn demo(binary: &Path, files: &Path) -> Command {
     command.arg("demo").env("TMPDIR", files).env("HOME", files).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-
-/// Whether a lab can be made; says so, or fails where it must be.
-fn lab_or_skip(test: &str, possible: Result<(), String>) -> bool {
-    let Err(why) = possible else { return true };
-    let required = std::env::var_os("POLLGATE_REQUIRE_LAB").is_some_and(|value| value == "1");
-    assert!(!required, "{test} needs a network lab, and {why}");
-    eprintln!("SKIPPED: {test}: {why}");
-    false
-}
-
-fn available() -> Result<(), String> {
-    lab::available().map_err(|why| why.to_string())
-}
-
-fn is_root() -> bool {
-    // SAFETY: no arguments, cannot fail.
-    unsafe { libc::geteuid() == 0 }
 }
 
 /// Runs it to its end; answers what it printed, and its process group.
@@ -133,42 +126,20 @@ fn assert_demo_works(command: Command, files: &Path) {
     assert_nothing_left(group, files);
 }
 
-#[test]
 fn the_story_is_told_and_nothing_is_left_behind() {
-    if lab_or_skip("the_story_is_told_and_nothing_is_left_behind", available()) {
-        let files = workplace();
-        assert_demo_works(demo(Path::new(BINARY), files.path()), files.path());
-    }
+    let files = workplace();
+    assert_demo_works(demo(Path::new(BINARY), files.path()), files.path());
 }
 
-/// As root, the other half: the same as somebody who is not. (Otherwise the test above is that already.)
-#[test]
+/// For an ordinary user, the test above is that already.
 fn an_ordinary_user_sees_the_same_story() {
-    if !is_root() {
-        return;
-    }
     // The build directory may be root's alone.
     let (bin, files) = (workplace(), workplace());
     let binary = bin.path().join("pollgate");
     fs::copy(BINARY, &binary).expect("a copy of the program");
-    let ordinary = || {
-        let mut command = demo(&binary, files.path());
-        command.uid(ORDINARY).gid(ORDINARY);
-        command
-    };
-    let possible = can_make_user_namespace();
-    if lab_or_skip("an_ordinary_user_sees_the_same_story", possible) {
-        assert_demo_works(ordinary(), files.path());
-    }
-}
-
-/// Whether an ordinary user may make user and network namespaces on this machine.
-fn can_make_user_namespace() -> Result<(), String> {
-    let mut probe = Command::new("/bin/true");
-    probe.uid(ORDINARY).gid(ORDINARY);
-    // SAFETY: one system call without pointers between fork and exec, after the change of user.
-    unsafe { probe.pre_exec(|| unshared(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)) };
-    probe.status().map(drop).map_err(|error| format!("an ordinary user can make no namespaces here: {error}"))
+    let mut ordinary = demo(&binary, files.path());
+    ordinary.uid(ORDINARY).gid(ORDINARY);
+    assert_demo_works(ordinary, files.path());
 }
 
 fn unshared(what: libc::c_int) -> std::io::Result<()> {
@@ -207,11 +178,7 @@ impl Running {
     }
 }
 
-#[test]
 fn a_kept_lab_can_be_entered_until_a_signal() {
-    if !lab_or_skip("a_kept_lab_can_be_entered_until_a_signal", available()) {
-        return;
-    }
     let files = workplace();
     let mut command = demo(Path::new(BINARY), files.path());
     let mut running = Running(command.arg("--keep").spawn().expect("the program starts"));
@@ -239,11 +206,7 @@ fn a_kept_lab_can_be_entered_until_a_signal() {
     assert_nothing_left(group, files.path());
 }
 
-#[test]
 fn a_signal_in_the_middle_leaves_nothing_behind() {
-    if !lab_or_skip("a_signal_in_the_middle_leaves_nothing_behind", available()) {
-        return;
-    }
     let files = workplace();
     let mut running = Running(demo(Path::new(BINARY), files.path()).spawn().expect("the program starts"));
     let group = running.0.id();
@@ -261,13 +224,12 @@ fn a_signal_in_the_middle_leaves_nothing_behind() {
     assert_nothing_left(group, files.path());
 }
 
-#[test]
 fn where_no_namespace_can_be_made_it_says_so_in_a_line() {
     let files = workplace();
     let mut command = demo(Path::new(BINARY), files.path());
     // In a user namespace that maps nobody, nobody may make namespaces. Where not even that one can be made, we are
     // where the demo has to refuse as it is.
-    if is_root() || lab::available().is_ok() {
+    if lab::available().is_ok() {
         // SAFETY: one system call without pointers between fork and exec.
         unsafe { command.pre_exec(|| unshared(libc::CLONE_NEWUSER)) };
     }

@@ -1,4 +1,4 @@
-//! The operations guide lists every counter as it is declared. `UPDATE_DOCS=1 cargo test --test docs` writes the lists anew.
+//! The operations guide lists every counter as it is declared. `UPDATE_DOCS=1 cargo test --test offline docs` writes the lists anew.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -47,5 +47,8 @@ fn the_operations_guide_lists_every_counter_as_declared() {
         std::fs::write(&path, &text).expect("writing docs/operations.md");
         return;
     }
-    assert!(before == text, "docs/operations.md differs from the declarations: UPDATE_DOCS=1 cargo test --test docs");
+    assert!(
+        before == text,
+        "docs/operations.md differs from the declarations: UPDATE_DOCS=1 cargo test --test offline docs"
+    );
 }

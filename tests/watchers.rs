@@ -1,7 +1,7 @@
 //! Thousands of watchers on one gateway: what they cost, and that everybody else is still answered.
 //!
-//! A test process of its own, because it measures memory and needs many file descriptors. The figures it prints
-//! (`cargo test --release --test watchers -- --nocapture`) are those in docs/operations.md.
+//! It measures the memory of its process, and needs many file descriptors. The figures it prints
+//! (`cargo test --release --test system watchers -- --nocapture`) are those in docs/operations.md.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,6 +17,13 @@ use pollgate_control::compile::sink::NoTables;
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
+
+use crate::shared::harness::tests;
+
+tests! {
+    [] =>
+        two_thousand_watchers_are_told_and_others_are_answered;
+}
 
 const WATCHERS: usize = 2_000;
 const WRITES: usize = 20;
@@ -103,7 +110,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-#[test]
 fn two_thousand_watchers_are_told_and_others_are_answered() {
     // Both ends of every connection are in this process.
     let needed = 2 * u64::try_from(WATCHERS).unwrap() + api::OPEN_FILES;

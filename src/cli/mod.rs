@@ -22,9 +22,6 @@ pub mod read;
 pub mod stats;
 mod watch;
 
-#[cfg(test)]
-mod end_to_end;
-
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;

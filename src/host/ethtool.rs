@@ -274,46 +274,6 @@ fn socket() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Namespace, Veth, in_lab};
-
-    #[test]
-    fn a_veth_says_what_it_is() {
-        in_lab("host::ethtool::tests::a_veth_says_what_it_is", || {
-            let lab = Namespace::new("lab").expect("a namespace");
-            Veth::new((&lab, "left"), (&lab, "right")).queues(3).mtu(1400).make().expect("a veth pair");
-            lab.run(|| {
-                assert_eq!(driver("left").expect("a driver").0, "veth");
-                assert_eq!(queues("left").expect("queues"), Some(Queues { now: 3, max: 3, are_combined: false }));
-                assert_eq!(mtu("left").expect("an MTU"), 1400);
-                assert_eq!(speed("left").expect("a speed"), Some(10_000), "what veth calls itself");
-                assert_eq!(rings("left").expect("an answer"), None, "veth has no rings");
-                assert_eq!(indirection("left").expect("an answer"), 0);
-                assert!(has_link("left").expect("an answer"));
-                assert_ne!(index("left").expect("an index"), index("right").expect("an index"));
-            });
-        });
-    }
-
-    #[test]
-    fn features_follow_their_switches() {
-        in_lab("host::ethtool::tests::features_follow_their_switches", || {
-            let lab = Namespace::new("lab").expect("a namespace");
-            Veth::new((&lab, "left"), (&lab, "right")).make().expect("a veth pair");
-            lab.run(|| {
-                let find = |name: &str| {
-                    features("left").expect("features").into_iter().find(|feature| feature.name == name).expect(name)
-                };
-                for on in [true, false] {
-                    set("left", OffloadSwitch::Tso, on).expect("set");
-                    assert_eq!(is_on("left", OffloadSwitch::Tso).expect("read"), on);
-                    let told = Feature { name: "tx-tcp-segmentation".into(), is_on: on, can_change: true };
-                    assert_eq!(find("tx-tcp-segmentation"), told);
-                }
-                let fixed = find("rx-lro");
-                assert!(!fixed.is_on && !fixed.can_change, "veth has no LRO");
-            });
-        });
-    }
 
     #[test]
     fn an_interface_that_is_not_there_is_an_error() {

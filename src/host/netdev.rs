@@ -104,23 +104,6 @@ fn value_of(answer: &[u8], wanted: u16) -> io::Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{ethtool, query};
-    use crate::lab::{Namespace, Veth, in_lab};
-
-    #[test]
-    fn a_veth_runs_programs_itself_and_copies() {
-        in_lab("host::netdev::tests::a_veth_runs_programs_itself_and_copies", || {
-            let lab = Namespace::new("lab").expect("a namespace");
-            Veth::new((&lab, "left"), (&lab, "right")).make().expect("a veth pair");
-            let told = lab.run(|| xdp_features(ethtool::index("left")?)).expect("an answer");
-            if query::kernel() >= (6, 3) {
-                let features = told.expect("this kernel tells");
-                assert!(features.is_native() && !features.has_zero_copy(), "{features:?}");
-            } else {
-                assert_eq!(told, None);
-            }
-        });
-    }
 
     #[test]
     fn an_error_of_the_kernel_is_an_error() {

@@ -196,27 +196,6 @@ fn reverse_path_filter(name: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Namespace, Veth, in_lab};
-
-    #[test]
-    fn the_interface_of_the_namespace_is_asked_not_one_of_the_same_name() {
-        in_lab("host::nic::tests::the_interface_of_the_namespace_is_asked_not_one_of_the_same_name", || {
-            let lab = Namespace::new("lab").expect("a namespace");
-            // The machine's own lo and eth0 may well be in /sys.
-            Veth::new((&lab, "eth0"), (&lab, "peer")).queues(2).mtu(9000).make().expect("a veth pair");
-            lab.sysctl("net.ipv4.conf.eth0.rp_filter", "1").expect("set");
-            let nic = lab.run(|| Nic::ask("eth0")).expect("an interface");
-            assert_eq!((nic.driver.as_str(), nic.mtu, nic.receive_queues()), ("veth", 9000, 2));
-            assert!(nic.has_link && nic.has("tx-tcp-segmentation") && !nic.has("rx-lro"));
-            assert_eq!((nic.rings, nic.indirection, nic.node), (None, 0, None));
-            assert_eq!((nic.interrupts, nic.receive_cpus), (Vec::new(), Vec::new()));
-            assert_eq!(nic.reverse_path_filter, 1);
-            assert_eq!(lab.run(|| receive_queues("eth0")), 2);
-            assert_eq!(lab.run(|| receive_queues("nosuch0")), 1);
-            let missing = lab.run(|| Nic::ask("nosuch0")).expect_err("no such interface");
-            assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
-        });
-    }
 
     #[test]
     fn interrupts_are_found_by_the_bus_or_by_name() {

@@ -37,7 +37,7 @@ pub mod traffic;
 use std::io;
 
 pub use crate::host::OffloadSwitch;
-pub use enter::{Unavailable, available, enter, in_lab, in_root_lab};
+pub use enter::{Unavailable, available, enter};
 pub use link::Veth;
 pub use namespace::Namespace;
 
@@ -79,6 +79,3 @@ fn plain(error: rtnetlink::Error) -> io::Error {
         other => io::Error::other(other),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,7 +2,19 @@
 
 use std::process::Command;
 
-use crate::support::{Place, ageless, text, with_kubectl};
+use crate::clients::support::{Place, ageless, text};
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::{Kubectl, Lab};
+
+tests! {
+    [Lab, Kubectl] =>
+        pods_read_the_same,
+        a_terminating_pod_reads_the_same,
+        nodes_read_the_same,
+        dates_are_in_the_time_zone_of_the_reader,
+        namespaces_read_the_same,
+        events_are_told_with_their_object_and_read_the_same;
+}
 
 /// A Pod that has something to say in nearly every line of its description, one that is told of and has nothing to say, and one
 /// that is on its way out.
@@ -394,98 +406,81 @@ involvedObject: {{ kind: {kind}, name: {about}, namespace: "{namespace}", uid: "
     )
 }
 
-#[test]
 fn pods_read_the_same() {
-    with_kubectl("describe::pods_read_the_same", |place| {
-        place.site.apply(&format!("{PODS}---{NODES}"));
-        let told = same(place, &["pod", "rich", "-n", "shop"]);
-        assert!(told.contains("\nControlled By:      ReplicaSet/web-5d8\n"), "{told}");
-        assert!(same(place, &["pod", "bare", "-n", "shop"]).contains("\nQoS Class:        BestEffort\n"));
-        assert!(same(place, &["pod", "guaranteed", "-n", "other"]).contains("Guaranteed\n"));
-        same(place, &["pods", "sized", "resized", "over", "-n", "other"]);
-        same(place, &["pods", "-n", "shop"]);
-    });
+    let place = &Place::new();
+    place.site.apply(&format!("{PODS}---{NODES}"));
+    let told = same(place, &["pod", "rich", "-n", "shop"]);
+    assert!(told.contains("\nControlled By:      ReplicaSet/web-5d8\n"), "{told}");
+    assert!(same(place, &["pod", "bare", "-n", "shop"]).contains("\nQoS Class:        BestEffort\n"));
+    assert!(same(place, &["pod", "guaranteed", "-n", "other"]).contains("Guaranteed\n"));
+    same(place, &["pods", "sized", "resized", "over", "-n", "other"]);
+    same(place, &["pods", "-n", "shop"]);
 }
 
-#[test]
 fn a_terminating_pod_reads_the_same() {
-    with_kubectl("describe::a_terminating_pod_reads_the_same", |place| {
-        place.site.apply(PODS);
-        place.kubectl(&["delete", "pod", "bare", "-n", "shop", "--grace-period=600", "--wait=false"]);
-        let told = same(place, &["pod", "bare", "-n", "shop"]);
-        assert!(told.contains("Terminating (lasts <invalid>)\nTermination Grace Period:  600s\n"), "{told}");
-        let told = same(place, &["pod", "stuck", "-n", "shop"]);
-        assert!(told.contains("Termination Grace Period:  30s\n"), "{told}");
-    });
+    let place = &Place::new();
+    place.site.apply(PODS);
+    place.kubectl(&["delete", "pod", "bare", "-n", "shop", "--grace-period=600", "--wait=false"]);
+    let told = same(place, &["pod", "bare", "-n", "shop"]);
+    assert!(told.contains("Terminating (lasts <invalid>)\nTermination Grace Period:  600s\n"), "{told}");
+    let told = same(place, &["pod", "stuck", "-n", "shop"]);
+    assert!(told.contains("Termination Grace Period:  30s\n"), "{told}");
 }
 
-#[test]
 fn nodes_read_the_same() {
-    with_kubectl("describe::nodes_read_the_same", |place| {
-        place.site.apply(&format!("{PODS}---{NODES}"));
-        let told = same(place, &["node", "big"]);
-        assert!(told.contains("\nNon-terminated Pods:          (5 in total)\n"), "{told}");
-        same(place, &["node", "half"]);
-        // Of a Node that does not say how much it has, kubectl takes shares all the same and shows what its processor makes of
-        // a division by nothing; its widest cells are wider for it.
-        let words = ["describe", "node", "small"];
-        let theirs = place
-            .kubectl(&words)
-            .replace(&format!("({}%)", i64::MIN), "(0%)")
-            .replace(&format!("({}%)", i64::MAX), "(0%)");
-        let own = place.site.cli(&words).expect("described");
-        let cells = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(cells(&ageless(&own)), cells(&ageless(&theirs)));
-    });
+    let place = &Place::new();
+    place.site.apply(&format!("{PODS}---{NODES}"));
+    let told = same(place, &["node", "big"]);
+    assert!(told.contains("\nNon-terminated Pods:          (5 in total)\n"), "{told}");
+    same(place, &["node", "half"]);
+    // Of a Node that does not say how much it has, kubectl takes shares all the same and shows what its processor makes of
+    // a division by nothing; its widest cells are wider for it.
+    let words = ["describe", "node", "small"];
+    let theirs =
+        place.kubectl(&words).replace(&format!("({}%)", i64::MIN), "(0%)").replace(&format!("({}%)", i64::MAX), "(0%)");
+    let own = place.site.cli(&words).expect("described");
+    let cells = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(cells(&ageless(&own)), cells(&ageless(&theirs)));
 }
 
-#[test]
 fn dates_are_in_the_time_zone_of_the_reader() {
-    with_kubectl("describe::dates_are_in_the_time_zone_of_the_reader", |place| {
-        place.site.apply(PODS);
-        let words = ["describe", "pod", "rich", "-n", "shop"];
-        let told = |mut command: Command| {
-            let output = command.args(words).env("TZ", "Asia/Kolkata").output().expect("started");
-            assert!(output.status.success(), "{}", text(output.stderr));
-            text(output.stdout)
-        };
-        let mut own = Command::new(env!("CARGO_BIN_EXE_pollgate"));
-        own.env("POLLGATE_SOCKET", place.site.socket());
-        let own = told(own);
-        assert_eq!(own, told(place.kubectl_command()));
-        assert!(
-            own.contains("\nStart Time:           Fri, 02 Jan 2026 08:34:05 +0530\n"),
-            "is tzdata installed? {own}"
-        );
-    });
+    let place = &Place::new();
+    place.site.apply(PODS);
+    let words = ["describe", "pod", "rich", "-n", "shop"];
+    let told = |mut command: Command| {
+        let output = command.args(words).env("TZ", "Asia/Kolkata").output().expect("started");
+        assert!(output.status.success(), "{}", text(output.stderr));
+        text(output.stdout)
+    };
+    let mut own = Command::new(env!("CARGO_BIN_EXE_pollgate"));
+    own.env("POLLGATE_SOCKET", place.site.socket());
+    let own = told(own);
+    assert_eq!(own, told(place.kubectl_command()));
+    assert!(own.contains("\nStart Time:           Fri, 02 Jan 2026 08:34:05 +0530\n"), "is tzdata installed? {own}");
 }
 
-#[test]
 fn namespaces_read_the_same() {
-    with_kubectl("describe::namespaces_read_the_same", |place| {
-        place.site.apply(NAMESPACES);
-        for name in ["marked", "plain", "kube-system"] {
-            same(place, &["namespace", name]);
-        }
-    });
+    let place = &Place::new();
+    place.site.apply(NAMESPACES);
+    for name in ["marked", "plain", "kube-system"] {
+        same(place, &["namespace", name]);
+    }
 }
 
-#[test]
 fn events_are_told_with_their_object_and_read_the_same() {
-    with_kubectl("describe::events_are_told_with_their_object_and_read_the_same", |place| {
-        place.site.apply(&format!("{PODS}---{NODES}"));
-        let pod = uid(place, &["pod", "bare", "-n", "shop"]);
-        let node = uid(place, &["node", "half"]);
-        let events = [
-            event("e1", "Pod", "bare", "shop", &pod),
-            event("e2", "Pod", "bare", "shop", "of-its-forerunner"),
-            event("e3", "Node", "half", "", &node),
-            event("e4", "Node", "half", "", "half"),
-        ];
-        place.site.apply(&events.concat());
-        let told = same(place, &["pod", "bare", "-n", "shop"]);
-        assert_eq!(told.matches("Failing").count(), 1, "{told}");
-        assert_eq!(same(place, &["node", "half"]).matches("Failing").count(), 2);
-        assert!(same(place, &["event", "e1", "-n", "shop"]).contains("\nInvolved Object:\n"));
-    });
+    let place = &Place::new();
+    place.site.apply(&format!("{PODS}---{NODES}"));
+    let pod = uid(place, &["pod", "bare", "-n", "shop"]);
+    let node = uid(place, &["node", "half"]);
+    let events = [
+        event("e1", "Pod", "bare", "shop", &pod),
+        event("e2", "Pod", "bare", "shop", "of-its-forerunner"),
+        event("e3", "Node", "half", "", &node),
+        event("e4", "Node", "half", "", "half"),
+    ];
+    place.site.apply(&events.concat());
+    let told = same(place, &["pod", "bare", "-n", "shop"]);
+    assert_eq!(told.matches("Failing").count(), 1, "{told}");
+    assert_eq!(same(place, &["node", "half"]).matches("Failing").count(), 2);
+    assert!(same(place, &["event", "e1", "-n", "shop"]).contains("\nInvolved Object:\n"));
 }

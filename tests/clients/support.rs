@@ -1,21 +1,18 @@
 //! A gateway with `api.listen`, the kubeconfig for it, and the programs that use it.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pollgate::lab::in_lab;
 use pollgate::lab::topology::{Network, guide};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::live::Site;
+use crate::live::support::Site;
+use crate::shared::needs::{kubectl, python, python_path};
 
 const LISTEN: &str = "127.0.0.1:6443";
-
-/// The minor version from which on kubectl is the one these tests know.
-const OLDEST_KUBECTL: u32 = 37;
 
 /// A gateway with the guide's objects, and a home for its clients.
 pub(crate) struct Place {
@@ -24,7 +21,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let network = Network::new(&guide(), 1).expect("a network");
         let listening = |text: String| text.replace("api: { ", &format!("api: {{ listen: \"{LISTEN}\", "));
         let place = Place { site: Site::configured(network, listening), home: TempDir::new().expect("a home") };
@@ -48,7 +45,7 @@ impl Place {
     }
 
     /// A program that finds nothing of this machine's own clusters.
-    fn command(&self, program: &Path) -> Command {
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.site.network.gateway().command(program);
         command.env("HOME", self.home.path()).env_remove("KUBECONFIG").stdin(Stdio::null()).current_dir(&self.home);
         command
@@ -60,7 +57,7 @@ impl Place {
 
     /// With another kubeconfig than the one that was made for it.
     pub(crate) fn kubectl_command_with(&self, kubeconfig: &str) -> Command {
-        let mut command = self.command(&kubectl());
+        let mut command = self.command(kubectl());
         command.args(["--kubeconfig", kubeconfig]);
         command
     }
@@ -97,7 +94,13 @@ impl Place {
     #[track_caller]
     pub(crate) fn python(&self, script: &str) -> String {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
-        let output = self.command(&python()).arg(&path).arg(self.kubeconfig()).output().expect("started");
+        let output = self
+            .command(python())
+            .env("PYTHONPATH", python_path())
+            .arg(&path)
+            .arg(self.kubeconfig())
+            .output()
+            .expect("started");
         let (out, err) = (text(output.stdout), text(output.stderr));
         assert!(output.status.success(), "{script}: {}\n{out}\n{err}", output.status);
         out
@@ -119,57 +122,4 @@ pub(crate) fn ageless(text: &str) -> String {
         words.collect::<Vec<String>>().join(" ").trim_end().to_owned() + "\n"
     };
     text.lines().map(line).collect()
-}
-
-pub(crate) fn with_kubectl(test: &str, body: impl FnOnce(&Place) + Send) {
-    with(test, kubectl_works(), body);
-}
-
-pub(crate) fn with_python(test: &str, body: impl FnOnce(&Place) + Send) {
-    with(test, python_works(), body);
-}
-
-/// Runs a test's body in a lab if nothing is missing for it.
-fn with(test: &str, works: Result<(), String>, body: impl FnOnce(&Place) + Send) {
-    let Err(why) = works else {
-        return in_lab(test, || body(&Place::new()));
-    };
-    let required = std::env::var_os("POLLGATE_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
-    assert!(!required, "{test}: {why}: run `.ci/run tools`, or do not set POLLGATE_REQUIRE_CLIENTS");
-    eprintln!("SKIPPED: {test}: {why}");
-}
-
-fn kubectl() -> PathBuf {
-    program("POLLGATE_KUBECTL", "kubectl")
-}
-
-fn python() -> PathBuf {
-    program("POLLGATE_PYTHON", "python3")
-}
-
-fn program(variable: &str, default: &str) -> PathBuf {
-    std::env::var_os(variable).unwrap_or_else(|| OsString::from(default)).into()
-}
-
-/// Of the right kind and age: vendors ship old ones, under the same name, which know other paths and print other columns.
-fn kubectl_works() -> Result<(), String> {
-    let kubectl = kubectl();
-    let output = Command::new(&kubectl).args(["version", "--client", "-o", "json"]).output();
-    let output = output.map_err(|error| format!("{} cannot be run: {error}", kubectl.display()))?;
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let version = told["clientVersion"]["gitVersion"].as_str().unwrap_or("of no version");
-    let minor =
-        version.strip_prefix("v1.").and_then(|rest| rest.split('.').next()).and_then(|minor| minor.parse().ok());
-    if minor.is_some_and(|minor: u32| minor >= OLDEST_KUBECTL) {
-        return Ok(());
-    }
-    Err(format!("{} is {version}, and v1.{OLDEST_KUBECTL} or later is needed", kubectl.display()))
-}
-
-fn python_works() -> Result<(), String> {
-    let python = python();
-    let output = Command::new(&python).args(["-c", "import kubernetes"]).output();
-    let output = output.map_err(|error| format!("{} cannot be run: {error}", python.display()))?;
-    let told = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("{} has no Kubernetes client: {told}", python.display())) }
 }

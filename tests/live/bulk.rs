@@ -5,10 +5,20 @@ use std::time::Instant;
 
 use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{connect, echo_bulk, greeting};
-use pollgate::lab::{Namespace, OffloadSwitch, in_lab};
+use pollgate::lab::{Namespace, OffloadSwitch};
 use pollgate_common::counters::Totals;
 
-use crate::support::{CLUSTER_IP, PATIENCE, Site, at};
+use crate::live::support::{CLUSTER_IP, PATIENCE, Site, at};
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::Lab;
+
+tests! {
+    [Lab] =>
+        a_gigabyte_comes_back_as_it_was_in_super_frames,
+        bulk_is_source_translated_in_super_frames_too,
+        bulk_comes_back_as_it_was_where_nothing_is_left_to_offload,
+        several_bulks_at_once_share_the_workers;
+}
 
 /// Payload of a full TCP segment on Ethernet, with time stamps.
 const SEGMENT: u64 = 1448;
@@ -29,49 +39,40 @@ fn bulk(site: &Site, from: &Namespace, to: SocketAddr, bytes: u64) -> Totals {
     after
 }
 
-#[test]
 fn a_gigabyte_comes_back_as_it_was_in_super_frames() {
-    in_lab("bulk::a_gigabyte_comes_back_as_it_was_in_super_frames", || {
-        const BYTES: u64 = 1 << 30;
-        let site = Site::new();
-        let totals = bulk(&site, site.host("frontend-app"), at(CLUSTER_IP), BYTES);
-        let frames = 2 * BYTES / SEGMENT;
-        assert!(totals.tx < frames / 4, "{} frames: without super-frames they would be {frames}", totals.tx);
-    });
+    const BYTES: u64 = 1 << 30;
+    let site = Site::new();
+    let totals = bulk(&site, site.host("frontend-app"), at(CLUSTER_IP), BYTES);
+    let frames = 2 * BYTES / SEGMENT;
+    assert!(totals.tx < frames / 4, "{} frames: without super-frames they would be {frames}", totals.tx);
 }
 
-#[test]
 fn bulk_is_source_translated_in_super_frames_too() {
-    in_lab("bulk::bulk_is_source_translated_in_super_frames_too", || {
-        const BYTES: u64 = 100 << 20;
-        let site = Site::new();
-        // Echoed at 8080, which the Service `udp` has as its second port.
-        let totals = bulk(&site, site.host("outside-client"), at("192.168.50.10:30701"), BYTES);
-        assert!(totals.tx < 2 * BYTES / SEGMENT / 4, "{} frames", totals.tx);
-    });
+    const BYTES: u64 = 100 << 20;
+    let site = Site::new();
+    // Echoed at 8080, which the Service `udp` has as its second port.
+    let totals = bulk(&site, site.host("outside-client"), at("192.168.50.10:30701"), BYTES);
+    assert!(totals.tx < 2 * BYTES / SEGMENT / 4, "{} frames", totals.tx);
 }
 
-#[test]
 fn bulk_comes_back_as_it_was_where_nothing_is_left_to_offload() {
-    in_lab("bulk::bulk_comes_back_as_it_was_where_nothing_is_left_to_offload", || {
-        const BYTES: u64 = 100 << 20;
-        let network = Network::new(&guide(), 1).expect("a network");
-        for host in network.hosts() {
-            plain(&host.namespace, "eth0");
-            // A window of fewer frames than a receive ring holds: so nothing may be lost, however long a worker is kept
-            // from its CPU. Loss of what does not fit is the kernel's to count, and other tests'.
-            host.namespace.sysctl("net.ipv4.tcp_rmem", "4096 131072 262144").expect("set");
-        }
-        for interface in network.interfaces() {
-            plain(network.gateway(), interface);
-        }
-        let site = Site::on(network);
-        for (from, to) in [("frontend-app", CLUSTER_IP), ("outside-client", "192.168.50.10:30701")] {
-            let totals = bulk(&site, site.host(from), at(to), BYTES / 2);
-            assert!(totals.tx >= BYTES / SEGMENT, "{} frames cannot have carried it one segment each", totals.tx);
-            assert!(totals.tx_bytes / totals.tx <= SEGMENT + 66, "frames of {} bytes", totals.tx_bytes / totals.tx);
-        }
-    });
+    const BYTES: u64 = 100 << 20;
+    let network = Network::new(&guide(), 1).expect("a network");
+    for host in network.hosts() {
+        plain(&host.namespace, "eth0");
+        // A window of fewer frames than a receive ring holds: so nothing may be lost, however long a worker is kept
+        // from its CPU. Loss of what does not fit is the kernel's to count, and other tests'.
+        host.namespace.sysctl("net.ipv4.tcp_rmem", "4096 131072 262144").expect("set");
+    }
+    for interface in network.interfaces() {
+        plain(network.gateway(), interface);
+    }
+    let site = Site::on(network);
+    for (from, to) in [("frontend-app", CLUSTER_IP), ("outside-client", "192.168.50.10:30701")] {
+        let totals = bulk(&site, site.host(from), at(to), BYTES / 2);
+        assert!(totals.tx >= BYTES / SEGMENT, "{} frames cannot have carried it one segment each", totals.tx);
+        assert!(totals.tx_bytes / totals.tx <= SEGMENT + 66, "frames of {} bytes", totals.tx_bytes / totals.tx);
+    }
 }
 
 /// Complete checksums and single segments on the wire.
@@ -82,25 +83,21 @@ fn plain(namespace: &Namespace, interface: &str) {
     }
 }
 
-#[test]
 fn several_bulks_at_once_share_the_workers() {
-    in_lab("bulk::several_bulks_at_once_share_the_workers", || {
-        let site = Site::new();
-        let from =
-            [("frontend-app", CLUSTER_IP), ("frontend-2", CLUSTER_IP), ("outside-client", "192.168.50.10:30701")];
-        std::thread::scope(|scope| {
-            for (from, to) in from.iter().cycle().take(12) {
-                let namespace = site.host(from);
-                scope.spawn(move || {
-                    let stream = connect(namespace, at(to), PATIENCE).expect("a connection");
-                    greeting(&stream).expect("a greeting");
-                    echo_bulk(&stream, 16 << 20).unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
-                });
-            }
-        });
-        let totals = site.gateway().counters().totals();
-        println!("{totals:?}");
-        assert_eq!(totals.flows_opened, 12);
-        assert!(totals.tx_bytes > 2 * 12 * (16 << 20));
+    let site = Site::new();
+    let from = [("frontend-app", CLUSTER_IP), ("frontend-2", CLUSTER_IP), ("outside-client", "192.168.50.10:30701")];
+    std::thread::scope(|scope| {
+        for (from, to) in from.iter().cycle().take(12) {
+            let namespace = site.host(from);
+            scope.spawn(move || {
+                let stream = connect(namespace, at(to), PATIENCE).expect("a connection");
+                greeting(&stream).expect("a greeting");
+                echo_bulk(&stream, 16 << 20).unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+            });
+        }
     });
+    let totals = site.gateway().counters().totals();
+    println!("{totals:?}");
+    assert_eq!(totals.flows_opened, 12);
+    assert!(totals.tx_bytes > 2 * 12 * (16 << 20));
 }

@@ -3,14 +3,24 @@
 use std::net::UdpSocket;
 use std::time::Instant;
 
-use pollgate::lab::in_lab;
 use pollgate::lab::traffic::{ask_tcp, connect};
 use pollgate_common::reasons::DropReason as Reason;
 use serde_json::json;
 
-use crate::support::{
+use crate::live::support::{
     BACKENDS, CLUSTER_IP, LOAD_BALANCER, PATIENCE, SHORT, Site, Talk, UDP, answered_by, apply_object, at, pod,
 };
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::Lab;
+
+tests! {
+    [Lab] =>
+        a_thousand_changes_during_traffic_lose_no_established_connection,
+        a_pod_that_leaves_keeps_its_connections_and_gets_no_new_ones,
+        deleting_a_service_leaves_the_flows_of_others_untouched,
+        datagrams_of_a_removed_pod_go_to_another,
+        new_services_are_served_when_their_apply_returns;
+}
 
 /// So many changes, of all kinds that a busy cluster makes.
 const CHANGES: u16 = 1000;
@@ -37,119 +47,101 @@ fn change(site: &Site, number: u16) {
     }
 }
 
-#[test]
 fn a_thousand_changes_during_traffic_lose_no_established_connection() {
-    in_lab("changes::a_thousand_changes_during_traffic_lose_no_established_connection", || {
-        let site = Site::new();
-        let ways = [
-            ("frontend-app", CLUSTER_IP),
-            ("frontend-2", "10.96.0.60:7001"),
-            ("outside-client", "192.168.50.10:30701"),
-        ];
-        let talks: Vec<Talk> =
-            ways.iter().cycle().take(60).map(|(from, to)| Talk::start(site.host(from), at(to))).collect();
-        assert!(BACKENDS.iter().all(|name| talks.iter().any(|talk| talk.server == *name)), "both Pods have some");
-        let generation = site.gateway().counters().totals().generation;
-        let started = Instant::now();
-        (0..CHANGES).for_each(|number| change(&site, number));
-        println!("{CHANGES} changes in {:?}", started.elapsed());
-        for talk in &talks {
-            talk.still_works().unwrap_or_else(|error| panic!("after the changes: {error}"));
-        }
-        let applied = site.gateway().counters().totals().generation - generation;
-        assert!(applied >= u64::from(CHANGES), "the workers saw {applied} generations");
-        // The last round took Pods away: new connections know, old ones do not care.
-        let round = (CHANGES - 1) / 4;
-        assert_eq!(round % 2, 1, "the last round puts the Pods back where they were");
-        answered_by(40, &BACKENDS, || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
-        let blocks: u64 = talks.into_iter().map(|talk| talk.finish().expect("nothing lost")).sum();
-        println!("{blocks} blocks of 4096 bytes came back");
-        site.at_rest(&[]);
-    });
+    let site = Site::new();
+    let ways =
+        [("frontend-app", CLUSTER_IP), ("frontend-2", "10.96.0.60:7001"), ("outside-client", "192.168.50.10:30701")];
+    let talks: Vec<Talk> =
+        ways.iter().cycle().take(60).map(|(from, to)| Talk::start(site.host(from), at(to))).collect();
+    assert!(BACKENDS.iter().all(|name| talks.iter().any(|talk| talk.server == *name)), "both Pods have some");
+    let generation = site.gateway().counters().totals().generation;
+    let started = Instant::now();
+    (0..CHANGES).for_each(|number| change(&site, number));
+    println!("{CHANGES} changes in {:?}", started.elapsed());
+    for talk in &talks {
+        talk.still_works().unwrap_or_else(|error| panic!("after the changes: {error}"));
+    }
+    let applied = site.gateway().counters().totals().generation - generation;
+    assert!(applied >= u64::from(CHANGES), "the workers saw {applied} generations");
+    // The last round took Pods away: new connections know, old ones do not care.
+    let round = (CHANGES - 1) / 4;
+    assert_eq!(round % 2, 1, "the last round puts the Pods back where they were");
+    answered_by(40, &BACKENDS, || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
+    let blocks: u64 = talks.into_iter().map(|talk| talk.finish().expect("nothing lost")).sum();
+    println!("{blocks} blocks of 4096 bytes came back");
+    site.at_rest(&[]);
 }
 
-#[test]
 fn a_pod_that_leaves_keeps_its_connections_and_gets_no_new_ones() {
-    in_lab("changes::a_pod_that_leaves_keeps_its_connections_and_gets_no_new_ones", || {
-        let site = Site::new();
-        let talks: Vec<Talk> = (0..12).map(|_| Talk::start(site.host("frontend-app"), at(CLUSTER_IP))).collect();
-        assert!(talks.iter().any(|talk| talk.server == "backend-2"), "some are with the Pod that leaves");
-        site.cli(&["delete", "pod", "backend-2"]).expect("deleted");
-        answered_by(30, &["backend-1"], || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
-        site.apply(&pod("backend-3", "10.244.2.22", "backend", "v1").to_string());
-        answered_by(30, &["backend-1", "backend-v2"], || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
-        for talk in talks {
-            talk.still_works().expect("established connections stay");
-            talk.finish().expect("to their end");
-        }
-        site.at_rest(&[]);
-    });
+    let site = Site::new();
+    let talks: Vec<Talk> = (0..12).map(|_| Talk::start(site.host("frontend-app"), at(CLUSTER_IP))).collect();
+    assert!(talks.iter().any(|talk| talk.server == "backend-2"), "some are with the Pod that leaves");
+    site.cli(&["delete", "pod", "backend-2"]).expect("deleted");
+    answered_by(30, &["backend-1"], || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
+    site.apply(&pod("backend-3", "10.244.2.22", "backend", "v1").to_string());
+    answered_by(30, &["backend-1", "backend-v2"], || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
+    for talk in talks {
+        talk.still_works().expect("established connections stay");
+        talk.finish().expect("to their end");
+    }
+    site.at_rest(&[]);
 }
 
-#[test]
 fn deleting_a_service_leaves_the_flows_of_others_untouched() {
-    in_lab("changes::deleting_a_service_leaves_the_flows_of_others_untouched", || {
-        let site = Site::new();
-        let others: Vec<Talk> = ["10.96.0.60:7001", "192.168.50.10:30701"]
-            .iter()
-            .cycle()
-            .take(10)
-            .map(|to| Talk::start(site.host("outside-client"), at(to)))
-            .collect();
-        ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE).expect("an answer");
-        site.cli(&["delete", "service", "backend-service", "loadbalancer-service"]).expect("deleted");
-        for gone in [CLUSTER_IP, LOAD_BALANCER] {
-            connect(site.host("outside-client"), at(gone), SHORT).expect_err("served no longer");
-        }
-        for talk in others {
-            talk.still_works().expect("another Service's connection");
-            talk.finish().expect("nothing lost");
-        }
-        // The load-balancer address is nobody's now: it is not even resolved.
-        let totals = site.at_rest(&[Reason::NoSuchClusterIp]);
-        assert!(totals.drops_of(Reason::NoSuchClusterIp) > 0);
-    });
+    let site = Site::new();
+    let others: Vec<Talk> = ["10.96.0.60:7001", "192.168.50.10:30701"]
+        .iter()
+        .cycle()
+        .take(10)
+        .map(|to| Talk::start(site.host("outside-client"), at(to)))
+        .collect();
+    ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE).expect("an answer");
+    site.cli(&["delete", "service", "backend-service", "loadbalancer-service"]).expect("deleted");
+    for gone in [CLUSTER_IP, LOAD_BALANCER] {
+        connect(site.host("outside-client"), at(gone), SHORT).expect_err("served no longer");
+    }
+    for talk in others {
+        talk.still_works().expect("another Service's connection");
+        talk.finish().expect("nothing lost");
+    }
+    // The load-balancer address is nobody's now: it is not even resolved.
+    let totals = site.at_rest(&[Reason::NoSuchClusterIp]);
+    assert!(totals.drops_of(Reason::NoSuchClusterIp) > 0);
 }
 
-#[test]
 fn datagrams_of_a_removed_pod_go_to_another() {
-    in_lab("changes::datagrams_of_a_removed_pod_go_to_another", || {
-        let site = Site::new();
-        // A client that keeps its port, as a resolver does: the same flow before and after.
-        let namespace = site.host("frontend-app");
-        let socket = namespace.run(|| UdpSocket::bind("10.244.1.5:5000")).expect("a socket");
-        socket.connect(at(UDP)).expect("connected");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
-        let ask = || {
-            let mut answer = [0; 64];
-            socket.send(b"who?").expect("sent");
-            let length = socket.recv(&mut answer).expect("an answer");
-            String::from_utf8_lossy(&answer[..length]).trim_end_matches(" who?").to_owned()
-        };
-        let first = ask();
-        assert_eq!([ask(), ask()], [first.clone(), first.clone()], "a flow stays where it is");
-        site.cli(&["delete", "pod", &first]).expect("deleted");
-        let other = BACKENDS.iter().find(|name| **name != first).expect("two of them");
-        assert_eq!(ask(), *other, "the first datagram after the change");
-        site.at_rest(&[]);
-    });
+    let site = Site::new();
+    // A client that keeps its port, as a resolver does: the same flow before and after.
+    let namespace = site.host("frontend-app");
+    let socket = namespace.run(|| UdpSocket::bind("10.244.1.5:5000")).expect("a socket");
+    socket.connect(at(UDP)).expect("connected");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    let ask = || {
+        let mut answer = [0; 64];
+        socket.send(b"who?").expect("sent");
+        let length = socket.recv(&mut answer).expect("an answer");
+        String::from_utf8_lossy(&answer[..length]).trim_end_matches(" who?").to_owned()
+    };
+    let first = ask();
+    assert_eq!([ask(), ask()], [first.clone(), first.clone()], "a flow stays where it is");
+    site.cli(&["delete", "pod", &first]).expect("deleted");
+    let other = BACKENDS.iter().find(|name| **name != first).expect("two of them");
+    assert_eq!(ask(), *other, "the first datagram after the change");
+    site.at_rest(&[]);
 }
 
-#[test]
 fn new_services_are_served_when_their_apply_returns() {
-    in_lab("changes::new_services_are_served_when_their_apply_returns", || {
-        let site = Site::new();
-        let client = site.client();
-        for number in 0..50u8 {
-            let service = json!({
-                "apiVersion": "v1", "kind": "Service", "metadata": { "name": format!("fresh-{number}") },
-                "spec": { "clusterIP": format!("10.96.1.{number}"), "selector": { "app": "backend", "version": "v1" },
-                    "ports": [{ "port": 80, "targetPort": 8080 }] },
-            });
-            apply_object(&client, &service);
-            let to = at(&format!("10.96.1.{number}:80"));
-            ask_tcp(site.host("frontend-app"), to, PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
-        }
-        site.at_rest(&[]);
-    });
+    let site = Site::new();
+    let client = site.client();
+    for number in 0..50u8 {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": format!("fresh-{number}") },
+            "spec": { "clusterIP": format!("10.96.1.{number}"), "selector": { "app": "backend", "version": "v1" },
+                "ports": [{ "port": 80, "targetPort": 8080 }] },
+        });
+        apply_object(&client, &service);
+        let to = at(&format!("10.96.1.{number}:80"));
+        ask_tcp(site.host("frontend-app"), to, PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+    site.at_rest(&[]);
 }

@@ -21,7 +21,7 @@ use pollgate::cli::client::Client;
 use pollgate::cli::{Cli, Command, Failure};
 use pollgate::config::{Config, Purpose};
 use pollgate::gateway::Gateway;
-use pollgate::lab::{Namespace, Veth, in_lab};
+use pollgate::lab::{Namespace, Veth};
 use pollgate::pktgen;
 use pollgate_common::counters::Totals;
 use pollgate_common::reasons::DropReason as Reason;
@@ -29,7 +29,22 @@ use pollgate_control::api::APPLY_PATH;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::socket;
+use crate::live::support::socket;
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::Lab;
+
+tests! {
+    [Lab] =>
+        what_is_sent_arrives_at_the_endpoints_and_is_told,
+        with_reply_each_packet_makes_the_round_trip,
+        one_interface_can_be_both_sides,
+        an_interrupted_run_still_reports_and_tells_each_second_how_it_goes,
+        every_packet_can_be_a_new_flow_and_flows_can_be_replaced,
+        strays_are_sent_apart_and_dropped_by_the_gateway,
+        loss_is_counted_and_nothing_at_all_is_a_failure,
+        a_rate_out_of_reach_is_told,
+        what_cannot_be_used_is_told_with_what_to_do;
+}
 
 const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
 /// A rate that a loaded machine keeps up with.
@@ -141,179 +156,151 @@ fn nothing_lost(report: &Value) {
     assert_eq!(report["not_sent"], json!({}), "{report:#}");
 }
 
-#[test]
 fn what_is_sent_arrives_at_the_endpoints_and_is_told() {
-    in_lab("pktgen::what_is_sent_arrives_at_the_endpoints_and_is_told", || {
-        let bench = Bench::new();
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.5-10.96.0.6:80 --flows 60 {CALM}"));
+    let bench = Bench::new();
+    let report = bench.run(&format!("{SIDES} --to 10.96.0.5-10.96.0.6:80 --flows 60 {CALM}"));
+    nothing_lost(&report);
+    let sent = number(&report, "/sent/packets");
+    // On a machine that is busy with other tests it may fall behind; then it says so.
+    assert!((500..=5001).contains(&sent), "5 k/s for a second: {sent}");
+    assert_eq!(report["shortfall"].is_null(), sent >= 4950, "{report:#}");
+    assert_eq!(number(&report, "/sent/bytes"), sent * 64);
+    assert_eq!(number(&report, "/rate/asked"), 5000);
+    assert_eq!(number(&report, "/endpoints/used"), 3);
+    let listed = report["endpoints"]["listed"].as_object().expect("endpoints");
+    let packets = listed.values().map(|one| one["packets"].as_u64().expect("a number"));
+    assert_eq!(packets.sum::<u64>(), sent, "each packet is some endpoint's");
+    assert_eq!(number(&report, "/endpoints/packets"), sent);
+    // The gateway asks for each endpoint; nothing here but pktgen could have answered.
+    assert!(number(&report, "/arp_answered") >= 3, "{report:#}");
+    let steady = &report["latency_us"]["steady"];
+    let at = |name: &str| steady[name].as_f64().unwrap_or_else(|| panic!("no {name} in {steady}"));
+    assert!(0.0 < at("p50") && at("p50") <= at("p90") && at("p99") <= at("p99.9"), "{steady}");
+    assert!(at("p99.99") <= at("max"), "{steady}");
+    assert_eq!(bench.totals().flows_opened, 60);
+}
+
+fn with_reply_each_packet_makes_the_round_trip() {
+    let bench = Bench::new();
+    for (line, services) in [
+        ("--to 10.96.0.5:80 --protocol udp --size imix", 40),
+        ("--to 10.96.0.3:80 --protocol tcp --order random", 40),
+        ("--to 10.96.0.6:80 --threads 2", 40),
+    ] {
+        let before = bench.totals();
+        let calm = if line.contains("threads") { CALM.replace("--threads 1", "") } else { CALM.to_owned() };
+        let report = bench.run(&format!("{SIDES} {line} --reply --flows {services} {calm}"));
         nothing_lost(&report);
         let sent = number(&report, "/sent/packets");
-        // On a machine that is busy with other tests it may fall behind; then it says so.
-        assert!((500..=5001).contains(&sent), "5 k/s for a second: {sent}");
-        assert_eq!(report["shortfall"].is_null(), sent >= 4950, "{report:#}");
-        assert_eq!(number(&report, "/sent/bytes"), sent * 64);
-        assert_eq!(number(&report, "/rate/asked"), 5000);
-        assert_eq!(number(&report, "/endpoints/used"), 3);
-        let listed = report["endpoints"]["listed"].as_object().expect("endpoints");
-        let packets = listed.values().map(|one| one["packets"].as_u64().expect("a number"));
-        assert_eq!(packets.sum::<u64>(), sent, "each packet is some endpoint's");
-        assert_eq!(number(&report, "/endpoints/packets"), sent);
-        // The gateway asks for each endpoint; nothing here but pktgen could have answered.
-        assert!(number(&report, "/arp_answered") >= 3, "{report:#}");
-        let steady = &report["latency_us"]["steady"];
-        let at = |name: &str| steady[name].as_f64().unwrap_or_else(|| panic!("no {name} in {steady}"));
-        assert!(0.0 < at("p50") && at("p50") <= at("p90") && at("p99") <= at("p99.9"), "{steady}");
-        assert!(at("p99.99") <= at("max"), "{steady}");
-        assert_eq!(bench.totals().flows_opened, 60);
-    });
+        assert_eq!(number(&report, "/halfway"), sent, "seen at the sink too: {report:#}");
+        let after = bench.totals();
+        assert_eq!(after.flows_opened - before.flows_opened, services, "{line}: both ways are one flow");
+        assert!(after.tx - before.tx >= 2 * sent, "{line}");
+        // Only while the gateway was still asking for somebody's MAC address, in the warm-up.
+        let waiting = |totals: &Totals| {
+            totals.drops_of(Reason::NeighbourQueueFull) + totals.drops_of(Reason::NeighbourUnresolved)
+        };
+        assert_eq!(after.dropped() - before.dropped(), waiting(&after) - waiting(&before), "{line}: {after:?}");
+    }
 }
 
-#[test]
-fn with_reply_each_packet_makes_the_round_trip() {
-    in_lab("pktgen::with_reply_each_packet_makes_the_round_trip", || {
-        let bench = Bench::new();
-        for (line, services) in [
-            ("--to 10.96.0.5:80 --protocol udp --size imix", 40),
-            ("--to 10.96.0.3:80 --protocol tcp --order random", 40),
-            ("--to 10.96.0.6:80 --threads 2", 40),
-        ] {
-            let before = bench.totals();
-            let calm = if line.contains("threads") { CALM.replace("--threads 1", "") } else { CALM.to_owned() };
-            let report = bench.run(&format!("{SIDES} {line} --reply --flows {services} {calm}"));
-            nothing_lost(&report);
-            let sent = number(&report, "/sent/packets");
-            assert_eq!(number(&report, "/halfway"), sent, "seen at the sink too: {report:#}");
-            let after = bench.totals();
-            assert_eq!(after.flows_opened - before.flows_opened, services, "{line}: both ways are one flow");
-            assert!(after.tx - before.tx >= 2 * sent, "{line}");
-            // Only while the gateway was still asking for somebody's MAC address, in the warm-up.
-            let waiting = |totals: &Totals| {
-                totals.drops_of(Reason::NeighbourQueueFull) + totals.drops_of(Reason::NeighbourUnresolved)
-            };
-            assert_eq!(after.dropped() - before.dropped(), waiting(&after) - waiting(&before), "{line}: {after:?}");
-        }
-    });
-}
-
-#[test]
 fn one_interface_can_be_both_sides() {
-    in_lab("pktgen::one_interface_can_be_both_sides", || {
-        let bench = Bench::new();
-        let line = "-i left --sink left --gateway 10.244.1.1 --from 10.244.1.100-10.244.1.109 --answer 10.244.1.21";
-        for reply in ["", "--reply"] {
-            let report = bench.run(&format!("{line} --to 10.96.0.4:80 --flows 20 {CALM} {reply}"));
-            nothing_lost(&report);
-            let halfway = if reply.is_empty() { 0 } else { number(&report, "/sent/packets") };
-            assert_eq!(number(&report, "/halfway"), halfway, "{report:#}");
-        }
-    });
+    let bench = Bench::new();
+    let line = "-i left --sink left --gateway 10.244.1.1 --from 10.244.1.100-10.244.1.109 --answer 10.244.1.21";
+    for reply in ["", "--reply"] {
+        let report = bench.run(&format!("{line} --to 10.96.0.4:80 --flows 20 {CALM} {reply}"));
+        nothing_lost(&report);
+        let halfway = if reply.is_empty() { 0 } else { number(&report, "/sent/packets") };
+        assert_eq!(number(&report, "/halfway"), halfway, "{report:#}");
+    }
 }
 
-#[test]
 fn an_interrupted_run_still_reports_and_tells_each_second_how_it_goes() {
-    in_lab("pktgen::an_interrupted_run_still_reports_and_tells_each_second_how_it_goes", || {
-        let bench = Bench::new();
-        let mut command: Process = bench.wire.command(POLLGATE);
-        command.arg("pktgen").args(SIDES.split_whitespace());
-        command.args("--to 10.96.0.5:80 --rate 2k --warmup 0.2 --duration 600 --progress -o json".split_whitespace());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let told = lines.next().expect("a line each second").expect("text");
-        assert!(told.contains("packets/s, received "), "{told}");
-        let id = libc::pid_t::try_from(child.id()).expect("a process id");
-        // SAFETY: no pointers; the process is ours and has not been waited for.
-        assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
-        let output = child.wait_with_output().expect("it ends");
-        assert!(output.status.success(), "{}", output.status);
-        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(report["interrupted"], true);
-        nothing_lost(&report);
-        let seconds = report["seconds"].as_f64().expect("a number");
-        assert!((0.9..60.0).contains(&seconds), "{seconds}");
-    });
+    let bench = Bench::new();
+    let mut command: Process = bench.wire.command(POLLGATE);
+    command.arg("pktgen").args(SIDES.split_whitespace());
+    command.args("--to 10.96.0.5:80 --rate 2k --warmup 0.2 --duration 600 --progress -o json".split_whitespace());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let told = lines.next().expect("a line each second").expect("text");
+    assert!(told.contains("packets/s, received "), "{told}");
+    let id = libc::pid_t::try_from(child.id()).expect("a process id");
+    // SAFETY: no pointers; the process is ours and has not been waited for.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["interrupted"], true);
+    nothing_lost(&report);
+    let seconds = report["seconds"].as_f64().expect("a number");
+    assert!((0.9..60.0).contains(&seconds), "{seconds}");
 }
 
-#[test]
 fn every_packet_can_be_a_new_flow_and_flows_can_be_replaced() {
-    in_lab("pktgen::every_packet_can_be_a_new_flow_and_flows_can_be_replaced", || {
-        let bench = Bench::new();
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.5:80 --every-packet-new {CALM}"));
-        nothing_lost(&report);
-        assert_eq!(report["latency_us"]["steady"], Value::Null, "each packet is a first one");
-        assert_eq!(number(&report, "/latency_us/first/count"), number(&report, "/sent/packets"));
-        let opened = bench.totals().flows_opened;
-        assert_eq!(opened, number(&report, "/flows/opened") - 1000, "1000 were there to be replaced: {report:#}");
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.6:80 --flows 100 --new-flows 500 {CALM}"));
-        nothing_lost(&report);
-        let fresh = number(&report, "/flows/opened") - 100;
-        assert!((250..=751).contains(&fresh), "500 a second for 1.5 s, if it keeps up: {fresh}");
-    });
+    let bench = Bench::new();
+    let report = bench.run(&format!("{SIDES} --to 10.96.0.5:80 --every-packet-new {CALM}"));
+    nothing_lost(&report);
+    assert_eq!(report["latency_us"]["steady"], Value::Null, "each packet is a first one");
+    assert_eq!(number(&report, "/latency_us/first/count"), number(&report, "/sent/packets"));
+    let opened = bench.totals().flows_opened;
+    assert_eq!(opened, number(&report, "/flows/opened") - 1000, "1000 were there to be replaced: {report:#}");
+    let report = bench.run(&format!("{SIDES} --to 10.96.0.6:80 --flows 100 --new-flows 500 {CALM}"));
+    nothing_lost(&report);
+    let fresh = number(&report, "/flows/opened") - 100;
+    assert!((250..=751).contains(&fresh), "500 a second for 1.5 s, if it keeps up: {fresh}");
 }
 
-#[test]
 fn strays_are_sent_apart_and_dropped_by_the_gateway() {
-    in_lab("pktgen::strays_are_sent_apart_and_dropped_by_the_gateway", || {
-        let bench = Bench::new();
-        let report = bench.run(&format!("{SIDES} --to 10.96.0.5:80 --hit-ratio 0.75 {CALM}"));
-        nothing_lost(&report);
-        let (sent, strays) = (number(&report, "/sent/packets"), number(&report, "/sent/strays"));
-        assert!((sent / 3).abs_diff(strays) <= 1, "{sent} and {strays}");
-        // Those of the warm-up are refused as well: a quarter of its 2500 packets.
-        let refused = bench.totals().drops_of(Reason::RejectUndefinedPort);
-        assert!((strays + 1..=strays + 626).contains(&refused), "{strays} counted, {refused} refused in all");
-    });
+    let bench = Bench::new();
+    let report = bench.run(&format!("{SIDES} --to 10.96.0.5:80 --hit-ratio 0.75 {CALM}"));
+    nothing_lost(&report);
+    let (sent, strays) = (number(&report, "/sent/packets"), number(&report, "/sent/strays"));
+    assert!((sent / 3).abs_diff(strays) <= 1, "{sent} and {strays}");
+    // Those of the warm-up are refused as well: a quarter of its 2500 packets.
+    let refused = bench.totals().drops_of(Reason::RejectUndefinedPort);
+    assert!((strays + 1..=strays + 626).contains(&refused), "{strays} counted, {refused} refused in all");
 }
 
-#[test]
 fn loss_is_counted_and_nothing_at_all_is_a_failure() {
-    in_lab("pktgen::loss_is_counted_and_nothing_at_all_is_a_failure", || {
-        let bench = Bench::new();
-        // Two of the addresses are no Service's.
-        let report =
-            bench.run(&format!("{SIDES} --to 10.96.0.5-10.96.0.6:80,10.96.0.8-10.96.0.9:80 --flows 40 {CALM}"));
-        let (sent, lost) = (number(&report, "/sent/packets"), number(&report, "/lost/packets"));
-        assert!((sent / 2).abs_diff(lost) <= 1, "{lost} of {sent}");
-        assert_eq!(report["lost"]["percent"].as_f64().map(f64::round), Some(50.0));
-        let (text, result) = bench.try_run(&format!("{SIDES} --to 10.96.0.8:80 {CALM}"));
-        assert!(text.contains("(100.0000 %)"), "the report is told all the same: {text}");
-        let told = result.expect_err("nothing came").to_string();
-        assert!(told.contains("nothing was received on right"), "{told}");
-    });
+    let bench = Bench::new();
+    // Two of the addresses are no Service's.
+    let report = bench.run(&format!("{SIDES} --to 10.96.0.5-10.96.0.6:80,10.96.0.8-10.96.0.9:80 --flows 40 {CALM}"));
+    let (sent, lost) = (number(&report, "/sent/packets"), number(&report, "/lost/packets"));
+    assert!((sent / 2).abs_diff(lost) <= 1, "{lost} of {sent}");
+    assert_eq!(report["lost"]["percent"].as_f64().map(f64::round), Some(50.0));
+    let (text, result) = bench.try_run(&format!("{SIDES} --to 10.96.0.8:80 {CALM}"));
+    assert!(text.contains("(100.0000 %)"), "the report is told all the same: {text}");
+    let told = result.expect_err("nothing came").to_string();
+    assert!(told.contains("nothing was received on right"), "{told}");
 }
 
-#[test]
 fn a_rate_out_of_reach_is_told() {
-    in_lab("pktgen::a_rate_out_of_reach_is_told", || {
-        let bench = Bench::new();
-        let line = format!("{SIDES} --to 10.96.0.5:80 --rate 900M --duration 0.3 --warmup 0.1");
-        let report = bench.run(&line);
-        let told = report["shortfall"].as_str().expect("a sentence");
-        assert!(told.starts_with("the generator could not keep up: asked 900.00 M/s, sent "), "{told}");
-        let (text, _) = bench.try_run(&line);
-        assert!(text.contains(&format!("note: {}", &told[..35])), "{text}");
-    });
+    let bench = Bench::new();
+    let line = format!("{SIDES} --to 10.96.0.5:80 --rate 900M --duration 0.3 --warmup 0.1");
+    let report = bench.run(&line);
+    let told = report["shortfall"].as_str().expect("a sentence");
+    assert!(told.starts_with("the generator could not keep up: asked 900.00 M/s, sent "), "{told}");
+    let (text, _) = bench.try_run(&line);
+    assert!(text.contains(&format!("note: {}", &told[..35])), "{text}");
 }
 
-#[test]
 fn what_cannot_be_used_is_told_with_what_to_do() {
-    in_lab("pktgen::what_cannot_be_used_is_told_with_what_to_do", || {
-        let (wire, far) = (Namespace::new("wire").expect("made"), Namespace::new("far").expect("made"));
-        Veth::new((&wire, "left"), (&far, "left")).make().expect("a veth pair");
-        let told = |line: &str| try_run(&wire, line).1.expect_err(line).to_string();
-        let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
-        assert!(silent.contains("no ARP reply from 10.244.1.1 on left within 3 s"), "{silent}");
-        assert!(silent.contains("--gateway-mac"), "{silent}");
-        let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.5:80");
-        assert!(missing.contains("interface \"lefft\" does not exist") && missing.contains("left"), "{missing}");
-        wire.down("left").expect("down");
-        let down = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
-        assert!(down.contains("left is down") && down.contains("ip link set left up"), "{down}");
-        wire.up("left").expect("up");
-        let output = without_privileges(&wire, "-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.contains("CAP_NET_RAW") && told.contains("setcap"), "{told}");
-    });
+    let (wire, far) = (Namespace::new("wire").expect("made"), Namespace::new("far").expect("made"));
+    Veth::new((&wire, "left"), (&far, "left")).make().expect("a veth pair");
+    let told = |line: &str| try_run(&wire, line).1.expect_err(line).to_string();
+    let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
+    assert!(silent.contains("no ARP reply from 10.244.1.1 on left within 3 s"), "{silent}");
+    assert!(silent.contains("--gateway-mac"), "{silent}");
+    let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.5:80");
+    assert!(missing.contains("interface \"lefft\" does not exist") && missing.contains("left"), "{missing}");
+    wire.down("left").expect("down");
+    let down = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
+    assert!(down.contains("left is down") && down.contains("ip link set left up"), "{down}");
+    wire.up("left").expect("up");
+    let output = without_privileges(&wire, "-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("CAP_NET_RAW") && told.contains("setcap"), "{told}");
 }
 
 /// The binary as an ordinary user's process has it.

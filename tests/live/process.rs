@@ -11,13 +11,27 @@ use std::time::{Duration, Instant};
 
 use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{ask_dns, ask_tcp};
-use pollgate::lab::{Namespace, Veth, in_lab};
+use pollgate::lab::{Namespace, Veth};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{
+use crate::live::support::{
     BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, guide_manifest, servers, socket,
 };
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::Lab;
+
+tests! {
+    [Lab] =>
+        run_check_says_what_run_would_do_and_refuses_what_run_refuses,
+        it_says_when_it_is_ready_and_stops_in_order_on_a_signal,
+        what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks,
+        a_host_that_is_not_ready_is_refused_with_what_to_do,
+        missing_privileges_are_named,
+        a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says,
+        a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on,
+        commands_ask_the_running_gateway;
+}
 
 const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
 
@@ -159,207 +173,176 @@ impl Drop for Process {
     }
 }
 
-#[test]
 fn run_check_says_what_run_would_do_and_refuses_what_run_refuses() {
-    in_lab("process::run_check_says_what_run_would_do_and_refuses_what_run_refuses", || {
-        let place = Place::new();
-        let check = || place.run_command("gateway.yaml").arg("--check").output().expect("run");
-        let output = check();
-        let told = String::from_utf8(output.stdout).expect("text");
-        assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.stderr.is_empty() && told.ends_with("\nIt would run.\n"), "{told}");
-        for interface in ["node-1", "node-2", "outside"] {
-            assert!(told.contains(&format!("{interface}: veth, ")), "{told}");
-        }
-        assert!(!place.path().join("state.db").exists(), "the state is left alone");
+    let place = Place::new();
+    let check = || place.run_command("gateway.yaml").arg("--check").output().expect("run");
+    let output = check();
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty() && told.ends_with("\nIt would run.\n"), "{told}");
+    for interface in ["node-1", "node-2", "outside"] {
+        assert!(told.contains(&format!("{interface}: veth, ")), "{told}");
+    }
+    assert!(!place.path().join("state.db").exists(), "the state is left alone");
 
-        let running = place.start();
-        let output = check();
-        let told = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.starts_with("it would not run:\nnode-1: another pollgate already polls this interface"), "{told}");
-        running.signal(libc::SIGTERM);
-        assert!(running.wait().success());
-    });
+    let running = place.start();
+    let output = check();
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.starts_with("it would not run:\nnode-1: another pollgate already polls this interface"), "{told}");
+    running.signal(libc::SIGTERM);
+    assert!(running.wait().success());
 }
 
-#[test]
 fn it_says_when_it_is_ready_and_stops_in_order_on_a_signal() {
-    in_lab("process::it_says_when_it_is_ready_and_stops_in_order_on_a_signal", || {
-        let place = Place::new();
-        let _servers = servers(&place.network);
-        for (signal, name) in [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")] {
-            let process = place.start();
-            place.apply_guide();
-            answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-            process.signal(signal);
-            assert_eq!(process.wait().code(), Some(0), "{name}: {}", place.log());
-            assert!(!socket(place.path()).exists(), "{name}: the socket is still there");
-            assert!(place.log().contains(&format!("stopping on {name}")), "{}", place.log());
-            ask_tcp(place.client(), at(CLUSTER_IP), Duration::from_millis(300)).expect_err("nobody serves any more");
-        }
-    });
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    for (signal, name) in [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")] {
+        let process = place.start();
+        place.apply_guide();
+        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(0), "{name}: {}", place.log());
+        assert!(!socket(place.path()).exists(), "{name}: the socket is still there");
+        assert!(place.log().contains(&format!("stopping on {name}")), "{}", place.log());
+        ask_tcp(place.client(), at(CLUSTER_IP), Duration::from_millis(300)).expect_err("nobody serves any more");
+    }
 }
 
-#[test]
 fn what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks() {
-    in_lab("process::what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks", || {
-        let place = Place::new();
-        let _servers = servers(&place.network);
-        let process = place.start();
-        place.apply_guide();
-        let services = ["get", "services", "-o", "yaml"];
-        let pods = ["get", "pods", "-o", "yaml"];
-        let before = [place.done(&services), place.done(&pods)];
-        process.signal(libc::SIGKILL);
-        assert_eq!(process.wait().code(), None, "killed");
-        assert!(socket(place.path()).exists(), "a killed process removes nothing");
-        let _process = place.start();
-        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-        let name = "backend-service.default.svc.cluster.local";
-        assert_eq!(ask_dns(place.client(), at(DNS), name, PATIENCE).expect("an answer").addresses.len(), 1);
-        assert_eq!([place.done(&services), place.done(&pods)], before, "the same objects, the same allocations");
-        // The Pods, which are read after packets flow, are what endpoints are made of again.
-        place.done(&["delete", "pod", "backend-1"]);
-        answered_by(20, &BACKENDS[1..], || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-    });
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let process = place.start();
+    place.apply_guide();
+    let services = ["get", "services", "-o", "yaml"];
+    let pods = ["get", "pods", "-o", "yaml"];
+    let before = [place.done(&services), place.done(&pods)];
+    process.signal(libc::SIGKILL);
+    assert_eq!(process.wait().code(), None, "killed");
+    assert!(socket(place.path()).exists(), "a killed process removes nothing");
+    let _process = place.start();
+    answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+    let name = "backend-service.default.svc.cluster.local";
+    assert_eq!(ask_dns(place.client(), at(DNS), name, PATIENCE).expect("an answer").addresses.len(), 1);
+    assert_eq!([place.done(&services), place.done(&pods)], before, "the same objects, the same allocations");
+    // The Pods, which are read after packets flow, are what endpoints are made of again.
+    place.done(&["delete", "pod", "backend-1"]);
+    answered_by(20, &BACKENDS[1..], || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
 }
 
-#[test]
 fn a_host_that_is_not_ready_is_refused_with_what_to_do() {
-    in_lab("process::a_host_that_is_not_ready_is_refused_with_what_to_do", || {
-        let place = Place::new();
-        let good = configuration(place.path(), "");
-        let cases = [
-            (
-                good.replace("node-2", "eth9"),
-                vec!["the interface eth9 does not exist; the host has ", "interfaces[].name"],
-            ),
-            (
-                good.replace("192.168.50.10]", "192.168.50.1]"),
-                vec!["the kernel has 192.168.50.1 on outside", "ip address del"],
-            ),
-            (good.replace("name: outside", "name: lo"), vec!["the interface lo is not an Ethernet device"]),
-            (format!("{good}intrefaces: []\n"), vec!["bad.yaml:", "intrefaces"]),
-            (good.replace("addresses: [192.168.50.10]\n", ""), vec!["bad.yaml:", "addresses: "]),
-            (format!("{good}metrics: {{ listen: 127.0.0.1:9 }}\n"), vec!["metrics.listen: ", "pollgate stats"]),
-        ];
-        for (config, parts) in cases {
-            place.write("bad.yaml", &config);
-            let told = place.refused(place.run_command("bad.yaml"));
-            assert_eq!(told.lines().count(), 1, "one line a fault: {told}");
-            assert!(parts.iter().all(|part| told.contains(part)), "expected {parts:?} in {told:?}");
-        }
-        let missing = place.refused(place.run_command("missing.yaml"));
-        assert!(missing.contains("missing.yaml") && missing.contains("No such file"), "{missing}");
-        assert!(!socket(place.path()).exists(), "nothing half started is left");
-        assert!(!place.path().join("state.db").exists(), "nor a state that nobody asked for");
-    });
+    let place = Place::new();
+    let good = configuration(place.path(), "");
+    let cases = [
+        (good.replace("node-2", "eth9"), vec!["the interface eth9 does not exist; the host has ", "interfaces[].name"]),
+        (
+            good.replace("192.168.50.10]", "192.168.50.1]"),
+            vec!["the kernel has 192.168.50.1 on outside", "ip address del"],
+        ),
+        (good.replace("name: outside", "name: lo"), vec!["the interface lo is not an Ethernet device"]),
+        (format!("{good}intrefaces: []\n"), vec!["bad.yaml:", "intrefaces"]),
+        (good.replace("addresses: [192.168.50.10]\n", ""), vec!["bad.yaml:", "addresses: "]),
+        (format!("{good}metrics: {{ listen: 127.0.0.1:9 }}\n"), vec!["metrics.listen: ", "pollgate stats"]),
+    ];
+    for (config, parts) in cases {
+        place.write("bad.yaml", &config);
+        let told = place.refused(place.run_command("bad.yaml"));
+        assert_eq!(told.lines().count(), 1, "one line a fault: {told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "expected {parts:?} in {told:?}");
+    }
+    let missing = place.refused(place.run_command("missing.yaml"));
+    assert!(missing.contains("missing.yaml") && missing.contains("No such file"), "{missing}");
+    assert!(!socket(place.path()).exists(), "nothing half started is left");
+    assert!(!place.path().join("state.db").exists(), "nor a state that nobody asked for");
 }
 
-#[test]
 fn missing_privileges_are_named() {
-    in_lab("process::missing_privileges_are_named", || {
-        let place = Place::new();
-        let mut command = place.run_command("gateway.yaml");
-        // What an ordinary user's process looks like: it holds no capability for the network.
-        let drop_capabilities = || {
-            const NET_ADMIN: libc::c_ulong = 12;
-            const NET_RAW: libc::c_ulong = 13;
-            for capability in [NET_ADMIN, NET_RAW] {
-                // SAFETY: no pointers. After exec, root has what the bounding set leaves (capabilities(7)).
-                if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
-                    return Err(io::Error::last_os_error());
-                }
+    let place = Place::new();
+    let mut command = place.run_command("gateway.yaml");
+    // What an ordinary user's process looks like: it holds no capability for the network.
+    let drop_capabilities = || {
+        const NET_ADMIN: libc::c_ulong = 12;
+        const NET_RAW: libc::c_ulong = 13;
+        for capability in [NET_ADMIN, NET_RAW] {
+            // SAFETY: no pointers. After exec, root has what the bounding set leaves (capabilities(7)).
+            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+                return Err(io::Error::last_os_error());
             }
-            Ok(())
-        };
-        // SAFETY: between fork and exec the closure makes system calls and allocates nothing.
-        unsafe { command.pre_exec(drop_capabilities) };
-        let told = place.refused(command);
-        assert!(told.contains("CAP_NET_RAW is missing") && told.contains("CAP_NET_ADMIN is missing"), "{told}");
-        assert!(told.contains("run as root, or `setcap"), "{told}");
-    });
-}
-
-#[test]
-fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {
-    in_lab("process::a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says", || {
-        let place = Place::new();
-        let (gateway, key) = (place.network.gateway(), "net.ipv4.conf.node-2.forwarding");
-        gateway.sysctl(key, "1").expect("set");
-        let told = place.refused(place.run_command("gateway.yaml"));
-        for part in [&format!("{key} is 1"), &format!("sysctl -w {key}=0"), "host.disableForwarding: true"] {
-            assert!(told.contains(part), "expected {part:?} in {told:?}");
         }
-        assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "refused, not changed");
-        place.write("gateway.yaml", &configuration(place.path(), "host: { disableForwarding: true }\n"));
-        let process = place.start();
-        assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
-        assert!(place.log().contains(&format!("set {key}=0")), "{}", place.log());
-        process.signal(libc::SIGTERM);
-        assert_eq!(process.wait().code(), Some(0));
-    });
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls and allocates nothing.
+    unsafe { command.pre_exec(drop_capabilities) };
+    let told = place.refused(command);
+    assert!(told.contains("CAP_NET_RAW is missing") && told.contains("CAP_NET_ADMIN is missing"), "{told}");
+    assert!(told.contains("run as root, or `setcap"), "{told}");
 }
 
-#[test]
+fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {
+    let place = Place::new();
+    let (gateway, key) = (place.network.gateway(), "net.ipv4.conf.node-2.forwarding");
+    gateway.sysctl(key, "1").expect("set");
+    let told = place.refused(place.run_command("gateway.yaml"));
+    for part in [&format!("{key} is 1"), &format!("sysctl -w {key}=0"), "host.disableForwarding: true"] {
+        assert!(told.contains(part), "expected {part:?} in {told:?}");
+    }
+    assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "refused, not changed");
+    place.write("gateway.yaml", &configuration(place.path(), "host: { disableForwarding: true }\n"));
+    let process = place.start();
+    assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
+    assert!(place.log().contains(&format!("set {key}=0")), "{}", place.log());
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0));
+}
+
 fn a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on() {
-    in_lab("process::a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on", || {
-        let place = Place::new();
-        let _servers = servers(&place.network);
-        let _process = place.start();
-        place.apply_guide();
-        let elsewhere =
-            configuration(place.path(), "").replace("api.sock", "other.sock").replace("state.db", "other.db");
-        place.write("same-interfaces.yaml", &elsewhere);
-        let told = place.refused(place.run_command("same-interfaces.yaml"));
-        assert!(told.contains("node-1: another pollgate already polls this interface"), "{told}");
-        // An interface the first one does not poll, so that only the files are in the way.
-        let gateway = place.network.gateway();
-        Veth::new((gateway, "spare"), (place.client(), "spare")).make().expect("a spare interface");
-        gateway.up("spare").expect("up");
-        let spare = configuration(place.path(), "")
-            .replace("[{ name: node-1 }, { name: node-2 }, { name: outside }]", "[{ name: spare }]");
-        place.write("same-state.yaml", &spare.replace("api.sock", "other.sock"));
-        let told = place.refused(place.run_command("same-state.yaml"));
-        assert!(told.contains("state.db: in use by another pollgate"), "{told}");
-        place.write("same-socket.yaml", &spare.replace("state.db", "other.db"));
-        let told = place.refused(place.run_command("same-socket.yaml"));
-        assert!(told.contains("api.sock") && told.contains("api.socket"), "which, and what to change: {told}");
-        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-        assert!(
-            place.done(&["get", "services"]).contains("backend-service"),
-            "the first one's socket is still its own"
-        );
-    });
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let _process = place.start();
+    place.apply_guide();
+    let elsewhere = configuration(place.path(), "").replace("api.sock", "other.sock").replace("state.db", "other.db");
+    place.write("same-interfaces.yaml", &elsewhere);
+    let told = place.refused(place.run_command("same-interfaces.yaml"));
+    assert!(told.contains("node-1: another pollgate already polls this interface"), "{told}");
+    // An interface the first one does not poll, so that only the files are in the way.
+    let gateway = place.network.gateway();
+    Veth::new((gateway, "spare"), (place.client(), "spare")).make().expect("a spare interface");
+    gateway.up("spare").expect("up");
+    let spare = configuration(place.path(), "")
+        .replace("[{ name: node-1 }, { name: node-2 }, { name: outside }]", "[{ name: spare }]");
+    place.write("same-state.yaml", &spare.replace("api.sock", "other.sock"));
+    let told = place.refused(place.run_command("same-state.yaml"));
+    assert!(told.contains("state.db: in use by another pollgate"), "{told}");
+    place.write("same-socket.yaml", &spare.replace("state.db", "other.db"));
+    let told = place.refused(place.run_command("same-socket.yaml"));
+    assert!(told.contains("api.sock") && told.contains("api.socket"), "which, and what to change: {told}");
+    answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+    assert!(place.done(&["get", "services"]).contains("backend-service"), "the first one's socket is still its own");
 }
 
-#[test]
 fn commands_ask_the_running_gateway() {
-    in_lab("process::commands_ask_the_running_gateway", || {
-        let place = Place::new();
-        let _servers = servers(&place.network);
-        let nobody = place.failed(&["get", "services"]);
-        assert!(nobody.contains("no gateway at") && nobody.contains("pollgate run --config FILE"), "{nobody}");
-        let _process = place.start();
-        place.apply_guide();
-        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-        let table = place.done(&["get", "services"]);
-        assert!(table.starts_with("NAME ") && table.contains("192.168.50.200"), "{table}");
-        let described = place.done(&["describe", "service", "backend-service"]);
-        assert!(described.contains("10.244.1.10:8080,10.244.2.15:8080"), "{described}");
-        let explained = place.done(&["explain", "service", "backend-service"]);
-        assert!(explained.contains("backend-canary") && explained.contains("v2 ≠ v1"), "{explained}");
-        counters(&place);
-        broken_manifests(&place);
-        assert_eq!(
-            place.done(&["delete", "service", "backend-service"]),
-            "service \"backend-service\" deleted from default namespace\n"
-        );
-        let gone = place.failed(&["get", "service", "backend-service"]);
-        assert!(gone.contains("NotFound") && gone.contains("backend-service"), "{gone}");
-        assert_eq!(place.cli(&["get"]).status.code(), Some(2), "typed wrongly");
-    });
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let nobody = place.failed(&["get", "services"]);
+    assert!(nobody.contains("no gateway at") && nobody.contains("pollgate run --config FILE"), "{nobody}");
+    let _process = place.start();
+    place.apply_guide();
+    answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+    let table = place.done(&["get", "services"]);
+    assert!(table.starts_with("NAME ") && table.contains("192.168.50.200"), "{table}");
+    let described = place.done(&["describe", "service", "backend-service"]);
+    assert!(described.contains("10.244.1.10:8080,10.244.2.15:8080"), "{described}");
+    let explained = place.done(&["explain", "service", "backend-service"]);
+    assert!(explained.contains("backend-canary") && explained.contains("v2 ≠ v1"), "{explained}");
+    counters(&place);
+    broken_manifests(&place);
+    assert_eq!(
+        place.done(&["delete", "service", "backend-service"]),
+        "service \"backend-service\" deleted from default namespace\n"
+    );
+    let gone = place.failed(&["get", "service", "backend-service"]);
+    assert!(gone.contains("NotFound") && gone.contains("backend-service"), "{gone}");
+    assert_eq!(place.cli(&["get"]).status.code(), Some(2), "typed wrongly");
 }
 
 /// `stats`, for people and for programs.

@@ -7,82 +7,83 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pollgate::lab::in_lab;
 use pollgate::lab::traffic::ask_tcp;
 
-use crate::process::Place;
-use crate::support::{BACKENDS, CLUSTER_IP, PATIENCE, answered_by, at, servers};
+use crate::live::process::Place;
+use crate::live::support::{BACKENDS, CLUSTER_IP, PATIENCE, answered_by, at, servers};
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::Lab;
 
-#[test]
-fn a_damaged_state_is_refused_left_alone_and_set_aside_only_when_asked() {
-    in_lab("state::a_damaged_state_is_refused_left_alone_and_set_aside_only_when_asked", || {
-        let place = Place::new();
-        let process = place.start();
-        place.apply_guide();
-        process.signal(libc::SIGTERM);
-        process.wait();
-        let path = place.path().join("state.db");
-        let (backup, mut bytes) = (place.path().join("backup.db"), fs::read(&path).expect("the state"));
-        fs::copy(&path, &backup).expect("a backup");
-        // Everything that might be a page of objects.
-        bytes.iter_mut().skip(4096).for_each(|byte| *byte ^= 0x55);
-        fs::write(&path, &bytes).expect("damaged");
-
-        let told = place.refused(place.run_command("gateway.yaml"));
-        assert!(told.contains("state.db: damaged: ") && told.contains("--set-aside-damaged"), "{told}");
-        assert_eq!(fs::read(&path).expect("there"), bytes, "left as it was");
-
-        let process = place.start_with(&["--set-aside-damaged"]);
-        assert!(place.log().contains("renamed to ") && place.log().contains("state.db.damaged-1"), "{}", place.log());
-        assert_eq!(fs::read(place.path().join("state.db.damaged-1")).expect("kept"), bytes);
-        let services = String::from_utf8(place.cli(&["get", "services", "-A"]).stdout).expect("text");
-        assert!(!services.contains("backend-service"), "it starts without: {services}");
-        process.signal(libc::SIGTERM);
-        process.wait();
-
-        let _servers = servers(&place.network);
-        fs::copy(&backup, &path).expect("restored");
-        let _process = place.start_with(&["--set-aside-damaged"]);
-        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-    });
+tests! {
+    [Lab] =>
+        a_damaged_state_is_refused_left_alone_and_set_aside_only_when_asked,
+        a_full_disk_refuses_writes_with_the_reason_and_takes_them_again;
 }
 
-#[test]
+fn a_damaged_state_is_refused_left_alone_and_set_aside_only_when_asked() {
+    let place = Place::new();
+    let process = place.start();
+    place.apply_guide();
+    process.signal(libc::SIGTERM);
+    process.wait();
+    let path = place.path().join("state.db");
+    let (backup, mut bytes) = (place.path().join("backup.db"), fs::read(&path).expect("the state"));
+    fs::copy(&path, &backup).expect("a backup");
+    // Everything that might be a page of objects.
+    bytes.iter_mut().skip(4096).for_each(|byte| *byte ^= 0x55);
+    fs::write(&path, &bytes).expect("damaged");
+
+    let told = place.refused(place.run_command("gateway.yaml"));
+    assert!(told.contains("state.db: damaged: ") && told.contains("--set-aside-damaged"), "{told}");
+    assert_eq!(fs::read(&path).expect("there"), bytes, "left as it was");
+
+    let process = place.start_with(&["--set-aside-damaged"]);
+    assert!(place.log().contains("renamed to ") && place.log().contains("state.db.damaged-1"), "{}", place.log());
+    assert_eq!(fs::read(place.path().join("state.db.damaged-1")).expect("kept"), bytes);
+    let services = String::from_utf8(place.cli(&["get", "services", "-A"]).stdout).expect("text");
+    assert!(!services.contains("backend-service"), "it starts without: {services}");
+    process.signal(libc::SIGTERM);
+    process.wait();
+
+    let _servers = servers(&place.network);
+    fs::copy(&backup, &path).expect("restored");
+    let _process = place.start_with(&["--set-aside-damaged"]);
+    answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+}
+
 fn a_full_disk_refuses_writes_with_the_reason_and_takes_them_again() {
-    in_lab("state::a_full_disk_refuses_writes_with_the_reason_and_takes_them_again", || {
-        let place = Place::new();
-        let _servers = servers(&place.network);
-        let disk = Tmpfs::mount(&place.path().join("disk"), "2m");
-        let config = fs::read_to_string(place.path().join("gateway.yaml")).expect("the configuration");
-        place.write("gateway.yaml", &config.replace("/state.db", "/disk/state.db"));
-        let process = place.start();
-        place.apply_guide();
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let disk = Tmpfs::mount(&place.path().join("disk"), "2m");
+    let config = fs::read_to_string(place.path().join("gateway.yaml")).expect("the configuration");
+    place.write("gateway.yaml", &config.replace("/state.db", "/disk/state.db"));
+    let process = place.start();
+    place.apply_guide();
 
-        let refused = (0..1000).find_map(|number| {
-            let output = place.cli(&["apply", "-f", &place.write("big.yaml", &big(number))]);
-            (output.status.code() != Some(0)).then(|| String::from_utf8(output.stderr).expect("text"))
-        });
-        let told = refused.expect("2 MB do not hold 1000 objects of 100 kB");
-        assert!(told.contains("state.db: could not be written: ") && told.contains("No space left"), "{told}");
-        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
-        assert!(place.done(&["get", "services"]).contains("backend-service"), "reads go on");
-
-        disk.resize("64m");
-        let small = "apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {ports: [{port: 80}]}\n";
-        let small = place.write("small.yaml", small);
-        let deadline = Instant::now() + PATIENCE;
-        while place.cli(&["apply", "-f", &small]).status.code() != Some(0) {
-            assert!(Instant::now() < deadline, "still refused: {}", place.log());
-            thread::sleep(Duration::from_millis(200));
-        }
-        assert!(place.log().contains("the disk works again"), "{}", place.log());
-        // What was taken is there after a kill, too.
-        process.signal(libc::SIGKILL);
-        process.wait();
-        let _process = place.start();
-        assert!(place.done(&["get", "services"]).contains("later"));
-        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+    let refused = (0..1000).find_map(|number| {
+        let output = place.cli(&["apply", "-f", &place.write("big.yaml", &big(number))]);
+        (output.status.code() != Some(0)).then(|| String::from_utf8(output.stderr).expect("text"))
     });
+    let told = refused.expect("2 MB do not hold 1000 objects of 100 kB");
+    assert!(told.contains("state.db: could not be written: ") && told.contains("No space left"), "{told}");
+    answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+    assert!(place.done(&["get", "services"]).contains("backend-service"), "reads go on");
+
+    disk.resize("64m");
+    let small = "apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {ports: [{port: 80}]}\n";
+    let small = place.write("small.yaml", small);
+    let deadline = Instant::now() + PATIENCE;
+    while place.cli(&["apply", "-f", &small]).status.code() != Some(0) {
+        assert!(Instant::now() < deadline, "still refused: {}", place.log());
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(place.log().contains("the disk works again"), "{}", place.log());
+    // What was taken is there after a kill, too.
+    process.signal(libc::SIGKILL);
+    process.wait();
+    let _process = place.start();
+    assert!(place.done(&["get", "services"]).contains("later"));
+    answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
 }
 
 /// A Service of 100 kB.

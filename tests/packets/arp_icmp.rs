@@ -2,9 +2,9 @@
 
 use etherparse::{ArpOperation, ArpPacketSlice, Icmpv4Type, TransportHeader};
 
-use crate::support::builder::{MacBytes, arp, arp_as, icmp, ip, link_mac, mac_of, tcp, udp};
-use crate::support::lab::{Lab, OUTSIDE, OWN, PODS};
-use crate::support::objects::shop;
+use crate::packets::support::builder::{MacBytes, arp, arp_as, icmp, ip, link_mac, mac_of, tcp, udp};
+use crate::packets::support::lab::{Lab, OUTSIDE, OWN, PODS};
+use crate::packets::support::objects::shop;
 
 const OWNED: [&str; 5] = ["192.168.50.10", "10.96.0.10", "10.96.0.70", "203.0.113.7", "198.51.100.7"];
 
@@ -89,7 +89,7 @@ fn other_icmp_to_an_owned_address_is_dropped_and_for_others_passed() {
         lab.send(OUTSIDE, icmp("192.168.50.100", "192.168.50.10", kind, code, [0; 4]));
     }
     let mut short =
-        crate::support::builder::other("192.168.50.100", "192.168.50.10", 1).payload(vec![8, 0, 0xf7, 0xff]);
+        crate::packets::support::builder::other("192.168.50.100", "192.168.50.10", 1).payload(vec![8, 0, 0xf7, 0xff]);
     short = short.padding(22);
     lab.send(OUTSIDE, short);
     lab.send(OUTSIDE, icmp("192.168.50.100", "192.168.50.2", 8, 0, [0; 4]));

@@ -6,9 +6,9 @@ use std::net::SocketAddrV4;
 use etherparse::ArpOperation;
 use pollgate_control::objects::Kind;
 
-use crate::support::builder::{Ip, arp, tcp, udp};
-use crate::support::lab::{Lab, PODS};
-use crate::support::objects::{echo, endpoints, service, web};
+use crate::packets::support::builder::{Ip, arp, tcp, udp};
+use crate::packets::support::lab::{Lab, PODS};
+use crate::packets::support::objects::{echo, endpoints, service, web};
 
 const FOUR: [&str; 4] = ["10.244.1.10", "10.244.1.11", "10.244.1.12", "10.244.1.13"];
 const CHANGED: [&str; 3] = ["10.244.1.10", "10.244.1.12", "10.244.1.20"];

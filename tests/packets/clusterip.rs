@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use crate::support::builder::{Ip, tcp, udp};
-use crate::support::lab::{Lab, PODS};
-use crate::support::objects::{echo, endpoints, service, web};
+use crate::packets::support::builder::{Ip, tcp, udp};
+use crate::packets::support::lab::{Lab, PODS};
+use crate::packets::support::objects::{echo, endpoints, service, web};
 
 const THREE: [&str; 3] = ["10.244.1.10", "10.244.1.11", "10.244.2.15"];
 

@@ -1,8 +1,8 @@
 //! DNS, answered in the query's own buffer. Messages are written and read here by hand, apart from the gateway's code.
 
-use crate::support::builder::udp;
-use crate::support::lab::{Lab, OUTSIDE, PODS};
-use crate::support::objects::{endpoints, service, web};
+use crate::packets::support::builder::udp;
+use crate::packets::support::lab::{Lab, OUTSIDE, PODS};
+use crate::packets::support::objects::{endpoints, service, web};
 
 const A: u16 = 1;
 const CNAME: u16 = 5;

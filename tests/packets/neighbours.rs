@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pollgate_common::net::{Facts, Link, Mac, Route};
 
-use crate::support::builder::{ip, mac_of, tcp};
-use crate::support::lab::{Lab, PODS};
-use crate::support::objects::web;
+use crate::packets::support::builder::{ip, mac_of, tcp};
+use crate::packets::support::lab::{Lab, PODS};
+use crate::packets::support::objects::web;
 
 /// A drop reason, and the change of the network that leads to it.
 type Case<'a> = (&'a str, &'a dyn Fn(&mut Facts));
@@ -17,7 +17,7 @@ const STRANGER: &str = "10.244.3.3";
 /// The interface index of the port towards the Pods.
 const LINK: u32 = 2;
 
-fn syn(port: u16) -> crate::support::builder::Ip {
+fn syn(port: u16) -> crate::packets::support::builder::Ip {
     tcp(&format!("10.244.1.5:{port}"), "10.96.0.50:80")
 }
 

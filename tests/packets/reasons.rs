@@ -7,10 +7,10 @@ use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 
-use crate::support::builder::{Ip, Sendable, arp, icmp, other, tcp, udp};
-use crate::support::faulty::{Refusing, Sole, Tight};
-use crate::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
-use crate::support::objects::{echo, shop, web};
+use crate::packets::support::builder::{Ip, Sendable, arp, icmp, other, tcp, udp};
+use crate::packets::support::faulty::{Refusing, Sole, Tight};
+use crate::packets::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
+use crate::packets::support::objects::{echo, shop, web};
 
 /// A frame of one kind of damage.
 fn damaged(at: usize, value: u8) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! What pollgate refuses, and how the client is told.
 
-use crate::support::builder::{other, tcp, udp};
-use crate::support::lab::{Lab, OUTSIDE, PODS};
-use crate::support::objects::{echo, shop, web};
+use crate::packets::support::builder::{other, tcp, udp};
+use crate::packets::support::lab::{Lab, OUTSIDE, PODS};
+use crate::packets::support::objects::{echo, shop, web};
 
 #[test]
 fn a_tcp_client_of_a_service_without_endpoints_gets_the_reset_of_rfc_9293() {

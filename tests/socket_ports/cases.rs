@@ -8,7 +8,7 @@ use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::port::packet::{OpenError, PacketOptions};
 
-use crate::support::*;
+use crate::socket_ports::support::*;
 
 pub(crate) fn a_frame_comes_in_as_sent_with_its_partial_checksum_and_goes_back_finished_by_the_kernel<P: Kind>() {
     for (checksum_offload, sum_left) in [(true, true), (false, false)] {

@@ -13,7 +13,7 @@ use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::port::packet::{FanoutRules, PacketOptions};
 use pollgate_dataplane::steer::{Steering, Towards};
 
-use crate::support::*;
+use crate::socket_ports::support::*;
 
 /// What steering depends on: one gateway address, and the ports of translated sources.
 fn settings() -> DataplaneSettings {

@@ -8,7 +8,7 @@ use pollgate::lab::{Namespace, OffloadSwitch, Veth};
 use pollgate_common::net::Mac;
 use pollgate_dataplane::port::Offload;
 
-use crate::support::*;
+use crate::socket_ports::support::*;
 
 /// A worker with nothing in its head: what comes in at one port goes out by the other, hardware addresses rewritten.
 fn forward<P: Kind>(mut ports: [(P, Mac, Mac); 2], stop: &std::sync::atomic::AtomicBool) -> Forwarded {

@@ -3,17 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::ptr::NonNull;
 
-use pollgate::lab::{Namespace, Veth, in_lab};
+use pollgate::lab::{Namespace, Veth};
 use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
-use pollgate_dataplane::port::uring::{self, UringPort};
+use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::port::{Frame, Origin, Port, Returned};
 
-#[path = "../shared/frames.rs"]
-mod frames;
-
-pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
+pub(crate) use crate::shared::frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
 
 /// A kind of port over an AF_PACKET socket.
 pub(crate) trait Kind: Port + Sized {
@@ -38,18 +35,6 @@ impl Kind for UringPort {
 
     fn fanout(&self) -> std::io::Result<Fanout> {
         UringPort::fanout(self)
-    }
-}
-
-/// [`in_lab`], where io_uring is permitted: it is not in every container. Otherwise skipped as there.
-pub(crate) fn in_uring_lab(test: &str, body: impl FnOnce() + Send) {
-    match uring::permitted() {
-        Ok(()) => in_lab(test, body),
-        Err(why) => {
-            let required = std::env::var_os("POLLGATE_REQUIRE_LAB").is_some_and(|value| value == "1");
-            assert!(!required, "{test} needs io_uring: {why}");
-            eprintln!("SKIPPED: {test}: io_uring: {why}");
-        }
     }
 }
 

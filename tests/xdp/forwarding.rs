@@ -5,15 +5,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use pollgate::lab::traffic::{Server, connect, echo_bulk, greeting};
-use pollgate::lab::{Namespace, OffloadSwitch, Veth, in_root_lab};
+use pollgate::lab::{Namespace, OffloadSwitch, Veth};
 use pollgate_common::net::{Mac, PortId};
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, Origin, Port, Returned};
 
-use crate::support::{
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::{Bpf, Lab};
+use crate::xdp::support::{
     FRAMES, LEFT, NOW, PATIENCE, RIGHT, attach, beside, drain, ip, numbered, numbers, receive, receive_for, release,
     send,
 };
+
+tests! {
+    [Lab, Bpf] =>
+        a_frame_is_forwarded_where_it_lies_and_its_buffer_comes_home,
+        tcp_sockets_at_both_ends_accept_what_is_sent_with_checksums_left_or_done,
+        two_workers_forward_side_by_side,
+        what_the_way_out_does_not_take_is_counted_and_every_buffer_comes_home;
+}
 
 /// A client 10.0.0.1 and a server 10.0.0.2 on links of their own; a gateway between them that owns both addresses.
 struct Site {
@@ -63,34 +73,31 @@ fn give_back(ports: &mut [XdpPort; 2], back: &mut Vec<Returned>) -> usize {
     given
 }
 
-#[test]
 fn a_frame_is_forwarded_where_it_lies_and_its_buffer_comes_home() {
-    in_root_lab("forwarding::a_frame_is_forwarded_where_it_lies_and_its_buffer_comes_home", || {
-        let site = Site::new(1);
-        let mut ports = site.open(0, 1, FRAMES);
-        let mut sender = beside(&site.client, "eth0");
-        let mut listener = beside(&site.server, "eth0");
-        let (mut back, mut home) = (Vec::new(), 0);
-        // Many times over what either port has in chunks.
-        for start in (0..4000u16).step_by(50) {
-            let burst: Vec<Vec<u8>> = (start..start + 50).map(numbered).collect();
-            assert_eq!(send(&mut sender, &burst), [None; 50]);
-            let mut frames = receive(&mut ports[0], |frames| frames.len() == 50);
-            let lay: Vec<*const u8> = frames.iter().map(Frame::as_ptr).collect();
-            let sent = ports[1].tx(NOW, &mut frames, &mut back);
-            assert_eq!(sent.frames, 50);
-            let got = receive(&mut listener, |frames| numbers(frames).len() == 50);
-            assert_eq!(numbers(&got), (start..start + 50).collect::<Vec<_>>());
-            release(&mut listener, got);
-            drain(&mut ports[1], &mut back);
-            let came: Vec<*const u8> = back.iter().map(|returned| returned.frame.as_ptr()).collect();
-            assert!(came.iter().all(|at| lay.contains(at)), "the very buffers that came in, not copies");
-            assert!(back.iter().all(|returned| returned.frame.origin() == Origin::Port(PortId(0))));
-            home += give_back(&mut ports, &mut back);
-        }
-        assert_eq!(home, 4000);
-        assert_eq!(ports.each_mut().map(crate::support::missed), [0, 0]);
-    });
+    let site = Site::new(1);
+    let mut ports = site.open(0, 1, FRAMES);
+    let mut sender = beside(&site.client, "eth0");
+    let mut listener = beside(&site.server, "eth0");
+    let (mut back, mut home) = (Vec::new(), 0);
+    // Many times over what either port has in chunks.
+    for start in (0..4000u16).step_by(50) {
+        let burst: Vec<Vec<u8>> = (start..start + 50).map(numbered).collect();
+        assert_eq!(send(&mut sender, &burst), [None; 50]);
+        let mut frames = receive(&mut ports[0], |frames| frames.len() == 50);
+        let lay: Vec<*const u8> = frames.iter().map(Frame::as_ptr).collect();
+        let sent = ports[1].tx(NOW, &mut frames, &mut back);
+        assert_eq!(sent.frames, 50);
+        let got = receive(&mut listener, |frames| numbers(frames).len() == 50);
+        assert_eq!(numbers(&got), (start..start + 50).collect::<Vec<_>>());
+        release(&mut listener, got);
+        drain(&mut ports[1], &mut back);
+        let came: Vec<*const u8> = back.iter().map(|returned| returned.frame.as_ptr()).collect();
+        assert!(came.iter().all(|at| lay.contains(at)), "the very buffers that came in, not copies");
+        assert!(back.iter().all(|returned| returned.frame.origin() == Origin::Port(PortId(0))));
+        home += give_back(&mut ports, &mut back);
+    }
+    assert_eq!(home, 4000);
+    assert_eq!(ports.each_mut().map(crate::xdp::support::missed), [0, 0]);
 }
 
 #[derive(Debug, Default)]
@@ -146,57 +153,48 @@ fn bulk(site: &Site, workers: Vec<[XdpPort; 2]>, connections: u32, megabytes: u6
     })
 }
 
-#[test]
 fn tcp_sockets_at_both_ends_accept_what_is_sent_with_checksums_left_or_done() {
-    in_root_lab("forwarding::tcp_sockets_at_both_ends_accept_what_is_sent_with_checksums_left_or_done", || {
-        for offload in [true, false] {
-            let site = Site::new(1);
-            for host in [&site.client, &site.server] {
-                host.offload("eth0", OffloadSwitch::TxChecksum, offload).expect("switched");
-            }
-            let ports = site.open(0, 1, 4096);
-            let seen = bulk(&site, vec![ports], 1, 16).remove(0);
-            println!("transmit checksums {offload}: {seen:?}");
-            assert!(seen.frames > 20_000, "32 MB in frames of 1500 bytes are more: {seen:?}");
-            assert_eq!(seen.partial > seen.frames / 2, offload, "{seen:?}");
-        }
-    });
-}
-
-#[test]
-fn two_workers_forward_side_by_side() {
-    in_root_lab("forwarding::two_workers_forward_side_by_side", || {
-        let site = Site::new(2);
-        let workers = vec![site.open(0, 2, 2048), site.open(1, 2, 2048)];
-        let seen = bulk(&site, workers, 16, 1);
-        println!("{seen:?}");
-        assert!(seen.iter().all(|seen| seen.frames > 500), "both have a share of the connections: {seen:?}");
-    });
-}
-
-#[test]
-fn what_the_way_out_does_not_take_is_counted_and_every_buffer_comes_home() {
-    in_root_lab("forwarding::what_the_way_out_does_not_take_is_counted_and_every_buffer_comes_home", || {
+    for offload in [true, false] {
         let site = Site::new(1);
-        let mut ports = site.open(0, 1, FRAMES);
-        let mut sender = beside(&site.client, "eth0");
-        let (mut sent, mut dropped, mut home) = (0, 0, 0);
-        site.server.down("eth0").expect("down");
-        let mut back = Vec::new();
-        for start in (0..2000u16).step_by(100) {
-            send(&mut sender, &(start..start + 100).map(numbered).collect::<Vec<_>>());
-            let mut frames = receive(&mut ports[0], |frames| frames.len() == 100);
-            sent += ports[1].tx(NOW, &mut frames, &mut back).frames;
-            drain(&mut ports[1], &mut back);
-            dropped += back.iter().filter(|returned| returned.dropped.is_some()).count();
-            home += give_back(&mut ports, &mut back);
+        for host in [&site.client, &site.server] {
+            host.offload("eth0", OffloadSwitch::TxChecksum, offload).expect("switched");
         }
-        assert_eq!((sent, dropped, home), (0, 2000, 2000), "no carrier: none is sent, all are told and all come home");
-        site.server.up("eth0").expect("up");
-        send(&mut sender, &[numbered(1)]);
-        let mut frames = receive_for(&mut ports[0], std::time::Duration::from_millis(50));
-        assert_eq!(ports[1].tx(NOW, &mut frames, &mut back).frames, 1);
+        let ports = site.open(0, 1, 4096);
+        let seen = bulk(&site, vec![ports], 1, 16).remove(0);
+        println!("transmit checksums {offload}: {seen:?}");
+        assert!(seen.frames > 20_000, "32 MB in frames of 1500 bytes are more: {seen:?}");
+        assert_eq!(seen.partial > seen.frames / 2, offload, "{seen:?}");
+    }
+}
+
+fn two_workers_forward_side_by_side() {
+    let site = Site::new(2);
+    let workers = vec![site.open(0, 2, 2048), site.open(1, 2, 2048)];
+    let seen = bulk(&site, workers, 16, 1);
+    println!("{seen:?}");
+    assert!(seen.iter().all(|seen| seen.frames > 500), "both have a share of the connections: {seen:?}");
+}
+
+fn what_the_way_out_does_not_take_is_counted_and_every_buffer_comes_home() {
+    let site = Site::new(1);
+    let mut ports = site.open(0, 1, FRAMES);
+    let mut sender = beside(&site.client, "eth0");
+    let (mut sent, mut dropped, mut home) = (0, 0, 0);
+    site.server.down("eth0").expect("down");
+    let mut back = Vec::new();
+    for start in (0..2000u16).step_by(100) {
+        send(&mut sender, &(start..start + 100).map(numbered).collect::<Vec<_>>());
+        let mut frames = receive(&mut ports[0], |frames| frames.len() == 100);
+        sent += ports[1].tx(NOW, &mut frames, &mut back).frames;
         drain(&mut ports[1], &mut back);
-        give_back(&mut ports, &mut back);
-    });
+        dropped += back.iter().filter(|returned| returned.dropped.is_some()).count();
+        home += give_back(&mut ports, &mut back);
+    }
+    assert_eq!((sent, dropped, home), (0, 2000, 2000), "no carrier: none is sent, all are told and all come home");
+    site.server.up("eth0").expect("up");
+    send(&mut sender, &[numbered(1)]);
+    let mut frames = receive_for(&mut ports[0], std::time::Duration::from_millis(50));
+    assert_eq!(ports[1].tx(NOW, &mut frames, &mut back).frames, 1);
+    drain(&mut ports[1], &mut back);
+    give_back(&mut ports, &mut back);
 }

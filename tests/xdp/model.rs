@@ -4,13 +4,19 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use pollgate::lab::in_root_lab;
 use pollgate_common::flow::Protocol;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Cable, LEFT, RIGHT, ip};
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::{Bpf, Lab};
+use crate::xdp::support::{Cable, LEFT, RIGHT, ip};
+
+tests! {
+    [Lab, Bpf] =>
+        the_program_takes_what_the_rules_say;
+}
 
 const CASES: u32 = 10_000;
 
@@ -169,26 +175,23 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-#[test]
 fn the_program_takes_what_the_rules_say() {
-    in_root_lab("model::the_program_takes_what_the_rules_say", || {
-        let cable = Cable::new();
-        let _port = cable.open();
-        let model = Model::set_up(&cable);
-        let mut counts = [0; 2];
-        let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
-        let result = runner.run(&frames(), |frame| {
-            let expected = model.takes(&frame).unwrap_or(false);
-            prop_assert_eq!(cable.program.takes(&frame).expect("a run"), expected, "{:02x?}", frame);
-            Ok(())
-        });
-        result.unwrap_or_else(|failure| panic!("{failure}"));
-        let mut runner = TestRunner::deterministic();
-        for _ in 0..1000 {
-            let frame = frames().new_tree(&mut runner).expect("a frame").current();
-            counts[usize::from(model.takes(&frame).unwrap_or(false))] += 1;
-        }
-        println!("of 1000 such frames {} are left and {} taken", counts[0], counts[1]);
-        assert!(counts.iter().all(|&count| count > 100), "a test of both answers: {counts:?}");
+    let cable = Cable::new();
+    let _port = cable.open();
+    let model = Model::set_up(&cable);
+    let mut counts = [0; 2];
+    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+    let result = runner.run(&frames(), |frame| {
+        let expected = model.takes(&frame).unwrap_or(false);
+        prop_assert_eq!(cable.program.takes(&frame).expect("a run"), expected, "{:02x?}", frame);
+        Ok(())
     });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..1000 {
+        let frame = frames().new_tree(&mut runner).expect("a frame").current();
+        counts[usize::from(model.takes(&frame).unwrap_or(false))] += 1;
+    }
+    println!("of 1000 such frames {} are left and {} taken", counts[0], counts[1]);
+    assert!(counts.iter().all(|&count| count > 100), "a test of both answers: {counts:?}");
 }

@@ -3,11 +3,22 @@
 use std::net::Ipv6Addr;
 
 use etherparse::{Icmpv6Type, IpNumber, PacketBuilder, PacketBuilderStep, VlanId};
-use pollgate::lab::in_root_lab;
 use pollgate_common::flow::Protocol;
 use pollgate_common::net::Mac;
 
-use crate::support::{Cable, LEFT, RIGHT};
+use crate::shared::harness::tests;
+use crate::shared::needs::Need::{Bpf, Lab};
+use crate::xdp::support::{Cable, LEFT, RIGHT};
+
+tests! {
+    [Lab, Bpf] =>
+        ipv4_is_taken_by_owned_destination_or_served_source,
+        ipv6_is_taken_by_the_same_rules,
+        questions_for_owned_addresses_are_taken,
+        frames_to_others_groups_and_vlans_are_the_kernels,
+        rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels,
+        the_tables_hold_what_a_large_cluster_has;
+}
 
 const OWNED: [u8; 4] = [10, 0, 0, 2];
 const HOST: [u8; 4] = [10, 0, 0, 9];
@@ -136,161 +147,140 @@ fn check(cable: &Cable, cases: &[(&str, Vec<u8>, bool)]) {
     }
 }
 
-#[test]
 fn ipv4_is_taken_by_owned_destination_or_served_source() {
-    in_root_lab("steering::ipv4_is_taken_by_owned_destination_or_served_source", || {
-        let (cable, _port) = site();
-        let reply = || tcp(POD, 8080, CLIENT);
-        let cases = [
-            ("UDP to an owned address", udp(CLIENT, 1, OWNED), true),
-            ("TCP to an owned address", tcp(CLIENT, 1, OWNED), true),
-            ("ICMP to an owned address", other(CLIENT, OWNED, 1), true),
-            ("any protocol to an owned address", other(CLIENT, OWNED, 253), true),
-            ("to an owned address, with options", with_options(udp(CLIENT, 1, OWNED)), true),
-            ("the first fragment to an owned address", fragment(udp(CLIENT, 1, OWNED), 0, true), true),
-            ("a later fragment to an owned address", fragment(udp(CLIENT, 1, OWNED), 100, false), true),
-            ("a bare header to an owned address", cut(udp(CLIENT, 1, OWNED), 34), true),
-            ("to nobody's address", udp(CLIENT, 1, [10, 0, 0, 3]), false),
-            ("from an owned address", udp(OWNED, 1, [10, 0, 0, 3]), false),
-            ("an endpoint's reply", reply(), true),
-            ("an endpoint's reply, with options", with_options(reply()), true),
-            ("an endpoint's first fragment", fragment(reply(), 0, true), true),
-            ("an endpoint's later fragment", fragment(reply(), 100, false), false),
-            ("an endpoint to the host", tcp(POD, 8080, HOST), false),
-            ("an endpoint to an owned address", tcp(POD, 8080, OWNED), true),
-            ("an endpoint from another port", tcp(POD, 8081, CLIENT), false),
-            ("an endpoint by another protocol", udp(POD, 8080, CLIENT), false),
-            ("from the endpoint's neighbour", tcp([10, 244, 1, 11], 8080, CLIENT), false),
-            ("an endpoint's reply cut before its ports", cut(reply(), 37), false),
-            ("an endpoint's reply cut behind its ports", cut(reply(), 38), true),
-            ("options that end before the header does", changed(reply(), 14, 0x44), false),
-            ("options that end behind the frame", changed(cut(reply(), 58), 14, 0x4f), false),
-        ];
-        check(&cable, &cases);
-    });
+    let (cable, _port) = site();
+    let reply = || tcp(POD, 8080, CLIENT);
+    let cases = [
+        ("UDP to an owned address", udp(CLIENT, 1, OWNED), true),
+        ("TCP to an owned address", tcp(CLIENT, 1, OWNED), true),
+        ("ICMP to an owned address", other(CLIENT, OWNED, 1), true),
+        ("any protocol to an owned address", other(CLIENT, OWNED, 253), true),
+        ("to an owned address, with options", with_options(udp(CLIENT, 1, OWNED)), true),
+        ("the first fragment to an owned address", fragment(udp(CLIENT, 1, OWNED), 0, true), true),
+        ("a later fragment to an owned address", fragment(udp(CLIENT, 1, OWNED), 100, false), true),
+        ("a bare header to an owned address", cut(udp(CLIENT, 1, OWNED), 34), true),
+        ("to nobody's address", udp(CLIENT, 1, [10, 0, 0, 3]), false),
+        ("from an owned address", udp(OWNED, 1, [10, 0, 0, 3]), false),
+        ("an endpoint's reply", reply(), true),
+        ("an endpoint's reply, with options", with_options(reply()), true),
+        ("an endpoint's first fragment", fragment(reply(), 0, true), true),
+        ("an endpoint's later fragment", fragment(reply(), 100, false), false),
+        ("an endpoint to the host", tcp(POD, 8080, HOST), false),
+        ("an endpoint to an owned address", tcp(POD, 8080, OWNED), true),
+        ("an endpoint from another port", tcp(POD, 8081, CLIENT), false),
+        ("an endpoint by another protocol", udp(POD, 8080, CLIENT), false),
+        ("from the endpoint's neighbour", tcp([10, 244, 1, 11], 8080, CLIENT), false),
+        ("an endpoint's reply cut before its ports", cut(reply(), 37), false),
+        ("an endpoint's reply cut behind its ports", cut(reply(), 38), true),
+        ("options that end before the header does", changed(reply(), 14, 0x44), false),
+        ("options that end behind the frame", changed(cut(reply(), 58), 14, 0x4f), false),
+    ];
+    check(&cable, &cases);
 }
 
-#[test]
 fn ipv6_is_taken_by_the_same_rules() {
-    in_root_lab("steering::ipv6_is_taken_by_the_same_rules", || {
-        let (cable, _port) = site();
-        let reply = || udp6(pod6(), 53, client6());
-        let icmp = solicitation(client6(), owned6());
-        let cases = [
-            ("UDP to an owned address", udp6(client6(), 1, owned6()), true),
-            ("a fragment to an owned address", changed(udp6(client6(), 1, owned6()), 20, 44), true),
-            ("a bare header to an owned address", cut(udp6(client6(), 1, owned6()), 54), true),
-            ("ICMP to an owned address", icmp, true),
-            ("to nobody's address", udp6(client6(), 1, v6("2001:db8::3")), false),
-            ("an endpoint's reply", reply(), true),
-            ("an endpoint's reply with an extension header", changed(reply(), 20, 60), false),
-            ("an endpoint to the host", udp6(pod6(), 53, v6("2001:db8::9")), false),
-            ("an endpoint from another port", udp6(pod6(), 54, client6()), false),
-            ("an endpoint by another protocol", changed(reply(), 20, 6), false),
-            ("an endpoint's reply cut before its ports", cut(reply(), 57), false),
-            ("an endpoint's reply cut behind its ports", cut(reply(), 58), true),
-            ("a header that is cut", cut(udp6(client6(), 1, owned6()), 53), false),
-        ];
-        check(&cable, &cases);
-    });
+    let (cable, _port) = site();
+    let reply = || udp6(pod6(), 53, client6());
+    let icmp = solicitation(client6(), owned6());
+    let cases = [
+        ("UDP to an owned address", udp6(client6(), 1, owned6()), true),
+        ("a fragment to an owned address", changed(udp6(client6(), 1, owned6()), 20, 44), true),
+        ("a bare header to an owned address", cut(udp6(client6(), 1, owned6()), 54), true),
+        ("ICMP to an owned address", icmp, true),
+        ("to nobody's address", udp6(client6(), 1, v6("2001:db8::3")), false),
+        ("an endpoint's reply", reply(), true),
+        ("an endpoint's reply with an extension header", changed(reply(), 20, 60), false),
+        ("an endpoint to the host", udp6(pod6(), 53, v6("2001:db8::9")), false),
+        ("an endpoint from another port", udp6(pod6(), 54, client6()), false),
+        ("an endpoint by another protocol", changed(reply(), 20, 6), false),
+        ("an endpoint's reply cut before its ports", cut(reply(), 57), false),
+        ("an endpoint's reply cut behind its ports", cut(reply(), 58), true),
+        ("a header that is cut", cut(udp6(client6(), 1, owned6()), 53), false),
+    ];
+    check(&cable, &cases);
 }
 
-#[test]
 fn questions_for_owned_addresses_are_taken() {
-    in_root_lab("steering::questions_for_owned_addresses_are_taken", || {
-        let (cable, _port) = site();
-        let group6 = v6("ff02::1:ff00:2");
-        let echo = changed(solicitation(owned6(), group6), 54, 128);
-        let cases = [
-            ("ARP asking everybody for an owned address", addressed(arp(1, OWNED), Mac::BROADCAST), true),
-            ("ARP asking us for an owned address", arp(1, OWNED), true),
-            ("an ARP reply to an owned address", arp(2, OWNED), true),
-            ("ARP asking everybody for the host's address", addressed(arp(1, HOST), Mac::BROADCAST), false),
-            ("ARP that is cut", cut(arp(1, OWNED), 41), false),
-            ("ARP for another protocol", changed(arp(1, OWNED), 17, 1), false),
-            ("ARP with other sizes", changed(arp(1, OWNED), 18, 8), false),
-            ("ND asking the group for an owned address", addressed(solicitation(owned6(), group6), GROUP), true),
-            ("ND asking us for an owned address", solicitation(owned6(), owned6()), true),
-            ("ND asking the group for another", addressed(solicitation(client6(), group6), GROUP), false),
-            ("ND that is cut", addressed(cut(solicitation(owned6(), group6), 77), GROUP), false),
-            ("other ICMPv6 to a group", addressed(echo, GROUP), false),
-        ];
-        check(&cable, &cases);
-    });
+    let (cable, _port) = site();
+    let group6 = v6("ff02::1:ff00:2");
+    let echo = changed(solicitation(owned6(), group6), 54, 128);
+    let cases = [
+        ("ARP asking everybody for an owned address", addressed(arp(1, OWNED), Mac::BROADCAST), true),
+        ("ARP asking us for an owned address", arp(1, OWNED), true),
+        ("an ARP reply to an owned address", arp(2, OWNED), true),
+        ("ARP asking everybody for the host's address", addressed(arp(1, HOST), Mac::BROADCAST), false),
+        ("ARP that is cut", cut(arp(1, OWNED), 41), false),
+        ("ARP for another protocol", changed(arp(1, OWNED), 17, 1), false),
+        ("ARP with other sizes", changed(arp(1, OWNED), 18, 8), false),
+        ("ND asking the group for an owned address", addressed(solicitation(owned6(), group6), GROUP), true),
+        ("ND asking us for an owned address", solicitation(owned6(), owned6()), true),
+        ("ND asking the group for another", addressed(solicitation(client6(), group6), GROUP), false),
+        ("ND that is cut", addressed(cut(solicitation(owned6(), group6), 77), GROUP), false),
+        ("other ICMPv6 to a group", addressed(echo, GROUP), false),
+    ];
+    check(&cable, &cases);
 }
 
-#[test]
 fn frames_to_others_groups_and_vlans_are_the_kernels() {
-    in_root_lab("steering::frames_to_others_groups_and_vlans_are_the_kernels", || {
-        let (cable, _port) = site();
-        let ours = || udp(CLIENT, 1, OWNED);
-        let cases = [
-            ("to another MAC", addressed(ours(), SOMEBODY), false),
-            ("to a MAC that differs at its end", addressed(ours(), NEARLY[0]), false),
-            ("to a MAC that differs at its start", addressed(ours(), NEARLY[1]), false),
-            ("IPv4 to everybody", addressed(ours(), Mac::BROADCAST), false),
-            ("IPv6 to a group", addressed(udp6(client6(), 1, owned6()), GROUP), false),
-            ("ARP to another MAC", addressed(arp(1, OWNED), SOMEBODY), false),
-            ("ND to another MAC", addressed(solicitation(owned6(), owned6()), SOMEBODY), false),
-            ("tagged with a VLAN", tagged(OWNED), false),
-            ("another EtherType", changed(ours(), 13, 0x99), false),
-            ("an Ethernet header alone", cut(ours(), 14), false),
-            ("an IPv4 header that is cut", cut(ours(), 33), false),
-        ];
-        check(&cable, &cases);
-        cable.program.set_mac(SOMEBODY).expect("set");
-        check(&cable, &[("to the new MAC", addressed(ours(), SOMEBODY), true), ("to the old MAC", ours(), false)]);
-    });
+    let (cable, _port) = site();
+    let ours = || udp(CLIENT, 1, OWNED);
+    let cases = [
+        ("to another MAC", addressed(ours(), SOMEBODY), false),
+        ("to a MAC that differs at its end", addressed(ours(), NEARLY[0]), false),
+        ("to a MAC that differs at its start", addressed(ours(), NEARLY[1]), false),
+        ("IPv4 to everybody", addressed(ours(), Mac::BROADCAST), false),
+        ("IPv6 to a group", addressed(udp6(client6(), 1, owned6()), GROUP), false),
+        ("ARP to another MAC", addressed(arp(1, OWNED), SOMEBODY), false),
+        ("ND to another MAC", addressed(solicitation(owned6(), owned6()), SOMEBODY), false),
+        ("tagged with a VLAN", tagged(OWNED), false),
+        ("another EtherType", changed(ours(), 13, 0x99), false),
+        ("an Ethernet header alone", cut(ours(), 14), false),
+        ("an IPv4 header that is cut", cut(ours(), 33), false),
+    ];
+    check(&cable, &cases);
+    cable.program.set_mac(SOMEBODY).expect("set");
+    check(&cable, &[("to the new MAC", addressed(ours(), SOMEBODY), true), ("to the old MAC", ours(), false)]);
 }
 
-#[test]
 fn rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels() {
-    in_root_lab("steering::rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels", || {
-        let (cable, port) = site();
-        let (to_us, reply, to_host) = (udp(CLIENT, 1, OWNED), tcp(POD, 8080, CLIENT), tcp(POD, 8080, HOST));
-        check(
-            &cable,
-            &[("owned", to_us.clone(), true), ("served", reply.clone(), true), ("host", to_host.clone(), false)],
-        );
-        let rules = &cable.rules;
-        rules.disown(OWNED.into()).expect("disowned");
-        rules.disown(OWNED.into()).expect("twice is fine");
-        rules.unserve(POD.into(), 8080, Protocol::Udp).expect("never was");
-        rules.remove_host_address(HOST.into()).expect("removed");
-        check(
-            &cable,
-            &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)],
-        );
-        rules.unserve(POD.into(), 8080, Protocol::Tcp).expect("unserved");
-        rules.own(OWNED.into()).expect("owned again");
-        check(&cable, &[("owned again", to_us.clone(), true), ("unserved", reply, false)]);
-        drop(port);
-        check(&cable, &[("no socket", to_us, false)]);
-    });
+    let (cable, port) = site();
+    let (to_us, reply, to_host) = (udp(CLIENT, 1, OWNED), tcp(POD, 8080, CLIENT), tcp(POD, 8080, HOST));
+    check(&cable, &[("owned", to_us.clone(), true), ("served", reply.clone(), true), ("host", to_host.clone(), false)]);
+    let rules = &cable.rules;
+    rules.disown(OWNED.into()).expect("disowned");
+    rules.disown(OWNED.into()).expect("twice is fine");
+    rules.unserve(POD.into(), 8080, Protocol::Udp).expect("never was");
+    rules.remove_host_address(HOST.into()).expect("removed");
+    check(
+        &cable,
+        &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)],
+    );
+    rules.unserve(POD.into(), 8080, Protocol::Tcp).expect("unserved");
+    rules.own(OWNED.into()).expect("owned again");
+    check(&cable, &[("owned again", to_us.clone(), true), ("unserved", reply, false)]);
+    drop(port);
+    check(&cable, &[("no socket", to_us, false)]);
 }
 
-#[test]
 fn the_tables_hold_what_a_large_cluster_has() {
-    in_root_lab("steering::the_tables_hold_what_a_large_cluster_has", || {
-        let (cable, _port) = site();
-        let address = |n: u32| std::net::Ipv4Addr::from(0x0a60_0000 + n);
-        for n in 0..20_000 {
-            cable.rules.own(address(n).into()).expect("owned");
-        }
-        for n in 0..200_000u32 {
-            cable.rules.serve(address(n).into(), 8080, Protocol::Tcp).expect("served");
-        }
-        let last = address(199_999).octets();
-        check(
-            &cable,
-            &[
-                ("the last owned", udp(CLIENT, 1, address(19_999).octets()), true),
-                ("the next", udp(CLIENT, 1, address(20_000).octets()), false),
-                ("the last served", tcp(last, 8080, CLIENT), true),
-            ],
-        );
-        let full = (20_000..40_000).find_map(|n| cable.rules.own(address(n).into()).err()).expect("there is an end");
-        let told = full.to_string();
-        assert!(told.starts_with("owning 10.96.127.") && told.contains("the table is full"), "{told}");
-    });
+    let (cable, _port) = site();
+    let address = |n: u32| std::net::Ipv4Addr::from(0x0a60_0000 + n);
+    for n in 0..20_000 {
+        cable.rules.own(address(n).into()).expect("owned");
+    }
+    for n in 0..200_000u32 {
+        cable.rules.serve(address(n).into(), 8080, Protocol::Tcp).expect("served");
+    }
+    let last = address(199_999).octets();
+    check(
+        &cable,
+        &[
+            ("the last owned", udp(CLIENT, 1, address(19_999).octets()), true),
+            ("the next", udp(CLIENT, 1, address(20_000).octets()), false),
+            ("the last served", tcp(last, 8080, CLIENT), true),
+        ],
+    );
+    let full = (20_000..40_000).find_map(|n| cable.rules.own(address(n).into()).err()).expect("there is an end");
+    let told = full.to_string();
+    assert!(told.starts_with("owning 10.96.127.") && told.contains("the table is full"), "{told}");
 }

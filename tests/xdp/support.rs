@@ -11,10 +11,7 @@ use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, OpenError, Origin, Port, Returned};
 
-#[path = "../shared/frames.rs"]
-mod frames;
-
-pub(crate) use frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
+pub(crate) use crate::shared::frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
 
 /// The MAC of the cable's left end, where clients are.
 pub(crate) const LEFT: Mac = Mac([2, 0, 0, 0, 0, 1]);

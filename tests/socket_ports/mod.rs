@@ -1,28 +1,33 @@
 //! The ports over an AF_PACKET socket on real veth pairs: every case runs on each kind of them.
 
 mod cases;
+mod only_packet;
+mod only_uring;
 mod steering;
 mod super_frames;
 mod support;
 
+use pollgate_dataplane::port::packet::PacketPort;
+use pollgate_dataplane::port::uring::UringPort;
+
+use crate::shared::harness::Test;
+use crate::shared::needs::Need::{IoUring, Lab};
+
 /// Each case as a test of each kind of port.
 macro_rules! on_both {
     ($($group:ident :: $case:ident,)*) => {
-        mod packet {
-            $(#[test]
-            fn $case() {
-                let name = concat!("packet::", stringify!($case));
-                pollgate::lab::in_lab(name, crate::$group::$case::<pollgate_dataplane::port::packet::PacketPort>);
-            })*
-        }
-
-        mod uring {
-            $(#[test]
-            fn $case() {
-                let name = concat!("uring::", stringify!($case));
-                crate::support::in_uring_lab(name, crate::$group::$case::<pollgate_dataplane::port::uring::UringPort>);
-            })*
-        }
+        const ON_BOTH: &[Test] = &[$(
+            Test {
+                path: concat!(module_path!(), "::packet::", stringify!($case)),
+                needs: &[Lab],
+                body: $group::$case::<PacketPort>,
+            },
+            Test {
+                path: concat!(module_path!(), "::uring::", stringify!($case)),
+                needs: &[Lab, IoUring],
+                body: $group::$case::<UringPort>,
+            },
+        )*];
     };
 }
 
@@ -43,5 +48,7 @@ on_both! {
     super_frames::super_frames_are_taken_whole_or_counted_and_wait_for_a_buffer,
 }
 
-mod only_packet;
-mod only_uring;
+/// The tests of all modules.
+pub(crate) fn tests() -> Vec<Test> {
+    [ON_BOTH, only_packet::TESTS, only_uring::TESTS].concat()
+}

@@ -10,6 +10,7 @@ use std::{fs, thread};
 
 use clap::Parser;
 use crossbeam::channel::unbounded;
+use pollgate::cli::{Cli, Command, Failure};
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https};
 use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::compile::sink::NoTables;
@@ -17,8 +18,6 @@ use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use super::{Cli, Command, Failure};
 
 /// A control plane and a directory for its socket, state and the test's manifests.
 struct Gateway {

@@ -4,8 +4,7 @@
 //! checksum, a lost translation or a frame too long is a connection that does not work. Each test has a network of its
 //! own and ends with the counters: they balance, and nothing was dropped that the test did not expect.
 //!
-//! As an ordinary user the same tests run in a user namespace (see `pollgate::lab`). Those in [`real_clients`] need
-//! programs and say `SKIPPED` without them; `POLLGATE_REQUIRE_CLIENTS=1` makes that a failure.
+//! As an ordinary user the same tests run in a user namespace (see `pollgate::lab`).
 
 mod bulk;
 mod changes;
@@ -17,4 +16,23 @@ mod process;
 mod real_clients;
 mod services;
 mod state;
-mod support;
+pub(crate) mod support;
+
+use crate::shared::harness::Test;
+
+/// The tests of all modules.
+pub(crate) fn tests() -> Vec<Test> {
+    [
+        bulk::TESTS,
+        changes::TESTS,
+        manifests::TESTS,
+        many::TESTS,
+        neighbourhood::TESTS,
+        pktgen::TESTS,
+        process::TESTS,
+        real_clients::TESTS,
+        services::TESTS,
+        state::TESTS,
+    ]
+    .concat()
+}

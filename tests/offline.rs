@@ -1,0 +1,6 @@
+//! Tests that need nothing but memory, files and sockets of the file system: they run everywhere.
+
+mod commands;
+mod docs;
+mod packets;
+mod replay;
