@@ -1,8 +1,8 @@
-//! Counters: one block a worker, written by that worker alone, read by anybody.
+//! Counters: one block per worker, written only by that worker, read by any thread.
 //!
 //! A cell is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
 //! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one cell about another,
-//! except the totals, which add up exactly once the worker is at rest and differ by at most a burst before.
+//! except the totals: they add up exactly when the worker is idle, and differ by at most a burst before that.
 //!
 //! ```text
 //!   rx + originated = tx + passed + consumed + Σ drops + held
@@ -109,7 +109,7 @@ cells! {
     tx "Frames sent.",
     tx_bytes "Bytes sent, Ethernet headers included.",
     consumed "Frames for pollgate itself that were processed without a reply.",
-    held "Frames currently waiting for a neighbour's MAC address.",
+    held "Frames currently waiting for a neighbour's MAC address, or being handed over between workers.",
     handed_over "Frames handed over to the worker that owns their flow.",
     handed_in "Frames received from other workers.",
     flows_live "Flows currently in the table.",
@@ -181,7 +181,7 @@ pub struct ServiceCounters {
 }
 
 /// The most Service ports the tables can hold: ten times what Kubernetes is tested with (10 000 Services), below the
-/// memory that would take (24 bytes a worker each, touched only when used).
+/// memory that would take (24 bytes per worker each, touched only when used).
 pub const MAX_SERVICES: usize = 1 << 17;
 
 /// All counters of all workers.
@@ -200,7 +200,7 @@ impl Counters {
         }
     }
 
-    /// The blocks, one a worker.
+    /// The blocks, one per worker.
     pub fn workers(&self) -> impl ExactSizeIterator<Item = &WorkerCounters> {
         self.workers.iter().map(|block| &**block)
     }
@@ -208,7 +208,7 @@ impl Counters {
     /// One worker's block.
     ///
     /// # Panics
-    /// If there is no such worker: a mistake at start-up, not a packet's doing.
+    /// If there is no such worker: a mistake at start-up, never caused by a packet.
     pub fn worker(&self, worker: usize) -> &WorkerCounters {
         &self.workers[worker]
     }

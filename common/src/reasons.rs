@@ -1,19 +1,19 @@
 //! Every way a frame can end without being sent, each declared once.
 //!
-//! A [`DropReason`] is a frame pollgate answers for and did not deliver; a [`PassReason`] is a frame that is none of pollgate's
-//! business and stays with the kernel. The enum, the counter's name, the command line, the metrics and the operations
-//! guide all follow from the two lists below.
+//! A [`DropReason`] says why pollgate did not deliver a frame that it is responsible for; a [`PassReason`] says why it left a
+//! frame to the kernel. The enum, the counter's name, the command line, the metrics and the operations guide all follow from
+//! the two lists below.
 
-/// How much a growing counter should worry somebody.
+/// How serious a growing counter is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum Severity {
     /// Normal in a healthy network.
     Info,
-    /// A client or sender does something wrong.
+    /// A client or sender makes a mistake.
     Notice,
-    /// Traffic that somebody wanted is lost.
+    /// Legitimate traffic is lost.
     Warning,
-    /// The gateway or its host is short of something.
+    /// The gateway or its host lacks a resource.
     Error,
 }
 
@@ -37,7 +37,7 @@ macro_rules! reasons {
                 match self { $($name::$variant => $key,)* }
             }
 
-            /// How much a growing count should worry somebody.
+            /// How serious it is if the counter grows.
             pub fn severity(self) -> Severity {
                 match self { $($name::$variant => Severity::$severity,)* }
             }
@@ -47,17 +47,17 @@ macro_rules! reasons {
                 match self { $($name::$variant => $sentence,)* }
             }
 
-            /// What to do when it grows.
+            /// What to do if the counter grows.
             pub fn action(self) -> &'static str {
                 match self { $($name::$variant => $action,)* }
             }
 
-            /// Its place in [`Self::ALL`].
+            /// Its index in [`Self::ALL`].
             pub fn index(self) -> usize {
                 self as usize
             }
 
-            /// By its counter's name.
+            /// The reason with this counter name.
             pub fn from_name(name: &str) -> Option<$name> {
                 $name::ALL.iter().copied().find(|reason| reason.name() == name)
             }
@@ -107,7 +107,7 @@ reasons! {
         SnatPortsExhausted "snat_ports_exhausted" Error
             "No source port is left for another translated flow to this backend." "Widen `nat.ports`, add gateway `addresses`, or add endpoints to the Service.";
         TcpNoFlow "tcp_no_flow" Notice
-            "A TCP segment of an unknown connection that cannot be taken over: it is a RST, or its source would be translated." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
+            "A TCP segment of an unknown connection that cannot be taken over (RST, SYN-ACK, without ACK, or its source would be translated)." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
         NoRoute "no_route" Error
             "The host's kernel has no route to the packet's destination after translation." "Add the route on the gateway host, or bring its link up (a link that goes down loses its routes): `ip route get ADDRESS` shows the kernel's choice.";
         UnpolledInterface "unpolled_interface" Error
