@@ -215,7 +215,7 @@ pub struct DeleteArgs {
     /// KIND NAME… or KIND/NAME…
     #[arg(value_name = "KIND NAME", required_unless_present = "files", conflicts_with = "files")]
     pub objects: Vec<String>,
-    /// A manifest whose objects to delete: a file, a directory, or - for stdin (repeatable)
+    /// A manifest with the objects to delete: a file, a directory, or - for stdin (repeatable)
     #[arg(short, long = "filename", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Namespace of the objects, or of those in a manifest that do not specify one [default: default]
@@ -247,7 +247,7 @@ pub struct GetArgs {
     /// Output format [default: a table]
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
-    /// Then print changes as they happen
+    /// After the list, print changes as they happen
     #[arg(short, long)]
     pub watch: bool,
     /// Where to look.

@@ -85,7 +85,7 @@ const SCENES: [(&str, Scene); 9] = [
     ("ClusterIP: one stable address for all Pods of a Service", visits::cluster_ip),
     ("NodePort and LoadBalancer: access from outside the cluster", visits::from_outside),
     ("UDP is balanced in the same way", visits::udp),
-    ("No endpoint: the client is refused at once", change::refusal),
+    ("No endpoint, or no such port: the client is refused at once", change::refusal),
     ("A Pod leaves the Service and comes back", change::relabel),
     ("Counters: where every frame went", books::balance),
 ];

@@ -73,7 +73,7 @@ pub(super) struct PodServers {
 impl Stage {
     /// Builds all of it and tells how long each part took.
     pub(super) fn build(scratch: &Scratch, page: &mut Page) -> Result<Stage, DemoError> {
-        page.chapter("The stage");
+        page.chapter("The lab");
         let objects = objects()?;
         let plan = named_after_pods(guide(), &objects);
         let (network, lab_took) = timed(|| Network::new(&plan, 1));
