@@ -13,109 +13,39 @@
 //! cluster, most of the state is Pods, and their slices are in it too. Threads belong to the network namespace of the thread
 //! that starts the gateway.
 
+mod claim;
+mod error;
+mod network;
+mod restore;
 mod workers;
 
-use std::cell::RefCell;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
-use pollgate_common::net::Net;
-use pollgate_common::settings::DataplaneSettings;
-use pollgate_control::api::{self, ApiError, ApiHandle, ApiParts, Https, StatsSource};
-use pollgate_control::cluster::{Cluster, RestoreError};
-use pollgate_control::compile::Compiler;
-use pollgate_control::compile::sink::TableSink;
-use pollgate_control::netlink::{HostEvent, HostNetwork, HostNetworkError, OwnedAddresses};
-use pollgate_control::runtime::{self, Command, ControlHandle, RuntimeParts};
+use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
+use pollgate_control::netlink::HostNetwork;
+use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{Follower, Following};
-use pollgate_control::store::{Restored, Store, StoreError};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::assembly;
-use crate::config::{self, Config};
-use crate::host::{self, HostFault};
+use crate::config::Config;
+use crate::host;
 use crate::ports::follow::follow;
-use crate::ports::{PortsError, port_id};
+use claim::claim_interfaces;
+pub(crate) use claim::is_claimed;
+pub use error::GatewayError;
+use error::system;
+use network::mirror_network;
+use restore::{open_state, read_pods};
 use workers::Workers;
-
-/// How long the network may have no news before it is asked whether all Pods are read.
-const PATIENCE: Duration = Duration::from_millis(5);
-
-/// Why the gateway did not start. Says what, where, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The host is not ready: one line a fault.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Host(Vec<HostFault>),
-    /// The configuration asks for more than this version does.
-    #[error("{}", .0.join("\n"))]
-    NotDone(Vec<String>),
-    /// The state file.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The state contradicts itself.
-    #[error(
-        "{}: {reason}; the file was not changed. Replace it with a backup, or start without it: `pollgate run \
-         --set-aside-damaged`",
-        path.display()
-    )]
-    Restore {
-        /// The state file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: Box<RestoreError>,
-    },
-    /// The state file was to be moved away and could not be.
-    #[error("{}: damaged, and it cannot be renamed: {source}; move it away yourself (mv)", path.display())]
-    SetAside {
-        /// The state file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The manifests: one line a fault.
-    #[error("{}", .0.join("\n"))]
-    Manifests(Vec<String>),
-    /// The kernel's network could not be mirrored.
-    #[error(transparent)]
-    HostNetwork(#[from] HostNetworkError),
-    /// The API could not be opened.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// The interfaces could not be opened.
-    #[error(transparent)]
-    Ports(#[from] PortsError),
-    /// Another gateway polls the interface.
-    #[error(
-        "{interface}: another pollgate already polls this interface; both would answer for the same addresses: stop \
-         the other one"
-    )]
-    Taken {
-        /// The interface.
-        interface: String,
-    },
-    /// Memory, threads, signals.
-    #[error("{doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-pub(crate) fn system(doing: &'static str) -> impl Fn(io::Error) -> GatewayError {
-    move |source| GatewayError::System { doing, source }
-}
 
 /// What is asked of one start, besides the configuration.
 #[derive(Debug, Clone, Default)]
@@ -254,30 +184,6 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     Ok(())
 }
 
-/// Claims every interface for this process: an abstract socket belongs to the network namespace, and goes with the process
-/// however that ends.
-fn claim_interfaces(config: &Config) -> Result<Vec<UnixListener>, GatewayError> {
-    let claim = |interface: &config::Interface| {
-        let name = SocketAddr::from_abstract_name(claim_name(&interface.name));
-        name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => GatewayError::Taken { interface: interface.name.clone() },
-            _ => GatewayError::System { doing: "claiming an interface", source },
-        })
-    };
-    config.interfaces.iter().map(claim).collect()
-}
-
-fn claim_name(interface: &str) -> String {
-    format!("pollgate/{interface}")
-}
-
-/// Whether a gateway polls the interface now. Reads the kernel's list: a connection to see it would stay in the queue.
-pub(crate) fn is_claimed(interface: &str) -> bool {
-    let sockets = std::fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
-    let name = format!("@{}", claim_name(interface));
-    sockets.lines().any(|line| line.split_whitespace().last() == Some(&name))
-}
-
 /// `auto`: one a receive queue, at most CPUs − 1, and no more than `workers.cpus` names.
 pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
     if let Some(count) = config.workers.count {
@@ -286,62 +192,6 @@ pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
     let queues = config.interfaces.iter().map(|interface| host::receive_queues(&interface.name)).max().unwrap_or(1);
     let named = if config.workers.cpus.is_empty() { usize::MAX } else { config.workers.cpus.len() };
     queues.min(cpus.saturating_sub(1)).min(named).max(1)
-}
-
-fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluster), GatewayError> {
-    let path = &config.api.state;
-    if !set_aside_damaged {
-        return restore(config, Store::open_without_pods);
-    }
-    // All of it, so that no damage is found later.
-    let damage = match restore(config, Store::open) {
-        Err(damage @ (GatewayError::Store(StoreError::Damaged { .. }) | GatewayError::Restore { .. })) => damage,
-        opened => return opened,
-    };
-    let aside = Store::set_aside(path).map_err(|source| GatewayError::SetAside { path: path.clone(), source })?;
-    error!("{damage}");
-    error!("{}: renamed to {}; starting without its objects", path.display(), aside.display());
-    restore(config, Store::open)
-}
-
-fn restore(
-    config: &Config,
-    open: fn(&Path) -> Result<(Store, Restored), StoreError>,
-) -> Result<(Store, Cluster), GatewayError> {
-    let path = &config.api.state;
-    let (store, Restored { objects, revision }) = open(path)?;
-    let count = objects.len();
-    let cluster = Cluster::restore(assembly::cluster_settings(config), objects, revision)
-        .map_err(|reason| GatewayError::Restore { path: path.clone(), reason: Box::new(reason) })?;
-    info!("{}: {count} objects, revision {revision}", path.display());
-    Ok((store, cluster))
-}
-
-/// The Pods of the state, on a thread of their own: packets do not need them, and to read many takes seconds. The network's news
-/// come to the tables meanwhile; nobody else can ask for anything yet.
-fn read_pods(
-    store: Store,
-    cluster: &mut Cluster,
-    compiler: &mut Compiler,
-    news: &channel::Receiver<Command>,
-) -> Result<Store, GatewayError> {
-    let read = move || {
-        let pods = store.pods();
-        (store, pods)
-    };
-    let thread = std::thread::Builder::new().name("restore".into()).spawn(read);
-    let thread = thread.map_err(system("starting the thread that reads the state"))?;
-    while !thread.is_finished() {
-        if let Ok(Command::Network(net)) = news.recv_timeout(PATIENCE) {
-            compiler.network(net);
-        }
-        compiler.tick();
-    }
-    let (store, pods) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let pods = pods?;
-    info!("and {} Pods", pods.len());
-    cluster.admit_pods(pods);
-    Ok(store)
 }
 
 /// The manifests' objects are there when this returns, and follow the files from then on.
@@ -361,69 +211,6 @@ fn stats(config: &Config, counters: &Arc<Counters>, tables: &Source, follower: O
         }
         stats
     })
-}
-
-fn mirror_network(
-    config: &Config,
-    settings: &Arc<DataplaneSettings>,
-    counters: &Arc<Counters>,
-    commands: &channel::Sender<Command>,
-) -> Result<(HostNetwork, Compiler, OwnedAddresses), GatewayError> {
-    let mut compiler = Compiler::new(assembly::compile_options(config, settings), Arc::clone(counters));
-    let owned = OwnedAddresses::new(config.addresses.iter().chain(&config.dns.addresses).copied());
-    let names = config.interfaces.iter().enumerate();
-    let interfaces = names.map(|(at, interface)| (interface.name.clone(), port_id(at))).collect();
-    let news = {
-        let commands = commands.clone();
-        let links = LinkLog::new(config);
-        Box::new(move |news: HostEvent| match news {
-            HostEvent::Net(net) => {
-                links.tell(&net);
-                // The control thread may have ended already: then nobody needs it.
-                drop(commands.send(Command::Network(net)));
-            }
-            HostEvent::AddressConflict { address, interface } => {
-                warn!(
-                    "{address} belongs to pollgate, but the kernel has it on {interface} too: remove it there (ip \
-                     address del)"
-                );
-            }
-        })
-    };
-    let (mirror, net) = HostNetwork::start(interfaces, owned.clone(), news)?;
-    compiler.network(net);
-    Ok((mirror, compiler, owned))
-}
-
-/// Says in the log when a polled interface goes, comes, or changes its state.
-struct LinkLog {
-    /// Name and last state; `None`: not there.
-    known: RefCell<Vec<(String, Option<bool>)>>,
-}
-
-impl LinkLog {
-    fn new(config: &Config) -> LinkLog {
-        let known = config.interfaces.iter().map(|interface| (interface.name.clone(), Some(true))).collect();
-        LinkLog { known: RefCell::new(known) }
-    }
-
-    fn tell(&self, net: &Net) {
-        for (at, (name, known)) in self.known.borrow_mut().iter_mut().enumerate() {
-            let now = net.port_link(port_id(at)).map(|link| link.up);
-            if *known == now {
-                continue;
-            }
-            match now {
-                None => error!(
-                    "{name} no longer exists: no packets are received or sent on it; restart pollgate once \
-                                it is back"
-                ),
-                Some(false) => warn!("{name} is down"),
-                Some(true) => info!("{name} is up"),
-            }
-            *known = now;
-        }
-    }
 }
 
 fn summary(config: &Config, cpus: &[usize]) -> String {

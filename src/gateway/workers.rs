@@ -17,9 +17,9 @@ use pollgate_dataplane::steer::{Mesh, Steering, Waker};
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use tracing::warn;
 
+use super::error::{GatewayError, system};
 use crate::assembly;
 use crate::config::{self, Config};
-use crate::gateway::{GatewayError, system};
 use crate::host;
 use crate::ports::{Opener, Steered};
 

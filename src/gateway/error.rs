@@ -1,0 +1,79 @@
+//! Why a gateway does not start.
+
+use std::io;
+use std::path::PathBuf;
+
+use pollgate_control::api::ApiError;
+use pollgate_control::cluster::RestoreError;
+use pollgate_control::netlink::HostNetworkError;
+use pollgate_control::store::StoreError;
+
+use crate::host::HostFault;
+use crate::ports::PortsError;
+
+/// Why the gateway did not start. Says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The host is not ready: one line a fault.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Host(Vec<HostFault>),
+    /// The configuration asks for more than this version does.
+    #[error("{}", .0.join("\n"))]
+    NotDone(Vec<String>),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state contradicts itself.
+    #[error(
+        "{}: {reason}; the file was not changed. Replace it with a backup, or start without it: `pollgate run \
+         --set-aside-damaged`",
+        path.display()
+    )]
+    Restore {
+        /// The state file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: Box<RestoreError>,
+    },
+    /// The state file was to be moved away and could not be.
+    #[error("{}: damaged, and it cannot be renamed: {source}; move it away yourself (mv)", path.display())]
+    SetAside {
+        /// The state file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The manifests: one line a fault.
+    #[error("{}", .0.join("\n"))]
+    Manifests(Vec<String>),
+    /// The kernel's network could not be mirrored.
+    #[error(transparent)]
+    HostNetwork(#[from] HostNetworkError),
+    /// The API could not be opened.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The interfaces could not be opened.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// Another gateway polls the interface.
+    #[error(
+        "{interface}: another pollgate already polls this interface; both would answer for the same addresses: stop \
+         the other one"
+    )]
+    Taken {
+        /// The interface.
+        interface: String,
+    },
+    /// Memory, threads, signals.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+pub(crate) fn system(doing: &'static str) -> impl Fn(io::Error) -> GatewayError {
+    move |source| GatewayError::System { doing, source }
+}
