@@ -20,9 +20,10 @@ use pollgate_control::objects::{Key, Object};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::args::{ApplyArgs, CreateArgs, DeleteArgs, DryRun, Manifests};
 use super::client::{Cause, Client, ClientError, Status, escaped};
+use super::failure::Failure;
 use super::names;
-use super::{ApplyArgs, CreateArgs, DeleteArgs, DryRun, Failure, Manifests};
 
 /// Where objects go that name no namespace.
 const DEFAULT_NAMESPACE: &str = "default";

@@ -18,7 +18,8 @@ use pollgate_control::objects::manifest::Document;
 use pollgate_control::sources::files::{Diagnostic, Set};
 
 use super::apply::read_all;
-use super::{CheckArgs, Failure};
+use super::args::CheckArgs;
+use super::failure::Failure;
 use crate::assembly;
 use crate::config::{Config, Purpose};
 

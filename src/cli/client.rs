@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Longer than the gateway itself waits for its disk (60 s), so that it is the one to say what is wrong.
 const PATIENCE: Duration = Duration::from_secs(75);

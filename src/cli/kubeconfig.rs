@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use pollgate_control::api::KUBECONFIG_PATH;
 
+use super::args::KubeconfigArgs;
 use super::client::Client;
-use super::read::yaml;
-use super::{Failure, KubeconfigArgs};
+use super::failure::Failure;
+use super::output::yaml;
 
 /// The first line of ours.
 const MARK: &str = "# Made by `pollgate kubeconfig`. Whoever reads it may change the gateway.\n";

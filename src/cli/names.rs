@@ -2,8 +2,8 @@
 
 use pollgate_control::objects::{Key, Kind};
 
-use super::Failure;
 use super::client::escaped;
+use super::failure::Failure;
 
 /// What was typed behind a command: a resource, and names if not all of it is meant.
 #[derive(Debug, PartialEq, Eq)]

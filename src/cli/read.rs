@@ -10,9 +10,12 @@ use pollgate_control::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 use pollgate_control::printers::{self, Table};
 use serde_json::{Value, json};
 
+use super::args::{ExplainArgs, Format, GetArgs, NamedArgs};
 use super::client::{Client, ClientError, escaped};
+use super::failure::Failure;
 use super::names::{self, Selection};
-use super::{ExplainArgs, Failure, Format, GetArgs, Machine, NamedArgs, watch};
+use super::output::{Machine, items, name_of, object, objects, strange, yaml};
+use super::watch;
 
 /// Where a kubelet's Pod from a file has the uid that the file gives it.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -214,19 +217,6 @@ fn list(client: &Client, kind: Kind, namespace: Option<&str>, selector: &str) ->
     Ok(items(&mut client.get(&path)?, kind))
 }
 
-/// The items of a list.
-pub(super) fn items(answer: &mut Value, kind: Kind) -> Vec<Value> {
-    let Some(Value::Array(mut items)) = answer.get_mut("items").map(Value::take) else {
-        return Vec::new();
-    };
-    // Items of a typed list go without them; outside of it they would be lost.
-    for fields in items.iter_mut().filter_map(Value::as_object_mut) {
-        fields.insert("apiVersion".to_owned(), kind.api_version().into());
-        fields.insert("kind".to_owned(), kind.name().into());
-    }
-    items
-}
-
 fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Failure> {
     let wide = args.output == Some(Format::Wide);
     let mut printed = false;
@@ -303,13 +293,6 @@ fn without_owners(object: &Value) -> Value {
     object
 }
 
-/// As kubectl writes it: keys in alphabetical order, a long text on one line.
-pub(super) fn yaml(value: &Value) -> Result<String, Failure> {
-    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
-    serde_saphyr::to_string_with_options(value, options)
-        .map_err(|error| Failure::refused(format!("error: cannot be written as YAML: {error}")))
-}
-
 /// The names of Services behind `explain`, which knows no other kind.
 fn service_names(args: &NamedArgs) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
@@ -320,29 +303,6 @@ fn service_names(args: &NamedArgs) -> Result<Vec<String>, Failure> {
         names.extend(selection.names);
     }
     Ok(names)
-}
-
-pub(super) fn objects(values: &[Value], kind: Kind) -> Result<Vec<Object>, Failure> {
-    values.iter().map(|value| object(value, kind)).collect()
-}
-
-pub(super) fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
-    Object::from_value(value, "").map_err(|faults| {
-        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        let (kind, name) = (kind.singular(), name_of(value));
-        strange(&format_args!("{kind} {name:?}: {}", faults.join(", ")))
-    })
-}
-
-fn name_of(value: &Value) -> &str {
-    value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
-}
-
-fn strange(what: &dyn std::fmt::Display) -> Failure {
-    Failure::refused(format!(
-        "error: the gateway's response has a format that this pollgate does not know (do both have the same \
-         version?): {what}"
-    ))
 }
 
 /// The text of a refusal; anything else ends the command.

@@ -11,8 +11,10 @@ use pollgate_common::counters::Totals;
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use serde::Deserialize;
 
+use super::args::StatsArgs;
 use super::client::Client;
-use super::{Failure, Machine, StatsArgs};
+use super::failure::Failure;
+use super::output::Machine;
 
 /// Where the gateway answers with its counters.
 const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";

@@ -15,10 +15,11 @@ use pollgate_control::objects::{Key, Kind};
 use pollgate_control::printers::Table;
 use serde_json::Value;
 
+use super::args::{Format, GetArgs};
 use super::client::{Client, escaped};
+use super::failure::Failure;
 use super::names::{self, Selection};
-use super::read::{items, object, objects, yaml};
-use super::{Failure, Format, GetArgs};
+use super::output::{items, object, objects, yaml};
 
 /// Prints what `selection` selects and what becomes of it.
 pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Write) -> Result<(), Failure> {

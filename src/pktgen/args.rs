@@ -14,7 +14,7 @@ use super::ports::Backend;
 use super::sender::{Churn, SendPlan, Size};
 use super::share::Share;
 use super::template;
-use crate::cli::Machine;
+use crate::cli::output::Machine;
 
 /// The largest frame: Ethernet's usual MTU, without FCS.
 const LARGEST: usize = 1514;
@@ -255,15 +255,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
     use clap::Parser;
 
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: PktgenArgs,
+    }
+
     fn typed(line: &str) -> Result<PktgenArgs, String> {
-        let words = "pollgate pktgen -i eth0".split(' ').chain(line.split(' '));
-        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
-            Command::Pktgen(args) => Ok(*args),
-            other => panic!("{other:?}"),
-        }
+        let words = "pktgen -i eth0".split(' ').chain(line.split(' '));
+        Ok(Line::try_parse_from(words).map_err(|error| error.to_string())?.args)
     }
 
     fn plan(line: &str) -> Result<Plan, String> {

@@ -24,6 +24,7 @@ mod addresses;
 mod args;
 mod arrival;
 mod clock;
+mod error;
 mod flows;
 mod neighbour;
 mod pace;
@@ -40,52 +41,19 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Write};
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::io::Write;
 
 pub use args::{PktgenArgs, Protocol};
+pub use error::PktgenError;
 pub use flows::Order;
 pub use pace::Rate;
 pub use ports::{Backend, InterfaceError};
 pub use sender::Size;
 pub use share::Share;
 
-use crate::cli::{Failure, Machine};
+use crate::cli::failure::Failure;
+use crate::cli::output::Machine;
 use report::Report;
-
-/// Why there was no run.
-#[derive(Debug, thiserror::Error)]
-pub enum PktgenError {
-    /// An interface cannot be used.
-    #[error(transparent)]
-    Interface(#[from] InterfaceError),
-    /// Nobody has the gateway's address.
-    #[error(
-        "no ARP reply from {gateway} on {interface} within {} s: check that the gateway is up and connected to this \
-         interface, or set its hardware address with --gateway-mac",
-        patience.as_secs()
-    )]
-    NoAnswer {
-        /// Who was asked for.
-        gateway: Ipv4Addr,
-        /// Where.
-        interface: String,
-        /// How long.
-        patience: Duration,
-    },
-    /// Stopped before it had begun.
-    #[error("interrupted while resolving {gateway} on {interface}: nothing was sent")]
-    Interrupted {
-        /// Who was asked for.
-        gateway: Ipv4Addr,
-        /// Where.
-        interface: String,
-    },
-    /// Signals cannot be caught.
-    #[error("catching signals")]
-    Signals(#[source] io::Error),
-}
 
 /// Runs it and tells the result on `out`.
 ///

@@ -19,14 +19,15 @@ use pollgate_common::net::{Mac, PortId};
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::xdp::Program;
 
-use super::args::Plan;
+use super::args::{PktgenArgs, Plan};
 use super::arrival::Way;
 use super::clock::Clock;
+use super::error::PktgenError;
+use super::ports;
 use super::report::{Outcome, Sent};
 use super::sender::Sender;
 use super::side::{Seen, Side, Task};
 use super::tally::Span;
-use super::{PktgenArgs, PktgenError, ports};
 
 /// Buffers of the sending side: what a port may keep for a while, and a burst.
 const BUFFERS: usize = 1024;
