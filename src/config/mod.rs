@@ -13,6 +13,7 @@
 //!
 //! The values here are std's own types, so that nothing else needs to know how they were written.
 
+mod model;
 mod reader;
 mod rules;
 mod schema;
@@ -20,228 +21,13 @@ mod tree;
 mod values;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use ipnet::IpNet;
-
+pub use model::{
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
+    Metrics, Nat, PodRecords, Purpose, Route, Workers,
+};
 pub use reader::Fault;
-
-/// Table sizes that `maglev.tableSize` may name.
-pub const MAGLEV_TABLE_SIZES: &[u32] = &pollgate_control::compile::maglev::SIZES;
-
-/// Where the API's socket is when nobody says otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/pollgate/pollgate.sock";
-
-/// What a configuration is read for. It decides which keys of an interface make sense.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// A gateway on real interfaces: the kernel tells addresses, routes and neighbours.
-    Run,
-    /// Offline: the file itself says what the kernel would have said.
-    Replay,
-}
-
-/// A whole, valid configuration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Name of the Kubernetes Node this gateway stands for; none: the whole cluster is local.
-    pub node: Option<String>,
-    /// Zone this gateway stands in; none: topology hints are not used.
-    pub zone: Option<String>,
-    /// What pollgate may change on the host.
-    pub host: Host,
-    /// Where packets are polled; at least one, names are unique.
-    pub interfaces: Vec<Interface>,
-    /// Gateway addresses: NodePort and SNAT live on them. At least one, no duplicates.
-    pub addresses: Vec<IpAddr>,
-    /// Ranges and names of the cluster.
-    pub cluster: Cluster,
-    /// The cluster's DNS service.
-    pub dns: Dns,
-    /// Source translation.
-    pub nat: Nat,
-    /// The polling threads.
-    pub workers: Workers,
-    /// Size and time-outs of the flow tables.
-    pub flows: Flows,
-    /// Consistent hashing.
-    pub maglev: Maglev,
-    /// The Kubernetes API and the durable state.
-    pub api: Api,
-    /// Metrics for Prometheus.
-    pub metrics: Metrics,
-}
-
-/// What pollgate may change on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Host {
-    /// Whether it may switch off the kernel's own forwarding on its interfaces.
-    pub disable_forwarding: bool,
-}
-
-/// An interface whose packets are polled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Interface {
-    /// The kernel's name of the device, or the name a capture is given to (`--in NAME=FILE`).
-    pub name: String,
-    /// How its packets are polled.
-    pub backend: Backend,
-    /// What netlink would have said; `Some` exactly when read for [`Purpose::Replay`].
-    pub link: Option<Link>,
-}
-
-/// How packets of an interface are polled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// The best that the host and this build can do.
-    Auto,
-    /// AF_XDP.
-    Xdp,
-    /// AF_PACKET with memory-mapped rings.
-    Packet,
-    /// AF_PACKET through io_uring.
-    Uring,
-}
-
-/// An interface's side of the network, for a replay.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Link {
-    /// Hardware address of the interface.
-    pub mac: [u8; 6],
-    /// The interface's own addresses with the length of their prefix; host bits are kept.
-    pub addresses: Vec<IpNet>,
-    /// Hardware addresses of neighbours, in the order of the file.
-    pub neighbours: Vec<(IpAddr, [u8; 6])>,
-    /// Routes that leave by this interface, in the order of the file.
-    pub routes: Vec<Route>,
-}
-
-/// A route that leaves by its interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Route {
-    /// Destination; no host bits are set.
-    pub to: IpNet,
-    /// Next hop, of the same family; none: the destination is on the link.
-    pub via: Option<IpAddr>,
-}
-
-/// Ranges and names of the cluster.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cluster {
-    /// The DNS zone of the cluster: lower case, without the final dot.
-    pub domain: String,
-    /// Where Pods live.
-    pub pod_cidrs: Vec<IpNet>,
-    /// Where ClusterIPs are allocated: one of a family; the first is the primary family.
-    pub service_cidrs: Vec<IpNet>,
-    /// Where node ports are allocated; disjoint from [`Nat::ports`].
-    pub node_port_range: RangeInclusive<u16>,
-    /// Addresses for Services of type LoadBalancer; both ends of one family, ascending, disjoint.
-    pub load_balancer_pools: Vec<RangeInclusive<IpAddr>>,
-}
-
-/// The cluster's DNS service.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dns {
-    /// Addresses that answer DNS; empty: none does.
-    pub addresses: Vec<IpAddr>,
-    /// Time to live of answers from the zone, 0–3600 seconds.
-    pub ttl: Duration,
-    /// Names made of Pods' addresses.
-    pub pods: PodRecords,
-    /// Servers for names outside the cluster, in order of preference.
-    pub upstreams: Vec<SocketAddr>,
-}
-
-/// Whether `10-244-1-5.ns.pod.cluster.local` has an answer (as CoreDNS' option `pods`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodRecords {
-    /// Never.
-    Disabled,
-    /// Always, without looking whether there is such a Pod.
-    Insecure,
-    /// If a Pod of that namespace has the address.
-    Verified,
-}
-
-/// Source translation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Nat {
-    /// Translate the source of every flow, not only where Kubernetes must.
-    pub masquerade_all: bool,
-    /// Source ports to translate to, on each of [`Config::addresses`].
-    pub ports: RangeInclusive<u16>,
-}
-
-/// The polling threads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Workers {
-    /// How many; none: one a receive queue, at most one less than there are CPUs.
-    pub count: Option<NonZeroUsize>,
-    /// CPUs to pin them to, in order; empty: chosen by pollgate. Never fewer than `count`.
-    pub cpus: Vec<usize>,
-    /// What a worker does when there is nothing to do.
-    pub idle: Idle,
-    /// Whether AF_XDP sockets ask for preferred busy polling (SO_PREFER_BUSY_POLL).
-    pub busy_poll: bool,
-}
-
-/// What a worker does when there is nothing to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Idle {
-    /// Poll for a while, then sleep in the kernel until a packet comes.
-    Adaptive,
-    /// Poll for ever: lowest latency, one CPU busy a worker.
-    Poll,
-}
-
-/// Size and time-outs of the flow tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flows {
-    /// Connections, over all workers.
-    pub max: usize,
-    /// A TCP connection seen from both sides and silent for this long is forgotten.
-    pub tcp_established: Duration,
-    /// The same before both sides were seen.
-    pub tcp_opening: Duration,
-    /// The same after a FIN from both sides or a RST.
-    pub tcp_closing: Duration,
-    /// A UDP flow seen from one side only.
-    pub udp: Duration,
-    /// A UDP flow seen from both sides.
-    pub udp_stream: Duration,
-}
-
-/// Consistent hashing. Gateways that stand in for each other need the same values.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Maglev {
-    /// One of [`MAGLEV_TABLE_SIZES`] for every Service; none: by the number of its backends.
-    pub table_size: Option<u32>,
-    /// Key of the hash.
-    pub seed: String,
-}
-
-/// The Kubernetes API and the durable state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
-    /// Unix socket of the API.
-    pub socket: PathBuf,
-    /// File of the durable state.
-    pub state: PathBuf,
-    /// Where HTTPS is spoken, a loopback address; none: nowhere.
-    pub listen: Option<SocketAddr>,
-}
-
-/// Metrics for Prometheus.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metrics {
-    /// Where `/metrics` is served over HTTP; none: nowhere.
-    pub listen: Option<SocketAddr>,
-}
 
 impl Config {
     /// Reads and checks the file at `path`.
@@ -310,6 +96,9 @@ impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
     use super::*;
 
     /// The least that is a configuration.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::Cluster;
+use super::model::Cluster;
 use super::reader::Field;
 
 /// ClusterIPs, Pods and pools must not meet: an address there would have two owners.

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::model::{
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
+    Metrics, Nat, PodRecords, Purpose, Route, Workers,
+};
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
-use super::values;
-use super::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
-    Metrics, Nat, PodRecords, Purpose, Route, Workers, rules,
-};
+use super::{rules, values};
 
 /// Both directions of each must fit a table index of 32 bits, with room to spare: 40 GB of flows.
 const MOST_FLOWS: usize = 1 << 28;

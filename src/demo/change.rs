@@ -23,7 +23,9 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A Service without endpoints, and a port that no Service has.
 pub(super) fn refusal(stage: &Stage, page: &mut Page) -> Checked {
-    page.say("If a Service cannot serve a connection, the client is refused at once instead of waiting for a time-out.");
+    page.say(
+        "If a Service cannot serve a connection, the client is refused at once instead of waiting for a time-out.",
+    );
     let empty = stage.cluster_ip("empty-service")?;
     let mut undefined = stage.cluster_ip("backend-service")?;
     undefined.set_port(9999);

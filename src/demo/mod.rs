@@ -14,6 +14,7 @@
 
 mod books;
 mod change;
+mod error;
 mod names;
 mod objects;
 mod page;
@@ -22,58 +23,15 @@ mod stage;
 mod stay;
 mod visits;
 
-use std::io;
 use std::time::Instant;
 
-use crate::cli::Failure;
-use crate::gateway::GatewayError;
-use crate::lab::{self, LabError, Unavailable};
+use crate::lab;
+pub use error::DemoError;
+use error::system;
 use page::{Checked, Page};
 use scratch::Scratch;
 use stage::Stage;
 use stay::UserNamespace;
-
-/// Why the demo did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// This machine or user can make no network namespaces.
-    #[error("the demo builds its network in namespaces, but {0}")]
-    Unavailable(#[from] Unavailable),
-    /// The lab did not come up.
-    #[error("building the lab: {0}")]
-    Lab(#[from] LabError),
-    /// The gateway did not start in it.
-    #[error("starting the gateway in the lab: {0}")]
-    Gateway(#[from] GatewayError),
-    /// The gateway's API refused something it should take.
-    #[error("{doing}: {source}")]
-    Refused {
-        /// What was asked for.
-        doing: &'static str,
-        /// What was said.
-        source: Failure,
-    },
-    /// The system.
-    #[error("{doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Something it showed was not as it should be; the page says what.
-    #[error("{wrong} of {checks} checks failed; they are listed above")]
-    NotAsItShouldBe {
-        /// How many were not.
-        wrong: usize,
-        /// Of how many.
-        checks: usize,
-    },
-}
-
-fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> DemoError {
-    move |source| DemoError::System { doing: doing.into(), source }
-}
 
 /// A part of the story. It answers why it could not be told to its end.
 type Scene = fn(&Stage, &mut Page) -> Checked;

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{DemoError, system};
+use super::error::{DemoError, system};
 
 /// The directory; it is removed with this.
 pub(super) struct Scratch {

@@ -13,9 +13,9 @@ use pollgate_control::explain::Explanation;
 use pollgate_control::objects::manifest;
 use serde_json::{Value, json};
 
+use super::error::{DemoError, system};
 use super::page::{Page, row, table};
 use super::scratch::Scratch;
-use super::{DemoError, system};
 use crate::cli::client::Client;
 use crate::cli::{Cli, Command, Failure};
 use crate::config::{Config, Purpose};

@@ -14,7 +14,8 @@
 
 use std::fmt;
 
-use super::{Machine, Nic};
+use super::machine::Machine;
+use super::nic::Nic;
 use crate::config::Backend;
 
 /// The largest MTU whose frame fits a page with what XDP needs around it.

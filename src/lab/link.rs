@@ -4,7 +4,8 @@ use pollgate_common::net::Mac;
 use rtnetlink::LinkVeth;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 
-use super::{LabError, Namespace};
+use super::error::LabError;
+use super::namespace::Namespace;
 
 /// A veth pair to be made: two ends, each an interface in a namespace.
 ///

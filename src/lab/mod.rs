@@ -29,53 +29,14 @@
 //! on each link until it is given an IPv6 address (router solicitations would otherwise join every capture).
 
 mod enter;
+mod error;
 mod link;
 mod namespace;
 pub mod topology;
 pub mod traffic;
 
-use std::io;
-
 pub use crate::host::OffloadSwitch;
 pub use enter::{Unavailable, available, enter};
+pub use error::LabError;
 pub use link::Veth;
 pub use namespace::Namespace;
-
-/// What a laboratory could not do.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
-pub struct LabError {
-    what: String,
-    source: io::Error,
-}
-
-impl LabError {
-    fn new(what: impl Into<String>, source: io::Error) -> LabError {
-        LabError { what: what.into(), source }
-    }
-}
-
-/// Adds to an error what was being done.
-trait Doing<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, LabError>;
-}
-
-impl<T> Doing<T> for io::Result<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, LabError> {
-        self.map_err(|source| LabError::new(what(), source))
-    }
-}
-
-impl<T> Doing<T> for Result<T, rtnetlink::Error> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, LabError> {
-        self.map_err(|error| LabError::new(what(), plain(error)))
-    }
-}
-
-/// The kernel's own error number out of rtnetlink's, so that the message is the familiar one.
-fn plain(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
-    }
-}

@@ -16,7 +16,7 @@ use pollgate_common::net::Mac;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
-use super::{Doing, LabError};
+use super::error::{Doing, LabError};
 use crate::host::ethtool::{self, OffloadSwitch};
 
 /// Where `ip netns` looks for names.

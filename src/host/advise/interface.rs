@@ -1,6 +1,6 @@
 //! Advice about one interface.
 
-use super::{Advice, advice, free_cpus, named};
+use super::advice::{Advice, advice, free_cpus, named};
 use crate::host::{Machine, Mode, Nic, cpulist};
 
 /// What to change for an interface polled in this mode, by workers on these CPUs.

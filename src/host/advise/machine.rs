@@ -1,6 +1,6 @@
 //! Advice about the machine.
 
-use super::{Advice, advice, listed, named};
+use super::advice::{Advice, advice, listed, named};
 use crate::host::Machine;
 
 /// What to change for the machine, with workers on these CPUs.

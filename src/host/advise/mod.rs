@@ -4,54 +4,13 @@
 //! [`HostFault`](super::HostFault). Advice is given only where its command can work: never for a switch that the driver
 //! does not have.
 
+mod advice;
 mod interface;
 mod machine;
 
-use std::fmt;
-
-use super::{Machine, cpulist};
+pub use advice::Advice;
 pub use interface::for_interface;
 pub use machine::for_machine;
-
-/// One thing to change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Advice {
-    /// What it is about, and how it is now and should be.
-    pub finding: String,
-    /// What to type.
-    pub command: String,
-    /// What it is good for.
-    pub why: &'static str,
-}
-
-impl fmt::Display for Advice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n    {}\n    {}", self.finding, self.command, self.why)
-    }
-}
-
-fn advice(finding: String, command: String, why: &'static str) -> Option<Advice> {
-    Some(Advice { finding, command, why })
-}
-
-/// CPUs without a worker, unless the operator keeps them free.
-fn free_cpus(workers: &[usize], machine: &Machine) -> Vec<usize> {
-    let numbers = machine.cpus.iter().map(|cpu| cpu.number);
-    numbers.filter(|cpu| !workers.contains(cpu) && !machine.isolated.contains(cpu)).collect()
-}
-
-/// `CPU 3` or `CPUs 2-3`.
-fn named(cpus: &[usize]) -> String {
-    let list = listed(cpus);
-    if list.contains(['-', ',']) { format!("CPUs {list}") } else { format!("CPU {list}") }
-}
-
-fn listed(cpus: &[usize]) -> String {
-    let mut cpus = cpus.to_vec();
-    cpus.sort_unstable();
-    cpus.dedup();
-    cpulist::write(&cpus)
-}
 
 #[cfg(test)]
 mod tests {
