@@ -3,17 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use pollgate_common::counters::{Counters, Totals};
-use pollgate_common::epoch::Source;
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
-use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::settings::DataplaneSettings;
-use pollgate_common::tables::Tables;
 use pollgate_control::cluster::{self, IpRange};
 use pollgate_control::compile;
 use pollgate_dataplane::flow::{Limits, Timeouts};
-use serde_json::{Map, Value, json};
 
 use crate::config::{self, Config, PodRecords};
 
@@ -117,65 +112,4 @@ fn add_link(facts: &mut Facts, index: u32, port: PortId, name: &str, link: &conf
     }
     facts.routes.extend(link.routes.iter().map(|r| Route { to: r.to, via: r.via, link: index, metric: 0 }));
     facts.neighbours.extend(link.neighbours.iter().map(|&(ip, mac)| (index, ip, Mac(mac))));
-}
-
-/// The counters as `stats` and `replay --counters` tell them.
-pub fn stats(counters: &Counters, source: &Source, max_flows: usize) -> Value {
-    let reader = source.reader();
-    let pin = reader.pin();
-    let tables = pin.load();
-    let totals = counters.totals();
-    let one = |worker: &pollgate_common::counters::WorkerCounters| {
-        let mut own = Totals::default();
-        worker.add_to(&mut own);
-        json_of(&own)
-    };
-    let mut all = json_of(&totals);
-    // A sum of generations says nothing: the oldest that a worker still uses does.
-    all["generation"] = counters.workers().map(|worker| worker.generation.value()).min().into();
-    json!({
-        "counters": all,
-        "services": services(counters, tables),
-        "flows": { "live": totals.flows_live, "max": max_flows },
-        "workers": counters.workers().map(one).collect::<Vec<_>>(),
-        "generation": tables.generation(),
-    })
-}
-
-/// Every counter of one block; reasons that never happened are left out.
-pub fn json_of(totals: &Totals) -> Value {
-    let mut all: Map<String, Value> =
-        totals.cells().into_iter().map(|(name, _, n)| (name.to_owned(), n.into())).collect();
-    let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
-    let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
-    all.insert("passed".to_owned(), totals.passed().into());
-    all.insert("held".to_owned(), totals.waiting().into());
-    all.insert("drops".to_owned(), nonzero(drops));
-    all.insert("passes".to_owned(), nonzero(passes));
-    all.into()
-}
-
-fn nonzero(counts: impl Iterator<Item = (&'static str, u64)>) -> Value {
-    counts
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| (name.to_owned(), count.into()))
-        .collect::<Map<_, _>>()
-        .into()
-}
-
-/// What each Service port has carried since it got its place.
-pub fn services(counters: &Counters, tables: &Tables) -> Value {
-    let mut all: std::collections::BTreeMap<&str, [u64; 3]> = std::collections::BTreeMap::new();
-    for service in tables.services() {
-        let (packets, bytes, flows) = counters.service_totals(service.id.index);
-        let (packets0, bytes0, flows0) = service.counted;
-        // A Service port with addresses of both families has a place for each.
-        let sum = all.entry(&service.name).or_default();
-        let grown = [packets - packets0, bytes - bytes0, flows - flows0];
-        sum.iter_mut().zip(grown).for_each(|(sum, more)| *sum += more);
-    }
-    let told = all.into_iter().map(|(name, [packets, bytes, flows])| {
-        (name.to_owned(), json!({ "packets": packets, "bytes": bytes, "flows": flows }))
-    });
-    told.collect::<Map<_, _>>().into()
 }

@@ -20,11 +20,12 @@ use pollgate_control::objects::fault::Fault;
 use pollgate_control::objects::manifest::{self, Document, ManifestError};
 use pollgate_control::objects::service::ServiceName;
 use pollgate_control::objects::{Kind, Object};
+use pollgate_control::observe::stats::{self, CounterValues, ReplayStats};
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::pcap::{self, PcapError, PcapPort, Record, Track};
 use pollgate_dataplane::steer::{Mesh, Steering};
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
-use serde_json::Value;
+use serde_json::json;
 
 use crate::assembly;
 use crate::cli::{Capture, Failure, ReplayArgs};
@@ -105,7 +106,7 @@ fn replay(args: &ReplayArgs, config: &Config) -> Result<(), ReplayError> {
     let sent: Vec<&Track> = tracks.iter().map(|(_, output)| output).collect();
     write_captures(&args.outputs, &outputs, &sent)?;
     match &args.counters {
-        Some(path) => write_file(path, &format!("{:#}\n", offline.counters_json())),
+        Some(path) => write_file(path, &format!("{:#}\n", json!(offline.stats()))),
         None => Ok(()),
     }
 }
@@ -226,16 +227,15 @@ impl Offline {
         self.compiler.source()
     }
 
-    /// The counters as `--counters` writes them: one block, with the Services beside.
-    pub fn counters_json(&self) -> Value {
+    /// The counters as `--counters` writes them.
+    pub fn stats(&self) -> ReplayStats {
         let source = self.compiler.source();
         let reader = source.reader();
         let pin = reader.pin();
-        let mut all = assembly::json_of(&self.counters.totals());
-        if let Value::Object(map) = &mut all {
-            map.insert("services".to_owned(), assembly::services(&self.counters, pin.load()));
+        ReplayStats {
+            counters: CounterValues::from(&self.counters.totals()),
+            services: stats::services(&self.counters, pin.load()),
         }
-        all
     }
 }
 

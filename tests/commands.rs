@@ -48,7 +48,9 @@ impl Gateway {
             https,
             replica: Cluster::new(settings()),
             commands: sender,
-            stats: Arc::new(|| json!({"counters": {"rx": 7, "tx": 7}, "generation": 3})),
+            stats: Arc::new(|| {
+                serde_json::from_value(json!({"counters": {"rx": 7, "tx": 7}, "generation": 3})).unwrap()
+            }),
         })
         .unwrap();
         let control = runtime::spawn(RuntimeParts {

@@ -86,7 +86,7 @@ pub(crate) fn child(directory: &Path) {
     let cluster = Cluster::restore(settings, restored.objects, restored.revision).expect("nothing is held twice");
     let (sender, commands) = unbounded();
     let socket = directory.join("socket");
-    let stats = Arc::new(|| json!({}));
+    let stats = Arc::new(pollgate_control::observe::stats::Stats::default);
     let parts = ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats };
     let api = api::spawn(parts).expect("a socket");
     let settled = api.settled_sink();

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use pollgate_common::counters::Totals;
+use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 
 fn severity(severity: Severity) -> &'static str {
@@ -16,9 +16,9 @@ fn severity(severity: Severity) -> &'static str {
 }
 
 fn lists() -> [(&'static str, String); 3] {
-    let mut cells = String::from("| counter | meaning |\n|---|---|\n");
-    for (name, sentence, _) in Totals::default().cells() {
-        let _ = writeln!(cells, "| `{name}` | {sentence} |");
+    let mut cells = String::from("| counter | kind | unit | meaning |\n|---|---|---|---|\n");
+    for Declaration { name, kind, unit, sentence } in DECLARED {
+        let _ = writeln!(cells, "| `{name}` | {} | {} | {sentence} |", kind.name(), unit.name());
     }
     let mut drops = String::from("| reason | what happened | what to do | severity |\n|---|---|---|---|\n");
     for reason in DropReason::ALL {

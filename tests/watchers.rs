@@ -45,7 +45,7 @@ impl Gateway {
         let cluster = Cluster::new(ClusterSettings::default());
         let (sender, commands) = unbounded();
         let socket = socket(directory.path());
-        let stats = Arc::new(|| Value::Null);
+        let stats = Arc::new(pollgate_control::observe::stats::Stats::default);
         let api =
             api::spawn(ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats }).unwrap();
         let settled = api.settled_sink();

@@ -42,8 +42,79 @@ impl Counter {
     }
 }
 
+/// Whether a number only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, and starts at 0 with the process.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+impl Kind {
+    /// The word in documentation and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
+}
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Ethernet frames.
+    Frames,
+    /// Bytes, Ethernet headers included.
+    Bytes,
+    /// Translated packets.
+    Packets,
+    /// Flows.
+    Flows,
+    /// Occurrences of what the counter's name says.
+    Events,
+    /// Nothing: a number in a sequence.
+    Number,
+}
+
+impl Unit {
+    /// The word in documentation and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Frames => "frames",
+            Unit::Bytes => "bytes",
+            Unit::Packets => "packets",
+            Unit::Flows => "flows",
+            Unit::Events => "events",
+            Unit::Number => "number",
+        }
+    }
+}
+
+/// How a counter is declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Declaration {
+    /// Its name: snake case, stable.
+    pub name: &'static str,
+    /// Whether it only grows.
+    pub kind: Kind,
+    /// What it counts.
+    pub unit: Unit,
+    /// Its meaning, in a sentence.
+    pub sentence: &'static str,
+}
+
 macro_rules! cells {
-    ($($field:ident $sentence:literal,)*) => {
+    ($($field:ident $kind:ident $unit:ident $sentence:literal,)*) => {
+        /// Every counter of a worker besides those by reason, in the order of the declaration.
+        pub const DECLARED: &[Declaration] = &[$(Declaration {
+            name: stringify!($field),
+            kind: Kind::$kind,
+            unit: Unit::$unit,
+            sentence: $sentence,
+        },)*];
+
         /// The counters of one worker.
         #[derive(Debug)]
         pub struct WorkerCounters {
@@ -94,33 +165,33 @@ macro_rules! cells {
         }
 
         impl Totals {
-            /// Each plain counter: name, meaning, value.
-            pub fn cells(&self) -> Vec<(&'static str, &'static str, u64)> {
-                vec![$((stringify!($field), $sentence, self.$field),)*]
+            /// Each counter of [`DECLARED`] with its value.
+            pub fn cells(&self) -> impl Iterator<Item = (&'static Declaration, u64)> {
+                DECLARED.iter().zip([$(self.$field,)*])
             }
         }
     };
 }
 
 cells! {
-    rx "Frames received.",
-    rx_bytes "Bytes received, Ethernet headers included.",
-    originated "Frames created by pollgate: resets and ICMP errors.",
-    tx "Frames sent.",
-    tx_bytes "Bytes sent, Ethernet headers included.",
-    consumed "Frames for pollgate itself that were processed without a reply.",
-    held "Frames currently waiting for a neighbour's MAC address, or being handed over between workers.",
-    handed_over "Frames handed over to the worker that owns their flow.",
-    handed_in "Frames received from other workers.",
-    flows_live "Flows currently in the table.",
-    flows_half_open "Flows currently in the table that have been seen in one direction only.",
-    flows_opened "Flows opened.",
-    flows_expired "Flows removed after their time-out.",
-    flows_evicted "Flows evicted to make room for new ones.",
-    missed "Frames the kernel dropped before pollgate received them (receive ring full).",
-    bursts "Bursts processed.",
-    sleeps "Times the worker slept while waiting for frames.",
-    generation "Generation of the tables that the worker used last.",
+    rx Counter Frames "Frames received.",
+    rx_bytes Counter Bytes "Bytes received, Ethernet headers included.",
+    originated Counter Frames "Frames created by pollgate: resets and ICMP errors.",
+    tx Counter Frames "Frames sent.",
+    tx_bytes Counter Bytes "Bytes sent, Ethernet headers included.",
+    consumed Counter Frames "Frames for pollgate itself that were processed without a reply.",
+    held Gauge Frames "Frames currently waiting for a neighbour's MAC address, or being handed over between workers.",
+    handed_over Counter Frames "Frames handed over to the worker that owns their flow.",
+    handed_in Counter Frames "Frames received from other workers.",
+    flows_live Gauge Flows "Flows currently in the table.",
+    flows_half_open Gauge Flows "Flows currently in the table that have been seen in one direction only.",
+    flows_opened Counter Flows "Flows opened.",
+    flows_expired Counter Flows "Flows removed after their time-out.",
+    flows_evicted Counter Flows "Flows evicted to make room for new ones.",
+    missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
+    bursts Counter Events "Bursts processed.",
+    sleeps Counter Events "Times the worker slept while waiting for frames.",
+    generation Gauge Number "Generation of the tables that the worker used last.",
 }
 
 impl WorkerCounters {
@@ -169,15 +240,28 @@ impl Totals {
     }
 }
 
-/// One Service port's counters in one worker.
-#[derive(Debug, Default)]
-pub struct ServiceCounters {
-    /// Packets translated, both directions.
-    pub packets: Counter,
-    /// Their bytes, Ethernet headers included.
-    pub bytes: Counter,
-    /// Flows opened.
-    pub flows: Counter,
+macro_rules! service_cells {
+    ($($field:ident $kind:ident $unit:ident $sentence:literal,)*) => {
+        /// Every counter of a Service port, in the order of the declaration.
+        pub const SERVICE_DECLARED: &[Declaration] = &[$(Declaration {
+            name: stringify!($field),
+            kind: Kind::$kind,
+            unit: Unit::$unit,
+            sentence: $sentence,
+        },)*];
+
+        /// One Service port's counters in one worker.
+        #[derive(Debug, Default)]
+        pub struct ServiceCounters {
+            $(#[doc = $sentence] pub $field: Counter,)*
+        }
+    };
+}
+
+service_cells! {
+    packets Counter Packets "Packets translated, both directions.",
+    bytes Counter Bytes "Bytes of these packets, Ethernet headers included.",
+    flows Counter Flows "Flows opened.",
 }
 
 /// The most Service ports the tables can hold: ten times what Kubernetes is tested with (10 000 Services), below the
@@ -255,5 +339,18 @@ mod tests {
         assert_eq!(totals.rx, 5);
         assert_eq!(totals.balance(), (5, 5));
         assert_eq!((totals.drops_of(DropReason::Runt), totals.passes_of(PassReason::Arp)), (1, 1));
+    }
+
+    #[test]
+    fn a_cell_comes_with_its_own_declaration() {
+        let totals = Totals { rx: 3, flows_live: 5, generation: 7, ..Totals::default() };
+        let told: Vec<_> = totals.cells().filter(|(_, value)| *value > 0).collect();
+        let told: Vec<_> = told.iter().map(|(cell, value)| (cell.name, cell.kind, cell.unit, *value)).collect();
+        let expected = [
+            ("rx", Kind::Counter, Unit::Frames, 3),
+            ("flows_live", Kind::Gauge, Unit::Flows, 5),
+            ("generation", Kind::Gauge, Unit::Number, 7),
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -18,6 +18,7 @@ pub mod compile;
 pub mod explain;
 pub mod netlink;
 pub mod objects;
+pub mod observe;
 pub mod printers;
 pub mod runtime;
 pub mod sources;

@@ -7,70 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 
-use pollgate_common::counters::Totals;
+use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
-use serde::Deserialize;
+use pollgate_control::api::STATS_PATH;
+use pollgate_control::observe::stats::{CounterValues, FlowUse, ManifestState, ServiceStats, ServiceValues, Stats};
 
 use super::args::StatsArgs;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::Machine;
-
-/// Where the gateway answers with its counters.
-const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";
-
-/// What the gateway sends.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Stats {
-    counters: Counters,
-    services: BTreeMap<String, Service>,
-    flows: Flows,
-    workers: Vec<Counters>,
-    generation: u64,
-    manifests: Option<Manifests>,
-}
-
-/// The files that are followed, where there are any.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Manifests {
-    path: String,
-    objects: u64,
-    faults: Vec<String>,
-}
-
-/// One block of counters: of all workers together, or of one.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Counters {
-    rx: u64,
-    originated: u64,
-    tx: u64,
-    passed: u64,
-    consumed: u64,
-    held: u64,
-    drops: BTreeMap<String, u64>,
-    passes: BTreeMap<String, u64>,
-    /// Counters beside the balance, such as `bursts`.
-    #[serde(flatten)]
-    others: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Service {
-    packets: u64,
-    bytes: u64,
-    flows: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Flows {
-    live: u64,
-    max: u64,
-}
 
 /// `pollgate stats`
 ///
@@ -86,39 +31,28 @@ pub fn stats(args: &StatsArgs, out: &mut dyn Write) -> Result<(), Failure> {
             "error: the gateway's counters have a format that this pollgate does not know: {error}"
         ))
     })?;
-    Ok(write!(out, "{stats}")?)
+    Ok(write!(out, "{}", Shown(&stats))?)
 }
 
-impl Counters {
-    fn dropped(&self) -> u64 {
-        self.drops.values().fold(0, |sum, count| sum.saturating_add(*count))
-    }
+/// The statistics as a page of text.
+struct Shown<'a>(&'a Stats);
 
-    fn came(&self) -> u64 {
-        self.rx.saturating_add(self.originated)
-    }
-
-    fn went(&self) -> u64 {
-        let parts = [self.tx, self.passed, self.consumed, self.dropped(), self.held];
-        parts.into_iter().fold(0, u64::saturating_add)
-    }
-}
-
-impl fmt::Display for Stats {
+impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        frames(f, &self.counters)?;
-        drops(f, &self.counters.drops)?;
-        passes(f, &self.counters.passes)?;
-        let Flows { live, max } = self.flows;
+        let stats = self.0;
+        frames(f, &stats.counters)?;
+        drops(f, &stats.counters.drops)?;
+        passes(f, &stats.counters.passes)?;
+        let FlowUse { live, max } = stats.flows;
         writeln!(f, "\nFlows: {live} of {max} in use ({})", percent(live, max))?;
-        services(f, &self.services)?;
-        workers(f, &self.workers)?;
-        writeln!(f, "\nTables: generation {}", self.generation)?;
-        self.manifests.as_ref().map_or(Ok(()), |followed| manifests(f, followed))
+        services(f, &stats.services)?;
+        workers(f, &stats.workers)?;
+        writeln!(f, "\nTables: generation {}", stats.generation)?;
+        stats.manifests.as_ref().map_or(Ok(()), |followed| manifests(f, followed))
     }
 }
 
-fn manifests(f: &mut fmt::Formatter<'_>, Manifests { path, objects, faults }: &Manifests) -> fmt::Result {
+fn manifests(f: &mut fmt::Formatter<'_>, ManifestState { path, objects, faults }: &ManifestState) -> fmt::Result {
     if faults.is_empty() {
         return writeln!(f, "Manifests: {path}: {objects} objects");
     }
@@ -126,25 +60,26 @@ fn manifests(f: &mut fmt::Formatter<'_>, Manifests { path, objects, faults }: &M
     faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))
 }
 
-fn frames(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {
+fn frames(f: &mut fmt::Formatter<'_>, counters: &CounterValues) -> fmt::Result {
     let lines = [
-        ("rx", counters.rx),
-        ("originated", counters.originated),
-        ("tx", counters.tx),
+        ("rx", counters.cell("rx")),
+        ("originated", counters.cell("originated")),
+        ("tx", counters.cell("tx")),
         ("passed", counters.passed),
-        ("consumed", counters.consumed),
+        ("consumed", counters.cell("consumed")),
         ("dropped", counters.dropped()),
-        ("held", counters.held),
+        ("held", counters.cell("held")),
     ];
-    let known = Totals::default().cells();
     writeln!(f, "Frames")?;
     for (name, value) in lines {
-        let declared = known.iter().find(|(other, _, _)| *other == name);
-        let sentence = declared.map_or_else(|| sum_sentence(name), |(_, sentence, _)| sentence);
+        let declared = DECLARED.iter().find(|cell| cell.name == name);
+        let sentence = declared.map_or_else(|| sum_sentence(name), |cell| cell.sentence);
         writeln!(f, "  {name:<11}{value:>15}  {sentence}")?;
     }
-    for (name, sentence, _) in known.iter().filter(|(name, ..)| lines.iter().all(|(line, _)| line != name)) {
-        if let Some(value) = counters.others.get(*name).and_then(serde_json::Value::as_u64) {
+    for Declaration { name, sentence, .. } in
+        DECLARED.iter().filter(|cell| lines.iter().all(|(line, _)| line != &cell.name))
+    {
+        if let Some(value) = counters.cells.get(*name) {
             writeln!(f, "  {name:<11}{value:>15}  {sentence}")?;
         }
     }
@@ -159,8 +94,8 @@ fn sum_sentence(name: &str) -> &'static str {
     }
 }
 
-fn balance(f: &mut fmt::Formatter<'_>, counters: &Counters) -> fmt::Result {
-    let (came, went) = (counters.came(), counters.went());
+fn balance(f: &mut fmt::Formatter<'_>, counters: &CounterValues) -> fmt::Result {
+    let (came, went) = counters.balance();
     let sum = "rx + originated = tx + passed + consumed + dropped + held";
     match came.abs_diff(went) {
         0 => writeln!(f, "  It adds up: {sum} = {came}"),
@@ -213,7 +148,7 @@ fn passes(f: &mut fmt::Formatter<'_>, passes: &BTreeMap<String, u64>) -> fmt::Re
     Ok(())
 }
 
-fn services(f: &mut fmt::Formatter<'_>, services: &BTreeMap<String, Service>) -> fmt::Result {
+fn services(f: &mut fmt::Formatter<'_>, services: &ServiceStats) -> fmt::Result {
     if services.is_empty() {
         return writeln!(f, "\nServices: none");
     }
@@ -221,19 +156,19 @@ fn services(f: &mut fmt::Formatter<'_>, services: &BTreeMap<String, Service>) ->
     let head = format!("{:<width$}", "Services", width = width + 2);
     writeln!(f, "\n{head}{:>15}{:>20}{:>15}", "packets", "bytes", "flows opened")?;
     for (name, service) in services {
-        let Service { packets, bytes, flows } = service;
+        let ServiceValues { packets, bytes, flows } = service;
         writeln!(f, "  {name:<width$}{packets:>15}{bytes:>20}{flows:>15}")?;
     }
     Ok(())
 }
 
-fn workers(f: &mut fmt::Formatter<'_>, workers: &[Counters]) -> fmt::Result {
+fn workers(f: &mut fmt::Formatter<'_>, workers: &[CounterValues]) -> fmt::Result {
     if workers.is_empty() {
         return Ok(());
     }
     writeln!(f, "\nWorkers{:>15}{:>15}{:>15}{:>15}", "rx", "tx", "passed", "dropped")?;
     for (index, worker) in workers.iter().enumerate() {
-        let (rx, tx, passed, dropped) = (worker.rx, worker.tx, worker.passed, worker.dropped());
+        let (rx, tx, passed, dropped) = (worker.cell("rx"), worker.cell("tx"), worker.passed, worker.dropped());
         writeln!(f, "  {index:<5}{rx:>15}{tx:>15}{passed:>15}{dropped:>15}")?;
     }
     Ok(())
@@ -251,7 +186,7 @@ mod tests {
     use serde_json::json;
 
     fn rendered(value: serde_json::Value) -> String {
-        serde_json::from_value::<Stats>(value).unwrap().to_string()
+        Shown(&serde_json::from_value(value).unwrap()).to_string()
     }
 
     #[test]

@@ -30,8 +30,9 @@ use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::netlink::HostNetwork;
+use pollgate_control::observe::stats::Stats;
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
-use pollgate_control::sources::files::{Follower, Following};
+use pollgate_control::sources::files::{self, Follower, Following};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
@@ -205,11 +206,8 @@ fn stats(config: &Config, counters: &Arc<Counters>, tables: &Source, follower: O
     let (counters, tables, max_flows) = (Arc::clone(counters), tables.clone(), config.flows.max);
     let manifests = follower.map(Follower::status);
     Arc::new(move || {
-        let mut stats = assembly::stats(&counters, &tables, max_flows);
-        if let Some(manifests) = &manifests {
-            stats["manifests"] = manifests.to_value();
-        }
-        stats
+        let manifests = manifests.as_ref().map(files::Status::to_stats);
+        Stats { manifests, ..Stats::collect(&counters, &tables, max_flows) }
     })
 }
 

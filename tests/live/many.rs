@@ -4,9 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use pollgate::assembly::services;
 use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{ask_tcp, connect, greeting};
+use pollgate_control::observe::stats::services;
 
 use crate::live::support::{BACKENDS, CLUSTER_IP, LOAD_BALANCER, PATIENCE, Site, apply_object, at, pod};
 use crate::shared::harness::tests;
@@ -144,7 +144,7 @@ fn each_flow_has_one_worker(backend: &str, queues: u32) {
     let services = services(site.gateway().counters(), reader.pin().load());
     for (_, _, service) in ways {
         let made = EACH * ways.iter().filter(|way| way.2 == service).count() as u64;
-        assert_eq!(services[service]["flows"], made, "{service}: {services}");
+        assert_eq!(services[service].flows, made, "{service}: {services:?}");
     }
 }
 

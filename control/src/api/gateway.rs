@@ -45,6 +45,8 @@ use crate::runtime::WriteError;
 
 /// Where a list of objects is applied.
 pub const APPLY_PATH: &str = "/apis/pollgate.io/v1alpha1/apply";
+/// Where the statistics are.
+pub const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";
 
 /// What an apply did to one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route(APPLY_PATH, post(apply))
         .route("/apis/pollgate.io/v1alpha1/namespaces/{namespace}/services/{name}/explain", get(explain_service))
-        .route("/apis/pollgate.io/v1alpha1/stats", get(async |State(api): State<Api>| Json((api.stats)())))
+        .route(STATS_PATH, get(async |State(api): State<Api>| Json((api.stats)())))
 }
 
 async fn apply(State(api): State<Api>, request: Request) -> Result<Response, Status> {

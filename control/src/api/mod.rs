@@ -80,7 +80,7 @@ use crate::cluster::Cluster;
 use crate::runtime::{Command, Settled, SettledSink};
 
 pub use self::error::ApiError;
-pub use self::gateway::{APPLY_PATH, ApplyOutcome};
+pub use self::gateway::{APPLY_PATH, ApplyOutcome, STATS_PATH};
 pub use self::https::Https;
 pub use self::identity::IdentityError;
 pub use self::kubeconfig::KUBECONFIG_PATH;

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot, watch as signal};
 use tokio::time::timeout;
 
@@ -15,13 +14,14 @@ use super::server::Limits;
 use super::status::Status;
 use super::view::Replica;
 use crate::cluster::{Commit, Write};
+use crate::observe::stats::Stats;
 use crate::runtime::{Command, WriteError, WriteRequest};
 
 /// How long a client waits for its write before it is told that the outcome is open.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
-/// Gives the counters as JSON, whenever asked. Called on the API's thread: it must not block.
-pub type StatsSource = Arc<dyn Fn() -> Value + Send + Sync>;
+/// Returns the statistics. Called on the API's thread: it must not block.
+pub type StatsSource = Arc<dyn Fn() -> Stats + Send + Sync>;
 
 /// What the handlers share.
 #[derive(Clone)]

@@ -25,6 +25,7 @@ use pollgate_control::compile::Compiler;
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
+use pollgate_control::observe::stats;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
 use pollgate_dataplane::port::{BURST, Port};
 use pollgate_dataplane::steer::{Mesh, Steering};
@@ -269,9 +270,9 @@ impl Lab {
     /// What the Service port has carried: packets, flows.
     pub(crate) fn carried(&self, name: &str) -> (u64, u64) {
         let reader = self.compiler.source().reader();
-        let all = assembly::services(&self.counters, reader.pin().load());
-        let number = |field: &str| all[name][field].as_u64().unwrap_or_else(|| panic!("{name} is not in {all}"));
-        (number("packets"), number("flows"))
+        let all = stats::services(&self.counters, reader.pin().load());
+        let carried = all.get(name).unwrap_or_else(|| panic!("{name} is not in {all:?}"));
+        (carried.packets, carried.flows)
     }
 
     fn nonzero(&self) -> BTreeMap<&'static str, u64> {
@@ -310,8 +311,7 @@ impl Lab {
 /// Every counter by name, except those [`Lab::counters`] knows itself.
 fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
     const KNOWN: [&str; 4] = ["rx_bytes", "tx_bytes", "bursts", "generation"];
-    let cells =
-        totals.cells().into_iter().map(|(name, _, count)| (name, count)).filter(|(name, _)| !KNOWN.contains(name));
+    let cells = totals.cells().map(|(cell, count)| (cell.name, count)).filter(|(name, _)| !KNOWN.contains(name));
     let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
     let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
     cells.chain(drops).chain(passes).collect()

@@ -324,7 +324,7 @@ fn a_port_in_use_is_told() {
         https: Some(Https::beside(&directory.path().join("state.db"), listen)),
         replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
-        stats: Arc::new(|| Value::Null),
+        stats: Arc::new(Stats::default),
     });
     let told = error.map(drop).expect_err("the port is taken").to_string();
     assert!(told.starts_with(&format!("api.listen {listen}: cannot listen: ")) && told.contains("ss -ltnp"), "{told}");

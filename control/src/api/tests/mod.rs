@@ -21,11 +21,16 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cluster::ClusterSettings;
 use crate::compile::sink::NoTables;
+use crate::observe::stats::Stats;
 use crate::runtime::{self, ControlHandle, RuntimeParts};
 use crate::store::Store;
 use crate::store::faulty::{self, State};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn stats() -> Stats {
+    serde_json::from_value(json!({"counters": {"rx": 7}})).expect("statistics")
+}
 
 struct Gateway {
     // In the order they are to be dropped.
@@ -69,7 +74,7 @@ impl Gateway {
             https,
             replica: cluster.clone(),
             commands,
-            stats: Arc::new(|| json!({"counters": {"rx": 7}})),
+            stats: Arc::new(stats),
         };
         let api = spawn_with(parts, limits).expect("a socket");
         let settled = api.settled_sink();

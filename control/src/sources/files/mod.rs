@@ -30,9 +30,9 @@ use std::thread::{self, JoinHandle};
 use crate::cluster::{Commit, Write};
 use crate::objects::Key;
 use crate::objects::manifest;
+use crate::observe::stats::ManifestState;
 use crate::runtime::{Command, WriteError, WriteRequest};
 use crossbeam::channel::{Sender, bounded};
-use serde_json::{Value, json};
 use tracing::{error, info};
 
 pub use self::set::{Diagnostic, Set};
@@ -204,10 +204,10 @@ fn texts(mut told: Vec<Diagnostic>) -> Vec<String> {
 }
 
 impl Status {
-    /// As JSON.
-    pub fn to_value(&self) -> Value {
-        let state = self.state();
-        json!({ "path": state.path, "objects": state.objects, "faults": state.faults })
+    /// As statistics show it.
+    pub fn to_stats(&self) -> ManifestState {
+        let State { path, objects, faults } = &*self.state();
+        ManifestState { path: path.display().to_string(), objects: *objects as u64, faults: faults.clone() }
     }
 
     fn faults(&self) -> Vec<String> {

@@ -1,0 +1,3 @@
+//! What the gateway shows of itself.
+
+pub mod stats;

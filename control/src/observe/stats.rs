@@ -1,0 +1,247 @@
+//! The statistics: one type, which the API sends, the command line reads, and metrics will be made from.
+//!
+//! ```json
+//! {"counters": {"rx": 100, "tx": 90, …, "passed": 5, "held": 2, "drops": {"runt": 1}, "passes": {"arp": 5}},
+//!  "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4}},
+//!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "generation": 7,
+//!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}}
+//! ```
+//!
+//! Names, meanings, kinds and units are declared beside the counters in `pollgate-common`. Here are only values. What another
+//! version of pollgate sends is read as far as it is understood: a missing value is 0, an unknown counter is kept.
+
+use std::collections::BTreeMap;
+
+use pollgate_common::counters::{Counters, Totals};
+use pollgate_common::epoch::Source;
+use pollgate_common::reasons::{DropReason, PassReason};
+use pollgate_common::tables::Tables;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+/// The statistics of the running gateway.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// The counters of all workers together. `generation` is the oldest that a worker still uses.
+    pub counters: CounterValues,
+    /// Each Service port that is served, by its name.
+    pub services: ServiceStats,
+    /// The use of the flow tables.
+    pub flows: FlowUse,
+    /// The counters of each worker.
+    pub workers: Vec<CounterValues>,
+    /// The generation of the tables that were published last.
+    pub generation: u64,
+    /// The manifests that are followed, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<ManifestState>,
+}
+
+/// The counters of one worker, or of all together.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CounterValues {
+    /// Frames left to the kernel, all reasons.
+    pub passed: u64,
+    /// Frames dropped, by reason. Reasons without a frame are left out.
+    pub drops: BTreeMap<String, u64>,
+    /// Frames left to the kernel, by reason. Reasons without a frame are left out.
+    pub passes: BTreeMap<String, u64>,
+    /// Every declared counter by its name. `held` includes the frames on the way between two workers.
+    #[serde(flatten, deserialize_with = "numbers")]
+    pub cells: BTreeMap<String, u64>,
+}
+
+/// The counters of all Service ports, by name (`default/web:80`).
+pub type ServiceStats = BTreeMap<String, ServiceValues>;
+
+/// What a Service port has carried since it was given its index in the tables.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceValues {
+    /// Packets translated, both directions.
+    pub packets: u64,
+    /// Bytes of these packets.
+    pub bytes: u64,
+    /// Flows opened.
+    pub flows: u64,
+}
+
+/// How many flows there are, and how many there can be.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowUse {
+    /// Flows in the tables.
+    pub live: u64,
+    /// `flows.max`.
+    pub max: u64,
+}
+
+/// The manifests that are followed.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ManifestState {
+    /// The file or directory.
+    pub path: String,
+    /// The objects served from it.
+    pub objects: u64,
+    /// Why its present content is not served.
+    pub faults: Vec<String>,
+}
+
+/// The counters as `replay --counters` writes them.
+#[derive(Debug, Serialize)]
+pub struct ReplayStats {
+    /// The worker's counters.
+    #[serde(flatten)]
+    pub counters: CounterValues,
+    /// Each Service port, by its name.
+    pub services: ServiceStats,
+}
+
+impl Stats {
+    /// Reads the counters and the published tables.
+    pub fn collect(counters: &Counters, source: &Source, max_flows: usize) -> Stats {
+        let reader = source.reader();
+        let pin = reader.pin();
+        let tables = pin.load();
+        let totals = counters.totals();
+        let mut all = CounterValues::from(&totals);
+        // A sum of generations means nothing.
+        let oldest = counters.workers().map(|worker| worker.generation.value()).min();
+        all.cells.insert("generation".to_owned(), oldest.unwrap_or(0));
+        let one = |worker: &pollgate_common::counters::WorkerCounters| {
+            let mut own = Totals::default();
+            worker.add_to(&mut own);
+            CounterValues::from(&own)
+        };
+        Stats {
+            counters: all,
+            services: services(counters, tables),
+            flows: FlowUse { live: totals.flows_live, max: max_flows as u64 },
+            workers: counters.workers().map(one).collect(),
+            generation: tables.generation(),
+            manifests: None,
+        }
+    }
+}
+
+impl From<&Totals> for CounterValues {
+    fn from(totals: &Totals) -> Self {
+        let mut cells: BTreeMap<String, u64> =
+            totals.cells().map(|(cell, value)| (cell.name.to_owned(), value)).collect();
+        cells.insert("held".to_owned(), totals.waiting());
+        let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
+        let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
+        CounterValues { passed: totals.passed(), drops: nonzero(drops), passes: nonzero(passes), cells }
+    }
+}
+
+impl CounterValues {
+    /// A counter by its name; 0 if it is not there.
+    pub fn cell(&self, name: &str) -> u64 {
+        self.cells.get(name).copied().unwrap_or(0)
+    }
+
+    /// Frames dropped, all reasons.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Both sides of the balance: frames received and created, frames accounted for.
+    pub fn balance(&self) -> (u64, u64) {
+        let parts = [self.cell("tx"), self.passed, self.cell("consumed"), self.dropped(), self.cell("held")];
+        let came = self.cell("rx").saturating_add(self.cell("originated"));
+        (came, parts.into_iter().fold(0, u64::saturating_add))
+    }
+}
+
+/// What each Service port has carried since it was given its index.
+pub fn services(counters: &Counters, tables: &Tables) -> ServiceStats {
+    let mut all = ServiceStats::new();
+    for service in tables.services() {
+        let (packets, bytes, flows) = counters.service_totals(service.id.index);
+        let (packets0, bytes0, flows0) = service.counted;
+        // A Service port with addresses of both families has an index for each.
+        let sum = all.entry(service.name.to_string()).or_default();
+        sum.packets += packets - packets0;
+        sum.bytes += bytes - bytes0;
+        sum.flows += flows - flows0;
+    }
+    all
+}
+
+fn nonzero(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+/// The numbers among values; what else another version may send beside them is left out.
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, u64>, D::Error> {
+    let values = BTreeMap::<String, Value>::deserialize(deserializer)?;
+    Ok(values.into_iter().filter_map(|(name, value)| Some((name, value.as_u64()?))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use pollgate_common::counters::DECLARED;
+    use serde_json::json;
+
+    use super::*;
+
+    fn totals() -> Totals {
+        let mut totals = Totals { rx: 9, tx: 3, held: 1, handed_over: 5, handed_in: 3, ..Totals::default() };
+        totals.drops[DropReason::NoRoute.index()] = 2;
+        totals.passes[PassReason::Arp.index()] = 1;
+        totals
+    }
+
+    #[test]
+    fn the_block_has_every_counter_and_only_reasons_that_happened() {
+        let value = serde_json::to_value(CounterValues::from(&totals())).unwrap();
+        let mut expected: BTreeMap<&str, Value> = DECLARED.iter().map(|cell| (cell.name, json!(0))).collect();
+        expected.extend([
+            ("rx", json!(9)),
+            ("tx", json!(3)),
+            ("handed_over", json!(5)),
+            ("handed_in", json!(3)),
+            ("held", json!(3)),
+            ("passed", json!(1)),
+            ("drops", json!({"no_route": 2})),
+            ("passes", json!({"arp": 1})),
+        ]);
+        assert_eq!(value, json!(expected));
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        let values = CounterValues::from(&totals());
+        assert_eq!(values.balance(), totals().balance());
+        let stats = Stats {
+            counters: values.clone(),
+            services: [("default/web:80".to_owned(), ServiceValues { packets: 1, bytes: 2, flows: 3 })].into(),
+            flows: FlowUse { live: 4, max: 5 },
+            workers: vec![values],
+            generation: 6,
+            manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
+        };
+        let value = serde_json::to_value(&stats).unwrap();
+        assert_eq!(serde_json::from_value::<Stats>(value).unwrap(), stats);
+    }
+
+    #[test]
+    fn another_version_is_read_as_far_as_it_is_understood() {
+        let sent = json!({"counters": {"rx": 1, "later": 2, "shape": {"a": 1}, "drops": {"gremlins": 1}}, "later": []});
+        let stats: Stats = serde_json::from_value(sent).unwrap();
+        assert_eq!((stats.counters.cell("rx"), stats.counters.cell("later"), stats.counters.cell("tx")), (1, 2, 0));
+        assert_eq!((stats.counters.cell("shape"), stats.counters.dropped()), (0, 1));
+    }
+
+    #[test]
+    fn the_replay_writes_one_block_with_the_services_beside() {
+        let services = [("default/web:80".to_owned(), ServiceValues::default())].into();
+        let value = serde_json::to_value(ReplayStats { counters: CounterValues::from(&totals()), services }).unwrap();
+        assert_eq!((&value["rx"], &value["held"], &value["drops"]["no_route"]), (&json!(9), &json!(3), &json!(2)));
+        assert_eq!(value["services"], json!({"default/web:80": {"packets": 0, "bytes": 0, "flows": 0}}));
+    }
+}
