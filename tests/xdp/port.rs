@@ -385,7 +385,8 @@ fn frames_up_to_the_largest_mtu_are_carried_and_a_larger_one_is_refused() {
     let told = with_mtu(3823).try_open(0, 1).expect_err("refused").to_string();
     assert_eq!(
         told,
-        "the MTU of eth0 is 3823, and an AF_XDP port carries at most 3822: ip link set eth0 mtu 3822, or backend: packet"
+        "the MTU of eth0 is 3823, but an AF_XDP port supports at most 3822: ip link set eth0 mtu 3822, or use \
+         backend: packet"
     );
 }
 
