@@ -21,9 +21,10 @@ use pollgate_control::objects::manifest::{self, Document, ManifestError};
 use pollgate_control::objects::service::ServiceName;
 use pollgate_control::objects::{Kind, Object};
 use pollgate_control::observe::stats::{self, CounterValues, ReplayStats};
+use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::pcap::{self, PcapError, PcapPort, Record, Track};
-use pollgate_dataplane::steer::{Mesh, Steering};
+use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use serde_json::json;
 

@@ -92,7 +92,7 @@ impl Site {
 }
 
 fn leads_to(net: &Net, address: &str, dst: Mac) -> bool {
-    net.hop(ip(address)) == Ok(NextHop { port: PortId(0), src: GATEWAY, dst, mtu: 1500 })
+    net.next_hop(ip(address)) == Ok(NextHop { port: PortId(0), src: GATEWAY, dst, mtu: 1500 })
 }
 
 fn the_first_net_is_whole_and_a_question_gets_the_neighbour() {
@@ -102,7 +102,7 @@ fn the_first_net_is_whole_and_a_question_gets_the_neighbour() {
     assert_eq!((link.name.as_str(), link.mac, link.mtu, link.up), ("eth0", GATEWAY, 1500, true));
     assert_eq!(site.net.kernel_has(ip("10.0.0.1")), Some(link.index));
     let query = NeighbourQuery { link: link.index, address: ip("10.0.0.2") };
-    assert_eq!(site.net.hop(ip("10.0.0.2")), Err(NoNextHop::Neighbour(query)));
+    assert_eq!(site.net.next_hop(ip("10.0.0.2")), Err(NoNextHop::Neighbour(query)));
     for _ in 0..1000 {
         site.ask("10.0.0.2");
     }
@@ -154,21 +154,21 @@ fn routes_and_links_are_followed_also_where_the_kernel_says_nothing() {
     let mut site = Site::new(&[]);
     site.ask("10.0.0.2");
     site.wait("the neighbour", |net| leads_to(net, "10.0.0.2", PEER));
-    assert_eq!(site.net.hop(ip("10.244.1.7")), Err(NoNextHop::NoRoute));
+    assert_eq!(site.net.next_hop(ip("10.244.1.7")), Err(NoNextHop::NoRoute));
     let cluster = "10.244.0.0/16".parse().expect("a prefix");
     site.gateway.add_route(cluster, Some(ip("10.0.0.2")), "eth0").expect("a route");
     site.wait("the route", |net| leads_to(net, "10.244.1.7", PEER));
     // The carrier goes: the link is down, its routes are not usable any more.
     site.peer.down("eth0").expect("down");
     site.wait("the lost carrier", |net| net.port_link(PortId(0)).is_some_and(|link| !link.up));
-    site.wait("the dead route", |net| net.hop(ip("10.244.1.7")).is_err());
+    site.wait("the dead route", |net| net.next_hop(ip("10.244.1.7")).is_err());
     site.peer.up("eth0").expect("up");
     site.ask("10.0.0.2");
     site.wait("the route again", |net| net.route(ip("10.244.1.7")).is_some());
     // Switched off by its owner: IPv4 routes go without a report.
     site.gateway.down("eth0").expect("down");
     site.wait("the routes that went", |net| net.route(ip("10.244.1.7")).is_none());
-    assert_eq!(site.net.hop(ip("10.244.1.7")), Err(NoNextHop::NoRoute));
+    assert_eq!(site.net.next_hop(ip("10.244.1.7")), Err(NoNextHop::NoRoute));
 }
 
 fn the_kernel_keeps_a_neighbour_resolved_until_the_mirror_ends() {

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod epoch;
 pub mod flow;
 pub mod hash;
+pub mod header;
 pub mod net;
 pub mod reasons;
 pub mod settings;

@@ -220,7 +220,7 @@ impl Net {
     }
 
     /// The way to `destination`.
-    pub fn hop(&self, destination: IpAddr) -> Result<NextHop, NoNextHop> {
+    pub fn next_hop(&self, destination: IpAddr) -> Result<NextHop, NoNextHop> {
         let route = self.route(destination).ok_or(NoNextHop::NoRoute)?;
         let link = self.by_index.get(&route.link).map(|&at| &self.facts.links[at]).ok_or(NoNextHop::NoRoute)?;
         let port = link.port.ok_or(NoNextHop::Unpolled)?;
@@ -282,16 +282,20 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_then_the_smaller_metric() {
         let net = net();
-        assert_eq!(net.hop(ip("192.168.0.7")).map(|h| (h.port, h.dst)), Ok((PortId(0), Mac([7; 6]))));
-        assert_eq!(net.hop(ip("8.8.8.8")).map(|h| h.dst), Ok(Mac([2; 6])), "the default route with the smaller metric");
-        assert_eq!(net.hop(ip("10.244.7.1")), Err(NoNextHop::Unpolled));
+        assert_eq!(net.next_hop(ip("192.168.0.7")).map(|h| (h.port, h.dst)), Ok((PortId(0), Mac([7; 6]))));
+        assert_eq!(
+            net.next_hop(ip("8.8.8.8")).map(|h| h.dst),
+            Ok(Mac([2; 6])),
+            "the default route with the smaller metric"
+        );
+        assert_eq!(net.next_hop(ip("10.244.7.1")), Err(NoNextHop::Unpolled));
     }
 
     #[test]
     fn a_missing_neighbour_names_whom_to_ask() {
         let query = NeighbourQuery { link: 3, address: ip("10.244.1.2") };
-        assert_eq!(net().hop(ip("10.244.1.2")), Err(NoNextHop::Neighbour(query)));
-        assert_eq!(net().hop(ip("2001:db8::1")), Err(NoNextHop::NoRoute));
+        assert_eq!(net().next_hop(ip("10.244.1.2")), Err(NoNextHop::Neighbour(query)));
+        assert_eq!(net().next_hop(ip("2001:db8::1")), Err(NoNextHop::NoRoute));
     }
 
     #[test]

@@ -1,70 +1,98 @@
-//! Classification: what a packet that belongs to no known flow is to us.
+//! Classification: what the destination of a packet is, and what follows for one that belongs to no known flow.
 //!
-//! Rules of ownership: a packet for no owned address is the kernel's. For an owned one, Kubernetes decides
+//! Rules of ownership: a packet to an unowned address is left to the kernel. For an owned one, Kubernetes decides
 //! (`pkg/proxy/nftables/README.md`): an undefined port of a ClusterIP is rejected, an unallocated ClusterIP is dropped, an
 //! undefined port of any other address is a counted drop.
+//!
+//! Everything here is pure: from a key and the tables to a verdict.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use pollgate_common::flow::Protocol;
+use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
-use crate::packet::{Kind, Packet, Verdict};
-use crate::port::Frame;
-use crate::reply::{echo, reject};
+use crate::owned::may_send;
+use crate::packet::{Packet, Transport, Verdict};
+use crate::reply::reject;
 use crate::steer::Towards;
-use crate::worker::State;
+use crate::wire::{Piece, icmp};
 
-/// The frontend a new flow is for, or what becomes of the packet instead.
-pub(crate) fn new_flow(
-    state: &State,
-    frame: &mut Frame,
-    packet: &Packet,
+/// What an address and port lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// A Service.
+    Frontend(Frontend),
+    /// An owned address on which no Service has that port.
+    UndefinedPort(OwnedKind),
+    /// An unowned address.
+    Unowned,
+}
+
+impl Destination {
+    /// What `key` leads to; or the verdict on an unowned address that needs no flow: the kernel's own address, or a ClusterIP
+    /// that no Service has.
+    pub(crate) fn of<A: Address>(key: &FlowKey<A>, tables: &Tables) -> Result<Destination, Verdict> {
+        let address = key.dst.into();
+        let protocol = Protocol::from_number(key.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
+        // A Service's address is owned; its kind matters only where no Service has the port.
+        if let Some(frontend) = tables.frontend(&FrontendKey { address, port: key.dst_port, protocol }) {
+            return Ok(Destination::Frontend(frontend));
+        }
+        match tables.owned(address) {
+            Some(kind) => Ok(Destination::UndefinedPort(kind)),
+            None => unowned(address, tables).map(|()| Destination::Unowned),
+        }
+    }
+
+    /// Which steering rule finds the flow's owner.
+    pub(crate) fn towards(self) -> Towards {
+        match self {
+            Destination::Frontend(_) => Towards::Service,
+            Destination::UndefinedPort(OwnedKind::Gateway) => Towards::SnatPort,
+            Destination::UndefinedPort(OwnedKind::ClusterIp | OwnedKind::LoadBalancer | OwnedKind::External) => {
+                Towards::Service
+            }
+            Destination::Unowned => Towards::Client,
+        }
+    }
+}
+
+/// The frontend that a packet without a flow opens one to.
+pub(crate) fn new_flow<A: Address>(
+    packet: &Packet<A>,
+    destination: Destination,
     tables: &Tables,
 ) -> Result<Frontend, Verdict> {
-    let key = packet.key;
-    let (settings, dst) = (tables.settings(), IpAddr::V4(key.dst.0));
-    let protocol = Protocol::from_number(key.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
-    let frontend = tables.frontend(&FrontendKey { address: dst, port: key.dst_port, protocol });
-    // Where there is a Service, the address is owned; its kind matters only where there is none.
-    let owned = frontend.map_or_else(|| tables.owned(dst), |frontend| Some(frontend.kind.owned()));
-    if owned.is_none() {
-        not_owned(dst, tables)?;
+    match destination {
+        Destination::Unowned => Err(Verdict::Pass(PassReason::NotOwned)),
+        _ if !may_send(packet.key.src.into(), tables) => Err(Verdict::Drop(DropReason::BadSource)),
+        Destination::Frontend(frontend) => Ok(frontend),
+        Destination::UndefinedPort(kind) => Err(undefined_port(packet, kind, tables)),
     }
-    let towards = match (owned, frontend) {
-        (None, _) => Towards::Client,
-        (Some(OwnedKind::Gateway), None) => Towards::SnatPort,
-        (Some(_), _) => Towards::Service,
-    };
-    let owner = state.steering.owner(&key, towards, settings);
-    if owner != state.worker {
-        return Err(Verdict::HandOver(owner));
-    }
-    let Some(kind) = owned else { return Err(Verdict::Pass(PassReason::NotOwned)) };
-    if !may_send(key.src.0, tables) {
-        return Err(Verdict::Drop(DropReason::BadSource));
-    }
-    frontend.ok_or_else(|| undefined_port(frame, packet, kind, tables))
 }
 
-/// ICMP, other protocols and fragments: answered or dropped for an owned address, the kernel's otherwise.
-pub(crate) fn without_flow(frame: &mut Frame, packet: &Packet, tables: &Tables) -> Verdict {
-    let dst = IpAddr::V4(packet.key.dst.0);
+/// The verdict on a packet that cannot have a flow.
+pub(crate) fn without_flow<A: Address>(packet: &Packet<A>, tables: &Tables) -> Verdict {
+    let dst = packet.key.dst.into();
     if tables.owned(dst).is_none() {
-        return not_owned(dst, tables).err().unwrap_or(Verdict::Pass(PassReason::NotOwned));
+        return unowned(dst, tables).err().unwrap_or(Verdict::Pass(PassReason::NotOwned));
     }
-    match packet.kind {
-        _ if !may_send(packet.key.src.0, tables) => Verdict::Drop(DropReason::BadSource),
-        Kind::Fragment => Verdict::Drop(DropReason::Fragment),
-        Kind::Icmp => echo::answer(frame, packet),
-        _ => Verdict::Drop(DropReason::Protocol),
+    if !may_send(packet.key.src.into(), tables) {
+        return Verdict::Drop(DropReason::BadSource);
+    }
+    if packet.piece != Piece::Whole {
+        return Verdict::Drop(DropReason::Fragment);
+    }
+    match packet.transport {
+        Transport::Icmp(icmp::Kind::EchoRequest) => Verdict::EchoReply,
+        Transport::Icmp(icmp::Kind::Other) => Verdict::Drop(DropReason::Icmp),
+        Transport::Tcp | Transport::Udp | Transport::Sctp | Transport::Other => Verdict::Drop(DropReason::Protocol),
     }
 }
 
-/// What is decided about an address pollgate does not own without asking the flow's owner: the kernel's own addresses are
-/// the kernel's, unallocated ClusterIPs are nobody's.
-fn not_owned(dst: IpAddr, tables: &Tables) -> Result<(), Verdict> {
+/// The verdict on an unowned address that no flow can change.
+fn unowned(dst: IpAddr, tables: &Tables) -> Result<(), Verdict> {
     if tables.net().kernel_has(dst).is_some() {
         return Err(Verdict::Pass(PassReason::NotOwned));
     }
@@ -74,19 +102,11 @@ fn not_owned(dst: IpAddr, tables: &Tables) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// RFC 1122 §3.2.1.3: sources nobody may have; and nobody else has our addresses.
-pub(crate) fn may_send(src: Ipv4Addr, tables: &Tables) -> bool {
-    let impossible = src.is_unspecified() || src.is_loopback() || src.is_multicast() || src.is_broadcast();
-    !impossible && tables.owned(IpAddr::V4(src)).is_none()
-}
-
-fn undefined_port(frame: &mut Frame, packet: &Packet, kind: OwnedKind, tables: &Tables) -> Verdict {
-    let settings = tables.settings();
+fn undefined_port<A: Address>(packet: &Packet<A>, kind: OwnedKind, tables: &Tables) -> Verdict {
+    let is_snat_port = tables.settings().snat_ports.contains(&packet.key.dst_port);
     match kind {
-        OwnedKind::ClusterIp => reject::refuse(frame, packet, DropReason::RejectUndefinedPort, settings),
-        OwnedKind::Gateway if settings.snat_ports.contains(&packet.key.dst_port) => {
-            Verdict::Drop(DropReason::StaleReply)
-        }
-        _ => Verdict::Drop(DropReason::UndefinedPort),
+        OwnedKind::ClusterIp => reject::verdict(packet, DropReason::RejectUndefinedPort),
+        OwnedKind::Gateway if is_snat_port => Verdict::Drop(DropReason::StaleReply),
+        OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => Verdict::Drop(DropReason::UndefinedPort),
     }
 }

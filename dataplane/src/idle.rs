@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::steer::{Mesh, Waker};
+use crate::egress::mesh::{Mesh, Waker};
 
 /// Empty polls before an adaptive worker sleeps: some tens of microseconds.
 const PATIENCE: u32 = 256;

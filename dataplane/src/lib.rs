@@ -4,17 +4,20 @@
 //! needs to know about Services is in the tables of `pollgate-common`; it knows nothing of Kubernetes.
 //!
 //! ```text
-//!  port.rx → parse → DNS? → flow ──hit──────────────────→ rewrite → next hop → port.tx
-//!                            └─miss→ classify → steer → select → open flow ──↗
-//!            any step may stop with a Verdict; `dispatch` alone counts, sends and gives buffers back
+//!  port.rx → parse → DNS? → flow ──hit───────────────────────────→ rewrite → next hop → port.tx
+//!                            └─miss→ classify → steer → select → open ──↗
+//!            any step may stop with a Verdict; `egress::dispatch` alone sends, counts and gives buffers back
 //! ```
 
 pub mod bpf;
+mod burst;
 mod classify;
-mod egress;
+pub mod egress;
 pub mod flow;
 pub mod idle;
 mod memory;
+mod open;
+mod owned;
 mod packet;
 mod parse;
 mod pipeline;
@@ -24,6 +27,7 @@ mod rewrite;
 mod select;
 mod snat;
 pub mod stages;
+mod state;
 pub mod steer;
 pub mod wire;
 pub mod worker;

@@ -1,90 +1,140 @@
-//! A packet on its way through the pipeline: its frame, what parsing found, and what becomes of it.
+//! A packet on its way through the pipeline: what parsing found, what the stages decide, and what was done.
+//!
+//! ```text
+//!  Frame ─parse─▶ Packet ─classify, select─▶ Verdict ─reply, rewrite─▶ Outcome ─dispatch─▶ sent, dropped, passed, …
+//! ```
 
-use pollgate_common::flow::{FlowKey, V4};
+use pollgate_common::flow::{Address, FlowKey};
 use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 
 use crate::flow::table::{Candidate, FlowHash};
-use crate::wire::ethernet;
+use crate::wire::{Piece, ethernet, icmp};
 
-/// What a frame carries, as far as the pipeline cares.
+/// The transport layer of a packet. A new transport does not compile until every stage handles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// An ARP packet.
-    Arp,
-    /// TCP over IPv4, not a fragment.
+pub(crate) enum Transport {
+    /// TCP, header proved.
     Tcp,
-    /// UDP over IPv4, not a fragment.
+    /// UDP, header proved.
     Udp,
-    /// ICMP over IPv4, not a fragment.
-    Icmp,
-    /// Another protocol over IPv4.
-    OtherIp,
-    /// A fragment of an IPv4 packet.
-    Fragment,
+    /// SCTP.
+    Sctp,
+    /// A control message of the packet's own family.
+    Icmp(icmp::Kind),
+    /// Any other protocol.
+    Other,
 }
 
-/// What becomes of a frame. Stages decide it; only `dispatch` acts on it and counts.
+/// What becomes of a packet. Stages decide it and change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Send by this port: translated and addressed, or turned into its own answer.
+    /// Send by this port: translated and addressed, or turned into its own reply.
     Send(PortId),
-    /// Dropped with this reason; what is in the buffer now is our reply to it, to be sent by this port.
-    Refuse(DropReason, PortId),
-    /// Translated, but the next hop's MAC is not known: wait for it.
-    Hold,
+    /// Send an echo reply.
+    EchoReply,
+    /// Drop with this reason, and send the sender this reply.
+    Refuse(DropReason, Refusal),
+    /// Translated, but the next hop's MAC address is not known: keep it until it is.
+    Pend,
     /// Another worker owns the flow.
     HandOver(u16),
-    /// Not ours: the kernel has its own copy.
+    /// Not pollgate's: the kernel has its own copy.
     Pass(PassReason),
-    /// Dropped.
+    /// Drop.
     Drop(DropReason),
 }
 
-/// What is known about a frame. The frames of a burst stay where the port put them; what parsing and the stages find out
-/// about each is written here, in place, burst after burst.
+/// How a refused sender is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A TCP reset from the address it tried.
+    Reset,
+    /// ICMP port unreachable from the gateway's address.
+    PortUnreachable,
+    /// ICMP time exceeded from the gateway's address.
+    TimeExceeded,
+}
+
+/// What a frame adds to the counters of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// Index of the service port in the tables; [`Account::NONE`]'s is beyond them.
+    pub(crate) service: u32,
+    /// Packets translated, 0 or 1.
+    pub(crate) packets: u8,
+    /// Flows opened, 0 or 1.
+    pub(crate) flows: u8,
+}
+
+impl Account {
+    /// Nothing.
+    pub(crate) const NONE: Account = Account { service: u32::MAX, packets: 0, flows: 0 };
+}
+
+/// What was decided for a frame, and what it counts for. `dispatch` acts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    pub(crate) account: Account,
+}
+
+impl Outcome {
+    /// A verdict that no service port counts.
+    pub(crate) const fn of(verdict: Verdict) -> Outcome {
+        Outcome { verdict, account: Account::NONE }
+    }
+}
+
+/// What is known about one packet of a burst. Overwritten in place, burst after burst.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet {
-    /// Addresses always, ports for TCP and UDP.
-    pub(crate) key: FlowKey<V4>,
+pub(crate) struct Packet<A> {
+    /// Addresses always, ports for a whole TCP or UDP packet.
+    pub(crate) key: FlowKey<A>,
+    /// Index of its frame in the burst.
+    pub(crate) frame: u8,
     /// TCP flags; zero for anything else.
     pub(crate) tcp_flags: u8,
-    pub(crate) ttl: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) transport: Transport,
+    pub(crate) piece: Piece,
     pub(crate) hash: FlowHash,
-    /// Where its flow's entry is, if it has one: what the tags say.
+    /// Where its flow's entry is if it has one, as far as the tags show.
     pub(crate) candidate: Candidate,
-    pub(crate) kind: Kind,
-    /// The MAC of the interface it came in by.
+    /// The MAC address of the interface it was received on.
     pub(crate) own: Mac,
     /// Where the transport header starts, from the first byte of the frame.
     pub(crate) l4: usize,
     /// Bytes of transport header and payload.
     pub(crate) l4_len: usize,
-    /// `None` until some stage has decided.
-    pub(crate) verdict: Option<Verdict>,
 }
 
-impl Packet {
+impl<A: Address> Packet<A> {
     /// Nothing is known yet.
-    pub(crate) fn new() -> Packet {
+    pub(crate) fn new() -> Packet<A> {
         Packet {
             key: FlowKey::default(),
+            frame: 0,
             tcp_flags: 0,
-            ttl: 0,
+            hop_limit: 0,
+            transport: Transport::Other,
+            piece: Piece::Whole,
             hash: FlowHash::default(),
             candidate: Candidate::default(),
-            kind: Kind::OtherIp,
             own: Mac::default(),
             l4: 0,
             l4_len: 0,
-            verdict: None,
         }
     }
 
     /// Whether it can belong to a flow.
     #[inline]
-    pub(crate) fn has_ports(&self) -> bool {
-        matches!(self.kind, Kind::Tcp | Kind::Udp)
+    pub(crate) fn can_have_flow(&self) -> bool {
+        let has_ports = match self.transport {
+            Transport::Tcp | Transport::Udp => true,
+            Transport::Sctp | Transport::Icmp(_) | Transport::Other => false,
+        };
+        has_ports && self.piece == Piece::Whole
     }
 
     /// Bytes of the IP packet.

@@ -1,54 +1,60 @@
-//! Parsing: from bytes to a key, or to the reason why not.
+//! Parsing: from bytes to a key, or to the reason why not. Sorts a burst into lanes.
 //!
-//! Nothing here looks at tables but for the interfaces' MACs: only what the frame itself says, checked once. What is no IPv4 or ARP for this
-//! interface's own MAC is passed; what claims to be IPv4 and lies is dropped. Host requirements: RFC 1122 §3.2.1 (header
-//! checks), §3.2.2.6 (broadcast).
+//! Only what the frame itself holds is checked, once; of the tables only the interfaces' MAC addresses are read. A frame that is
+//! neither IP nor ARP for this interface's own MAC address is passed. A frame that claims to be IP and is malformed is dropped.
+//! Host requirements: RFC 1122 §3.2.1 (header checks), §3.2.2.6 (broadcast).
 
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::net::{Mac, Net};
 use pollgate_common::reasons::{DropReason, PassReason};
 
+use crate::burst::Burst;
 use crate::memory::prefetch;
-use crate::packet::{Kind, Packet, Verdict};
+use crate::packet::{Outcome, Packet, Transport, Verdict};
 use crate::port::Frame;
 use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::icmp::{self, Icmp};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::plain::{self, Plain};
 use crate::wire::tcp::{self, Tcp};
-use crate::wire::udp::Udp;
-use crate::wire::{Header, icmp};
+use crate::wire::udp::{self, Udp};
+use crate::wire::{Header, Ip, Piece, sctp};
 
 /// The flags that say something about a connection's state.
 const STATE_FLAGS: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
 
-/// Reads all frames of a burst, each into the packet at its place.
+/// Reads all frames of a burst into `burst`.
 #[inline]
-pub(crate) fn all(frames: &[Frame], packets: &mut [Packet], net: &Net) {
+pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net) {
+    burst.clear();
     frames.iter().for_each(|frame| prefetch(frame.as_ptr()));
-    // Frames that come in a burst mostly come by one port.
+    // Frames of one burst mostly come by one port.
     let mut last = (None, Mac::default());
-    for (frame, packet) in frames.iter().zip(packets) {
+    for (index, frame) in (0u8..).zip(frames) {
         let port = frame.received_on();
         if last.0 != Some(port) {
             last = (Some(port), net.port_link(port).map(|link| link.mac).unwrap_or_default());
         }
-        packet.own = last.1;
-        packet.verdict = None;
-        if !plain(frame, packet) {
-            general(frame, packet);
+        let packet = burst.v4.next();
+        (packet.frame, packet.own) = (index, last.1);
+        if plain(frame, packet) {
+            burst.v4.keep();
+        } else {
+            general(frame, index, burst, last.1);
         }
     }
 }
 
-/// What nearly every frame is. Answers whether this one was.
+/// What nearly every frame is. Returns whether this one was.
 #[inline]
-fn plain(frame: &Frame, packet: &mut Packet) -> bool {
+fn plain(frame: &Frame, packet: &mut Packet<V4>) -> bool {
     let Some(headers) = Plain::check(frame.bytes(), packet.own, frame.offload().is_gso()) else { return false };
     let ip = headers.ip();
     packet.key = headers.key();
     packet.tcp_flags = headers.tcp_flags() & STATE_FLAGS;
-    packet.ttl = ip.ttl();
-    packet.kind = if headers.is_tcp() { Kind::Tcp } else { Kind::Udp };
+    packet.hop_limit = ip.hop_limit();
+    packet.transport = if headers.is_tcp() { Transport::Tcp } else { Transport::Udp };
+    packet.piece = Piece::Whole;
     packet.l4 = plain::L4;
     packet.l4_len = ip.total_len() - ipv4::LEN;
     true
@@ -56,65 +62,81 @@ fn plain(frame: &Frame, packet: &mut Packet) -> bool {
 
 /// Everything else, and everything that is wrong.
 #[cold]
-fn general(frame: &Frame, packet: &mut Packet) {
-    packet.kind = Kind::OtherIp;
-    packet.tcp_flags = 0;
-    packet.verdict = ethernet(frame, packet).err();
-}
-
-fn ethernet(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
-    let Some(header) = Ethernet::at(frame.bytes(), 0) else { return Err(Verdict::Drop(DropReason::Runt)) };
-    let to_us = header.dst() == packet.own;
-    match header.ether_type() {
-        ethernet::IPV4 if to_us => ipv4(frame, packet),
-        ethernet::ARP if to_us || header.dst().is_group() => {
-            packet.kind = Kind::Arp;
+fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac) {
+    let result = match network(frame, own) {
+        Ok(Network::V4) => ip::<Ipv4>(frame, burst.v4.next()).map(|()| burst.v4.keep()).map_err(Verdict::Drop),
+        Ok(Network::Arp) => {
+            burst.add_arp(index);
             Ok(())
         }
-        _ if !to_us && !header.dst().is_group() => Err(Verdict::Pass(PassReason::OtherMac)),
+        Err(verdict) => Err(verdict),
+    };
+    if let Err(verdict) = result {
+        burst.settle(usize::from(index), Outcome::of(verdict));
+    }
+}
+
+/// The network layers that pollgate handles.
+enum Network {
+    V4,
+    Arp,
+}
+
+fn network(frame: &Frame, own: Mac) -> Result<Network, Verdict> {
+    let Some(header) = Ethernet::at(frame.bytes(), 0) else { return Err(Verdict::Drop(DropReason::Runt)) };
+    let (to_us, to_group) = (header.dst() == own, header.dst().is_group());
+    match header.ether_type() {
+        ethernet::IPV4 if to_us => Ok(Network::V4),
+        ethernet::ARP if to_us || to_group => Ok(Network::Arp),
+        _ if !to_us && !to_group => Err(Verdict::Pass(PassReason::OtherMac)),
         ethernet::IPV4 => Err(Verdict::Pass(PassReason::Group)),
         ethernet::IPV6 => Err(Verdict::Pass(PassReason::Ipv6)),
         _ => Err(Verdict::Pass(PassReason::EtherType)),
     }
 }
 
-fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
-    let ip = Ipv4::check(frame.bytes(), ethernet::LEN).map_err(Verdict::Drop)?;
-    let (src, dst, protocol) = (V4(ip.src()), V4(ip.dst()), ip.protocol());
+fn ip<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), DropReason> {
+    let ip = I::check(frame.bytes(), ethernet::LEN)?;
+    packet.tcp_flags = 0;
+    packet.hop_limit = ip.hop_limit();
+    packet.piece = ip.piece();
     packet.l4 = ethernet::LEN + ip.header_len();
     packet.l4_len = ip.total_len() - ip.header_len();
-    packet.ttl = ip.ttl();
-    packet.key = FlowKey { src, dst, src_port: 0, dst_port: 0, protocol };
-    if ip.is_fragment() {
-        packet.kind = Kind::Fragment;
-        return Ok(());
-    }
+    packet.key = FlowKey { src: ip.src(), dst: ip.dst(), src_port: 0, dst_port: 0, protocol: ip.protocol() };
+    packet.transport = transport::<I>(ip.protocol());
+    if packet.piece == Piece::Whole { whole(frame, packet) } else { Ok(()) }
+}
+
+fn transport<I: Ip>(protocol: u8) -> Transport {
     match protocol {
-        6 => tcp(frame, packet),
-        17 => udp(frame, packet),
-        icmp::PROTOCOL => {
-            packet.kind = Kind::Icmp;
-            Ok(())
-        }
-        _ => Ok(()),
+        tcp::PROTOCOL => Transport::Tcp,
+        udp::PROTOCOL => Transport::Udp,
+        sctp::PROTOCOL => Transport::Sctp,
+        _ if protocol == I::ICMP => Transport::Icmp(icmp::Kind::Other),
+        _ => Transport::Other,
     }
 }
 
-fn tcp(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
-    let tcp = Tcp::check(frame.bytes(), packet.l4, packet.l4_len).map_err(Verdict::Drop)?;
-    let (src_port, dst_port, flags) = (tcp.src_port(), tcp.dst_port(), tcp.flags());
-    packet.kind = Kind::Tcp;
-    packet.tcp_flags = flags & STATE_FLAGS;
-    packet.key = FlowKey { src_port, dst_port, ..packet.key };
-    Ok(())
-}
-
-fn udp(frame: &Frame, packet: &mut Packet) -> Result<(), Verdict> {
-    let gso = frame.offload().is_gso();
-    let udp = Udp::check(frame.bytes(), packet.l4, packet.l4_len, gso).map_err(Verdict::Drop)?;
-    let (src_port, dst_port) = (udp.src_port(), udp.dst_port());
-    packet.kind = Kind::Udp;
-    packet.key = FlowKey { src_port, dst_port, ..packet.key };
+/// Reads the transport header of a packet that is not a fragment.
+fn whole<A>(frame: &Frame, packet: &mut Packet<A>) -> Result<(), DropReason> {
+    let (bytes, l4, len) = (frame.bytes(), packet.l4, packet.l4_len);
+    match packet.transport {
+        Transport::Tcp => {
+            let tcp = Tcp::check(bytes, l4, len)?;
+            packet.tcp_flags = tcp.flags() & STATE_FLAGS;
+            (packet.key.src_port, packet.key.dst_port) = (tcp.src_port(), tcp.dst_port());
+        }
+        Transport::Udp => {
+            let udp = Udp::check(bytes, l4, len, frame.offload().is_gso())?;
+            (packet.key.src_port, packet.key.dst_port) = (udp.src_port(), udp.dst_port());
+        }
+        // A message shorter than its header is followed by padding, which is not a header.
+        Transport::Icmp(_) if len >= icmp::LEN => {
+            let kind = Icmp::at(bytes, l4).map_or(icmp::Kind::Other, Icmp::kind);
+            packet.transport = Transport::Icmp(kind);
+        }
+        Transport::Icmp(_) | Transport::Sctp | Transport::Other => {}
+    }
     Ok(())
 }
 
@@ -152,34 +174,51 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &mut [u8], how: impl Fn(&Frame, &mut Packet)) -> Packet {
+    /// The packet that `how` finds in the bytes, and its verdict if it has one.
+    fn read(
+        bytes: &mut [u8],
+        how: impl Fn(&Frame, &mut Packet<V4>) -> Option<Verdict>,
+    ) -> (Packet<V4>, Option<Verdict>) {
         let len = u32::try_from(bytes.len()).expect("small");
         let (port, ptr) = (PortId(0), NonNull::from(bytes).cast());
         // SAFETY: the bytes are borrowed for as long as the frame is there.
         let frame = unsafe { Frame::new(ptr, len, len, Origin::Port(port), port, 0) };
         let mut packet = Packet::new();
         packet.own = OWN;
-        how(&frame, &mut packet);
-        packet
+        let verdict = how(&frame, &mut packet);
+        (packet, verdict)
+    }
+
+    /// The way of a packet that `plain` leaves.
+    fn long_way(frame: &Frame, packet: &mut Packet<V4>) -> Option<Verdict> {
+        match network(frame, OWN) {
+            Ok(Network::V4) => ip::<Ipv4>(frame, packet).err().map(Verdict::Drop),
+            Ok(Network::Arp) => None,
+            Err(verdict) => Some(verdict),
+        }
     }
 
     proptest! {
         #[test]
-        fn the_short_way_says_what_the_long_way_says(
+        fn the_short_way_finds_what_the_long_way_finds(
             udp in any::<bool>(), payload in 0usize..30, cut in 0usize..70,
             changes in proptest::collection::vec((0usize..54, any::<u8>()), 0..3),
         ) {
             let mut bytes = frame(if udp { 17 } else { 6 }, payload, &changes);
             bytes.truncate(bytes.len() - cut.saturating_sub(50));
             let taken = std::cell::Cell::new(false);
-            let short = read(&mut bytes, |frame, packet| taken.set(plain(frame, packet)));
-            let long = read(&mut bytes, general);
+            let short = read(&mut bytes, |frame, packet| {
+                taken.set(plain(frame, packet));
+                None
+            });
+            let long = read(&mut bytes, long_way);
             if taken.get() {
                 prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));
             } else {
                 // What it leaves is wrong, or has something that is rare.
                 let rare = bytes.len() < plain::L4 + 20 || bytes[14] != 0x45;
-                prop_assert!(long.verdict.is_some() || !long.has_ports() || rare, "{long:?}");
+                let (packet, verdict) = long;
+                prop_assert!(verdict.is_some() || !packet.can_have_flow() || rare, "{packet:?}");
             }
         }
     }

@@ -3,95 +3,146 @@
 //! A burst goes through in passes, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! asked for before the first is read, all buckets before the first is searched, all entries before the first is compared.
 
+use pollgate_common::flow::Address;
 use pollgate_common::net::NoNextHop;
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
+use crate::burst::Burst;
+use crate::classify::{self, Destination};
 use crate::egress::pending;
+use crate::flow::FlowTable;
 use crate::flow::entry::{CLOSING, REPLY_DIRECTION};
-use crate::packet::{Kind, Packet, Verdict};
-use crate::port::Frame;
-use crate::reply::{arp, dns, reject};
-use crate::wire::tcp;
-use crate::worker::State;
-use crate::{classify, parse, rewrite, select};
+use crate::packet::{Account, Outcome, Packet, Refusal, Verdict};
+use crate::port::{BURST, Frame};
+use crate::reply::{self, arp, dns};
+use crate::state::{Lane, Shared, State};
+use crate::wire::{Ip, tcp};
+use crate::{open, parse, rewrite, select};
 
-/// Decides the verdict of every frame of a burst, and rewrites those that go on.
-pub(crate) fn run(state: &mut State, frames: &mut [Frame], packets: &mut [Packet], tables: &Tables, now: Instant) {
-    parse::all(frames, packets, tables.net());
-    let with_ports = packets.iter_mut().filter(|packet| packet.has_ports());
-    state.flows.hash_all(with_ports.map(|packet| (&packet.key, &mut packet.hash)));
-    for packet in packets.iter_mut().filter(|packet| packet.has_ports()) {
-        packet.candidate = state.flows.probe(packet.hash);
+/// Decides what becomes of every frame of a burst, and rewrites those that go on.
+pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, tables: &Tables, now: Instant) {
+    parse::all(frames, burst, tables.net());
+    for index in burst.arp() {
+        burst.settle(index, Outcome::of(arp::reply(&mut frames[index], tables)));
     }
-    for (frame, packet) in frames.iter_mut().zip(packets).filter(|(_, packet)| packet.verdict.is_none()) {
-        packet.verdict = Some(decide(state, frame, packet, tables, now));
-    }
+    let (packets, outcomes) = burst.v4_lane();
+    lane(&mut state.shared, &mut state.v4, frames, packets, outcomes, tables, now);
 }
 
+/// The packets of one family.
 #[inline]
-fn decide(state: &mut State, frame: &mut Frame, packet: &Packet, tables: &Tables, now: Instant) -> Verdict {
-    match packet.kind {
-        Kind::Arp => arp::answer(frame, packet, tables),
-        Kind::Icmp | Kind::OtherIp | Kind::Fragment => classify::without_flow(frame, packet, tables),
-        Kind::Tcp | Kind::Udp if dns::is_for_us(packet, tables.settings()) => dns::answer(frame, packet, tables),
-        Kind::Tcp | Kind::Udp => {
-            let index = match known(state, packet, tables, now) {
-                Some(index) => Ok(index),
-                None => classify::new_flow(state, frame, packet, tables)
-                    .and_then(|frontend| select::open(state, frame, packet, frontend, tables, now)),
-            };
-            index.map_or_else(|verdict| verdict, |index| translate(state, frame, packet, index, tables, now))
+fn lane<I: Ip>(
+    shared: &mut Shared,
+    lane: &mut Lane<I>,
+    frames: &mut [Frame],
+    packets: &mut [Packet<I::Address>],
+    outcomes: &mut [Outcome; BURST],
+    tables: &Tables,
+    now: Instant,
+) {
+    let with_flow = packets.iter_mut().filter(|packet| packet.can_have_flow());
+    lane.flows.hash_all(with_flow.map(|packet| (&packet.key, &mut packet.hash)));
+    for packet in packets.iter_mut().filter(|packet| packet.can_have_flow()) {
+        packet.candidate = lane.flows.probe(packet.hash);
+    }
+    for packet in &*packets {
+        let index = usize::from(packet.frame) % BURST;
+        if let Some(frame) = frames.get_mut(index) {
+            outcomes[index] = decide(shared, lane, frame, packet, tables, now);
         }
     }
 }
 
-/// The flow the packet belongs to, if there is one and it still holds.
 #[inline]
-fn known(state: &mut State, packet: &Packet, tables: &Tables, now: Instant) -> Option<u32> {
-    let index = state.flows.confirm(packet.candidate, packet.hash, &packet.key)?;
+fn decide<I: Ip>(
+    shared: &mut Shared,
+    lane: &mut Lane<I>,
+    frame: &mut Frame,
+    packet: &Packet<I::Address>,
+    tables: &Tables,
+    now: Instant,
+) -> Outcome {
+    if !packet.can_have_flow() {
+        let verdict = classify::without_flow(packet, tables);
+        return Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()));
+    }
+    if dns::is_for_us(packet, tables.settings()) {
+        return Outcome::of(dns::reply::<I>(frame, packet, tables));
+    }
+    if let Some(index) = known(&mut lane.flows, packet, tables, now) {
+        return translate(lane, frame, packet, index, false, tables, now);
+    }
+    match new_flow(shared, lane, packet, tables, now) {
+        Ok(index) => translate(lane, frame, packet, index, true, tables, now),
+        Err(verdict) => Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings())),
+    }
+}
+
+/// The index of the flow that the packet belongs to, if there is one and it still holds.
+#[inline]
+fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tables, now: Instant) -> Option<u32> {
+    let index = flows.confirm(packet.candidate, packet.hash, &packet.key)?;
     // The sweeper may not have come by: a worker that slept wakes up with this very packet.
-    if state.flows.expire(index, now.ticks()) {
+    if flows.expire(index, now.ticks()) {
         return None;
     }
-    let entry = state.flows.entry(index);
+    let entry = flows.entry(index);
     let reopened = entry.is(CLOSING) && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    let checked =
-        entry.is_tcp() || entry.is(REPLY_DIRECTION) || u64::from(entry.generation) == tables.generation() & 0xffff_ffff;
-    if !reopened && (checked || select::still_serves(state, index, tables)) {
+    let checked = entry.is_tcp() || entry.is(REPLY_DIRECTION) || entry.generation == open::low(tables.generation());
+    if !reopened && (checked || open::still_serves(flows, index, tables)) {
         return Some(index);
     }
-    state.flows.close(index);
+    flows.close(index);
     None
 }
 
-/// Applies the flow's translation and finds the way on.
-#[inline]
-fn translate(
-    state: &mut State,
-    frame: &mut Frame,
-    packet: &Packet,
-    index: u32,
+/// Classify, steer, select, open. Returns the index of the new flow.
+#[cold]
+fn new_flow<I: Ip>(
+    shared: &mut Shared,
+    lane: &mut Lane<I>,
+    packet: &Packet<I::Address>,
     tables: &Tables,
     now: Instant,
-) -> Verdict {
-    if packet.ttl <= 1 {
-        return reject::time_exceeded(frame, packet, tables.settings());
+) -> Result<u32, Verdict> {
+    let destination = Destination::of(&packet.key, tables)?;
+    let owner = shared.steering.owner(&packet.key, destination.towards(), tables.settings());
+    if owner != shared.worker {
+        return Err(Verdict::HandOver(owner));
     }
-    let entry = state.flows.touch(index, now.ticks(), packet.tcp_flags);
-    if let Some(service) = state.counters.service(usize::from(state.worker), entry.service) {
-        service.packets.add(1);
-        service.bytes.add(frame.len() as u64);
+    let frontend = classify::new_flow(packet, destination, tables)?;
+    let choice = select::choose(packet, frontend, tables)?;
+    open::flow(shared, &mut lane.flows, &packet.key, &choice, tables, now.ticks()).map_err(Verdict::Drop)
+}
+
+/// Applies the flow's translation and finds the next hop.
+#[inline]
+fn translate<I: Ip>(
+    lane: &mut Lane<I>,
+    frame: &mut Frame,
+    packet: &Packet<I::Address>,
+    index: u32,
+    is_new: bool,
+    tables: &Tables,
+    now: Instant,
+) -> Outcome {
+    let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
+    if packet.hop_limit <= 1 {
+        let verdict = Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded);
+        return Outcome { verdict: reply::act::<I>(frame, packet, verdict, tables.settings()), account: opened };
     }
-    rewrite::translate(frame, packet, &entry.translation);
-    match state.hops.of(entry, tables.net()) {
-        Ok(hop) if rewrite::is_too_long(packet.ip_len(), frame, hop) => Verdict::Drop(DropReason::TxTooLong),
-        Ok(hop) => {
-            rewrite::address(frame, hop);
-            Verdict::Send(hop.port)
+    let entry = lane.flows.touch(index, now.ticks(), packet.tcp_flags);
+    rewrite::translate::<I>(frame, packet, &entry.translation);
+    let verdict = match lane.next_hops.of(entry, tables.net()) {
+        Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),
+        Ok(next) => {
+            rewrite::address(frame, next);
+            Verdict::Send(next.port)
         }
-        Err(NoNextHop::Neighbour(_)) => Verdict::Hold,
+        Err(NoNextHop::Neighbour(_)) => Verdict::Pend,
         Err(no) => Verdict::Drop(pending::reason(no)),
-    }
+    };
+    Outcome { verdict, account: Account { packets: 1, ..opened } }
 }

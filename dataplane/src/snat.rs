@@ -49,12 +49,21 @@ pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, from_pod: bool, 
     }
 }
 
+/// The gateway addresses of one family.
+fn addresses<A: Address>(settings: &DataplaneSettings) -> impl Iterator<Item = A> + Clone {
+    let v4 = settings.gateway_v4.iter().map(|a| IpAddr::V4(*a));
+    v4.chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a))).filter_map(A::from_ip)
+}
+
+/// The gateway address that ICMP errors come from; `None` if there is none of the family.
+pub(crate) fn first_address<A: Address>(settings: &DataplaneSettings) -> Option<A> {
+    addresses(settings).next()
+}
+
 /// The gateway address that stands for the client whose hash is `hash`; `None` if there is none of its family.
 pub(crate) fn address<A: Address>(settings: &DataplaneSettings, hash: u64) -> Option<A> {
-    let v4 = settings.gateway_v4.iter().map(|a| IpAddr::V4(*a));
-    let all = v4.chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a))).filter_map(A::from_ip);
-    let count = all.clone().count() as u64;
-    all.clone().nth(usize::try_from(hash.checked_rem(count)?).ok()?)
+    let count = addresses::<A>(settings).count() as u64;
+    addresses(settings).nth(usize::try_from(hash.checked_rem(count)?).ok()?)
 }
 
 /// A worker's share of the source ports.

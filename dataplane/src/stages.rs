@@ -5,35 +5,35 @@
 use pollgate_common::flow::V4;
 use pollgate_common::net::{Net, NextHop};
 
+use crate::burst::Burst;
 use crate::flow::Translation;
-use crate::packet::Packet;
-use crate::port::{BURST, Frame};
+use crate::port::Frame;
+use crate::wire::ipv4::Ipv4;
 use crate::{parse, rewrite};
 
 /// What parsing found out about a burst.
 pub struct Parsed {
-    packets: Box<[Packet; BURST]>,
+    burst: Burst,
 }
 
 impl Default for Parsed {
     fn default() -> Parsed {
-        Parsed { packets: Box::new([Packet::new(); BURST]) }
+        Parsed { burst: Burst::new() }
     }
 }
 
 impl Parsed {
-    /// Parses a burst, [`BURST`] frames at most; answers how many of them can belong to a flow.
+    /// Parses a burst of [`crate::port::BURST`] frames at most. Returns how many of them can belong to a flow.
     pub fn parse(&mut self, frames: &[Frame], net: &Net) -> usize {
-        let packets = &mut self.packets[..frames.len()];
-        parse::all(frames, packets, net);
-        packets.iter().filter(|packet| packet.has_ports()).count()
+        parse::all(frames, &mut self.burst, net);
+        self.burst.v4.as_ref().iter().filter(|packet| packet.can_have_flow()).count()
     }
 
-    /// Translates the burst that was parsed last, and addresses it to `hop`.
-    pub fn rewrite(&self, frames: &mut [Frame], translation: &Translation<V4>, hop: &NextHop) {
-        for (frame, packet) in frames.iter_mut().zip(self.packets.iter()) {
-            rewrite::translate(frame, packet, translation);
-            rewrite::address(frame, hop);
+    /// Translates the burst that was parsed last, and addresses it to `next`.
+    pub fn rewrite(&self, frames: &mut [Frame], translation: &Translation<V4>, next: &NextHop) {
+        for (frame, packet) in frames.iter_mut().zip(self.burst.v4.as_ref()) {
+            rewrite::translate::<Ipv4>(frame, packet, translation);
+            rewrite::address(frame, next);
         }
     }
 }

@@ -1,15 +1,14 @@
-//! Which worker owns a flow, and how a frame gets there.
+//! Which worker owns a flow.
 //!
 //! ```text
 //!  to a SNAT port of a gateway address, no Service there → the worker whose share the port is in
 //!  to an owned address otherwise                         → hash(source address, source port)
-//!  to anybody else (a reply that was not SNATed)         → hash(destination address, destination port)
+//!  to an unowned address (a reply that was not SNATed)         → hash(destination address, destination port)
 //! ```
 //!
-//! Both directions of a flow give the same answer by construction: a client's packets name it as the source, the replies
+//! Both directions of a flow have the same owner by construction: a client's packets name it as the source, the replies
 //! as the destination. Nothing depends on how the NIC or the kernel spreads frames. A worker finds most frames in its own
-//! table and only asks this question on a miss; a foreign frame is copied to a buffer of the reserve and goes over a
-//! bounded queue ([`Mesh`]). The buffer comes back the same way.
+//! table and computes the owner only on a miss; a frame of another worker is handed over ([`crate::egress::mesh`]).
 //!
 //! The hash is one that the kernel's classic BPF can compute too (32 bits, shifts, xor and multiplication), so that a
 //! fanout program (`port::packet`) sends a frame to its owner in the first place. With the address as 32-bit words in
@@ -23,21 +22,15 @@
 //! ```
 //!
 //! Two rounds of a multiplication by a large odd number (those of MurmurHash3's finaliser) spread sequential ports and
-//! addresses evenly. The seeds are secret, so that nobody can choose flows of one worker beforehand; it is no
-//! cryptographic hash, and need not be: who does find such flows loads one worker, within that worker's own limits.
+//! addresses evenly. The seeds are secret, so that no sender can choose flows of one worker beforehand; it is not a
+//! cryptographic hash, and need not be: flows chosen for one worker load that worker alone, within its own limits.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use crossbeam::queue::ArrayQueue;
 use pollgate_common::flow::{Address, FlowKey};
 use pollgate_common::settings::DataplaneSettings;
 
-use crate::port::Frame;
 use crate::snat;
-
-/// Frames that may be on their way to one worker.
-pub const QUEUE: usize = 512;
 
 /// Multiplier of the rounds over the address.
 pub(crate) const C1: u32 = 0x85eb_ca6b;
@@ -51,7 +44,7 @@ pub struct Steering {
     seeds: [u32; 2],
 }
 
-/// Whom a packet is for, as far as its destination tells.
+/// What a packet's destination is to the steering rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Towards {
     /// A Service, or another owned address that is no gateway address: the source is the client.
@@ -118,95 +111,6 @@ pub(crate) fn words(address: u128) -> [u32; 4] {
 
 fn fold(seed: u64) -> u32 {
     u32::try_from((seed ^ (seed >> 32)) & 0xffff_ffff).unwrap_or(0)
-}
-
-/// The queues between workers.
-pub struct Mesh {
-    inboxes: Box<[Inbox]>,
-}
-
-struct Inbox {
-    /// Frames to process, from any worker.
-    frames: ArrayQueue<Frame>,
-    /// This worker's own buffers, coming home.
-    returns: ArrayQueue<Frame>,
-    /// The worker sleeps, or is about to.
-    sleeping: AtomicBool,
-    waker: Option<Waker>,
-}
-
-/// Wakes a sleeping worker.
-pub type Waker = Box<dyn Fn() + Send + Sync>;
-
-impl Mesh {
-    /// Queues for as many workers as there are wakers; `returns` is the number of buffers each worker can have away.
-    pub fn new(wakers: Vec<Option<Waker>>, returns: usize) -> Mesh {
-        let inbox = |waker| Inbox {
-            frames: ArrayQueue::new(QUEUE),
-            returns: ArrayQueue::new(returns.max(1)),
-            sleeping: AtomicBool::new(false),
-            waker,
-        };
-        Mesh { inboxes: wakers.into_iter().map(inbox).collect() }
-    }
-
-    /// Hands `frame` to `worker`; the frame comes back if its queue is full.
-    pub(crate) fn send(&self, worker: u16, frame: Frame) -> Result<(), Frame> {
-        let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return Err(frame) };
-        inbox.frames.push(frame)?;
-        inbox.wake();
-        Ok(())
-    }
-
-    /// The next frame that was handed to `worker`.
-    pub(crate) fn receive(&self, worker: u16) -> Option<Frame> {
-        self.inboxes.get(usize::from(worker))?.frames.pop()
-    }
-
-    /// Sends a buffer of `worker`'s reserve home.
-    pub(crate) fn give_back(&self, worker: u16, frame: Frame) {
-        if let Some(inbox) = self.inboxes.get(usize::from(worker)) {
-            // Room for every buffer the worker has, so never full.
-            let _ = inbox.returns.push(frame);
-        }
-    }
-
-    /// The next of `worker`'s own buffers that came home.
-    pub(crate) fn returned(&self, worker: u16) -> Option<Frame> {
-        self.inboxes.get(usize::from(worker))?.returns.pop()
-    }
-
-    /// Announces that `worker` is about to sleep. Answers whether it may: not if something is waiting. SeqCst on both
-    /// sides: either the sender sees the announcement or the sleeper sees the frame.
-    pub(crate) fn may_sleep(&self, worker: u16) -> bool {
-        let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return true };
-        inbox.sleeping.store(true, SeqCst);
-        std::sync::atomic::fence(SeqCst);
-        if inbox.frames.is_empty() {
-            return true;
-        }
-        inbox.sleeping.store(false, SeqCst);
-        false
-    }
-
-    /// The worker is awake again.
-    pub(crate) fn awake(&self, worker: u16) {
-        if let Some(inbox) = self.inboxes.get(usize::from(worker)) {
-            inbox.sleeping.store(false, SeqCst);
-        }
-    }
-}
-
-impl Inbox {
-    fn wake(&self) {
-        std::sync::atomic::fence(SeqCst);
-        if self.sleeping.load(SeqCst)
-            && self.sleeping.swap(false, SeqCst)
-            && let Some(waker) = &self.waker
-        {
-            waker();
-        }
-    }
 }
 
 #[cfg(test)]

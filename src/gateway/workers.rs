@@ -12,8 +12,9 @@ use pollgate_common::hash::random_seed;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::HostNetwork;
+use pollgate_dataplane::egress::mesh::{Mesh, Waker};
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
-use pollgate_dataplane::steer::{Mesh, Steering, Waker};
+use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use tracing::warn;
 

@@ -13,7 +13,7 @@ use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::wire::ethernet::{self, Ethernet};
 use pollgate_dataplane::wire::ipv4::Ipv4;
 use pollgate_dataplane::wire::tcp::{self, Tcp};
-use pollgate_dataplane::wire::{Header, checksum, udp};
+use pollgate_dataplane::wire::{Header, Ip, checksum, udp};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U32};
 
@@ -66,8 +66,8 @@ impl Arrival {
         let stamp = Stamp::of_run(frame, transport_at + header_len, run)?;
         let payload = ip.total_len().saturating_sub(ip.header_len() + header_len);
         let segment = segment.map(|tcp| (tcp.flags(), u32::try_from(payload).unwrap_or(0)));
-        let way = if clients.position(ip.dst()).is_some() { Way::Back } else { Way::There };
-        Some(Arrival { way, dst: ip.dst(), stamp, transport_at, segment })
+        let way = if clients.position(ip.dst().0).is_some() { Way::Back } else { Way::There };
+        Some(Arrival { way, dst: ip.dst().0, stamp, transport_at, segment })
     }
 
     /// Makes the frame its own answer: addresses and ports change places, which no sum notices; a SYN becomes a SYN-ACK,

@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use pollgate_common::counters::WorkerCounters;
+use pollgate_common::counters::{Counters, WorkerCounters};
 use pollgate_common::net::{NeighbourQuery, Net, NoNextHop, PortId};
 use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 
-use crate::egress::pending::{Outcome, Pending};
+use crate::egress::mesh::Mesh;
+use crate::egress::pending::{IpPacket, Pending};
 use crate::egress::pool::BufferPool;
-use crate::packet::Verdict;
-use crate::port::{Frame, Origin, Port, Returned};
+use crate::flow::table::FlowTotals;
+use crate::packet::{Account, Outcome, Verdict};
+use crate::port::{BURST, Frame, Origin, Port, Returned};
 use crate::rewrite;
-use crate::steer::Mesh;
 
 /// Asks the kernel, by way of the control side, for a neighbour. Must not wait.
 pub type AskNeighbour = Box<dyn Fn(NeighbourQuery) + Send>;
 
-/// Everything of a worker that moves frames.
+/// Everything of a worker that moves frames and counts them.
 pub(crate) struct Egress {
     pub(crate) worker: u16,
     pub(crate) ports: Vec<Box<dyn Port>>,
@@ -25,36 +26,83 @@ pub(crate) struct Egress {
     pub(crate) pending: Pending,
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) ask: AskNeighbour,
+    pub(crate) counters: Arc<Counters>,
     /// Frames to send, by port.
     pub(crate) out: Vec<Vec<Frame>>,
     pub(crate) back: Vec<Returned>,
 }
 
 impl Egress {
+    /// Takes a burst from a port.
+    #[inline]
+    pub(crate) fn receive(&mut self, port: usize, frames: &mut Vec<Frame>, now: Instant) {
+        self.ports[port].rx(now, BURST, frames);
+        let missed = self.ports[port].missed();
+        let counters = self.counters();
+        counters.rx.add(frames.len() as u64);
+        counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
+        counters.missed.add(missed);
+    }
+
+    /// Takes a burst of frames that other workers handed over.
+    #[inline]
+    pub(crate) fn receive_handed_over(&mut self, frames: &mut Vec<Frame>) {
+        frames.extend(std::iter::from_fn(|| self.mesh.receive(self.worker)).take(BURST));
+        self.counters().handed_in.add(frames.len() as u64);
+    }
+
+    /// Acts on the outcomes of a burst. Leaves `frames` empty.
+    #[inline]
+    pub(crate) fn dispatch(&mut self, frames: &mut Vec<Frame>, outcomes: &[Outcome], net: &Net, now: Instant) {
+        self.counters().bursts.add(1);
+        for (frame, outcome) in frames.iter().zip(outcomes) {
+            self.account(outcome.account, frame);
+        }
+        if let Some(port) = common_port(outcomes)
+            && let Some(out) = self.out.get_mut(usize::from(port.0))
+        {
+            return out.append(frames);
+        }
+        for (frame, outcome) in frames.drain(..).zip(outcomes) {
+            self.act(frame, outcome.verdict, net, now);
+        }
+    }
+
+    /// Counts for the service port.
+    #[inline]
+    fn account(&self, account: Account, frame: &Frame) {
+        let Some(service) = self.counters.service(usize::from(self.worker), account.service) else { return };
+        service.packets.add(u64::from(account.packets));
+        service.bytes.add(u64::from(account.packets) * frame.len() as u64);
+        if account.flows > 0 {
+            service.flows.add(u64::from(account.flows));
+            self.counters().flows_opened.add(u64::from(account.flows));
+        }
+    }
+
     /// Does what was decided.
     #[inline]
-    pub(crate) fn dispatch(
-        &mut self,
-        frame: Frame,
-        verdict: Verdict,
-        net: &Net,
-        counters: &WorkerCounters,
-        now: Instant,
-    ) {
+    fn act(&mut self, frame: Frame, verdict: Verdict, net: &Net, now: Instant) {
         match verdict {
-            Verdict::Send(port) => return self.queue(frame, usize::from(port.0), counters),
-            Verdict::Refuse(reason, port) => {
-                counters.drop(reason);
-                counters.originated.add(1);
-                return self.queue(frame, usize::from(port.0), counters);
+            Verdict::Send(port) => self.queue(frame, port),
+            // Written by `reply::act`: the frame is the reply now.
+            Verdict::Refuse(reason, _) => {
+                self.counters().drop(reason);
+                self.counters().originated.add(1);
+                let port = frame.received_on();
+                self.queue(frame, port);
             }
-            Verdict::Hold => return self.hold(frame, net, counters, now),
-            Verdict::HandOver(worker) => return self.hand_over(frame, worker, counters),
-            Verdict::Pass(_) if !self.kernel_has(&frame) => counters.drop(DropReason::NotPassed),
-            Verdict::Pass(reason) => counters.pass(reason),
-            Verdict::Drop(reason) => counters.drop(reason),
+            Verdict::Pend => self.pend(frame, net, now),
+            Verdict::HandOver(worker) => self.hand_over(frame, worker),
+            Verdict::Pass(_) if !self.kernel_has(&frame) => self.drop(frame, DropReason::NotPassed),
+            Verdict::Pass(reason) => {
+                self.counters().pass(reason);
+                self.release(frame);
+            }
+            Verdict::Drop(reason) => self.drop(frame, reason),
+            // `reply::act` has turned it into one of the others.
+            Verdict::EchoReply => self.drop(frame, DropReason::Icmp),
         }
-        self.release(frame);
     }
 
     /// Whether the kernel has this frame as well, and may be left with it.
@@ -62,32 +110,26 @@ impl Egress {
         self.ports.get(usize::from(frame.received_on().0)).is_none_or(|port| port.kernel_has_copy())
     }
 
-    /// Sends every frame of a burst by the same port, which is what most bursts do. Answers whether there is such a port.
     #[inline]
-    pub(crate) fn queue_all(&mut self, frames: &mut Vec<Frame>, port: PortId) -> bool {
-        let out = self.out.get_mut(usize::from(port.0));
-        out.map(|out| out.append(frames)).is_some()
-    }
-
-    #[inline]
-    fn queue(&mut self, frame: Frame, port: usize, counters: &WorkerCounters) {
-        match self.out.get_mut(port) {
+    fn queue(&mut self, frame: Frame, port: PortId) {
+        match self.out.get_mut(usize::from(port.0)) {
             Some(out) => out.push(frame),
-            None => self.end(frame, DropReason::UnpolledInterface, counters),
+            None => self.drop(frame, DropReason::UnpolledInterface),
         }
     }
 
-    fn end(&mut self, frame: Frame, reason: DropReason, counters: &WorkerCounters) {
-        counters.drop(reason);
+    fn drop(&mut self, frame: Frame, reason: DropReason) {
+        self.counters().drop(reason);
         self.release(frame);
     }
 
     #[cold]
-    fn hold(&mut self, frame: Frame, net: &Net, counters: &WorkerCounters, now: Instant) {
-        let destination = rewrite::destination(&frame);
-        let Some((destination, Err(NoNextHop::Neighbour(query)))) = destination.map(|to| (to, net.hop(to))) else {
-            // Nobody to wait for: the same look-up said otherwise a moment ago.
-            return self.end(frame, DropReason::NeighbourUnresolved, counters);
+    fn pend(&mut self, frame: Frame, net: &Net, now: Instant) {
+        let packet = IpPacket::of(&frame);
+        let Some((packet, Err(NoNextHop::Neighbour(query)))) = packet.map(|it| (it, net.next_hop(it.destination)))
+        else {
+            // Not reached: the same look-up asked for a neighbour a moment ago.
+            return self.drop(frame, DropReason::NeighbourUnresolved);
         };
         let (room, asked) = self.pending.room_for(&query);
         if !asked {
@@ -95,29 +137,29 @@ impl Egress {
         }
         let kept = if room { self.keep(frame) } else { Err(frame) };
         match kept {
-            Ok(frame) => self.pending.add(frame, query, destination, now),
-            Err(frame) => self.end(frame, DropReason::NeighbourQueueFull, counters),
+            Ok(frame) => self.pending.add(frame, query, packet, now),
+            Err(frame) => self.drop(frame, DropReason::NeighbourQueueFull),
         }
-        counters.held.set(self.pending.len() as u64);
+        self.counters().held.set(self.pending.len() as u64);
     }
 
     #[cold]
-    fn hand_over(&mut self, frame: Frame, worker: u16, counters: &WorkerCounters) {
-        // A frame that was handed to us and is not ours either would go round for ever: it ends here.
+    fn hand_over(&mut self, frame: Frame, worker: u16) {
+        // Two workers that use different generations of the tables can each name the other: a frame moves once.
         if matches!(frame.origin(), Origin::Worker(_)) {
-            return self.end(frame, DropReason::HandoverFull, counters);
+            return self.drop(frame, DropReason::HandoverFull);
         }
         match self.keep(frame) {
             Ok(frame) => match self.mesh.send(worker, frame) {
-                Ok(()) => counters.handed_over.add(1),
-                Err(frame) => self.end(frame, DropReason::HandoverFull, counters),
+                Ok(()) => self.counters().handed_over.add(1),
+                Err(frame) => self.drop(frame, DropReason::HandoverFull),
             },
-            Err(frame) => self.end(frame, DropReason::HandoverFull, counters),
+            Err(frame) => self.drop(frame, DropReason::HandoverFull),
         }
     }
 
-    /// The frame in a buffer that may outlive the burst: its own if it is of a pool, a copy otherwise (the original
-    /// goes back to its port).
+    /// The frame in a buffer that may outlive the burst: its own if it is of a pool, a copy otherwise (the original goes back
+    /// to its port).
     fn keep(&mut self, frame: Frame) -> Result<Frame, Frame> {
         if matches!(frame.origin(), Origin::Worker(_)) {
             return Ok(frame);
@@ -131,45 +173,57 @@ impl Egress {
         }
     }
 
-    /// Sends or drops what waited for a neighbour, where the wait is over.
-    pub(crate) fn review(&mut self, net: &Net, moved: bool, now: Instant, counters: &WorkerCounters) {
+    /// Sends or drops the frames whose wait for a neighbour is over.
+    pub(crate) fn review(&mut self, net: &Net, moved: bool, now: Instant) {
         if self.pending.len() == 0 {
             return;
         }
         let mut pending = std::mem::replace(&mut self.pending, Pending::empty());
-        pending.review(net, moved, now, |mut frame, outcome| match outcome {
-            Outcome::Ready(hop) if rewrite::is_too_long(rewrite::total_len(&frame), &frame, &hop) => {
-                self.end(frame, DropReason::TxTooLong, counters)
+        pending.review(net, moved, now, |mut frame, result| match result {
+            Ok(next) => {
+                rewrite::address(&mut frame, &next);
+                self.queue(frame, next.port);
             }
-            Outcome::Ready(hop) => {
-                rewrite::address(&mut frame, &hop);
-                self.queue(frame, usize::from(hop.port.0), counters);
-            }
-            Outcome::Dropped(reason) => self.end(frame, reason, counters),
+            Err(reason) => self.drop(frame, reason),
         });
         self.pending = pending;
         while let Some(query) = self.pending.due(now) {
             (self.ask)(query);
         }
-        counters.held.set(self.pending.len() as u64);
+        self.counters().held.set(self.pending.len() as u64);
     }
 
-    /// Sends everything queued, port by port, and asks after what is still on its way out.
-    pub(crate) fn flush(&mut self, now: Instant, counters: &WorkerCounters) {
+    /// Sends everything queued, port by port, and collects the buffers of frames that are out.
+    pub(crate) fn flush(&mut self, now: Instant) {
         for at in 0..self.ports.len() {
             if self.out[at].is_empty() && !self.ports[at].is_sending() {
                 continue;
             }
             let sent = self.ports[at].tx(now, &mut self.out[at], &mut self.back);
-            counters.tx.add(sent.frames);
-            counters.tx_bytes.add(sent.bytes);
+            self.counters().tx.add(sent.frames);
+            self.counters().tx_bytes.add(sent.bytes);
         }
         while let Some(Returned { frame, dropped }) = self.back.pop() {
-            if let Some(reason) = dropped {
-                counters.drop(reason);
+            match dropped {
+                Some(reason) => self.drop(frame, reason),
+                None => self.release(frame),
             }
-            self.release(frame);
         }
+    }
+
+    /// Sets the gauges at the end of a poll.
+    pub(crate) fn report(&self, flows: FlowTotals, generation: u64) {
+        let counters = self.counters();
+        counters.flows_live.set(flows.live);
+        counters.flows_half_open.set(flows.half_open);
+        counters.flows_expired.set(flows.expired);
+        counters.flows_evicted.set(flows.evicted);
+        counters.generation.set(generation);
+    }
+
+    /// Counts a sleep.
+    pub(crate) fn slept(&self) {
+        self.counters().sleeps.add(1);
     }
 
     /// Whether a port has frames that are not out yet.
@@ -177,8 +231,8 @@ impl Egress {
         self.ports.iter().any(|port| port.is_sending())
     }
 
-    /// Gives a buffer back to whose it is.
-    pub(crate) fn release(&mut self, frame: Frame) {
+    /// Gives a buffer back to its origin.
+    fn release(&mut self, frame: Frame) {
         match frame.origin() {
             Origin::Port(port) => {
                 if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
@@ -196,4 +250,17 @@ impl Egress {
             self.pool.release(frame);
         }
     }
+
+    #[inline]
+    fn counters(&self) -> &WorkerCounters {
+        self.counters.worker(usize::from(self.worker))
+    }
+}
+
+/// The port that all frames of a burst leave by, if it is one: so it is for most bursts.
+#[inline]
+fn common_port(outcomes: &[Outcome]) -> Option<PortId> {
+    let first = outcomes.first()?.verdict;
+    let Verdict::Send(port) = first else { return None };
+    outcomes.iter().all(|outcome| outcome.verdict == first).then_some(port)
 }

@@ -1,12 +1,10 @@
 //! Next hops, as a worker remembers them.
 //!
-//! A flow keeps the place of its next hop in the worker's list instead of asking the mirror for route and neighbour with
-//! each packet. The list is emptied whenever the mirror's generation moves; its epoch then moves too, and a flow that
-//! comes with the old one looks its hop up again. So a changed route or MAC reaches every flow with its next packet.
+//! A flow keeps the index of its next hop in the lane's list instead of looking up route and neighbour with each packet. The
+//! list is emptied whenever the network's generation moves. Its epoch then moves too, and a flow that has the old epoch looks its
+//! next hop up again. So a changed route or MAC address reaches every flow with its next packet.
 
-use std::net::IpAddr;
-
-use pollgate_common::flow::V4;
+use pollgate_common::flow::Address;
 use pollgate_common::hash::{HashMap, new_map};
 use pollgate_common::net::{Mac, Net, NextHop, NoNextHop, PortId};
 
@@ -15,26 +13,26 @@ use crate::flow::Entry;
 /// Different next hops remembered at once; beyond that the list starts over.
 const CAPACITY: usize = 4096;
 
-/// See the module's text.
-pub(crate) struct NextHops {
+/// The next hops of one family's flows.
+pub(crate) struct NextHops<A> {
     net_generation: u64,
     epoch: u32,
     list: Vec<NextHop>,
-    places: HashMap<(PortId, Mac), u32>,
-    /// Where a destination's hop is: routes are looked up once for all flows to an endpoint, not for each.
-    destinations: HashMap<V4, u32>,
+    indexes: HashMap<(PortId, Mac), u32>,
+    /// The next hop of a destination: a route is looked up once for all flows to an endpoint.
+    destinations: HashMap<A, u32>,
 }
 
-impl NextHops {
-    pub(crate) fn new() -> NextHops {
-        let mut places = new_map();
-        places.reserve(CAPACITY);
+impl<A: Address> NextHops<A> {
+    pub(crate) fn new() -> NextHops<A> {
+        let mut indexes = new_map();
+        indexes.reserve(CAPACITY);
         let mut destinations = new_map();
         destinations.reserve(CAPACITY);
-        NextHops { net_generation: 0, epoch: 1, list: Vec::with_capacity(CAPACITY), places, destinations }
+        NextHops { net_generation: 0, epoch: 1, list: Vec::with_capacity(CAPACITY), indexes, destinations }
     }
 
-    /// Once a burst: forgets everything if the network has changed. Answers whether it had.
+    /// Once per poll: forgets everything if the network has changed. Returns whether it has.
     pub(crate) fn follow(&mut self, net: &Net) -> bool {
         let changed = net.generation() != self.net_generation;
         if changed {
@@ -46,7 +44,7 @@ impl NextHops {
 
     /// The next hop of a flow's direction.
     #[inline]
-    pub(crate) fn of(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<&NextHop, NoNextHop> {
+    pub(crate) fn of(&mut self, entry: &mut Entry<A>, net: &Net) -> Result<&NextHop, NoNextHop> {
         if entry.hop_epoch != self.epoch {
             self.look_up(entry, net)?;
         }
@@ -54,38 +52,38 @@ impl NextHops {
     }
 
     #[cold]
-    fn look_up(&mut self, entry: &mut Entry<V4>, net: &Net) -> Result<(), NoNextHop> {
+    fn look_up(&mut self, entry: &mut Entry<A>, net: &Net) -> Result<(), NoNextHop> {
         let destination = entry.translation.to.dst;
         entry.hop = match self.destinations.get(&destination) {
-            Some(&place) => place,
+            Some(&index) => index,
             None => {
-                let place = self.place(net.hop(IpAddr::from(destination))?);
+                let index = self.index_of(net.next_hop(destination.into())?);
                 if self.destinations.len() < CAPACITY {
-                    self.destinations.insert(destination, place);
+                    self.destinations.insert(destination, index);
                 }
-                place
+                index
             }
         };
         entry.hop_epoch = self.epoch;
         Ok(())
     }
 
-    fn place(&mut self, hop: NextHop) -> u32 {
-        if let Some(&place) = self.places.get(&(hop.port, hop.dst)) {
-            return place;
+    fn index_of(&mut self, next: NextHop) -> u32 {
+        if let Some(&index) = self.indexes.get(&(next.port, next.dst)) {
+            return index;
         }
         if self.list.len() == CAPACITY {
             self.start_over();
         }
-        let place = u32::try_from(self.list.len()).unwrap_or(0);
-        self.list.push(hop);
-        self.places.insert((hop.port, hop.dst), place);
-        place
+        let index = u32::try_from(self.list.len()).unwrap_or(0);
+        self.list.push(next);
+        self.indexes.insert((next.port, next.dst), index);
+        index
     }
 
     fn start_over(&mut self) {
         self.list.clear();
-        self.places.clear();
+        self.indexes.clear();
         self.destinations.clear();
         self.epoch = self.epoch.wrapping_add(1).max(1);
     }

@@ -1,8 +1,8 @@
 //! Frames that wait for a neighbour's MAC address.
 //!
-//! The mirror is asked once per neighbour; while the kernel resolves it, a few frames wait (translated already, only the
-//! MACs missing) and are sent as soon as a new view of the network names the MAC. The kernel's own queue is as short
-//! (`net.ipv4.neigh.*.unres_qlen`), and for the same reason: a sender retransmits, a memory does not grow.
+//! The control side is asked once per neighbour; while the kernel resolves it, a few frames wait (translated already, only the
+//! MAC addresses missing) and are sent as soon as a new view of the network has the MAC address. The kernel's own queue is as
+//! short (`net.ipv4.neigh.*.unres_qlen`), for the same reason: a sender retransmits, a memory does not grow.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,82 +12,106 @@ use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 
 use crate::port::Frame;
+use crate::rewrite;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::{Header, Ip};
 
-/// Frames a worker holds in all.
+/// Frames of one worker that may wait at once.
 pub(crate) const CAPACITY: usize = 128;
-/// Frames held for one neighbour.
+/// Of these, frames for one neighbour.
 const PER_NEIGHBOUR: usize = 16;
-/// How long a frame waits; the kernel gives up on a neighbour after three probes a second apart.
+/// How long a frame waits. The kernel gives up on a neighbour after three probes, one second apart.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often a neighbour is asked for while frames wait for it: a question may be lost on its way to the kernel.
+/// How often a neighbour is asked for while frames wait for it: a request to the kernel may be lost.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// A frame and what it waits for.
 struct Waiting {
     frame: Frame,
     query: NeighbourQuery,
-    /// Whom the packet is for, as the route look-up wants it.
-    destination: IpAddr,
+    packet: IpPacket,
     since: Instant,
     /// When the neighbour was last asked for.
     asked: Instant,
 }
 
-/// What became of a frame that waited.
-pub(crate) enum Outcome {
-    /// It can go.
-    Ready(NextHop),
-    /// It can not.
-    Dropped(DropReason),
+/// What is kept of the IP packet in a frame, whatever its family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IpPacket {
+    /// Destination address, for the route look-up.
+    pub(crate) destination: IpAddr,
+    /// Bytes of header and payload.
+    len: usize,
 }
 
-/// See the module's text.
+impl IpPacket {
+    /// The IP packet in the frame.
+    pub(crate) fn of(frame: &Frame) -> Option<IpPacket> {
+        match Ethernet::at(frame.bytes(), 0)?.ether_type() {
+            ethernet::IPV4 => IpPacket::read::<Ipv4>(frame),
+            _ => None,
+        }
+    }
+
+    fn read<I: Ip>(frame: &Frame) -> Option<IpPacket> {
+        let ip = I::at(frame.bytes(), ethernet::LEN)?;
+        Some(IpPacket { destination: ip.dst().into(), len: ip.total_len() })
+    }
+}
+
+/// The waiting frames of one worker.
 pub(crate) struct Pending {
-    held: Vec<Waiting>,
+    waiting: Vec<Waiting>,
 }
 
 impl Pending {
     pub(crate) fn new() -> Pending {
-        Pending { held: Vec::with_capacity(CAPACITY) }
+        Pending { waiting: Vec::with_capacity(CAPACITY) }
     }
 
-    /// With room for nobody: what stands in while the real one is reviewed. Allocates nothing.
+    /// Without capacity: stands in while the real one is reviewed. Allocates nothing.
     pub(crate) fn empty() -> Pending {
-        Pending { held: Vec::new() }
+        Pending { waiting: Vec::new() }
     }
 
-    /// Whether one more frame for `query` may wait; and whether somebody already waits for it (so it has been asked).
+    /// Whether one more frame for `query` may wait; and whether another one already waits for it, so that it has been asked.
     pub(crate) fn room_for(&self, query: &NeighbourQuery) -> (bool, bool) {
-        let waiting = self.held.iter().filter(|held| held.query == *query).count();
-        (self.held.len() < CAPACITY && waiting < PER_NEIGHBOUR, waiting > 0)
+        let waiting = self.waiting.iter().filter(|waiting| waiting.query == *query).count();
+        (self.waiting.len() < CAPACITY && waiting < PER_NEIGHBOUR, waiting > 0)
     }
 
-    /// Lets a frame wait.
-    pub(crate) fn add(&mut self, frame: Frame, query: NeighbourQuery, destination: IpAddr, since: Instant) {
-        self.held.push(Waiting { frame, query, destination, since, asked: since });
+    /// Keeps a frame that carries `packet`.
+    pub(crate) fn add(&mut self, frame: Frame, query: NeighbourQuery, packet: IpPacket, since: Instant) {
+        self.waiting.push(Waiting { frame, query, packet, since, asked: since });
     }
 
     /// Frames waiting.
     pub(crate) fn len(&self) -> usize {
-        self.held.len()
+        self.waiting.len()
     }
 
-    /// The next neighbour to be asked for again at `now`, until there is none: each once, however many wait for it.
+    /// The next neighbour to be asked for again at `now`, each once however many frames wait for it; `None` if no more is due.
     pub(crate) fn due(&mut self, now: Instant) -> Option<NeighbourQuery> {
-        let query = self.held.iter().find(|held| now.since(held.asked) > ASK_EVERY)?.query;
-        self.held.iter_mut().filter(|held| held.query == query).for_each(|held| held.asked = now);
+        let query = self.waiting.iter().find(|waiting| now.since(waiting.asked) > ASK_EVERY)?.query;
+        self.waiting.iter_mut().filter(|waiting| waiting.query == query).for_each(|waiting| waiting.asked = now);
         Some(query)
     }
 
-    /// Passes every frame whose wait is over to `done`, in the order they came. `moved`: the network has changed.
-    pub(crate) fn review(&mut self, net: &Net, moved: bool, now: Instant, mut done: impl FnMut(Frame, Outcome)) {
-        if self.held.is_empty() {
-            return;
-        }
+    /// Passes every frame whose wait is over to `done`, in the order of arrival, with its next hop or the reason why it has none.
+    /// `moved`: the network has changed.
+    pub(crate) fn review(
+        &mut self,
+        net: &Net,
+        moved: bool,
+        now: Instant,
+        mut done: impl FnMut(Frame, Result<NextHop, DropReason>),
+    ) {
         let mut at = 0;
-        while at < self.held.len() {
-            match self.held[at].outcome(net, moved, now) {
+        while at < self.waiting.len() {
+            match self.waiting[at].result(net, moved, now) {
                 // `remove` keeps the order; the list is short.
-                Some(outcome) => done(self.held.remove(at).frame, outcome),
+                Some(result) => done(self.waiting.remove(at).frame, result),
                 None => at += 1,
             }
         }
@@ -95,15 +119,19 @@ impl Pending {
 }
 
 impl Waiting {
-    fn outcome(&self, net: &Net, moved: bool, now: Instant) -> Option<Outcome> {
+    /// `None`: it still waits.
+    fn result(&self, net: &Net, moved: bool, now: Instant) -> Option<Result<NextHop, DropReason>> {
         if moved {
-            match net.hop(self.destination) {
-                Ok(hop) => return Some(Outcome::Ready(hop)),
+            match net.next_hop(self.packet.destination) {
+                Ok(next) if rewrite::is_too_long(self.packet.len, &self.frame, &next) => {
+                    return Some(Err(DropReason::TxTooLong));
+                }
+                Ok(next) => return Some(Ok(next)),
                 Err(NoNextHop::Neighbour(_)) => {}
-                Err(no) => return Some(Outcome::Dropped(reason(no))),
+                Err(no) => return Some(Err(reason(no))),
             }
         }
-        (now.since(self.since) > PATIENCE).then_some(Outcome::Dropped(DropReason::NeighbourUnresolved))
+        (now.since(self.since) > PATIENCE).then_some(Err(DropReason::NeighbourUnresolved))
     }
 }
 

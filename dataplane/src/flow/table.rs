@@ -23,7 +23,6 @@
 use std::io;
 use std::time::Duration;
 
-use pollgate_common::counters::WorkerCounters;
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
@@ -104,6 +103,19 @@ pub struct FlowOrigin {
     pub backend_incarnation: u16,
     /// Generation of the tables that was true in.
     pub generation: u32,
+}
+
+/// How many connections there are and were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTotals {
+    /// In the table.
+    pub live: u64,
+    /// Of these, not assured yet.
+    pub half_open: u64,
+    /// Removed after their time-out.
+    pub expired: u64,
+    /// Removed to make room.
+    pub evicted: u64,
 }
 
 /// The table was full and nothing could be evicted.
@@ -370,12 +382,26 @@ impl<A: Address> FlowTable<A> {
         self.live
     }
 
-    /// Writes the gauges and totals to `counters`.
-    pub fn report(&self, counters: &WorkerCounters) {
-        counters.flows_live.set(self.live);
-        counters.flows_half_open.set(self.half_open);
-        counters.flows_expired.set(self.expired);
-        counters.flows_evicted.set(self.evicted);
+    /// How many connections there are and were.
+    pub fn totals(&self) -> FlowTotals {
+        let FlowTable { live, half_open, expired, evicted, .. } = *self;
+        FlowTotals { live, half_open, expired, evicted }
+    }
+
+    /// The live flow with exactly this key; one that has expired is removed.
+    pub fn live_index(&mut self, key: &FlowKey<A>, now: Ticks) -> Option<u32> {
+        let index = self.find(self.hash(key), key)?;
+        (!self.expire(index, now)).then_some(index)
+    }
+
+    /// Whether `key` belongs to no flow. A flow that is over, but not swept away yet, makes room.
+    pub fn make_free(&mut self, key: &FlowKey<A>, now: Ticks) -> bool {
+        let Some(index) = self.live_index(key, now) else { return true };
+        let over = self.entry(index).is(CLOSING);
+        if over {
+            self.close(index);
+        }
+        over
     }
 
     fn allocate(&mut self, now: Ticks) -> Result<u32, Full> {

@@ -24,10 +24,19 @@ const PORT: u8 = 3;
 /// The errors pollgate originates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// Nobody serves that port (type 3, code 3).
+    /// No service listens on that port (type 3, code 3).
     PortUnreachable,
     /// The time to live ran out (type 11, code 0).
     TimeExceeded,
+}
+
+/// What a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It asks for an echo reply (type 8, code 0).
+    EchoRequest,
+    /// Anything else.
+    Other,
 }
 
 /// The header.
@@ -43,13 +52,13 @@ pub struct Icmp {
 impl Header for Icmp {}
 
 impl Icmp {
-    /// Whether it asks for an echo.
-    pub fn is_echo_request(&self) -> bool {
-        (self.kind, self.code) == (ECHO, 0)
+    /// What the message is for.
+    pub fn kind(&self) -> Kind {
+        if (self.kind, self.code) == (ECHO, 0) { Kind::EchoRequest } else { Kind::Other }
     }
 
-    /// Turns the request into its reply: only the type changes, and the sum by as much.
-    pub fn answer(&mut self) {
+    /// Turns an echo request into its reply: only the type changes, and the sum by as much.
+    pub fn reply_in_place(&mut self) {
         self.kind = ECHO_REPLY;
         // The type is the high byte of its word: −0x0800 is +0xf7ff in one's complement.
         let sum = checksum::update(self.checksum.get(), 0xf7ff);
@@ -81,8 +90,8 @@ mod tests {
         let sum = !checksum::fold(checksum::sum(&message));
         message[2..4].copy_from_slice(&sum.to_be_bytes());
         let icmp = Icmp::at_mut(&mut message, 0).expect("long enough");
-        assert!(icmp.is_echo_request());
-        icmp.answer();
+        assert_eq!(icmp.kind(), Kind::EchoRequest);
+        icmp.reply_in_place();
         assert_eq!(message[0], ECHO_REPLY);
         assert_eq!(checksum::fold(checksum::sum(&message)), 0xffff);
     }
@@ -90,7 +99,7 @@ mod tests {
     #[test]
     fn a_reply_of_zeros_alone_has_a_correct_sum() {
         let mut message = vec![ECHO, 0, 0xf7, 0xff, 0, 0, 0, 0, 0, 0];
-        Icmp::at_mut(&mut message, 0).expect("long enough").answer();
+        Icmp::at_mut(&mut message, 0).expect("long enough").reply_in_place();
         assert_eq!(checksum::fold(checksum::sum(&message)), 0xffff);
     }
 

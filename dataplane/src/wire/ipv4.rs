@@ -7,11 +7,12 @@
 
 use std::net::Ipv4Addr;
 
+use pollgate_common::flow::V4;
 use pollgate_common::reasons::DropReason;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Header, checksum};
+use super::{Header, Ip, Piece, checksum, icmp};
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
@@ -39,10 +40,21 @@ pub struct Ipv4 {
 impl Header for Ipv4 {}
 
 impl Ipv4 {
-    /// The header at `at` of `frame`, proved: version 4, header length within the packet, packet within the frame, header
-    /// sum correct. Bytes behind the packet (Ethernet padding) are nobody's.
+    /// Whether it has no options, is not a fragment, and its checksum is right.
     #[inline]
-    pub fn check(frame: &[u8], at: usize) -> Result<&Ipv4, DropReason> {
+    pub fn is_plain(&self) -> bool {
+        let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
+        self.version_ihl == 0x45 && whole && checksum::is_right(zerocopy::transmute_ref!(self))
+    }
+}
+
+impl Ip for Ipv4 {
+    type Address = V4;
+    const LEN: usize = LEN;
+    const ICMP: u8 = icmp::PROTOCOL;
+
+    #[inline]
+    fn check(frame: &[u8], at: usize) -> Result<&Ipv4, DropReason> {
         let ip = Ipv4::at(frame, at).ok_or(DropReason::IpHeader)?;
         let header_len = ip.header_len();
         if ip.version_ihl >> 4 != 4 || header_len < LEN {
@@ -58,82 +70,69 @@ impl Ipv4 {
         Ok(ip)
     }
 
-    /// Whether it has no options, is no fragment, and its checksum is right.
     #[inline]
-    pub fn is_plain(&self) -> bool {
-        let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
-        self.version_ihl == 0x45 && whole && checksum::is_right(zerocopy::transmute_ref!(self))
+    fn src(&self) -> V4 {
+        V4(Ipv4Addr::from(self.src))
     }
 
-    /// Bytes of the header, options included.
     #[inline]
-    pub fn header_len(&self) -> usize {
+    fn dst(&self) -> V4 {
+        V4(Ipv4Addr::from(self.dst))
+    }
+
+    #[inline]
+    fn header_len(&self) -> usize {
         usize::from(self.version_ihl & 0xf) * 4
     }
 
-    /// Bytes of header and payload.
     #[inline]
-    pub fn total_len(&self) -> usize {
+    fn total_len(&self) -> usize {
         usize::from(self.total_len.get())
     }
 
-    /// Hops left.
     #[inline]
-    pub fn ttl(&self) -> u8 {
+    fn hop_limit(&self) -> u8 {
         self.ttl
     }
 
-    /// IANA protocol number.
     #[inline]
-    pub fn protocol(&self) -> u8 {
+    fn protocol(&self) -> u8 {
         self.protocol
     }
 
-    /// Who sent it.
     #[inline]
-    pub fn src(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.src)
+    fn piece(&self) -> Piece {
+        match (self.fragment.get() & FRAGMENT_OFFSET, self.fragment.get() & MORE_FRAGMENTS) {
+            (0, 0) => Piece::Whole,
+            (0, _) => Piece::First,
+            (_, _) => Piece::Later,
+        }
     }
 
-    /// Whom it is for.
     #[inline]
-    pub fn dst(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.dst)
-    }
-
-    /// Whether it is a piece of a larger packet.
-    #[inline]
-    pub fn is_fragment(&self) -> bool {
-        self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
-    }
-
-    /// New addresses and one hop less; `delta` is what the addresses add to the sum ([`checksum::delta`]).
-    #[inline]
-    pub fn translate(&mut self, src: Ipv4Addr, dst: Ipv4Addr, delta: u16) {
-        self.src = src.octets();
-        self.dst = dst.octets();
+    fn translate(&mut self, src: V4, dst: V4, delta: u16) {
+        self.src = src.0.octets();
+        self.dst = dst.0.octets();
         // The TTL is the high byte of its word: one less is −0x0100, which in one's complement is +0xfeff.
         self.ttl = self.ttl.wrapping_sub(1);
         self.checksum = U16::new(checksum::update(self.checksum.get(), u32::from(delta) + 0xfeff));
     }
 
-    /// Source and destination change places and the time to live starts at 64: an answer in the same buffer.
-    pub fn reply_in_place(&mut self) {
+    fn reply_in_place(&mut self) {
+        // Swapping two words of a sum changes nothing; only the TTL does.
         std::mem::swap(&mut self.src, &mut self.dst);
         let change = u32::from(64u16 << 8) + u32::from(!(u16::from(self.ttl) << 8));
         self.ttl = 64;
         self.checksum = U16::new(checksum::update(self.checksum.get(), change));
     }
 
-    /// Says how long the packet is, the sum following.
-    pub fn set_total_len(&mut self, total_len: u16) {
+    fn set_total_len(&mut self, total_len: u16) {
         let change = u32::from(total_len) + u32::from(!self.total_len.get());
         self.total_len = U16::new(total_len);
         self.checksum = U16::new(checksum::update(self.checksum.get(), change));
     }
 
-    /// A header without options for a packet of our own, of `total_len` bytes, sum included.
-    pub fn make(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, total_len: u16) -> Ipv4 {
+    fn make(src: V4, dst: V4, protocol: u8, total_len: u16) -> Ipv4 {
         let mut ip = Ipv4 {
             version_ihl: 0x45,
             tos: 0,
@@ -143,8 +142,8 @@ impl Ipv4 {
             ttl: 64,
             protocol,
             checksum: U16::new(0),
-            src: src.octets(),
-            dst: dst.octets(),
+            src: src.0.octets(),
+            dst: dst.0.octets(),
         };
         ip.checksum = U16::new(!checksum::fold(checksum::sum(ip.as_bytes())));
         ip
@@ -157,7 +156,7 @@ mod tests {
     use etherparse::Ipv4HeaderSlice;
 
     fn header() -> Vec<u8> {
-        Ipv4::make(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 96, 0, 50), 6, 20).as_bytes().to_vec()
+        Ipv4::make(V4(Ipv4Addr::new(10, 0, 0, 1)), V4(Ipv4Addr::new(10, 96, 0, 50)), 6, 20).as_bytes().to_vec()
     }
 
     #[test]
@@ -167,7 +166,7 @@ mod tests {
         let old = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 96, 0, 50));
         let new = (Ipv4Addr::new(192, 168, 50, 10), Ipv4Addr::new(10, 244, 1, 10));
         let delta = checksum::delta(&[old.0.into(), old.1.into()], &[new.0.into(), new.1.into()]);
-        Ipv4::at_mut(&mut bytes, 0).expect("long enough").translate(new.0, new.1, delta);
+        Ipv4::at_mut(&mut bytes, 0).expect("long enough").translate(V4(new.0), V4(new.1), delta);
         let seen = Ipv4HeaderSlice::from_slice(&bytes).expect("a header").to_header();
         assert_eq!((seen.source, seen.destination, seen.time_to_live), (new.0.octets(), new.1.octets(), 63));
         assert_eq!(seen.header_checksum, seen.calc_header_checksum());
@@ -188,6 +187,6 @@ mod tests {
         assert_eq!(check(&|b| b[3] = 21), Some(DropReason::IpLength));
         assert_eq!(check(&|b| b[3] = 19), Some(DropReason::IpLength));
         assert_eq!(check(&|b| b[8] = 1), Some(DropReason::IpChecksum));
-        assert_eq!(check(&|b| b.extend([0; 26])), None, "padding is nobody's");
+        assert_eq!(check(&|b| b.extend([0; 26])), None, "padding is ignored");
     }
 }

@@ -6,27 +6,14 @@
 
 pub mod arp;
 pub mod checksum;
-pub mod dns;
 pub mod ethernet;
 pub mod icmp;
+pub mod ip;
 pub mod ipv4;
 pub mod plain;
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-/// A header that can be laid over bytes.
-pub trait Header: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Sized {
-    /// The header at `at`, if all of it is there.
-    #[inline]
-    fn at(bytes: &[u8], at: usize) -> Option<&Self> {
-        Self::ref_from_prefix(bytes.get(at..)?).ok().map(|(header, _)| header)
-    }
-
-    /// The same, to be changed.
-    #[inline]
-    fn at_mut(bytes: &mut [u8], at: usize) -> Option<&mut Self> {
-        Self::mut_from_prefix(bytes.get_mut(at..)?).ok().map(|(header, _)| header)
-    }
-}
+pub use ip::{Ip, Piece};
+pub use pollgate_common::header::Header;

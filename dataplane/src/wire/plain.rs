@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::ethernet::{self, Ethernet};
 use super::ipv4::Ipv4;
-use super::{Header, tcp, udp};
+use super::{Header, Ip, tcp, udp};
 
 /// Where the transport header starts.
 pub const L4: usize = ethernet::LEN + super::ipv4::LEN;
@@ -86,8 +86,8 @@ impl Plain {
     #[inline]
     pub fn key(&self) -> FlowKey<V4> {
         FlowKey {
-            src: V4(self.ip.src()),
-            dst: V4(self.ip.dst()),
+            src: self.ip.src(),
+            dst: self.ip.dst(),
             src_port: self.src_port.get(),
             dst_port: self.dst_port.get(),
             protocol: self.ip.protocol(),

@@ -26,9 +26,10 @@ use pollgate_control::compile::sink::TableSink;
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
 use pollgate_control::observe::stats;
+use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
 use pollgate_dataplane::port::{BURST, Port};
-use pollgate_dataplane::steer::{Mesh, Steering};
+use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 
 use super::builder::{MacBytes, Sendable, ip, link_mac};

@@ -19,10 +19,10 @@
 use std::ops::Range;
 
 use crate::port::{Frame, Offload};
-use crate::wire::Header;
 use crate::wire::checksum::{fold, sum};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
+use crate::wire::{Header, Ip, Piece};
 
 /// Drivers whose frames may come from this very machine.
 const VIRTUAL: [&str; 3] = ["veth", "tun", "virtio_net"];
@@ -88,7 +88,7 @@ type Transport<'a> = (usize, u8, u16, &'a [u8]);
 
 fn v4(bytes: &[u8]) -> Option<Transport<'_>> {
     let ip = Ipv4::at(bytes, ethernet::LEN)?;
-    if ip.is_fragment() {
+    if ip.piece() != Piece::Whole {
         return None;
     }
     let length = ip.total_len().checked_sub(ip.header_len())?;

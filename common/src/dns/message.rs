@@ -6,11 +6,11 @@
 //!         QR opcode AA TC RD RA  rcode
 //! ```
 
-use pollgate_common::dns::zone::{MAX_NAME, rr};
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Header as _;
+use super::zone::{MAX_NAME, rr};
+use crate::header::Header;
 
 /// Bytes of the header.
 pub const LEN: usize = 12;
@@ -73,7 +73,7 @@ pub struct Dns {
     additionals: U16,
 }
 
-impl super::Header for Dns {}
+impl Header for Dns {}
 
 impl Dns {
     /// The header of the response to this query. `records`: answers, authorities, additionals.
@@ -93,7 +93,7 @@ struct Question {
     class: U16,
 }
 
-impl super::Header for Question {}
+impl Header for Question {}
 
 /// The pseudo-record, its root name included (RFC 6891 §6.1.2).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ pub struct Opt {
     len: U16,
 }
 
-impl super::Header for Opt {}
+impl Header for Opt {}
 
 impl Opt {
     /// UDP payload bytes the client takes.

@@ -1,0 +1,102 @@
+//! The answer to a query: an authoritative server's, from the compiled zone.
+//!
+//! Rules: RFC 1035 §4.3.2 (the algorithm), RFC 2308 (negative answers carry the SOA), RFC 6891 (EDNS), and the Kubernetes DNS
+//! specification for what exists. A name outside the zone is REFUSED.
+//!
+//! The zone holds records in wire format ([`super::zone`]), so an answer is a look-up, a copy behind the question, and a
+//! header. Whoever serves DNS calls [`answer`]: the worker in the query's own frame, others in a buffer of theirs.
+
+use zerocopy::IntoBytes;
+
+use super::message::{self, Asked, NameRoom, Query, Rcode};
+use super::zone::{RrSet, Zone};
+
+/// Why a message gets no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It is not a query: too short for a header, or itself a response.
+    NotAQuery,
+    /// The buffer is too small for the response.
+    NoRoom,
+}
+
+/// Writes the response to the query in the first `len` bytes of `buffer` over it. Returns the response's length in bytes.
+pub fn answer(buffer: &mut [u8], len: usize, zone: &Zone) -> Result<usize, NoAnswer> {
+    let mut room = NameRoom::default();
+    let query = buffer.get(..len).and_then(|message| Query::read(message, &mut room)).ok_or(NoAnswer::NotAQuery)?;
+    respond(&query, zone).write(&query, buffer).ok_or(NoAnswer::NoRoom)
+}
+
+/// A response before it is written.
+struct Response<'a> {
+    rcode: Rcode,
+    authoritative: bool,
+    truncated: bool,
+    answer: Option<&'a RrSet>,
+    soa: Option<[u8; message::SOA_LEN]>,
+}
+
+fn respond<'a>(query: &Query<'_>, zone: &'a Zone) -> Response<'a> {
+    let asked = match &query.question {
+        Ok(asked) => asked,
+        Err(rcode) => return Response::error(*rcode),
+    };
+    if asked.edns.is_some_and(|opt| opt.version() != 0) {
+        return Response::error(Rcode::BadVers);
+    }
+    if asked.class != message::IN {
+        return Response::error(Rcode::Refused);
+    }
+    // A name that is found is the zone's.
+    match zone.find(asked.name) {
+        Some(node) => match node.answer(asked.rtype) {
+            Some(answer) => Response::positive(asked, answer),
+            None => Response::negative(asked, zone, Rcode::NoError),
+        },
+        None if zone.holds(asked.name) => Response::negative(asked, zone, Rcode::NxDomain),
+        None => Response::error(Rcode::Refused),
+    }
+}
+
+impl<'a> Response<'a> {
+    fn error(rcode: Rcode) -> Response<'a> {
+        Response { rcode, authoritative: false, truncated: false, answer: None, soa: None }
+    }
+
+    /// Truncated to nothing rather than to a part, so that no client takes the part for the whole (RFC 2181 §9).
+    fn positive(asked: &Asked<'_>, answer: &'a RrSet) -> Response<'a> {
+        let limit = asked.edns.map_or(message::PLAIN_SIZE, |opt| opt.size());
+        let opt = if asked.edns.is_some() { size_of::<message::Opt>() } else { 0 };
+        let truncated = asked.end + answer.bytes.len() + opt > limit;
+        let answer = Some(answer).filter(|_| !truncated);
+        Response { rcode: Rcode::NoError, authoritative: true, truncated, answer, soa: None }
+    }
+
+    fn negative(asked: &Asked<'_>, zone: &Zone, rcode: Rcode) -> Response<'a> {
+        // The question's name ends in the zone's: the record points there.
+        let origin = message::LEN + asked.name.len() - zone.origin.len();
+        let soa = u16::try_from(origin).ok().map(|origin| message::soa(origin, zone.serial, zone.ttl));
+        Response { rcode, authoritative: true, truncated: false, answer: None, soa }
+    }
+
+    /// Writes it over the query at the start of `message`. Returns its length, or `None` if there is no room.
+    fn write(&self, query: &Query<'_>, buffer: &mut [u8]) -> Option<usize> {
+        let asked = query.question.as_ref().ok();
+        let edns = asked.and_then(|asked| asked.edns).map(|opt| opt.response(self.rcode));
+        let count = [self.answer.map_or(0, |set| set.count), u16::from(self.soa.is_some()), u16::from(edns.is_some())];
+        let questions = u16::from(asked.is_some());
+        let header = query.header.response(self.rcode, self.authoritative, self.truncated, questions, count);
+        buffer.get_mut(..message::LEN)?.copy_from_slice(header.as_bytes());
+        let mut at = asked.map_or(message::LEN, |asked| asked.end);
+        let records: [&[u8]; 3] = [
+            self.answer.map_or(&[], |set| &set.bytes),
+            self.soa.as_ref().map_or(&[], |soa| soa),
+            edns.as_ref().map_or(&[], |opt| opt.as_bytes()),
+        ];
+        for record in records {
+            buffer.get_mut(at..at + record.len())?.copy_from_slice(record);
+            at += record.len();
+        }
+        Some(at)
+    }
+}

@@ -1,0 +1,95 @@
+//! Opening a flow: the chosen backend becomes a translation, and the translation two entries of the flow table.
+
+use pollgate_common::flow::{Address, FlowKey, Protocol};
+use pollgate_common::reasons::DropReason;
+use pollgate_common::tables::{FrontendKey, Tables};
+use pollgate_common::time::Ticks;
+
+use crate::flow::FlowTable;
+use crate::flow::table::FlowOrigin;
+use crate::select::Choice;
+use crate::snat;
+use crate::state::Shared;
+
+/// Opens the flow of a packet with `key` as chosen. Returns the index of its forward entry.
+pub(crate) fn flow<A: Address>(
+    shared: &mut Shared,
+    flows: &mut FlowTable<A>,
+    key: &FlowKey<A>,
+    choice: &Choice,
+    tables: &Tables,
+    now: Ticks,
+) -> Result<u32, DropReason> {
+    let to = target(shared, flows, key, choice, tables, now)?;
+    let origin = FlowOrigin {
+        service: choice.service,
+        backend: choice.slot,
+        backend_incarnation: choice.backend.incarnation,
+        generation: low(tables.generation()),
+    };
+    flows.open(*key, to, origin, now).map_err(|_| DropReason::FlowTableFull)
+}
+
+/// Whether the backend of the UDP flow at `index` still serves, now that the tables have moved on; notes so if it does.
+#[cold]
+pub(crate) fn still_serves<A: Address>(flows: &mut FlowTable<A>, index: u32, tables: &Tables) -> bool {
+    let entry = flows.entry_mut(index);
+    let service = tables.service_by_id(entry.service_id());
+    let serves = service.is_some_and(|service| service.still_serves(entry.backend, entry.backend_incarnation));
+    if serves {
+        entry.generation = low(tables.generation());
+    }
+    serves
+}
+
+/// The part of a generation that an entry keeps.
+pub(crate) fn low(generation: u64) -> u32 {
+    u32::try_from(generation & 0xffff_ffff).unwrap_or(0)
+}
+
+/// What the client's packets with `key` become. If the backend already knows this client's address and port from another
+/// Service, the replies of both would look alike: then the source is translated too, unless that would break a connection
+/// that was taken over.
+fn target<A: Address>(
+    shared: &mut Shared,
+    flows: &mut FlowTable<A>,
+    key: &FlowKey<A>,
+    choice: &Choice,
+    tables: &Tables,
+    now: Ticks,
+) -> Result<FlowKey<A>, DropReason> {
+    let dst = A::from_ip(choice.backend.address).ok_or(DropReason::RejectNoEndpoints)?;
+    let plain = FlowKey { dst, dst_port: choice.backend.port, ..*key };
+    if choice.snat {
+        return translated(shared, flows, &plain, tables, now);
+    }
+    if flows.make_free(&plain.reversed(), now) {
+        return Ok(plain);
+    }
+    if choice.mid_stream {
+        return Err(DropReason::TcpNoFlow);
+    }
+    translated(shared, flows, &plain, tables, now)
+}
+
+/// `plain` with a gateway address as the source, and a port of the worker's share such that the reply's key is free.
+fn translated<A: Address>(
+    shared: &mut Shared,
+    flows: &mut FlowTable<A>,
+    plain: &FlowKey<A>,
+    tables: &Tables,
+    now: Ticks,
+) -> Result<FlowKey<A>, DropReason> {
+    let settings = tables.settings();
+    let client = settings.ring_hash.source(plain.src.into());
+    let src: A = snat::address(settings, client).ok_or(DropReason::SnatPortsExhausted)?;
+    let protocol = Protocol::from_number(plain.protocol).ok_or(DropReason::Protocol)?;
+    // A Service may have an external IP that is a gateway address: its ports are not for sources.
+    let frontend = |port| tables.frontend(&FrontendKey { address: src.into(), port, protocol }).is_some();
+    let ports = shared.ports.candidates(shared.random.next()).filter(|&port| !frontend(port));
+    let mut candidates = ports.map(|src_port| FlowKey { src, src_port, ..*plain });
+    // The backend may still hold its end of a flow that is over (TIME_WAIT, RFC 9293 §3.3.2) and turn away the first try of
+    // one that looks the same: such a port is the second choice.
+    let unused = candidates.clone().find(|to| flows.live_index(&to.reversed(), now).is_none());
+    unused.or_else(|| candidates.find(|to| flows.make_free(&to.reversed(), now))).ok_or(DropReason::SnatPortsExhausted)
+}

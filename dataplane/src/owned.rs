@@ -1,0 +1,13 @@
+//! Rules about owned addresses that more than one stage needs.
+
+use std::net::IpAddr;
+
+use pollgate_common::tables::Tables;
+
+/// Whether `src` may be the source of a packet to an owned address. RFC 1122 §3.2.1.3 lists the sources that no host may use;
+/// and no other host may use an owned address.
+pub(crate) fn may_send(src: IpAddr, tables: &Tables) -> bool {
+    let broadcast = matches!(src, IpAddr::V4(v4) if v4.is_broadcast());
+    let impossible = src.is_unspecified() || src.is_loopback() || src.is_multicast() || broadcast;
+    !impossible && tables.owned(src).is_none()
+}

@@ -1,0 +1,67 @@
+//! What a worker remembers from burst to burst: a part that is shared, and a lane per family.
+
+use pollgate_common::net::Net;
+use pollgate_common::time::Ticks;
+
+use crate::egress::nexthop::NextHops;
+use crate::flow::FlowTable;
+use crate::flow::table::FlowTotals;
+use crate::snat;
+use crate::steer::Steering;
+use crate::wire::Ip;
+use crate::wire::ipv4::Ipv4;
+
+/// The shared part.
+pub(crate) struct Shared {
+    /// The worker's number, from 0.
+    pub(crate) worker: u16,
+    pub(crate) steering: Steering,
+    pub(crate) ports: snat::Ports,
+    pub(crate) random: Random,
+}
+
+/// What is kept per IP family.
+pub(crate) struct Lane<I: Ip> {
+    pub(crate) flows: FlowTable<I::Address>,
+    pub(crate) next_hops: NextHops<I::Address>,
+}
+
+/// Everything a worker remembers.
+pub(crate) struct State {
+    pub(crate) shared: Shared,
+    pub(crate) v4: Lane<Ipv4>,
+}
+
+impl State {
+    /// Once per poll: forgets the next hops if the network has changed. Returns whether it has.
+    pub(crate) fn follow(&mut self, net: &Net) -> bool {
+        self.v4.next_hops.follow(net)
+    }
+
+    /// Removes expired flows among the next `budget` entries of each lane.
+    pub(crate) fn sweep(&mut self, now: Ticks, budget: usize) {
+        self.v4.flows.sweep(now, budget);
+    }
+
+    /// How many flows there are and were.
+    pub(crate) fn flow_totals(&self) -> FlowTotals {
+        self.v4.flows.totals()
+    }
+}
+
+/// Random numbers for source ports: a keyed hash over a counter, so that a sender that sees some cannot guess the next.
+pub(crate) struct Random {
+    hasher: ahash::RandomState,
+    count: u64,
+}
+
+impl Random {
+    pub(crate) fn new(hasher: ahash::RandomState) -> Random {
+        Random { hasher, count: 0 }
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.count += 1;
+        self.hasher.hash_one(self.count)
+    }
+}
