@@ -120,6 +120,8 @@ reasons! {
             "Too many frames are already waiting for MAC addresses." "As for `neighbour_unresolved`: a next hop does not answer ARP requests.";
         HandoverFull "handover_full" Error
             "The ring to the worker that owns the flow was full." "That worker is overloaded: add workers or receive queues, and check that nothing else runs on its CPU.";
+        HandedOverTwice "handed_over_twice" Warning
+            "The frame was handed over by another worker and belongs to a third one: a frame moves once." "A few while Services change are normal: two workers use different generations of the tables for an instant. If it keeps growing, report it with the configuration.";
         TxFull "tx_full" Error
             "The interface's transmit queue was full." "The egress interface is slower than the ingress, or its CPU is busy: check queues and link speed.";
         TxTooLong "tx_too_long" Warning

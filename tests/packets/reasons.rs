@@ -4,13 +4,14 @@
 use etherparse::ArpOperation;
 use pollgate_common::net::{Link, Route};
 use pollgate_common::reasons::{DropReason, PassReason};
+use pollgate_control::objects::Kind;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 
 use crate::packets::support::builder::{Ip, Sendable, arp, icmp, other, tcp, udp};
 use crate::packets::support::faulty::{Refusing, Sole, Tight};
 use crate::packets::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
-use crate::packets::support::objects::{echo, shop, web};
+use crate::packets::support::objects::{echo, endpoints, service, shop, web};
 
 /// A frame of one kind of damage.
 fn damaged(at: usize, value: u8) -> Vec<u8> {
@@ -112,6 +113,22 @@ fn dropped(reason: DropReason) -> Lab {
                 lab.poll(0);
                 port += 1;
             }
+            lab
+        }
+        DropReason::HandedOverTwice => {
+            // A Service at a port of a gateway address is deleted while its frame is on the way between two workers.
+            let spec = "clusterIP: 10.96.0.80, externalIPs: [192.168.50.10], ports: [{ port: 5000, targetPort: 8080 }]";
+            let manifests = service("edge", spec) + &endpoints("edge", "TCP", 8080, &["10.244.1.10"]);
+            let mut lab = Lab::with(Setup { workers: 2, ..Setup::default() }, &manifests);
+            // With the Service its client owns the frame, here by worker 1; without it the port's share, of worker 0.
+            let mut client = 20_000;
+            while lab.totals().handed_over == 0 {
+                lab.push(0, OUTSIDE, tcp(&format!("192.168.50.100:{client}"), "192.168.50.10:5000"));
+                lab.poll(0);
+                client += 1;
+            }
+            lab.delete(Kind::Service, "edge");
+            lab.poll(1);
             lab
         }
         DropReason::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),

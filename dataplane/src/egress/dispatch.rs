@@ -147,7 +147,7 @@ impl Egress {
     fn hand_over(&mut self, frame: Frame, worker: u16) {
         // Two workers that use different generations of the tables can each name the other: a frame moves once.
         if matches!(frame.origin(), Origin::Worker(_)) {
-            return self.drop(frame, DropReason::HandoverFull);
+            return self.drop(frame, DropReason::HandedOverTwice);
         }
         match self.keep(frame) {
             Ok(frame) => match self.mesh.send(worker, frame) {
