@@ -1,6 +1,5 @@
 //! The pollgate binary as a library: command line, configuration, and the wiring of the parts.
 
-pub mod assembly;
 pub mod cli;
 pub mod config;
 pub mod demo;

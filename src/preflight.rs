@@ -12,7 +12,6 @@
 use std::fmt::{self, Write as _};
 use std::io;
 
-use crate::assembly;
 use crate::cli::Failure;
 use crate::config::{self, Config};
 use crate::gateway;
@@ -54,7 +53,7 @@ struct Interface {
 
 fn look(config: &Config) -> Plan {
     let machine = Machine::ask();
-    let mut faults = assembly::not_done(config);
+    let mut faults = config.unsupported();
     let switched_off = host_faults(config, &mut faults);
     let cpus = host::allowed_cpus().unwrap_or_default();
     let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));
@@ -67,11 +66,7 @@ fn look(config: &Config) -> Plan {
 }
 
 fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
-    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let owned = assembly::owned_from_start(config);
-    let needs =
-        host::Needs { interfaces: &interfaces, owned: &owned, disable_forwarding: config.host.disable_forwarding };
-    host::look(&needs).unwrap_or_else(|found| {
+    host::look(&config.into()).unwrap_or_else(|found| {
         faults.extend(found.iter().map(ToString::to_string));
         Vec::new()
     })

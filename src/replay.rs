@@ -14,8 +14,8 @@ use pollgate_common::epoch::Reader;
 use pollgate_common::net::{Net, PortId};
 use pollgate_common::time::Instant;
 use pollgate_control::cluster::{Cluster, Write};
-use pollgate_control::compile::Compiler;
 use pollgate_control::compile::sink::TableSink;
+use pollgate_control::compile::{Compiler, Options};
 use pollgate_control::objects::fault::Fault;
 use pollgate_control::objects::manifest::{self, Document, ManifestError};
 use pollgate_control::objects::service::ServiceName;
@@ -28,7 +28,6 @@ use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use serde_json::json;
 
-use crate::assembly;
 use crate::cli::{Capture, Failure, ReplayArgs};
 use crate::config::{Config, Purpose};
 
@@ -79,7 +78,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
 }
 
 fn replay(args: &ReplayArgs, config: &Config) -> Result<(), ReplayError> {
-    let unsupported = assembly::not_done(config);
+    let unsupported = config.unsupported();
     if !unsupported.is_empty() {
         let source = args.config.display();
         return Err(ReplayError::NotDone(
@@ -133,23 +132,24 @@ impl Offline {
 
     /// With no objects at all.
     pub fn empty(config: &Config, ports: Vec<Box<dyn Port>>) -> Result<Offline, ReplayError> {
-        let settings = assembly::settings(config);
         let counters = Arc::new(Counters::new(1));
-        let mut compiler = Compiler::new(assembly::compile_options(config, &settings), Arc::clone(&counters));
-        compiler.network(Arc::new(Net::new(1, assembly::facts(config))));
+        let options = Options::from(config);
+        let settings = Arc::clone(&options.settings);
+        let mut compiler = Compiler::new(options, Arc::clone(&counters));
+        compiler.network(Arc::new(Net::new(1, config.into())));
         let parts = Parts {
             worker: 0,
             ports,
             mesh: Arc::new(Mesh::new(vec![None], RESERVE)),
             steering: Steering::new(1, SEEDS),
-            limits: assembly::limits(config, 1),
+            limits: config.into(),
             settings,
             counters: Arc::clone(&counters),
             ask: Box::new(|_| {}),
             seeds: SEEDS,
         };
         let worker = Worker::new(parts).map_err(ReplayError::Memory)?;
-        let cluster = Cluster::new(assembly::cluster_settings(config));
+        let cluster = Cluster::new(config.into());
         // What is there from the start is published together with the first objects.
         let services = cluster.objects(Kind::Service, None).filter_map(|object| object.as_service());
         compiler.changed(&cluster, &services.map(ServiceName::of).collect());

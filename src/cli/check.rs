@@ -20,7 +20,6 @@ use pollgate_control::sources::files::{Diagnostic, Set};
 use super::apply::read_all;
 use super::args::CheckArgs;
 use super::failure::Failure;
-use crate::assembly;
 use crate::config::{Config, Purpose};
 
 /// `pollgate check`
@@ -29,7 +28,7 @@ use crate::config::{Config, Purpose};
 /// Every fault, `FILE:LINE: FIELD: what`, in the order of files and lines.
 pub fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let settings = match &args.config {
-        Some(path) => assembly::cluster_settings(&Config::load(path, Purpose::Run)?),
+        Some(path) => (&Config::load(path, Purpose::Run)?).into(),
         None => cluster::ClusterSettings::default(),
     };
     let set = Set::new(read_all(&args.files));

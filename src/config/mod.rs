@@ -14,6 +14,7 @@
 //! The values here are std's own types, so that nothing else needs to know how they were written.
 
 mod model;
+mod parts;
 mod reader;
 mod rules;
 mod schema;
@@ -21,6 +22,7 @@ mod tree;
 mod values;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use model::{
@@ -52,6 +54,26 @@ impl Config {
             faulty(vec![Fault { line, key: String::new(), message }])
         })?;
         schema::read(&tree, purpose).map_err(faulty)
+    }
+
+    /// The addresses that pollgate owns before there is any object.
+    pub fn owned_addresses(&self) -> Vec<IpAddr> {
+        self.addresses.iter().chain(&self.dns.addresses).copied().collect()
+    }
+
+    /// Keys that are valid but ask for what this version does not do: a line each.
+    pub fn unsupported(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        if self.dns.pods != PodRecords::Disabled {
+            keys.push("dns.pods: this version serves no Pod records; set it to disabled".to_owned());
+        }
+        if !self.dns.upstreams.is_empty() {
+            keys.push("dns.upstreams: this version resolves only names of the cluster; leave it empty".to_owned());
+        }
+        if self.metrics.listen.is_some() {
+            keys.push("metrics.listen: this version has no metrics listener; use `pollgate stats -o json`".to_owned());
+        }
+        keys
     }
 }
 
@@ -96,7 +118,6 @@ impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
     use std::time::Duration;
 
     use super::*;

@@ -29,14 +29,16 @@ use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
-use pollgate_control::netlink::HostNetwork;
+use pollgate_control::compile::sink::TableSink;
+use pollgate_control::compile::{self, Compiler};
+use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
 use pollgate_control::observe::stats::Stats;
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
+use pollgate_dataplane::idle::Mode;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
-use crate::assembly;
 use crate::config::Config;
 use crate::host;
 use crate::ports::follow::follow;
@@ -47,6 +49,7 @@ use error::system;
 use network::mirror_network;
 use restore::{open_state, read_pods};
 use workers::Workers;
+pub(crate) use workers::worker_count;
 
 /// What is asked of one start, besides the configuration.
 #[derive(Debug, Clone, Default)]
@@ -101,9 +104,9 @@ impl Gateway {
 
     /// As [`Gateway::start`], with what is asked of this one start.
     pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
-        let not_done = assembly::not_done(config);
-        if !not_done.is_empty() {
-            return Err(GatewayError::NotDone(not_done));
+        let unsupported = config.unsupported();
+        if !unsupported.is_empty() {
+            return Err(GatewayError::NotDone(unsupported));
         }
         check_host(config)?;
         if let Err(error) = host::allow_open_files(api::OPEN_FILES) {
@@ -114,14 +117,18 @@ impl Gateway {
         let claims = claim_interfaces(config)?;
         let (store, mut cluster) = open_state(config, start.set_aside_damaged)?;
         let counters = Arc::new(Counters::new(count));
-        let settings = assembly::settings(config);
-        let (commands, received) = channel::unbounded();
-        let (mirror, mut compiler, owned) = mirror_network(config, &settings, &counters, &commands)?;
+        let options = compile::Options::from(config);
+        let settings = Arc::clone(&options.settings);
+        let mut compiler = Compiler::new(options, Arc::clone(&counters));
         let source = compiler.source();
+        let (commands, received) = channel::unbounded();
+        let owned = OwnedAddresses::from(config);
+        let (mirror, net) = mirror_network(config, &owned, &commands)?;
+        compiler.network(net);
         let (mut engines, steered) = workers::make(config, &settings, count, &mirror, &counters)?;
-        compiler.on_publication(follow(owned, steered, &assembly::owned_from_start(config)));
+        compiler.on_publication(follow(owned, steered, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
-        let mut workers = Workers::new(source.clone(), cpus.clone(), config.workers.idle, stop);
+        let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
         runtime::publish_restored(&cluster, &mut compiler);
         // What manifests bring is to be there before the first frame.
         if start.manifests.is_none() {
@@ -171,28 +178,15 @@ impl Gateway {
 }
 
 fn check_host(config: &Config) -> Result<(), GatewayError> {
-    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let owned = assembly::owned_from_start(config);
-    let needs =
-        host::Needs { interfaces: &interfaces, owned: &owned, disable_forwarding: config.host.disable_forwarding };
+    let needs = host::Needs::from(config);
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
     }
-    let v6 = config.addresses.iter().chain(&config.dns.addresses).filter(|address| address.is_ipv6()).count();
+    let v6 = needs.owned.iter().filter(|address| address.is_ipv6()).count();
     if v6 > 0 {
         warn!("{v6} IPv6 addresses are configured; this version leaves IPv6 frames to the kernel");
     }
     Ok(())
-}
-
-/// `auto`: one a receive queue, at most CPUs − 1, and no more than `workers.cpus` names.
-pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
-    if let Some(count) = config.workers.count {
-        return count.get();
-    }
-    let queues = config.interfaces.iter().map(|interface| host::receive_queues(&interface.name)).max().unwrap_or(1);
-    let named = if config.workers.cpus.is_empty() { usize::MAX } else { config.workers.cpus.len() };
-    queues.min(cpus.saturating_sub(1)).min(named).max(1)
 }
 
 /// The manifests' objects are there when this returns, and follow the files from then on.

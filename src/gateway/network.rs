@@ -4,28 +4,21 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crossbeam::channel;
-use pollgate_common::counters::Counters;
 use pollgate_common::net::Net;
-use pollgate_common::settings::DataplaneSettings;
-use pollgate_control::compile::Compiler;
-use pollgate_control::compile::sink::TableSink;
 use pollgate_control::netlink::{HostEvent, HostNetwork, OwnedAddresses};
 use pollgate_control::runtime::Command;
 use tracing::{error, info, warn};
 
 use super::error::GatewayError;
-use crate::assembly;
 use crate::config::Config;
 use crate::ports::port_id;
 
+/// Starts the mirror of the network; what it sees first is returned, what it sees later goes to `commands`.
 pub(super) fn mirror_network(
     config: &Config,
-    settings: &Arc<DataplaneSettings>,
-    counters: &Arc<Counters>,
+    owned: &OwnedAddresses,
     commands: &channel::Sender<Command>,
-) -> Result<(HostNetwork, Compiler, OwnedAddresses), GatewayError> {
-    let mut compiler = Compiler::new(assembly::compile_options(config, settings), Arc::clone(counters));
-    let owned = OwnedAddresses::new(config.addresses.iter().chain(&config.dns.addresses).copied());
+) -> Result<(HostNetwork, Arc<Net>), GatewayError> {
     let names = config.interfaces.iter().enumerate();
     let interfaces = names.map(|(at, interface)| (interface.name.clone(), port_id(at))).collect();
     let news = {
@@ -45,9 +38,7 @@ pub(super) fn mirror_network(
             }
         })
     };
-    let (mirror, net) = HostNetwork::start(interfaces, owned.clone(), news)?;
-    compiler.network(net);
-    Ok((mirror, compiler, owned))
+    Ok(HostNetwork::start(interfaces, owned.clone(), news)?)
 }
 
 /// Says in the log when a polled interface goes, comes, or changes its state.

@@ -12,7 +12,6 @@ use pollgate_control::store::{Restored, Store, StoreError};
 use tracing::{error, info};
 
 use super::error::{GatewayError, system};
-use crate::assembly;
 use crate::config::Config;
 
 /// How long the network may have no news before it is asked whether all Pods are read.
@@ -41,7 +40,7 @@ fn restore(
     let path = &config.api.state;
     let (store, Restored { objects, revision }) = open(path)?;
     let count = objects.len();
-    let cluster = Cluster::restore(assembly::cluster_settings(config), objects, revision)
+    let cluster = Cluster::restore(config.into(), objects, revision)
         .map_err(|reason| GatewayError::Restore { path: path.clone(), reason: Box::new(reason) })?;
     info!("{}: {count} objects, revision {revision}", path.display());
     Ok((store, cluster))

@@ -13,14 +13,14 @@ use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::HostNetwork;
 use pollgate_dataplane::egress::mesh::{Mesh, Waker};
+use pollgate_dataplane::flow::Limits;
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
 use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use tracing::warn;
 
 use super::error::{GatewayError, system};
-use crate::assembly;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::host;
 use crate::ports::{Opener, Steered};
 
@@ -44,7 +44,7 @@ pub(crate) fn make(
     let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
     let steering = Steering::new(count, random_seed());
     let mut opener = Opener::new(config, settings, steering.clone(), count)?;
-    let limits = assembly::limits(config, workers);
+    let limits = Limits::from(config).share(workers);
     let make = |(worker, wake): (u16, WakeUp)| {
         let parts = Parts {
             worker,
@@ -65,11 +65,21 @@ pub(crate) fn make(
     Ok((engines?, opener.finish()))
 }
 
+/// `auto`: one a receive queue, at most CPUs − 1, and no more than `workers.cpus` names.
+pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
+    if let Some(count) = config.workers.count {
+        return count.get();
+    }
+    let queues = config.interfaces.iter().map(|interface| host::receive_queues(&interface.name)).max().unwrap_or(1);
+    let named = if config.workers.cpus.is_empty() { usize::MAX } else { config.workers.cpus.len() };
+    queues.min(cpus.saturating_sub(1)).min(named).max(1)
+}
+
 /// The running workers. Dropping them stops them.
 pub(crate) struct Workers {
     tables: Source,
     cpus: Vec<usize>,
-    idle: config::Idle,
+    idle: Mode,
     stop: Arc<AtomicBool>,
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
@@ -77,7 +87,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// None yet. The first of them will run on the first CPU, and so on; all end when `stop` is set, too.
-    pub(crate) fn new(tables: Source, cpus: Vec<usize>, idle: config::Idle, stop: Arc<AtomicBool>) -> Workers {
+    pub(crate) fn new(tables: Source, cpus: Vec<usize>, idle: Mode, stop: Arc<AtomicBool>) -> Workers {
         Workers { tables, cpus, idle, stop, wakers: Vec::new(), threads: Vec::new() }
     }
 
@@ -89,7 +99,7 @@ impl Workers {
             let (number, stop, tables) = (self.threads.len(), Arc::clone(&self.stop), self.tables.clone());
             let cpu = self.cpus.get(number).copied();
             self.wakers.push(engine.wake.waker());
-            let idle = Idle::new(mode(self.idle), engine.wake);
+            let idle = Idle::new(self.idle, engine.wake);
             let work = move || {
                 if let Some(Err(error)) = cpu.map(host::pin_to_cpu) {
                     warn!("worker {number} is not pinned to a CPU: {error}");
@@ -111,12 +121,5 @@ impl Drop for Workers {
             // A worker's panic has been printed; the others still stop in order.
             let _ = thread.join();
         }
-    }
-}
-
-fn mode(idle: config::Idle) -> Mode {
-    match idle {
-        config::Idle::Poll => Mode::Poll,
-        config::Idle::Adaptive => Mode::Adaptive,
     }
 }

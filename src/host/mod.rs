@@ -47,15 +47,27 @@ pub use netdev::XdpFeatures;
 pub use nic::{Interrupt, Nic, receive_queues};
 use query::Interface;
 
+use crate::config::Config;
+
 /// What is asked of the host.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Needs<'a> {
     /// Interfaces to be polled.
-    pub interfaces: &'a [&'a str],
+    pub interfaces: Vec<&'a str>,
     /// Addresses pollgate owns from the start.
-    pub owned: &'a [IpAddr],
+    pub owned: Vec<IpAddr>,
     /// Whether forwarding may be switched off on these interfaces.
     pub disable_forwarding: bool,
+}
+
+impl<'a> From<&'a Config> for Needs<'a> {
+    fn from(config: &'a Config) -> Self {
+        Self {
+            interfaces: config.interfaces.iter().map(|interface| interface.name.as_str()).collect(),
+            owned: config.owned_addresses(),
+            disable_forwarding: config.host.disable_forwarding,
+        }
+    }
 }
 
 /// Something that keeps pollgate from starting here. Its text says what, where and what to do.
@@ -167,7 +179,7 @@ pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
     let mut faults = missing_capabilities();
     let present = query::interfaces();
     faults.extend(needs.interfaces.iter().filter_map(|name| fault_of(name, &present)));
-    faults.extend(taken(needs.owned, &query::addresses()));
+    faults.extend(taken(&needs.owned, &query::addresses()));
     let mut on = forwarding_sysctls(needs);
     on.retain(|key| query::sysctl(key).as_deref() == Some("1"));
     if !needs.disable_forwarding {
@@ -216,7 +228,7 @@ fn forwarding_sysctls(needs: &Needs<'_>) -> Vec<String> {
     if needs.owned.iter().any(IpAddr::is_ipv6) {
         keys.push("net.ipv6.conf.all.forwarding".to_owned());
     }
-    for interface in needs.interfaces {
+    for interface in &needs.interfaces {
         // Dots in an interface's name are slashes in a sysctl's (sysctl(8)).
         let interface = interface.replace('.', "/");
         if needs.owned.iter().any(IpAddr::is_ipv4) {
@@ -251,11 +263,11 @@ mod tests {
 
     #[test]
     fn ipv6_forwarding_counts_only_where_ipv6_is_served() {
-        let owned = [IpAddr::from([10, 0, 0, 10])];
-        let needs = Needs { interfaces: &["eth0.7"], owned: &owned, disable_forwarding: false };
+        let owned = vec![IpAddr::from([10, 0, 0, 10])];
+        let needs = Needs { interfaces: vec!["eth0.7"], owned, disable_forwarding: false };
         assert_eq!(forwarding_sysctls(&needs), ["net.ipv4.conf.eth0/7.forwarding"]);
-        let owned = ["2001:db8::1".parse().expect("an address")];
-        let keys = forwarding_sysctls(&Needs { owned: &owned, ..needs });
+        let owned = vec!["2001:db8::1".parse().expect("an address")];
+        let keys = forwarding_sysctls(&Needs { owned, ..needs });
         assert_eq!(keys[0], "net.ipv6.conf.all.forwarding");
         assert_eq!(keys.len(), 3);
     }

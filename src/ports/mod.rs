@@ -13,7 +13,6 @@ pub mod follow;
 mod programs;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::net::PortId;
@@ -26,7 +25,6 @@ use pollgate_dataplane::port::{OpenError, Port};
 use pollgate_dataplane::steer::Steering;
 use tracing::{info, warn};
 
-use crate::assembly;
 use crate::config::{Backend, Config, Interface};
 use crate::host::{self, Choice, Machine, Mode, Nic};
 use fanout::Fanouts;
@@ -158,7 +156,7 @@ impl<'a> Opener<'a> {
 
     /// Once all workers have their ports: what is left to be kept in step.
     pub fn finish(self) -> Steered {
-        let owned: Vec<IpAddr> = assembly::owned_from_start(self.config);
+        let owned = self.config.owned_addresses();
         let patience = self.config.flows.tcp_established;
         let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));
         Steered { fanouts: self.fanouts, programs }

@@ -66,6 +66,14 @@ pub struct Limits {
     pub timeouts: Timeouts,
 }
 
+impl Limits {
+    /// What each of so many workers gets, if they share the flows.
+    #[must_use]
+    pub fn share(self, workers: usize) -> Limits {
+        Limits { connections: self.connections.div_ceil(workers.max(1)), ..self }
+    }
+}
+
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 struct Bucket {

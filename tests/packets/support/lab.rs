@@ -14,19 +14,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
-use pollgate::assembly;
 use pollgate::config::{Config, Purpose};
 use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 use pollgate_control::cluster::{Cluster, Write};
-use pollgate_control::compile::Compiler;
 use pollgate_control::compile::sink::TableSink;
+use pollgate_control::compile::{Compiler, Options};
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
 use pollgate_control::observe::stats;
 use pollgate_dataplane::egress::mesh::Mesh;
+use pollgate_dataplane::flow::Limits;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
 use pollgate_dataplane::port::{BURST, Port};
 use pollgate_dataplane::steer::Steering;
@@ -96,10 +96,11 @@ impl Lab {
     /// As `setup` says.
     pub(crate) fn with(setup: Setup, manifests: &str) -> Lab {
         let config = configuration(&setup.config);
-        let settings = assembly::settings(&config);
+        let options = Options::from(&config);
+        let settings = Arc::clone(&options.settings);
         let counters = Arc::new(Counters::new(usize::from(setup.workers)));
-        let mut compiler = Compiler::new(assembly::compile_options(&config, &settings), Arc::clone(&counters));
-        let facts = assembly::facts(&config);
+        let mut compiler = Compiler::new(options, Arc::clone(&counters));
+        let facts = Facts::from(&config);
         compiler.network(Arc::new(Net::new(1, facts.clone())));
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
         let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
@@ -113,7 +114,7 @@ impl Lab {
                 ports,
                 mesh: Arc::clone(&mesh),
                 steering: steering.clone(),
-                limits: assembly::limits(&config, usize::from(setup.workers)),
+                limits: Limits::from(&config).share(usize::from(setup.workers)),
                 settings: Arc::clone(&settings),
                 counters: Arc::clone(&counters),
                 ask: Box::new(move |query| asked.push(query)),
@@ -122,7 +123,7 @@ impl Lab {
             workers.push(Worker::new(parts).expect("memory for a small flow table"));
             wires.push(ends);
         }
-        let cluster = Cluster::new(assembly::cluster_settings(&config));
+        let cluster = Cluster::new((&config).into());
         let mut lab = Lab {
             workers,
             wires,

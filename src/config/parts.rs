@@ -1,0 +1,129 @@
+//! From the configuration to the parts of the gateway: each part's own settings are made here, one `impl` per part.
+//!
+//! ```text
+//!             ┌─▶ DataplaneSettings, Limits, Mode      workers
+//!  &Config ───┼─▶ ClusterSettings, Options             control thread
+//!             ├─▶ OwnedAddresses                       host network
+//!             └─▶ Facts                                replay: in place of the host network
+//! ```
+//!
+//! These types are in other crates, which do not know [`Config`]. A part of this crate has its `impl` beside its type.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pollgate_common::hash::RingHash;
+use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
+use pollgate_common::settings::DataplaneSettings;
+use pollgate_control::cluster::{ClusterSettings, IpRange};
+use pollgate_control::compile::Options;
+use pollgate_control::netlink::OwnedAddresses;
+use pollgate_dataplane::flow::{Limits, Timeouts};
+use pollgate_dataplane::idle::Mode;
+
+use super::model::{self, Config, Idle};
+
+impl From<&Config> for DataplaneSettings {
+    fn from(config: &Config) -> Self {
+        let v4 = |ip: &IpAddr| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None };
+        let v6 = |ip: &IpAddr| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None };
+        Self {
+            gateway_v4: config.addresses.iter().filter_map(v4).collect(),
+            gateway_v6: config.addresses.iter().filter_map(v6).collect(),
+            dns: config.dns.addresses.clone(),
+            pod_cidrs: config.cluster.pod_cidrs.clone(),
+            service_cidrs: config.cluster.service_cidrs.clone(),
+            masquerade_all: config.nat.masquerade_all,
+            snat_ports: config.nat.ports.clone(),
+            ring_hash: RingHash::new(&config.maglev.seed),
+        }
+    }
+}
+
+impl From<&Config> for ClusterSettings {
+    fn from(config: &Config) -> Self {
+        let pools = config.cluster.load_balancer_pools.iter();
+        Self {
+            service_cidrs: config.cluster.service_cidrs.clone(),
+            node_port_range: config.cluster.node_port_range.clone(),
+            load_balancer_pools: pools.filter_map(|pool| IpRange::new(*pool.start(), *pool.end())).collect(),
+            gateway_addresses: config.addresses.clone(),
+            dns_addresses: config.dns.addresses.clone(),
+            node: config.node.clone(),
+            zone: config.zone.clone(),
+        }
+    }
+}
+
+/// The compiler's `settings` are those of the workers too: share them, do not make them twice.
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            settings: Arc::new(DataplaneSettings::from(config)),
+            node: config.node.clone(),
+            zone: config.zone.clone(),
+            domain: config.cluster.domain.clone(),
+            ttl: u32::try_from(config.dns.ttl.as_secs()).unwrap_or(u32::MAX),
+            table_size: config.maglev.table_size,
+        }
+    }
+}
+
+/// Of a worker that has all flows; of several, each has a [`share`](Limits::share).
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        let flows = &config.flows;
+        Self {
+            connections: flows.max,
+            timeouts: Timeouts {
+                tcp_established: flows.tcp_established,
+                tcp_opening: flows.tcp_opening,
+                tcp_closing: flows.tcp_closing,
+                udp: flows.udp,
+                udp_stream: flows.udp_stream,
+            },
+        }
+    }
+}
+
+impl From<Idle> for Mode {
+    fn from(idle: Idle) -> Self {
+        match idle {
+            Idle::Poll => Self::Poll,
+            Idle::Adaptive => Self::Adaptive,
+        }
+    }
+}
+
+impl From<&Config> for OwnedAddresses {
+    fn from(config: &Config) -> Self {
+        Self::new(config.owned_addresses())
+    }
+}
+
+/// The links of a replay, as netlink would report them.
+impl From<&Config> for Facts {
+    fn from(config: &Config) -> Self {
+        let mut facts = Self::default();
+        for (at, interface) in config.interfaces.iter().enumerate() {
+            let port = PortId(u16::try_from(at).unwrap_or(u16::MAX));
+            let index = u32::from(port.0) + 1;
+            if let Some(link) = &interface.link {
+                add_link(&mut facts, index, port, &interface.name, link);
+            }
+        }
+        facts
+    }
+}
+
+fn add_link(facts: &mut Facts, index: u32, port: PortId, name: &str, link: &model::Link) {
+    let (name, mac) = (name.to_owned(), Mac(link.mac));
+    facts.links.push(Link { index, name, port: Some(port), mac, mtu: 1500, up: true });
+    for &address in &link.addresses {
+        facts.addresses.push((index, address));
+        // An address with a prefix brings the route to its network, as in the kernel.
+        facts.routes.push(Route { to: address.trunc(), via: None, link: index, metric: 0 });
+    }
+    facts.routes.extend(link.routes.iter().map(|r| Route { to: r.to, via: r.via, link: index, metric: 0 }));
+    facts.neighbours.extend(link.neighbours.iter().map(|&(ip, mac)| (index, ip, Mac(mac))));
+}
