@@ -21,6 +21,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -30,93 +31,143 @@ use crate::objects::fault::{Fault, FaultReason};
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// The kinds of object, in the order in which a listing of everything shows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+/// Declares every kind once: what is the same for all of them follows from this list.
+macro_rules! kinds {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident, $as:ident, $version:literal, [$singular:literal, $plural:literal $(, $short:literal)?],
+        namespaced: $namespaced:literal, status: $status:literal, categories: [$($category:literal)?];
+    )*) => {
+        /// The kinds of object, in the order in which a listing of everything shows them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: [Kind; [$($singular),*].len()] = [$(Kind::$kind),*];
+
+            /// `apiVersion` of the kind.
+            pub fn api_version(self) -> &'static str {
+                match self { $(Kind::$kind => $version),* }
+            }
+
+            /// `kind` as manifests spell it.
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => stringify!($kind)),* }
+            }
+
+            /// Lower-case singular, as `kubectl get -o name` prints it (there with the group).
+            pub fn singular(self) -> &'static str {
+                match self { $(Kind::$kind => $singular),* }
+            }
+
+            /// The resource name in API paths.
+            pub fn plural(self) -> &'static str {
+                match self { $(Kind::$kind => $plural),* }
+            }
+
+            /// kubectl's short names.
+            pub fn short_names(self) -> &'static [&'static str] {
+                match self { $(Kind::$kind => &[$($short)?]),* }
+            }
+
+            /// Whether objects of the kind live in a namespace.
+            pub fn namespaced(self) -> bool {
+                match self { $(Kind::$kind => $namespaced),* }
+            }
+
+            /// Whether objects of the kind have a status that is written by itself.
+            pub fn has_status(self) -> bool {
+                match self { $(Kind::$kind => $status),* }
+            }
+
+            /// The groups of kinds, such as that of `kubectl get all`, the kind belongs to.
+            pub fn categories(self) -> &'static [&'static str] {
+                match self { $(Kind::$kind => &[$($category)?]),* }
+            }
+
+            /// The JSON schema of the kind's objects.
+            pub(crate) fn subschema(self, generator: &mut SchemaGenerator) -> Schema {
+                match self { $(Kind::$kind => generator.subschema_for::<$kind>()),* }
+            }
+        }
+
+        /// An object of one of the kinds.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Object {
+            $($(#[$doc])* $kind(Box<$kind>),)*
+        }
+
+        impl Object {
+            /// The object's kind.
+            pub fn kind(&self) -> Kind {
+                match self { $(Object::$kind(_) => Kind::$kind),* }
+            }
+
+            /// The object's metadata.
+            pub fn metadata(&self) -> &ObjectMeta {
+                match self { $(Object::$kind(object) => &object.metadata),* }
+            }
+
+            /// The object's metadata, to be changed.
+            pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                match self { $(Object::$kind(object) => &mut object.metadata),* }
+            }
+
+            /// The object as JSON, with `apiVersion` and `kind`.
+            pub fn to_value(&self) -> Value {
+                match self { $(Object::$kind(object) => serde_json::to_value(object)),* }.unwrap_or_default()
+            }
+
+            /// The object whose [`Object::to_value`] this is. Only the types are checked: the rest was when it was written.
+            ///
+            /// # Errors
+            /// If it is not the JSON of an object of that kind.
+            pub(crate) fn from_stored(kind: Kind, json: &[u8]) -> Result<Object, serde_json::Error> {
+                match kind { $(Kind::$kind => serde_json::from_slice(json).map(Object::$kind)),* }
+            }
+
+            fn decode(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Object> {
+                match kind { $(Kind::$kind => typed(value, faults).map(Object::$kind)),* }
+            }
+
+            $(
+                #[doc = concat!("The ", stringify!($kind), ", if it is one.")]
+                pub fn $as(&self) -> Option<&$kind> {
+                    match self {
+                        Object::$kind(object) => Some(object),
+                        _ => None,
+                    }
+                }
+            )*
+        }
+    };
+}
+
+kinds! {
     /// `v1 Namespace`
-    Namespace,
+    Namespace, as_namespace, "v1", ["namespace", "namespaces", "ns"], namespaced: false, status: true, categories: [];
     /// `v1 Node`
-    Node,
+    Node, as_node, "v1", ["node", "nodes", "no"], namespaced: false, status: true, categories: [];
     /// `v1 Pod`
-    Pod,
+    Pod, as_pod, "v1", ["pod", "pods", "po"], namespaced: true, status: true, categories: ["all"];
     /// `v1 Service`
-    Service,
+    Service, as_service, "v1", ["service", "services", "svc"], namespaced: true, status: true, categories: ["all"];
     /// `v1 Endpoints`
-    Endpoints,
+    Endpoints, as_endpoints, "v1", ["endpoints", "endpoints", "ep"], namespaced: true, status: false, categories: [];
     /// `discovery.k8s.io/v1 EndpointSlice`
-    EndpointSlice,
+    EndpointSlice, as_slice, "discovery.k8s.io/v1", ["endpointslice", "endpointslices"],
+        namespaced: true, status: false, categories: [];
     /// `v1 Event`
-    Event,
+    Event, as_event, "v1", ["event", "events", "ev"], namespaced: true, status: false, categories: [];
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 7] =
-        [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::Endpoints, Kind::EndpointSlice, Kind::Event];
-
-    /// `apiVersion` of the kind.
-    pub fn api_version(self) -> &'static str {
-        match self {
-            Kind::EndpointSlice => "discovery.k8s.io/v1",
-            _ => "v1",
-        }
-    }
-
     /// API group; empty for the core group.
     pub fn group(self) -> &'static str {
         self.api_version().split_once('/').map_or("", |(group, _)| group)
-    }
-
-    /// `kind` as manifests spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Namespace => "Namespace",
-            Kind::Node => "Node",
-            Kind::Pod => "Pod",
-            Kind::Service => "Service",
-            Kind::Endpoints => "Endpoints",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::Event => "Event",
-        }
-    }
-
-    /// Lower-case singular, as `kubectl get -o name` prints it (there with the group).
-    pub fn singular(self) -> &'static str {
-        match self {
-            Kind::Namespace => "namespace",
-            Kind::Node => "node",
-            Kind::Pod => "pod",
-            Kind::Service => "service",
-            Kind::Endpoints => "endpoints",
-            Kind::EndpointSlice => "endpointslice",
-            Kind::Event => "event",
-        }
-    }
-
-    /// The resource name in API paths.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Kind::Namespace => "namespaces",
-            Kind::Node => "nodes",
-            Kind::Pod => "pods",
-            Kind::Service => "services",
-            Kind::Endpoints => "endpoints",
-            Kind::EndpointSlice => "endpointslices",
-            Kind::Event => "events",
-        }
-    }
-
-    /// kubectl's short names.
-    pub fn short_names(self) -> &'static [&'static str] {
-        match self {
-            Kind::Namespace => &["ns"],
-            Kind::Node => &["no"],
-            Kind::Pod => &["po"],
-            Kind::Service => &["svc"],
-            Kind::Endpoints => &["ep"],
-            Kind::EndpointSlice => &[],
-            Kind::Event => &["ev"],
-        }
     }
 
     /// The kind a user means by `svc`, `service`, `Services` or `endpointslices.discovery.k8s.io`.
@@ -132,24 +183,6 @@ impl Kind {
     /// The kind with exactly this `kind:` in a manifest.
     pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// Whether objects of the kind have a status that is written by itself.
-    pub fn has_status(self) -> bool {
-        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service)
-    }
-
-    /// What `kubectl get all` and its like count the kind to.
-    pub fn categories(self) -> &'static [&'static str] {
-        match self {
-            Kind::Pod | Kind::Service => &["all"],
-            _ => &[],
-        }
-    }
-
-    /// Whether objects of the kind live in a namespace.
-    pub fn namespaced(self) -> bool {
-        !matches!(self, Kind::Namespace | Kind::Node)
     }
 }
 
@@ -179,25 +212,6 @@ impl fmt::Display for Key {
             false => write!(f, "{}/{}/{}", self.kind.singular(), self.namespace, self.name),
         }
     }
-}
-
-/// An object of one of the kinds.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    /// A Namespace.
-    Namespace(Box<Namespace>),
-    /// A Node.
-    Node(Box<Node>),
-    /// A Pod.
-    Pod(Box<Pod>),
-    /// A Service.
-    Service(Box<Service>),
-    /// An Endpoints.
-    Endpoints(Box<Endpoints>),
-    /// An EndpointSlice.
-    EndpointSlice(Box<EndpointSlice>),
-    /// An Event.
-    Event(Box<Event>),
 }
 
 impl Object {
@@ -244,49 +258,6 @@ impl Object {
         (object, faults)
     }
 
-    /// The object whose [`Object::to_value`] this is: of what was checked once, only the types are looked at again.
-    ///
-    /// # Errors
-    /// If it is not the JSON of an object of that kind.
-    pub(crate) fn from_stored(kind: Kind, json: &[u8]) -> Result<Object, serde_json::Error> {
-        Ok(match kind {
-            Kind::Namespace => Object::Namespace(serde_json::from_slice(json)?),
-            Kind::Node => Object::Node(serde_json::from_slice(json)?),
-            Kind::Pod => Object::Pod(serde_json::from_slice(json)?),
-            Kind::Service => Object::Service(serde_json::from_slice(json)?),
-            Kind::Endpoints => Object::Endpoints(serde_json::from_slice(json)?),
-            Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_slice(json)?),
-            Kind::Event => Object::Event(serde_json::from_slice(json)?),
-        })
-    }
-
-    /// The object as JSON, with `apiVersion` and `kind`.
-    pub fn to_value(&self) -> Value {
-        let value = match self {
-            Object::Namespace(o) => serde_json::to_value(o),
-            Object::Node(o) => serde_json::to_value(o),
-            Object::Pod(o) => serde_json::to_value(o),
-            Object::Service(o) => serde_json::to_value(o),
-            Object::Endpoints(o) => serde_json::to_value(o),
-            Object::EndpointSlice(o) => serde_json::to_value(o),
-            Object::Event(o) => serde_json::to_value(o),
-        };
-        value.unwrap_or_default()
-    }
-
-    /// The object's kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Object::Namespace(_) => Kind::Namespace,
-            Object::Node(_) => Kind::Node,
-            Object::Pod(_) => Kind::Pod,
-            Object::Service(_) => Kind::Service,
-            Object::Endpoints(_) => Kind::Endpoints,
-            Object::EndpointSlice(_) => Kind::EndpointSlice,
-            Object::Event(_) => Kind::Event,
-        }
-    }
-
     /// The object's key.
     pub fn key(&self) -> Key {
         Key::new(self.kind(), self.namespace(), self.name())
@@ -302,95 +273,9 @@ impl Object {
         self.metadata().namespace.as_deref().unwrap_or_default()
     }
 
-    /// The object's metadata.
-    pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Object::Namespace(o) => &o.metadata,
-            Object::Node(o) => &o.metadata,
-            Object::Pod(o) => &o.metadata,
-            Object::Service(o) => &o.metadata,
-            Object::Endpoints(o) => &o.metadata,
-            Object::EndpointSlice(o) => &o.metadata,
-            Object::Event(o) => &o.metadata,
-        }
-    }
-
-    /// The object's metadata, to be changed.
-    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        match self {
-            Object::Namespace(o) => &mut o.metadata,
-            Object::Node(o) => &mut o.metadata,
-            Object::Pod(o) => &mut o.metadata,
-            Object::Service(o) => &mut o.metadata,
-            Object::Endpoints(o) => &mut o.metadata,
-            Object::EndpointSlice(o) => &mut o.metadata,
-            Object::Event(o) => &mut o.metadata,
-        }
-    }
-
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.metadata().labels.as_ref()?.get(key).map(String::as_str)
-    }
-
-    /// The Service, if it is one.
-    pub fn as_service(&self) -> Option<&Service> {
-        match self {
-            Object::Service(service) => Some(service),
-            _ => None,
-        }
-    }
-
-    /// The Pod, if it is one.
-    pub fn as_pod(&self) -> Option<&Pod> {
-        match self {
-            Object::Pod(pod) => Some(pod),
-            _ => None,
-        }
-    }
-
-    /// The Node, if it is one.
-    pub fn as_node(&self) -> Option<&Node> {
-        match self {
-            Object::Node(node) => Some(node),
-            _ => None,
-        }
-    }
-
-    /// The Endpoints, if it is one.
-    pub fn as_endpoints(&self) -> Option<&Endpoints> {
-        match self {
-            Object::Endpoints(endpoints) => Some(endpoints),
-            _ => None,
-        }
-    }
-
-    /// The Event, if it is one.
-    pub fn as_event(&self) -> Option<&Event> {
-        match self {
-            Object::Event(event) => Some(event),
-            _ => None,
-        }
-    }
-
-    /// The EndpointSlice, if it is one.
-    pub fn as_slice(&self) -> Option<&EndpointSlice> {
-        match self {
-            Object::EndpointSlice(slice) => Some(slice),
-            _ => None,
-        }
-    }
-
-    fn decode(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Object> {
-        match kind {
-            Kind::Namespace => typed(value, faults).map(Object::Namespace),
-            Kind::Node => typed(value, faults).map(Object::Node),
-            Kind::Pod => typed(value, faults).map(Object::Pod),
-            Kind::Service => typed(value, faults).map(Object::Service),
-            Kind::Endpoints => typed(value, faults).map(Object::Endpoints),
-            Kind::EndpointSlice => typed(value, faults).map(Object::EndpointSlice),
-            Kind::Event => typed(value, faults).map(Object::Event),
-        }
     }
 
     fn settle_namespace(&mut self, default_namespace: &str) {

@@ -16,8 +16,6 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use ahash::HashMap;
-use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::schemars::SchemaGenerator;
 use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -80,15 +78,7 @@ static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
 pub(crate) fn definitions() -> Map<String, Value> {
     let mut generator = SchemaGenerator::new(SchemaSettings::openapi3());
     for kind in Kind::ALL {
-        match kind {
-            Kind::Namespace => generator.subschema_for::<Namespace>(),
-            Kind::Node => generator.subschema_for::<Node>(),
-            Kind::Pod => generator.subschema_for::<Pod>(),
-            Kind::Service => generator.subschema_for::<Service>(),
-            Kind::Endpoints => generator.subschema_for::<Endpoints>(),
-            Kind::EndpointSlice => generator.subschema_for::<EndpointSlice>(),
-            Kind::Event => generator.subschema_for::<Event>(),
-        };
+        kind.subschema(&mut generator);
     }
     generator.take_definitions(false)
 }
