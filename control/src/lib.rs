@@ -23,6 +23,7 @@ pub mod printers;
 pub mod runtime;
 pub mod sources;
 pub mod store;
+pub mod yaml;
 
 mod admission;
 mod controllers;

@@ -395,7 +395,7 @@ gateway.yaml:9: interfaces[0].routes[2].via: expected a next hop in the same fam
         let told = run("interfaces: [\n  {name: eth1\naddresses: 1.2.3.4\n").unwrap_err();
         assert!(told.starts_with("gateway.yaml:") && !told.contains('\n'), "{told}");
         let told = run(&format!("{LEAST}addresses: 192.168.50.11\n")).unwrap_err();
-        assert_eq!(told, "gateway.yaml:3: duplicate mapping key `addresses` is not allowed here");
+        assert_eq!(told, "gateway.yaml:3: duplicate key \"addresses\", first used on line 2");
     }
 
     #[test]

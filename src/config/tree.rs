@@ -3,13 +3,11 @@
 //! A derived `Deserialize` stops at the first wrong type and the first unknown key, and an operator
 //! who repairs a file over a slow console then meets its faults one by one. So the text becomes this
 //! tree first, which accepts anything that is YAML, and the schema reads the tree and keeps going.
-//! Lines come from serde-saphyr's [`Spanned`]; syntax errors (and duplicate keys, and alias bombs,
-//! which it bounds) are its own.
+//! Lines and syntax errors come from [`pollgate_control::yaml`], which reads manifests too.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Spanned, UserMessageFormatter};
+use pollgate_control::yaml::{self, Parsed, Tree, field_path};
 
 /// One YAML value and the line it starts on (from 1).
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +28,7 @@ pub(super) enum Value {
     Map(Vec<Entry>),
 }
 
-/// One `key: value` of a mapping, in the order of the file.
+/// One `key: value` of a mapping.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
@@ -47,26 +45,51 @@ pub(super) struct Syntax {
 
 /// Reads one YAML document; an empty text is an empty mapping.
 pub(super) fn parse(text: &str) -> Result<Node, Syntax> {
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    let node = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
-    node.map(Node::from).map_err(|error| Syntax {
-        line: error.location().map_or(1, |location| location.line()),
-        message: sentence(&error),
-    })
-}
-
-/// The parser's message without its own "line X column Y", which the caller prints in front.
-fn sentence(error: &serde_saphyr::Error) -> String {
-    let rendered = error.without_snippet().render_with_formatter(&UserMessageFormatter);
-    let first = rendered.lines().next().unwrap_or_default();
-    let end = first.find(" at line ").or_else(|| first.find(" (line "));
-    first[..end.unwrap_or(first.len())].to_owned()
-}
-
-impl From<Spanned<Value>> for Node {
-    fn from(spanned: Spanned<Value>) -> Self {
-        Self { line: spanned.referenced.line(), value: spanned.value }
+    let Parsed { trees, errors } = yaml::parse(text);
+    if let Some(error) = errors.into_iter().next() {
+        return Err(Syntax { line: number(error.line), message: error.message });
     }
+    let mut trees = trees.into_iter();
+    let Some(tree) = trees.next() else {
+        return Ok(Node { line: 1, value: Value::Null });
+    };
+    match trees.next() {
+        Some(second) => Err(Syntax { line: number(second.line), message: "expected only one document".to_owned() }),
+        None => Ok(node(&tree, &tree.value, "", tree.line)),
+    }
+}
+
+/// The value at `path`. What an alias stands for has the line of its use.
+fn node(tree: &Tree, value: &serde_json::Value, path: &str, line: usize) -> Node {
+    let child = |value: &serde_json::Value, path: String| {
+        let line = tree.lines.get(&path).copied().unwrap_or(line);
+        (line, node(tree, value, &path, line))
+    };
+    let value = match value {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(value) => Value::Bool(*value),
+        serde_json::Value::Number(value) => match value.as_i128() {
+            Some(integer) => Value::Integer(integer),
+            None => Value::Float(value.as_f64().unwrap_or_default()),
+        },
+        serde_json::Value::String(text) => Value::Text(text.clone()),
+        serde_json::Value::Array(items) => {
+            let items = items.iter().enumerate();
+            Value::List(items.map(|(index, item)| child(item, format!("{path}[{index}]")).1).collect())
+        }
+        serde_json::Value::Object(fields) => {
+            let entry = |(key, value): (&String, &serde_json::Value)| {
+                let (line, value) = child(value, field_path(path, key));
+                Entry { key: key.clone(), line: number(line), value }
+            };
+            Value::Map(fields.iter().map(entry).collect())
+        }
+    };
+    Node { line: number(line), value }
+}
+
+fn number(line: usize) -> u64 {
+    u64::try_from(line).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for Node {
@@ -93,75 +116,6 @@ fn shown(text: &str) -> String {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
-    }
-}
-
-struct AnyValue;
-
-impl<'de> Visitor<'de> for AnyValue {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Integer(value.into()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
-        Ok(Value::Integer(value))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
-        Ok(Value::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element::<Spanned<Value>>()? {
-            items.push(Node::from(item));
-        }
-        Ok(Value::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(key) = map.next_key::<Spanned<String>>()? {
-            let value = Node::from(map.next_value::<Spanned<Value>>()?);
-            entries.push(Entry { key: key.value, line: key.referenced.line(), value });
-        }
-        Ok(Value::Map(entries))
     }
 }
 
