@@ -1,5 +1,7 @@
 //! The pollgate binary as a library: command line, configuration, and the wiring of the parts.
 
+#![deny(unsafe_code)]
+
 pub mod cli;
 pub mod config;
 pub mod demo;

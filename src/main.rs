@@ -1,5 +1,7 @@
 //! The `pollgate` binary: what was typed, to the function that does it.
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::process::ExitCode;
 

@@ -14,6 +14,8 @@
 //! Orderings: the swap is AcqRel, so that a worker whose load (Acquire) sees the pointer sees what it points to. The
 //! queue orders the return path itself.
 
+#![allow(unsafe_code, reason = "crossbeam-epoch leaves to its caller when retired tables may be freed")]
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::time::Duration;

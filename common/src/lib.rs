@@ -8,6 +8,8 @@
 //!
 //! No I/O, no threads, no clock, nothing of Kubernetes' formats.
 
+#![deny(unsafe_code)]
+
 pub mod counters;
 pub mod dns;
 pub mod epoch;

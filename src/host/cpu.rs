@@ -1,5 +1,7 @@
 //! Which CPUs there are for this process, and putting a thread on one.
 
+#![allow(unsafe_code, reason = "the CPUs of a thread are read and set by system calls")]
+
 use std::io;
 use std::mem::size_of;
 

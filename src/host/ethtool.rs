@@ -8,6 +8,8 @@
 //! Not /sys: that shows the namespace it was mounted in. An ordinary user may ask all of this; setting needs
 //! CAP_NET_ADMIN. A driver that does not know the answer says EOPNOTSUPP, which is `None` here.
 
+#![allow(unsafe_code, reason = "ethtool is an ioctl with a structure per command")]
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 

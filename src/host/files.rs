@@ -1,5 +1,7 @@
 //! How many files this process may have open: a client of the API is one.
 
+#![allow(unsafe_code, reason = "limits of the process are read and set by system calls")]
+
 use std::io;
 
 /// Raises the soft limit to the hard one, if it is lower than `needed`.

@@ -5,6 +5,8 @@
 //! single-threaded process enter one (EINVAL otherwise), so a program calls [`enter`] at the top of `main`, before any
 //! thread.
 
+#![allow(unsafe_code, reason = "a child enters its namespaces between fork and exec")]
+
 use std::ffi::CString;
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -1,5 +1,7 @@
 //! One network namespace: a handle to run code in, and to set up the stack inside.
 
+#![allow(unsafe_code, reason = "network namespaces are changed by system calls without a safe wrapper")]
+
 use std::fs::{self, File};
 use std::future::Future;
 use std::io;

@@ -9,6 +9,8 @@
 //! Blocking sockets and a thread a connection: they serve tests and the demo, whose question is who answered, and by
 //! which address.
 
+#![allow(unsafe_code, reason = "poll on sockets of the lab")]
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};

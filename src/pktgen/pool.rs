@@ -5,6 +5,8 @@
 //!
 //! `unsafe` here: a frame is a pointer into the pool, lent and taken back by number.
 
+#![allow(unsafe_code, reason = "frames are pointers into the pool")]
+
 use std::ptr::NonNull;
 
 use pollgate_common::net::PortId;

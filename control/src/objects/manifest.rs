@@ -229,10 +229,6 @@ mod tests {
 
     use super::*;
 
-    fn error(text: &str) -> String {
-        parse("f.yaml", text).unwrap_err().to_string()
-    }
-
     #[test]
     fn items_of_a_list_of_one_kind_need_not_say_it() {
         let text = r#"{"kind": "ServiceList", "apiVersion": "v1", "items": [{"metadata": {"name": "a"}}, {"kind": "Pod"}, 5]}"#;
