@@ -268,16 +268,16 @@ impl Transaction<'_> {
         }
     }
 
-    /// From what was typed to what is valid, and into place.
+    /// Defaults what was typed, and admits it.
     fn settle(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
         strategy::prepare(&mut object, old);
-        self.place(object, old)
+        self.admit(object, old)
     }
 
     /// The same for an object whose status is what it says, be it nothing.
     fn settle_exactly(&mut self, mut object: Object, old: &Object) -> Result<(), Rejected> {
         strategy::prepare(&mut object, Some(&strategy::without_status(old)));
-        self.place(object, Some(old))
+        self.admit(object, Some(old))
     }
 
     /// The same for what a manifest was merged with: a status that it no longer has is taken away, as any field.
@@ -288,7 +288,7 @@ impl Transaction<'_> {
         }
     }
 
-    fn place(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
+    fn admit(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
         let key = object.key();
         let mut faults = Vec::new();
         if let Object::Service(service) = &mut object {

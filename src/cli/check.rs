@@ -1,7 +1,7 @@
 //! `pollgate check`: every fault of manifests, each with its file and line, without a gateway.
 //!
 //! ```text
-//! text ──▶ documents ──▶ objects ──▶ plan on an empty cluster ──▶ doubts
+//! text ──▶ documents ──▶ objects ──▶ plan on an empty cluster ──▶ lint
 //!   └ no YAML  └ wrong shape  └ twice    └ refused, with the field   └ legal, surely not meant: told, exit code 0
 //! ```
 //!
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use pollgate_control::cluster::{self, Cluster, Write as ClusterWrite};
-use pollgate_control::explain::lint::doubts;
+use pollgate_control::explain::lint::lint;
 use pollgate_control::objects::Key;
 use pollgate_control::objects::manifest::Document;
 use pollgate_control::sources::files::{Diagnostic, Set};
@@ -57,7 +57,7 @@ struct Checked {
     warnings: Vec<Diagnostic>,
 }
 
-/// What an empty gateway would say of the objects, and what there is to doubt if it would take them.
+/// The faults an empty gateway would find in the objects; if it would accept them, the findings of lint.
 fn plan(set: &Set, settings: cluster::ClusterSettings) -> Checked {
     let mut cluster = Cluster::new(settings);
     let writes = set.objects.iter().map(|(_, object)| ClusterWrite::Apply(object.clone())).collect();
@@ -68,11 +68,11 @@ fn plan(set: &Set, settings: cluster::ClusterSettings) -> Checked {
     cluster.adopt(&commit);
     let documents = set.objects.iter().map(|(document, _)| document);
     let places: BTreeMap<&Key, &Document> = commit.written.iter().zip(documents).collect();
-    let doubts = doubts(&cluster);
+    let findings = lint(&cluster);
     // What the gateway made itself, such as slices, stands in no file.
-    let told = doubts.iter().filter_map(|doubt| {
-        let document = places.get(&doubt.key)?;
-        Some(Diagnostic::new(document, &doubt.field, &doubt.message).warning())
+    let told = findings.iter().filter_map(|finding| {
+        let document = places.get(&finding.key)?;
+        Some(Diagnostic::new(document, &finding.field, &finding.message).warning())
     });
     Checked { warnings: told.collect(), ..Checked::default() }
 }

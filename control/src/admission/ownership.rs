@@ -13,7 +13,7 @@
 //! union, difference and "who else has it" are those of an ordinary set. sigs.k8s.io/structured-merge-diff keeps a
 //! trie with typed steps, which pays at a thousand appliers and not at three.
 //!
-//! Only entries of operation `Apply` are kept. A write that is no apply takes a field from its owners by changing it; who
+//! Only entries of operation `Apply` are kept. A write that is no apply takes a field from its managers by changing it; who
 //! wrote it then is not recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +30,10 @@ use crate::objects::schema::{Shape, key_value};
 pub(crate) type Path = Vec<String>;
 
 /// Most fields one applier may set. Looking one of them up in a long list costs the list.
-const MOST_FIELDS: usize = 5_000;
+const MAX_FIELDS: usize = 5_000;
 
-/// What belongs to the server in every object, and so to no applier.
-const NOBODYS: [&[&str]; 11] = [
+/// What belongs to the server in every object, and so to no manager.
+const SERVER_FIELDS: [&[&str]; 11] = [
     &["f:apiVersion"],
     &["f:kind"],
     &["f:metadata"],
@@ -59,10 +59,10 @@ impl FieldSet {
     pub(crate) fn of(shape: &'static Shape, value: &Value) -> Result<Self, String> {
         let mut set = Self::default();
         set.add(shape, value, &mut Vec::new())?;
-        if set.0.len() > MOST_FIELDS {
-            return Err(format!("it sets {} fields, at most {MOST_FIELDS} can be tracked", set.0.len()));
+        if set.0.len() > MAX_FIELDS {
+            return Err(format!("it sets {} fields, at most {MAX_FIELDS} can be tracked", set.0.len()));
         }
-        set.0.retain(|path| !NOBODYS.iter().any(|known| path.as_slice() == *known));
+        set.0.retain(|path| !SERVER_FIELDS.iter().any(|known| path.as_slice() == *known));
         Ok(set)
     }
 
@@ -134,9 +134,9 @@ impl FieldSet {
     ) -> Result<(), String> {
         for (index, item) in list.iter().enumerate() {
             let step = item_step(item, keys).map_err(|key| {
-                let place = told(path);
+                let path = told(path);
                 format!(
-                    "{place}: element {index}: associative list with keys has an element that omits key field {key:?} \
+                    "{path}: element {index}: associative list with keys has an element that omits key field {key:?} \
                      (and doesn't have default value)"
                 )
             })?;
@@ -225,11 +225,11 @@ pub(crate) fn remove(value: &mut Value, path: &[String]) {
             }
         }
         (Value::Array(items), step) => {
-            let Some(place) = items.iter().position(|item| step.is(item)) else {
+            let Some(index) = items.iter().position(|item| step.is(item)) else {
                 return;
             };
-            if rest.is_empty() || leaves_nothing(&mut items[place], rest) {
-                items.remove(place);
+            if rest.is_empty() || leaves_nothing(&mut items[index], rest) {
+                items.remove(index);
             }
         }
         _ => {}
@@ -276,10 +276,10 @@ impl<'a> Step<'a> {
     }
 }
 
-/// One applier and its fields.
+/// A field manager (one applier) and its fields.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Owner {
-    pub(crate) manager: String,
+pub(crate) struct FieldManager {
+    pub(crate) name: String,
     /// `status`, or empty for the object itself.
     pub(crate) subresource: String,
     pub(crate) fields: FieldSet,
@@ -287,16 +287,10 @@ pub(crate) struct Owner {
     time: Option<Time>,
 }
 
-impl Owner {
-    pub(crate) fn new(
-        object: &Object,
-        manager: &str,
-        subresource: &str,
-        fields: FieldSet,
-        now: jiff::Timestamp,
-    ) -> Self {
+impl FieldManager {
+    pub(crate) fn new(object: &Object, name: &str, subresource: &str, fields: FieldSet, now: jiff::Timestamp) -> Self {
         Self {
-            manager: manager.to_owned(),
+            name: name.to_owned(),
             subresource: subresource.to_owned(),
             fields,
             api_version: Some(object.kind().api_version().to_owned()),
@@ -309,7 +303,7 @@ impl Owner {
             return None;
         }
         Some(Self {
-            manager: entry.manager.clone().unwrap_or_default(),
+            name: entry.manager.clone().unwrap_or_default(),
             subresource: entry.subresource.clone().unwrap_or_default(),
             fields: entry.fields_v1.as_ref().map(|fields| FieldSet::from_v1(&fields.0)).unwrap_or_default(),
             api_version: entry.api_version.clone(),
@@ -322,7 +316,7 @@ impl Owner {
             api_version: self.api_version,
             fields_type: Some("FieldsV1".to_owned()),
             fields_v1: Some(FieldsV1(self.fields.to_v1())),
-            manager: Some(self.manager),
+            manager: Some(self.name),
             operation: Some("Apply".to_owned()),
             subresource: (!self.subresource.is_empty()).then_some(self.subresource),
             time: self.time,
@@ -330,40 +324,40 @@ impl Owner {
     }
 }
 
-/// The appliers of an object.
-pub(crate) fn owners(object: &Object) -> Vec<Owner> {
-    object.metadata().managed_fields.iter().flatten().filter_map(Owner::from_entry).collect()
+/// The field managers of an object.
+pub(crate) fn managers(object: &Object) -> Vec<FieldManager> {
+    object.metadata().managed_fields.iter().flatten().filter_map(FieldManager::from_entry).collect()
 }
 
-/// Writes the appliers down; those without a field are left out.
-pub(crate) fn record(object: &mut Object, owners: Vec<Owner>) {
-    let owners = owners.into_iter().filter(|owner| !owner.fields.0.is_empty());
-    let entries: Vec<ManagedFieldsEntry> = owners.map(Owner::into_entry).collect();
+/// Records the field managers; those without a field are left out.
+pub(crate) fn record(object: &mut Object, managers: Vec<FieldManager>) {
+    let managers = managers.into_iter().filter(|manager| !manager.fields.0.is_empty());
+    let entries: Vec<ManagedFieldsEntry> = managers.map(FieldManager::into_entry).collect();
     object.metadata_mut().managed_fields = (!entries.is_empty()).then_some(entries);
 }
 
-/// Carries the owners of `old` over to the object that replaces it: what it changes is nobody's any more.
+/// Carries the managers of `old` over to the object that replaces it. Fields that it changes lose theirs.
 ///
-/// An object that says `managedFields: [{}]` makes everything nobody's, as with the API server.
+/// An object that says `managedFields: [{}]` removes all managers, as with the API server.
 pub(crate) fn carry(old: &Object, new: &mut Object) {
     let reset = new
         .metadata()
         .managed_fields
         .as_deref()
         .is_some_and(|entries| matches!(entries, [entry] if *entry == ManagedFieldsEntry::default()));
-    let mut owners = if reset { Vec::new() } else { owners(old) };
-    if !owners.is_empty() {
+    let mut managers = if reset { Vec::new() } else { managers(old) };
+    if !managers.is_empty() {
         let (before, after) = (old.to_value(), new.to_value());
-        for owner in &mut owners {
-            // An item is its owner's as long as it is there, whatever becomes of its fields.
+        for manager in &mut managers {
+            // An item stays its manager's as long as it exists, whatever happens to its fields.
             let same = |path: &Path| match path.last() {
                 Some(step) if step.starts_with("k:") => find(&after, path).is_some(),
                 _ => find(&before, path) == find(&after, path),
             };
-            owner.fields.0.retain(same);
+            manager.fields.0.retain(same);
         }
     }
-    record(new, owners);
+    record(new, managers);
 }
 
 #[cfg(test)]
@@ -421,11 +415,11 @@ mod tests {
     fn who_changes_a_field_takes_it_from_its_owner() {
         let mut old = object(service("a", json!({"ports": [{"port": 80, "targetPort": 1}], "externalName": "x"})));
         let fields = FieldSet::of(Shape::of(Kind::Service), &old.to_value()).unwrap();
-        let owner = Owner::new(&old, "m", "", fields, jiff::Timestamp::UNIX_EPOCH);
-        record(&mut old, vec![owner]);
+        let manager = FieldManager::new(&old, "m", "", fields, jiff::Timestamp::UNIX_EPOCH);
+        record(&mut old, vec![manager]);
         let mut new = object(service("a", json!({"ports": [{"port": 80, "targetPort": 2}]})));
         carry(&old, &mut new);
-        let left = owners(&new)[0].fields.to_v1();
+        let left = managers(&new)[0].fields.to_v1();
         assert_eq!(
             left,
             json!({"f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}}})

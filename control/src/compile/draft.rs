@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  names ─┬─ resolve ─ choose ─ rings ─┐
-//!         ├─ resolve ─ choose ─ rings ─┼─ drafts, in order ─▶ places, tables (one thread)
+//!         ├─ resolve ─ choose ─ rings ─┼─ drafts, in order ─▶ indexes, tables (one thread)
 //!         └─ resolve ─ choose ─ rings ─┘
 //! ```
 //!
@@ -19,7 +19,7 @@ use pollgate_common::tables::Ring;
 
 use super::maglev::Identity;
 use super::rings::{Rings, TooMany};
-use super::topology::{self, Place};
+use super::topology::{self, Locality};
 use crate::cluster::Cluster;
 use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedPort, ResolvedService, ServiceName, resolve};
 
@@ -65,7 +65,7 @@ pub struct Drafter<'a> {
     /// The objects.
     pub cluster: &'a Cluster,
     /// Where the gateway stands.
-    pub place: Place<'a>,
+    pub locality: Locality<'a>,
     /// Rings that are known, and those that come to be.
     pub rings: &'a Rings,
 }
@@ -99,8 +99,8 @@ impl Drafter<'_> {
         let alive = endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
         Ok(Choice {
             alive: alive.copied().map(identity).collect(),
-            cluster: self.share(usable(topology::preferred(&endpoints, self.place).into_iter()))?,
-            local: self.share(usable(endpoints.iter().copied().filter(|e| self.place.is_local(e))))?,
+            cluster: self.share(usable(topology::preferred(&endpoints, self.locality).into_iter()))?,
+            local: self.share(usable(endpoints.iter().copied().filter(|e| self.locality.is_local(e))))?,
         })
     }
 
@@ -149,7 +149,7 @@ mod tests {
         let mut names: BTreeSet<ServiceName> = (0..20).map(|n| ServiceName::new("default", name(n))).collect();
         names.insert(ServiceName::new("default", "s05-none"));
         let rings = Rings::new(RingHash::new("pollgate"), None);
-        let drafter = Drafter { cluster: &world.cluster, place: Place::default(), rings: &rings };
+        let drafter = Drafter { cluster: &world.cluster, locality: Locality::default(), rings: &rings };
         let drafted = |threads| -> Vec<Option<(ResolvedService, Vec<Identity>, usize)>> {
             let told = |draft: Draft| {
                 let choice = draft.ports[0].choice.as_ref().expect("few endpoints");

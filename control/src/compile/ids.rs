@@ -1,7 +1,7 @@
-//! Places in the tables that stay while their holder lives: of services, and of the endpoints within one.
+//! Indexes in the tables that stay while their holder lives: of services, and of the endpoints within one.
 //!
-//! A flow names its service and backend by place. A place that becomes free is given out again only after many others
-//! have been, and then under another incarnation, so that an old flow can tell that it is somebody else's now.
+//! A flow names its service and backend by index. An index that becomes free is reused only after many others, and then
+//! under another incarnation, so that an old flow can tell that it belongs to another holder now.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,7 +12,7 @@ use pollgate_common::tables::{Backend, ServiceId};
 use super::maglev::Identity;
 use crate::compile::resolve::{Family, Protocol, ServiceName};
 
-/// Places that rest before one is used again.
+/// Free indexes that are kept back before one is reused.
 const REST: usize = 1024;
 
 /// One port of a Service in one family.
@@ -28,7 +28,7 @@ pub struct PortName {
     pub family: Family,
 }
 
-/// Who has which place.
+/// Which service port has which index.
 #[derive(Default)]
 pub struct Ids {
     held: HashMap<PortName, Held>,
@@ -42,28 +42,28 @@ struct Held {
     slots: Slots,
 }
 
-/// All places are taken.
+/// All indexes are in use.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("all {MAX_SERVICES} service ports that the tables can hold are in use")]
-pub struct NoPlace;
+pub struct NoIndex;
 
 impl Ids {
-    /// The place of `name`, its own for as long as it is not released, and its endpoints' slots.
-    pub fn claim(&mut self, name: &PortName) -> Result<(ServiceId, &mut Slots), NoPlace> {
+    /// The index of `name`, which is its own until it is released, and its endpoints' slots.
+    pub fn claim(&mut self, name: &PortName) -> Result<(ServiceId, &mut Slots), NoIndex> {
         if !self.held.contains_key(name) {
             let id = self.fresh()?;
             self.held.insert(name.clone(), Held { id, slots: Slots::default() });
             self.ports.entry(name.service.clone()).or_default().push(name.clone());
         }
-        self.held.get_mut(name).map(|held| (held.id, &mut held.slots)).ok_or(NoPlace)
+        self.held.get_mut(name).map(|held| (held.id, &mut held.slots)).ok_or(NoIndex)
     }
 
-    /// The ports of `service` that have a place.
+    /// The ports of `service` that have an index.
     pub fn names_of(&self, service: &ServiceName) -> Vec<PortName> {
         self.ports.get(service).cloned().unwrap_or_default()
     }
 
-    /// Gives the place of `name` back.
+    /// Releases the index of `name`.
     pub fn release(&mut self, name: &PortName) {
         if let Some(held) = self.held.remove(name) {
             if let Some(ports) = self.ports.get_mut(&name.service) {
@@ -74,7 +74,7 @@ impl Ids {
         }
     }
 
-    fn fresh(&mut self) -> Result<ServiceId, NoPlace> {
+    fn fresh(&mut self) -> Result<ServiceId, NoIndex> {
         let room = (self.next as usize) < MAX_SERVICES;
         if (self.free.len() > REST || !room)
             && let Some(id) = self.free.pop_front()
@@ -82,7 +82,7 @@ impl Ids {
             return Ok(id);
         }
         if !room {
-            return Err(NoPlace);
+            return Err(NoIndex);
         }
         self.next += 1;
         Ok(ServiceId { index: self.next - 1, incarnation: 0 })

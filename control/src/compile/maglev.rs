@@ -1,8 +1,8 @@
 //! Maglev look-up tables (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, §3.4).
 //!
-//! Every backend has its own permutation of the table's places, from two hashes of its identity; in turns, each takes the
-//! next place of its permutation that is still free. So backends get almost equal shares, and when one goes, few of the
-//! places it did not have change hands. A heavier backend gets more turns.
+//! Every backend has its own permutation of the table's slots, from two hashes of its identity; in turns, each takes the
+//! next slot of its permutation that is still free. So backends get almost equal shares, and when one goes, few of the
+//! slots it did not have change hands. A heavier backend gets more turns.
 //!
 //! Two gateways agree because nothing local enters: the hash is keyed by `maglev.seed` alone, backends are taken in the
 //! order of their identity, and identity is address and port. A pure function; the sizes are a fixed, published list.
@@ -16,15 +16,15 @@ use self::fill::{Table, Walk};
 
 mod fill;
 
-/// Table sizes: primes, so that every skip visits every place.
+/// Table sizes: primes, so that every skip visits every slot.
 pub const SIZES: [u32; 12] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131_071, 262_139, 524_287];
 
-/// Places per backend, at least, in tables of up to [`LARGE`] places. Turns make few backends collide with each other more
-/// than many: with 100 places each, ten backends move 2.2 % needlessly when one goes; with 320, 1.2 %.
+/// Slots per backend, at least, in tables of up to [`LARGE`] slots. Turns make few backends collide with each other more
+/// than many: with 100 slots each, ten backends move 2.2 % needlessly when one goes; with 320, 1.2 %.
 pub const PLACES_PER_BACKEND: u32 = 320;
-/// Tables from here on are large enough that fewer places per backend do.
+/// Tables from here on are large enough that fewer slots per backend do.
 pub const LARGE: u32 = 65537;
-/// Places per backend, at least, in large tables.
+/// Slots per backend, at least, in large tables.
 pub const PLACES_PER_BACKEND_IN_LARGE: u32 = 100;
 
 /// The most backends a table serves.
@@ -49,7 +49,7 @@ pub fn size_for(backends: usize) -> Option<u32> {
     SIZES.into_iter().find(|&size| size / each(size) >= backends)
 }
 
-/// The table of `size` places for `backends`, which are in the order of their identity. Ordinals are places in that order.
+/// The table of `size` slots for `backends`, which are in the order of their identity. Ordinals are positions in that order.
 pub fn build(hash: &RingHash, backends: &[Weighted], size: u32) -> Ring {
     let heaviest = backends.iter().map(|b| b.weight).max().unwrap_or(0);
     if heaviest == 0 || size < 2 {
@@ -67,8 +67,8 @@ pub fn build(hash: &RingHash, backends: &[Weighted], size: u32) -> Ring {
                 continue;
             }
             table.take_next(walk, u16::try_from(ordinal).unwrap_or(u16::MAX));
-            if let Some(places) = table.filled() {
-                return Ring::new(places);
+            if let Some(slots) = table.filled() {
+                return Ring::new(slots);
             }
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         ring.entries().iter().map(|&ordinal| backends[usize::from(ordinal)].identity).collect()
     }
 
-    /// Share of the places that changed hands though their owner stayed, averaged over some of the `n` that may go.
+    /// Share of the slots that changed hands though their owner stayed, averaged over some of the `n` that may go.
     fn needless(n: u32, size: u32) -> f64 {
         let all = backends(n);
         let before = owners(&all, size);
@@ -167,7 +167,7 @@ mod tests {
             let mut counts = vec![0u32; n as usize];
             ring.entries().iter().for_each(|&o| counts[usize::from(o)] += 1);
             let (least, most) = (counts.iter().min().expect("some"), counts.iter().max().expect("some"));
-            assert!(most - least <= 1, "{n}: turns give every backend the same, to one place: {least}..{most}");
+            assert!(most - least <= 1, "{n}: turns give every backend the same, to one slot: {least}..{most}");
         }
     }
 

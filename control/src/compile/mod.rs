@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The steps are pure; at a cold start, while no worker has a use for the CPUs, all CPUs make drafts. What lives here is memory:
-//! which Service has which place, which ring is shared, what is staged and what is published. The control thread calls it
+//! which Service has which index, which ring is shared, what is staged and what is published. The control thread calls it
 //! through [`TableSink`]; an offline replay calls the same.
 //!
 //! Two claims meet their limits here rather than in a worker: an address the kernel itself has configured is not taken
@@ -40,7 +40,7 @@ use tracing::warn;
 use self::draft::{Draft, Drafter};
 use self::ids::{Ids, PortName};
 use self::rings::Rings;
-use self::topology::Place;
+use self::topology::Locality;
 use crate::cluster::Cluster;
 use crate::compile::resolve::ServiceName;
 use crate::compile::sink::TableSink;
@@ -151,11 +151,11 @@ impl Compiler {
     }
 
     fn drafts(&self, cluster: &Cluster, services: &BTreeSet<ServiceName>) -> Vec<Option<Draft>> {
-        let place = Place { node: self.options.node.as_deref(), zone: self.options.zone.as_deref() };
+        let locality = Locality { node: self.options.node.as_deref(), zone: self.options.zone.as_deref() };
         let nothing_is_served = self.compiled.is_empty() && services.len() >= MANY;
         let cpus = || thread::available_parallelism().map_or(1, usize::from);
         let threads = if nothing_is_served { cpus().min(DRAFTERS) } else { 1 };
-        Drafter { cluster, place, rings: &self.rings }.draft_all(services, threads)
+        Drafter { cluster, locality, rings: &self.rings }.draft_all(services, threads)
     }
 
     fn compile(&mut self, draft: Option<Draft>, name: &ServiceName) -> Staged {
@@ -180,7 +180,7 @@ impl Compiler {
         staged
     }
 
-    /// What the counters at a place showed when its present holder came.
+    /// What the counters of an index showed when its present holder got it.
     fn counted(&self, service: &ServicePort) -> (u64, u64, u64) {
         match self.builder.tables().service_by_id(service.id) {
             Some(known) => known.counted,
@@ -248,15 +248,15 @@ impl Compiler {
         }
     }
 
-    /// The service without the frontends that stand in somebody else's way. `tell`: it is news.
-    fn allowed(&self, service: &Arc<ServicePort>, tell: bool) -> Arc<ServicePort> {
+    /// The service without the frontends that conflict with another. `log`: first time.
+    fn allowed(&self, service: &Arc<ServicePort>, log: bool) -> Arc<ServicePort> {
         let obstacles: Vec<Option<String>> =
             service.frontends.iter().map(|(key, _)| self.obstacle(key, service.id.index)).collect();
         if obstacles.iter().all(Option::is_none) {
             return Arc::clone(service);
         }
         let both = || service.frontends.iter().zip(&obstacles);
-        for ((key, _), why) in both().filter_map(|(frontend, why)| Some((frontend, why.as_ref()?))).filter(|_| tell) {
+        for ((key, _), why) in both().filter_map(|(frontend, why)| Some((frontend, why.as_ref()?))).filter(|_| log) {
             warn!("{}: not served at {}:{}/{}: {why}", service.name, key.address, key.port, key.protocol);
         }
         let frontends = both().filter(|(_, why)| why.is_none()).map(|(frontend, _)| *frontend).collect();

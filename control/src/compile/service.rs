@@ -1,4 +1,4 @@
-//! One Service, compiled: from its draft and its places to what the workers look at.
+//! One Service, compiled: from its draft and its indexes to what the workers read.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,11 +8,11 @@ use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, ServicePort};
 
 use super::draft::{Choice, PortDraft, Share};
-use super::ids::{Ids, NoPlace, PortName};
+use super::ids::{Ids, NoIndex, PortName};
 use super::rings::TooMany;
 use crate::compile::resolve::{Family, ResolvedPort, ResolvedService};
 
-/// The name under which a port of a Service has its place.
+/// The name under which a port of a Service has its index.
 pub fn port_name(service: &ResolvedService, port: &ResolvedPort, family: Family) -> PortName {
     PortName { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol, family }
 }
@@ -64,7 +64,7 @@ pub enum Error {
     TooMany(#[from] TooMany),
     /// Too many services.
     #[error(transparent)]
-    NoPlace(#[from] NoPlace),
+    NoIndex(#[from] NoIndex),
 }
 
 fn frontends(

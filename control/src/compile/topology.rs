@@ -1,4 +1,4 @@
-//! Topology hints: which of the ready endpoints a gateway at this place should use (K `pkg/proxy/topology.go`).
+//! Topology hints: which of the ready endpoints a gateway uses, by its node and zone (K `pkg/proxy/topology.go`).
 //!
 //! ```text
 //! every ready endpoint names nodes, one of them ours?  ─▶ those that name our node
@@ -6,22 +6,22 @@
 //! otherwise                                            ─▶ all
 //! ```
 //!
-//! Hints are advice. One ready endpoint without any, or a place nobody is meant for, and they are ignored: then the Service is
+//! Hints are advice. One ready endpoint without any, or a node and zone that none is for, and they are ignored: then the Service is
 //! served from elsewhere, which is better than not at all. With no ready endpoint, terminating ones are used wherever they are. Local
-//! policies are no advice: they look at the node of the endpoint itself and at no hint.
+//! policies are rules: they look at the node of the endpoint itself and at no hint.
 
 use crate::compile::resolve::ResolvedEndpoint;
 
 /// Where the gateway stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place<'a> {
+pub struct Locality<'a> {
     /// The node it stands for; `None`: the whole cluster is local, and no node is.
     pub node: Option<&'a str>,
     /// The zone it stands in.
     pub zone: Option<&'a str>,
 }
 
-impl Place<'_> {
+impl Locality<'_> {
     /// Whether a Local policy lets the endpoint serve.
     pub fn is_local(&self, endpoint: &ResolvedEndpoint) -> bool {
         self.node.is_none_or(|node| endpoint.node.as_deref() == Some(node))
@@ -39,16 +39,16 @@ pub enum Preference {
     None,
 }
 
-/// Which hints can be followed at this place.
-pub fn preference(endpoints: &[&ResolvedEndpoint], place: Place<'_>) -> Preference {
+/// Which hints can be followed here.
+pub fn preference(endpoints: &[&ResolvedEndpoint], locality: Locality<'_>) -> Preference {
     let follow = |here: Option<&str>, hints: fn(&ResolvedEndpoint) -> &[String]| {
         let mut ready = endpoints.iter().filter(|endpoint| endpoint.ready);
         let all_hinted = ready.clone().all(|endpoint| !hints(endpoint).is_empty());
         all_hinted && here.is_some_and(|here| ready.any(|endpoint| hints(endpoint).iter().any(|hint| hint == here)))
     };
-    if follow(place.node, |endpoint| &endpoint.hints.nodes) {
+    if follow(locality.node, |endpoint| &endpoint.hints.nodes) {
         Preference::SameNode
-    } else if follow(place.zone, |endpoint| &endpoint.hints.zones) {
+    } else if follow(locality.zone, |endpoint| &endpoint.hints.zones) {
         Preference::SameZone
     } else {
         Preference::None
@@ -56,13 +56,13 @@ pub fn preference(endpoints: &[&ResolvedEndpoint], place: Place<'_>) -> Preferen
 }
 
 /// The endpoints without those that are ready and not for us, if hints can be followed; else all.
-pub fn preferred<'a>(endpoints: &[&'a ResolvedEndpoint], place: Place<'_>) -> Vec<&'a ResolvedEndpoint> {
-    let preference = preference(endpoints, place);
+pub fn preferred<'a>(endpoints: &[&'a ResolvedEndpoint], locality: Locality<'_>) -> Vec<&'a ResolvedEndpoint> {
+    let preference = preference(endpoints, locality);
     let meant_for = |hints: &[String], here: Option<&str>| hints.iter().any(|hint| Some(hint.as_str()) == here);
     let wanted = |endpoint: &ResolvedEndpoint| match preference {
         Preference::None => true,
-        Preference::SameNode => !endpoint.ready || meant_for(&endpoint.hints.nodes, place.node),
-        Preference::SameZone => !endpoint.ready || meant_for(&endpoint.hints.zones, place.zone),
+        Preference::SameNode => !endpoint.ready || meant_for(&endpoint.hints.nodes, locality.node),
+        Preference::SameZone => !endpoint.ready || meant_for(&endpoint.hints.zones, locality.zone),
     };
     endpoints.iter().copied().filter(|endpoint| wanted(endpoint)).collect()
 }
@@ -91,17 +91,17 @@ mod tests {
         }
     }
 
-    fn chosen(endpoints: &[&str], place: Place<'_>) -> String {
+    fn chosen(endpoints: &[&str], locality: Locality<'_>) -> String {
         let endpoints: Vec<ResolvedEndpoint> = endpoints.iter().map(|text| endpoint(text)).collect();
         let all: Vec<&ResolvedEndpoint> = endpoints.iter().collect();
         let last = |endpoint: &ResolvedEndpoint| endpoint.address.to_string().rsplit('.').next().unwrap().to_owned();
-        preferred(&all, place).into_iter().map(last).collect::<Vec<_>>().join(" ")
+        preferred(&all, locality).into_iter().map(last).collect::<Vec<_>>().join(" ")
     }
 
     /// K TestCategorizeEndpoints, the cases about hints.
     #[test]
     fn hints_are_followed_only_if_all_have_them_and_one_is_for_us() {
-        let here = Place { node: Some("n1"), zone: Some("a") };
+        let here = Locality { node: Some("n1"), zone: Some("a") };
         let cases: [(&str, &[&str], &str); 9] = [
             ("no hints", &["1 r", "2 r"], "1 2"),
             ("our zone", &["1 r zone=a", "2 r zone=b", "3 r zone=b,a"], "1 3"),
@@ -121,8 +121,8 @@ mod tests {
     #[test]
     fn a_gateway_without_a_place_takes_no_hints() {
         let hinted = ["1 r zone=a node=n1", "2 r zone=b node=n2"];
-        assert_eq!(chosen(&hinted, Place::default()), "1 2");
-        assert_eq!(chosen(&hinted, Place { node: None, zone: Some("b") }), "2");
-        assert_eq!(chosen(&hinted, Place { node: Some("n1"), zone: None }), "1");
+        assert_eq!(chosen(&hinted, Locality::default()), "1 2");
+        assert_eq!(chosen(&hinted, Locality { node: None, zone: Some("b") }), "2");
+        assert_eq!(chosen(&hinted, Locality { node: Some("n1"), zone: None }), "1");
     }
 }

@@ -94,7 +94,7 @@ fn subsets(name: &ServiceName, service: &Service, members: &[Member], family: Fa
     groups.into_iter().map(|(ports, by)| subset(&ports, &by, &addresses)).collect()
 }
 
-/// Who offers which port, by place.
+/// Which Pods offer which port, by index.
 fn offers<'a>(addresses: &[(EndpointAddress, &'a Member)], portless: bool) -> BTreeMap<Port<'a>, Vec<usize>> {
     let mut offered: BTreeMap<Port<'_>, Vec<usize>> = BTreeMap::new();
     for (at, (_, member)) in addresses.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! How endpoints are packed into EndpointSlices, and whose slices are whose.
 //!
-//! Endpoints stay in the slice and the place they are in, room is filled before slices are made, and an emptied slice is
+//! Endpoints stay in the slice and at the index they have, room is filled before slices are made, and an emptied slice is
 //! reused, so that watchers see one small change for one Pod (kubernetes/endpointslice `reconciler.go`).
 
 use std::collections::BTreeMap;

@@ -1,14 +1,14 @@
-//! What is legal and surely not meant, in a set of objects that is whole: for `pollgate check`.
+//! Warnings about objects that are valid but probably wrong, in a complete set of objects: for `pollgate check`.
 //!
 //! ```text
 //! Service {app=a,…} ── selects ──▶ Pods ── have ──▶ addresses, named ports
-//!     └ nobody: a doubt               └ none: a doubt    └ none: a doubt
-//! EndpointSlice ── names ──▶ Service        └ nobody: a doubt
+//!     └ no Pod: a finding             └ none: a finding  └ none: a finding
+//! EndpointSlice ── names ──▶ Service      └ no such Service: a finding
 //! ```
 //!
-//! Doubts are no faults: a Service may be applied before its Pods, and slices may be written for a Service that comes later.
-//! So nothing here is asked of a running gateway, where `explain` says what is, and a set without Pods is
-//! not asked about selectors at all.
+//! Findings are not faults: a Service may be applied before its Pods, and slices may be written for a Service that comes
+//! later. So a running gateway is not linted (`explain` describes its state), and in a set without Pods selectors are not
+//! checked.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,42 +21,42 @@ use crate::explain::{Verdict, explain};
 use crate::objects::service::{ServiceName, SpecExt, selects};
 use crate::objects::{Key, Kind, Object};
 
-/// One thing that is legal and surely not meant.
+/// Something that is valid but probably wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doubt {
+pub struct Finding {
     /// The object it is about.
     pub key: Key,
     /// The field.
     pub field: String,
-    /// What is odd about it, and what to do.
+    /// What is wrong with it, and what to do.
     pub message: String,
 }
 
-/// All doubts about the objects of a cluster, by kind and name.
-pub fn doubts(cluster: &Cluster) -> Vec<Doubt> {
+/// All findings in the objects of a cluster, by kind and name.
+pub fn lint(cluster: &Cluster) -> Vec<Finding> {
     let pods = Pods::of(cluster);
-    let mut doubts = Vec::new();
+    let mut findings = Vec::new();
     for object in cluster.objects(Kind::Service, None) {
         let Some(spec) = object.as_service().and_then(|service| service.spec.as_ref()) else { continue };
-        service(cluster, object, spec, &pods, &mut doubts);
+        service(cluster, object, spec, &pods, &mut findings);
     }
     // The one from the start is in every set.
     let mut services = cluster.objects(Kind::Service, None);
     if services.any(|service| service.metadata().creation_timestamp.is_some()) {
         let slices = cluster.objects(Kind::EndpointSlice, None);
-        doubts.extend(slices.filter_map(|slice| orphan(cluster, slice)));
+        findings.extend(slices.filter_map(|slice| orphan(cluster, slice)));
     }
-    doubts
+    findings
 }
 
-fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'_>, doubts: &mut Vec<Doubt>) {
+fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'_>, findings: &mut Vec<Finding>) {
     let Some(selector) = spec.selector().filter(|_| !pods.by_label.is_empty()) else {
         return;
     };
-    let mut doubt = |field: String, message: String| doubts.push(Doubt { key: object.key(), field, message });
+    let mut find = |field: String, message: String| findings.push(Finding { key: object.key(), field, message });
     let selected = pods.selected(object.namespace(), selector);
     if selected.is_empty() {
-        return doubt("spec.selector".to_owned(), format!("no Pod has these labels{}", nearest(cluster, object)));
+        return find("spec.selector".to_owned(), format!("no Pod has these labels{}", nearest(cluster, object)));
     }
     if selected.iter().all(|pod| pod_addresses(pod).is_empty()) {
         let count = selected.len();
@@ -64,7 +64,7 @@ fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'
             "none of the {count} selected Pods has an address: without a kubelet, a Pod becomes an endpoint through \
              the status in its manifest (podIP, and the condition Ready)"
         );
-        doubt("spec.selector".to_owned(), message);
+        find("spec.selector".to_owned(), message);
     }
     for (index, port) in spec.ports().iter().enumerate() {
         if let Some(IntOrString::String(name)) = &port.target_port
@@ -72,7 +72,7 @@ fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'
         {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let message = format!("no container of the selected Pods has a {protocol} port named {name:?}");
-            doubt(format!("spec.ports[{index}].targetPort"), message);
+            find(format!("spec.ports[{index}].targetPort"), message);
         }
     }
 }
@@ -91,13 +91,13 @@ fn nearest(cluster: &Cluster, service: &Object) -> String {
 }
 
 /// A slice that belongs to no Service.
-fn orphan(cluster: &Cluster, slice: &Object) -> Option<Doubt> {
+fn orphan(cluster: &Cluster, slice: &Object) -> Option<Finding> {
     let service = ServiceName::of_slice(slice)?;
     if cluster.object(&service.key()).is_some() {
         return None;
     }
     let message = format!("there is no Service {} in namespace {}", service.name, service.namespace);
-    Some(Doubt { key: slice.key(), field: "metadata.labels.kubernetes.io/service-name".to_owned(), message })
+    Some(Finding { key: slice.key(), field: "metadata.labels.kubernetes.io/service-name".to_owned(), message })
 }
 
 /// Pods by each of their labels, so that a large set does not take the square of its time.
@@ -138,7 +138,7 @@ mod tests {
     fn told(objects: impl IntoIterator<Item = Value>) -> Vec<String> {
         let mut world = World::new();
         world.apply(objects);
-        doubts(&world.cluster).iter().map(|d| format!("{}: {}: {}", d.key, d.field, d.message)).collect()
+        lint(&world.cluster).iter().map(|d| format!("{}: {}: {}", d.key, d.field, d.message)).collect()
     }
 
     fn slice(service: &str) -> Value {
@@ -147,20 +147,20 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_together_raises_no_doubt() {
+    fn what_fits_together_has_no_findings() {
         assert!(told([web("a")]).is_empty(), "no Pods to ask");
         assert!(told([slice("gone")]).is_empty(), "slices alone");
         assert!(told([web("a"), pod("p", "a", "10.0.0.1"), slice("a")]).is_empty());
     }
 
     #[test]
-    fn a_selector_that_matches_nobody_is_doubted_with_the_nearest_miss() {
+    fn a_selector_that_matches_no_pod_is_found_with_the_nearest_miss() {
         let v1 = service("a", json!({"selector": {"app": "a", "version": "v1"}, "ports": [{"port": 80}]}));
         let mut v2 = pod("p", "a", "10.0.0.1");
         v2["metadata"]["labels"]["version"] = json!("v2");
-        let [doubt] = &told([v1.clone(), v2])[..] else { panic!("one doubt") };
+        let [finding] = &told([v1.clone(), v2])[..] else { panic!("one finding") };
         assert_eq!(
-            doubt,
+            finding,
             "service/default/a: spec.selector: no Pod has these labels; the nearest is p: label differs: version: v2 ≠ v1"
         );
         let mut stranger = pod("p", "b", "10.0.0.1");
@@ -169,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_cannot_be_endpoints_are_doubted() {
+    fn pods_that_cannot_be_endpoints_are_found() {
         let mut without = pod("p", "a", "10.0.0.1");
         without["status"] = json!({});
-        let [doubt] = &told([web("a"), without])[..] else { panic!("one doubt") };
-        assert!(doubt.contains("none of the 1 selected Pods has an address"), "{doubt}");
+        let [finding] = &told([web("a"), without])[..] else { panic!("one finding") };
+        assert!(finding.contains("none of the 1 selected Pods has an address"), "{finding}");
         let named = service("a", json!({"selector": {"app": "a"}, "ports": [{"port": 80, "targetPort": "unknown"}]}));
         let expected = "service/default/a: spec.ports[0].targetPort: no container of the selected Pods has a TCP port \
                         named \"unknown\"";
@@ -181,8 +181,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_of_a_service_that_is_not_there_is_doubted() {
-        let [doubt] = &told([web("a"), slice("aa")])[..] else { panic!("one doubt") };
-        assert!(doubt.ends_with("there is no Service aa in namespace default"), "{doubt}");
+    fn a_slice_of_a_service_that_is_not_there_is_found() {
+        let [finding] = &told([web("a"), slice("aa")])[..] else { panic!("one finding") };
+        assert!(finding.ends_with("there is no Service aa in namespace default"), "{finding}");
     }
 }

@@ -5,12 +5,12 @@
 //! usual cause is a label that is almost right. Rules are asked of the endpoint controller itself
 //! (`controllers::membership`): an explanation with rules of its own would be wrong one day.
 //!
-//! What the gateway's own place decides is told by `explain::place`.
+//! What the gateway's own node and zone decide is explained by `explain::locality`.
 //!
 //! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
 
 pub mod lint;
-mod place;
+mod locality;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -225,13 +225,13 @@ fn answers(cluster: &Cluster, service: &ResolvedService) -> Vec<Answer> {
     let gateway = &cluster.settings().gateway_addresses;
     for port in &service.ports {
         let ready = port.endpoints.iter().filter(|endpoint| endpoint.ready).count();
-        let places = [
+        let listeners = [
             ("ClusterIP", &service.cluster_ips, Some(port.port)),
             ("NodePort", gateway, port.node_port),
             ("LoadBalancer", &service.load_balancer_ips, Some(port.port)),
             ("external IP", &service.external_ips, Some(port.port)),
         ];
-        for (via, addresses, number) in places {
+        for (via, addresses, number) in listeners {
             let Some(number) = number else { continue };
             answers.extend(addresses.iter().map(|address| Answer {
                 via: via.to_owned(),
@@ -370,7 +370,7 @@ fn notes(
     if resolved.kind != ServiceType::ExternalName && resolved.proxied {
         notes.extend(empty_note(resolved));
     }
-    notes.extend(place::notes(cluster, resolved));
+    notes.extend(locality::notes(cluster, resolved));
     notes.extend(partial_port_notes(resolved));
     notes.extend(unserved_notes(resolved));
     notes.extend(balancer_note(cluster, service, spec));

@@ -3,7 +3,7 @@
 //! ```text
 //! live    [ a  l  b ]      l is somebody else's
 //! wanted  [ a  x  b ]      x is new
-//! merged  [ a  x  l  b ]   what both have takes wanted's order, the rest keeps its place before and behind it
+//! merged  [ a  x  l  b ]   what both have takes wanted's order, the rest stays before and behind it
 //! ```
 //!
 //! Used by `kubectl apply`'s three-way merge and by server-side apply, which differ only in which lists and maps they take
@@ -78,11 +78,11 @@ fn overlay_list(rules: Rules, shape: &'static Shape, merge: &Merge, live: &mut V
         return;
     };
     let ours = merge.identities(&wanted).unwrap_or_default();
-    let places: HashMap<&String, usize> =
-        theirs.iter().enumerate().rev().map(|(place, identity)| (identity, place)).collect();
-    let merged = wanted.into_iter().zip(&ours).map(|(wanted, identity)| match places.get(identity) {
-        Some(place) => {
-            let mut item = live[*place].clone();
+    let positions: HashMap<&String, usize> =
+        theirs.iter().enumerate().rev().map(|(position, identity)| (identity, position)).collect();
+    let merged = wanted.into_iter().zip(&ours).map(|(wanted, identity)| match positions.get(identity) {
+        Some(position) => {
+            let mut item = live[*position].clone();
             overlay(rules, shape, &mut item, wanted);
             item
         }

@@ -20,7 +20,7 @@ use super::super::decode::{Decoded, Sent};
 use super::super::request::{Part, Target};
 use super::super::status::Status;
 use super::result::{decode_result, metadata_of, pin};
-use crate::admission::ownership::{self, FieldSet, Owner};
+use crate::admission::ownership::{self, FieldManager, FieldSet};
 use crate::objects::Object;
 use crate::objects::merge::{Rules, overlay, without_nulls};
 use crate::objects::schema::Shape;
@@ -62,11 +62,11 @@ impl Apply {
             return Err(Status::not_found(&target.key()));
         }
         let live = current.map(Object::to_value);
-        let mut owners = current.map(ownership::owners).unwrap_or_default();
-        let mine = owners.iter().position(|owner| self.is(owner)).map(|index| owners.remove(index));
-        self.settle_conflicts(live.as_ref(), &mut owners)?;
+        let mut managers = current.map(ownership::managers).unwrap_or_default();
+        let mine = managers.iter().position(|manager| self.is(manager)).map(|index| managers.remove(index));
+        self.settle_conflicts(live.as_ref(), &mut managers)?;
         let mut value = self.lay_over(live.clone());
-        for path in self.dropped(mine.as_ref(), &owners) {
+        for path in self.dropped(mine.as_ref(), &managers) {
             ownership::remove(&mut value, path);
         }
         if let Some(current) = current {
@@ -74,20 +74,20 @@ impl Apply {
         }
         let unchanged = Some(&value) == live.as_ref();
         let mut decoded = self.decode(target, value)?;
-        owners.push(match mine {
+        managers.push(match mine {
             Some(mine) if unchanged && mine.fields == self.fields => mine,
-            _ => Owner::new(&decoded.object, &self.manager, self.subresource, self.fields.clone(), now()),
+            _ => FieldManager::new(&decoded.object, &self.manager, self.subresource, self.fields.clone(), now()),
         });
-        ownership::record(&mut decoded.object, owners);
+        ownership::record(&mut decoded.object, managers);
         Ok(decoded)
     }
 
-    fn is(&self, owner: &Owner) -> bool {
-        owner.manager == self.manager && owner.subresource == self.subresource
+    fn is(&self, manager: &FieldManager) -> bool {
+        manager.name == self.manager && manager.subresource == self.subresource
     }
 
     /// Takes the fields from others that say something else, if that was asked for.
-    fn settle_conflicts(&self, live: Option<&Value>, owners: &mut [Owner]) -> Result<(), Status> {
+    fn settle_conflicts(&self, live: Option<&Value>, managers: &mut [FieldManager]) -> Result<(), Status> {
         let find = |value: Option<&Value>, path: &ownership::Path| {
             value.and_then(|value| ownership::find(value, path)).cloned()
         };
@@ -96,15 +96,15 @@ impl Apply {
             !item && find(live, path) != find(Some(&self.wanted), path)
         };
         let mut conflicts = Vec::new();
-        for owner in owners {
-            let disputed = owner.fields.0.intersection(&self.fields.0).filter(|path| differs(path));
+        for manager in managers {
+            let disputed = manager.fields.0.intersection(&self.fields.0).filter(|path| differs(path));
             let disputed: BTreeSet<ownership::Path> = disputed.cloned().collect();
-            let name = match owner.subresource.as_str() {
-                "" => format!("{:?}", owner.manager),
-                part => format!("{:?} with subresource {part:?}", owner.manager),
+            let name = match manager.subresource.as_str() {
+                "" => format!("{:?}", manager.name),
+                part => format!("{:?} with subresource {part:?}", manager.name),
             };
             conflicts.extend(disputed.iter().map(|path| (name.clone(), ownership::told(path))));
-            owner.fields.0.retain(|path| !disputed.contains(path));
+            manager.fields.0.retain(|path| !disputed.contains(path));
         }
         match conflicts.is_empty() || self.force {
             true => Ok(()),
@@ -129,14 +129,14 @@ impl Apply {
     /// What was applied before and is no longer, and nobody else applies either.
     fn dropped<'a>(
         &'a self,
-        mine: Option<&'a Owner>,
-        others: &'a [Owner],
+        mine: Option<&'a FieldManager>,
+        others: &'a [FieldManager],
     ) -> impl Iterator<Item = &'a ownership::Path> {
         let held = move |path: &ownership::Path| {
             let below = |set: &FieldSet| set.0.range(path.clone()..).next().is_some_and(|next| next.starts_with(path));
-            below(&self.fields) || others.iter().any(|owner| below(&owner.fields))
+            below(&self.fields) || others.iter().any(|manager| below(&manager.fields))
         };
-        mine.into_iter().flat_map(|owner| &owner.fields.0).filter(move |path| !held(path))
+        mine.into_iter().flat_map(|manager| &manager.fields.0).filter(move |path| !held(path))
     }
 
     fn decode(&self, target: &Target, value: Value) -> Result<Decoded, Status> {

@@ -1,36 +1,36 @@
-//! Filling a table: the same places as one walk after another would take step by step, found in three ways.
+//! Filling a table: the same slots as one walk after another would take step by step, found in three ways.
 //!
 //! ```text
-//! most places free    one step after another until a place is free      the first or second is
-//! fewer               eight steps at a time, their places seen at once   a free one among them is picked without a branch
+//! most slots free     one step after another until a slot is free       the first or second is
+//! fewer               eight steps at a time, their slots seen at once    a free one among them is picked without a branch
 //! few, known by name  how many steps away is each? the nearest           a multiplication for each
 //! ```
 //!
 //! A loop of single steps ends after a random number of them, which no processor guesses: from the second way on, guessing
-//! wrong costs more than looking in vain. And it takes ln(size) steps a place, half of them for the last √size places. A
-//! permutation is `at, at + skip, at + 2·skip, …` modulo a prime, so the number of steps to a place is a division by `skip` in
+//! wrong costs more than looking in vain. And it takes ln(size) steps per slot, half of them for the last √size slots. A
+//! permutation is `at, at + skip, at + 2·skip, …` modulo a prime, so the number of steps to a slot is a division by `skip` in
 //! that field: a multiplication by its inverse.
 
 /// Steps taken at once.
 const AT_ONCE: usize = 8;
 
-/// A backend on its way through its permutation of the places.
+/// A backend on its way through its permutation of the slots.
 pub(super) struct Walk {
-    /// The next place to look at.
+    /// The next slot to look at.
     pub(super) at: u32,
-    /// From one place to the next; not zero, less than the size.
+    /// From one slot to the next; not zero, less than the size.
     pub(super) skip: u32,
 }
 
 /// A table that is being filled. Its size is a prime of at most 20 bits.
 pub(super) struct Table {
-    places: Vec<u16>,
-    /// 1 for a place that is taken. A byte each: the same words, written and read by turns, would stall.
+    slots: Vec<u16>,
+    /// 1 for a slot that is taken. A byte each: the same words, written and read by turns, would stall.
     taken: Vec<u8>,
     left: usize,
-    /// From so few free places on, several steps are taken at once.
+    /// From so few free slots on, several steps are taken at once.
     fewer: usize,
-    /// From so few free places on, they are known one by one.
+    /// From so few free slots on, they are known one by one.
     few: usize,
     free: Vec<u32>,
     field: Field,
@@ -40,7 +40,7 @@ impl Table {
     pub(super) fn new(size: u32) -> Table {
         let len = size as usize;
         Table {
-            places: vec![0; len],
+            slots: vec![0; len],
             taken: vec![0; len],
             left: len,
             fewer: len * 7 / 10,
@@ -50,60 +50,60 @@ impl Table {
         }
     }
 
-    /// The places, once all are taken.
+    /// The slots, once all are taken.
     pub(super) fn filled(&mut self) -> Option<Box<[u16]>> {
-        (self.left == 0).then(|| std::mem::take(&mut self.places).into_boxed_slice())
+        (self.left == 0).then(|| std::mem::take(&mut self.slots).into_boxed_slice())
     }
 
-    /// Gives the walk's owner the next free place on its way. There must be one.
+    /// Gives the walk's owner the next free slot on its way. There must be one.
     #[inline]
     pub(super) fn take_next(&mut self, walk: &mut Walk, owner: u16) {
-        let place = match self.left {
+        let slot = match self.left {
             left if left > self.fewer => self.step(walk),
             left if left > self.few => self.steps(walk),
             _ => self.nearest(walk),
         };
-        walk.at = self.field.add(place, walk.skip);
-        self.taken[place as usize] = 1;
-        self.places[place as usize] = owner;
+        walk.at = self.field.add(slot, walk.skip);
+        self.taken[slot as usize] = 1;
+        self.slots[slot as usize] = owner;
         self.left -= 1;
     }
 
     #[inline]
     fn step(&self, walk: &Walk) -> u32 {
-        let mut place = walk.at;
-        while self.taken[place as usize] != 0 {
-            place = self.field.add(place, walk.skip);
+        let mut slot = walk.at;
+        while self.taken[slot as usize] != 0 {
+            slot = self.field.add(slot, walk.skip);
         }
-        place
+        slot
     }
 
     #[inline]
     fn steps(&self, walk: &Walk) -> u32 {
-        let add = |place, skip| self.field.add(place, skip);
+        let add = |slot, skip| self.field.add(slot, skip);
         let two = add(walk.skip, walk.skip);
         let four = add(two, two);
         let mut first = walk.at;
         loop {
             let second = add(first, walk.skip);
             let half = [first, second, add(first, two), add(second, two)];
-            let places: [u32; AT_ONCE] = std::array::from_fn(|i| if i < 4 { half[i] } else { add(half[i - 4], four) });
-            let bits = places.iter().rev().fold(0u32, |bits, &at| (bits << 1) | u32::from(self.taken[at as usize]));
-            if let Some(&place) = places.get(bits.trailing_ones() as usize) {
-                return place;
+            let slots: [u32; AT_ONCE] = std::array::from_fn(|i| if i < 4 { half[i] } else { add(half[i - 4], four) });
+            let bits = slots.iter().rev().fold(0u32, |bits, &at| (bits << 1) | u32::from(self.taken[at as usize]));
+            if let Some(&slot) = slots.get(bits.trailing_ones() as usize) {
+                return slot;
             }
-            first = add(places[AT_ONCE - 1], walk.skip);
+            first = add(slots[AT_ONCE - 1], walk.skip);
         }
     }
 
     fn nearest(&mut self, walk: &Walk) -> u32 {
         if self.free.is_empty() {
-            self.free = (0..self.field.size).filter(|&place| self.taken[place as usize] == 0).collect();
+            self.free = (0..self.field.size).filter(|&slot| self.taken[slot as usize] == 0).collect();
         }
         let inverse = self.field.inverse(walk.skip);
-        let steps = |place: u32| self.field.multiply(self.field.subtract(place, walk.at), inverse);
-        // Steps are different for different places: there is one nearest. In one number, so that no branch is guessed.
-        let numbered = self.free.iter().zip(0u64..).map(|(&place, index)| (u64::from(steps(place)) << 32) | index);
+        let steps = |slot: u32| self.field.multiply(self.field.subtract(slot, walk.at), inverse);
+        // Steps are different for different slots: there is one nearest. In one number, so that no branch is guessed.
+        let numbered = self.free.iter().zip(0u64..).map(|(&slot, index)| (u64::from(steps(slot)) << 32) | index);
         let nearest = numbered.min().unwrap_or_default() & u64::from(u32::MAX);
         self.free.swap_remove(usize::try_from(nearest).unwrap_or_default())
     }
@@ -173,7 +173,7 @@ mod tests {
             prop_assert_eq!(field.add(field.subtract(a, b), b), a);
         }
 
-        /// Against the definition: everybody in turn steps to the next free place.
+        /// Against the definition: everybody in turn steps to the next free slot.
         #[test]
         fn both_ways_take_the_places_that_steps_would(
             size in prop::sample::select(&SIZES[..5]),
@@ -191,8 +191,8 @@ mod tests {
                 }
                 expected[walk.at as usize] = Some(u16::try_from(owner).expect("few"));
             }
-            let places: Vec<Option<u16>> = table.filled().expect("full").iter().copied().map(Some).collect();
-            prop_assert_eq!(places, expected);
+            let slots: Vec<Option<u16>> = table.filled().expect("full").iter().copied().map(Some).collect();
+            prop_assert_eq!(slots, expected);
         }
     }
 }

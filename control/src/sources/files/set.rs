@@ -11,7 +11,7 @@ use crate::objects::{Key, Object};
 /// Where objects go that name no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// A message about a place in a file. Sorted by the place.
+/// A message about a line of a file. Sorted by file and line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
     source: String,
@@ -33,7 +33,7 @@ impl Set {
     /// Looks at the shape of everything that was read.
     pub fn new(read: Read) -> Set {
         let mut set = Set { objects: Vec::new(), faults: read.errors.iter().map(Diagnostic::unread).collect() };
-        // The place of each object in `objects`.
+        // The index of each object in `objects`.
         let mut first: BTreeMap<Key, usize> = BTreeMap::new();
         for document in read.documents {
             let object = match Object::from_value(&document.value, DEFAULT_NAMESPACE) {
@@ -58,7 +58,7 @@ impl Set {
     /// What the cluster refused, of writes that were the objects in their order.
     pub fn refused(&self, refusals: &[Refusal]) -> Vec<Diagnostic> {
         let told = |refusal: &Refusal| match self.objects.get(refusal.index) {
-            // A write beyond the objects has no place in a file.
+            // A write beyond the objects stands in no file.
             None => vec![Diagnostic { source: refusal.key.to_string(), line: 0, text: refusal.message.clone() }],
             Some((document, _)) if refusal.faults.is_empty() => vec![Diagnostic::new(document, "", &refusal.message)],
             Some((document, _)) => refusal.faults.iter().map(|fault| Diagnostic::fault(document, fault)).collect(),
@@ -89,11 +89,11 @@ impl Diagnostic {
 
     /// An object that is described a second time: one of the two would be lost.
     fn twice(document: &Document, key: &Key, first: &Document) -> Diagnostic {
-        let place = format!("{}:{}", first.source(), first.line_of("metadata.name"));
+        let first = format!("{}:{}", first.source(), first.line_of("metadata.name"));
         Diagnostic::new(
             document,
             "metadata.name",
-            &format!("Duplicate value: {:?}: {key} is also at {place}", key.name),
+            &format!("Duplicate value: {:?}: {key} is also at {first}", key.name),
         )
     }
 }

@@ -1,4 +1,4 @@
-//! What the gateway's place has to do with it: Local policies and topology hints, in words.
+//! What the gateway's node and zone decide: Local policies and topology hints, in words.
 //!
 //! Both make a Service answer by fewer endpoints than it has, and neither can be seen in the Service itself: the one is
 //! decided by the node of each endpoint, the other by hints in its slices, and both by the configuration of this gateway. The
@@ -7,7 +7,7 @@
 use crate::cluster::{Cluster, ClusterSettings};
 use crate::compile::draft::ports_by_family;
 use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedService};
-use crate::compile::topology::{Place, Preference, preference, preferred};
+use crate::compile::topology::{Locality, Preference, preference, preferred};
 
 /// A sentence for each, over all ports of the Service.
 pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String> {
@@ -23,8 +23,8 @@ pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String>
     notes
 }
 
-fn place(settings: &ClusterSettings) -> Place<'_> {
-    Place { node: settings.node.as_deref(), zone: settings.zone.as_deref() }
+fn locality(settings: &ClusterSettings) -> Locality<'_> {
+    Locality { node: settings.node.as_deref(), zone: settings.zone.as_deref() }
 }
 
 fn local_notes(settings: &ClusterSettings, service: &ResolvedService, endpoints: &[&ResolvedEndpoint]) -> Vec<String> {
@@ -52,7 +52,7 @@ fn local_note(
             "{policy} is Local: this gateway represents the whole cluster, so all endpoints are local."
         ));
     };
-    let local = endpoints.iter().filter(usable).filter(|endpoint| place(settings).is_local(endpoint)).count();
+    let local = endpoints.iter().filter(usable).filter(|endpoint| locality(settings).is_local(endpoint)).count();
     Some(match local {
         0 => {
             format!("{policy} is Local and no endpoint is on node {node}: connections to its {addresses} are dropped.")
@@ -67,20 +67,20 @@ fn hint_note(settings: &ClusterSettings, endpoints: &[&ResolvedEndpoint]) -> Opt
     if !ready.iter().any(|endpoint| hinted(&endpoint)) {
         return None;
     }
-    let place = place(settings);
+    let locality = locality(settings);
     let name = |name: Option<&str>| name.unwrap_or_default().to_owned();
-    let whose = match preference(&ready, place) {
-        Preference::SameNode => format!("node {}", name(place.node)),
-        Preference::SameZone => format!("zone {}", name(place.zone)),
-        Preference::None => return Some(ignored(&ready, place)),
+    let whose = match preference(&ready, locality) {
+        Preference::SameNode => format!("node {}", name(locality.node)),
+        Preference::SameZone => format!("zone {}", name(locality.zone)),
+        Preference::None => return Some(ignored(&ready, locality)),
     };
-    let used = preferred(&ready, place).len();
+    let used = preferred(&ready, locality).len();
     Some(format!("Topology hints: {used} of {} ready endpoints are for {whose}, and only these are used.", ready.len()))
 }
 
-fn ignored(ready: &[&ResolvedEndpoint], place: Place<'_>) -> String {
+fn ignored(ready: &[&ResolvedEndpoint], locality: Locality<'_>) -> String {
     let without = ready.iter().filter(|endpoint| endpoint.hints.zones.is_empty()).count();
-    let why = match place.zone {
+    let why = match locality.zone {
         None => "this gateway has no zone (`zone` in the configuration)".to_owned(),
         Some(_) if without > 0 => format!("{without} of {} ready endpoints have no zone hint", ready.len()),
         Some(zone) => format!("no ready endpoint is for zone {zone}"),
