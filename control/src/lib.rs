@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Everything from the manifest to [`compile::resolve`] is pure: no clock, no thread, no I/O besides reading manifest files.
-//! That is what lets `replay` and `check` give the answers of the running gateway, and tests ask it anything.
+//! So `replay` and `check` give the results of the running gateway, and tests need no fixtures.
 
 #![forbid(unsafe_code)]
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A batch is all or nothing: later writes see earlier ones, and the controllers run once, at its end. A refusal does not
-//! stop the batch from being read to its end, so that a client learns of every fault at once.
+//! end the batch: the remaining writes are still checked, so that a client gets every fault at once.
 
 use crate::admission::{apply, ownership, strategy, validate};
 use crate::cluster::change::is_from_files;
@@ -37,7 +37,7 @@ impl Cluster {
     /// The cluster whose objects were saved at `revision`.
     ///
     /// # Errors
-    /// If two Services hold one address or node port, which no sequence of commits leads to.
+    /// If two Services hold the same address or node port, which no sequence of commits leads to.
     pub fn restore(
         settings: ClusterSettings,
         objects: impl IntoIterator<Item = Object>,
@@ -54,12 +54,12 @@ impl Cluster {
     /// What the writes would lead to. Nothing happens until the commit is adopted.
     ///
     /// # Errors
-    /// Every write that cannot be done, each with its reason; then none is.
+    /// Every write that cannot be done, each with its reason; then none of the batch is.
     pub fn plan(&self, writes: Vec<Write>, now: jiff::Timestamp) -> Result<Commit, Vec<Refusal>> {
         Transaction { view: self.overlay(now) }.run(writes)
     }
 
-    /// Adds what is there from the start and is not saved until somebody changes it.
+    /// Adds the objects that always exist; they are not saved until a client changes them.
     fn ensure_start_state(&mut self) {
         let all = start::objects(self.settings(), |address| self.address_owner(address).is_some());
         let missing: Vec<Object> = all.into_iter().filter(|object| self.object(&object.key()).is_none()).collect();
@@ -81,7 +81,7 @@ struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// Does the writes, lets the controllers follow, and sums it up.
+    /// Executes the writes, then the controllers.
     fn run(mut self, writes: Vec<Write>) -> Result<Commit, Vec<Refusal>> {
         let mut written = Vec::with_capacity(writes.len());
         let mut refusals = Vec::new();
@@ -169,7 +169,7 @@ impl Transaction<'_> {
                 None => self.settle(object, None).map(|()| key),
             };
         };
-        // Made from nothing, while somebody made it: that is a conflict too.
+        // Merged into nothing, while another client created it: that is a conflict too.
         object.metadata_mut().resource_version.get_or_insert_with(|| "0".to_owned());
         check_version(&key, &object, &old)?;
         self.settle_exactly(object, &old)?;
@@ -189,7 +189,8 @@ impl Transaction<'_> {
         Ok(key)
     }
 
-    /// As apply. What was there already stays somebody else's, and so does a Namespace, with which all in it would go.
+    /// As apply. An object that existed before is not marked as the files', and neither is a Namespace: its deletion would
+    /// remove everything in it.
     fn follow(&mut self, object: Object) -> Result<Key, Rejected> {
         let key = object.key();
         let old = self.view.object(&key).cloned();
@@ -208,7 +209,7 @@ impl Transaction<'_> {
     }
 
     fn delete(&mut self, key: Key, preconditions: &Preconditions) -> Result<Key, Rejected> {
-        self.meant(&key, preconditions)?;
+        self.checked(&key, preconditions)?;
         match key.kind {
             Kind::Namespace if IMMORTAL_NAMESPACES.contains(&key.name.as_str()) => {
                 let message = format!("{} is forbidden: this namespace may not be deleted", quoted(&key));
@@ -223,14 +224,14 @@ impl Transaction<'_> {
     }
 
     fn terminate(&mut self, key: Key, grace: u32, preconditions: &Preconditions) -> Result<Key, Rejected> {
-        let mut object = self.meant(&key, preconditions)?.clone();
+        let mut object = self.checked(&key, preconditions)?.clone();
         termination::begin(&mut object, grace, self.view.now());
         self.view.put(object);
         Ok(key)
     }
 
-    /// The object, if it is there and the one that is meant.
-    fn meant(&self, key: &Key, preconditions: &Preconditions) -> Result<&Object, Rejected> {
+    /// The object, if it exists and the preconditions hold.
+    fn checked(&self, key: &Key, preconditions: &Preconditions) -> Result<&Object, Rejected> {
         let object = self.view.object(key).ok_or_else(|| not_found(key.clone()))?;
         check_preconditions(key, preconditions, object)?;
         Ok(object)
@@ -256,8 +257,8 @@ impl Transaction<'_> {
         }
     }
 
-    /// What goes with a Service: its Endpoints whoever wrote them, and the slices that are the controllers' or name it as
-    /// their owner. A slice written by hand stays, as in Kubernetes: the Service may be made again.
+    /// Removes what belongs to a Service: its Endpoints, whoever wrote them, and the slices that a controller made or that
+    /// name it as their owner. A slice written by hand stays, as in Kubernetes: the Service may be created again.
     fn remove_dependents(&mut self, service: &ServiceName) {
         for slice in self.view.slices(service).iter().filter(|slice| belongs_to(slice, service)) {
             self.view.remove(&slice.key());
@@ -268,19 +269,19 @@ impl Transaction<'_> {
         }
     }
 
-    /// Defaults what was typed, and admits it.
+    /// Applies defaults, then admits the object.
     fn settle(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
         strategy::prepare(&mut object, old);
         self.admit(object, old)
     }
 
-    /// The same for an object whose status is what it says, be it nothing.
+    /// The same for an object whose status counts as written, even if it is empty.
     fn settle_exactly(&mut self, mut object: Object, old: &Object) -> Result<(), Rejected> {
         strategy::prepare(&mut object, Some(&strategy::without_status(old)));
         self.admit(object, Some(old))
     }
 
-    /// The same for what a manifest was merged with: a status that it no longer has is taken away, as any field.
+    /// The same for a merged manifest: a status that it no longer has is removed, as any field.
     fn settle_merged(&mut self, merged: Object, old: Option<&Object>) -> Result<(), Rejected> {
         match old {
             Some(old) => self.settle_exactly(merged, old),
@@ -327,7 +328,7 @@ impl Transaction<'_> {
     }
 }
 
-/// An object that is there from the start: it has no creation time, nobody made it.
+/// An object that always exists: it has no creation time.
 pub(crate) fn from_the_start(mut object: Object) -> Object {
     let key = object.key();
     let metadata = object.metadata_mut();
@@ -336,7 +337,7 @@ pub(crate) fn from_the_start(mut object: Object) -> Object {
     object
 }
 
-/// Whether a slice goes when its Service goes: a controller made it, or it names the Service as its owner. By name alone:
+/// Whether a slice is removed with its Service: a controller made it, or it names the Service as its owner. By name alone:
 /// a dumped slice carries a dumped uid.
 fn belongs_to(slice: &Object, service: &ServiceName) -> bool {
     let owners = slice.metadata().owner_references.iter().flatten();
@@ -344,8 +345,8 @@ fn belongs_to(slice: &Object, service: &ServiceName) -> bool {
     slices::is_ours(slice) || mirror::is_ours(slice) || owners.next().is_some()
 }
 
-/// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing makes an object of these kinds. Whoever names a version
-/// or uid means one that was there.
+/// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing creates an object of these kinds. One with a version
+/// or uid does not: it names an object that existed.
 fn may_be_made_by_replacing(object: &Object) -> bool {
     let metadata = object.metadata();
     let open = |field: &Option<String>| field.as_ref().is_none_or(String::is_empty);
@@ -354,7 +355,7 @@ fn may_be_made_by_replacing(object: &Object) -> bool {
         && open(&metadata.uid)
 }
 
-/// Whoever names a version or uid means that one.
+/// A version or uid in the object must be the current one.
 fn check_version(key: &Key, object: &Object, old: &Object) -> Result<(), Rejected> {
     let (given, current) = (object.metadata(), old.metadata());
     let differs = |given: &Option<String>, current: &Option<String>| {
@@ -372,7 +373,7 @@ fn check_version(key: &Key, object: &Object, old: &Object) -> Result<(), Rejecte
     Err(conflict(key, &why))
 }
 
-/// Whether the object is the one a deletion means (K `pkg/registry/rest/delete.go`).
+/// Whether the object is as a deletion requires (K `pkg/registry/rest/delete.go`).
 fn check_preconditions(key: &Key, preconditions: &Preconditions, object: &Object) -> Result<(), Rejected> {
     let metadata = object.metadata();
     let fields = [

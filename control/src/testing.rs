@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, ClusterSettings, Commit, Refusal, Write};
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
 
-/// A cluster and the clock it is told.
+/// A cluster with a fixed clock.
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
 }
@@ -43,7 +43,7 @@ impl World {
         self.write(vec![Write::delete(Key::new(kind, "default", name))]).unwrap()
     }
 
-    /// The faults of applying one object, told as text; panics if it is not refused.
+    /// The faults of applying one object, as text; panics if it is not refused.
     pub(crate) fn faults(&mut self, value: Value) -> Vec<String> {
         let refusals = self.write(vec![Write::Apply(object(value))]).unwrap_err();
         refusals[0].faults.iter().map(ToString::to_string).collect()

@@ -72,7 +72,7 @@ pub fn parse(text: &str) -> Parsed {
         let mut composer = Composer::new(if from == 0 { text } else { &rest }, values);
         let error = composer.documents(&mut parsed.trees).err();
         let Some(mut error) = error else { break };
-        // What is missing at the end is told of the line behind it.
+        // What is missing at the end is reported on the line after it.
         error.line = error.line.min(text.lines().count().max(1));
         values = composer.values;
         let may_be_json = error.syntax && from == 0 && parsed.trees.is_empty();

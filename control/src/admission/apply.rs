@@ -8,7 +8,7 @@
 //!
 //! Same annotation as kubectl's client-side apply (`kubectl.kubernetes.io/last-applied-configuration`), so objects applied by either
 //! tool can be applied by the other. Maps merge, and so do lists whose items have keys (ports, containers, conditions: see
-//! [`crate::objects::schema`]), as with kubectl: a port somebody else added stays, one the manifest dropped goes.
+//! [`crate::objects::schema`]), as with kubectl: a port that another client added stays, one the manifest dropped is removed.
 
 use ahash::HashMap;
 use serde_json::Value;
@@ -21,14 +21,14 @@ use crate::objects::schema::Shape;
 /// Where the manifest that was applied last is kept.
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Metadata that is the server's to write; dumped values of it mean nothing.
+/// Metadata that only the server writes; dumped values of it are ignored.
 const SERVER_OWNED: [&str; 6] =
     ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink"];
 
 /// The object that applying `manifest` to `live` leads to.
 ///
 /// # Errors
-/// If the merged object is none any more, which only a live object of another make can bring about.
+/// If the merge gives no object of that kind; objects that were admitted never do.
 pub(crate) fn merge(manifest: &Object, live: Option<&Object>) -> Result<Object, Vec<Fault>> {
     let mut wanted = manifest.to_value();
     strip(&mut wanted);

@@ -10,11 +10,11 @@
 //! ```
 //!
 //! The steps of a path are kept as `fieldsV1` spells them, so that reading and writing is only unfolding the tree, and
-//! union, difference and "who else has it" are those of an ordinary set. sigs.k8s.io/structured-merge-diff keeps a
+//! union, difference and the search for other managers are those of an ordinary set. sigs.k8s.io/structured-merge-diff keeps a
 //! trie with typed steps, which pays at a thousand appliers and not at three.
 //!
-//! Only entries of operation `Apply` are kept. A write that is no apply takes a field from its managers by changing it; who
-//! wrote it then is not recorded.
+//! Only entries of operation `Apply` are kept. Any other write that changes a field removes it from its managers; its
+//! writer is not recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -185,7 +185,7 @@ fn item_step<'a>(item: &Value, keys: &[&'a str]) -> Result<String, &'a str> {
     Ok(format!("k:{}", Value::Object(values)))
 }
 
-/// A path as the API server tells it: `.spec.ports[port=80,protocol="TCP"].targetPort`.
+/// A path as the API server prints it: `.spec.ports[port=80,protocol="TCP"].targetPort`.
 pub(crate) fn told(path: &[String]) -> String {
     let mut text = String::new();
     for step in path {
@@ -212,7 +212,7 @@ pub(crate) fn find<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     })
 }
 
-/// Takes away what is at the end of a path, and what it leaves empty.
+/// Removes what is at the end of a path, and what that leaves empty.
 pub(crate) fn remove(value: &mut Value, path: &[String]) {
     let Some((step, rest)) = path.split_first() else {
         return;

@@ -1,9 +1,9 @@
-//! From what was typed to what the rest of the control plane can rely on.
+//! Defaults, and values that an update keeps: from what was typed to what the rest of the control plane can rely on.
 //!
 //! Kubernetes spreads this over defaulting (`pkg/apis/core/v1/defaults.go`) and the registry's strategy
 //! (`pkg/registry/core/service/strategy.go`: `patchAllocatedValues`, `NormalizeClusterIPs`, `dropTypeDependentFields`).
 //! The order is theirs and matters: default, keep what was allocated, bring `clusterIP` and `clusterIPs` into line, drop
-//! what the new type has no use for. Then, and only then, does validation look at the object.
+//! what the new type does not use. Only then is the object validated.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -49,7 +49,7 @@ pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
     }
 }
 
-/// The object as it would be if nobody had ever reported on it.
+/// The object without its status.
 pub(crate) fn without_status(object: &Object) -> Object {
     let mut object = object.clone();
     match &mut object {
@@ -74,13 +74,13 @@ fn keep_status(object: &mut Object, old: Option<&Object>) {
     }
 }
 
-/// The addresses a Service asks for by name.
+/// The addresses a Service requests.
 pub(crate) fn explicit_addresses(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
     let wanted = service.spec.iter().filter_map(|spec| parse_ip(spec.load_balancer_ip.as_deref()?));
     crate::cluster::index::claimed_addresses(service).chain(wanted)
 }
 
-/// Of the defaults of a Pod only what a client falls over without: `kubectl debug` takes the security context for granted.
+/// Of the defaults of a Pod only what a client depends on: `kubectl debug` requires the security context.
 fn prepare_pod(pod: &mut Pod) {
     pod.status.get_or_insert_default().phase.get_or_insert_with(|| "Pending".to_owned());
     let Some(spec) = &mut pod.spec else { return };
@@ -115,7 +115,7 @@ fn default(spec: &mut ServiceSpec) {
     text(&mut spec.type_, "ClusterIP");
     text(&mut spec.session_affinity, "None");
     match spec.session_affinity.as_deref() {
-        // Without affinity there is nothing to configure: as the API server, drop it in silence.
+        // Without affinity there is nothing to configure: as the API server, drop it silently.
         Some("None") => spec.session_affinity_config = None,
         Some("ClientIP") => {
             let config = spec.session_affinity_config.get_or_insert_with(SessionAffinityConfig::default);
@@ -173,7 +173,7 @@ fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
     }
 }
 
-/// Who asks for a single stack need not say which address is to go (K `trimFieldsForDualStackDowngrade`).
+/// An update to a single stack need not say which address to drop (K `trimFieldsForDualStackDowngrade`).
 fn release_secondary(spec: &mut ServiceSpec, old: &ServiceSpec) {
     let dual = matches!(old.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
     if !dual || spec.ip_family_policy.as_deref() != Some("SingleStack") {
@@ -212,7 +212,7 @@ fn keep_node_ports_by(spec: &mut ServiceSpec, old: &ServiceSpec, same: fn(&Servi
     }
 }
 
-/// `clusterIP` is the first of `clusterIPs`; whoever wrote only one of them meant both.
+/// `clusterIP` is the first of `clusterIPs`; one of them alone counts for both.
 fn normalise_cluster_ips(spec: &mut ServiceSpec, old: Option<&ServiceSpec>) {
     if spec.cluster_ip.as_deref() == Some("") {
         spec.cluster_ip = None;
@@ -230,8 +230,8 @@ fn normalise_cluster_ips(spec: &mut ServiceSpec, old: Option<&ServiceSpec>) {
     }
 }
 
-/// A change of type drops what the new type has no use for, unless the same update changed it too: then somebody
-/// means it, and validation tells him that it does not go together (K `dropTypeDependentFields`).
+/// A change of type drops what the new type does not use, unless the same update changed it too: then it is intended, and
+/// validation reports that the two do not fit (K `dropTypeDependentFields`).
 fn drop_unneeded(spec: &mut ServiceSpec, old: &ServiceSpec) {
     if old.needs_cluster_ip() && !spec.needs_cluster_ip() {
         if spec.cluster_ip == old.cluster_ip && spec.cluster_ips == old.cluster_ips {
@@ -289,7 +289,7 @@ fn settle_status(service: &mut Service, old: Option<&Service>) {
     service.status = Some(status);
 }
 
-/// A dumped Service without addresses carries an empty status: that is no wish to lose the ones it has by now.
+/// A dumped Service without addresses carries an empty status: that must not remove the ones it has now.
 fn says_something(status: &ServiceStatus) -> bool {
     let balancer = status.load_balancer.as_ref();
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());

@@ -1,4 +1,4 @@
-//! What a client asks for, and what comes of it: a commit or refusals.
+//! Writes, and what they lead to: a commit or refusals.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,35 +7,35 @@ use crate::objects::fault::Fault;
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Object};
 
-/// Annotation of an object that came to be by [`Write::Follow`].
+/// Annotation of an object that was created by [`Write::Follow`].
 pub const FROM_FILES: &str = "pollgate.io/from-manifests";
 
-/// Whether an object came to be by [`Write::Follow`].
+/// Whether an object was created by [`Write::Follow`].
 pub(crate) fn is_from_files(object: &Object) -> bool {
     object.metadata().annotations.as_ref().is_some_and(|annotations| annotations.contains_key(FROM_FILES))
 }
 
-/// One thing a client asks for.
+/// One write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// Make an object that is not there. Dumped uid and resourceVersion are ignored.
+    /// Create an object. Dumped uid and resourceVersion are ignored.
     Create(Object),
-    /// Replace an object that is there; a resourceVersion in it must be the current one.
+    /// Replace an existing object; a resourceVersion in it must be the current one.
     Replace(Object),
-    /// Make it, or merge it into what is there as `kubectl apply` does.
+    /// Create it, or merge it into the existing one as `kubectl apply` does.
     Apply(Object),
-    /// Make or replace it by what was made of it elsewhere, its status and the owners of its fields included. Its
+    /// Create or replace it by an object that was merged elsewhere, its status and the managers of its fields included. Its
     /// resourceVersion must be the current one; without one, there must be none.
     Exact(Object),
-    /// Remove it and what belongs to it, if it is the object that is meant.
+    /// Remove it and what belongs to it, if the preconditions hold.
     Delete(Key, Preconditions),
     /// Apply what an operator's file says. The object is the file's, and marked so, if it was not there before.
     Follow(Object),
     /// Remove what has left the operator's files, if it is theirs and still there.
     Unfollow(Key),
-    /// Let a Pod be terminating for so many seconds, and then go, if it is the one that is meant.
+    /// Make a Pod terminating for so many seconds, if the preconditions hold; then it is removed.
     Terminate(Key, u32, Preconditions),
-    /// Remove a Pod whose time of terminating is over; nothing if it is not, or is gone.
+    /// Remove a Pod whose grace period is over; nothing if it is not, or if the Pod is gone.
     Expire(Key),
 }
 
@@ -46,7 +46,7 @@ impl Write {
     }
 }
 
-/// Which object a deletion means: nothing named, the one that is there.
+/// What must be true of the object that is deleted (`preconditions` of `DeleteOptions`); by default nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preconditions {
     /// Its uid.
@@ -66,7 +66,7 @@ pub struct Change {
     pub new: Option<Arc<Object>>,
 }
 
-/// What a batch of writes amounts to.
+/// What a batch of writes changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Commit {
     /// The revision it makes; the current one if nothing changed.
@@ -78,7 +78,7 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// The commit that takes this one back.
+    /// The commit that undoes this one.
     pub(crate) fn inverse(&self) -> Commit {
         let back =
             |change: &Change| Change { key: change.key.clone(), old: change.new.clone(), new: change.old.clone() };

@@ -1,8 +1,8 @@
-//! The objects and the ways they are asked for.
+//! The objects, and an index for each way they are looked up.
 //!
 //! One change of a Pod must not cost a walk over all Pods or all Services, so every join the control plane makes has
 //! its own index: Pods by label, Services by one pair of their selector, slices by Service, addresses and node ports by
-//! owner. The indexes hold nothing that the objects do not say: [`Index::insert`] and [`Index::remove`] derive them, so a
+//! owner. The indexes hold nothing that the objects do not hold: [`Index::insert`] and [`Index::remove`] derive them, so a
 //! restored index is the one that was saved.
 //!
 //! ```text
@@ -68,7 +68,7 @@ impl Index {
             .map(|(_, object)| object)
     }
 
-    /// The same, each with its key, and only those behind the key `after`.
+    /// The same, each with its key, and only those after the key `after`.
     pub(crate) fn objects_after<'a>(
         &'a self,
         kind: Kind,
@@ -116,7 +116,7 @@ impl Index {
         self.addresses.len()
     }
 
-    /// LoadBalancer Services of ours that have no address yet.
+    /// LoadBalancer Services that wait for an address.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &ServiceName> {
         self.waiting.iter()
     }
@@ -219,7 +219,7 @@ impl Index {
     }
 }
 
-/// The addresses a Service holds: ClusterIPs and LoadBalancer addresses, whoever gave the latter.
+/// The addresses a Service holds: ClusterIPs and LoadBalancer addresses, whoever assigned the latter.
 pub(crate) fn claimed_addresses(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
     let cluster = service.spec.iter().flat_map(|spec| spec.cluster_addresses());
     cluster.chain(ingress_addresses(service))
@@ -240,7 +240,7 @@ pub(crate) fn claimed_node_ports(service: &Service) -> impl Iterator<Item = u16>
     ports.flatten().filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
 
-/// A LoadBalancer that is ours to serve (no class) and has no address.
+/// A LoadBalancer without a class of another implementation, and without an address.
 fn waits_for_address(service: &Service) -> bool {
     let Some(spec) = &service.spec else {
         return false;

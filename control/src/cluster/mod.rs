@@ -5,8 +5,8 @@
 //!            └▶ Refusals: nothing happened
 //! ```
 //!
-//! Planning is apart from adopting because a write must be on disk before anybody sees it, and because `dryRun` and
-//! `check` are then the same code as the real thing. A batch is one commit of one revision: all of it or nothing,
+//! Planning is separate from adopting because a write must be on disk before any client sees it, and because `dryRun` and
+//! `check` then run the same code as a real write. A batch is one commit of one revision: all of it or nothing,
 //! later writes see earlier ones, controllers run once at its end. What a commit holds are whole objects, old and new; an
 //! event log, the store and a watch need nothing else.
 
@@ -50,19 +50,19 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds an object without a look at what it holds.
+    /// Adds an object without checking its addresses and ports.
     pub(crate) fn insert(&mut self, object: Object) {
         self.index.insert(Arc::new(object));
     }
 
-    /// Adds saved Pods. [`Cluster::restore`] may go without them, for nothing is allocated by them; planning may not.
+    /// Adds saved Pods. [`Cluster::restore`] works without them, for they hold no address or port; planning does not.
     pub fn admit_pods(&mut self, pods: impl IntoIterator<Item = Object>) {
         pods.into_iter().for_each(|pod| self.insert(pod));
     }
 
     /// Makes a commit planned on this very revision the current state.
     pub fn adopt(&mut self, commit: &Commit) {
-        // What one object gives up another may have got in the same commit: first all of it is given up.
+        // An address that one object releases may belong to another in the same commit: first all are released.
         for change in &commit.changes {
             self.index.remove(&change.key);
         }
@@ -82,7 +82,7 @@ impl Cluster {
         &self.settings
     }
 
-    /// A view of it, to be changed by a batch of writes that came in at `now`.
+    /// A view for a batch of writes that was received at `now`.
     pub(crate) fn overlay(&self, now: jiff::Timestamp) -> Overlay<'_> {
         Overlay::new(&self.settings, &self.index, self.revision, now)
     }
@@ -102,7 +102,7 @@ impl Cluster {
         self.index.objects(kind, namespace)
     }
 
-    /// The same, each with its key, and only those behind the key `after`: a list read in pieces.
+    /// The same, each with its key, and only those after the key `after`: a list read in pages.
     pub fn objects_after<'a>(
         &'a self,
         kind: Kind,
@@ -112,12 +112,12 @@ impl Cluster {
         self.index.objects_after(kind, namespace, after)
     }
 
-    /// The EndpointSlices that name a Service, by name, whoever wrote them.
+    /// The EndpointSlices that name a Service, by name, of any writer.
     pub fn slices<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
         self.index.slices(service)
     }
 
-    /// The objects that are an operator's files'.
+    /// The objects that were created from an operator's files.
     pub fn followed(&self) -> impl Iterator<Item = Key> + '_ {
         let objects = Kind::ALL.into_iter().flat_map(|kind| self.objects(kind, None));
         objects.filter(|object| is_from_files(object)).map(|object| object.key())

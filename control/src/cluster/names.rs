@@ -1,4 +1,4 @@
-//! Generated names and uids. They follow from a hash and not from chance, so that a replay gives the same ones.
+//! Generated names and uids. They are hashes and not random, so that a replay gives the same ones.
 
 use std::hash::Hasher;
 
@@ -6,7 +6,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::objects::Key;
 
-/// Longest prefix of a generated name: with its five characters it is a DNS label still (K `names.SimpleNameGenerator`).
+/// Longest prefix of a generated name: with its five characters it is still a DNS label (K `names.SimpleNameGenerator`).
 const MAX_PREFIX: usize = 58;
 
 /// SipHash-1-3 of a text: published and fixed, so that any two gateways agree.
@@ -35,7 +35,7 @@ fn suffix(seed: &str) -> String {
     text
 }
 
-/// A UUID of version 8 (RFC 9562 5.8): what is in it is ours to choose, so a replay gives the same one.
+/// A UUID of version 8 (RFC 9562 5.8): its content is free to choose, so a replay gives the same one.
 pub(crate) fn uid(key: &Key, revision: u64) -> String {
     let seed = format!("{key}@{revision}");
     let (high, low) = (hash(&seed, 1), hash(&seed, 2));

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The overlay keeps new versions in an [`Index`] of its own and a set of keys whose old versions are hidden; every
-//! question is asked of both. So planning costs what the batch touches, whatever the size of the cluster, and throwing
+//! look-up consults both. So planning costs what the batch touches, whatever the size of the cluster, and throwing
 //! a plan away costs nothing. Copying the cluster, or undoing a failed batch in place, would be simpler to write and too
 //! slow for 10 k Services.
 //!
@@ -68,7 +68,7 @@ impl<'a> Overlay<'a> {
         self.revision + 1
     }
 
-    /// When the batch came in.
+    /// When the batch was received.
     pub(crate) fn now(&self) -> jiff::Timestamp {
         self.now
     }
@@ -143,13 +143,13 @@ impl<'a> Overlay<'a> {
         self.over.node_port_owner(port).or(base)
     }
 
-    /// Whether dynamic allocation for `service` must leave this address alone.
+    /// Whether dynamic allocation for `service` must not assign this address.
     pub(crate) fn address_taken(&self, address: IpAddr, service: &ServiceName) -> bool {
         let other = |owner: &ServiceName| owner != service;
         self.address_owner(address).is_some_and(other) || self.requested.get(&address).is_some_and(other)
     }
 
-    /// Whether dynamic allocation for `service` must leave this node port alone.
+    /// Whether dynamic allocation for `service` must not assign this node port.
     pub(crate) fn node_port_taken(&self, port: u16, service: &ServiceName) -> bool {
         let other = |owner: &ServiceName| owner != service;
         self.node_port_owner(port).is_some_and(other) || self.requested_ports.get(&port).is_some_and(other)
@@ -171,12 +171,12 @@ impl<'a> Overlay<'a> {
         self.requested_ports.clear();
     }
 
-    /// An upper bound of the addresses that are taken.
+    /// An upper bound of the number of addresses in use.
     pub(crate) fn address_bound(&self) -> usize {
         self.base.address_count() + self.over.address_count() + self.requested.len()
     }
 
-    /// LoadBalancer Services of ours without an address, by name.
+    /// LoadBalancer Services that wait for an address, by name.
     pub(crate) fn waiting(&self) -> BTreeSet<ServiceName> {
         let base = self.base.waiting().filter(|name| !self.hidden.contains(&name.key()));
         base.chain(self.over.waiting()).cloned().collect()
@@ -201,7 +201,7 @@ impl<'a> Overlay<'a> {
         self.base.node_count() > 0
     }
 
-    /// Puts an object in place, with the metadata that is ours to write. An object that says nothing new stays as it is.
+    /// Stores an object, with the metadata that the server writes. An object that did not change stays as it is.
     pub(crate) fn put(&mut self, mut object: Object) {
         let key = object.key();
         let before = self.object(&key).cloned();
@@ -214,7 +214,7 @@ impl<'a> Overlay<'a> {
         self.over.insert(Arc::new(object));
     }
 
-    /// Takes an object away.
+    /// Removes an object.
     pub(crate) fn remove(&mut self, key: &Key) {
         self.hide(key);
         self.over.remove(key);
@@ -240,7 +240,7 @@ impl<'a> Overlay<'a> {
         metadata.generation = generation;
         metadata.self_link = None;
         if key.kind != Kind::Pod {
-            // Only Pods terminate. What else was dumped while it went is here to stay.
+            // Only Pods terminate. Other objects that were dumped while they terminated are kept.
             metadata.deletion_timestamp = None;
             metadata.deletion_grace_period_seconds = None;
         }
@@ -265,7 +265,7 @@ impl<'a> Overlay<'a> {
     }
 }
 
-/// `metadata.generation`: counts changes of what is wanted, for the kinds that have one.
+/// `metadata.generation`: counts changes of the desired state, for the kinds that have one.
 fn generation(object: &Object, before: Option<&Object>) -> Option<i64> {
     let same = match (object, before) {
         (Object::Pod(new), Some(Object::Pod(old))) => new.spec == old.spec,

@@ -1,4 +1,4 @@
-//! What the configuration says that objects depend on, and ranges of addresses.
+//! The part of the configuration that objects depend on, and ranges of addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,23 +9,23 @@ use ipnet::IpNet;
 
 use crate::objects::service::Family;
 
-/// What the configuration says that objects depend on: what the allocators may give away and what they may not, and where the
-/// gateway stands.
+/// The part of the configuration that objects depend on: what the allocators may assign and what they may not, and the
+/// gateway's node and zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterSettings {
-    /// ClusterIPs come from here: one range a family, the first is the default family.
+    /// ClusterIPs come from here: one range per family, the first is the default family.
     pub service_cidrs: Vec<IpNet>,
     /// Node ports come from here.
     pub node_port_range: RangeInclusive<u16>,
     /// Addresses of LoadBalancer Services come from here, in this order.
     pub load_balancer_pools: Vec<IpRange>,
-    /// The gateway's own addresses: never given to a Service.
+    /// The gateway's own addresses: never assigned to a Service.
     pub gateway_addresses: Vec<IpAddr>,
-    /// Where DNS is answered: given to a Service only if it asks for exactly this address.
+    /// Where DNS queries are answered: assigned to a Service only if it requests exactly this address.
     pub dns_addresses: Vec<IpAddr>,
     /// The node the gateway stands for; `None`: the whole cluster is local. For explanations.
     pub node: Option<String>,
-    /// The zone it stands in. For explanations.
+    /// Its zone. For explanations.
     pub zone: Option<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct IpRange {
 }
 
 impl IpRange {
-    /// The range between two addresses of one family; nothing if they are of two, or the wrong way round.
+    /// The range between two addresses of one family; `None` if they are of two, or in the wrong order.
     pub fn new(first: IpAddr, last: IpAddr) -> Option<IpRange> {
         (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(IpRange { first, last })
     }

@@ -1,19 +1,19 @@
-//! Pods that were deleted with a grace period: terminating first, gone when it is over.
+//! Pods that were deleted with a grace period: terminating first, removed when it is over.
 //!
 //! ```text
 //! DELETE …?gracePeriodSeconds=30 ─▶ deletionTimestamp, annotation ─▶ endpoints terminating ─ 30 s ─▶ gone
 //! ```
 //!
 //! There is no kubelet to report that the containers have ended, so the time alone decides. It is written into the Pod, so
-//! that a restart in between changes nothing, and into an annotation of ours, because `deletionTimestamp` alone does not
-//! tell who wrote it: a Pod dumped from a cluster while it was terminating keeps its state for as long as it is there.
+//! that a restart in between changes nothing, and into an annotation, because `deletionTimestamp` alone does not
+//! show who wrote it: a Pod dumped from a cluster while it was terminating keeps its state for as long as it is there.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::objects::Object;
 
-/// When the Pod goes.
+/// When the Pod is to be removed.
 const ENDS_AT: &str = "pollgate.io/ends-at";
 
 /// Makes the object terminating for `grace` seconds from now; if it is already, for no longer than that.
@@ -29,12 +29,12 @@ pub(crate) fn begin(object: &mut Object, grace: u32, now: Timestamp) {
     metadata.annotations.get_or_insert_default().insert(ENDS_AT.to_owned(), end.to_string());
 }
 
-/// When the object goes by itself, if it does.
+/// When the object is to be removed, if it is terminating.
 pub(crate) fn ends_at(object: &Object) -> Option<Timestamp> {
     object.as_pod()?.metadata.annotations.as_ref()?.get(ENDS_AT)?.parse().ok()
 }
 
-/// A deletion is not taken back: whoever writes the object writes a terminating one.
+/// A deletion cannot be undone: a write of a terminating object leaves it terminating.
 pub(crate) fn keep(before: &Object, object: &mut Object) {
     let (Some(end), after) = (ends_at(before), ends_at(object)) else {
         return;

@@ -1,4 +1,4 @@
-//! Drafts: all of a Service that follows from itself alone, so that many can be made at once.
+//! Drafts: everything about a Service that depends on it alone, so that many can be made in parallel.
 //!
 //! ```text
 //!  names ─┬─ resolve ─ choose ─ rings ─┐
@@ -8,7 +8,7 @@
 //!
 //! Which endpoints may serve follows Kubernetes `pkg/proxy/topology.go`, CategorizeEndpoints: the ready ones, or, when
 //! there are none, those that are terminating but still serving; computed apart for the cluster-wide set and the local
-//! one, so that a node whose last Pod is on its way out does not send its clients away while others have ready Pods.
+//! one, so that a node whose last Pod is terminating does not turn clients away while others have ready Pods.
 //! Among the ready ones of the cluster-wide set, topology hints may prefer some ([`super::topology`]); the local set ignores them.
 
 use std::collections::BTreeSet;
@@ -37,17 +37,17 @@ pub struct PortDraft {
     pub at: usize,
     /// The family.
     pub family: Family,
-    /// Who may serve it.
+    /// The endpoints that may serve it.
     pub choice: Result<Choice, TooMany>,
 }
 
-/// Who may serve a port.
+/// The endpoints that may serve a port.
 pub struct Choice {
-    /// Who takes new connections or keeps old ones.
+    /// Those that take new connections or keep old ones.
     pub alive: BTreeSet<Identity>,
     /// Cluster-wide.
     pub cluster: Share,
-    /// Here alone.
+    /// On this node alone.
     pub local: Share,
 }
 
@@ -66,12 +66,12 @@ pub struct Drafter<'a> {
     pub cluster: &'a Cluster,
     /// Where the gateway stands.
     pub locality: Locality<'a>,
-    /// Rings that are known, and those that come to be.
+    /// Rings that exist, and those that are built.
     pub rings: &'a Rings,
 }
 
 impl Drafter<'_> {
-    /// Drafts of the Services, in their order, made by up to `threads` threads. Nothing for those that are no more.
+    /// Drafts of the Services, in their order, made by up to `threads` threads. `None` for those that no longer exist.
     pub fn draft_all(&self, names: &BTreeSet<ServiceName>, threads: usize) -> Vec<Option<Draft>> {
         let names: Vec<&ServiceName> = names.iter().collect();
         let part = |names: &[&ServiceName]| -> Vec<_> { names.iter().map(|name| self.draft(name)).collect() };

@@ -30,13 +30,13 @@ pub const PLACES_PER_BACKEND_IN_LARGE: u32 = 100;
 /// The most backends a table serves.
 pub const MOST_BACKENDS: usize = (SIZES[SIZES.len() - 1] / PLACES_PER_BACKEND_IN_LARGE) as usize;
 
-/// Who a backend is: what its permutation is made of.
+/// The identity of a backend, from which its permutation follows.
 pub type Identity = (IpAddr, u16);
 
 /// One backend of a table to be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weighted {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// Its share, relative to the others; 0 gets nothing.
     pub weight: u32,
@@ -74,7 +74,7 @@ pub fn build(hash: &RingHash, backends: &[Weighted], size: u32) -> Ring {
     }
 }
 
-/// Where a backend's permutation starts and how it goes on.
+/// Where a backend's permutation starts, and its step.
 fn walk(hash: &RingHash, backend: &Weighted, size: u32) -> Walk {
     let (address, port) = backend.identity;
     let mut input = [0u8; 19];
@@ -87,7 +87,7 @@ fn walk(hash: &RingHash, backend: &Weighted, size: u32) -> Walk {
     Walk { at, skip }
 }
 
-/// Who has a turn in a round: the heaviest in each, the others in proportion.
+/// Which backends have a turn in a round: the heaviest in each, the others in proportion.
 struct Turns {
     heaviest: u64,
     /// Weight and credit of each; empty where all weigh the same.

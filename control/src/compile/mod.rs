@@ -6,7 +6,7 @@
 //!                   └─▶ zone::node ──────▶ names ────────────┘
 //! ```
 //!
-//! The steps are pure; at a cold start, while no worker has a use for the CPUs, all CPUs make drafts. What lives here is memory:
+//! The steps are pure; at a cold start, while the workers do not need the CPUs, all of them make drafts. The state lives here:
 //! which Service has which index, which ring is shared, what is staged and what is published. The control thread calls it
 //! through [`TableSink`]; an offline replay calls the same.
 //!
@@ -45,7 +45,7 @@ use crate::cluster::Cluster;
 use crate::compile::resolve::ServiceName;
 use crate::compile::sink::TableSink;
 
-/// So many Services are worth starting threads for.
+/// From this number of Services on, threads are started.
 const MANY: usize = 64;
 
 /// Threads that make drafts, at most: beyond these, what one thread does afterwards is most of the time.
@@ -58,7 +58,7 @@ pub struct Options {
     pub settings: Arc<DataplaneSettings>,
     /// The node this gateway stands for; `None`: the whole cluster is local.
     pub node: Option<String>,
-    /// The zone it stands in, for topology hints.
+    /// Its zone, for topology hints.
     pub zone: Option<String>,
     /// The cluster domain, `cluster.local`.
     pub domain: String,
@@ -77,10 +77,10 @@ pub struct Replaced {
     pub after: Option<Arc<ServicePort>>,
 }
 
-/// Told of each publication, with what it changed in the order it was changed.
+/// Called after each publication, with what it changed in the order it was changed.
 pub type PublicationListener = Box<dyn FnMut(&Tables, &[Replaced]) + Send>;
 
-/// See the module's text.
+/// Compiles Services and publishes the tables; remembers what is published and what is staged.
 pub struct Compiler {
     options: Options,
     ids: Ids,
@@ -208,7 +208,7 @@ impl Compiler {
         self.install(&name);
     }
 
-    /// Replaces the names of one Service in the zone; answers whether it has any now.
+    /// Replaces the names of one Service in the zone; returns whether it has any now.
     fn rename(&mut self, name: &ServiceName, old: &[Box<[u8]>], new: &[(Box<[u8]>, Node)], serial: u32) -> bool {
         let unchanged = old.len() == new.len()
             && new.iter().all(|(wire, node)| old.contains(wire) && self.zone.find(wire) == Some(node));
@@ -232,7 +232,7 @@ impl Compiler {
         !new.is_empty()
     }
 
-    /// Gives the builder a Service's ports, without the frontends that are not to be had.
+    /// Gives the builder a Service's ports, without the frontends that conflict.
     fn install(&mut self, name: &ServiceName) {
         let known = self.contested.remove(name);
         let services = self.compiled.get(name).map(|compiled| compiled.services.clone()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the compiler needs of one Service: its addresses, its ports, and who stands behind each.
+//! What the compiler needs of one Service: its addresses, its ports, and the endpoints of each.
 //!
 //! ```text
 //! Service ──────────────┐ addresses, policies
@@ -7,8 +7,8 @@
 //!
 //! The join is kube-proxy's (K `pkg/proxy/endpointslicecache.go`, `pkg/proxy/serviceport.go`), down to its defaults: an absent `ready` or
 //! `serving` counts as true, a port without name or number is ignored, only the first address of an endpoint is
-//! proxied to. It works from slices alone, never from Pods: slices somebody else wrote count as much as ours.
-//! Choosing among the endpoints (policies, fallback to terminating ones) is compile's business.
+//! proxied to. It works from slices alone, never from Pods: slices of other writers count as much as ours.
+//! Choosing among the endpoints (policies, fallback to terminating ones) is the compiler's task.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub struct ResolvedService {
     pub proxied: bool,
     /// Its ClusterIPs, primary first; none if headless or ExternalName.
     pub cluster_ips: Vec<IpAddr>,
-    /// Its LoadBalancer addresses, without those somebody else terminates (`ipMode: Proxy`).
+    /// Its LoadBalancer addresses, without those that another proxy terminates (`ipMode: Proxy`).
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
@@ -52,9 +52,9 @@ pub struct ResolvedService {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
-    /// Who may use the LoadBalancer addresses; empty means everybody.
+    /// Clients that may use the LoadBalancer addresses; empty means all.
     pub source_ranges: Vec<IpNet>,
-    /// Where local readiness is told, if it is.
+    /// Where local readiness is reported, if it is.
     pub health_check_node_port: Option<u16>,
     /// Its ports, in the order of the spec.
     pub ports: Vec<ResolvedPort>,
@@ -73,7 +73,7 @@ pub struct ResolvedPort {
     pub port: u16,
     /// The port on the gateway's own addresses.
     pub node_port: Option<u16>,
-    /// Who stands behind it, of both families, in order of address and port, each once.
+    /// Its endpoints, of both families, in order of address and port, each once.
     pub endpoints: Vec<ResolvedEndpoint>,
 }
 
@@ -88,7 +88,7 @@ pub struct ResolvedEndpoint {
     pub ready: bool,
     /// Would take connections, were it not terminating.
     pub serving: bool,
-    /// On its way out.
+    /// Is terminating.
     pub terminating: bool,
     /// The node it runs on.
     pub node: Option<String>,
@@ -98,7 +98,7 @@ pub struct ResolvedEndpoint {
     pub hints: Hints,
 }
 
-/// Whom an endpoint should be used by.
+/// The clients an endpoint should be used by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     /// Clients on these nodes.
@@ -116,7 +116,7 @@ pub struct ResolvedAddress {
     pub hostname: Option<String>,
 }
 
-/// The Service of that name, resolved; nothing if there is none.
+/// The Service of that name, resolved; `None` if it does not exist.
 pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService> {
     let object = cluster.object(&name.key())?;
     let service = object.as_service()?;

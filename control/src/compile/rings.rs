@@ -1,7 +1,7 @@
-//! Rings, built once per set of backends and shared by all who have the same.
+//! Rings, built once per set of backends and shared by all Services with the same set.
 //!
-//! Asked by several threads at a cold start. A ring is built outside of the lock; should two threads build the same at once,
-//! the one that is first to say so gives its ring to both.
+//! Used by several threads at a cold start. A ring is built outside of the lock; if two threads build the same at once, the
+//! first to insert its ring shares it with the other.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -12,7 +12,7 @@ use std::hash::Hasher;
 
 use super::maglev::{self, Identity, MOST_BACKENDS, Weighted};
 
-/// See the module's text.
+/// All rings in use, by the set of backends they are built over.
 pub struct Rings {
     hash: RingHash,
     forced: Option<u32>,
@@ -54,12 +54,12 @@ impl Rings {
         Ok(built)
     }
 
-    /// Forgets rings nobody has any more.
+    /// Drops rings that are no longer in use.
     pub fn tidy(&self) {
         self.known().retain(|_, ring| ring.strong_count() > 0);
     }
 
-    /// Whole at every moment, so also after a thread died holding it.
+    /// Consistent at every moment, so also after a thread panicked holding it.
     fn known(&self) -> MutexGuard<'_, HashMap<u128, Weak<Ring>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

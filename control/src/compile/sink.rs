@@ -14,13 +14,13 @@ use crate::objects::service::ServiceName;
 /// not yet durable is never seen by a worker.
 pub trait TableSink {
     /// Compiles these Services from `cluster` and keeps the result staged. May be called again for the same Services
-    /// before [`TableSink::publish`]; the later state counts. A name that `cluster` no longer has is to be removed.
+    /// before [`TableSink::publish`]; the later state counts. A name that `cluster` no longer has is removed.
     fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>);
 
     /// Makes everything staged visible to the workers: it is on disk now.
     fn publish(&mut self);
 
-    /// Takes a new picture of the network and makes it visible at once, together with what is already
+    /// Takes a new state of the network and makes it visible at once, together with what is already
     /// published. What is staged stays staged.
     fn network(&mut self, net: Arc<Net>);
 
@@ -28,7 +28,7 @@ pub trait TableSink {
     fn tick(&mut self);
 }
 
-/// Tables for nobody: a control plane without workers, as tests of the API and the store want it.
+/// A sink that discards everything: for tests of the API and the store, without workers.
 #[derive(Debug)]
 pub struct NoTables;
 

@@ -12,12 +12,12 @@
 
 use crate::compile::resolve::ResolvedEndpoint;
 
-/// Where the gateway stands.
+/// The gateway's node and zone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Locality<'a> {
     /// The node it stands for; `None`: the whole cluster is local, and no node is.
     pub node: Option<&'a str>,
-    /// The zone it stands in.
+    /// Its zone.
     pub zone: Option<&'a str>,
 }
 

@@ -17,7 +17,7 @@ use crate::compile::resolve::ResolvedService;
 /// The node at a Service's own name; `None` if that name does not exist.
 pub fn node(service: &ResolvedService, ttl: u32) -> Option<Node> {
     if let Some(target) = &service.external_name {
-        // An address is no name: such a Service has no record (as CoreDNS has it).
+        // An address is no name: such a Service has no record (as with CoreDNS).
         let target = Some(target).filter(|name| name.parse::<IpAddr>().is_err()).and_then(|name| to_wire(name))?;
         return Some(Node { cname: Some(set(rr::CNAME, ttl, [&*target])), sets: Vec::new() });
     }

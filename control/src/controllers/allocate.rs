@@ -1,16 +1,16 @@
 //! ClusterIPs, node ports and LoadBalancer addresses.
 //!
 //! ```text
-//! range   |<- static band ->|<------------- dynamic band ------------->|
-//! asked   anywhere
-//! given    2nd: from a hash of the name, walking   1st: likewise
+//! range       |<- static band ->|<------------- dynamic band ------------->|
+//! requested   anywhere
+//! assigned     2nd: from a hash of the name, walking   1st: likewise
 //! ```
 //!
-//! The bands are Kubernetes' (KEP-3070 for addresses, KEP-3668 for node ports): who picks a low number by hand does not
-//! collide with what was given away before. The messages are those of `pkg/registry/core/service/{ipallocator,portallocator}`.
+//! The bands are Kubernetes' (KEP-3070 for addresses, KEP-3668 for node ports): a low number that is picked by hand does not
+//! collide with one that was assigned before. The messages are those of `pkg/registry/core/service/{ipallocator,portallocator}`.
 //!
-//! Kubernetes gives addresses at random. Here the search starts at a hash of the Service's name, so the same manifests
-//! get the same addresses on every gateway and in every replay, and a Service deleted and made again gets its old one back.
+//! Kubernetes assigns addresses at random. Here the search starts at a hash of the Service's name, so the same manifests
+//! get the same addresses on every gateway and in every replay, and a Service that is deleted and created again gets its old address back.
 //! What is taken follows from the objects themselves; there is no bitmap that could disagree with them.
 
 use std::net::IpAddr;
@@ -26,8 +26,8 @@ use crate::objects::Object;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
 
-/// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`). Who
-/// names no policy means the one from before: nobody gains or loses an address by leaving it out.
+/// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`). Without a
+/// policy the previous one stays: leaving it out adds or removes no address.
 pub(crate) fn settle_families(
     service: &mut Service,
     old: Option<&Service>,
@@ -44,7 +44,7 @@ pub(crate) fn settle_families(
     let configured = settings.families();
     let mut families: Vec<Family> = spec.ip_families.iter().flatten().filter_map(|f| Family::parse(f)).collect();
     if families.len() != spec.ip_families.as_ref().map_or(0, Vec::len) {
-        return; // Validation tells which of them is no family.
+        return; // Validation reports which of them is no family.
     }
     let detached = spec.is_headless() && spec.selector().is_none();
     let policy = spec.ip_family_policy.clone().or_else(|| old?.ip_family_policy.clone());
@@ -69,7 +69,7 @@ pub(crate) fn settle_families(
     spec.ip_family_policy = Some(policy);
 }
 
-/// A preference is acted upon when it is stated, and not again because the gateway's ranges are others by now.
+/// A preference is acted upon when it is stated, and not again because the gateway's ranges have changed since.
 fn prefers_as_before(spec: &ServiceSpec, old: &ServiceSpec) -> bool {
     let prefers = |spec: &ServiceSpec| spec.ip_family_policy.as_deref() == Some("PreferDualStack");
     let same = spec.cluster_ips == old.cluster_ips && spec.ip_families == old.ip_families;
@@ -133,7 +133,7 @@ fn check_families(
     }
 }
 
-/// Gives a Service what it needs and has not got, and checks what it asks for.
+/// Allocates what a Service needs and does not have, and checks what it requests.
 pub(crate) fn allocate(tx: &Overlay<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
     let name = ServiceName::of(service);
     let Some(spec) = service.spec.as_mut() else {
@@ -145,12 +145,12 @@ pub(crate) fn allocate(tx: &Overlay<'_>, service: &mut Service, faults: &mut Vec
     balancer_addresses(tx, service, &name);
 }
 
-/// Gives LoadBalancer addresses to the Services that wait for one, as far as there are any.
+/// Assigns LoadBalancer addresses to the Services that wait for one, as long as any is free.
 pub(crate) fn serve_waiting(tx: &mut Overlay<'_>) {
     if tx.settings().load_balancer_pools.is_empty() {
         return;
     }
-    // Whoever asked for an address by name in this batch has it by now, or cannot have it.
+    // A Service that requested an address in this batch has it by now, or cannot have it.
     tx.forget_requests();
     let waiting = tx.waiting().into_iter().filter_map(|name| tx.object(&name.key()).cloned());
     let (asking, others): (Vec<_>, Vec<_>) = waiting.partition(|service| wants_an_address(service));
@@ -353,7 +353,7 @@ fn free_node_port(tx: &Overlay<'_>, seed: &str, held: &[i32], name: &ServiceName
     free.next().map(i32::from)
 }
 
-/// Keeps the LoadBalancer addresses a Service may keep and gives it those it lacks. Without a free one it waits.
+/// Keeps the LoadBalancer addresses a Service may keep and assigns those it lacks. Without a free one it waits.
 fn balancer_addresses(tx: &Overlay<'_>, service: &mut Service, name: &ServiceName) {
     let Some(spec) = &service.spec else { return };
     if spec.service_type() != ServiceType::LoadBalancer || spec.load_balancer_class.is_some() {

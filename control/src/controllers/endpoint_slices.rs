@@ -58,7 +58,7 @@ fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
         }
     }
     if !nodes.is_empty() {
-        // With the first Node, and without the last one, the rule of the missing Node begins and ends for every Pod.
+        // The rule of the missing Node begins for every Pod with the first Node and ends with the last one.
         let all = tx.has_nodes() != tx.had_nodes();
         let on_them = |pod: &Arc<Object>| all || pod.as_pod().and_then(node_name).is_some_and(|n| nodes.contains(n));
         let pods = tx.objects(Kind::Pod, None).into_iter().filter(on_them);
@@ -78,7 +78,7 @@ fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
     let ours = own_slices(tx, name, service);
     let families = match (spec.service_type(), spec.selector()) {
         (ServiceType::ExternalName, _) => Vec::new(),
-        // A selector taken away leaves the endpoints to whoever took it away.
+        // When a selector is removed, its endpoints stay for the client to manage.
         (_, None) => return,
         (_, Some(_)) => spec.families(),
     };
@@ -103,8 +103,8 @@ fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
     endpoints_v1::write(tx, name, service, &members, primary);
 }
 
-/// The controller's own slices of a Service. Those it made for another Service of that name, as their owner says, are removed:
-/// who watches them learns that they are others now.
+/// The controller's own slices of a Service. Those it made for another Service of that name, by their owner's uid, are
+/// removed, so that watchers see a deletion.
 fn own_slices(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
     let slices = tx.slices(name).into_iter().filter(|slice| is_ours(slice));
     let (own, former): (Vec<_>, Vec<_>) = slices.partition(|slice| owner_uid(slice) == service.metadata.uid.as_deref());
@@ -144,7 +144,7 @@ fn endpoint(member: &Member, service: &ServiceName, spec: &ServiceSpec, family: 
     Some(endpoint)
 }
 
-/// Puts a slice in place; one that says nothing new stays as it is, trigger time included.
+/// Stores a slice; one that did not change stays as it is, trigger time included.
 fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, name: &ServiceName, family: Family) {
     if slice.metadata.name.is_none() {
         slice.metadata.name = Some(free_name(tx, name, family.as_str()));

@@ -10,7 +10,7 @@
 //! The rules are the endpoints controller's (K `pkg/controller/endpoint/endpoints_controller.go`, `RepackSubsets` in
 //! `pkg/api/v1/endpoints/util.go`): one family, the Service's first; terminating Pods are left out unless the Service publishes what
 //! is not ready; a Pod that has none of the ports is left out; at most 1,000 addresses, ready ones first. Two things differ. Upstream
-//! sorts ports and subsets by a hash of their Go structures; here they are sorted by name, which anybody can check. And the Pods
+//! sorts ports and subsets by a hash of their Go structures; here they are sorted by name, which is easy to check. And the Pods
 //! are those of the slices, a missing Node included, so that the two forms never disagree.
 //!
 //! Nothing here is read again: workers are given what slices say.
@@ -35,7 +35,7 @@ const CAPACITY: usize = 1000;
 /// One port of a Pod; nothing for a headless Service without ports.
 type Port<'a> = Option<&'a SlicePort>;
 
-/// Writes the Endpoints of a Service from those behind it.
+/// Writes the Endpoints of a Service from its members.
 pub(super) fn write(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service, members: &[Member], family: Family) {
     let before = tx.object(&key(name)).and_then(|object| object.as_endpoints()).cloned();
     let mut endpoints = before.clone().unwrap_or_default();
@@ -56,7 +56,7 @@ pub(super) fn write(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service,
     }
 }
 
-/// Removes the Endpoints of a Service that can have none any more.
+/// Removes the Endpoints of a Service that can no longer have any.
 pub(super) fn remove(tx: &mut Overlay<'_>, name: &ServiceName) {
     let key = key(name);
     let ours = |object: &Object| object.label(MANAGED_BY.0) == Some(MANAGED_BY.1);
@@ -144,7 +144,7 @@ fn address(member: &Member, service: &ServiceName, family: Family) -> Option<End
 }
 
 /// Cuts to the capacity: not-ready addresses go first; what is cut is shared out among the subsets by their size, rounded
-/// up, so that the last may keep less. Answers whether anything was cut.
+/// up, so that the last may keep less. Returns whether anything was cut.
 fn truncate(subsets: &mut [EndpointSubset]) -> bool {
     let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
     let ready: usize = subsets.iter().map(|subset| count(&subset.addresses)).sum();

@@ -1,6 +1,6 @@
-//! Events are news, not state: only the newest are kept.
+//! Only the newest Events are kept.
 //!
-//! Kubernetes gives each an hour. A number needs no clock and bounds the memory, whoever writes them.
+//! Kubernetes keeps each for an hour. A number needs no clock and bounds the memory, however many are written.
 
 use crate::cluster::overlay::Overlay;
 use crate::objects::Kind;

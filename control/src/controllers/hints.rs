@@ -1,4 +1,4 @@
-//! Topology hints: whom an endpoint should be used by (kubernetes/endpointslice `trafficdist/trafficdist.go`).
+//! Topology hints: by which clients an endpoint should be used (kubernetes/endpointslice `trafficdist/trafficdist.go`).
 //!
 //! | `trafficDistribution` | hint of a ready endpoint |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | none | none |
 //!
 //! An endpoint without a zone or a node gets no such hint, and one endpoint without a hint is enough for a proxy to ignore
-//! them all: nobody is left out by accident. The annotation `service.kubernetes.io/topology-mode`, which shares endpoints out by
+//! them all: no endpoint is left out by accident. The annotation `service.kubernetes.io/topology-mode`, which shares endpoints out by
 //! the CPUs of each zone, is not acted upon: a gateway has no kubelets to count CPUs by.
 
 use k8s_openapi::api::core::v1::ServiceSpec;

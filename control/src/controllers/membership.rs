@@ -21,7 +21,7 @@ use crate::objects::{Key, Kind, Object};
 /// Where a Node says in which zone it is.
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// What an endpoint says about itself.
+/// The conditions of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Conditions {
     pub(crate) ready: bool,
@@ -32,11 +32,11 @@ pub(crate) struct Conditions {
 /// Why a Pod that matches is no endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Exclusion {
-    /// It has run to its end.
+    /// Its phase is `Failed` or `Succeeded`.
     Finished(String),
     /// It has no address.
     NoAddress,
-    /// Its Node is not there.
+    /// Its Node does not exist.
     NodeMissing(String),
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 pub(super) type SlicePort = (String, Option<i32>, Option<String>, Option<String>);
 /// The ports of a slice.
 pub(super) type Ports = Vec<SlicePort>;
-/// A Pod that stands behind a Service.
+/// A Pod that is an endpoint of a Service.
 pub(super) struct Member {
     pub(super) pod: Arc<Object>,
     pub(super) conditions: Conditions,
@@ -109,7 +109,7 @@ pub(super) struct Member {
     pub(super) zone: Option<String>,
 }
 
-/// The Pods behind a Service, by name.
+/// The Pods that are endpoints of a Service, by name.
 pub(super) fn members(tx: &Overlay<'_>, name: &ServiceName, spec: &ServiceSpec) -> Vec<Member> {
     let pods = spec.selector().map(|selector| tx.selected_pods(&name.namespace, selector)).unwrap_or_default();
     pods.into_iter().filter_map(|pod| member(tx, spec, pod)).collect()

@@ -1,4 +1,4 @@
-//! Endpoints that somebody wrote by hand become EndpointSlices, so that a Service without a selector is served by either form.
+//! Endpoints written by hand become EndpointSlices, so that a Service without a selector is served by either form.
 //!
 //! ```text
 //! Endpoints ─ subsets ─ by family and ports ─▶ EndpointSlices of the same name
@@ -6,8 +6,8 @@
 //!
 //! The rules are Kubernetes' (K `pkg/controller/endpointslicemirroring`): only where the Service is there and has no selector, not
 //! where the Endpoints are labelled `endpointslice.kubernetes.io/skip-mirror: "true"` (their author writes slices too) or hold a
-//! leader's lock; at most 1,000 addresses of a subset, ready ones first; addresses are printed anew; what is no address is left
-//! out. As with slices from Pods, the slices carry our own `managed-by`: a mirror dumped from a cluster is somebody else's.
+//! leader's lock; at most 1,000 addresses of a subset, ready ones first; addresses are normalised; what is no address is left
+//! out. As with slices from Pods, the slices carry our own `managed-by`: a mirror dumped from a cluster is not ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,11 +1,11 @@
-//! What follows from a write without anybody asking: addresses, EndpointSlices, Endpoints, and what must always be there.
+//! What follows from a write: addresses, EndpointSlices, Endpoints, and objects that must always exist.
 //!
 //! ```text
-//! start       namespaces and default/kubernetes come back
-//! allocate    LoadBalancers that wait are given freed addresses
+//! start       namespaces and default/kubernetes are recreated
+//! allocate    LoadBalancers that wait get freed addresses
 //! slices      Service with a selector ── Pods ──▶ EndpointSlices (with hints), Endpoints
 //! mirror      Service without one ── Endpoints written by hand ──▶ EndpointSlices
-//! events      the oldest Events go
+//! events      the oldest Events are removed
 //! ```
 //!
 //! In Kubernetes each controller watches, queues and retries on its own; a client sees the steps in between. Here they

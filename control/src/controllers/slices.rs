@@ -1,4 +1,4 @@
-//! How endpoints are packed into EndpointSlices, and whose slices are whose.
+//! How endpoints are packed into EndpointSlices, and which slices are the controller's.
 //!
 //! Endpoints stay in the slice and at the index they have, room is filled before slices are made, and an emptied slice is
 //! reused, so that watchers see one small change for one Pod (kubernetes/endpointslice `reconciler.go`).
@@ -13,11 +13,11 @@ use crate::cluster::overlay::Overlay;
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
 
-/// Whose slices are whose.
+/// The label that names the manager of a slice.
 pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// Ours.
+/// The endpoint controller's own name as the manager of slices.
 pub(crate) const MANAGED_BY: &str = "endpointslice-controller.pollgate";
-/// When what stands behind a Service changed last, as kube-proxy's latency metric wants to know it.
+/// When the endpoints of a Service changed last, for kube-proxy's latency metric.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Endpoints packed into one slice; kube-controller-manager's default.
 const SLICE_SIZE: usize = 100;

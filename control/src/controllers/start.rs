@@ -1,13 +1,14 @@
-//! What is there from the start, and comes back when it is deleted.
+//! Objects that always exist: they are recreated when they are deleted.
 //!
 //! | object | why |
 //! |---|---|
 //! | four Namespaces | tools and manifests expect them |
 //! | Service `default/kubernetes` | Pods ask for `kubernetes.default.svc`; the first address of the Service range is its, by custom |
 //!
-//! The API server makes these and a controller of its makes them again (K `pkg/controlplane/controller`). Here they are part of
-//! an empty cluster and are saved only once somebody changes them, so a state of an older version has them too. The Service has no
-//! selector: until somebody writes Endpoints or slices that name the API servers, connections to it are refused.
+//! The API server creates these, and its own controller recreates them (K `pkg/controlplane/controller`). Here they are part
+//! of an empty cluster and are saved only once a client changes them, so a state of an older version has them too. The
+//! Service has no selector: until a client writes Endpoints or slices that name the API servers, connections to it are
+//! refused.
 
 use std::net::IpAddr;
 
@@ -23,7 +24,7 @@ use crate::objects::{Kind, Object};
 /// The port API servers listen on, behind the Service's 443.
 const API_SERVER_PORT: i32 = 6443;
 
-/// The namespaces that are there from the start.
+/// The namespaces that always exist.
 const PERMANENT_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// An active namespace.
@@ -35,13 +36,13 @@ pub(crate) fn new_namespace(name: &str) -> Object {
     Object::Namespace(Box::new(namespace))
 }
 
-/// What is there from the start. `taken` says which addresses are others'.
+/// The objects that always exist. `taken`: whether a Service has the address.
 pub(crate) fn objects(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Vec<Object> {
     let namespaces = PERMANENT_NAMESPACES.into_iter().map(new_namespace);
     namespaces.chain(kubernetes(settings, taken)).collect()
 }
 
-/// Puts back what the batch deleted of it.
+/// Recreates those that the batch deleted.
 pub(super) fn run(tx: &mut Overlay<'_>) {
     let concerned = |kind| matches!(kind, Kind::Namespace | Kind::Service);
     if !tx.touched().any(|(key, _)| concerned(key.kind) && tx.object(key).is_none()) {
@@ -55,7 +56,7 @@ pub(super) fn run(tx: &mut Overlay<'_>) {
     }
 }
 
-/// Nothing if the range has no address left, or there is none.
+/// `None` if the range has no address left, or if there is no range.
 fn kubernetes(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Option<Object> {
     let address = allocate::lowest_free(settings, taken)?;
     let mut service = Service::default();
@@ -74,7 +75,7 @@ fn kubernetes(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Opt
     let mut object = Object::Service(Box::new(service));
     strategy::prepare(&mut object, None);
     if let Object::Service(service) = &mut object {
-        // Its one address is of a configured family: there is no fault to be told.
+        // Its one address is of a configured family: there is no fault to report.
         allocate::settle_families(service, None, settings, &mut Vec::new());
     }
     Some(object)
@@ -122,7 +123,7 @@ mod tests {
             ..ClusterSettings::default()
         };
         assert_eq!(address(&Cluster::new(settings.clone())), "10.96.0.3");
-        // A state from before there was such a Service, in which somebody else has its address.
+        // A state from before there was such a Service, in which another Service has its address.
         let old = object(service("a", json!({"clusterIP": "10.96.0.3", "ports": [{"port": 80}]})));
         assert_eq!(address(&Cluster::restore(settings, [old], 7).unwrap()), "10.96.0.4");
         let full =

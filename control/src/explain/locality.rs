@@ -1,8 +1,8 @@
 //! What the gateway's node and zone decide: Local policies and topology hints, in words.
 //!
-//! Both make a Service answer by fewer endpoints than it has, and neither can be seen in the Service itself: the one is
+//! Both make a Service use fewer endpoints than it has, and neither can be seen in the Service itself: the one is
 //! decided by the node of each endpoint, the other by hints in its slices, and both by the configuration of this gateway. The
-//! decisions are asked of the compiler's own code.
+//! decisions are made by the compiler's own code.
 
 use crate::cluster::{Cluster, ClusterSettings};
 use crate::compile::draft::ports_by_family;

@@ -1,9 +1,9 @@
 //! Why a Service has the endpoints it has.
 //!
-//! For a tired operator at 3 a.m.: which addresses the Service answers on, which Pods of its namespace stand behind it,
-//! and for each Pod that does not, the first rule that decided. Pods that match come first, near misses next, because the
-//! usual cause is a label that is almost right. Rules are asked of the endpoint controller itself
-//! (`controllers::membership`): an explanation with rules of its own would be wrong one day.
+//! For an operator at 3 a.m.: which addresses the Service answers on, which Pods of its namespace are its endpoints, and for
+//! each Pod that is not, the first rule that decided. Pods that match come first, near misses next, because the usual cause
+//! is a label that is almost right. The rules are those of the endpoint controller itself (`controllers::membership`): an
+//! explanation with its own rules would be wrong one day.
 //!
 //! What the gateway's own node and zone decide is explained by `explain::locality`.
 //!
@@ -39,13 +39,13 @@ pub struct Explanation {
     pub name: String,
     /// Its type, or `headless`.
     pub kind: String,
-    /// Its selector; empty if somebody else manages its endpoints.
+    /// Its selector; empty if its endpoints are managed by others.
     pub selector: BTreeMap<String, String>,
     /// Where it answers.
     pub answers: Vec<Answer>,
     /// The Pods of its namespace: endpoints, then those that match, then the others, nearest first.
     pub pods: Vec<PodVerdict>,
-    /// Its EndpointSlices that somebody else wrote.
+    /// Its EndpointSlices that another client wrote.
     pub foreign_slices: Vec<ForeignSlice>,
     /// What else the reader should know, most urgent first.
     pub notes: Vec<String>,
@@ -65,7 +65,7 @@ pub struct Answer {
     pub ready: usize,
 }
 
-/// What became of one Pod.
+/// The result for one Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodVerdict {
@@ -89,7 +89,7 @@ pub enum Verdict {
     Ready,
     /// It is an endpoint, listed as not ready.
     NotReady,
-    /// It is an endpoint on its way out: used only if no ready one is left.
+    /// It is a terminating endpoint: used only if no ready one is left.
     Terminating,
     /// It lacks a label of the selector.
     LabelMissing {
@@ -107,7 +107,7 @@ pub enum Verdict {
         /// The value it has.
         found: String,
     },
-    /// It has run to its end.
+    /// Its phase is `Failed` or `Succeeded`.
     Finished {
         /// `Failed` or `Succeeded`.
         phase: String,
@@ -119,7 +119,7 @@ pub enum Verdict {
         /// The families of the Service.
         families: String,
     },
-    /// Its Node is not there.
+    /// Its Node does not exist.
     NodeMissing {
         /// The Node it names.
         node: String,
@@ -175,20 +175,20 @@ impl Verdict {
 pub struct ForeignSlice {
     /// Its name.
     pub name: String,
-    /// Who says to manage it; empty if nobody.
+    /// Its manager by its own label; empty if it names none.
     pub managed_by: String,
     /// How many endpoints it lists.
     pub endpoints: usize,
 }
 
 impl ForeignSlice {
-    /// Whether it is made from Endpoints that somebody wrote.
+    /// Whether it mirrors Endpoints that a client wrote.
     pub fn is_mirror(&self) -> bool {
         self.managed_by == mirror::MANAGED_BY
     }
 }
 
-/// Explains a Service; nothing if there is none of that name.
+/// Explains a Service; `None` if it does not exist.
 pub fn explain(cluster: &Cluster, name: &ServiceName) -> Option<Explanation> {
     let object = cluster.object(&name.key())?;
     let service = object.as_service()?;
@@ -438,7 +438,7 @@ fn empty_note(service: &ResolvedService) -> Option<String> {
     })
 }
 
-/// Ports with nobody behind them while others have somebody.
+/// Ports without an endpoint while others have some.
 fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
     let served = |port: &&crate::compile::resolve::ResolvedPort| !port.endpoints.is_empty();
     if service.headless || !service.ports.iter().any(|port| served(&port)) {
@@ -448,7 +448,7 @@ fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
     idle.map(|port| format!("Port {} ({}/{}) has no endpoint.", port.name, port.port, port.protocol)).collect()
 }
 
-/// What the Service asks for and the workers of this version do not carry.
+/// What the Service requests and the workers of this version do not support.
 fn unserved_notes(service: &ResolvedService) -> Vec<String> {
     let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp);
     let mut notes: Vec<String> =
@@ -551,7 +551,7 @@ impl Explanation {
         text
     }
 
-    /// The Pods worth a line, and how many strangers are left over.
+    /// The Pods worth a line, and the number of others.
     fn shown_pods(&self) -> (Vec<&PodVerdict>, usize) {
         let mut strangers = 0;
         let mut worth = |pod: &&PodVerdict| {

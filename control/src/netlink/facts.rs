@@ -113,13 +113,13 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 pub(super) enum Known {
     /// Its MAC, good for use.
     Mac(Mac),
-    /// It was asked and did not answer.
+    /// It did not respond.
     Failed,
     /// Nothing yet.
     Nothing,
 }
 
-/// An IP neighbour and what is known of it. A group address is nobody's neighbour.
+/// An IP neighbour and what is known of it. A group address has no neighbour.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourQuery, Known)> {
     let (mut address, mut lladdr) = (None, None);
     for attribute in &message.attributes {

@@ -1,4 +1,4 @@
-//! Requests to the kernel: dumps, and questions for a neighbour.
+//! Requests to the kernel: dumps, and the resolution of neighbours.
 
 use std::io;
 
@@ -63,7 +63,7 @@ pub(super) enum Request {
     Keep,
     /// Resolve it now.
     ResolveOnce,
-    /// Treat an entry it has as an ordinary one again: a plain use leaves its state alone and takes the mark away.
+    /// Treat the entry as an ordinary one again: a plain use keeps its state and removes the mark.
     LetGo,
 }
 

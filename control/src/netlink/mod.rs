@@ -1,23 +1,23 @@
-//! The mirror: what the kernel knows about links, addresses, routes and neighbours, kept as a [`Net`].
+//! The host's network as the kernel knows it (links, addresses, routes, neighbours), kept as a [`Net`].
 //!
 //! ```text
-//!  kernel ──events──▶ ┌────────┐ ──Net, when a hop could differ──▶ control thread ─▶ workers
-//!         ◀──dumps─── │ mirror │
-//!         ◀─resolve── └────────┘ ◀──"who has this address?"── workers
+//!  kernel ──events──▶ ┌─────────────┐ ──Net, when a next hop may differ──▶ control thread ─▶ workers
+//!         ◀──dumps─── │ HostNetwork │
+//!         ◀─resolve── └─────────────┘ ◀──"who has this address?"── workers
 //! ```
 //!
-//! The kernel stays the owner (rtnetlink(7)); the mirror reads, and asks one thing of it: to resolve a neighbour.
+//! The kernel owns all of it (rtnetlink(7)). This module reads, and requests only one thing: to resolve a neighbour.
 //!
-//! **Links, addresses and routes are read anew** whenever any of them is reported to have changed; a burst of reports is
-//! one reading. Following the reports themselves looks cheaper and is wrong: the kernel drops IPv4 routes of a link that
-//! went down without a word, and says that a route replaced another only by a flag. **Neighbours** change often and
-//! are reported faithfully, so those reports are followed. When reports were lost (ENOBUFS), everything is read anew.
+//! **Links, addresses and routes are read again** whenever any of them is reported to have changed; a burst of reports
+//! causes one reading. Applying the reports themselves looks cheaper and is wrong: the kernel drops the IPv4 routes of a
+//! link that went down without reporting it, and reports a replaced route only by a flag. **Neighbours** change often and
+//! are reported completely, so their reports are applied. When reports were lost (ENOBUFS), everything is read again.
 //!
-//! **A neighbour that is asked for is kept resolved by the kernel** (NTF_EXT_MANAGED): asked only once (NTF_USE), its
-//! entry would go stale, and after a change of the peer's MAC stay FAILED for seconds. An entry that stays FAILED for
-//! a minute (a Pod that is gone) is let go; so is every one when the mirror ends.
+//! **A requested neighbour is kept resolved by the kernel** (NTF_EXT_MANAGED): requested only once (NTF_USE), its entry
+//! would go stale, and after a change of the peer's MAC stay FAILED for seconds. An entry that stays FAILED for a minute
+//! (a Pod that is gone) is released; all are when [`HostNetwork`] is dropped.
 //!
-//! The thread has its own runtime and lives in the network namespace of whoever starts it.
+//! The thread has its own runtime and runs in the network namespace of the caller.
 
 mod event;
 mod facts;
@@ -37,7 +37,7 @@ pub use event::{HostEvent, HostNetworkError, Listener};
 pub use owned::OwnedAddresses;
 pub use resolver::Resolver;
 
-/// The running mirror; dropping it ends its thread.
+/// Follows the kernel's view of the network on a thread of its own; dropping it ends the thread.
 #[derive(Debug)]
 pub struct HostNetwork {
     resolver: Resolver,
@@ -46,8 +46,8 @@ pub struct HostNetwork {
 }
 
 impl HostNetwork {
-    /// Reads everything and goes on listening. Answers the first [`Net`], of generation 1; later ones come as news.
-    /// `interfaces` are those that ports poll; one that is not there (yet) is simply not in the `Net`.
+    /// Reads everything and starts to follow changes. Returns the first [`Net`], of generation 1; later ones are events.
+    /// `interfaces` are those that ports poll; one that does not exist (yet) is not in the `Net`.
     pub fn start(
         interfaces: Vec<(String, PortId)>,
         owned: OwnedAddresses,
@@ -60,13 +60,13 @@ impl HostNetwork {
         let work = move || watch::run(watch::Watcher::new(interfaces, owned, news), questions, stopped, &first);
         let thread = thread::Builder::new().name("mirror".to_owned()).spawn(work);
         let thread = Some(thread.map_err(|e| HostNetworkError::new("starting the netlink thread", e))?);
-        let mirror = HostNetwork { resolver, stop: Some(stop), thread };
+        let network = HostNetwork { resolver, stop: Some(stop), thread };
         let gone = |_| HostNetworkError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);
         let net = ready.recv().map_err(gone)??;
-        Ok((mirror, net))
+        Ok((network, net))
     }
 
-    /// By which workers ask for a neighbour.
+    /// The handle by which workers request a neighbour.
     pub fn resolver(&self) -> Resolver {
         self.resolver.clone()
     }

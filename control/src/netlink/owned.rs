@@ -1,4 +1,4 @@
-//! The addresses pollgate owns, as the mirror must know them: to say when the kernel has one too.
+//! The addresses pollgate owns: to report when the kernel has one of them too.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pollgate_common::hash::{HashSet, new_map};
 use tokio::sync::Notify;
 
-/// A set that the control thread changes and the mirror reads; clones are the same set.
+/// A set that the control thread changes and the netlink thread reads; clones are the same set.
 #[derive(Clone, Debug)]
 pub struct OwnedAddresses {
     shared: Arc<Shared>,

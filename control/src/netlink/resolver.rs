@@ -1,8 +1,8 @@
-//! From the workers to the mirror: whose MAC is wanted.
+//! From the workers to the netlink thread: which neighbours to resolve.
 //!
-//! A worker must not wait, lock or allocate, so the way is a bounded queue and a byte in a socket as the bell. A full
-//! queue loses the question; the worker asks again as long as frames wait. The bell is rung only when it is silent,
-//! so a flood of questions is a flood of nothing.
+//! A worker must not wait, lock or allocate, so requests go through a bounded queue, with a byte in a socket as the bell. A
+//! full queue drops the request; the worker repeats it as long as frames wait. The bell is rung only if it is silent, so
+//! a flood of requests causes no flood of wake-ups.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -29,7 +29,7 @@ struct Shared {
     bell: UnixStream,
 }
 
-/// The mirror's end.
+/// The netlink thread's end.
 #[derive(Debug)]
 pub(super) struct Questions {
     shared: Arc<Shared>,
@@ -46,20 +46,20 @@ pub(super) fn channel() -> io::Result<(Resolver, Questions)> {
 }
 
 impl Resolver {
-    /// Has the kernel find out who has the address; the answer comes with a later `Net`. Asking again is harmless.
+    /// Has the kernel resolve the address; the result comes with a later `Net`. Repeating the request is harmless.
     /// Never waits.
     pub fn ask(&self, query: NeighbourQuery) {
-        // Full: the question is lost, and asked again while it matters.
+        // Full: the request is dropped, and repeated while it matters.
         let _ = self.shared.queue.push(query);
         // AcqRel: the question is in the queue before the bell says so, and `Questions::heard` clears the flag before
         // it looks into the queue. So either this ring is heard, or the flag was set by one that will be.
         if !self.shared.rung.swap(true, Ordering::AcqRel) {
-            // The socket's buffer holds the one byte; a mirror that has ended is no longer asked.
+            // The socket's buffer holds the one byte; a thread that has ended reads no more.
             let _ = (&self.shared.bell).write(&[1]);
         }
     }
 
-    /// The same as a function, for parts that know nothing of this crate.
+    /// The same as a function, for crates that do not depend on this one.
     pub fn into_fn(self) -> impl Fn(NeighbourQuery) + Send + Sync + Clone {
         move |query| self.ask(query)
     }

@@ -1,4 +1,4 @@
-//! The mirror's thread: dumps, reports, questions and timers in one loop.
+//! The thread of [`HostNetwork`](super::HostNetwork): dumps, reports, requests and timers in one loop.
 //!
 //! ```text
 //!  session: subscribe ─▶ read all ─▶ loop { report │ question │ timer │ owned set changed │ stop }
@@ -49,12 +49,12 @@ const BETWEEN_NETS: Duration = Duration::from_millis(10);
 const BEFORE_READING: Duration = Duration::from_millis(10);
 /// Reading takes at most this share of the time: a fifth.
 const REST_AFTER_READING: u32 = 4;
-/// A question that was just asked is not asked again before this has passed.
+/// The least time between two requests for the same neighbour.
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
-/// How often failed neighbours are looked through, and how long one may stay failed.
+/// How often failed neighbours are checked, and how long one may stay failed.
 const SWEEP: Duration = Duration::from_secs(15);
 const LET_GO_AFTER: Duration = Duration::from_secs(60);
-/// Neighbours kept resolved, at most; beyond, the kernel is asked just once for each.
+/// Neighbours kept resolved, at most; beyond, each is requested only once.
 const KEPT_AT_MOST: usize = 65536;
 const AFTER_LOST_SOCKET: Duration = Duration::from_secs(1);
 
@@ -67,7 +67,7 @@ pub(super) fn run(mut watcher: Watcher, questions: Questions, stopped: oneshot::
     let started = runtime.map_err(|e| HostNetworkError::new("starting the netlink runtime", e));
     match started {
         Ok(runtime) => runtime.block_on(watcher.live(&questions, stopped, first)),
-        // Nobody to tell means that nobody waits.
+        // If the receiver is gone, no caller waits.
         Err(error) => drop(first.send(Err(error))),
     }
 }
@@ -79,7 +79,7 @@ struct Kept {
     failed_since: Option<Instant>,
 }
 
-/// What the mirror knows and has told.
+/// What is known of the network, and what has been reported.
 pub(super) struct Watcher {
     ports: HashMap<String, PortId>,
     owned: OwnedAddresses,
@@ -91,20 +91,20 @@ pub(super) struct Watcher {
     generation: u64,
     published: Facts,
     conflicts: HashSet<IpAddr>,
-    /// When to read anew, when to publish, if at all.
+    /// When to read again and when to publish, if at all.
     read_at: Option<Instant>,
     publish_at: Option<Instant>,
     last_published: Instant,
     rest_until: Instant,
 }
 
-/// What a report asks for.
+/// What a report requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
     Nothing,
     Neighbours,
     Read,
-    /// Reports were lost: nothing that was followed can be trusted.
+    /// Reports were lost: the neighbours known so far may be wrong.
     Lost,
 }
 
@@ -137,7 +137,7 @@ impl Watcher {
                 let session = Session::open(questions)?;
                 self.read_all(&session.requests).await?;
                 if let Some(first) = first.take() {
-                    // Whoever started us waits for it.
+                    // The caller of `start` waits for it.
                     let _ = first.send(Ok(self.first_net()));
                 }
                 self.follow(session, questions).await
@@ -236,7 +236,7 @@ impl Watcher {
         }
     }
 
-    /// Takes in what is known of a neighbour now.
+    /// Stores what is now known of a neighbour.
     fn learn(&mut self, who: NeighbourQuery, known: Known) -> Report {
         if let Some(kept) = self.kept.get_mut(&who) {
             match known {
@@ -279,7 +279,7 @@ impl Watcher {
         Arc::new(Net::new(self.generation, self.published.clone()))
     }
 
-    /// Tells the news if a hop could differ.
+    /// Reports a new `Net` if a next hop may differ.
     fn publish(&mut self) {
         self.publish_at = None;
         self.last_published = Instant::now();
@@ -323,7 +323,7 @@ impl Watcher {
         self.conflicts = found;
     }
 
-    /// Asks the kernel for a neighbour, unless it was just asked.
+    /// Requests a neighbour from the kernel, unless it was just requested.
     async fn ask(&mut self, requests: &Handle, who: NeighbourQuery) {
         let now = Instant::now();
         if self.kept.get(&who).is_some_and(|kept| now.duration_since(kept.asked) < BETWEEN_QUESTIONS) {
@@ -332,7 +332,7 @@ impl Watcher {
         let keep = self.kept.len() < KEPT_AT_MOST;
         let mut asked = request_neighbour(requests, who, if keep { Request::Keep } else { Request::ResolveOnce }).await;
         if asked.is_err() && keep {
-            // Kernels before 5.16 do not know how to keep one.
+            // Kernels before 5.16 cannot keep a neighbour resolved.
             asked = request_neighbour(requests, who, Request::ResolveOnce).await;
         }
         if let Err(error) = asked {
@@ -345,7 +345,7 @@ impl Watcher {
         }
     }
 
-    /// Lets go of neighbours that have been failing for long.
+    /// Releases neighbours that have been failing for long.
     async fn sweep(&mut self, requests: &Handle) {
         let hopeless = |kept: &Kept| kept.failed_since.is_some_and(|since| since.elapsed() >= LET_GO_AFTER);
         let gone: Vec<_> = self.kept.iter().filter(|(_, kept)| hopeless(kept)).map(|(who, _)| *who).collect();
@@ -375,7 +375,7 @@ impl Session {
     fn open(questions: &Questions) -> Result<Session, HostNetworkError> {
         let (mut connection, _, reports) = rtnetlink::new_multicast_connection(&GROUPS)
             .map_err(|e| HostNetworkError::new("subscribing to netlink notifications", e))?;
-        // Less room only means more losses, and each is made good.
+        // A smaller buffer only means more losses, and each is repaired.
         let _ = connection.socket_mut().socket_mut().set_rx_buf_sz(REPORT_BUFFER);
         tokio::spawn(connection);
         let bell: StdUnixStream =
@@ -386,7 +386,7 @@ impl Session {
     }
 
     fn silence(&self) {
-        // One byte, or none when the readiness was a mistake; either way the queue is looked into.
+        // One byte, or none if the wake-up was spurious; either way the queue is read.
         let _ = self.bell.try_read(&mut [0; 8]);
     }
 }

@@ -1,4 +1,4 @@
-//! One fault of an object, told as Kubernetes tells it.
+//! One fault of an object, in Kubernetes' words.
 //!
 //! A fault is Kubernetes' `field.Error` (apimachinery `pkg/util/validation/field/errors.go`): the path of the
 //! field, a reason from a closed list, and the text after the path. Operators search the web for these texts and
@@ -76,7 +76,7 @@ impl Fault {
         Fault::new(field, FaultReason::NotSupported, text)
     }
 
-    /// The value occurs a second time.
+    /// The value occurs twice.
     pub fn duplicate(field: impl Into<String>, value: impl Quoted) -> Fault {
         Fault::new(field, FaultReason::Duplicate, format!("Duplicate value: {}", value.quoted()))
     }

@@ -116,7 +116,7 @@ impl Document {
     }
 }
 
-/// What the items of a `ServiceList` need not say of themselves, as an API server's answer does not: version and kind.
+/// What the items of a `ServiceList` may leave out, as in an API server's response: version and kind.
 fn header_of_items(list: &Value) -> Vec<(&'static str, Value)> {
     let kind = list.get("kind").and_then(Value::as_str).and_then(|kind| kind.strip_suffix("List"));
     let kind = kind.filter(|kind| !kind.is_empty()).map(|kind| ("kind", Value::from(kind)));

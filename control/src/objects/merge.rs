@@ -1,13 +1,13 @@
 //! Laying one object over another, with lists merged as their types say.
 //!
 //! ```text
-//! live    [ a  l  b ]      l is somebody else's
+//! live    [ a  l  b ]      l was added by another client
 //! wanted  [ a  x  b ]      x is new
 //! merged  [ a  x  l  b ]   what both have takes wanted's order, the rest stays before and behind it
 //! ```
 //!
 //! Used by `kubectl apply`'s three-way merge and by server-side apply, which differ only in which lists and maps they take
-//! for one value ([`Rules`]). Order matters: two appliers that each own an item of one list must not turn it round at
+//! for one value ([`Rules`]). Order matters: two appliers that each own an item of one list must not reorder it with
 //! every apply, or every apply would be a change.
 
 use std::hash::Hash;
@@ -20,7 +20,7 @@ use crate::objects::schema::{List, ListType, Patch, Shape, key_value};
 /// Whose rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rules {
-    /// `patchStrategy`, as `kubectl apply` has it. Items are told apart by all keys of the list, where kubectl
+    /// `patchStrategy`, as `kubectl apply` has it. Items are identified by all keys of the list, where kubectl
     /// looks at the first alone and cannot keep 53/TCP and 53/UDP apart.
     Kubectl,
     /// `listType`, `mapType` and `structType`, as server-side apply has it.
@@ -94,7 +94,7 @@ fn overlay_list(rules: Rules, shape: &'static Shape, merge: &Merge, live: &mut V
 }
 
 impl Merge {
-    /// What tells the items of a list apart; nothing if the list is one value.
+    /// What identifies the items of a list; `None` if the list is one value.
     pub(crate) fn identities(&self, list: &[Value]) -> Option<Vec<String>> {
         match self {
             Merge::Replace => None,
@@ -109,7 +109,7 @@ fn identity(item: &Value, keys: &[&str]) -> String {
     Value::from(values).to_string()
 }
 
-/// One list of the items of both, each with what tells it apart: those of `ours` in their order; those only in `theirs` in
+/// One list of the items of both, each with its identity: those of `ours` in their order; those only in `theirs` in
 /// theirs, each before the first of ours that came after it there. What is new comes as early as that lets it, as an API
 /// server puts it (K `strategicpatch/patch.go`, `mergeSortedSlice`).
 pub(crate) fn in_order<K: Eq + Hash, V>(theirs: Vec<(K, V)>, ours: Vec<(K, V)>) -> Vec<V> {

@@ -7,7 +7,7 @@
 //! The types are `k8s-openapi`'s, generated from Kubernetes' own description, so that every field of a Pod survives
 //! a round trip even where pollgate does not look at it. They decode leniently (unknown fields are dropped), which
 //! is wrong for a hand-written manifest: a mistyped `prots:` would silently mean "no ports". So [`Object::from_value`]
-//! compares what came in with what was understood and tells each difference. That costs one more serialisation than a
+//! compares the input with what was decoded and reports each difference. That costs one more serialisation than a
 //! decoder that reports ignored fields would, and saves three hundred lines of wrapper around every serde call.
 
 pub mod fault;
@@ -229,7 +229,7 @@ impl Object {
         }
     }
 
-    /// The same, but unknown fields are left out and told apart from the object.
+    /// The same, but unknown fields are left out and returned separately.
     ///
     /// # Errors
     /// Every other fault that could be found.
@@ -340,11 +340,11 @@ fn required_text<'a>(
     None
 }
 
-/// Decodes, and tells the first wrong type or else every unknown field.
+/// Decodes, and reports the first wrong type or else every unknown field.
 fn typed<T: DeserializeOwned + Serialize>(value: &Value, faults: &mut Vec<Fault>) -> Option<Box<T>> {
     let mut value = value.clone();
     quantities_to_text(&mut value);
-    // Its absence or wrongness has been told already; the decoder would only tell it again, or stop at it.
+    // Their faults have been reported already; the decoder would report them again, or stop at them.
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|key, _| key != "apiVersion" && key != "kind");
     }
@@ -375,7 +375,7 @@ fn quantities_to_text(value: &mut Value) {
                         amounts.values_mut().for_each(number_to_text);
                     }
                     ("sizeLimit", field) => number_to_text(field),
-                    // Labels and annotations are text already; a number there is a fault to be told.
+                    // Labels and annotations are text already; a number there is a fault.
                     ("labels" | "annotations" | "selector", _) => {}
                     (_, field) => quantities_to_text(field),
                 }

@@ -1,4 +1,4 @@
-//! The words of a Service: its name, type and protocols, and the questions its spec answers.
+//! A Service's name, type and protocols, and what follows from its spec.
 //!
 //! Kubernetes' spec is a bag of optional text. The rules that follow from it ("does it have a ClusterIP?", "can
 //! it be reached from outside?") are asked by defaulting, validation, allocation, resolving and printing alike, so they
@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use crate::objects::{Key, Kind, Object};
 pub use pollgate_common::flow::Protocol;
 
-/// Clients of a Service with this label are another proxy's: it keeps its DNS name and is not proxied here.
+/// A Service with this label is another proxy's: it keeps its DNS name and is not proxied here.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// Marks Services, and the slices of Services, that no proxy looks at.
+/// Marks Services, and their slices, that no proxy handles.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// `spec.clusterIP` of a headless Service.
 pub const NONE: &str = "None";
@@ -35,7 +35,7 @@ impl ServiceName {
         ServiceName { namespace: namespace.into(), name: name.into() }
     }
 
-    /// The name of this object, taken for a Service.
+    /// The name of this Service.
     pub fn of(service: &Service) -> ServiceName {
         let metadata = &service.metadata;
         ServiceName::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
@@ -164,7 +164,7 @@ pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: Option<&BTree
     selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
-/// The questions a Service's spec answers.
+/// What follows from a Service's spec.
 pub trait SpecExt {
     /// The type; the default for what is absent or unknown.
     fn service_type(&self) -> ServiceType;
@@ -180,7 +180,7 @@ pub trait SpecExt {
     fn externally_accessible(&self) -> bool;
     /// Its ports; none if absent.
     fn ports(&self) -> &[ServicePort];
-    /// Its selector; nothing if absent or empty, which mean the same: somebody else manages the endpoints.
+    /// Its selector; `None` if absent or empty, which mean the same: the endpoints are managed by others.
     fn selector(&self) -> Option<&BTreeMap<String, String>>;
     /// The parsed ClusterIPs, primary first; none if headless.
     fn cluster_addresses(&self) -> Vec<IpAddr>;

@@ -137,7 +137,7 @@ fn what_leaves_the_files_goes_if_it_came_from_them() {
     world.write(vec![follow(web("applied")), follow(web("ours")), follow(web("taken")), follow(namespace)]).unwrap();
     let key = |name: &str| Key::new(Kind::Service, "default", name);
     assert_eq!(world.cluster.followed().collect::<Vec<_>>(), [key("ours"), key("taken")]);
-    // kubectl's apply leaves the mark alone; a replacement without it makes the object somebody else's.
+    // kubectl's apply leaves the mark alone; a replacement without it makes the object another client's.
     world.apply([web("ours")]);
     world.write(vec![Write::Replace(object(web("taken")))]).unwrap();
     let again = world.write(vec![follow(web("ours"))]).unwrap();
@@ -273,7 +273,7 @@ fn assert_everybody_has_what_it_needs(cluster: &Cluster) {
     }
 }
 
-/// Nobody waits for an address that lies about.
+/// No Service waits for an address that is free.
 fn assert_nobody_waits_in_vain(cluster: &Cluster) {
     let taken: BTreeSet<IpAddr> = cluster
         .objects(Kind::Service, None)

@@ -1,4 +1,4 @@
-//! What the control thread is asked, and what it replies.
+//! Commands to the control thread, and their outcomes.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use pollgate_common::net::Net;
 
 use crate::cluster::{Commit, Refusal, Write};
 
-/// What the control thread can be asked.
+/// A command to the control thread.
 pub enum Command {
     /// Change objects.
     Write(WriteRequest),
-    /// The mirror's news: links, addresses, routes and neighbours of the host.
+    /// The host's links, addresses, routes and neighbours have changed.
     Network(Arc<Net>),
 }
 
@@ -18,16 +18,16 @@ pub enum Command {
 pub struct WriteRequest {
     /// In the order they are to be planned; each sees those before it.
     pub writes: Vec<Write>,
-    /// Say what would happen, and do not do it.
+    /// Only plan: report what would happen.
     pub dry_run: bool,
     /// Called once with the outcome, by [`Settled::answer`].
     pub reply: Reply,
 }
 
-/// The way back to whoever asked.
+/// Returns the outcome to the sender of the request.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
 
-/// What became of a request: for a dry run what it would have been.
+/// The result of a request; for a dry run, what it would have been.
 pub type Outcome = Result<Arc<Commit>, WriteError>;
 
 /// Why a request changed nothing.
@@ -39,7 +39,7 @@ pub enum WriteError {
     Store(String),
 }
 
-/// Requests that are done, to be applied to the replica and then answered.
+/// Requests that are done: their commits are to be applied to the replica, then their outcomes sent.
 pub struct Settled {
     pub(super) commits: Vec<Arc<Commit>>,
     pub(super) answers: Vec<(Reply, Outcome)>,
@@ -47,7 +47,7 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// Why nothing can be made durable at this time, if so.
+    /// Why nothing can be made durable at this time, if the disk has failed.
     pub fn store_failure(&self) -> Option<&str> {
         self.store_failure.as_deref()
     }
@@ -57,7 +57,7 @@ impl Settled {
         &self.commits
     }
 
-    /// Answers every request. Whoever keeps a replica applies [`Settled::commits`] first.
+    /// Sends every outcome. A replica must apply [`Settled::commits`] first.
     pub fn answer(self) {
         for (reply, outcome) in self.answers {
             reply(outcome);

@@ -16,10 +16,10 @@ pub(super) struct Disk {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the disk thread can be asked, one at a time.
+/// A job for the disk thread; one at a time.
 pub(super) enum Job {
     Write(Vec<Arc<Commit>>),
-    /// To take writes again after these have failed.
+    /// Accept writes again after these have failed.
     Recover(Vec<Arc<Commit>>),
 }
 
@@ -41,7 +41,7 @@ impl Disk {
         Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
     }
 
-    /// Never blocks: one job is under way at a time, and there is room for one.
+    /// Never blocks: only one job is in flight at a time, and the channel holds one.
     pub(super) fn start(&self, job: Job) {
         // A dead disk thread shows as a closed `done`, which every caller watches.
         if let Some(jobs) = &self.jobs {

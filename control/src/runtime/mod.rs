@@ -5,26 +5,26 @@
 //!                   plan, adopt                 one transaction, one sync
 //!                   compile (meanwhile) ◀──on disk──┘
 //!                   publish ──▶ workers
-//!  API ◀──Settled── (replica applies, then the client is answered)
+//!  API ◀──Settled── (replica applies, then the client gets its response)
 //! ```
 //!
-//! **One batch at a time.** While a batch is on its way to the disk, further writes wait; when it is there, all that
-//! wait become the next batch: one plan after the other, one transaction, one compile, one publish. So the busier the
-//! gateway, the larger the batch, and the price of a sync is shared without a timer to tune. Nothing is planned on top of
-//! what is not yet durable, which keeps the way back short: a batch the disk refuses is undone by its own changes, in
-//! reverse, and nobody has seen it. A deeper pipeline would hide a little planning behind the sync, and pay with tables
-//! that hold what a power cut takes away.
+//! **One batch at a time.** While a batch is written to disk, further writes wait; then all that wait become the next
+//! batch: one plan after the other, one transaction, one compile, one publish. So the busier the gateway, the larger the
+//! batch, and the cost of a sync is shared without a timer to tune. Nothing is planned on top of what is not yet
+//! durable, which keeps the rollback short: a batch the disk refuses is undone by its own changes, in reverse, and no
+//! reader has seen it. A deeper pipeline would hide a little planning behind the sync, at the price of tables that hold
+//! what a power cut removes.
 //!
-//! **What an acknowledgement means.** A write is answered only after it is on disk, *and* the tables with it are
+//! **What an acknowledgement means.** A write is acknowledged only after it is on disk, *and* the tables with it are
 //! published to the workers, *and* the API's replica shows it. A client that applies a Service and then connects to
 //! it, or reads it back, finds it.
 //!
-//! **What may not hold it up.** The disk has a thread of its own, and so has the API. News of the network never wait for
-//! the disk: neighbours keep changing while a disk hangs.
+//! **What must not block it.** The disk has its own thread, and so has the API. Changes of the network never wait for the
+//! disk: neighbours keep changing while a disk hangs.
 //!
-//! **A disk that fails.** Every write is refused with the reason, while reads and packets go on from the last durable state.
-//! The state file is opened again after a second, and then ever more seldom; once that works, writes are taken again.
-//! A gateway that had to be restarted because its disk was full for a minute would lose its flows for nothing.
+//! **A disk that fails.** Every write is refused with the reason, while reads and packets continue from the last durable
+//! state. The state file is opened again after a second, then with back-off; once that works, writes are accepted again.
+//! A gateway that had to be restarted because its disk was full for a minute would lose its flows for no reason.
 
 mod command;
 mod disk;
@@ -52,9 +52,9 @@ use crate::store::Store;
 /// How often [`TableSink::tick`] is called when nothing else happens.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long a disk that failed is left alone; twice as long after each further failure, up to [`LONGEST_REST`].
+/// How long to wait after a disk failed; twice as long after each further failure, up to [`LONGEST_REST`].
 const FIRST_REST: Duration = Duration::from_secs(1);
-/// See [`FIRST_REST`]. Each attempt reads the whole file, beside the workers.
+/// The longest wait. Each attempt reads the whole file, while the workers run.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// What the control thread is made of.
@@ -67,7 +67,7 @@ pub struct RuntimeParts {
     pub sink: Box<dyn TableSink + Send>,
     /// Requests. The thread also ends when every sender is gone.
     pub commands: Receiver<Command>,
-    /// Where the answers go.
+    /// Where the outcomes go.
     pub settled: SettledSink,
 }
 
@@ -80,7 +80,7 @@ pub struct ControlHandle {
 impl ControlHandle {
     /// Finishes what is queued, closes the state file, and waits for the thread to end.
     ///
-    /// Stop what sends commands first: a command sent later is never answered.
+    /// Stop what sends commands first: a command sent later gets no reply.
     pub fn stop(mut self) {
         self.join();
     }
@@ -110,7 +110,7 @@ pub fn publish_restored(cluster: &Cluster, sink: &mut dyn TableSink) {
 /// Starts the control thread and its disk thread. What `sink` publishes is that of `parts.cluster` already.
 ///
 /// # Errors
-/// The system's, if it has no thread to give.
+/// The system's, if no thread can be started.
 pub fn spawn(parts: RuntimeParts) -> io::Result<ControlHandle> {
     let disk = Disk::spawn(parts.store)?;
     let (stop, stopped) = bounded(0);
@@ -139,7 +139,7 @@ fn every_service(cluster: &Cluster) -> BTreeSet<ServiceName> {
 
 struct Control {
     cluster: Cluster,
-    /// Pods that go by themselves.
+    /// Pods that are to be removed when their time is over.
     terminating: Schedule,
     sink: Box<dyn TableSink + Send>,
     settled: SettledSink,
@@ -153,10 +153,10 @@ struct Control {
     broken: Option<Broken>,
 }
 
-/// What is known of a disk that failed.
+/// State of a disk that failed.
 struct Broken {
     reason: String,
-    /// What it was writing then: some of it may have got there.
+    /// What it was writing then: some of it may be in the file.
     failed: Vec<Arc<Commit>>,
     /// When to try again; never while that is under way, or without a disk thread.
     again: Option<Instant>,
@@ -190,7 +190,7 @@ impl Control {
         self.finish(commands);
     }
 
-    /// Folds a burst: takes all that is queued, then starts a batch if none is under way.
+    /// Takes everything that is queued, then starts a batch if none is in flight.
     fn drain(&mut self, commands: &Receiver<Command>) {
         for command in commands.try_iter() {
             self.take(command);
@@ -206,7 +206,7 @@ impl Control {
     fn tick(&mut self) {
         self.sink.tick();
         match &mut self.broken {
-            // Not behind a batch that may fail: what is due is told once.
+            // Not while a batch may fail: what is due is taken from the schedule only once.
             None if self.in_flight.is_none() => self.expire(),
             None => {}
             Some(broken) if broken.again.is_some_and(|again| again <= Instant::now()) => {
@@ -217,12 +217,12 @@ impl Control {
         }
     }
 
-    /// Lets Pods go whose time of terminating is over.
+    /// Removes Pods whose grace period is over.
     fn expire(&mut self) {
         let due = self.terminating.due(jiff::Timestamp::now());
         if !due.is_empty() {
             let writes = due.into_iter().map(Write::Expire).collect();
-            // Nobody waits for it. What a failing disk undoes is due again.
+            // No client waits for it. What a failing disk undoes is due again.
             self.waiting.push(WriteRequest { writes, dry_run: false, reply: Box::new(|_| ()) });
         }
     }
@@ -280,7 +280,7 @@ impl Control {
         self.settle(batch);
     }
 
-    /// Goes back to the last durable state. What the batch staged is staged anew as it was.
+    /// Returns to the last durable state. What the batch staged is staged again as it was before.
     fn undo(&mut self, batch: &mut Batch, reason: String) {
         tracing::error!("writes are refused until the disk works again; reads and packets continue: {reason}");
         let failed = std::mem::take(&mut batch.commits);
@@ -310,7 +310,7 @@ impl Control {
                 self.broken = None;
             }
         }
-        // Nobody waits for it; but the API tells whether it is ready.
+        // No client waits for it, but the API reports whether the gateway is ready.
         self.settle(Batch::default());
     }
 
@@ -319,7 +319,7 @@ impl Control {
         (self.settled)(Settled { commits: batch.commits, answers: batch.answers, store_failure });
     }
 
-    /// Clean stop: what was queued is still done.
+    /// Clean stop: queued commands are still executed.
     fn finish(mut self, commands: &Receiver<Command>) {
         loop {
             self.drain(commands);

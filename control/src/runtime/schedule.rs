@@ -1,4 +1,4 @@
-//! When terminating Pods go.
+//! When terminating Pods are removed.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::cluster::termination::ends_at;
 use crate::cluster::{Cluster, Commit};
 use crate::objects::{Key, Kind};
 
-/// The Pods that will go, in the order of their time.
+/// The Pods that are to be removed, in the order of their time.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule(BTreeSet<(Timestamp, Key)>);
 
@@ -19,7 +19,7 @@ impl Schedule {
         Self(pods.filter_map(|pod| Some((ends_at(pod)?, pod.key()))).collect())
     }
 
-    /// Follows what a commit did.
+    /// Applies the changes of a commit.
     pub(crate) fn follow(&mut self, commit: &Commit) {
         for change in commit.changes.iter().filter(|change| change.key.kind == Kind::Pod) {
             if let Some(end) = change.old.as_deref().and_then(ends_at) {
@@ -31,7 +31,7 @@ impl Schedule {
         }
     }
 
-    /// Takes out those whose time is over.
+    /// Removes and returns those whose time is over.
     pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Key> {
         let mut due = Vec::new();
         while let Some((_, key)) =

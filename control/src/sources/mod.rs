@@ -1,3 +1,3 @@
-//! Where objects come from besides the API.
+//! Sources of objects other than the API.
 
 pub mod files;

@@ -16,18 +16,18 @@
 //!
 //! Why an embedded database and not a log of our own: it must survive `kill -9` and a torn page at every moment, and
 //! redb's copy-on-write tree with checksummed pages is that, proven elsewhere. Why JSON and not a packed format: the
-//! file is read once a start, by as many threads as there are CPUs, and an operator who has only the file can still
+//! file is read once per start, by as many threads as there are CPUs, and an operator who has only the file can still
 //! read it.
 //!
-//! **Damage.** Opening verifies the checksum of every page, because a file that lies must be found at the start and
+//! **Damage.** Opening verifies the checksum of every page, because a damaged file must be found at the start and
 //! not under traffic. A damaged file is left exactly as it is and the start is refused: a gateway that came up empty
 //! would look alive and drop everything, and a supervisor that restarts it would hide that it ever held state.
 //! [`Store::set_aside`] is the explicit way out. A new store appears under its name only once it is a whole database,
 //! so an empty file under that name is damage too, never an invitation to start over.
 //!
-//! **A disk that fails** is another thing: full, or gone for a minute. Whether the commit in hand reached it nobody can
-//! say, and redb takes no further one. [`Store::recover`] opens the file again and takes back what of the failed
-//! commits is in it, for they were refused.
+//! **A disk that fails** is different: full, or gone for a minute. Whether the current commit reached it is unknown, and
+//! redb accepts no further one. [`Store::recover`] opens the file again and undoes what of the failed commits is in it,
+//! because they were refused.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -68,7 +68,7 @@ const DECODERS: usize = 8;
 /// The open state file. One process holds it; the lock goes with the process.
 pub struct Store {
     path: PathBuf,
-    /// Nothing while it could not be opened again.
+    /// `None` while it could not be opened again.
     database: Option<Database>,
     open: Open,
 }
@@ -85,7 +85,7 @@ impl fmt::Debug for Store {
 /// What a state file held.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// The objects, in no order that counts.
+    /// The objects, in no particular order.
     pub objects: Vec<Object>,
     /// The revision of the last commit on disk; 1 in a new file.
     pub revision: u64,
@@ -133,7 +133,7 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// A commit did not reach the disk, or nobody can say whether it did.
+    /// A commit did not reach the disk, or may not have.
     #[error(
         "{}: could not be written: {reason}; nothing was changed. Writes work again once the disk does",
         path.display()
@@ -198,7 +198,7 @@ impl Store {
             let mut name = path.as_os_str().to_owned();
             name.push(format!(".damaged-{n}"));
             let aside = PathBuf::from(name);
-            // link + unlink, because rename would overwrite an earlier one without a word.
+            // link + unlink, because rename would silently overwrite an earlier one.
             match fs::hard_link(path, &aside) {
                 Ok(()) => {
                     fs::remove_file(path)?;
@@ -227,7 +227,7 @@ impl Store {
         write(database, commits, last.revision).map_err(|error| self.unwritten(error))
     }
 
-    /// Opens the file again after an error, and takes back what of the commits that failed has reached it.
+    /// Opens the file again after an error, and undoes what of the failed commits has reached it.
     ///
     /// # Errors
     /// That the disk still does not work, or that the file is another one by now. It may be tried again.
@@ -309,7 +309,7 @@ fn write_change(
     Ok(())
 }
 
-/// Creates a whole, empty store under `path`, or leaves the one that somebody else created meanwhile.
+/// Creates a complete, empty store at `path`, or leaves the one that another process created meanwhile.
 ///
 /// Built under a name of its own and linked into place, so that a crash halfway leaves no half database.
 fn create(path: &Path) -> io::Result<()> {
@@ -328,7 +328,7 @@ fn create(path: &Path) -> io::Result<()> {
 }
 
 fn create_under(path: &Path) -> io::Result<()> {
-    // Objects may tell much about a cluster: for the gateway's user alone.
+    // Objects may reveal much about a cluster: readable by the gateway's user alone.
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
     let backend = FileBackend::new(file).map_err(io::Error::other)?;
     let database = database(backend).map_err(io::Error::other)?;
@@ -479,7 +479,7 @@ fn open_error(path: &Path, error: DatabaseError) -> StoreError {
     }
 }
 
-/// redb tells a foreign file by `InvalidData` and one cut short by `UnexpectedEof`.
+/// redb reports a foreign file as `InvalidData` and a truncated one as `UnexpectedEof`.
 fn tells_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
@@ -500,7 +500,7 @@ pub(crate) mod faulty {
         (Store::blank(move || Handle(Arc::clone(&again))), disk)
     }
 
-    /// The names of the Services on a disk that nobody has open any more.
+    /// The names of the Services on a disk that is no longer open.
     pub(crate) fn names(disk: &Arc<Disk>) -> Vec<String> {
         let database = database(Handle(Arc::clone(disk))).expect("a whole file");
         let objects = read_objects(&database, &[(Unbounded, Unbounded)]).expect("objects");
@@ -705,7 +705,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// Bits that rot either do not matter or are told; objects never go missing without a word.
+        /// Bits that rot either do not matter or are reported; objects never disappear silently.
         #[test]
         fn bit_rot_is_found(at in 0.0..1.0_f64, mask in 1_u8..) {
             let directory = tempfile::tempdir().expect("a directory");

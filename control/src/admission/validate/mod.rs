@@ -1,4 +1,4 @@
-//! Whether an object may be, in the API server's own words.
+//! Whether an object is valid, in the API server's own words.
 //!
 //! Messages are word for word those of K `pkg/apis/core/validation`, `pkg/apis/discovery/validation` and apimachinery
 //! `pkg/util/validation`: that is what operators search for and what tools match on. Only what pollgate acts on is checked; a Pod's
@@ -101,7 +101,7 @@ fn pod_addresses(pod: &Pod, faults: &mut Vec<Fault>) {
     }
 }
 
-/// News of an object stand in its namespace; those of one that has none, in `default`.
+/// An Event is in the namespace of its object; if that has none, in `default`.
 fn event(event: &Event, faults: &mut Vec<Fault>) {
     let own = event.metadata.namespace.as_deref().unwrap_or_default();
     let about = event.involved_object.namespace.as_deref().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What names and addresses may look like (apimachinery `pkg/util/validation/validation.go`).
 //!
-//! Each check answers nothing if the text is fine, else the detail of the fault. The regular expressions appear in the
+//! Each check returns `None` if the text is valid, else the detail of the fault. The regular expressions appear in the
 //! messages only: they are simple enough to be checked by hand, without an engine.
 
 use std::net::IpAddr;
@@ -70,7 +70,7 @@ pub(super) fn domain_name(text: &str) -> Option<String> {
     subdomain(name).or_else(short)
 }
 
-/// What a prefix of generated names is judged as: a dash at its end is never the end of the name.
+/// How a prefix of generated names is checked: a dash at its end is never the end of the name.
 pub(super) fn as_prefix(text: &str) -> String {
     let mut text = text.to_owned();
     if text.len() > 1 && text.ends_with('-') {

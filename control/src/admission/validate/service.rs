@@ -11,7 +11,7 @@ use super::names;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, NONE, ServiceType, SpecExt, parse_ip};
 
-/// A port that would give the kubelet away to the outside.
+/// A port that would expose the kubelet.
 const KUBELET_PORT: i32 = 10250;
 /// Longest stickiness, in seconds: a day.
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
@@ -140,7 +140,7 @@ fn port_name<'a>(
 fn target_port(port: &ServicePort, field: &str, faults: &mut Vec<Fault>) {
     let field = format!("{field}.targetPort");
     match &port.target_port {
-        // The default repeats the port; its fault has been told there.
+        // The default repeats the port; its fault has been reported there.
         Some(IntOrString::Int(number)) if *number == port.port => {}
         Some(IntOrString::Int(number)) if !(1..=65535).contains(number) => {
             faults.push(Fault::invalid(field, *number, names::NOT_A_PORT));
@@ -283,7 +283,7 @@ fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-/// There is no cloud behind this: the addresses in a status may be anybody's (K `ValidateLoadBalancerStatus`).
+/// There is no cloud behind this: the addresses in a status may be of any origin (K `ValidateLoadBalancerStatus`).
 fn status(service: &Service, faults: &mut Vec<Fault>) {
     if let Some(fault) = misplaced_addresses(service) {
         return faults.push(fault);

@@ -1,4 +1,4 @@
-//! What is told of which object, word for word.
+//! Which faults are reported for which object, word for word.
 
 use serde_json::{Value, json};
 

@@ -6,8 +6,8 @@
 //! few, known by name  how many steps away is each? the nearest           a multiplication for each
 //! ```
 //!
-//! A loop of single steps ends after a random number of them, which no processor guesses: from the second way on, guessing
-//! wrong costs more than looking in vain. And it takes ln(size) steps per slot, half of them for the last √size slots. A
+//! A loop of single steps ends after a random number of them, which no branch predictor learns: in the second way, a
+//! misprediction costs more than a needless look. And it takes ln(size) steps per slot, half of them for the last √size slots. A
 //! permutation is `at, at + skip, at + 2·skip, …` modulo a prime, so the number of steps to a slot is a division by `skip` in
 //! that field: a multiplication by its inverse.
 
@@ -25,7 +25,7 @@ pub(super) struct Walk {
 /// A table that is being filled. Its size is a prime of at most 20 bits.
 pub(super) struct Table {
     slots: Vec<u16>,
-    /// 1 for a slot that is taken. A byte each: the same words, written and read by turns, would stall.
+    /// 1 for a slot that is taken. A byte each: words that are written and read alternately would stall.
     taken: Vec<u8>,
     left: usize,
     /// From so few free slots on, several steps are taken at once.
@@ -173,7 +173,7 @@ mod tests {
             prop_assert_eq!(field.add(field.subtract(a, b), b), a);
         }
 
-        /// Against the definition: everybody in turn steps to the next free slot.
+        /// Against the definition: each backend in turn steps to the next free slot.
         #[test]
         fn both_ways_take_the_places_that_steps_would(
             size in prop::sample::select(&SIZES[..5]),

@@ -8,14 +8,14 @@
 //! | `listType`, `listMapKey` | server-side apply | [`ListType::list`] |
 //! | `patchStrategy`, `patchMergeKey` | strategic merge patch, `kubectl apply` | [`ListType::patch`] |
 //!
-//! They do not always agree: a Service's ports are known by number and protocol to one and by number alone to the other,
+//! They do not always agree: one identifies a Service's ports by number and protocol and the other by number alone,
 //! a Pod's host addresses are merged by one and replaced by the other. The generated types carry neither, so this table
 //! is written by hand; a test walks every type and finds a list that is missing here, or one that is no list.
 
 /// How server-side apply takes a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum List {
-    /// As one value: whoever writes it writes all of it.
+    /// As one value: a writer writes all of it.
     Atomic,
     /// As a set of plain values.
     Set,

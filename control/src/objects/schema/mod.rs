@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A merge needs to know where it is: `ports` are keyed in a Service and one value in an EndpointSlice. Walking the schema
-//! beside the object tells, for any depth and without a path language. The schemas are made once, when first asked for:
+//! along with the object shows this, for any depth and without a path language. The schemas are built once, when first used:
 //! some milliseconds, and 150 types of text that only patches and OpenAPI use.
 
 mod lists;

@@ -1,21 +1,21 @@
-//! `pollgate run --manifests PATH`: objects out of files, for hosts where nobody feeds the API.
+//! `pollgate run --manifests PATH`: objects from files, for hosts without a client of the API.
 //!
 //! ```text
 //! files ── watch ──▶ set: all of them, or their faults ──▶ one batch ──▶ control thread: all or nothing
 //!                                        └ logged with FILE:LINE ◀── refused ──┘  what was served stays
 //! ```
 //!
-//! The files are what an operator wants, the gateway's state is what there is. They are brought together before the first
-//! frame, and whenever the files change: what they say is applied as by `kubectl apply`, what has left them is deleted.
+//! The files are the desired state, the gateway's state is the actual one. They are reconciled before the first frame, and
+//! whenever the files change: what they say is applied as by `kubectl apply`, what has left them is deleted.
 //!
 //! **Whose object is it?** What the files made carries the annotation [`FROM_FILES`](crate::cluster::FROM_FILES), so a restart knows what to delete even
 //! if the files changed meanwhile. An object that was there before the files named it is applied to but not theirs, and
 //! never deleted for them; neither is a Namespace, with which everything in it would go. A set of keys in a table of
-//! its own would do the same and show it to nobody.
+//! its own would do the same, but no client could see it.
 //!
-//! **Faults.** A set is taken as a whole or not at all: half of a directory may be worse than the old one. At the start
+//! **Faults.** A set is applied as a whole or not at all: half of a directory may be worse than the old one. At the start,
 //! faults keep the gateway from starting, unless the state already holds what the files said before: a restart must not
-//! take away what a broken file would not have.
+//! remove what a broken file would not have removed.
 
 mod set;
 mod watch;
@@ -38,7 +38,7 @@ use tracing::{error, info};
 pub use self::set::{Diagnostic, Set};
 use self::watch::Watch;
 
-/// Keeps the cluster as the files say.
+/// Keeps the cluster in the state the files describe.
 pub struct Follower {
     path: PathBuf,
     watch: Watch,
@@ -48,7 +48,7 @@ pub struct Follower {
     status: Status,
 }
 
-/// What `pollgate stats` tells of the files.
+/// What `pollgate stats` reports about the files.
 #[derive(Clone)]
 pub struct Status(Arc<Mutex<State>>);
 
@@ -58,12 +58,12 @@ struct State {
     faults: Vec<String>,
 }
 
-/// Why the cluster is not as the files say.
+/// Why the cluster is not in the state the files describe.
 #[derive(Debug)]
 enum Fault {
-    /// The files are at fault: only another change of theirs can help.
+    /// The files have faults: only another change of them can help.
     Files(Vec<String>),
-    /// The cluster would not have them, or its disk: that may pass.
+    /// The cluster or its disk refused them: that may pass.
     Cluster(Vec<String>),
     /// The gateway is being stopped.
     Stopping,
@@ -77,7 +77,7 @@ impl Follower {
         Follower { path: path.to_owned(), watch: Watch::new(path), commands, theirs, status }
     }
 
-    /// What to tell of it, now and later.
+    /// Its status, now and later.
     pub fn status(&self) -> Status {
         self.status.clone()
     }
@@ -85,7 +85,7 @@ impl Follower {
     /// Loads the files for the first time.
     ///
     /// # Errors
-    /// Their faults, if there is no earlier state of theirs to go on with.
+    /// Their faults, if no earlier state of theirs exists to continue with.
     pub fn load(&mut self) -> Result<(), Vec<String>> {
         let known = !self.theirs.is_empty();
         let Err(fault) = self.bring_together() else { return Ok(()) };
@@ -119,7 +119,7 @@ impl Follower {
             return;
         };
         let faults = self.note(fault);
-        // An attempt made again and again says nothing new.
+        // A repeated attempt has nothing new to report.
         if faults != before {
             self.tell(&faults);
         }

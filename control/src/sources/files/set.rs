@@ -8,7 +8,7 @@ use crate::objects::fault::Fault;
 use crate::objects::manifest::{Document, ManifestError, Read};
 use crate::objects::{Key, Object};
 
-/// Where objects go that name no namespace.
+/// The namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// A message about a line of a file. Sorted by file and line.
@@ -25,12 +25,12 @@ pub struct Diagnostic {
 pub struct Set {
     /// Each with the document it was.
     pub objects: Vec<(Document, Object)>,
-    /// What is no object, or is one for the second time.
+    /// Documents that are no object, or one that was there before.
     pub faults: Vec<Diagnostic>,
 }
 
 impl Set {
-    /// Looks at the shape of everything that was read.
+    /// Checks the shape of everything that was read.
     pub fn new(read: Read) -> Set {
         let mut set = Set { objects: Vec::new(), faults: read.errors.iter().map(Diagnostic::unread).collect() };
         // The index of each object in `objects`.
@@ -74,7 +74,7 @@ impl Diagnostic {
         Diagnostic { source: document.source().to_owned(), line: document.line_of(field), text }
     }
 
-    /// The same, said to be a warning.
+    /// The same, as a warning.
     pub fn warning(self) -> Diagnostic {
         Diagnostic { text: format!("warning: {}", self.text), ..self }
     }
@@ -87,7 +87,7 @@ impl Diagnostic {
         Diagnostic { source: error.source().to_owned(), line: error.line(), text: error.message().to_owned() }
     }
 
-    /// An object that is described a second time: one of the two would be lost.
+    /// An object that occurs twice: one of the two would be lost.
     fn twice(document: &Document, key: &Key, first: &Document) -> Diagnostic {
         let first = format!("{}:{}", first.source(), first.line_of("metadata.name"));
         Diagnostic::new(

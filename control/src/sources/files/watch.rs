@@ -1,13 +1,13 @@
 //! Waits until files change, and have changed for good.
 //!
 //! ```text
-//! inotify says something ──▶ quiet for 100 ms? ──▶ do the files look different? ──▶ changed
-//! or five seconds are over                             (path, inode, size, times)
+//! an inotify event       ──▶ quiet for 100 ms? ──▶ do the files look different? ──▶ changed
+//! or five seconds later                                (path, inode, size, times)
 //! ```
 //!
-//! inotify only wakes; what happened is seen by looking. So nothing depends on how an editor, a package manager or a
+//! inotify only wakes; what happened is found by comparing. So nothing depends on how an editor, a package manager or a
 //! kubelet replaces a file (in place, by a rename, by a symbolic link to a directory), events that overflow or come
-//! twice do no harm, and where there is no inotify (NFS, or no watches left) changes are seen within five seconds.
+//! twice do no harm, and without inotify (NFS, or no watches left) changes are noticed within five seconds.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -21,11 +21,11 @@ use crate::objects::manifest::files;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// How long nothing may happen before the files are looked at: whoever writes several is given the time.
+/// How long nothing must happen before the files are compared, so that a client can write several.
 const QUIET: Duration = Duration::from_millis(100);
-/// The longest that is waited for quiet.
+/// The longest wait for quiet.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often the files are looked at without a reason.
+/// How often the files are compared without an event.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Everything that may change a file or a name in a directory.
@@ -42,7 +42,7 @@ pub(crate) struct Watch {
     seen: Option<Look>,
 }
 
-/// How the files look, or that there are none.
+/// How the files look, or why they cannot be read.
 type Look = Result<Vec<Print>, ErrorKind>;
 
 /// What changes with a file: path, device, inode, size, and the times of content and inode.
@@ -90,7 +90,7 @@ impl Watch {
         }
     }
 
-    /// Has the files seen as changed again after a while.
+    /// Lets the next comparison report a change, whatever it finds.
     pub(crate) fn forget(&mut self) {
         self.seen = None;
     }
@@ -115,7 +115,7 @@ impl Watch {
         match poll(&mut ends, Some(&time)) {
             Ok(0) => Wake::Time,
             Ok(_) if ends.first().is_some_and(|stop| !stop.revents().is_empty()) => Wake::Stop,
-            // A signal is as good a reason to look as any.
+            // A signal is handled like an event.
             Ok(_) | Err(_) => {
                 self.drain();
                 Wake::Event
@@ -138,7 +138,7 @@ impl Watch {
             _ => Path::new("."),
         };
         let is_directory = self.path.is_dir();
-        // What is not there cannot be watched; the directory above tells when it comes.
+        // A path that does not exist cannot be watched; the directory above reports when it appears.
         if is_directory {
             let _ = inotify::add_watch(inotify, &self.path, ANY);
         }
