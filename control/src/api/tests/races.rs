@@ -18,7 +18,7 @@ fn of_those_who_mean_one_version_one_has_its_way() {
             let client = |number: usize| {
                 let (gateway, path, mut read) = (&gateway, &path, read.clone());
                 scope.spawn(move || {
-                    if number % 2 == 0 {
+                    if number.is_multiple_of(2) {
                         read["metadata"]["labels"] = json!({"client": number.to_string()});
                         return gateway.put(path, &read).code;
                     }
