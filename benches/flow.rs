@@ -23,6 +23,7 @@ use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 use pollgate_dataplane::flow::table::{Candidate, FlowHash, FlowOrigin};
 use pollgate_dataplane::flow::{FlowTable, Limits, Timeouts};
+use pollgate_dataplane::wire::tcp::Segment;
 use support::{Random, prefetch, sizes, without_allocation};
 
 const BURST: usize = pollgate_dataplane::port::BURST;
@@ -88,13 +89,14 @@ const ORIGIN: FlowOrigin =
 fn table(flows: u32) -> FlowTable<V4> {
     let day = Duration::from_secs(86_400);
     let timeouts = Timeouts { tcp_established: day, tcp_opening: day, tcp_closing: day, udp: day, udp_stream: day };
-    let limits = Limits { connections: flows as usize, timeouts };
+    let limits =
+        Limits { connections: flows as usize, unconfirmed: flows as usize, new_per_second: u32::MAX, timeouts };
     FlowTable::new(&limits, [1, 2, 3, 4]).expect("memory for the table")
 }
 
 fn open(table: &mut FlowTable<V4>, flow: u32) -> u32 {
     let (forward, to) = keys(flow);
-    table.open(forward, to, ORIGIN, Ticks(0)).expect("room for the flow")
+    table.open(forward, to, ORIGIN, &Segment::default(), Ticks(0)).expect("room for the flow")
 }
 
 /// A full table and the passes of a burst over it.

@@ -29,7 +29,7 @@ interfaces:
     routes: [ {{ to: 0.0.0.0/0, via: 192.168.0.254 }} ]
 addresses: 192.168.50.10
 cluster: {{ podCIDRs: 10.240.0.0/12 }}
-flows: {{ max: {most_flows} }}
+flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
 "
     );
     Config::parse("bench", &text, Purpose::Replay).expect("a valid configuration")

@@ -107,7 +107,11 @@ reasons! {
         SnatPortsExhausted "snat_ports_exhausted" Error
             "No source port is left for another translated flow to this backend." "Widen `nat.ports`, add gateway `addresses`, or add endpoints to the Service.";
         TcpNoFlow "tcp_no_flow" Notice
-            "A TCP segment of an unknown connection that cannot be taken over (RST, SYN-ACK, without ACK, or its source would be translated)." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
+            "A TCP segment of an unknown connection that cannot be taken over (RST, SYN-ACK, without ACK, or its source would be translated). The sender gets a reset, at most 10,000 per second from each worker; a RST gets none." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
+        TcpOutOfWindow "tcp_out_of_window" Notice
+            "A RST or FIN whose sequence number does not fit the connection: it was dropped, and the connection is unchanged." "A few are normal: delayed or repeated segments. Many mean that a sender with a spoofed source address tries to break connections: capture on the interface and check the source MAC address.";
+        NewFlowRate "new_flow_rate" Error
+            "A new flow beyond the number that a worker opens per second." "Check `flows_half_open` in `pollgate stats`: a large number means a flood from spoofed addresses. Otherwise raise `flows.newPerSecond`, or add workers.";
         NoRoute "no_route" Error
             "The host's kernel has no route to the packet's destination after translation." "Add the route on the gateway host, or bring its link up (a link that goes down loses its routes): `ip route get ADDRESS` shows the kernel's choice.";
         UnpolledInterface "unpolled_interface" Error

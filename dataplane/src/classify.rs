@@ -106,7 +106,7 @@ fn undefined_port<A: Address>(packet: &Packet<A>, kind: OwnedKind, tables: &Tabl
     let is_snat_port = tables.settings().snat_ports.contains(&packet.key.dst_port);
     match kind {
         OwnedKind::ClusterIp => reject::verdict(packet, DropReason::RejectUndefinedPort),
-        OwnedKind::Gateway if is_snat_port => Verdict::Drop(DropReason::StaleReply),
+        OwnedKind::Gateway if is_snat_port => reject::unknown_connection(packet, DropReason::StaleReply),
         OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => Verdict::Drop(DropReason::UndefinedPort),
     }
 }

@@ -22,6 +22,7 @@ mod packet;
 mod parse;
 mod pipeline;
 pub mod port;
+mod rate;
 mod reply;
 mod rewrite;
 mod select;

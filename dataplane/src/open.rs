@@ -3,31 +3,36 @@
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::{FrontendKey, Tables};
-use pollgate_common::time::Ticks;
+use pollgate_common::time::{Instant, Ticks};
 
 use crate::flow::FlowTable;
 use crate::flow::table::FlowOrigin;
+use crate::packet::Packet;
 use crate::select::Choice;
 use crate::snat;
 use crate::state::Shared;
 
-/// Opens the flow of a packet with `key` as chosen. Returns the index of its forward entry.
+/// Opens the flow of `packet`, its first, as chosen. Returns the index of its forward entry.
 pub(crate) fn flow<A: Address>(
     shared: &mut Shared,
     flows: &mut FlowTable<A>,
-    key: &FlowKey<A>,
+    packet: &Packet<A>,
     choice: &Choice,
     tables: &Tables,
-    now: Ticks,
+    now: Instant,
 ) -> Result<u32, DropReason> {
-    let to = target(shared, flows, key, choice, tables, now)?;
+    if !shared.new_flows.take(now) {
+        return Err(DropReason::NewFlowRate);
+    }
+    let now = now.ticks();
+    let to = target(shared, flows, &packet.key, choice, tables, now)?;
     let origin = FlowOrigin {
         service: choice.service,
         backend: choice.slot,
         backend_incarnation: choice.backend.incarnation,
         generation: low(tables.generation()),
     };
-    flows.open(*key, to, origin, now).map_err(|_| DropReason::FlowTableFull)
+    flows.open(packet.key, to, origin, &packet.segment, now).map_err(|_| DropReason::FlowTableFull)
 }
 
 /// Whether the backend of the UDP flow at `index` still serves, now that the tables have moved on; notes so if it does.
@@ -37,7 +42,7 @@ pub(crate) fn still_serves<A: Address>(flows: &mut FlowTable<A>, index: u32, tab
     let service = tables.service_by_id(entry.service_id());
     let serves = service.is_some_and(|service| service.still_serves(entry.backend, entry.backend_incarnation));
     if serves {
-        entry.generation = low(tables.generation());
+        entry.mark = low(tables.generation());
     }
     serves
 }
@@ -87,9 +92,12 @@ fn translated<A: Address>(
     // A Service may have an external IP that is a gateway address: its ports are not for sources.
     let frontend = |port| tables.frontend(&FrontendKey { address: src.into(), port, protocol }).is_some();
     let ports = shared.ports.candidates(shared.random.next()).filter(|&port| !frontend(port));
-    let mut candidates = ports.map(|src_port| FlowKey { src, src_port, ..*plain });
+    let candidates = ports.map(|src_port| FlowKey { src, src_port, ..*plain });
     // The backend may still hold its end of a flow that is over (TIME_WAIT, RFC 9293 §3.3.2) and turn away the first try of
     // one that looks the same: such a port is the second choice.
     let unused = candidates.clone().find(|to| flows.live_index(&to.reversed(), now).is_none());
-    unused.or_else(|| candidates.find(|to| flows.make_free(&to.reversed(), now))).ok_or(DropReason::SnatPortsExhausted)
+    let over = unused.or_else(|| candidates.clone().find(|to| flows.make_free(&to.reversed(), now)));
+    // The ports towards one backend are few: a flood from spoofed sources must not keep them.
+    let taken = over.or_else(|| flows.take_over(candidates.map(FlowKey::reversed)).map(FlowKey::reversed));
+    taken.ok_or(DropReason::SnatPortsExhausted)
 }

@@ -9,6 +9,7 @@ use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 
 use crate::flow::table::{Candidate, FlowHash};
+use crate::wire::tcp::Segment;
 use crate::wire::{Piece, ethernet, icmp};
 
 /// The transport layer of a packet. A new transport does not compile until every stage handles it.
@@ -93,8 +94,8 @@ pub(crate) struct Packet<A> {
     pub(crate) key: FlowKey<A>,
     /// Index of its frame in the burst.
     pub(crate) frame: u8,
-    /// TCP flags; zero for anything else.
-    pub(crate) tcp_flags: u8,
+    /// What a TCP connection's life depends on; nothing for anything else.
+    pub(crate) segment: Segment,
     pub(crate) hop_limit: u8,
     pub(crate) transport: Transport,
     pub(crate) piece: Piece,
@@ -115,7 +116,7 @@ impl<A: Address> Packet<A> {
         Packet {
             key: FlowKey::default(),
             frame: 0,
-            tcp_flags: 0,
+            segment: Segment::default(),
             hop_limit: 0,
             transport: Transport::Other,
             piece: Piece::Whole,

@@ -16,12 +16,9 @@ use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Icmp};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::plain::{self, Plain};
-use crate::wire::tcp::{self, Tcp};
+use crate::wire::tcp::{self, Segment, Tcp};
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip, Piece, sctp};
-
-/// The flags that say something about a connection's state.
-const STATE_FLAGS: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
 
 /// Reads all frames of a burst into `burst`.
 #[inline]
@@ -51,7 +48,10 @@ fn plain(frame: &Frame, packet: &mut Packet<V4>) -> bool {
     let Some(headers) = Plain::check(frame.bytes(), packet.own, frame.offload().is_gso()) else { return false };
     let ip = headers.ip();
     packet.key = headers.key();
-    packet.tcp_flags = headers.tcp_flags() & STATE_FLAGS;
+    packet.segment = headers.segment();
+    if packet.segment.flags & tcp::SYN != 0 {
+        packet.segment = segment(frame.bytes(), plain::L4);
+    }
     packet.hop_limit = ip.hop_limit();
     packet.transport = if headers.is_tcp() { Transport::Tcp } else { Transport::Udp };
     packet.piece = Piece::Whole;
@@ -97,7 +97,7 @@ fn network(frame: &Frame, own: Mac) -> Result<Network, Verdict> {
 
 fn ip<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), DropReason> {
     let ip = I::check(frame.bytes(), ethernet::LEN)?;
-    packet.tcp_flags = 0;
+    packet.segment = Segment::default();
     packet.hop_limit = ip.hop_limit();
     packet.piece = ip.piece();
     packet.l4 = ethernet::LEN + ip.header_len();
@@ -123,8 +123,8 @@ fn whole<A>(frame: &Frame, packet: &mut Packet<A>) -> Result<(), DropReason> {
     match packet.transport {
         Transport::Tcp => {
             let tcp = Tcp::check(bytes, l4, len)?;
-            packet.tcp_flags = tcp.flags() & STATE_FLAGS;
             (packet.key.src_port, packet.key.dst_port) = (tcp.src_port(), tcp.dst_port());
+            packet.segment = segment(bytes, l4);
         }
         Transport::Udp => {
             let udp = Udp::check(bytes, l4, len, frame.offload().is_gso())?;
@@ -138,6 +138,14 @@ fn whole<A>(frame: &Frame, packet: &mut Packet<A>) -> Result<(), DropReason> {
         Transport::Icmp(_) | Transport::Sctp | Transport::Other => {}
     }
     Ok(())
+}
+
+/// What a connection's life depends on in the segment whose header is at `l4`, options included.
+#[cold]
+fn segment(bytes: &[u8], l4: usize) -> Segment {
+    let Some(tcp) = Tcp::at(bytes, l4) else { return Segment::default() };
+    let options = bytes.get(l4 + tcp::LEN..l4 + tcp.header_len());
+    tcp.segment(options.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A burst goes through in passes, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! asked for before the first is read, all buckets before the first is searched, all entries before the first is compared.
 
-use pollgate_common::flow::Address;
+use pollgate_common::flow::{Address, Protocol};
 use pollgate_common::net::NoNextHop;
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
@@ -12,13 +12,13 @@ use pollgate_common::time::Instant;
 use crate::burst::Burst;
 use crate::classify::{self, Destination};
 use crate::egress::pending;
-use crate::flow::FlowTable;
-use crate::flow::entry::{CLOSING, REPLY_DIRECTION};
+use crate::flow::life::{Life, Side, Signal};
+use crate::flow::{Entry, FlowTable};
 use crate::packet::{Account, Outcome, Packet, Refusal, Verdict};
 use crate::port::{BURST, Frame};
-use crate::reply::{self, arp, dns};
+use crate::reply::{self, arp, dns, reject};
 use crate::state::{Lane, Shared, State};
-use crate::wire::{Ip, tcp};
+use crate::wire::Ip;
 use crate::{open, parse, rewrite, select};
 
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
@@ -76,7 +76,10 @@ fn decide<I: Ip>(
     }
     match new_flow(shared, lane, packet, tables, now) {
         Ok(index) => translate(lane, frame, packet, index, true, tables, now),
-        Err(verdict) => Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings())),
+        Err(verdict) => {
+            let verdict = reject::within_rate(verdict, &mut shared.resets, now);
+            Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()))
+        }
     }
 }
 
@@ -89,13 +92,22 @@ fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tabl
         return None;
     }
     let entry = flows.entry(index);
-    let reopened = entry.is(CLOSING) && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    let checked = entry.is_tcp() || entry.is(REPLY_DIRECTION) || entry.generation == open::low(tables.generation());
-    if !reopened && (checked || open::still_serves(flows, index, tables)) {
+    let reopened = entry.state.life() == Life::Closing && packet.segment.signal() == Signal::Syn;
+    if !reopened && (is_checked(entry, tables) || open::still_serves(flows, index, tables)) {
         return Some(index);
     }
     flows.close(index);
     None
+}
+
+/// Whether the flow's backend need not be looked up again: a TCP connection keeps it for as long as it lasts, a UDP flow for as
+/// long as the tables are the same. Only the client's packets ask.
+#[inline]
+fn is_checked<A: Address>(entry: &Entry<A>, tables: &Tables) -> bool {
+    match entry.protocol() {
+        Some(Protocol::Tcp | Protocol::Sctp) | None => true,
+        Some(Protocol::Udp) => entry.state.side() == Side::Backend || entry.mark == open::low(tables.generation()),
+    }
 }
 
 /// Classify, steer, select, open. Returns the index of the new flow.
@@ -114,7 +126,10 @@ fn new_flow<I: Ip>(
     }
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables)?;
-    open::flow(shared, &mut lane.flows, &packet.key, &choice, tables, now.ticks()).map_err(Verdict::Drop)
+    open::flow(shared, &mut lane.flows, packet, &choice, tables, now).map_err(|reason| match reason {
+        DropReason::TcpNoFlow => reject::unknown_connection(packet, reason),
+        _ => Verdict::Drop(reason),
+    })
 }
 
 /// Applies the flow's translation and finds the next hop.
@@ -133,7 +148,9 @@ fn translate<I: Ip>(
         let verdict = Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded);
         return Outcome { verdict: reply::act::<I>(frame, packet, verdict, tables.settings()), account: opened };
     }
-    let entry = lane.flows.touch(index, now.ticks(), packet.tcp_flags);
+    let Some(entry) = lane.flows.touch(index, now.ticks(), &packet.segment) else {
+        return Outcome { verdict: Verdict::Drop(DropReason::TcpOutOfWindow), account: opened };
+    };
     rewrite::translate::<I>(frame, packet, &entry.translation);
     let verdict = match lane.next_hops.of(entry, tables.net()) {
         Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),

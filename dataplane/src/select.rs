@@ -16,10 +16,10 @@ use pollgate_common::reasons::DropReason;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::{Backend, Frontend, FrontendKind, ServiceId, ServicePort, Tables};
 
+use crate::flow::life::Signal;
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::snat::{self, Policy};
-use crate::wire::tcp;
 
 /// What a new flow gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub(crate) fn choose<A: Address>(packet: &Packet<A>, frontend: Frontend, tables:
     let (slot, backend) = backend(packet, service, policy, settings)?;
     let snat = policy.snat || from == backend.address;
     let mid_stream = is_mid_stream(packet);
-    if mid_stream && (snat || !can_take_over(packet.tcp_flags)) {
-        return Err(Verdict::Drop(DropReason::TcpNoFlow));
+    if mid_stream && (snat || !can_take_over(packet.segment.signal())) {
+        return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
     Ok(Choice { service: service.id, slot, backend: *backend, snat, mid_stream })
 }
@@ -63,14 +63,17 @@ fn lets_in(service: &ServicePort, from: IpAddr) -> bool {
 
 fn is_mid_stream<A>(packet: &Packet<A>) -> bool {
     match packet.transport {
-        Transport::Tcp => packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) != tcp::SYN,
+        Transport::Tcp => packet.segment.signal() != Signal::Syn,
         Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other => false,
     }
 }
 
-/// Whether a segment with these flags may open a flow in the middle of its connection.
-fn can_take_over(tcp_flags: u8) -> bool {
-    tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK
+/// Whether a segment with this signal may open a flow in the middle of its connection.
+fn can_take_over(signal: Signal) -> bool {
+    match signal {
+        Signal::Segment | Signal::Fin => true,
+        Signal::Datagram | Signal::Syn | Signal::SynAck | Signal::Reset | Signal::Nothing => false,
+    }
 }
 
 fn backend<'a, A: Address>(

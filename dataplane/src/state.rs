@@ -6,6 +6,7 @@ use pollgate_common::time::Ticks;
 use crate::egress::nexthop::NextHops;
 use crate::flow::FlowTable;
 use crate::flow::table::FlowTotals;
+use crate::rate::Rate;
 use crate::snat;
 use crate::steer::Steering;
 use crate::wire::Ip;
@@ -18,6 +19,10 @@ pub(crate) struct Shared {
     pub(crate) steering: Steering,
     pub(crate) ports: snat::Ports,
     pub(crate) random: Random,
+    /// Flows that may be opened.
+    pub(crate) new_flows: Rate,
+    /// Resets that may be sent to segments of unknown connections.
+    pub(crate) resets: Rate,
 }
 
 /// What is kept per IP family.

@@ -29,6 +29,8 @@ use crate::flow::table::{SWEEP, SWEEP_IDLE};
 use crate::flow::{FlowTable, Limits};
 use crate::idle::Idle;
 use crate::port::{BURST, Frame, Port};
+use crate::rate::Rate;
+use crate::reply::reject;
 use crate::state::{Lane, Random, Shared, State};
 use crate::steer::Steering;
 use crate::{pipeline, snat};
@@ -78,6 +80,8 @@ impl Worker {
             worker: parts.worker,
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, parts.steering.workers()),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
+            new_flows: Rate::new(parts.limits.new_per_second),
+            resets: Rate::new(reject::RESETS_PER_SECOND),
             steering: parts.steering,
         };
         let v4 = Lane { flows: FlowTable::new(&parts.limits, parts.seeds)?, next_hops: NextHops::new() };

@@ -147,6 +147,7 @@ mod tests {
         assert_eq!(config.dns.addresses, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
         assert_eq!(config.flows.tcp_established, Duration::from_secs(86_400));
         assert_eq!((config.flows.max, config.workers.count), (1 << 20, None));
+        assert_eq!((config.flows.new_per_second, config.flows.unconfirmed_percent), (1_000_000, 50));
         assert_eq!((config.maglev.table_size, config.maglev.seed.as_str()), (None, "pollgate"));
         assert_eq!(config.api.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!((config.api.listen, config.metrics.listen), (None, None));
@@ -299,6 +300,11 @@ addresses: 192.168.0.10
             ("workers: {cpus: [-1]}", "workers.cpus[0]: expected a whole number from 0 to 65535 (found -1)"),
             ("workers: {idle: never}", "workers.idle: expected adaptive or poll (found never)"),
             ("flows: {max: 0}", "flows.max: expected a whole number from 1 to 268435456 (found 0)"),
+            ("flows: {newPerSecond: 0}", "flows.newPerSecond: expected a whole number from 1 to 100000000 (found 0)"),
+            (
+                "flows: {unconfirmedPercent: 101}",
+                "flows.unconfirmedPercent: expected a whole number from 1 to 100 (found 101)",
+            ),
             ("flows: {udp: 30}", "flows.udp: expected a duration from 1s to 365d such as 1h30m (found 30)"),
             ("flows: {udp: 100ms}", "flows.udp: expected a duration from 1s to 365d such as 1h30m (found 100ms)"),
             (

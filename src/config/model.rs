@@ -182,15 +182,19 @@ pub enum Idle {
 pub struct Flows {
     /// Connections, over all workers.
     pub max: usize,
-    /// A TCP connection seen from both sides and silent for this long is forgotten.
+    /// New flows that each worker opens in a second.
+    pub new_per_second: u32,
+    /// Percentage of each worker's flows that their clients may not have confirmed.
+    pub unconfirmed_percent: u8,
+    /// A TCP connection that its client has confirmed and that is silent for this long is forgotten.
     pub tcp_established: Duration,
-    /// The same before both sides were seen.
+    /// The same before the client has confirmed it.
     pub tcp_opening: Duration,
     /// The same after a FIN from both sides or a RST.
     pub tcp_closing: Duration,
-    /// A UDP flow seen from one side only.
+    /// A UDP flow that its client has not confirmed.
     pub udp: Duration,
-    /// A UDP flow seen from both sides.
+    /// A UDP flow that its client has confirmed.
     pub udp_stream: Duration,
 }
 

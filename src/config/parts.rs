@@ -75,6 +75,8 @@ impl From<&Config> for Limits {
         let flows = &config.flows;
         Self {
             connections: flows.max,
+            unconfirmed: (flows.max * usize::from(flows.unconfirmed_percent)).div_ceil(100),
+            new_per_second: flows.new_per_second,
             timeouts: Timeouts {
                 tcp_established: flows.tcp_established,
                 tcp_opening: flows.tcp_opening,

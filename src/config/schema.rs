@@ -19,6 +19,9 @@ use super::{rules, values};
 /// Both directions of each must fit a table index of 32 bits, with room to spare: 40 GB of flows.
 const MOST_FLOWS: usize = 1 << 28;
 
+/// New flows that a worker may be told to open in a second: more than any CPU does.
+const MOST_NEW_FLOWS: u32 = 100_000_000;
+
 /// Each worker has a share of the SNAT ports; more would leave shares of a few hundred.
 const MOST_WORKERS: usize = 128;
 
@@ -225,6 +228,8 @@ fn cpu(item: &Field<'_>) -> Option<RangeInclusive<usize>> {
 
 fn flows(mut section: Section<'_>) -> Flows {
     let max = section.field("max").integer(1..=MOST_FLOWS).unwrap_or(1 << 20);
+    let new_per_second = section.field("newPerSecond").integer(1..=MOST_NEW_FLOWS).unwrap_or(1_000_000);
+    let unconfirmed_percent = section.field("unconfirmedPercent").integer(1..=100).unwrap_or(50);
     let mut age = |key, default| {
         let within = |text: &str| values::duration(text).filter(|age| FLOW_AGES.contains(age));
         let read = section.field(key).parsed("a duration from 1s to 365d such as 1h30m", within);
@@ -232,6 +237,8 @@ fn flows(mut section: Section<'_>) -> Flows {
     };
     let flows = Flows {
         max,
+        new_per_second,
+        unconfirmed_percent,
         tcp_established: age("tcpEstablished", 86_400),
         tcp_opening: age("tcpOpening", 60),
         tcp_closing: age("tcpClosing", 60),

@@ -17,21 +17,27 @@ fn stream(port: u16) -> Ip {
     tcp(&format!("10.244.1.5:{port}"), "10.96.0.50:80")
 }
 
+fn acknowledges(port: u16) -> Ip {
+    stream(port).flags("A")
+}
+
 fn datagram(port: u16) -> Ip {
     udp(&format!("10.244.1.5:{port}"), "10.96.0.60:7")
 }
 
-/// Opens flows and has their endpoints answer; which endpoint each client port has.
+/// Opens flows, has their endpoints reply and the clients confirm; which endpoint each client port has.
 fn establish(
     lab: &mut Lab,
     ports: std::ops::Range<u16>,
     packet: fn(u16) -> Ip,
+    confirm: fn(u16) -> Ip,
     reply: fn(&str, &str) -> Ip,
 ) -> BTreeMap<u16, SocketAddrV4> {
     let mut flows = BTreeMap::new();
     for port in ports {
         let there = lab.through(PODS, packet(port), PODS).dst();
         lab.through(PODS, reply(&there.to_string(), &format!("10.244.1.5:{port}")), PODS);
+        lab.through(PODS, confirm(port), PODS);
         flows.insert(port, there);
     }
     flows
@@ -44,7 +50,7 @@ fn accepts(from: &str, to: &str) -> Ip {
 #[test]
 fn an_established_connection_outlives_every_change_of_its_service() {
     let mut lab = Lab::new(&web(&FOUR));
-    let flows = establish(&mut lab, 40000..40200, stream, accepts);
+    let flows = establish(&mut lab, 40000..40200, stream, acknowledges, accepts);
     let follow = |lab: &mut Lab, what: &str| {
         for (&port, there) in &flows {
             assert_eq!(lab.through(PODS, stream(port).flags("A"), PODS).dst(), *there, "{what}");
@@ -62,13 +68,13 @@ fn an_established_connection_outlives_every_change_of_its_service() {
     follow(&mut lab, "the Service is gone");
     lab.send(PODS, stream(42000));
     let flows = [("flows_opened", 300), ("flows_live", 300), ("flows_half_open", 100)];
-    lab.counters(&[&[("rx", 1301), ("tx", 1300), ("no_such_cluster_ip", 1)], &flows[..]].concat());
+    lab.counters(&[&[("rx", 1501), ("tx", 1500), ("no_such_cluster_ip", 1)], &flows[..]].concat());
 }
 
 #[test]
 fn a_datagram_flow_leaves_a_removed_endpoint_with_its_next_packet_and_others_stay() {
     let mut lab = Lab::new(&echo(&FOUR));
-    let flows = establish(&mut lab, 40000..40100, datagram, udp);
+    let flows = establish(&mut lab, 40000..40100, datagram, datagram, udp);
     lab.apply(&endpoints("echo", "UDP", 7007, &CHANGED));
     let mut moved = 0;
     for (port, before) in flows {
@@ -82,23 +88,23 @@ fn a_datagram_flow_leaves_a_removed_endpoint_with_its_next_packet_and_others_sta
     }
     assert!(moved > 20, "about half of 100");
     let flows = [("flows_opened", 100 + moved), ("flows_live", 100), ("flows_half_open", moved)];
-    lab.counters(&[&[("rx", 300), ("tx", 300)], &flows[..]].concat());
+    lab.counters(&[&[("rx", 400), ("tx", 400)], &flows[..]].concat());
 }
 
 #[test]
 fn a_datagram_flow_of_a_deleted_service_ends() {
     let mut lab = Lab::new(&echo(&["10.244.1.10"]));
-    establish(&mut lab, 40000..40001, datagram, udp);
+    establish(&mut lab, 40000..40001, datagram, datagram, udp);
     lab.delete(Kind::Service, "echo");
     lab.send(PODS, datagram(40000));
-    lab.counters(&[("rx", 3), ("tx", 2), ("no_such_cluster_ip", 1), ("flows_opened", 1)]);
+    lab.counters(&[("rx", 4), ("tx", 3), ("no_such_cluster_ip", 1), ("flows_opened", 1)]);
 }
 
 #[test]
 fn a_thousand_changes_elsewhere_touch_no_flow() {
     let mut lab = Lab::new(&format!("{}{}", web(&FOUR), echo(&FOUR)));
-    let streams = establish(&mut lab, 40000..40020, stream, accepts);
-    let datagrams = establish(&mut lab, 40000..40020, datagram, udp);
+    let streams = establish(&mut lab, 40000..40020, stream, acknowledges, accepts);
+    let datagrams = establish(&mut lab, 40000..40020, datagram, datagram, udp);
     for n in 0..1000 {
         let ip = format!("10.244.1.{}", 20 + n % 7);
         let ip = [&*ip];
@@ -110,25 +116,25 @@ fn a_thousand_changes_elsewhere_touch_no_flow() {
         assert_eq!(lab.through(PODS, stream(port).flags("A"), PODS).dst(), streams[&port]);
         assert_eq!(lab.through(PODS, datagram(port), PODS).dst(), datagrams[&port]);
     }
-    lab.counters(&[("rx", 2080), ("tx", 2080), ("flows_opened", 40), ("flows_live", 40)]);
+    lab.counters(&[("rx", 2120), ("tx", 2120), ("flows_opened", 40), ("flows_live", 40)]);
 }
 
 #[test]
 fn a_slot_reused_by_another_endpoint_does_not_inherit_datagram_flows() {
     let mut lab = Lab::new(&echo(&["10.244.1.10"]));
-    establish(&mut lab, 40000..40010, datagram, udp);
+    establish(&mut lab, 40000..40010, datagram, datagram, udp);
     lab.apply(&endpoints("echo", "UDP", 7007, &[]));
     lab.apply(&endpoints("echo", "UDP", 7007, &["10.244.1.11"]));
     for port in 40000..40010 {
         assert_eq!(lab.through(PODS, datagram(port), PODS).dst().to_string(), "10.244.1.11:7007");
     }
-    lab.counters(&[("rx", 30), ("tx", 30), ("flows_opened", 20), ("flows_live", 10), ("flows_half_open", 10)]);
+    lab.counters(&[("rx", 40), ("tx", 40), ("flows_opened", 20), ("flows_live", 10), ("flows_half_open", 10)]);
 }
 
 #[test]
 fn a_place_reused_by_another_service_inherits_neither_flows_nor_counts() {
     let mut lab = Lab::new(&echo(&["10.244.1.10"]));
-    establish(&mut lab, 40000..40010, datagram, udp);
+    establish(&mut lab, 40000..40010, datagram, datagram, udp);
     lab.delete(Kind::Service, "echo");
     // Places rest before they are used again: so many Services come and go that the first place's turn comes.
     for n in 0..1100 {
@@ -141,7 +147,7 @@ fn a_place_reused_by_another_service_inherits_neither_flows_nor_counts() {
         assert_eq!(lab.through(PODS, datagram(port), PODS).dst().to_string(), "10.244.1.11:7007");
     }
     assert_eq!(lab.carried("default/other:7"), (10, 10));
-    lab.counters(&[("rx", 30), ("tx", 30), ("flows_opened", 20), ("flows_live", 10), ("flows_half_open", 10)]);
+    lab.counters(&[("rx", 40), ("tx", 40), ("flows_opened", 20), ("flows_live", 10), ("flows_half_open", 10)]);
 }
 
 #[test]

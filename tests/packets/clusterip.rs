@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use crate::packets::support::builder::{Ip, tcp, udp};
 use crate::packets::support::lab::{Lab, PODS};
 use crate::packets::support::objects::{echo, endpoints, service, web};
+use crate::packets::support::seen::Seen;
 
 const THREE: [&str; 3] = ["10.244.1.10", "10.244.1.11", "10.244.2.15"];
 
@@ -16,8 +17,10 @@ fn a_connection_of_a_pod_is_translated_there_and_back() {
     assert_eq!(seen.to_string(), "tcp 10.244.1.5:40000 > 10.244.1.10:8080 S ttl 63");
     let seen = lab.through(PODS, tcp("10.244.1.10:8080", "10.244.1.5:40000").flags("SA"), PODS);
     assert_eq!(seen.to_string(), "tcp 10.96.0.50:80 > 10.244.1.5:40000 SA ttl 63");
-    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
-    assert_eq!(lab.carried("default/web:80"), (2, 1));
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
+    lab.through(PODS, tcp("10.244.1.5:40000", "10.96.0.50:80").flags("A"), PODS);
+    lab.counters(&[("rx", 3), ("tx", 3), ("flows_opened", 1), ("flows_live", 1)]);
+    assert_eq!(lab.carried("default/web:80"), (3, 1));
 }
 
 #[test]
@@ -29,7 +32,9 @@ fn a_datagram_of_a_pod_is_translated_there_and_back() {
     let seen = lab.through(PODS, udp("10.244.1.10:7007", "10.244.1.5:40000").payload("answer"), PODS);
     assert_eq!(seen.to_string(), "udp 10.96.0.60:7 > 10.244.1.5:40000 ttl 63");
     assert_eq!(seen.payload, b"answer");
-    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
+    lab.through(PODS, udp("10.244.1.5:40000", "10.96.0.60:7"), PODS);
+    lab.counters(&[("rx", 3), ("tx", 3), ("flows_opened", 1), ("flows_live", 1)]);
 }
 
 #[test]
@@ -103,7 +108,11 @@ fn what_no_connection_in_mid_stream_sends_opens_nothing() {
     for flags in ["R", "RA", "SA", "SR", "F", "P", ""] {
         lab.send(PODS, tcp("10.244.1.5:40000", "10.96.0.50:80").flags(flags));
     }
-    lab.counters(&[("rx", 7), ("tcp_no_flow", 7)]);
+    // All but the resets are answered with one (RFC 9293 §3.10.7.1).
+    let resets: Vec<String> = lab.take(PODS).iter().map(Seen::to_string).collect();
+    let reset = |flags| format!("tcp 10.96.0.50:80 > 10.244.1.5:40000 {flags} ttl 64");
+    assert_eq!(resets, ["R", "RA", "RA", "RA"].map(reset));
+    lab.counters(&[("rx", 7), ("tcp_no_flow", 7), ("originated", 4), ("tx", 4)]);
 }
 
 #[test]
@@ -115,7 +124,7 @@ fn no_udp_checksum_stays_none_both_ways() {
         let etherparse::TransportHeader::Udp(header) = &seen.transport else { panic!("UDP") };
         assert_eq!(header.checksum, 0, "{seen}");
     }
-    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
 }
 
 #[test]
@@ -132,7 +141,7 @@ fn a_checksum_left_to_offload_stays_left_to_it() {
         let seen = lab.through(PODS, packet, PODS);
         assert!(seen.packet.offload.is_partial(), "{seen}");
     }
-    lab.counters(&[("rx", 4), ("tx", 4), ("flows_opened", 2), ("flows_live", 2)]);
+    lab.counters(&[("rx", 4), ("tx", 4), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)]);
 }
 
 #[test]

@@ -27,11 +27,13 @@ fn back(port: u16, flags: &str) -> Ip {
 fn shake_hands(lab: &mut Lab, port: u16) {
     lab.through(PODS, there(port, "S"), PODS);
     lab.through(PODS, back(port, "SA"), PODS);
+    lab.through(PODS, there(port, "A"), PODS);
 }
 
 fn exchange(lab: &mut Lab, port: u16) {
     lab.through(PODS, udp(&client(port), "10.96.0.60:7"), PODS);
     lab.through(PODS, udp("10.244.1.10:7007", &client(port)), PODS);
+    lab.through(PODS, udp(&client(port), "10.96.0.60:7"), PODS);
 }
 
 /// A name; what makes the flow; its time-out in seconds; a reply that only a live flow translates.
@@ -39,15 +41,33 @@ type Case = (&'static str, fn(&mut Lab), u64, fn() -> Ip);
 
 #[test]
 fn each_state_has_its_time_and_no_packet_revives_what_is_over() {
-    let cases: [Case; 6] = [
+    let cases: [Case; 8] = [
         (
             "one datagram",
             |lab| drop(lab.through(PODS, udp(&client(1), "10.96.0.60:7"), PODS)),
             30,
             || udp("10.244.1.10:7007", &client(1)),
         ),
-        ("datagrams both ways", |lab| exchange(lab, 1), 180, || udp("10.244.1.10:7007", &client(1))),
+        (
+            "a datagram and its reply",
+            |lab| {
+                lab.through(PODS, udp(&client(1), "10.96.0.60:7"), PODS);
+                lab.through(PODS, udp("10.244.1.10:7007", &client(1)), PODS);
+            },
+            30,
+            || udp("10.244.1.10:7007", &client(1)),
+        ),
+        ("datagrams after a reply", |lab| exchange(lab, 1), 180, || udp("10.244.1.10:7007", &client(1))),
         ("a SYN", |lab| drop(lab.through(PODS, there(1, "S"), PODS)), 60, || back(1, "SA")),
+        (
+            "a SYN and its reply",
+            |lab| {
+                lab.through(PODS, there(1, "S"), PODS);
+                lab.through(PODS, back(1, "SA"), PODS);
+            },
+            60,
+            || back(1, "SA"),
+        ),
         ("a connection", |lab| shake_hands(lab, 1), 86_400, || back(1, "A")),
         (
             "a reset connection",
@@ -104,7 +124,7 @@ fn half_a_close_is_no_close_and_the_last_segments_still_pass() {
     lab.through(PODS, back(1, "FA"), PODS);
     let last = lab.through(PODS, there(1, "A"), PODS);
     assert_eq!(last.to_string(), "tcp 10.244.1.5:1 > 10.244.1.10:8080 A ttl 63");
-    lab.counters(&[("rx", 6), ("tx", 6), ("flows_opened", 1), ("flows_live", 1)]);
+    lab.counters(&[("rx", 7), ("tx", 7), ("flows_opened", 1), ("flows_live", 1)]);
 }
 
 #[test]
@@ -118,7 +138,7 @@ fn a_syn_on_a_closed_flow_gets_a_fresh_choice() {
         lab.through(PODS, there(1, close[0]), PODS);
         lab.through(PODS, back(1, close[1]), PODS);
         assert_eq!(lab.through(PODS, there(1, "S"), PODS).dst().to_string(), "10.244.1.11:8080");
-        lab.counters(&[("rx", 6), ("tx", 6), ("flows_opened", 2), ("flows_live", 1), ("flows_half_open", 1)]);
+        lab.counters(&[("rx", 7), ("tx", 7), ("flows_opened", 2), ("flows_live", 1), ("flows_half_open", 1)]);
     }
 }
 
@@ -131,7 +151,7 @@ fn a_full_table_gives_up_half_open_flows_then_datagrams_and_never_connections() 
     // The half-open one goes, then the datagrams.
     shake_hands(&mut lab, 4);
     let flows = [("flows_opened", 4), ("flows_live", 3), ("flows_evicted", 1)];
-    lab.counters(&[&[("rx", 7), ("tx", 7)], &flows[..]].concat());
+    lab.counters(&[&[("rx", 10), ("tx", 10)], &flows[..]].concat());
     lab.through(PODS, udp("10.244.1.10:7007", &client(2)), PODS);
     shake_hands(&mut lab, 5);
     // Three connections: nothing to give up.
@@ -141,5 +161,76 @@ fn a_full_table_gives_up_half_open_flows_then_datagrams_and_never_connections() 
         lab.through(PODS, back(port, "A"), PODS);
     }
     let flows = [("flows_opened", 5), ("flows_live", 3), ("flows_evicted", 2), ("flow_table_full", 2)];
-    lab.counters(&[&[("rx", 15), ("tx", 13)], &flows[..]].concat());
+    lab.counters(&[&[("rx", 19), ("tx", 17)], &flows[..]].concat());
+}
+
+#[test]
+fn beyond_the_bound_the_oldest_unconfirmed_flow_makes_room_and_no_other() {
+    let mut lab = Lab::configured("flows: {max: 40, unconfirmedPercent: 10}\n", &both());
+    shake_hands(&mut lab, 1);
+    (2..=7).for_each(|port| drop(lab.through(PODS, there(port, "S"), PODS)));
+    // Of six, the first two are gone.
+    for port in 2..=3 {
+        lab.send(PODS, back(port, "SA"));
+    }
+    for port in 4..=7 {
+        lab.through(PODS, back(port, "SA"), PODS);
+        lab.through(PODS, there(port, "A"), PODS);
+    }
+    let flows = [("flows_opened", 7), ("flows_live", 5), ("flows_displaced", 2), ("not_owned", 2)];
+    lab.counters(&[&[("rx", 19), ("tx", 17)], &flows[..]].concat());
+}
+
+#[test]
+fn an_acknowledgement_of_something_else_confirms_nothing() {
+    let mut lab = Lab::new(&both());
+    lab.through(PODS, there(1, "S").numbers(5_000_000, 0), PODS);
+    lab.through(PODS, back(1, "SA").numbers(7_000_000, 5_000_001), PODS);
+    // It goes on to the backend, which knows better (RFC 9293 §3.10.7.4), and whose RST comes back.
+    lab.through(PODS, there(1, "A").numbers(5_000_001, 1), PODS);
+    let flows = [("flows_opened", 1), ("flows_live", 1)];
+    lab.counters(&[&[("rx", 3), ("tx", 3), ("flows_half_open", 1)], &flows[..]].concat());
+    lab.through(PODS, there(1, "A").numbers(5_000_001, 7_000_001), PODS);
+    lab.counters(&[&[("rx", 4), ("tx", 4)], &flows[..]].concat());
+}
+
+#[test]
+fn a_blind_reset_or_fin_is_dropped_and_the_connection_lives_on() {
+    let mut lab = Lab::new(&both());
+    lab.through(PODS, there(1, "S").numbers(5_000_000, 0), PODS);
+    lab.through(PODS, back(1, "SA").numbers(7_000_000, 5_000_001), PODS);
+    lab.through(PODS, there(1, "A").numbers(5_000_001, 7_000_001), PODS);
+    for flags in ["R", "RA", "FA"] {
+        lab.send(PODS, there(1, flags).numbers(0x9000_0000, 7_000_001));
+        lab.send(PODS, back(1, flags).numbers(0x9000_0000, 5_000_001));
+    }
+    lab.jump(Duration::from_secs(3600));
+    lab.through(PODS, back(1, "PA").numbers(7_000_001, 5_000_001), PODS);
+    let flows = [("flows_opened", 1), ("flows_live", 1)];
+    lab.counters(&[&[("rx", 10), ("tx", 4), ("tcp_out_of_window", 6)], &flows[..]].concat());
+    // The real one ends it.
+    lab.through(PODS, there(1, "R").numbers(5_000_001, 0), PODS);
+    lab.wait(Duration::from_secs(63));
+    lab.counters(&[("rx", 11), ("tx", 5), ("tcp_out_of_window", 6), ("flows_opened", 1), ("flows_expired", 1)]);
+}
+
+#[test]
+fn numbers_may_wrap_and_a_connection_that_moves_gigabytes_is_followed() {
+    let mut lab = Lab::new(&both());
+    let (mut seq, mut ack) = (u32::MAX - 10, 0x7fff_ff00u32);
+    lab.through(PODS, there(1, "S").numbers(seq, 0), PODS);
+    lab.through(PODS, back(1, "SA").numbers(ack, seq.wrapping_add(1)), PODS);
+    (seq, ack) = (seq.wrapping_add(1), ack.wrapping_add(1));
+    lab.through(PODS, there(1, "A").numbers(seq, ack), PODS);
+    // Once round and on, in steps of what a window without scaling holds.
+    for _ in 0..(5 << 30) / 65_000u64 {
+        lab.send(PODS, back(1, "A").numbers(ack, seq));
+        ack = ack.wrapping_add(65_000);
+        lab.send(PODS, there(1, "A").numbers(seq, ack));
+        lab.take(PODS);
+    }
+    lab.send(PODS, back(1, "R").numbers(ack.wrapping_sub(1 << 30), seq));
+    let totals = lab.totals();
+    assert_eq!((totals.flows_live, totals.rx - totals.tx), (1, 1), "a blind one");
+    lab.through(PODS, back(1, "R").numbers(ack, seq), PODS);
 }

@@ -7,6 +7,7 @@ mod arp_icmp;
 mod changes;
 mod clusterip;
 mod dns;
+mod flood;
 mod flows;
 mod malformed;
 mod neighbours;

@@ -41,7 +41,7 @@ fn a_client_outside_is_translated_there_and_back_at_every_address() {
         let back = tcp("10.244.1.10:8080", &seen.src().to_string()).flags("SA");
         let seen = lab.through(PODS, back, OUTSIDE);
         assert_eq!(seen.to_string(), format!("tcp {vip} > 192.168.50.100:50000 SA ttl 63"));
-        lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
+        lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
     }
 }
 
@@ -52,7 +52,7 @@ fn a_client_behind_the_router_gets_its_answers_by_the_router() {
     // `expect` has checked that the frame's MAC is the router's.
     let seen = lab.through(PODS, tcp("10.244.1.10:8080", &seen.src().to_string()).flags("SA"), OUTSIDE);
     assert_eq!(seen.to_string(), "tcp 203.0.113.7:80 > 8.8.8.8:50000 SA ttl 63");
-    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
 }
 
 /// Kubernetes `pkg/proxy/iptables/proxier_test.go`, TestInternalExternalMasquerade, for a gateway on node-1.
@@ -144,7 +144,7 @@ fn an_untranslated_client_outside_is_answered_from_the_address_it_asked() {
     assert_eq!(seen.to_string(), "tcp 192.168.50.100:50000 > 10.244.1.10:8080 S ttl 63");
     let seen = lab.through(PODS, tcp("10.244.1.10:8080", "192.168.50.100:50000").flags("SA"), OUTSIDE);
     assert_eq!(seen.to_string(), "tcp 203.0.113.7:80 > 192.168.50.100:50000 SA ttl 63");
-    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_pod_that_reaches_itself_sees_the_gateway() {
     assert!(is_snat(&seen), "{seen}");
     let seen = lab.through(PODS, tcp("10.244.1.10:8080", &seen.src().to_string()).flags("SA"), PODS);
     assert_eq!(seen.to_string(), "tcp 10.96.0.70:80 > 10.244.1.10:40000 SA ttl 63");
-    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1)]);
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
 }
 
 #[test]
@@ -196,18 +196,47 @@ fn several_gateway_addresses_all_serve_and_share_the_clients() {
     lab.counters(&[&[("rx", 80), ("tx", 80)], &opened[..]].concat());
 }
 
-#[test]
-fn source_ports_run_out_towards_one_endpoint_and_not_the_other() {
+/// Two Services of one endpoint each, and two source ports towards each endpoint.
+fn two_ports() -> Lab {
     let two = web(&["10.244.1.10"]) + &service("alt", "clusterIP: 10.96.0.51, ports: [{port: 80, targetPort: 8080}]");
     let two = two + &endpoints("alt", "TCP", 8080, &["10.244.1.11"]);
-    let mut lab = Lab::configured("nat: {ports: 2000-2001}\n", &two);
-    lab.send_all(OUTSIDE, (0..5).map(|n| tcp(&format!("192.168.50.100:{}", 50000 + n), "10.96.0.50:80")));
-    let ports: BTreeSet<u16> = lab.take(PODS).iter().map(|seen| seen.src().port()).collect();
+    Lab::configured("nat: {ports: 2000-2001}\n", &two)
+}
+
+#[test]
+fn source_ports_run_out_towards_one_endpoint_and_not_the_other() {
+    let mut lab = two_ports();
+    let client = |n: u16, to: &str| tcp(&format!("192.168.50.100:{}", 50000 + n), to);
+    let mut ports = BTreeSet::new();
+    for n in 0..2 {
+        let translated = lab.through(OUTSIDE, client(n, "10.96.0.50:80"), PODS).src();
+        lab.through(PODS, tcp("10.244.1.10:8080", &translated.to_string()).flags("SA"), OUTSIDE);
+        lab.through(OUTSIDE, client(n, "10.96.0.50:80").flags("A"), PODS);
+        ports.insert(translated.port());
+    }
     assert_eq!(ports, BTreeSet::from([2000, 2001]));
-    lab.send_all(OUTSIDE, (0..2).map(|n| tcp(&format!("192.168.50.100:{}", 50000 + n), "10.96.0.51:80")));
+    lab.send_all(OUTSIDE, (2..5).map(|n| client(n, "10.96.0.50:80")));
+    lab.send_all(OUTSIDE, (0..2).map(|n| client(n, "10.96.0.51:80")));
     assert_eq!(lab.take(PODS).len(), 2);
-    let flows = [("flows_opened", 4), ("flows_live", 4), ("flows_half_open", 4)];
-    lab.counters(&[&[("rx", 7), ("tx", 4), ("snat_ports_exhausted", 3)], &flows[..]].concat());
+    let flows = [("flows_opened", 4), ("flows_live", 4), ("flows_half_open", 2)];
+    lab.counters(&[&[("rx", 11), ("tx", 8), ("snat_ports_exhausted", 3)], &flows[..]].concat());
+}
+
+#[test]
+fn the_port_of_the_flow_unconfirmed_longest_is_taken_over() {
+    let mut lab = two_ports();
+    let client = |n: u16| tcp(&format!("192.168.50.100:{}", 50000 + n), "10.96.0.50:80");
+    let translated: Vec<String> = (0..4).map(|n| lab.through(OUTSIDE, client(n), PODS).src().to_string()).collect();
+    // The third has the first one's port, the fourth the second one's.
+    assert_eq!(translated[..2], translated[2..]);
+    for n in [2, 3] {
+        let to = &translated[usize::from(n)];
+        let back = lab.through(PODS, tcp("10.244.1.10:8080", to).flags("SA"), OUTSIDE);
+        assert_eq!(back.dst().port(), 50000 + n);
+        lab.through(OUTSIDE, client(n).flags("A"), PODS);
+    }
+    let flows = [("flows_opened", 4), ("flows_live", 2), ("ports_taken_over", 2)];
+    lab.counters(&[&[("rx", 8), ("tx", 8)], &flows[..]].concat());
 }
 
 #[test]
@@ -225,7 +254,8 @@ fn two_services_with_one_endpoint_are_told_apart_though_the_client_uses_one_port
     // A third in mid-stream cannot be translated and must not be mixed up.
     lab.send(PODS, tcp("10.244.1.5:40000", "10.96.0.51:80").flags("R"));
     lab.take(PODS);
-    lab.counters(&[("rx", 5), ("tx", 5), ("flows_opened", 2), ("flows_live", 2)]);
+    // The first has not been confirmed, the second is over.
+    lab.counters(&[("rx", 5), ("tx", 5), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 1)]);
 }
 
 #[test]
@@ -233,10 +263,43 @@ fn a_translated_connection_cannot_be_joined_in_mid_stream() {
     let mut lab = Lab::new(&shop("", &["10.244.1.10"]));
     for address in ALL {
         for flags in ["A", "PA", "FA", "R", "SA"] {
-            lab.send(OUTSIDE, tcp("192.168.50.100:50000", address).flags(flags));
+            lab.send(OUTSIDE, tcp("192.168.50.100:50000", address).flags(flags).numbers(5_000, 9_000));
+            if flags != "R" {
+                // The client is told at once that its connection is gone.
+                let reset = lab.expect(OUTSIDE);
+                assert_eq!(reset.to_string(), format!("tcp {address} > 192.168.50.100:50000 R ttl 64"));
+                assert_eq!(reset.tcp().sequence_number, 9_000, "what it acknowledged");
+            }
         }
     }
-    lab.counters(&[("rx", 20), ("tcp_no_flow", 20)]);
+    lab.counters(&[("rx", 20), ("tcp_no_flow", 20), ("originated", 16), ("tx", 16)]);
+}
+
+#[test]
+fn a_late_segment_to_a_source_port_is_reset_and_a_syn_or_datagram_is_not() {
+    let mut lab = Lab::new(&shop("", &["10.244.1.10"]));
+    let late = |flags| tcp("10.244.1.10:8080", "192.168.50.10:5000").flags(flags).numbers(5_000, 9_000);
+    for flags in ["SA", "A", "FA", "PA"] {
+        let reset = lab.through(PODS, late(flags), PODS);
+        assert_eq!(reset.to_string(), "tcp 192.168.50.10:5000 > 10.244.1.10:8080 R ttl 64");
+    }
+    lab.send(PODS, late("S"));
+    lab.send(PODS, late("RA"));
+    lab.send(PODS, udp("10.244.1.10:8080", "192.168.50.10:5000"));
+    lab.counters(&[("rx", 7), ("stale_reply", 7), ("originated", 4), ("tx", 4)]);
+}
+
+#[test]
+fn resets_have_a_rate() {
+    let mut lab = Lab::new(&shop("", &["10.244.1.10"]));
+    let lost = |n: u16| tcp(&format!("192.168.50.100:{}", 20_000 + n), "203.0.113.7:80").flags("A");
+    lab.send_all(OUTSIDE, (0..10_050).map(lost));
+    assert_eq!(lab.take(OUTSIDE).len(), 10_000);
+    lab.counters(&[("rx", 10_050), ("tcp_no_flow", 10_050), ("originated", 10_000), ("tx", 10_000)]);
+    // A millisecond later there are ten more.
+    lab.wait(std::time::Duration::from_millis(1));
+    lab.send_all(OUTSIDE, (0..20).map(lost));
+    assert_eq!(lab.take(OUTSIDE).len(), 10);
 }
 
 #[test]
@@ -285,5 +348,5 @@ fn partial_checksums_and_none_survive_source_translation() {
     assert!(is_snat(&plain) && is_snat(&partial) && partial.packet.offload.is_partial());
     let back = lab.through(PODS, udp("10.244.1.10:7007", &partial.src().to_string()).partial(), OUTSIDE);
     assert_eq!(back.to_string(), "udp 192.168.50.10:30007 > 192.168.50.100:50001 ttl 63");
-    lab.counters(&[("rx", 3), ("tx", 3), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 1)]);
+    lab.counters(&[("rx", 3), ("tx", 3), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)]);
 }

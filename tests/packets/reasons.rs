@@ -77,14 +77,33 @@ fn dropped(reason: DropReason) -> Lab {
             let mut lab = Lab::configured("flows: {max: 1}\n", &web(&["10.244.1.10"]));
             lab.send(PODS, syn());
             lab.send(PODS, tcp("10.244.1.10:8080", "10.244.1.5:40000").flags("SA"));
+            lab.send(PODS, syn().flags("A"));
             after(lab, PODS, tcp("10.244.1.5:40001", "10.96.0.50:80"))
         }
         DropReason::SnatPortsExhausted => {
             let mut lab = Lab::configured("nat: {ports: 2000-2001}\n", &web(&["10.244.1.10"]));
-            lab.send_all(OUTSIDE, [1, 2].map(|port| tcp(&format!("192.168.50.100:{port}"), "10.96.0.50:80")));
+            for port in [1, 2] {
+                let client = tcp(&format!("192.168.50.100:{port}"), "10.96.0.50:80");
+                let translated = lab.through(OUTSIDE, client.clone(), PODS).src().to_string();
+                lab.send(PODS, tcp("10.244.1.10:8080", &translated).flags("SA"));
+                lab.send(OUTSIDE, client.flags("A"));
+                lab.take(PODS);
+            }
             after(lab, OUTSIDE, tcp("192.168.50.100:3", "10.96.0.50:80"))
         }
         DropReason::TcpNoFlow => after(one(), PODS, syn().flags("R")),
+        DropReason::TcpOutOfWindow => {
+            let mut lab = one();
+            lab.send(PODS, syn());
+            lab.send(PODS, tcp("10.244.1.10:8080", "10.244.1.5:40000").flags("SA"));
+            lab.send(PODS, syn().flags("A"));
+            after(lab, PODS, syn().flags("R").numbers(0x8000_0000, 0))
+        }
+        DropReason::NewFlowRate => {
+            let mut lab = Lab::configured("flows: {newPerSecond: 1}\n", &web(&["10.244.1.10"]));
+            lab.send(PODS, syn());
+            after(lab, PODS, tcp("10.244.1.5:40001", "10.96.0.50:80"))
+        }
         DropReason::NoRoute => without_network(|facts| facts.routes.clear()),
         DropReason::UnpolledInterface => without_network(|facts| {
             // The same network, by a link that nobody polls.

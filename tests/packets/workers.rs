@@ -31,7 +31,7 @@ fn untranslated_sources_meet_their_replies() {
     for n in 0..100u16 {
         let client = format!("10.244.1.5:{}", 40000 + n);
         for worker in 0..4 {
-            lab.push(worker % 2, PODS, tcp(&client, "10.96.0.50:80"));
+            lab.push(worker % 2, PODS, tcp(&client, "10.96.0.50:80").flags(if worker == 0 { "S" } else { "A" }));
             lab.run();
             let there = lab.expect(PODS).dst();
             lab.push(worker / 2, PODS, tcp(&there.to_string(), &client).flags("SA"));
@@ -44,8 +44,11 @@ fn untranslated_sources_meet_their_replies() {
         lab.push(usize::from(n / 2 % 2), PODS, udp(&there.to_string(), &client));
         lab.run();
         assert_eq!(lab.expect(PODS).src(), at("10.96.0.60:7"));
+        lab.push(usize::from(n % 2), PODS, udp(&client, "10.96.0.60:7"));
+        lab.run();
+        lab.expect(PODS);
     }
-    finish(lab, 1000, 200);
+    finish(lab, 1100, 200);
 }
 
 #[test]
@@ -62,10 +65,13 @@ fn translated_sources_meet_their_replies_by_their_port() {
             lab.push(1 - usize::from(n % 2), PODS, tcp(&there.dst().to_string(), &there.src().to_string()).flags("SA"));
             lab.run();
             assert_eq!(lab.expect(OUTSIDE).to_string(), format!("tcp {vip} > {client} SA ttl 63"));
+            lab.push(worker, OUTSIDE, tcp(&client, vip).flags("A"));
+            lab.run();
+            lab.expect(PODS);
         }
     }
     assert!(ports.iter().all(|share| share.len() > 20), "both shares of the ports are used: {ports:?}");
-    finish(lab, 400, 200);
+    finish(lab, 600, 200);
 }
 
 #[test]
@@ -81,8 +87,11 @@ fn an_external_ip_that_is_a_gateway_address_is_no_port_for_sources() {
         lab.push(usize::from(n / 2 % 2), PODS, tcp("10.244.1.10:8080", &client).flags("SA"));
         lab.run();
         assert_eq!(lab.expect(OUTSIDE).to_string(), format!("tcp 192.168.50.10:5000 > {client} SA ttl 63"));
+        lab.push(usize::from(n % 2), OUTSIDE, tcp(&client, "192.168.50.10:5000").flags("A"));
+        lab.run();
+        lab.expect(PODS);
     }
-    finish(lab, 200, 100);
+    finish(lab, 300, 100);
 }
 
 #[test]

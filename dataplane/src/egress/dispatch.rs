@@ -218,6 +218,8 @@ impl Egress {
         counters.flows_half_open.set(flows.half_open);
         counters.flows_expired.set(flows.expired);
         counters.flows_evicted.set(flows.evicted);
+        counters.flows_displaced.set(flows.displaced);
+        counters.ports_taken_over.set(flows.taken_over);
         counters.generation.set(generation);
     }
 

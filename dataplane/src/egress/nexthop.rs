@@ -18,9 +18,9 @@ pub(crate) struct NextHops<A> {
     net_generation: u64,
     epoch: u32,
     list: Vec<NextHop>,
-    indexes: HashMap<(PortId, Mac), u32>,
+    indexes: HashMap<(PortId, Mac), u16>,
     /// The next hop of a destination: a route is looked up once for all flows to an endpoint.
-    destinations: HashMap<A, u32>,
+    destinations: HashMap<A, u16>,
 }
 
 impl<A: Address> NextHops<A> {
@@ -48,7 +48,7 @@ impl<A: Address> NextHops<A> {
         if entry.hop_epoch != self.epoch {
             self.look_up(entry, net)?;
         }
-        self.list.get(entry.hop as usize).ok_or(NoNextHop::NoRoute)
+        self.list.get(usize::from(entry.hop)).ok_or(NoNextHop::NoRoute)
     }
 
     #[cold]
@@ -68,14 +68,14 @@ impl<A: Address> NextHops<A> {
         Ok(())
     }
 
-    fn index_of(&mut self, next: NextHop) -> u32 {
+    fn index_of(&mut self, next: NextHop) -> u16 {
         if let Some(&index) = self.indexes.get(&(next.port, next.dst)) {
             return index;
         }
         if self.list.len() == CAPACITY {
             self.start_over();
         }
-        let index = u32::try_from(self.list.len()).unwrap_or(0);
+        let index = u16::try_from(self.list.len()).unwrap_or(0);
         self.list.push(next);
         self.indexes.insert((next.port, next.dst), index);
         index

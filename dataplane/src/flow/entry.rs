@@ -2,31 +2,96 @@
 //!
 //! ```text
 //!  IPv4, 64 bytes = one cache line
-//!  ┌ key 14 ─────────────────────┬ state 1 ┬ pad 1 ┬ new tuple 12 ───────────┬ deltas 4 ┐
-//!  │ src dst sport dport proto   │ bits    │       │ src dst sport dport     │ l3, l4   │
-//!  ├ peer 4 ┬ last seen 4 ┬ service 4 ┬ incarnation 2 ┬ backend 2 ┬ incarnation 2 ┬ pad 2 ┤
-//!  ├ tables' generation 4 ┬ hop 4 ┬ hops' epoch 4 ─────────────────────────────────────────┘
+//!  ┌ key 14 ─────────────────────┬ state 1 ┬ scale 1 ┬ new tuple 12 ─────────┬ deltas 4 ┐
+//!  │ src dst sport dport proto   │         │         │ src dst sport dport   │ l3, l4   │
+//!  ├ last seen 4 ┬ service 4 ┬ incarnation 2 ┬ backend 2 ┬ incarnation 2 ┬ hop 2 ───────┤
+//!  ├ hops' epoch 4 ┬ expects 4 ┬ mark 4 ┬ link 4 ────────────────────────────────────────┘
 //! ```
 //!
-//! A flow is two entries, one per direction, each naming the other as its peer. Everything a packet needs is in its own
-//! direction's entry; the peer is touched only when the flow's state changes and when the sweeper looks at both clocks.
+//! A flow is two entries side by side, one per direction: the client's at an even index, the backend's at the next. All a
+//! packet needs is in its own direction's entry; the other is touched only when the flow's life changes, when its
+//! acknowledgements have moved far, and when the sweeper looks at both clocks.
 
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 
+use super::life::{self, Life, Side, Signal};
+use super::sequence::{Expected, Scale};
 use crate::memory::Zeroed;
 
-/// The entry lives in the table.
-pub const USED: u8 = 1 << 0;
-/// It is the direction from backend to client.
-pub const REPLY_DIRECTION: u8 = 1 << 1;
-/// Packets of both directions have been seen.
-pub const ASSURED: u8 = 1 << 2;
-/// A FIN has gone in this direction.
-pub const FIN: u8 = 1 << 3;
-/// The connection is over: FIN both ways, or RST.
-pub const CLOSING: u8 = 1 << 4;
+/// What an entry is, in one byte; zero: free.
+///
+/// ```text
+///  bit 7   quiet: an ordinary packet of this direction does not change the flow's life
+///  2 … 5   life: 0 … 5 opening (replied × FIN), 6 … 8 established (FIN), 9 closing
+///  0 … 1   side: 0 none, 1 client, 2 backend
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct State(u8);
+
+impl State {
+    const QUIET: u8 = 1 << 7;
+    const SIDE: u8 = 0b11;
+    const LIFE_SHIFT: u32 = 2;
+    const ESTABLISHED: u8 = 6;
+    const CLOSING: u8 = 9;
+
+    /// The state of the direction that `side` sends in, of a flow in `life`.
+    pub fn new(side: Side, life: Life) -> State {
+        let fin = |fin| match fin {
+            None => 0,
+            Some(Side::Client) => 1,
+            Some(Side::Backend) => 2,
+        };
+        let code = match life {
+            Life::Opening { replied, fin: by } => u8::from(replied) * 3 + fin(by),
+            Life::Established { fin: by } => State::ESTABLISHED + fin(by),
+            Life::Closing => State::CLOSING,
+        };
+        let side_code = match side {
+            Side::Client => 1,
+            Side::Backend => 2,
+        };
+        let is_quiet = [Signal::Datagram, Signal::Segment].iter().all(|&signal| life::next(life, side, signal) == life);
+        State(side_code | code << State::LIFE_SHIFT | if is_quiet { State::QUIET } else { 0 })
+    }
+
+    /// Whether the entry is in use.
+    #[inline]
+    pub fn is_used(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether an ordinary packet of this direction leaves the flow's life as it is.
+    #[inline]
+    pub fn is_quiet(self) -> bool {
+        self.0 & State::QUIET != 0
+    }
+
+    /// Who sends in this direction. Of a free entry it says nothing.
+    #[inline]
+    pub fn side(self) -> Side {
+        if self.0 & State::SIDE == 2 { Side::Backend } else { Side::Client }
+    }
+
+    /// The flow's life.
+    #[inline]
+    pub fn life(self) -> Life {
+        let code = (self.0 & !State::QUIET) >> State::LIFE_SHIFT;
+        let fin = match code % 3 {
+            1 => Some(Side::Client),
+            2 => Some(Side::Backend),
+            _ => None,
+        };
+        match code {
+            0..State::ESTABLISHED => Life::Opening { replied: code >= 3, fin },
+            State::ESTABLISHED..State::CLOSING => Life::Established { fin },
+            State::CLOSING.. => Life::Closing,
+        }
+    }
+}
 
 /// The tuple a packet gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,12 +131,12 @@ pub struct Translation<A> {
 pub struct Entry<A> {
     /// What its packets look like when they come.
     pub key: FlowKey<A>,
-    /// [`USED`], [`REPLY_DIRECTION`], ...
-    pub state: u8,
+    /// Which direction of a flow in which life.
+    pub state: State,
+    /// TCP: the window that belongs to `expects`.
+    pub scale: Scale,
     /// How they are rewritten.
     pub translation: Translation<A>,
-    /// The other direction's index.
-    pub peer: u32,
     /// When a packet last came.
     pub last_seen: Ticks,
     /// The service's index.
@@ -82,12 +147,17 @@ pub struct Entry<A> {
     pub backend: u16,
     /// The slot's incarnation.
     pub backend_incarnation: u16,
-    /// Generation of the tables the backend was last found serving in (low 32 bits).
-    pub generation: u32,
     /// The next hop's index in the worker's list.
-    pub hop: u32,
+    pub hop: u16,
     /// Epoch of that list.
     pub hop_epoch: u32,
+    /// TCP: the sequence number that who sends here expects next from the other side.
+    pub expects: u32,
+    /// The client's direction: generation of the tables the backend was last found serving in (low 32 bits). The backend's:
+    /// the flow's number in the order of opening.
+    pub mark: u32,
+    /// In the table's list that the flow is in: the client's direction names the next flow, the backend's the one before.
+    pub link: u32,
 }
 
 // SAFETY: every field is an integer or an array of bytes; zero is a value of each. (V4 and V6 are bytes.)
@@ -97,16 +167,10 @@ const _: () = assert!(size_of::<Entry<pollgate_common::flow::V4>>() == 64);
 const _: () = assert!(size_of::<Entry<pollgate_common::flow::V6>>() == 128);
 
 impl<A: Address> Entry<A> {
-    /// Whether all bits of `state` are set.
+    /// Its transport protocol.
     #[inline]
-    pub fn is(&self, state: u8) -> bool {
-        self.state & state == state
-    }
-
-    /// Whether it is TCP.
-    #[inline]
-    pub fn is_tcp(&self) -> bool {
-        self.key.protocol == Protocol::Tcp.number()
+    pub fn protocol(&self) -> Option<Protocol> {
+        Protocol::from_number(self.key.protocol)
     }
 
     /// The service's id.
@@ -114,8 +178,36 @@ impl<A: Address> Entry<A> {
         ServiceId { index: self.service, incarnation: self.service_incarnation }
     }
 
-    /// Whether an established TCP connection: never evicted for a new one.
-    pub fn is_precious(&self) -> bool {
-        self.is_tcp() && self.is(ASSURED) && !self.is(CLOSING)
+    /// What its sender expects of the other side.
+    pub fn expected(&self) -> Expected {
+        Expected { next: self.expects, scale: self.scale }
+    }
+
+    /// Notes what its sender expects of the other side.
+    pub fn expect(&mut self, expected: Expected) {
+        (self.expects, self.scale) = (expected.next, expected.scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_holds_every_state_and_a_free_entry_is_none() {
+        let fins = [None, Some(Side::Client), Some(Side::Backend)];
+        let opening = fins.iter().flat_map(|&fin| [true, false].map(|replied| Life::Opening { replied, fin }));
+        let lives = opening.chain(fins.iter().map(|&fin| Life::Established { fin })).chain([Life::Closing]);
+        for life in lives {
+            for side in [Side::Client, Side::Backend] {
+                let state = State::new(side, life);
+                assert!(state.is_used());
+                assert_eq!((state.side(), state.life()), (side, life));
+                let waits = matches!((side, life), (Side::Client, Life::Opening { replied: true, .. }))
+                    || matches!((side, life), (Side::Backend, Life::Opening { replied: false, .. }));
+                assert_eq!(state.is_quiet(), !waits, "{side:?} {life:?}");
+            }
+        }
+        assert!(!State::default().is_used());
     }
 }

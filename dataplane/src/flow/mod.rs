@@ -1,6 +1,8 @@
 //! Flows: what a worker remembers about a connection, and the table it remembers it in.
 //!
 //! * [`entry`]: one direction of one flow, the whole translation in one cache line (IPv4).
+//! * [`life`]: how far a flow has come, and what each packet changes about that.
+//! * [`sequence`]: whether a TCP segment's numbers fit its connection.
 //! * `hash`: of a direction's key, by AES rounds where the CPU has them.
 //! * [`table`]: the table: buckets of tags, entries, the sweeper, and what happens when it is full.
 //!
@@ -8,6 +10,8 @@
 
 pub mod entry;
 mod hash;
+pub mod life;
+pub mod sequence;
 pub mod table;
 
 pub use entry::{Entry, Translation};

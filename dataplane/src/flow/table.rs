@@ -12,8 +12,13 @@
 //! * **Entries** are found by exact comparison of the whole key; the tag only saves fetching the wrong line.
 //! * **Expiry** is a coarse clock in the entry, written when it changes, and a sweeper that looks at a bounded number of
 //!   entries a call. No timers, no list to relink per packet.
-//! * **Full**: the connection that is evicted for a new one is the one idle longest among a bounded sample, half-open ones
-//!   and closed ones before UDP; an established TCP connection never is. If the sample has none, the new flow is refused.
+//! * **Lists**: flows that the client has not confirmed are in one list, flows that are over in another, each in the order
+//!   in which they came to be so. The links are in the entries; only a change of life touches them.
+//! * **Full**: the flow that is evicted for a new one is the one that has been over longest, then the unconfirmed one opened
+//!   first, then the UDP flow idle longest among a bounded sample. An established TCP connection never is; if there is
+//!   nothing else, the new flow is refused.
+//! * **Unconfirmed flows** are bounded in number as well: beyond the bound, the one opened first makes room. A flood of them
+//!   costs the clients that connect meanwhile nothing, as long as one handshake takes less time than that many new flows.
 //!
 //! A look-up is split in three so that a burst's cache misses overlap: [`FlowTable::hash_all`] (which prefetches the
 //! buckets), [`FlowTable::probe`] (which prefetches the entry), [`FlowTable::confirm`].
@@ -27,33 +32,39 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 
-use super::entry::{ASSURED, CLOSING, Entry, FIN, REPLY_DIRECTION, Translation, USED};
+use super::entry::{Entry, State, Translation};
 pub use super::hash::FlowHash;
 use super::hash::FlowHasher;
+use super::life::{self, Life, Side, Signal};
+use super::sequence::{Numbers, STEP};
 use crate::memory::{Mapped, Zeroed, prefetch};
-use crate::wire::tcp;
+use crate::wire::tcp::Segment;
 
 /// Tags a bucket holds.
 const WAYS: usize = 8;
-/// Entries looked at to find one to evict.
-const SAMPLE: usize = 64;
-/// Entries the sweeper looks at in one call of a busy worker.
-pub const SWEEP: usize = 32;
+/// Flows looked at to find a UDP flow to evict.
+const SAMPLE: usize = 32;
+/// Flows the sweeper looks at in one call of a busy worker.
+pub const SWEEP: usize = 16;
 /// And of one with nothing else to do.
-pub const SWEEP_IDLE: usize = 512;
+pub const SWEEP_IDLE: usize = 256;
+/// The longest an unconfirmed TCP flow may be idle once the table is three quarters full.
+const CROWDED: Duration = Duration::from_secs(10);
+/// No flow: the end of a list.
+const NONE: u32 = u32::MAX;
 
 /// How long a flow may be idle, by its state.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// TCP, both directions seen.
+    /// TCP, confirmed by the client.
     pub tcp_established: Duration,
-    /// TCP, one direction seen.
+    /// TCP, not confirmed; less once the table is three quarters full.
     pub tcp_opening: Duration,
     /// TCP, after FIN both ways or RST.
     pub tcp_closing: Duration,
-    /// UDP, one direction seen.
+    /// UDP, not confirmed.
     pub udp: Duration,
-    /// UDP, both directions seen.
+    /// UDP, confirmed by the client.
     pub udp_stream: Duration,
 }
 
@@ -62,6 +73,10 @@ pub struct Timeouts {
 pub struct Limits {
     /// Connections (each takes two entries).
     pub connections: usize,
+    /// How many of them the client may not have confirmed.
+    pub unconfirmed: usize,
+    /// New flows per second, of each worker.
+    pub new_per_second: u32,
     /// Time-outs.
     pub timeouts: Timeouts,
 }
@@ -70,7 +85,8 @@ impl Limits {
     /// What each of so many workers gets, if they share the flows.
     #[must_use]
     pub fn share(self, workers: usize) -> Limits {
-        Limits { connections: self.connections.div_ceil(workers.max(1)), ..self }
+        let share = |flows: usize| flows.div_ceil(workers.max(1));
+        Limits { connections: share(self.connections), unconfirmed: share(self.unconfirmed), ..self }
     }
 }
 
@@ -118,12 +134,16 @@ pub struct FlowOrigin {
 pub struct FlowTotals {
     /// In the table.
     pub live: u64,
-    /// Of these, not assured yet.
+    /// Of these, not confirmed by their client.
     pub half_open: u64,
     /// Removed after their time-out.
     pub expired: u64,
-    /// Removed to make room.
+    /// Removed from a full table to make room.
     pub evicted: u64,
+    /// Removed because there were as many unconfirmed ones as may be.
+    pub displaced: u64,
+    /// Removed for their source port.
+    pub taken_over: u64,
 }
 
 /// The table was full and nothing could be evicted.
@@ -135,40 +155,99 @@ pub struct FlowTable<A: Address> {
     hasher: FlowHasher,
     buckets: Mapped<Bucket>,
     entries: Mapped<Entry<A>>,
-    /// Places never used yet start here.
+    /// Flows never used yet start here; the index of the client's direction, as everywhere a flow is named by one index.
     fresh: u32,
-    /// The free index that is used next; the rest follow by [`Entry::peer`].
-    free: Option<u32>,
+    /// The free flow that is used next; the rest follow by [`Entry::link`].
+    free: u32,
+    /// Unconfirmed flows, in the order of opening.
+    opening: List,
+    /// Flows that are over, in the order in which they ended.
+    closing: List,
     live: u64,
-    half_open: u64,
+    /// Flows opened so far.
+    opened: u32,
     expired: u64,
     evicted: u64,
+    displaced: u64,
+    taken_over: u64,
     cursor: u32,
     swept_at: Ticks,
-    idle: [u32; 5],
+    idle: IdleTimes,
+    /// Flows of `opening` at most.
+    most_unconfirmed: u64,
+}
+
+/// The first and last flow of a list, and how many there are.
+#[derive(Clone, Copy)]
+struct List {
+    first: u32,
+    last: u32,
+    len: u64,
+}
+
+impl List {
+    const EMPTY: List = List { first: NONE, last: NONE, len: 0 };
+}
+
+/// [`Timeouts`] in ticks.
+struct IdleTimes {
+    tcp_established: u32,
+    tcp_opening: u32,
+    tcp_opening_crowded: u32,
+    tcp_closing: u32,
+    udp: u32,
+    udp_stream: u32,
+}
+
+impl IdleTimes {
+    fn new(timeouts: &Timeouts) -> IdleTimes {
+        IdleTimes {
+            tcp_established: Ticks::span(timeouts.tcp_established),
+            tcp_opening: Ticks::span(timeouts.tcp_opening),
+            tcp_opening_crowded: Ticks::span(timeouts.tcp_opening.min(CROWDED)),
+            tcp_closing: Ticks::span(timeouts.tcp_closing),
+            udp: Ticks::span(timeouts.udp),
+            udp_stream: Ticks::span(timeouts.udp_stream),
+        }
+    }
+}
+
+/// The index of the other direction.
+#[inline]
+pub fn peer(index: u32) -> u32 {
+    index ^ 1
+}
+
+/// The index of the flow's client direction.
+#[inline]
+fn client_of(index: u32) -> u32 {
+    index & !1
 }
 
 impl<A: Address> FlowTable<A> {
     /// A table for `limits`, its hash keyed by `seeds`. Fails if the memory cannot be mapped.
     pub fn new(limits: &Limits, seeds: [u64; 4]) -> io::Result<FlowTable<A>> {
-        let entries = limits.connections.max(1).saturating_mul(2).min(u32::MAX as usize - 1);
+        let entries = limits.connections.max(1).saturating_mul(2).min(NONE as usize - 1);
         // Thirteen twentieths full at most: one in fifteen flows is in its second bucket then.
         let buckets = (entries / WAYS * 20).div_ceil(13) + 2;
-        let t = &limits.timeouts;
-        let idle = [t.tcp_established, t.tcp_opening, t.tcp_closing, t.udp, t.udp_stream].map(Ticks::span);
         Ok(FlowTable {
             hasher: FlowHasher::new(seeds),
             buckets: Mapped::new(buckets)?,
             entries: Mapped::new(entries)?,
             fresh: 0,
-            free: None,
+            free: NONE,
+            opening: List::EMPTY,
+            closing: List::EMPTY,
             live: 0,
-            half_open: 0,
+            opened: 0,
             expired: 0,
             evicted: 0,
+            displaced: 0,
+            taken_over: 0,
             cursor: 0,
             swept_at: Ticks(0),
-            idle,
+            idle: IdleTimes::new(&limits.timeouts),
+            most_unconfirmed: limits.unconfirmed.max(1) as u64,
         })
     }
 
@@ -209,7 +288,7 @@ impl<A: Address> FlowTable<A> {
     #[inline]
     pub fn confirm(&self, candidate: Candidate, hash: FlowHash, key: &FlowKey<A>) -> Option<u32> {
         match self.entries.get(candidate.0 as usize) {
-            Some(entry) if entry.is(USED) && entry.key == *key => Some(candidate.0),
+            Some(entry) if entry.state.is_used() && entry.key == *key => Some(candidate.0),
             _ => self.find(hash, key),
         }
     }
@@ -245,92 +324,152 @@ impl<A: Address> FlowTable<A> {
         &mut self.entries[index as usize]
     }
 
-    /// Opens a flow: `forward` is what the client sends, rewritten to `to`; the reply direction is the mirror image.
-    /// Answers the forward direction's index.
-    pub fn open(&mut self, forward: FlowKey<A>, to: FlowKey<A>, origin: FlowOrigin, now: Ticks) -> Result<u32, Full> {
+    /// Opens a flow with its client's first packet: `forward` is what the client sends, rewritten to `to`; the reply
+    /// direction is the mirror image. Returns the client direction's index.
+    pub fn open(
+        &mut self,
+        forward: FlowKey<A>,
+        to: FlowKey<A>,
+        origin: FlowOrigin,
+        segment: &Segment,
+        now: Ticks,
+    ) -> Result<u32, Full> {
+        self.bound_unconfirmed(now);
+        let client = self.allocate(now)?;
         let reply = to.reversed();
-        let (there, back) = (self.allocate(now)?, self.allocate(now));
-        let Ok(back) = back else {
-            self.give_back(there);
-            return Err(Full);
+        let numbers = match Protocol::from_number(forward.protocol) {
+            Some(Protocol::Tcp) => Numbers::opened_by(segment),
+            Some(Protocol::Udp | Protocol::Sctp) | None => Numbers::default(),
         };
         let entry = Entry {
-            state: USED,
             last_seen: now,
             service: origin.service.index,
             service_incarnation: origin.service.incarnation,
             backend: origin.backend,
             backend_incarnation: origin.backend_incarnation,
-            generation: origin.generation,
             ..Entry::default()
         };
         let translation = translation(&forward, &to);
-        self.entries[there as usize] = Entry { key: forward, translation, peer: back, ..entry };
+        self.entries[client as usize] = Entry { key: forward, translation, mark: origin.generation, ..entry };
         let translation = translation_back(&forward, &reply);
-        self.entries[back as usize] =
-            Entry { key: reply, translation, peer: there, state: USED | REPLY_DIRECTION, ..entry };
-        if self.link(there).is_err() {
-            self.release(there, back);
-            return Err(Full);
-        }
-        if self.link(back).is_err() {
-            self.unlink(there);
-            self.release(there, back);
-            return Err(Full);
-        }
+        self.entries[peer(client) as usize] = Entry { key: reply, translation, mark: self.opened, ..entry };
+        self.link_both(client).inspect_err(|_| self.give_back(client))?;
+        self.set_numbers(client, numbers);
+        self.set_life(client, Life::NEW);
+        self.append(Life::NEW, client);
         self.live += 1;
-        self.half_open += 1;
-        Ok(there)
+        self.opened = self.opened.wrapping_add(1);
+        Ok(client)
     }
 
-    /// Notes that a packet came for the direction at `index`, and gives its entry.
+    /// Notes that a packet came for the direction at `index`, and returns its entry. `None`: it is a RST or FIN that does
+    /// not fit the connection, and nothing was noted.
     #[inline]
-    pub fn touch(&mut self, index: u32, now: Ticks, tcp_flags: u8) -> &mut Entry<A> {
+    pub fn touch(&mut self, index: u32, now: Ticks, segment: &Segment) -> Option<&mut Entry<A>> {
         let entry = &self.entries[index as usize];
-        if tcp_flags & (tcp::FIN | tcp::RST) != 0 || entry.state & (REPLY_DIRECTION | ASSURED) == REPLY_DIRECTION {
-            self.change_state(index, tcp_flags);
+        let has_moved = segment.ack.wrapping_sub(entry.expects) > STEP;
+        if (has_moved || !segment.is_ordinary() || !entry.state.is_quiet()) && !self.advance(index, segment) {
+            return None;
         }
         let entry = &mut self.entries[index as usize];
         // Most packets come within a tick of the last: then the line stays clean.
         if entry.last_seen != now {
             entry.last_seen = now;
         }
-        entry
+        Some(entry)
     }
 
-    /// First reply, FIN or RST: the few packets of a flow that touch both entries.
+    /// The packets that may change a flow's life or its numbers: few of an established flow's. Returns whether the packet
+    /// fits.
     #[cold]
-    fn change_state(&mut self, index: u32, tcp_flags: u8) {
-        let peer = self.entries[index as usize].peer;
-        let mine = self.entries[index as usize].state;
-        let mut both = 0;
-        if mine & (REPLY_DIRECTION | ASSURED) == REPLY_DIRECTION {
-            both |= ASSURED;
-            self.half_open -= 1;
+    fn advance(&mut self, index: u32, segment: &Segment) -> bool {
+        let entry = &self.entries[index as usize];
+        let (side, life) = (entry.state.side(), entry.state.life());
+        let signal = match entry.protocol() {
+            Some(Protocol::Tcp) => {
+                let mut numbers = self.numbers(index);
+                let Some(signal) = numbers.read(life, side, segment) else { return false };
+                self.set_numbers(index, numbers);
+                signal
+            }
+            Some(Protocol::Udp) => Signal::Datagram,
+            // No flow of these is opened.
+            Some(Protocol::Sctp) | None => Signal::Nothing,
+        };
+        let after = life::next(life, side, signal);
+        if after != life {
+            self.remove(client_of(index));
+            self.set_life(index, after);
+            self.append(after, client_of(index));
         }
-        let own = if tcp_flags & tcp::FIN != 0 { FIN } else { 0 };
-        let other_closed = self.entries[peer as usize].is(FIN);
-        if tcp_flags & tcp::RST != 0 || ((mine | own) & FIN != 0 && other_closed) {
-            both |= CLOSING;
+        true
+    }
+
+    fn numbers(&self, index: u32) -> Numbers {
+        let client = client_of(index);
+        let expected = |index: u32| self.entries[index as usize].expected();
+        Numbers { client: expected(client), backend: expected(peer(client)) }
+    }
+
+    fn set_numbers(&mut self, index: u32, numbers: Numbers) {
+        let client = client_of(index);
+        self.entries[client as usize].expect(numbers.client);
+        self.entries[peer(client) as usize].expect(numbers.backend);
+    }
+
+    fn set_life(&mut self, index: u32, life: Life) {
+        let client = client_of(index);
+        self.entries[client as usize].state = State::new(Side::Client, life);
+        self.entries[peer(client) as usize].state = State::new(Side::Backend, life);
+    }
+
+    /// Ends the flow that has been unconfirmed longest among those that `keys` belong to. Returns its key, free now.
+    #[cold]
+    pub fn take_over(&mut self, keys: impl Iterator<Item = FlowKey<A>>) -> Option<FlowKey<A>> {
+        let unconfirmed = keys.filter_map(|key| {
+            let index = self.find(self.hash(&key), &key)?;
+            Some((self.unconfirmed_for(index)?, index, key))
+        });
+        let (_, index, key) = unconfirmed.max_by_key(|(age, ..)| *age)?;
+        self.close(index);
+        self.taken_over += 1;
+        Some(key)
+    }
+
+    /// How many flows have been opened since the one at `index`, if its client has not confirmed it.
+    fn unconfirmed_for(&self, index: u32) -> Option<u32> {
+        let backend = &self.entries[peer(client_of(index)) as usize];
+        backend.state.life().is_opening().then(|| self.opened.wrapping_sub(backend.mark))
+    }
+
+    /// The live flow with exactly this key; one that has expired is removed.
+    pub fn live_index(&mut self, key: &FlowKey<A>, now: Ticks) -> Option<u32> {
+        let index = self.find(self.hash(key), key)?;
+        (!self.expire(index, now)).then_some(index)
+    }
+
+    /// Whether `key` belongs to no flow. A flow that is over, but not swept away yet, makes room.
+    pub fn make_free(&mut self, key: &FlowKey<A>, now: Ticks) -> bool {
+        let Some(index) = self.live_index(key, now) else { return true };
+        let over = self.entry(index).state.life() == Life::Closing;
+        if over {
+            self.close(index);
         }
-        self.entries[index as usize].state |= own | both;
-        self.entries[peer as usize].state |= both;
+        over
     }
 
     /// Ends the flow one of whose directions is at `index`.
     pub fn close(&mut self, index: u32) {
-        let peer = self.entries[index as usize].peer;
-        if !self.entries[index as usize].is(ASSURED) {
-            self.half_open -= 1;
-        }
+        let client = client_of(index);
+        self.remove(client);
         self.live -= 1;
-        self.unlink(index);
-        self.unlink(peer);
-        self.release(index, peer);
+        self.unlink(client);
+        self.unlink(peer(client));
+        self.give_back(client);
     }
 
-    /// Looks at the next `budget` entries and ends the flows that have been idle for too long. Once round, it rests until
-    /// the clock ticks.
+    /// Looks at the next `budget` flows and ends those that have been idle for too long. Once round, it rests until the
+    /// clock ticks.
     pub fn sweep(&mut self, now: Ticks, budget: usize) {
         if self.cursor == 0 {
             if self.swept_at == now {
@@ -343,12 +482,10 @@ impl<A: Address> FlowTable<A> {
                 self.cursor = 0;
                 return;
             }
-            let index = self.cursor;
-            self.cursor += 1;
-            let entry = &self.entries[index as usize];
-            // One look per flow: from its forward direction.
-            if entry.is(USED) && !entry.is(REPLY_DIRECTION) {
-                self.expire(index, now);
+            let client = self.cursor;
+            self.cursor += 2;
+            if self.entries[client as usize].state.is_used() {
+                self.expire(client, now);
             }
         }
     }
@@ -360,21 +497,30 @@ impl<A: Address> FlowTable<A> {
         if entry.last_seen == now {
             return false;
         }
-        let limit = self.idle[Self::idle_class(entry)];
-        now.since(entry.last_seen) > limit && now.since(self.entries[entry.peer as usize].last_seen) > limit
+        let limit = self.idle_limit(entry);
+        now.since(entry.last_seen) > limit && now.since(self.entries[peer(index) as usize].last_seen) > limit
     }
 
-    fn idle_class(entry: &Entry<A>) -> usize {
-        match (entry.key.protocol == Protocol::Udp.number(), entry.is(ASSURED), entry.is(CLOSING)) {
-            (true, false, _) => 3,
-            (true, true, _) => 4,
-            (false, _, true) => 2,
-            (false, false, _) => 1,
-            (false, true, _) => 0,
+    fn idle_limit(&self, entry: &Entry<A>) -> u32 {
+        let idle = &self.idle;
+        match (entry.protocol(), entry.state.life()) {
+            (Some(Protocol::Udp) | None, Life::Opening { .. }) => idle.udp,
+            (Some(Protocol::Udp) | None, Life::Established { .. } | Life::Closing) => idle.udp_stream,
+            (Some(Protocol::Tcp | Protocol::Sctp), Life::Opening { .. }) if self.is_crowded() => {
+                idle.tcp_opening_crowded
+            }
+            (Some(Protocol::Tcp | Protocol::Sctp), Life::Opening { .. }) => idle.tcp_opening,
+            (Some(Protocol::Tcp | Protocol::Sctp), Life::Established { .. }) => idle.tcp_established,
+            (Some(Protocol::Tcp | Protocol::Sctp), Life::Closing) => idle.tcp_closing,
         }
     }
 
-    /// Ends the flow at `index` if it has been idle for too long; answers whether it had.
+    /// Whether the table is three quarters full.
+    fn is_crowded(&self) -> bool {
+        self.live * 8 >= self.entries.len() as u64 * 3
+    }
+
+    /// Ends the flow at `index` if it has been idle for too long; returns whether it had.
     #[inline]
     pub fn expire(&mut self, index: u32, now: Ticks) -> bool {
         let over = self.is_expired(index, now);
@@ -392,68 +538,138 @@ impl<A: Address> FlowTable<A> {
 
     /// How many connections there are and were.
     pub fn totals(&self) -> FlowTotals {
-        let FlowTable { live, half_open, expired, evicted, .. } = *self;
-        FlowTotals { live, half_open, expired, evicted }
+        let FlowTable { live, expired, evicted, displaced, taken_over, .. } = *self;
+        FlowTotals { live, half_open: self.opening.len, expired, evicted, displaced, taken_over }
     }
 
-    /// The live flow with exactly this key; one that has expired is removed.
-    pub fn live_index(&mut self, key: &FlowKey<A>, now: Ticks) -> Option<u32> {
-        let index = self.find(self.hash(key), key)?;
-        (!self.expire(index, now)).then_some(index)
-    }
-
-    /// Whether `key` belongs to no flow. A flow that is over, but not swept away yet, makes room.
-    pub fn make_free(&mut self, key: &FlowKey<A>, now: Ticks) -> bool {
-        let Some(index) = self.live_index(key, now) else { return true };
-        let over = self.entry(index).is(CLOSING);
-        if over {
-            self.close(index);
+    /// Makes room for one more unconfirmed flow, if there are as many as there may be.
+    #[inline]
+    fn bound_unconfirmed(&mut self, now: Ticks) {
+        if self.opening.len < self.most_unconfirmed {
+            return;
         }
-        over
+        let is_full = self.free == NONE && !self.has_fresh();
+        match (self.end_first(self.opening, now), is_full) {
+            (true, _) => {}
+            (false, true) => self.evicted += 1,
+            (false, false) => self.displaced += 1,
+        }
     }
 
+    fn has_fresh(&self) -> bool {
+        (self.fresh as usize) + 1 < self.entries.len()
+    }
+
+    /// A free flow, if need be by evicting one.
     fn allocate(&mut self, now: Ticks) -> Result<u32, Full> {
-        if let Some(index) = self.take_free() {
-            return Ok(index);
+        if let Some(client) = self.take_free() {
+            return Ok(client);
         }
-        if (self.fresh as usize) < self.entries.len() {
-            self.fresh += 1;
-            return Ok(self.fresh - 1);
+        if self.has_fresh() {
+            self.fresh += 2;
+            return Ok(self.fresh - 2);
         }
         self.evict(now)?;
         self.take_free().ok_or(Full)
     }
 
-    /// Ends the least useful flow among the next [`SAMPLE`] entries.
+    /// Ends the least useful flow.
     #[cold]
     fn evict(&mut self, now: Ticks) -> Result<(), Full> {
-        let total = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        let mut best: Option<(u32, u32)> = None;
-        for _ in 0..SAMPLE {
-            self.cursor = if self.cursor + 1 >= total { 0 } else { self.cursor + 1 };
-            let index = self.cursor;
-            if let Some(worth) = self.eviction_worth(index, now)
-                && best.is_none_or(|(most, _)| worth > most)
-            {
-                best = Some((worth, index));
+        let list = if self.closing.len > 0 { self.closing } else { self.opening };
+        let has_expired = match list.first {
+            NONE => {
+                let client = self.most_idle(now).ok_or(Full)?;
+                let has_expired = self.expire(client, now);
+                if !has_expired {
+                    self.close(client);
+                }
+                has_expired
             }
-        }
-        let (_, index) = best.ok_or(Full)?;
-        self.close(index);
-        self.evicted += 1;
+            _ => self.end_first(list, now),
+        };
+        self.evicted += u64::from(!has_expired);
         Ok(())
     }
 
-    /// How much better off the table is without the flow at `index`; `None`: it must stay.
-    fn eviction_worth(&self, index: u32, now: Ticks) -> Option<u32> {
-        let entry = &self.entries[index as usize];
-        if !entry.is(USED) || entry.is(REPLY_DIRECTION) || (entry.is_precious() && !self.is_expired(index, now)) {
-            return None;
+    /// Ends the first flow of a list, if it has any; returns whether its time was over anyway.
+    fn end_first(&mut self, list: List, now: Ticks) -> bool {
+        let has_expired = self.expire(list.first, now);
+        if !has_expired {
+            self.close(list.first);
         }
-        let idle = now.since(entry.last_seen).min(now.since(self.entries[entry.peer as usize].last_seen));
-        // Half-open and closed before any UDP, then the longest idle.
-        let first = entry.is(CLOSING) || !entry.is(ASSURED);
-        Some(idle.min(u32::MAX >> 1) | if first { 1 << 31 } else { 0 })
+        has_expired
+    }
+
+    /// The flow idle longest among the next [`SAMPLE`] that need not stay: UDP, or any whose time is over.
+    fn most_idle(&mut self, now: Ticks) -> Option<u32> {
+        let total = u32::try_from(self.entries.len()).unwrap_or(NONE);
+        let mut best: Option<(u32, u32)> = None;
+        for _ in 0..SAMPLE {
+            self.cursor = if self.cursor + 3 >= total { 0 } else { self.cursor + 2 };
+            let client = self.cursor;
+            let entry = &self.entries[client as usize];
+            let may_go = match entry.protocol() {
+                Some(Protocol::Udp) | None => entry.state.is_used(),
+                Some(Protocol::Tcp | Protocol::Sctp) => entry.state.is_used() && self.is_expired(client, now),
+            };
+            if !may_go {
+                continue;
+            }
+            let idle = now.since(entry.last_seen).min(now.since(self.entries[peer(client) as usize].last_seen));
+            if best.is_none_or(|(most, _)| idle > most) {
+                best = Some((idle, client));
+            }
+        }
+        best.map(|(_, client)| client)
+    }
+
+    /// The list of flows in this life, if there is one.
+    fn list(&mut self, life: Life) -> Option<&mut List> {
+        match life {
+            Life::Opening { .. } => Some(&mut self.opening),
+            Life::Established { .. } => None,
+            Life::Closing => Some(&mut self.closing),
+        }
+    }
+
+    /// Appends a flow to the list of its life.
+    fn append(&mut self, life: Life, client: u32) {
+        let Some(list) = self.list(life) else { return };
+        let before = std::mem::replace(&mut list.last, client);
+        list.len += 1;
+        if before == NONE {
+            list.first = client;
+        } else {
+            self.entries[before as usize].link = client;
+        }
+        self.entries[client as usize].link = NONE;
+        self.entries[peer(client) as usize].link = before;
+    }
+
+    /// Takes a flow out of the list of its life.
+    fn remove(&mut self, client: u32) {
+        let (next, before) = (self.entries[client as usize].link, self.entries[peer(client) as usize].link);
+        let Some(list) = self.list(self.entries[client as usize].state.life()) else { return };
+        list.len -= 1;
+        if next == NONE {
+            list.last = before;
+        }
+        if before == NONE {
+            list.first = next;
+        }
+        if next != NONE {
+            self.entries[peer(next) as usize].link = before;
+        }
+        if before != NONE {
+            self.entries[before as usize].link = next;
+        }
+    }
+
+    /// Makes both directions findable, or neither.
+    fn link_both(&mut self, client: u32) -> Result<(), Full> {
+        self.link(client)?;
+        self.link(peer(client)).inspect_err(|_| self.unlink(client))
     }
 
     fn link(&mut self, index: u32) -> Result<(), Full> {
@@ -526,24 +742,18 @@ impl<A: Address> FlowTable<A> {
         way.is_some()
     }
 
-    fn release(&mut self, index: u32, peer: u32) {
-        self.give_back(index);
-        self.give_back(peer);
-    }
-
-    fn give_back(&mut self, index: u32) {
-        let entry = &mut self.entries[index as usize];
-        entry.state = 0;
-        // The last of the list names itself.
-        entry.peer = self.free.unwrap_or(index);
-        self.free = Some(index);
+    fn give_back(&mut self, client: u32) {
+        let entry = &mut self.entries[client as usize];
+        entry.state = State::default();
+        entry.link = self.free;
+        self.entries[peer(client) as usize].state = State::default();
+        self.free = client;
     }
 
     fn take_free(&mut self) -> Option<u32> {
-        let index = self.free?;
-        let next = self.entries[index as usize].peer;
-        self.free = (next != index).then_some(next);
-        Some(index)
+        let client = self.free;
+        self.free = self.entries.get(client as usize)?.link;
+        Some(client)
     }
 
     #[inline]
@@ -631,6 +841,7 @@ fn translation_back<A: Address>(forward: &FlowKey<A>, reply: &FlowKey<A>) -> Tra
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tcp;
     use pollgate_common::flow::V4;
     use pollgate_common::hash::{HashMap, new_map};
     use proptest::prelude::*;
@@ -650,9 +861,45 @@ mod tests {
         generation: 1,
     };
 
+    /// A table in which all connections may be unconfirmed.
     fn table(connections: usize) -> FlowTable<V4> {
-        let limits = Limits { connections, timeouts: TIMEOUTS };
+        bounded(connections, connections)
+    }
+
+    fn bounded(connections: usize, unconfirmed: usize) -> FlowTable<V4> {
+        let limits = Limits { connections, unconfirmed, new_per_second: 1, timeouts: TIMEOUTS };
         FlowTable::new(&limits, [1, 2, 3, 4]).expect("memory")
+    }
+
+    const SYN: Segment = Segment { seq: 100, ack: 0, flags: tcp::SYN, scale: 0 };
+    const SYN_ACK: Segment = Segment { seq: 900, ack: 101, flags: tcp::SYN | tcp::ACK, scale: 0 };
+    const DATAGRAM: Segment = Segment { seq: 0, ack: 0, flags: 0, scale: 0 };
+
+    /// A segment from the client, and one from the backend.
+    fn from_client(flags: u8) -> Segment {
+        Segment { seq: 101, ack: 901, flags, scale: 0 }
+    }
+
+    fn from_backend(flags: u8) -> Segment {
+        Segment { seq: 901, ack: 101, flags, scale: 0 }
+    }
+
+    fn open(table: &mut FlowTable<V4>, n: u32, protocol: Protocol, now: Ticks) -> Result<u32, Full> {
+        let (forward, to) = keys(n, protocol);
+        let segment = if protocol == Protocol::Tcp { SYN } else { DATAGRAM };
+        table.open(forward, to, ORIGIN, &segment, now)
+    }
+
+    /// Replies to a new flow and has the client confirm it.
+    fn confirm(table: &mut FlowTable<V4>, client: u32, now: Ticks) {
+        let is_tcp = table.entry(client).protocol() == Some(Protocol::Tcp);
+        let (reply, next) = if is_tcp { (SYN_ACK, from_client(tcp::ACK)) } else { (DATAGRAM, DATAGRAM) };
+        table.touch(peer(client), now, &reply).expect("it fits");
+        table.touch(client, now, &next).expect("it fits");
+    }
+
+    fn life(table: &FlowTable<V4>, index: u32) -> Life {
+        table.entry(index).state.life()
     }
 
     fn keys(n: u32, protocol: Protocol) -> (FlowKey<V4>, FlowKey<V4>) {
@@ -672,44 +919,60 @@ mod tests {
     fn both_directions_are_found_and_mirror_each_other() {
         let mut table = table(16);
         let (forward, to) = keys(0, Protocol::Tcp);
-        let index = table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
+        let index = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
         assert_eq!(find(&table, &forward), Some(index));
         let back = find(&table, &to.reversed()).expect("the reply direction");
         assert_eq!(table.entry(back).translation.to, forward.reversed().into());
-        assert_eq!(table.entry(index).peer, back);
-        let whole = |p: u32| table.entry(p).translation.whole;
+        assert_eq!((peer(index), peer(back)), (back, index));
+        let whole = |index: u32| table.entry(index).translation.whole;
         assert_eq!(u32::from(whole(index)) + u32::from(whole(back)), 0xffff, "there and back adds nothing");
         table.close(back);
         assert_eq!((find(&table, &forward), find(&table, &to.reversed()), table.live()), (None, None, 0));
     }
 
     #[test]
-    fn states_follow_the_packets_and_time_out_accordingly() {
+    fn lives_follow_the_packets_and_time_out_accordingly() {
         let mut table = table(16);
-        let (forward, to) = keys(0, Protocol::Tcp);
-        let there = table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
-        let back = table.entry(there).peer;
-        assert!(!table.is_expired(there, Ticks(56)) && table.is_expired(there, Ticks(57)), "60 s half open");
-        table.touch(back, Ticks(1), tcp::SYN | tcp::ACK);
-        assert!(table.entry(there).is_precious() && !table.is_expired(there, Ticks(50_000)));
-        table.touch(there, Ticks(2), tcp::FIN | tcp::ACK);
-        assert!(!table.entry(there).is(CLOSING), "half closed is not closed");
-        table.touch(back, Ticks(3), tcp::FIN | tcp::ACK);
-        assert!(table.entry(there).is(CLOSING) && table.entry(back).is(CLOSING));
+        let there = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
+        let back = peer(there);
+        assert!(!table.is_expired(there, Ticks(56)) && table.is_expired(there, Ticks(57)), "60 s unconfirmed");
+        table.touch(back, Ticks(1), &SYN_ACK).expect("it fits");
+        assert!(life(&table, there).is_opening() && table.is_expired(there, Ticks(58)), "a reply confirms nothing");
+        table.touch(there, Ticks(1), &from_client(tcp::ACK)).expect("it fits");
+        assert!(life(&table, back) == Life::ESTABLISHED && !table.is_expired(there, Ticks(50_000)));
+        table.touch(there, Ticks(2), &from_client(tcp::FIN | tcp::ACK)).expect("it fits");
+        assert_eq!(life(&table, back), Life::Established { fin: Some(Side::Client) }, "half closed is not closed");
+        table.touch(back, Ticks(3), &from_backend(tcp::FIN | tcp::ACK)).expect("it fits");
+        assert_eq!((life(&table, there), life(&table, back)), (Life::Closing, Life::Closing));
         assert!(table.is_expired(there, Ticks(3 + 57)));
     }
 
     #[test]
+    fn a_blind_reset_changes_nothing_not_even_the_time() {
+        let mut table = table(16);
+        let there = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
+        confirm(&mut table, there, Ticks(0));
+        for index in [there, peer(there)] {
+            for flags in [tcp::RST, tcp::RST | tcp::ACK, tcp::FIN | tcp::ACK] {
+                let blind = Segment { seq: 0x7000_0000, ack: 0x7000_0000, flags, scale: 0 };
+                assert!(table.touch(index, Ticks(5), &blind).is_none());
+            }
+            assert_eq!((life(&table, index), table.entry(index).last_seen), (Life::ESTABLISHED, Ticks(0)));
+        }
+        assert!(table.touch(there, Ticks(5), &from_client(tcp::RST)).is_some());
+        assert_eq!(life(&table, there), Life::Closing);
+    }
+
+    #[test]
     fn the_sweeper_ends_idle_flows_and_only_those() {
-        let mut table = table(1000);
+        let mut table = table(2000);
         for n in 0..1000 {
-            let (forward, to) = keys(n, if n % 2 == 0 { Protocol::Udp } else { Protocol::Tcp });
-            table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
+            open(&mut table, n, if n % 2 == 0 { Protocol::Udp } else { Protocol::Tcp }, Ticks(0)).expect("room");
         }
         for _ in 0..1000 {
             table.sweep(Ticks(40), SWEEP);
         }
-        assert_eq!(table.live(), 500, "UDP after 30 s, half-open TCP not yet");
+        assert_eq!(table.live(), 500, "UDP after 30 s, unconfirmed TCP not yet");
         for _ in 0..1000 {
             table.sweep(Ticks(100), SWEEP);
         }
@@ -717,41 +980,110 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_evicts_the_half_open_and_never_the_established() {
+    fn unconfirmed_flows_have_ten_seconds_in_a_crowd() {
+        let mut table = table(100);
+        for n in 0..74 {
+            open(&mut table, n, Protocol::Tcp, Ticks(0)).expect("room");
+        }
+        assert!(!table.is_expired(0, Ticks(56)), "60 s");
+        open(&mut table, 74, Protocol::Tcp, Ticks(0)).expect("room");
+        assert!(!table.is_expired(0, Ticks(10)) && table.is_expired(0, Ticks(11)), "10 s");
+        confirm(&mut table, 0, Ticks(0));
+        assert!(!table.is_expired(0, Ticks(50_000)), "a day for those that are confirmed");
+    }
+
+    #[test]
+    fn a_full_table_evicts_the_unconfirmed_and_never_the_established() {
         let mut table = table(512);
         for n in 0..512 {
-            let (forward, to) = keys(n, Protocol::Tcp);
-            let there = table.open(forward, to, ORIGIN, Ticks(0)).expect("room");
+            let there = open(&mut table, n, Protocol::Tcp, Ticks(0)).expect("room");
             if n % 4 != 0 {
-                let back = table.entry(there).peer;
-                table.touch(back, Ticks(0), tcp::SYN | tcp::ACK);
+                confirm(&mut table, there, Ticks(0));
             }
         }
         let mut refused = 0;
         for n in 512..2000 {
-            let (forward, to) = keys(n, Protocol::Tcp);
-            match table.open(forward, to, ORIGIN, Ticks(1)) {
+            match open(&mut table, n, Protocol::Tcp, Ticks(1)) {
                 // At once established, so that it stays.
-                Ok(there) => drop(table.touch(table.entry(there).peer, Ticks(1), tcp::ACK)),
+                Ok(there) => confirm(&mut table, there, Ticks(1)),
                 Err(Full) => refused += 1,
             }
         }
-        assert_eq!(refused, 1488 - 128, "128 half-open ones made room");
+        assert_eq!(refused, 1488 - 128, "128 unconfirmed ones made room");
         for n in (0..512).filter(|n| n % 4 != 0) {
             assert!(find(&table, &keys(n, Protocol::Tcp).0).is_some(), "established {n} is still there");
         }
-        assert_eq!(table.live(), 512);
+        assert_eq!((table.live(), table.evicted), (512, 128));
+    }
+
+    #[test]
+    fn a_full_table_gives_up_what_is_over_then_what_is_unconfirmed_then_datagrams_idle_longest() {
+        let mut table = table(4);
+        let indices: Vec<u32> = [Protocol::Udp, Protocol::Udp, Protocol::Tcp, Protocol::Tcp]
+            .into_iter()
+            .zip(0..)
+            .map(|(protocol, n)| open(&mut table, n, protocol, Ticks(0)).expect("room"))
+            .collect();
+        confirm(&mut table, indices[0], Ticks(9));
+        confirm(&mut table, indices[1], Ticks(0));
+        confirm(&mut table, indices[3], Ticks(0));
+        table.touch(indices[3], Ticks(0), &from_client(tcp::RST)).expect("it fits");
+        let mut evicts = |n: u32| {
+            let there = open(&mut table, n, Protocol::Tcp, Ticks(9)).expect("room");
+            confirm(&mut table, there, Ticks(9));
+            let all = [Protocol::Udp, Protocol::Udp, Protocol::Tcp, Protocol::Tcp].into_iter().zip(0..);
+            let gone = all.filter(|&(protocol, n)| find(&table, &keys(n, protocol).0).is_none()).map(|(_, n)| n);
+            gone.collect::<Vec<u32>>()
+        };
+        assert_eq!(evicts(10), [3], "over");
+        assert_eq!(evicts(11), [2, 3], "unconfirmed");
+        assert_eq!(evicts(12), [1, 2, 3], "the datagrams idle longest");
+        assert_eq!(evicts(13), [0, 1, 2, 3], "and the others");
+        assert_eq!(open(&mut table, 14, Protocol::Tcp, Ticks(9)), Err(Full), "connections stay");
+    }
+
+    #[test]
+    fn beyond_their_bound_the_unconfirmed_flow_opened_first_makes_room() {
+        let mut table = bounded(100, 10);
+        let first = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
+        confirm(&mut table, first, Ticks(0));
+        for n in 1..=10 {
+            open(&mut table, n, Protocol::Tcp, Ticks(0)).expect("room");
+        }
+        assert_eq!((table.live(), table.displaced), (11, 0));
+        // One of them repeats itself: the order is that of opening.
+        let repeats = find(&table, &keys(1, Protocol::Tcp).0).expect("it is open");
+        table.touch(repeats, Ticks(1), &SYN).expect("it fits");
+        for n in 11..15 {
+            open(&mut table, n, Protocol::Tcp, Ticks(1)).expect("room");
+        }
+        let is_there = |n: u32| find(&table, &keys(n, Protocol::Tcp).0).is_some();
+        assert_eq!((0..15).filter(|&n| is_there(n)).collect::<Vec<_>>(), [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        assert_eq!((table.live(), table.opening.len, table.displaced, table.evicted), (11, 10, 4, 0));
     }
 
     #[test]
     fn it_fills_to_its_promise() {
         let mut table = table(100_000);
         for n in 0..100_000 {
-            let (forward, to) = keys(n, Protocol::Udp);
-            table.open(forward, to, ORIGIN, Ticks(0)).expect("room for as many as promised");
+            open(&mut table, n, Protocol::Udp, Ticks(0)).expect("room for as many as promised");
         }
         assert!((0..100_000).all(|n| find(&table, &keys(n, Protocol::Udp).0).is_some()));
         assert_eq!(table.evicted, 0);
+    }
+
+    /// The flows of a list, by walking its links both ways.
+    fn walk(table: &FlowTable<V4>, list: List) -> Vec<u32> {
+        let follow = |from: u32, link: fn(u32) -> u32| {
+            let next = move |&at: &u32| Some(table.entry(link(at)).link).filter(|&next| next != NONE);
+            std::iter::successors(Some(from).filter(|&from| from != NONE), next).collect::<Vec<u32>>()
+        };
+        let forth = follow(list.first, |at| at);
+        let mut back = follow(list.last, peer);
+        back.reverse();
+        assert_eq!(forth, back);
+        assert_eq!(forth.len() as u64, list.len);
+        forth
     }
 
     proptest! {
@@ -760,10 +1092,13 @@ mod tests {
         fn it_is_a_map(steps in proptest::collection::vec((any::<bool>(), 0u32..200), 1..400)) {
             let mut table = table(1000);
             let mut model: HashMap<FlowKey<V4>, FlowKey<V4>> = new_map();
-            for (open, n) in steps {
+            for (opens, n) in steps {
                 let (forward, to) = keys(n, Protocol::Tcp);
-                match (open, find(&table, &forward)) {
-                    (true, None) => { table.open(forward, to, ORIGIN, Ticks(0)).expect("room"); model.insert(forward, to); }
+                match (opens, find(&table, &forward)) {
+                    (true, None) => {
+                        open(&mut table, n, Protocol::Tcp, Ticks(0)).expect("room");
+                        model.insert(forward, to);
+                    }
                     (false, Some(index)) => { table.close(index); model.remove(&forward); }
                     _ => {}
                 }
@@ -773,6 +1108,43 @@ mod tests {
                 let (forward, to) = keys(n, Protocol::Tcp);
                 prop_assert_eq!(find(&table, &forward).is_some(), model.contains_key(&forward));
                 prop_assert_eq!(find(&table, &to.reversed()).is_some(), model.contains_key(&forward));
+            }
+        }
+
+        /// Against plain vectors: flows open, are confirmed, reset and closed in any order, and the lists keep theirs.
+        #[test]
+        fn its_lists_are_in_order(steps in proptest::collection::vec((0u8..4, 0u32..40), 1..200)) {
+            let mut table = bounded(1000, 20);
+            let (mut opening, mut closing): (Vec<u32>, Vec<u32>) = (vec![], vec![]);
+            for (step, n) in steps {
+                let index = find(&table, &keys(n, Protocol::Tcp).0);
+                match (step, index) {
+                    (0, None) => {
+                        if opening.len() == 20 {
+                            opening.remove(0);
+                        }
+                        opening.push(open(&mut table, n, Protocol::Tcp, Ticks(0)).expect("room"));
+                    }
+                    (1, Some(index)) => {
+                        confirm(&mut table, index, Ticks(0));
+                        opening.retain(|&open| open != index);
+                    }
+                    (2, Some(index)) => {
+                        table.touch(index, Ticks(0), &from_client(tcp::RST));
+                        opening.retain(|&open| open != index);
+                        if !closing.contains(&index) {
+                            closing.push(index);
+                        }
+                    }
+                    (3, Some(index)) => {
+                        table.close(index);
+                        opening.retain(|&open| open != index);
+                        closing.retain(|&over| over != index);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(walk(&table, table.opening), opening.clone());
+                prop_assert_eq!(walk(&table, table.closing), closing.clone());
             }
         }
     }

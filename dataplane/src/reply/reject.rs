@@ -9,10 +9,13 @@ use pollgate_common::flow::Address;
 use pollgate_common::net::Mac;
 use pollgate_common::reasons::DropReason;
 use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::time::Instant;
 use zerocopy::IntoBytes;
 
+use crate::flow::life::Signal;
 use crate::packet::{Packet, Refusal, Transport, Verdict};
 use crate::port::{Frame, Offload};
+use crate::rate::Rate;
 use crate::snat;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Icmp};
@@ -26,11 +29,41 @@ const ERROR_LEN: usize = 576;
 pub(crate) fn verdict<A: Address>(packet: &Packet<A>, reason: DropReason) -> Verdict {
     match packet.transport {
         // A reset is never answered with a reset (RFC 9293 §3.10.7.1).
-        Transport::Tcp if packet.tcp_flags & tcp::RST != 0 => Verdict::Drop(reason),
+        Transport::Tcp if packet.segment.flags & tcp::RST != 0 => Verdict::Drop(reason),
         Transport::Tcp => Verdict::Refuse(reason, Refusal::Reset),
         Transport::Udp | Transport::Sctp => Verdict::Refuse(reason, Refusal::PortUnreachable),
         // An ICMP error never answers an ICMP message (RFC 1122 §3.2.2).
         Transport::Icmp(_) | Transport::Other => Verdict::Drop(reason),
+    }
+}
+
+/// Resets that a worker sends in a second to segments of unknown connections.
+pub(crate) const RESETS_PER_SECOND: u32 = 10_000;
+
+/// The verdict on a packet of a connection that is not known and cannot be taken over. A TCP segment is answered with a reset, as
+/// a host does that has forgotten the connection (RFC 9293 §3.10.7.1): a client that lost its connection with a restart or an
+/// eviction notices at once instead of by its own time-out, and a backend whose flow is gone can give up its end. A SYN belongs
+/// to no connection: one to a source-translation port gets no reply, like any undefined port of that address.
+pub(crate) fn unknown_connection<A: Address>(packet: &Packet<A>, reason: DropReason) -> Verdict {
+    match (packet.transport, packet.segment.signal()) {
+        (Transport::Tcp, Signal::SynAck | Signal::Segment | Signal::Fin | Signal::Nothing) => {
+            Verdict::Refuse(reason, Refusal::Reset)
+        }
+        (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::Datagram) => Verdict::Drop(reason),
+        (Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other, _) => Verdict::Drop(reason),
+    }
+}
+
+/// `verdict`, or a plain drop if it is a reset to an unknown connection and `resets` has no more of them. A reset is no larger
+/// than what it answers, so a flood of segments costs no more than that rate in sending.
+pub(crate) fn within_rate(verdict: Verdict, resets: &mut Rate, now: Instant) -> Verdict {
+    match verdict {
+        Verdict::Refuse(reason @ (DropReason::TcpNoFlow | DropReason::StaleReply), Refusal::Reset)
+            if !resets.take(now) =>
+        {
+            Verdict::Drop(reason)
+        }
+        _ => verdict,
     }
 }
 

@@ -11,12 +11,13 @@
 
 use pollgate_common::flow::{FlowKey, V4};
 use pollgate_common::net::Mac;
-use zerocopy::big_endian::U16;
+use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::ethernet::{self, Ethernet};
 use super::ipv4::Ipv4;
-use super::{Header, Ip, tcp, udp};
+use super::tcp::{self, Segment};
+use super::{Header, Ip, udp};
 
 /// Where the transport header starts.
 pub const L4: usize = ethernet::LEN + super::ipv4::LEN;
@@ -29,9 +30,11 @@ pub struct Plain {
     ip: Ipv4,
     src_port: U16,
     dst_port: U16,
-    /// UDP: length and sum; TCP: the sequence number.
+    /// UDP: its length; TCP: the sequence number's high half.
     udp_length: U16,
-    middle: [u8; 6],
+    /// UDP: its sum; TCP: the low half.
+    seq_low: U16,
+    ack: U32,
     tcp_offset: u8,
     tcp_flags: u8,
     end: [u8; 6],
@@ -76,10 +79,14 @@ impl Plain {
         &self.ip
     }
 
-    /// TCP's flags; zero for UDP.
+    /// What a TCP connection's life depends on, without options; nothing for UDP.
     #[inline]
-    pub fn tcp_flags(&self) -> u8 {
-        if self.is_tcp() { self.tcp_flags } else { 0 }
+    pub fn segment(&self) -> Segment {
+        if !self.is_tcp() {
+            return Segment::default();
+        }
+        let seq = u32::from(self.udp_length.get()) << 16 | u32::from(self.seq_low.get());
+        Segment { seq, ack: self.ack.get(), flags: self.tcp_flags, scale: 0 }
     }
 
     /// The flow direction it belongs to.

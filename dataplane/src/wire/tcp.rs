@@ -10,6 +10,7 @@ use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Header, checksum};
+use crate::flow::life::Signal;
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
@@ -23,6 +24,53 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 /// The acknowledgement number is valid.
 pub const ACK: u8 = 0x10;
+
+/// Ends the list of options.
+const OPTION_END: u8 = 0;
+/// A byte of nothing.
+const OPTION_NOP: u8 = 1;
+/// Window scale (RFC 7323 §2.2).
+const OPTION_SCALE: u8 = 3;
+
+/// What a connection's life depends on in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number; meaningless without [`ACK`].
+    pub ack: u32,
+    /// [`SYN`], [`ACK`], ...
+    pub flags: u8,
+    /// The window scale a SYN offers; zero if none.
+    pub scale: u8,
+}
+
+impl Segment {
+    /// Whether it neither opens nor ends anything: no SYN, FIN or RST.
+    #[inline]
+    pub fn is_ordinary(&self) -> bool {
+        self.flags & (SYN | FIN | RST) == 0
+    }
+
+    /// Whether its acknowledgement number is valid.
+    #[inline]
+    pub fn has_ack(&self) -> bool {
+        self.flags & ACK != 0
+    }
+
+    /// What it says about its connection, in the order in which a receiver looks at the flags (RFC 9293 §3.10.7.4).
+    #[inline]
+    pub fn signal(&self) -> Signal {
+        match (self.flags & RST != 0, self.flags & SYN != 0, self.has_ack(), self.flags & FIN != 0) {
+            (true, _, _, _) => Signal::Reset,
+            (false, true, false, _) => Signal::Syn,
+            (false, true, true, _) => Signal::SynAck,
+            (false, false, true, true) => Signal::Fin,
+            (false, false, true, false) => Signal::Segment,
+            (false, false, false, _) => Signal::Nothing,
+        }
+    }
+}
 
 /// The header's fixed part.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -74,6 +122,12 @@ impl Tcp {
         self.flags
     }
 
+    /// What a connection's life depends on. `options` are the bytes behind the fixed part.
+    pub fn segment(&self, options: &[u8]) -> Segment {
+        let scale = if self.flags & SYN != 0 { window_scale(options) } else { 0 };
+        Segment { seq: self.seq.get(), ack: self.ack.get(), flags: self.flags, scale }
+    }
+
     /// New ports; `delta` is what addresses and ports add to the sum.
     #[inline]
     pub fn translate(&mut self, src_port: u16, dst_port: u16, delta: checksum::Transport) {
@@ -105,8 +159,25 @@ impl Tcp {
     }
 }
 
+/// The window scale among a SYN's options; zero if there is none, or if they are damaged before it.
+fn window_scale(mut options: &[u8]) -> u8 {
+    loop {
+        options = match options {
+            [OPTION_NOP, rest @ ..] => rest,
+            [OPTION_SCALE, 3, scale, ..] => return *scale,
+            [OPTION_END, ..] | [] | [_] => return 0,
+            [_, length, ..] => match options.get(usize::from(*length).max(2)..) {
+                Some(rest) => rest,
+                None => return 0,
+            },
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn segment(flags: u8) -> Vec<u8> {
@@ -135,5 +206,34 @@ mod tests {
         bytes[12] = 0x40;
         assert_eq!(Tcp::check(&bytes, 0, 20).err(), Some(DropReason::L4Header));
         assert_eq!(Tcp::check(&bytes[..19], 0, 19).err(), Some(DropReason::L4Header));
+    }
+
+    #[test]
+    fn flags_are_read_in_the_order_of_the_rfc() {
+        let signal = |flags| Segment { flags, ..Segment::default() }.signal();
+        assert_eq!(
+            [SYN, SYN | ACK, ACK, FIN | ACK].map(signal),
+            [Signal::Syn, Signal::SynAck, Signal::Segment, Signal::Fin]
+        );
+        assert_eq!([RST, RST | ACK, RST | SYN, RST | FIN | ACK].map(signal), [Signal::Reset; 4]);
+        assert_eq!([0, FIN, 0x08].map(signal), [Signal::Nothing; 3]);
+    }
+
+    #[test]
+    fn the_window_scale_is_found_among_the_options() {
+        // As Linux sends them: MSS, SACK permitted, time stamps, NOP, scale.
+        let linux = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+        assert_eq!(window_scale(&linux), 7);
+        assert_eq!(
+            [&[][..], &[3], &[3, 3], &[2, 4, 5], &[0, 3, 3, 7], &[9, 0, 3, 3, 5]].map(window_scale),
+            [0, 0, 0, 0, 0, 5]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_options_are_read_to_their_end(options in proptest::collection::vec(any::<u8>(), 0..41)) {
+            window_scale(&options);
+        }
     }
 }

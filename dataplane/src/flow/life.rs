@@ -1,0 +1,249 @@
+//! The life of a flow: what each packet says about it, and how long it may stay.
+//!
+//! ```text
+//!                 reply                client confirms            FIN both ways
+//!   Opening ─────────────▶ Opening ─────────────────▶ Established ─────────────▶ Closing
+//!   (client only)          (replied)                                                ▲
+//!      └──────────────────────┴────────────── RST ──────────┴──────────────────────┘
+//! ```
+//!
+//! A flow is **unconfirmed** while it is opening: it may be the work of somebody who sends with a source address that is
+//! not his. A reply proves nothing about the client, since the backend sends it to whoever the packet claimed to come from.
+//! Only the client's packet after the reply does: for TCP it must acknowledge the reply, which takes the reply's sequence
+//! number ([`super::sequence`] checks that before it says [`Signal::Segment`]). So a flood of spoofed SYNs makes only
+//! unconfirmed flows, which live shortly and make room for others, whatever the backends reply.
+//!
+//! The function [`next`] is pure. Clauses are of RFC 9293 (TCP), RFC 5382 and RFC 7857 (TCP through NAT), RFC 4787 (UDP
+//! through NAT), RFC 5961 (blind attacks).
+
+/// Which end sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client: it opened the flow.
+    Client,
+    /// The backend: it replies.
+    Backend,
+}
+
+/// How far a flow has come. `fin` is the side that has sent FIN, if only one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The client has not confirmed the flow.
+    Opening {
+        /// The backend has replied.
+        replied: bool,
+        /// The side that has sent FIN.
+        fin: Option<Side>,
+    },
+    /// The client has acknowledged a reply.
+    Established {
+        /// The side that has sent FIN.
+        fin: Option<Side>,
+    },
+    /// The connection is over: FIN both ways, or RST.
+    Closing,
+}
+
+/// What a packet says about its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A UDP datagram.
+    Datagram,
+    /// TCP: SYN without ACK.
+    Syn,
+    /// TCP: SYN and ACK.
+    SynAck,
+    /// TCP: an ordinary segment that acknowledges.
+    Segment,
+    /// TCP: FIN and ACK.
+    Fin,
+    /// TCP: RST.
+    Reset,
+    /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. It says nothing.
+    Nothing,
+}
+
+impl Life {
+    /// The life of a flow whose first packet has just come.
+    pub const NEW: Life = Life::Opening { replied: false, fin: None };
+    /// The life of most flows.
+    pub const ESTABLISHED: Life = Life::Established { fin: None };
+
+    /// Whether the client has yet to confirm the flow.
+    #[inline]
+    pub fn is_opening(self) -> bool {
+        matches!(self, Life::Opening { .. })
+    }
+}
+
+/// The life after a packet from `side`.
+pub fn next(life: Life, side: Side, signal: Signal) -> Life {
+    use Signal::{Datagram, Fin, Nothing, Reset, Segment, Syn, SynAck};
+    match (life, side, signal) {
+        // RFC 9293 §3.10.7.4, fifth: a segment without ACK is dropped by its receiver.
+        (life, _, Nothing) => life,
+        // RFC 9293 §3.3.2: nothing leads back from the closing states. RFC 7857 §2.2: late segments and a repeated RST are
+        // still translated. (A SYN opens a new flow, which is not this flow's next state: RFC 9293 §3.10.7.4, RFC 6191.)
+        (Life::Closing, _, Datagram | Syn | SynAck | Segment | Fin | Reset) => Life::Closing,
+        // RFC 9293 §3.10.7.3 and .4, second: the receiver aborts the connection. RFC 7857 §2.2: the flow stays for a while.
+        (Life::Opening { .. } | Life::Established { .. }, _, Reset) => Life::Closing,
+
+        // RFC 9293 §3.3.2, SYN-SENT; RFC 4787 REQ-5: the client repeats itself.
+        (Life::Opening { replied: false, .. }, Side::Client, Datagram | Syn | SynAck | Segment) => life,
+        // RFC 9293 §3.10.7.4, eighth: FIN may come with the first segment seen, of a connection taken over from another
+        // gateway.
+        (Life::Opening { replied: false, fin }, Side::Client, Fin) => {
+            finish(fin, Side::Client, |fin| Life::Opening { replied: false, fin })
+        }
+        // RFC 9293 §3.5, figure 6, line 3 (SYN-ACK) and figure 7 (SYN from both: RFC 5382 REQ-2); RFC 4787 REQ-5.
+        (Life::Opening { fin, .. }, Side::Backend, Datagram | Syn | SynAck | Segment) => {
+            Life::Opening { replied: true, fin }
+        }
+        // RFC 9293 §3.10.4: a server may close before the handshake is over.
+        (Life::Opening { fin, .. }, Side::Backend, Fin) => {
+            finish(fin, Side::Backend, |fin| Life::Opening { replied: true, fin })
+        }
+        // RFC 9293 §3.10.7.4, second: SYN again, since the reply was lost.
+        (Life::Opening { replied: true, .. }, Side::Client, Syn) => life,
+        // RFC 9293 §3.5, figure 6, line 4: the client acknowledges the reply. RFC 5382 REQ-5: only from here on does the
+        // long time-out hold. RFC 4787 REQ-6: a UDP flow is refreshed from the inside; the second packet after a reply is
+        // all that tells a client from a spoofed source.
+        (Life::Opening { replied: true, fin }, Side::Client, Datagram | SynAck | Segment) => Life::Established { fin },
+        // RFC 9293 §3.3.2: CLOSE in ESTABLISHED, its FIN together with the acknowledgement.
+        (Life::Opening { replied: true, fin }, Side::Client, Fin) => {
+            finish(fin, Side::Client, |fin| Life::Established { fin })
+        }
+
+        // RFC 9293 §3.3.2: ESTABLISHED. RFC 5961 §4: a SYN does not change a synchronised connection, whatever its number.
+        (Life::Established { .. }, _, Datagram | Syn | SynAck | Segment) => life,
+        // RFC 9293 §3.3.2: FIN-WAIT and CLOSE-WAIT after the first FIN, which may last (RFC 5382 REQ-5: transitory only
+        // once both have closed); LAST-ACK, CLOSING and TIME-WAIT after the second.
+        (Life::Established { fin }, side, Fin) => finish(fin, side, |fin| Life::Established { fin }),
+    }
+}
+
+/// After a FIN from `side`: [`Life::Closing`] if the other side had sent one, `open` otherwise.
+fn finish(before: Option<Side>, side: Side, open: impl FnOnce(Option<Side>) -> Life) -> Life {
+    match before {
+        Some(first) if first != side => Life::Closing,
+        Some(_) | None => open(Some(side)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The obvious model: it keeps every packet and reads the whole history for each question.
+    #[derive(Debug, Default)]
+    struct History(Vec<(Side, Signal)>);
+
+    impl History {
+        fn position(&self, wanted: impl Fn(Side, Signal) -> bool) -> Option<usize> {
+            self.0.iter().position(|&(side, signal)| wanted(side, signal))
+        }
+
+        fn has_finished(&self, by: Side) -> bool {
+            self.position(|side, signal| side == by && signal == Signal::Fin).is_some()
+        }
+
+        /// The client has sent something that acknowledges, after the backend has sent anything of meaning.
+        fn is_confirmed(&self) -> bool {
+            let reply = self.position(|side, signal| side == Side::Backend && signal != Signal::Nothing);
+            let Some(reply) = reply else { return false };
+            self.0[reply..].iter().any(|&(side, signal)| {
+                let acknowledges = match signal {
+                    Signal::Datagram | Signal::SynAck | Signal::Segment | Signal::Fin => true,
+                    Signal::Syn | Signal::Reset | Signal::Nothing => false,
+                };
+                side == Side::Client && acknowledges
+            })
+        }
+
+        fn is_over(&self) -> bool {
+            let reset = self.position(|_, signal| signal == Signal::Reset).is_some();
+            reset || (self.has_finished(Side::Client) && self.has_finished(Side::Backend))
+        }
+
+        fn agrees(&self, life: Life) -> bool {
+            let first_fin = [Side::Client, Side::Backend].into_iter().find(|&side| self.has_finished(side));
+            match life {
+                Life::Closing => self.is_over(),
+                Life::Established { fin } => !self.is_over() && self.is_confirmed() && fin == first_fin,
+                Life::Opening { replied, fin } => {
+                    let reply = self.position(|side, signal| side == Side::Backend && signal != Signal::Nothing);
+                    !self.is_over() && !self.is_confirmed() && replied == reply.is_some() && fin == first_fin
+                }
+            }
+        }
+    }
+
+    fn side() -> impl Strategy<Value = Side> {
+        prop_oneof![Just(Side::Client), Just(Side::Backend)]
+    }
+
+    fn signal() -> impl Strategy<Value = Signal> {
+        // RST and FIN seldom, or nothing would ever be established.
+        prop_oneof![
+            8 => Just(Signal::Segment),
+            4 => Just(Signal::Syn),
+            4 => Just(Signal::SynAck),
+            4 => Just(Signal::Datagram),
+            4 => Just(Signal::Nothing),
+            2 => Just(Signal::Fin),
+            1 => Just(Signal::Reset),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn it_says_what_the_whole_history_says(packets in proptest::collection::vec((side(), signal()), 0..16)) {
+            let (mut life, mut history) = (Life::NEW, History::default());
+            for (side, signal) in packets {
+                life = next(life, side, signal);
+                history.0.push((side, signal));
+                prop_assert!(history.agrees(life), "{life:?} after {history:?}");
+            }
+        }
+    }
+
+    /// The life after these packets: `>` from the client, `<` from the backend.
+    fn after(packets: &[(char, Signal)]) -> Life {
+        packets.iter().fold(Life::NEW, |life, &(arrow, signal)| {
+            next(life, if arrow == '>' { Side::Client } else { Side::Backend }, signal)
+        })
+    }
+
+    #[test]
+    fn a_reply_alone_establishes_nothing() {
+        let replied = Life::Opening { replied: true, fin: None };
+        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::SynAck), ('<', Signal::SynAck)]), replied);
+        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::SynAck), ('>', Signal::Syn)]), replied);
+        assert_eq!(after(&[('>', Signal::Datagram), ('<', Signal::Datagram)]), replied);
+        assert_eq!(after(&[('>', Signal::Segment), ('<', Signal::Segment)]), replied, "taken over in the middle");
+    }
+
+    #[test]
+    fn the_clients_answer_to_it_does() {
+        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::SynAck), ('>', Signal::Segment)]), Life::ESTABLISHED);
+        assert_eq!(
+            after(&[('>', Signal::Datagram), ('<', Signal::Datagram), ('>', Signal::Datagram)]),
+            Life::ESTABLISHED
+        );
+        let closed = after(&[('>', Signal::Syn), ('<', Signal::SynAck), ('>', Signal::Fin)]);
+        assert_eq!(closed, Life::Established { fin: Some(Side::Client) });
+    }
+
+    #[test]
+    fn fin_ends_it_once_it_has_come_from_both() {
+        let open = [('>', Signal::Syn), ('<', Signal::SynAck), ('>', Signal::Segment)];
+        let after = |more: &[(char, Signal)]| after(&[&open, more].concat());
+        let half = Life::Established { fin: Some(Side::Backend) };
+        assert_eq!(after(&[('<', Signal::Fin), ('<', Signal::Fin), ('>', Signal::Segment)]), half);
+        assert_eq!(after(&[('<', Signal::Fin), ('>', Signal::Fin)]), Life::Closing);
+        assert_eq!(after(&[('<', Signal::Reset)]), Life::Closing);
+    }
+}
