@@ -8,6 +8,7 @@
 
 mod bulk;
 mod changes;
+mod flood;
 mod manifests;
 mod many;
 mod neighbourhood;
@@ -25,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
     [
         bulk::TESTS,
         changes::TESTS,
+        flood::TESTS,
         manifests::TESTS,
         many::TESTS,
         neighbourhood::TESTS,
