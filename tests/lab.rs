@@ -10,6 +10,7 @@ use pollgate::lab::{Namespace, OffloadSwitch, Veth};
 
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
+use crate::shared::{PATIENCE, until};
 
 tests! {
     [Lab] =>
@@ -22,8 +23,6 @@ tests! {
         a_child_process_runs_inside,
         a_kept_namespace_outlives_its_handle_until_it_is_removed;
 }
-
-const PATIENCE: Duration = Duration::from_secs(5);
 
 fn pair() -> (Namespace, Namespace) {
     let (left, right) = (Namespace::new("left").expect("a namespace"), Namespace::new("right").expect("a namespace"));
@@ -76,11 +75,7 @@ fn nothing_is_left_behind_after_a_panic() {
     assert!(panicked.is_err());
     drop(right);
     // The kernel takes a namespace down in its own time; its half of the pair goes with it.
-    let gone = (0..500).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        left.index("eth0").is_err()
-    });
-    assert!(gone, "the right half of the pair is still there");
+    until("the other half of the pair is gone", || left.index("eth0").is_err());
 }
 
 fn hosts_of_a_network_reach_the_gateway_and_only_it() {

@@ -161,6 +161,7 @@ fn two_thousand_watchers_are_told_and_others_are_answered() {
     println!("{BULK} objects in one commit: {bulk:?} until all have all; a read meanwhile: at most {slowest:?}");
     println!("from a write until all have it: {told:?}; a read meanwhile: {answered:?}");
     assert!(grown < 64.0, "{grown} KiB a watcher");
-    let waited = answered.max(slowest);
-    assert!(waited < Duration::from_secs(5), "a client was kept waiting: {waited:?}");
+    // However slow the machine is: a read comes in between, and does not wait until everybody has been told.
+    assert!(answered < told, "a read took {answered:?}, and telling all watchers {told:?}");
+    assert!(slowest < bulk / 2, "a read took {slowest:?} of {bulk:?}");
 }

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 
 use ipnet::IpNet;
 use pollgate_common::net::Mac;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -184,7 +185,14 @@ impl Namespace {
         let index = self.index(interface)?;
         self.change(
             || format!("adding the address {address} to {interface}"),
-            async |handle| handle.address().add(index, address.addr(), address.prefix_len()).execute().await,
+            async |handle| {
+                let mut request = handle.address().add(index, address.addr(), address.prefix_len());
+                if address.addr().is_ipv6() {
+                    // Without looking for duplicates first, it can be used at once.
+                    request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+                }
+                request.execute().await
+            },
         )
     }
 

@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pollgate::lab::traffic::{ask_tcp, connect};
 use serde_json::Value;
@@ -12,6 +10,7 @@ use crate::live::process::Place;
 use crate::live::support::{BACKENDS, CLUSTER_IP, PATIENCE, SHORT, answered_by, at, guide_manifest, pod, servers};
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
+use crate::shared::until;
 
 tests! {
     [Lab] =>
@@ -27,14 +26,6 @@ fn place() -> (Place, PathBuf) {
     fs::create_dir(&directory).expect("a directory");
     fs::write(directory.join("guide.yaml"), guide_manifest()).expect("written");
     (place, directory)
-}
-
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !happened() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Whether a connection to the ClusterIP reaches this Pod, of 40.

@@ -6,8 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{ask_dns, ask_tcp};
@@ -20,6 +19,7 @@ use crate::live::support::{
 };
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
+use crate::shared::until;
 
 tests! {
     [Lab] =>
@@ -154,14 +154,8 @@ impl Process {
     }
 
     pub(crate) fn wait(mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it does not stop");
-            thread::sleep(Duration::from_millis(10));
-        }
+        until("it has stopped", || self.child.try_wait().expect("a child").is_some());
+        self.child.wait().expect("a child")
     }
 }
 
@@ -347,11 +341,8 @@ fn commands_ask_the_running_gateway() {
 
 /// `stats`, for people and for programs.
 fn counters(place: &Place) {
-    let balanced = (0..100).any(|_| {
-        thread::sleep(Duration::from_millis(20));
-        place.done(&["stats"]).contains("It adds up: rx + originated = tx + passed + consumed + dropped + held")
-    });
-    assert!(balanced, "{}", place.done(&["stats"]));
+    let adds_up = "It adds up: rx + originated = tx + passed + consumed + dropped + held";
+    until("the counters add up", || place.done(&["stats"]).contains(adds_up));
     let stats: Value = serde_json::from_str(&place.done(&["stats", "-o", "json"])).expect("JSON");
     let number = |name: &str| stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {stats}"));
     assert!(number("rx") > 20 * 8 && number("tx") > 20 * 8, "{stats}");

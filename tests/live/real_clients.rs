@@ -50,13 +50,18 @@ impl Daemon {
         let mut child = command.spawn().expect("started");
         let out = BufReader::new(child.stdout.take().expect("its output"));
         let mut daemon = Daemon { child, out };
-        let mut line = String::new();
-        while !line.contains(listens) {
-            line.clear();
-            let read = daemon.out.read_line(&mut line).expect("a line");
-            assert!(read > 0, "{program} ended before it listened");
-        }
+        daemon.wait_for(listens);
         daemon
+    }
+
+    /// Waits until it prints a line with this text.
+    fn wait_for(&mut self, text: &str) {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            let read = self.out.read_line(&mut line).expect("a line");
+            assert!(read > 0, "it ended before it printed {text:?}");
+        }
     }
 }
 
@@ -145,7 +150,8 @@ fn curl_downloads_a_file_from_a_web_server_whole() {
 fn iperf3_runs_both_ways() {
     let site = Site::new();
     in_front_of_frontend_2(&site, "10.96.0.65", 5201);
-    let _server = Daemon::start(&site, "frontend-2", "iperf3", &["--server", "--forceflush"], "Server listening");
+    let listens = "Server listening";
+    let mut server = Daemon::start(&site, "frontend-2", "iperf3", &["--server", "--forceflush"], listens);
     for host in ["frontend-app", "outside-client"] {
         for way in [&[][..], &["--reverse"], &["--parallel", "4"], &["--udp", "--bitrate", "20M"]] {
             let common = ["--client", "10.96.0.65", "--time", "1", "--json", "--connect-timeout", "5000"];
@@ -157,6 +163,8 @@ fn iperf3_runs_both_ways() {
             let bytes = sum["bytes"].as_u64().unwrap_or_default();
             println!("{host} {way:?}: {bytes} bytes, {:.3} Gb/s", sum["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9);
             assert!(bytes > 1 << 20, "{host} {way:?}: {end}");
+            // It closes its port with each client, and opens it again.
+            server.wait_for(listens);
         }
     }
 }

@@ -4,8 +4,6 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pollgate::lab::traffic::ask_tcp;
 
@@ -13,6 +11,7 @@ use crate::live::process::Place;
 use crate::live::support::{BACKENDS, CLUSTER_IP, PATIENCE, answered_by, at, servers};
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
+use crate::shared::until;
 
 tests! {
     [Lab] =>
@@ -72,11 +71,7 @@ fn a_full_disk_refuses_writes_with_the_reason_and_takes_them_again() {
     disk.resize("64m");
     let small = "apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {ports: [{port: 80}]}\n";
     let small = place.write("small.yaml", small);
-    let deadline = Instant::now() + PATIENCE;
-    while place.cli(&["apply", "-f", &small]).status.code() != Some(0) {
-        assert!(Instant::now() < deadline, "still refused: {}", place.log());
-        thread::sleep(Duration::from_millis(200));
-    }
+    until("it is not refused any more", || place.cli(&["apply", "-f", &small]).status.code() == Some(0));
     assert!(place.log().contains("the disk works again"), "{}", place.log());
     // What was taken is there after a kill, too.
     process.signal(libc::SIGKILL);

@@ -30,13 +30,15 @@ use pollgate::lab::Namespace;
 use pollgate::lab::topology::{Host, Network, guide};
 use pollgate::lab::traffic::{Server, connect, greeting};
 use pollgate_common::counters::{Totals, WorkerCounters};
+use pollgate_common::net::{Net, PortId};
 use pollgate_common::reasons::DropReason as Reason;
 use pollgate_control::api::APPLY_PATH;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// For whatever should happen at once, on a machine that is busy with other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use crate::shared::PATIENCE;
+use crate::shared::until;
+
 /// For what should never happen.
 pub(crate) const SHORT: Duration = Duration::from_millis(500);
 
@@ -87,6 +89,11 @@ impl Site {
         Site::on(Network::new(&guide(), 1).expect("a network"))
     }
 
+    /// With a gateway that knows no host yet: the first frame to each waits for its MAC address.
+    pub(crate) fn unresolved() -> Site {
+        Site::configured(Network::new(&guide(), 1).expect("a network"), |text| text)
+    }
+
     /// On a network that the test has prepared.
     pub(crate) fn on(network: Network) -> Site {
         Site::polled_by("auto", network)
@@ -94,10 +101,13 @@ impl Site {
 
     /// With every interface polled by this kind of port.
     pub(crate) fn polled_by(backend: &str, network: Network) -> Site {
-        Site::configured(network, |text| text.replace("{ name: ", &format!("{{ backend: {backend}, name: ")))
+        let site =
+            Site::configured(network, |text| text.replace("{ name: ", &format!("{{ backend: {backend}, name: ")));
+        site.resolve_neighbours();
+        site
     }
 
-    /// With what `change` makes of the configuration's text.
+    /// With what `change` makes of the configuration's text, and unresolved.
     pub(crate) fn configured(network: Network, change: impl FnOnce(String) -> String) -> Site {
         let directory = TempDir::new().expect("a directory");
         let text = change(configuration(directory.path(), ""));
@@ -109,6 +119,25 @@ impl Site {
         site.apply(&guide_manifest());
         site.apply(UDP_SERVICE);
         site
+    }
+
+    /// Waits until the gateway knows the MAC address of every host. On a busy machine that may take longer than frames wait
+    /// for it, and a frame that is dropped would be counted.
+    fn resolve_neighbours(&self) {
+        for Host { address, .. } in self.network.hosts() {
+            ping(self.network.gateway(), *address, PATIENCE).expect("the host's kernel answers the gateway's");
+            until("the gateway knows the host", || self.net().next_hop(*address).is_ok());
+        }
+    }
+
+    /// The network as the workers see it.
+    fn net(&self) -> Arc<Net> {
+        Arc::clone(self.gateway().source().reader().pin().load().net())
+    }
+
+    /// Whether the workers take a link for up.
+    pub(crate) fn is_up(&self, port: PortId) -> bool {
+        self.net().port_link(port).is_some_and(|link| link.up)
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {

@@ -1,12 +1,13 @@
 //! Taking frames from a port and giving them back, for the tests of every kind of port.
 
-use std::time::{Duration, Instant as Clock};
+use std::time::Instant as Clock;
 
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::{Frame, Port};
 
+pub(crate) use super::PATIENCE;
+
 pub(crate) const NOW: Instant = Instant(0);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes frames until `enough` says so.
 pub(crate) fn receive(port: &mut (impl Port + ?Sized), enough: impl Fn(&[Frame]) -> bool) -> Vec<Frame> {

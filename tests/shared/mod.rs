@@ -3,3 +3,19 @@
 pub(crate) mod frames;
 pub(crate) mod harness;
 pub(crate) mod needs;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// For whatever should happen at once, on a machine that may be busy with anything else: no test depends on how long it takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -134,7 +134,7 @@ pub(crate) fn a_sleeping_worker_is_woken_by_a_frame_and_not_for_long_by_a_link_e
             std::thread::sleep(std::time::Duration::from_millis(100));
             inject::<P>(&cable, &[experimental(3, 60)]);
         });
-        assert!(readable(&port, 5000), "a frame wakes who sleeps");
+        assert!(readable(&port, 60_000), "a frame wakes who sleeps");
     });
     let frames = receive(&mut port, |frames| frames.iter().any(is_experimental));
     release(&mut port, frames);

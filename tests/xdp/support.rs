@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::ptr::NonNull;
-use std::time::{Duration, Instant as Clock};
+use std::time::Instant as Clock;
 
 use pollgate::lab::{Namespace, Veth};
 use pollgate_common::net::{Mac, PortId};
@@ -12,6 +12,7 @@ use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions, XdpPort};
 use pollgate_dataplane::port::{Frame, OpenError, Origin, Port, Returned};
 
 pub(crate) use crate::shared::frames::{NOW, PATIENCE, missed, receive, release, reply_in_place};
+use crate::shared::until;
 
 /// The MAC of the cable's left end, where clients are.
 pub(crate) const LEFT: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -72,14 +73,23 @@ pub(crate) fn beside(namespace: &Namespace, interface: &str) -> PacketPort {
     namespace.run(|| PacketPort::open(&options)).expect("a packet port")
 }
 
-/// Takes what comes within a moment.
-pub(crate) fn receive_for(port: &mut dyn Port, moment: Duration) -> Vec<Frame> {
+/// Whether nothing has come.
+pub(crate) fn is_empty(port: &mut dyn Port) -> bool {
     let mut frames = Vec::new();
-    let deadline = Clock::now() + moment;
-    while Clock::now() < deadline {
-        port.rx(NOW, 64, &mut frames);
-    }
-    frames
+    (0..64).for_each(|_| port.rx(NOW, 64, &mut frames));
+    frames.is_empty()
+}
+
+/// Waits, without taking frames, until so many were lost.
+pub(crate) fn until_missed(port: &mut dyn Port, count: u64) {
+    let mut lost = 0;
+    until("frames are missed", || {
+        // It only asks the kernel when it has looked for frames a while.
+        (0..64).for_each(|_| port.rx(NOW, 0, &mut Vec::new()));
+        lost += port.missed();
+        lost >= count
+    });
+    assert_eq!(lost, count);
 }
 
 /// Calls `tx` with nothing to send until nothing is under way.

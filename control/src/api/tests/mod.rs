@@ -89,7 +89,7 @@ impl Gateway {
 
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).expect("listening");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a valid time");
         stream
     }
 

@@ -172,7 +172,7 @@ fn a_pod_deleted_with_a_grace_period_is_terminating_and_then_goes_by_itself() {
     let options =
         r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":1,"propagationPolicy":"Background"}"#;
     gateway.send("DELETE", &format!("{pods}/p"), &[], options).expect(200);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while gateway.get(&format!("{pods}/p")).code != 404 {
         assert!(std::time::Instant::now() < deadline, "it is still there");
         std::thread::sleep(Duration::from_millis(50));
@@ -199,7 +199,7 @@ fn a_terminating_pod_goes_after_a_restart_too() {
     }
     gateway.stop();
     let gateway = restarted();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while gateway.get(&format!("{pods}/soon")).code != 404 {
         assert!(std::time::Instant::now() < deadline, "it is still there");
         std::thread::sleep(Duration::from_millis(50));

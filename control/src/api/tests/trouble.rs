@@ -73,7 +73,7 @@ fn writes_over_the_budget_are_told_to_come_again() {
         stream.write_all(announced.as_bytes()).expect("open");
         stream
     });
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     let refused = loop {
         let answer = gateway.post(SERVICES, &service("web"));
         if answer.code == 429 || std::time::Instant::now() > deadline {
@@ -119,7 +119,8 @@ fn a_path_may_end_in_a_slash() {
 
 #[test]
 fn a_client_that_dawdles_is_cut_off() {
-    let soon = Duration::from_millis(100);
+    // Long enough for the test to get as far as that on a busy machine.
+    let soon = Duration::from_secs(2);
     let gateway = Gateway::limited(Limits { head_time: soon, ..Limits::default() });
     let mut stream = gateway.connect();
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost:").expect("open");
@@ -152,6 +153,14 @@ fn watching(gateway: &Gateway) -> UnixStream {
     let mut stream = gateway.connect();
     stream.write_all(b"GET /api/v1/pods?watch=true&resourceVersion=1 HTTP/1.1\r\nHost: x\r\n\r\n").expect("open");
     stream
+}
+
+/// Waits, without reading, until the other side has closed its end.
+fn until_closed(stream: &UnixStream) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec { tv_sec: 60, tv_nsec: 0 })).expect("a live socket");
+    assert!(fds[0].revents().contains(PollFlags::HUP), "still open");
 }
 
 /// Reads until what was read ends with `end`.
@@ -195,7 +204,7 @@ fn a_request_that_breaks_off_is_forgotten_and_others_are_answered() {
 
 #[test]
 fn a_request_head_without_end_is_cut_off() {
-    let gateway = Gateway::limited(Limits { head_time: Duration::from_millis(300), ..Limits::default() });
+    let gateway = Gateway::limited(Limits { head_time: Duration::from_secs(2), ..Limits::default() });
     let mut endless = gateway.connect();
     endless.write_all(b"GET /livez HTTP/1.1\r\nX: ").expect("open");
     // The server stops reading, so sending more than it and the socket hold would block.
@@ -204,7 +213,7 @@ fn a_request_head_without_end_is_cut_off() {
     let mut slow = gateway.connect();
     let began = std::time::Instant::now();
     while slow.write_all(b"x").is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(10), "never cut off");
+        assert!(began.elapsed() < Duration::from_secs(60), "never cut off");
         gateway.get("/livez").expect(200);
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -226,7 +235,7 @@ fn watches_leave_room_for_others() {
         assert!(read_until(watch, "}\n").contains("ADDED"));
     }
     drop(watches);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         let mut again = watching(&gateway);
         if read_until(&mut again, "\r\n\r\n").starts_with("HTTP/1.1 200 ") {
@@ -247,7 +256,7 @@ fn a_watcher_that_does_not_read_is_cut_off_and_others_are_told() {
         gateway.post(APPLY_PATH, &big).expect(200);
         assert!(read_until(&mut reader, "}\n").contains(&format!("\"n\":\"{n}\"")));
     }
-    std::thread::sleep(Duration::from_millis(400));
+    until_closed(&stalled);
     gateway.get("/livez").expect(200);
     let mut bytes = Vec::new();
     let _ = stalled.read_to_end(&mut bytes);

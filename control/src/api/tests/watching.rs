@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 
 use super::*;
+use crate::api::server::STOP_TIME;
 
 /// A namespace where nothing is from the start.
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
@@ -399,6 +400,6 @@ fn watches_end_when_the_server_stops() {
     let mut watch = Watch::open(&gateway, &format!("{SERVICES}?watch=true&resourceVersion=1"));
     let before = std::time::Instant::now();
     gateway.stop();
-    assert!(before.elapsed() < Duration::from_secs(3), "nobody was waited for");
+    assert!(before.elapsed() < STOP_TIME, "nobody was waited for");
     assert_eq!(watch.next(), None, "a clean end");
 }

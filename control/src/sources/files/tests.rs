@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The Services of the last publication, each with its first port.
 #[derive(Clone, Default)]

@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(60);
 
     /// A watch on a thread; a message for each change.
     struct Watched {
