@@ -1,18 +1,18 @@
-//! How a new generation reaches the workers: one atomic pointer, epoch reclamation, and a return path.
+//! Publishes new generations to the workers: one atomic pointer, epoch reclamation, and a return path.
 //!
 //! ```text
 //!   control thread                                   worker
-//!   publish(tables) ── swap ──▶ current ◀── load ─── pin (once a burst)
+//!   publish(tables) ── swap ──▶ current ◀── load ─── pin (once per burst)
 //!        │                                             │ unpin
 //!        └─ defer(old goes to `retired`) … when no worker can see it any more … ─▶ retired ─▶ reclaim(): freed here
 //! ```
 //!
-//! `crossbeam-epoch` runs deferred functions on whichever thread happens to collect, and every 128th pin of a worker may
-//! be that one. Freeing tables takes milliseconds, so the deferred function does not free: it pushes the box onto
-//! `retired`, a bounded queue with room for every generation that can be outstanding, and only the control thread frees.
+//! `crossbeam-epoch` runs deferred functions on the thread that happens to collect. Every 128th pin of a worker may do so.
+//! Freeing tables takes milliseconds, so the deferred function does not free them. It pushes the box onto `retired`, a
+//! bounded queue with room for every outstanding generation. Only the control thread frees.
 //!
-//! Orderings: the swap is AcqRel, so that a worker whose load (Acquire) sees the pointer sees what it points to. The
-//! queue orders the return path itself.
+//! Orderings: the swap is AcqRel. A worker whose load (Acquire) sees the pointer therefore sees the data as well. The queue
+//! orders the return path itself.
 
 #![allow(unsafe_code, reason = "crossbeam-epoch leaves to its caller when retired tables may be freed")]
 
@@ -31,7 +31,7 @@ const OUTSTANDING: usize = 64;
 struct Shared<T: Send + Sync + 'static> {
     collector: Collector,
     current: Atomic<T>,
-    /// Apart from the rest: deferred functions hold it, and must not hold the collector that holds them.
+    /// A type of its own, because deferred functions hold it. They must not hold the collector, which holds them.
     retired: Arc<ArrayQueue<Box<T>>>,
 }
 
@@ -41,7 +41,7 @@ pub struct Publisher<T: Send + Sync + 'static = Tables> {
     outstanding: usize,
 }
 
-/// What makes readers; may be sent to the threads that want one.
+/// Makes readers. It can be sent to the threads that read.
 pub struct Source<T: Send + Sync + 'static = Tables>(Arc<Shared<T>>);
 
 /// One worker's end.
@@ -50,14 +50,14 @@ pub struct Reader<T: Send + Sync + 'static = Tables> {
     handle: LocalHandle,
 }
 
-/// A generation, held while it lives. Drop it at the end of each burst.
+/// Keeps a generation alive while it exists. Drop it at the end of each burst.
 pub struct Snapshot<'a, T: Send + Sync + 'static = Tables> {
     shared: &'a Shared<T>,
     guard: Guard,
 }
 
 impl<T: Send + Sync + 'static> Publisher<T> {
-    /// Starts with `first`.
+    /// A publisher whose current generation is `first`.
     pub fn new(first: T) -> Publisher<T> {
         let shared = Shared {
             collector: Collector::new(),
@@ -67,14 +67,14 @@ impl<T: Send + Sync + 'static> Publisher<T> {
         Publisher { shared: Arc::new(shared), outstanding: 0 }
     }
 
-    /// For the threads that will read.
+    /// A source of readers, for the threads that read.
     pub fn source(&self) -> Source<T> {
         Source(Arc::clone(&self.shared))
     }
 
-    /// Makes `next` what every later pin sees. Waits (a millisecond at a time) only if so many retired generations are
-    /// still in use that there is no room to take another one back, which means a worker has been inside one burst all
-    /// that time.
+    /// Makes `next` the generation that every later pin sees. Waits (a millisecond at a time) only if so many retired
+    /// generations are still in use that `retired` has no room for another one. A worker has then been inside one burst for
+    /// all that time.
     pub fn publish(&mut self, next: T) {
         while self.outstanding >= OUTSTANDING {
             if self.reclaim() == 0 {
@@ -87,9 +87,9 @@ impl<T: Send + Sync + 'static> Publisher<T> {
         let retired = Arc::clone(&self.shared.retired);
         let old = Retired(old.as_raw().cast_mut());
         self.outstanding += 1;
-        // SAFETY: `old` has been unlinked, so once every pin that might have loaded it has ended (what deferring waits
-        // for) nobody else has it; it came from an `Owned`, which is a `Box`, and is taken back exactly once. The queue
-        // has room because `outstanding` is bounded by its size.
+        // SAFETY: `old` has been unlinked. The deferred function runs after every pin that might have loaded it has
+        // ended, so nothing else refers to it then. It came from an `Owned`, which is a `Box`, and is taken back exactly
+        // once. The queue has room because `outstanding` is bounded by its size.
         unsafe {
             guard.defer_unchecked(move || {
                 let old = old;
@@ -99,9 +99,9 @@ impl<T: Send + Sync + 'static> Publisher<T> {
         guard.flush();
     }
 
-    /// Frees the generations no worker can see any more, on this thread; answers how many.
+    /// Frees, on this thread, the generations that no worker can see any more. Returns how many.
     pub fn reclaim(&mut self) -> usize {
-        // Each flush lets the collector advance; a retired generation needs two advances.
+        // Each flush lets the collector advance. A retired generation needs two advances.
         let handle = self.shared.collector.register();
         for _ in 0..3 {
             handle.pin().flush();
@@ -123,11 +123,11 @@ impl<T: Send + Sync + 'static> Publisher<T> {
 
 struct Retired<T>(*mut T);
 
-// SAFETY: the pointer stands for a box of T, which is Send; only the one deferred function uses it.
+// SAFETY: the pointer stands for a box of T, which is Send. Only the one deferred function uses it.
 unsafe impl<T: Send> Send for Retired<T> {}
 
 impl<T: Send + Sync + 'static> Source<T> {
-    /// An end for the calling thread.
+    /// A reader for the calling thread.
     pub fn reader(&self) -> Reader<T> {
         Reader { shared: Arc::clone(&self.0), handle: self.0.collector.register() }
     }
@@ -140,7 +140,7 @@ impl<T: Send + Sync + 'static> Clone for Source<T> {
 }
 
 impl<T: Send + Sync + 'static> Reader<T> {
-    /// The newest generation, held until the snapshot is dropped. No lock, no wait, no allocation.
+    /// Holds the newest generation until the snapshot is dropped. Takes no lock, does not wait, does not allocate.
     #[inline]
     pub fn pin(&self) -> Snapshot<'_, T> {
         Snapshot { shared: &self.shared, guard: self.handle.pin() }
@@ -148,19 +148,19 @@ impl<T: Send + Sync + 'static> Reader<T> {
 }
 
 impl<T: Send + Sync + 'static> Snapshot<'_, T> {
-    /// The generation that is newest now. Called twice, a later call may see a newer one: take it once a burst.
+    /// The newest generation. A second call may return a newer one, so call this once per burst.
     #[inline]
     pub fn load(&self) -> &T {
         let current = self.shared.current.load(Acquire, &self.guard);
-        // SAFETY: `current` is never null (it starts with a value and is only swapped for values), and what it points to
-        // is not freed while `guard` is pinned, which `&self` guarantees for the reference's life.
+        // SAFETY: `current` is never null: it starts with a value and is only swapped for values. What it points to is
+        // not freed while `guard` is pinned, and `&self` keeps `guard` pinned for the lifetime of the reference.
         unsafe { current.deref() }
     }
 }
 
 impl<T: Send + Sync + 'static> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: no publisher, source or reader is left, so nobody can load it again.
+        // SAFETY: no publisher, source or reader is left, so no thread can load it again.
         let last = unsafe { std::mem::replace(&mut self.current, Atomic::null()).try_into_owned() };
         drop(last);
     }
@@ -172,7 +172,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
     use std::thread::ThreadId;
 
-    /// Notes on which thread it was freed.
+    /// Records the thread that freed it.
     struct Probe {
         value: u64,
         check: u64,

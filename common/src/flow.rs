@@ -35,7 +35,7 @@ impl Protocol {
         }
     }
 
-    /// As Kubernetes writes it.
+    /// The name that Kubernetes uses.
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Tcp => "TCP",
@@ -51,15 +51,15 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// An address of one family, so that keys and flow entries exist in an IPv4 and an IPv6 size.
+/// An address of one family. Generic keys and flow entries use it to have an IPv4 and an IPv6 size.
 pub trait Address: Copy + Eq + Hash + Debug + Default + Send + Into<IpAddr> + 'static {
-    /// Whether it is IPv4's, which fits half a word.
+    /// Whether the family is IPv4, whose addresses fit half a word.
     const IS_V4: bool;
 
-    /// Two addresses as words, in the order they lie in memory: IPv4's fit the first together, the others are zero.
+    /// Two addresses as words, in memory order. Two IPv4 addresses share the first word; the other words are zero.
     fn pair(first: Self, second: Self) -> [u64; 4];
 
-    /// Sum of its 16-bit words in network order, as RFC 1071 adds them, without the final fold to 16 bits.
+    /// Sum of the address's 16-bit words in network order (RFC 1071), without the final fold to 16 bits.
     fn word_sum(self) -> u32;
 
     /// From an address of either family; `None` if it is the other one.
@@ -69,12 +69,12 @@ pub trait Address: Copy + Eq + Hash + Debug + Default + Send + Into<IpAddr> + 's
     fn words(self) -> [u64; 2];
 }
 
-/// [`Ipv4Addr`] that has a default, so that tables can be made of it.
+/// An [`Ipv4Addr`] that has a default, so that table entries can be made of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct V4(pub Ipv4Addr);
 
-/// [`Ipv6Addr`], likewise.
+/// An [`Ipv6Addr`] that has a default.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct V6(pub Ipv6Addr);
@@ -173,7 +173,7 @@ impl Address for V6 {
     }
 }
 
-/// What names one direction of a flow on the wire: 13 bytes of IPv4, 37 of IPv6.
+/// The 5-tuple of one direction of a flow: 13 bytes for IPv4, 37 for IPv6.
 ///
 /// Ports are in host order; `protocol` is the IANA number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -197,7 +197,7 @@ impl<A: Address> FlowKey<A> {
         FlowKey { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..self }
     }
 
-    /// Ports and protocol in one word, in the order they lie in memory.
+    /// Ports and protocol in one word, in memory order.
     #[inline]
     pub fn port_word(&self) -> u64 {
         u64::from(self.src_port) | u64::from(self.dst_port) << 16 | u64::from(self.protocol) << 32
@@ -205,8 +205,8 @@ impl<A: Address> FlowKey<A> {
 }
 
 impl<A: Address> PartialEq for FlowKey<A> {
-    /// In words, not field by field: on the way of every packet, where a key that is compared is nearly always the same.
-    /// Each word by itself: comparing the arrays goes by way of the stack and waits for its own stores.
+    /// Compares words, not fields: this runs for every packet, and the keys are nearly always equal. Each word is compared by
+    /// itself: to compare the arrays, the compiler goes through the stack and waits for its own stores.
     #[inline]
     fn eq(&self, other: &FlowKey<A>) -> bool {
         let ([a, b, c, d], [e, f, g, h]) = (A::pair(self.src, self.dst), A::pair(other.src, other.dst));

@@ -1,10 +1,10 @@
-//! Two kinds of hash, never to be confused.
+//! The two kinds of hash.
 //!
-//! * **In this process** (hash tables, which worker owns a flow): [`ahash`], seeded. Fast; differs between versions and
-//!   CPUs, and must never leave the process.
-//! * **Between gateways** (which backend a new flow gets): SipHash-1-3 under a key made from `maglev.seed`. Published,
-//!   fixed, the same on every CPU and in every version; keyed, so a client that does not know the seed cannot aim at one
-//!   backend. See [`RingHash`].
+//! * **Inside this process** (hash tables): [`ahash`], seeded. It is fast, but differs between versions and CPUs, so its
+//!   values must not leave the process.
+//! * **Between gateways** (which backend a new flow gets): SipHash-1-3 with a key made from `maglev.seed` ([`RingHash`]). The
+//!   algorithm is published and gives the same value on every CPU and in every version. It is keyed, so a client that does
+//!   not know the seed cannot aim at one backend.
 
 use std::hash::{Hasher, RandomState};
 use std::net::IpAddr;
@@ -14,9 +14,9 @@ use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher128};
 
 use crate::flow::Protocol;
 
-/// A hash map of the control side and of immutable tables: seeded for this process.
+/// A hash map with a seed of this process, for the control side and for immutable tables.
 pub type HashMap<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
-/// A hash set, likewise.
+/// A hash set with a seed of this process.
 pub type HashSet<K> = std::collections::HashSet<K, ahash::RandomState>;
 
 /// An empty map.
@@ -24,9 +24,9 @@ pub fn new_map<K, V>() -> HashMap<K, V> {
     HashMap::with_hasher(ahash::RandomState::new())
 }
 
-/// Four random words from the operating system's entropy, to seed what must not be guessed.
+/// Four random words from the operating system's entropy, for seeds that must not be guessed.
 pub fn random_seed() -> [u64; 4] {
-    // The standard library's RandomState is the one source of entropy it offers; each is keyed anew.
+    // RandomState is the only source of entropy in the standard library. Each one has a new key.
     std::array::from_fn(|i| {
         use std::hash::BuildHasher;
         let mut hasher = RandomState::new().build_hasher();
@@ -35,11 +35,11 @@ pub fn random_seed() -> [u64; 4] {
     })
 }
 
-/// The hash two gateways agree on: SipHash-1-3 (Aumasson, Bernstein 2012), 64 bits.
+/// The hash that all gateways of a fleet share: SipHash-1-3 (Aumasson, Bernstein 2012), 64 bits.
 ///
-/// The key is SipHash-128 (1-3, zero key) of the bytes of `maglev.seed`. The input is a fixed encoding, all numbers in
-/// network byte order; see [`RingHash::flow`] and [`RingHash::source`]. Changing any of this moves every flow of every
-/// fleet, so golden values in the tests pin it.
+/// The key is SipHash-128 (1-3, zero key) of the bytes of `maglev.seed`. The input has a fixed encoding
+/// ([`RingHash::flow`], [`RingHash::source`]) with all numbers in network byte order. Any change to this moves every flow
+/// of every fleet, so the tests compare it with golden values.
 #[derive(Clone, Copy, Debug)]
 pub struct RingHash {
     key: [u8; 16],
@@ -53,7 +53,7 @@ impl RingHash {
         RingHash { key: hasher.finish128().as_bytes() }
     }
 
-    /// Of a 5-tuple: source address, destination address (16 bytes each, IPv4 as `::ffff:a.b.c.d`), source port,
+    /// The hash of a 5-tuple: source address, destination address (16 bytes each, IPv4 as `::ffff:a.b.c.d`), source port,
     /// destination port, IP protocol number.
     pub fn flow(&self, src: IpAddr, dst: IpAddr, src_port: u16, dst_port: u16, protocol: Protocol) -> u64 {
         let mut input = [0u8; 37];
@@ -65,12 +65,12 @@ impl RingHash {
         self.bytes(&input)
     }
 
-    /// Of a source address alone (16 bytes): the first choice under ClientIP affinity.
+    /// The hash of a source address alone (16 bytes): the first choice under ClientIP affinity.
     pub fn source(&self, src: IpAddr) -> u64 {
         self.bytes(&wide(src))
     }
 
-    /// Of any bytes: Maglev's permutations use it over a backend's identity.
+    /// The hash of any bytes. Maglev's permutations hash a backend's identity with it.
     pub fn bytes(&self, input: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write(input);
@@ -78,7 +78,7 @@ impl RingHash {
     }
 }
 
-/// 16 bytes for either family, IPv4 mapped (RFC 4291 §2.5.5.2).
+/// The address as 16 bytes; IPv4 is mapped (RFC 4291 §2.5.5.2).
 pub fn wide(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),

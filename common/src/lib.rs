@@ -1,12 +1,12 @@
-//! The vocabulary and the contract of pollgate: what the control side and the packet side both speak.
+//! Types that the control side and the packet side share.
 //!
 //! * [`flow`], [`net`], [`time`], [`hash`]: addresses, keys, the kernel's view of the network, time as a number.
-//! * [`reasons`], [`counters`]: every way a packet can end, declared once, and where it is counted.
-//! * [`settings`], [`tables`], [`dns::zone`]: what the control thread compiles Services into, with the one builder that proves every index.
-//! * [`sharded`]: maps whose generations share what did not change.
-//! * [`epoch`]: how a new set of tables reaches the workers without a lock.
+//! * [`reasons`], [`counters`]: every outcome of a packet, declared once, and the counter of each.
+//! * [`settings`], [`tables`], [`dns::zone`]: what the control thread compiles Services into. One builder proves every index.
+//! * [`sharded`]: maps whose generations share unchanged parts.
+//! * [`epoch`]: hands new tables to the workers without a lock.
 //!
-//! No I/O, no threads, no clock, nothing of Kubernetes' formats.
+//! This crate has no I/O, no threads, no clock, and no Kubernetes formats.
 
 #![deny(unsafe_code)]
 

@@ -1,16 +1,16 @@
-//! What the host's kernel knows about the network, as the workers see it.
+//! The host's network as the kernel knows it, in the form that workers use.
 //!
-//! Links, routes and neighbours stay with the kernel and its usual tools; this is an immutable copy, made by the
-//! netlink mirror (or, offline, from the configuration) and published with the tables. A worker asks it one question,
-//! [`Net::hop`]: by which port, and to which MAC, does a frame for this address leave?
+//! Links, routes and neighbours are managed by the kernel and its usual tools. This is an immutable copy of them. The host
+//! network (netlink) makes it, or offline the configuration; it is published with the tables. A worker uses it for one
+//! look-up, [`Net::next_hop`]: the port and the MAC address for a destination.
 //!
 //! ```text
 //!  destination ─longest prefix─▶ route ─▶ link (+ gateway or the destination itself) ─▶ neighbour ─▶ NextHop
 //! ```
 //!
-//! A hop is looked up when a flow opens and again when [`Net::generation`] has moved; so the look-up may cost one hash
-//! probe per prefix length in use (rarely more than four) and routes are kept as the kernel names them, without a
-//! flattened table. Routes to several next hops use the first; policy routing rules are not mirrored.
+//! A next hop is looked up when a flow opens and again when [`Net::generation`] has changed. So the look-up may cost one
+//! hash probe per prefix length in use (rarely more than four), and routes are kept as the kernel has them, without a
+//! flattened table. If a route has several next hops, the first is used. Policy routing rules are ignored.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::hash::{HashMap, new_map};
 
-/// A hardware address, in the order of the wire.
+/// A hardware (MAC) address, in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
@@ -60,7 +60,7 @@ impl std::str::FromStr for Mac {
     }
 }
 
-/// Which port of a worker: the interface's position in the configuration, from 0.
+/// Number of a worker's port: the interface's position in the configuration, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct PortId(pub u16);
 
@@ -69,35 +69,35 @@ pub struct PortId(pub u16);
 pub struct Link {
     /// The kernel's interface index.
     pub index: u32,
-    /// Its name, for messages.
+    /// The interface's name, for messages.
     pub name: String,
-    /// The port that polls it; `None` when the configuration does not name it.
+    /// The port that polls the link; `None` if the configuration does not name it.
     pub port: Option<PortId>,
-    /// Its own hardware address.
+    /// The link's own hardware address.
     pub mac: Mac,
-    /// Largest IP packet it carries, in bytes.
+    /// Largest IP packet the link carries, in bytes.
     pub mtu: u32,
-    /// Administratively up and with carrier.
+    /// Whether the link is administratively up and has carrier.
     pub up: bool,
 }
 
 /// One route of the main table, to one next hop.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// Destinations.
+    /// Destination prefix.
     pub to: IpNet,
-    /// The next hop's address; `None` when the destination is on the link itself.
+    /// The next hop's address; `None` if the destination is on the link itself.
     pub via: Option<IpAddr>,
-    /// Interface index of the link it leaves by.
+    /// Interface index of the outgoing link.
     pub link: u32,
-    /// Smaller wins among routes to the same prefix.
+    /// Among routes to the same prefix the smallest metric wins.
     pub metric: u32,
 }
 
-/// What the kernel said, in any order: the raw material of a [`Net`].
+/// Links, addresses, routes and neighbours from the kernel, in any order: the input of [`Net::new`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
-    /// All links, polled or not.
+    /// All links, whether polled or not.
     pub links: Vec<Link>,
     /// The addresses configured on links, with their prefix: (interface index, address).
     pub addresses: Vec<(u32, IpNet)>,
@@ -107,10 +107,10 @@ pub struct Facts {
     pub neighbours: Vec<(u32, IpAddr, Mac)>,
 }
 
-/// Where a frame goes next. Two MACs, a port: all that rewriting needs.
+/// Where a frame goes next: the port, both MAC addresses and the MTU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NextHop {
-    /// The port it leaves by.
+    /// The outgoing port.
     pub port: PortId,
     /// Source MAC: the link's own.
     pub src: Mac,
@@ -120,20 +120,20 @@ pub struct NextHop {
     pub mtu: u32,
 }
 
-/// Why there is no hop.
+/// Why there is no next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoNextHop {
-    /// The neighbour's MAC is not known (yet): ask the kernel for this one.
+    /// The neighbour's MAC address is not known yet. The kernel must be asked for it.
     Neighbour(NeighbourQuery),
     /// No route covers the destination.
     NoRoute,
-    /// The route leaves by a link that no port polls.
+    /// No port polls the link of the route.
     Unpolled,
     /// The link is down.
     LinkDown,
 }
 
-/// "Who has this address, on this link?": what a worker asks the control thread to ask the kernel.
+/// A neighbour to resolve. A worker passes it to the control thread, which asks the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct NeighbourQuery {
     /// Interface index.
@@ -142,14 +142,14 @@ pub struct NeighbourQuery {
     pub address: IpAddr,
 }
 
-/// The compiled copy. Immutable; see the module's text.
+/// An immutable copy of the host's network, compiled for look-ups.
 #[derive(Debug, Default)]
 pub struct Net {
     generation: u64,
     facts: Facts,
     ports: Vec<Option<usize>>,
     by_index: HashMap<u32, usize>,
-    /// Prefix length → (network → route), longest first, IPv4 and IPv6 apart.
+    /// Prefix length → (network → route), longest first, separate for IPv4 and IPv6.
     v4: Vec<(u8, HashMap<IpAddr, usize>)>,
     v6: Vec<(u8, HashMap<IpAddr, usize>)>,
     neighbours: HashMap<(u32, IpAddr), Mac>,
@@ -157,7 +157,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// Compiles `facts`. `generation` must differ from that of every other `Net` a worker may have seen.
+    /// Compiles `facts`. `generation` must differ from that of every other `Net` that a worker may have seen.
     pub fn new(generation: u64, facts: Facts) -> Net {
         let mut net = Net { generation, ..Net::default() };
         net.by_index = new_map();
@@ -198,12 +198,12 @@ impl Net {
         }
     }
 
-    /// Moves whenever anything a hop depends on has changed; never 0 once the mirror has spoken.
+    /// Changes whenever anything a next hop depends on has changed. It is 0 only before the first view of the network.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The raw material.
+    /// The links, addresses, routes and neighbours it was compiled from.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -214,12 +214,12 @@ impl Net {
         self.facts.links.get(at)
     }
 
-    /// Whether the kernel itself has `address` configured, and on which link (interface index).
+    /// The interface index of the link on which the kernel has `address` configured.
     pub fn kernel_has(&self, address: IpAddr) -> Option<u32> {
         self.local.get(&address).copied()
     }
 
-    /// The way to `destination`.
+    /// The next hop for `destination`.
     pub fn next_hop(&self, destination: IpAddr) -> Result<NextHop, NoNextHop> {
         let route = self.route(destination).ok_or(NoNextHop::NoRoute)?;
         let link = self.by_index.get(&route.link).map(|&at| &self.facts.links[at]).ok_or(NoNextHop::NoRoute)?;
@@ -234,7 +234,7 @@ impl Net {
         }
     }
 
-    /// The longest prefix that covers `destination`.
+    /// The route with the longest prefix that covers `destination`.
     pub fn route(&self, destination: IpAddr) -> Option<&Route> {
         let levels = if destination.is_ipv4() { &self.v4 } else { &self.v6 };
         levels.iter().find_map(|(len, networks)| {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_neighbour_names_whom_to_ask() {
+    fn a_missing_neighbour_is_named() {
         let query = NeighbourQuery { link: 3, address: ip("10.244.1.2") };
         assert_eq!(net().next_hop(ip("10.244.1.2")), Err(NoNextHop::Neighbour(query)));
         assert_eq!(net().next_hop(ip("2001:db8::1")), Err(NoNextHop::NoRoute));

@@ -1,13 +1,13 @@
-//! A map whose copies share what they have in common.
+//! A map whose copies share their unchanged parts.
 //!
 //! ```text
 //!  hash ─┬─ bits 40…47 ─▶ shard (behind an Arc)
-//!        └─ the rest ───▶ place and tag in the shard's table
+//!        └─ the rest ───▶ index and tag in the shard's table
 //! ```
 //!
-//! A copy is as many pointers as there are shards; a change copies one shard, if others share it. A key is hashed once, for
-//! both steps: the tables are hashbrown's, which takes the hash from outside (the standard library's map, which is the same
-//! table, hashes by itself).
+//! Copying the map copies one pointer per shard. A change copies one shard, and only if another map shares it. A key is
+//! hashed once for both steps: the tables are hashbrown's, which take a ready hash. (The standard library's map is the same
+//! table, but always hashes by itself.)
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -18,12 +18,12 @@ use hashbrown::HashTable;
 /// Shards of each map.
 pub const SHARDS: usize = 256;
 
-/// Where the shard's number is in a hash: hashbrown takes the place from the low bits and the tag from the top seven.
+/// Lowest bit of the shard's number in a hash. hashbrown takes the index from the low bits and the tag from the top seven.
 const SHARD_SHIFT: u32 = 40;
 
 type Shard<K, V> = HashTable<(K, V)>;
 
-/// See the module's text.
+/// A hash map in shards that its copies share.
 #[derive(Debug)]
 pub struct Sharded<K, V> {
     hasher: ahash::RandomState,
@@ -74,7 +74,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
         None
     }
 
-    /// Removes `key`, likewise.
+    /// Removes `key`, copying its shard if others share it. Returns its value.
     pub fn remove<Q>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -88,17 +88,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
         Some(entry.remove().0.1)
     }
 
-    /// Entries.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All entries, in no order.
+    /// All entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.shards.iter().flat_map(|shard| shard.iter()).map(|(key, value)| (key, value))
     }

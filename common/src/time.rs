@@ -1,11 +1,11 @@
 //! Time as an argument.
 //!
-//! Nothing below `worker` reads a clock: whoever drives a worker says what time it is, once a burst. A live gateway
-//! passes the monotonic clock, `replay` the capture's time stamps, a test whatever it likes.
+//! No code below `worker` reads a clock. The caller passes the time to the worker once per burst: a live gateway passes the
+//! monotonic clock, `replay` passes the capture's time stamps, a test passes any value.
 
 use std::time::Duration;
 
-/// A point in time: nanoseconds since an origin the driver chose.
+/// A point in time: nanoseconds since an origin that the caller chose.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Instant(pub u64);
 
@@ -15,12 +15,12 @@ impl Instant {
         Ticks(u32::try_from((self.0 >> TICK_SHIFT) & u64::from(u32::MAX)).unwrap_or(0))
     }
 
-    /// This much later; saturates.
+    /// The time `span` later; saturates.
     pub fn plus(self, span: Duration) -> Instant {
         Instant(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// Time since `earlier`; zero if that is later.
+    /// Time since `earlier`; zero if `earlier` is later than `self`.
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -28,7 +28,7 @@ impl Instant {
 
 const TICK_SHIFT: u32 = 30;
 
-/// Coarse time: see [`Instant::ticks`].
+/// Coarse time, in the units of [`Instant::ticks`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Ticks(pub u32);
 
@@ -38,7 +38,7 @@ impl Ticks {
         self.0.wrapping_sub(earlier.0)
     }
 
-    /// The number of whole ticks that last at least `span` (so nothing expires early).
+    /// The number of whole ticks that last at least `span`, so that nothing expires early.
     pub fn span(span: Duration) -> u32 {
         let ticks = (span.as_nanos() >> TICK_SHIFT) + 1;
         u32::try_from(ticks).unwrap_or(u32::MAX)

@@ -1,10 +1,10 @@
-//! The answer to a query: an authoritative server's, from the compiled zone.
+//! The authoritative answer to a query, from the compiled zone.
 //!
 //! Rules: RFC 1035 §4.3.2 (the algorithm), RFC 2308 (negative answers carry the SOA), RFC 6891 (EDNS), and the Kubernetes DNS
 //! specification for what exists. A name outside the zone is REFUSED.
 //!
-//! The zone holds records in wire format ([`super::zone`]), so an answer is a look-up, a copy behind the question, and a
-//! header. Whoever serves DNS calls [`answer`]: the worker in the query's own frame, others in a buffer of theirs.
+//! The zone holds records in wire format ([`super::zone`]). An answer is a look-up, a copy after the question, and a header.
+//! Every DNS server calls [`answer`]: the worker in the query's own frame, others in their own buffer.
 
 use zerocopy::IntoBytes;
 
@@ -14,13 +14,13 @@ use super::zone::{RrSet, Zone};
 /// Why a message gets no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// It is not a query: too short for a header, or itself a response.
+    /// The message is not a query: it is too short for a header, or a response.
     NotAQuery,
     /// The buffer is too small for the response.
     NoRoom,
 }
 
-/// Writes the response to the query in the first `len` bytes of `buffer` over it. Returns the response's length in bytes.
+/// Overwrites the query in the first `len` bytes of `buffer` with its response. Returns the response's length in bytes.
 pub fn answer(buffer: &mut [u8], len: usize, zone: &Zone) -> Result<usize, NoAnswer> {
     let mut room = NameRoom::default();
     let query = buffer.get(..len).and_then(|message| Query::read(message, &mut room)).ok_or(NoAnswer::NotAQuery)?;
@@ -47,7 +47,7 @@ fn respond<'a>(query: &Query<'_>, zone: &'a Zone) -> Response<'a> {
     if asked.class != message::IN {
         return Response::error(Rcode::Refused);
     }
-    // A name that is found is the zone's.
+    // A name that is found belongs to the zone.
     match zone.find(asked.name) {
         Some(node) => match node.answer(asked.rtype) {
             Some(answer) => Response::positive(asked, answer),
@@ -63,7 +63,7 @@ impl<'a> Response<'a> {
         Response { rcode, authoritative: false, truncated: false, answer: None, soa: None }
     }
 
-    /// Truncated to nothing rather than to a part, so that no client takes the part for the whole (RFC 2181 §9).
+    /// Truncates to no records at all, so that no client takes a part for the whole set (RFC 2181 §9).
     fn positive(asked: &Asked<'_>, answer: &'a RrSet) -> Response<'a> {
         let limit = asked.edns.map_or(message::PLAIN_SIZE, |opt| opt.size());
         let opt = if asked.edns.is_some() { size_of::<message::Opt>() } else { 0 };
@@ -73,13 +73,13 @@ impl<'a> Response<'a> {
     }
 
     fn negative(asked: &Asked<'_>, zone: &Zone, rcode: Rcode) -> Response<'a> {
-        // The question's name ends in the zone's: the record points there.
+        // The question's name ends with the zone's name. The record points there.
         let origin = message::LEN + asked.name.len() - zone.origin.len();
         let soa = u16::try_from(origin).ok().map(|origin| message::soa(origin, zone.serial, zone.ttl));
         Response { rcode, authoritative: true, truncated: false, answer: None, soa }
     }
 
-    /// Writes it over the query at the start of `message`. Returns its length, or `None` if there is no room.
+    /// Writes the response over the query at the start of `message`. Returns its length, or `None` if there is no room.
     fn write(&self, query: &Query<'_>, buffer: &mut [u8]) -> Option<usize> {
         let asked = query.question.as_ref().ok();
         let edns = asked.and_then(|asked| asked.edns).map(|opt| opt.response(self.rcode));

@@ -16,9 +16,9 @@ use crate::header::Header;
 pub const LEN: usize = 12;
 /// Class IN.
 pub const IN: u16 = 1;
-/// The UDP payload size every client must take (RFC 1035 §2.3.4).
+/// The UDP payload size that every client must accept (RFC 1035 §2.3.4).
 pub const PLAIN_SIZE: usize = 512;
-/// The largest UDP answer we send or accept, whatever the client says: fits every path (DNS flag day 2020).
+/// The largest UDP payload we send or accept, even if the client allows more. It fits every path (DNS flag day 2020).
 pub const EDNS_SIZE: u16 = 1232;
 
 const QR: u16 = 0x8000;
@@ -39,11 +39,11 @@ pub enum Rcode {
     ServFail,
     /// The name does not exist.
     NxDomain,
-    /// That kind of query is not implemented.
+    /// This kind of query is not implemented.
     NotImp,
-    /// Not answered for reasons of policy: not our zone.
+    /// Refused by policy: the name is outside our zone.
     Refused,
-    /// That EDNS version is not implemented.
+    /// This EDNS version is not implemented.
     BadVers,
 }
 
@@ -76,7 +76,7 @@ pub struct Dns {
 impl Header for Dns {}
 
 impl Dns {
-    /// The header of the response to this query. `records`: answers, authorities, additionals.
+    /// The header of the response to this query. `records`: number of answers, authorities, additionals.
     pub fn response(&self, rcode: Rcode, aa: bool, tc: bool, questions: u16, records: [u16; 3]) -> Dns {
         let bit = |on: bool, bit: u16| if on { bit } else { 0 };
         let kept = self.flags.get() & (OPCODE | RD);
@@ -95,7 +95,7 @@ struct Question {
 
 impl Header for Question {}
 
-/// The pseudo-record, its root name included (RFC 6891 §6.1.2).
+/// The OPT pseudo-record, including its root name (RFC 6891 §6.1.2).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Opt {
@@ -111,7 +111,7 @@ pub struct Opt {
 impl Header for Opt {}
 
 impl Opt {
-    /// UDP payload bytes the client takes.
+    /// UDP payload bytes that the client accepts.
     pub fn size(&self) -> usize {
         usize::from(self.size.get().min(EDNS_SIZE)).max(PLAIN_SIZE)
     }
@@ -121,7 +121,7 @@ impl Opt {
         self.version
     }
 
-    /// Ours, for a response: same DO bit (RFC 3225 §3), no options.
+    /// The OPT record of our response: same DO bit (RFC 3225 §3), no options.
     pub fn response(&self, rcode: Rcode) -> Opt {
         Opt {
             name: 0,
@@ -135,7 +135,7 @@ impl Opt {
     }
 }
 
-/// Room for a name in lower case: on the caller's stack, so that it is written where it is used.
+/// A buffer for a name in lower case. It is on the caller's stack, so the name is written where it is used.
 #[derive(Debug)]
 pub struct NameRoom([u8; MAX_NAME]);
 
@@ -146,20 +146,20 @@ impl Default for NameRoom {
 }
 
 impl NameRoom {
-    /// The name at `at` in lower case, root label included; no compression pointers, which have nothing to point to in a
-    /// question. `None` if it is cut off, too long, or has a label of more than 63 bytes.
+    /// The name at `at` in lower case, including the root label. Compression pointers are not accepted: a question has
+    /// nothing to point to. `None` if the name is cut off, too long, or has a label of more than 63 bytes.
     fn read(&mut self, message: &[u8], at: usize) -> Option<&[u8]> {
         let name = message.get(at..)?;
         let len = name_len(name)?;
         let room = self.0.get_mut(..len)?;
         room.copy_from_slice(name.get(..len)?);
-        // Lengths are below 64 and so no letters: the whole name can be done in one go.
+        // Length bytes are below 64, so they are not letters. The whole name can be converted at once.
         room.make_ascii_lowercase();
         Some(room)
     }
 }
 
-/// Bytes of the name at the start, root label included.
+/// Length of the name at the start, including the root label.
 fn name_len(bytes: &[u8]) -> Option<usize> {
     let mut len = 0;
     loop {
@@ -174,12 +174,12 @@ fn name_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// A query, read.
+/// A parsed query.
 #[derive(Debug)]
 pub struct Query<'a> {
     /// Its header.
     pub header: Dns,
-    /// What is asked; or how to say that it could not be read.
+    /// The question, or the response code that reports why it could not be read.
     pub question: Result<Asked<'a>, Rcode>,
 }
 
@@ -192,15 +192,15 @@ pub struct Asked<'a> {
     pub rtype: u16,
     /// The class.
     pub class: u16,
-    /// Where the question section ends, from the message's first byte.
+    /// Offset of the end of the question section, from the message's first byte.
     pub end: usize,
     /// The EDNS record, if there is one.
     pub edns: Option<Opt>,
 }
 
 impl<'a> Query<'a> {
-    /// Reads `message`; `None` if it is no query at all (too short for a header, or a response), which must not be
-    /// answered lest two servers talk to each other for ever.
+    /// Reads `message`. `None` if it is not a query: too short for a header, or a response. Such a message must get no
+    /// response, so that two servers cannot send responses to each other without end.
     pub fn read(message: &[u8], room: &'a mut NameRoom) -> Option<Query<'a>> {
         let header = *Dns::at(message, 0)?;
         if header.flags.get() & QR != 0 {
@@ -222,15 +222,15 @@ impl<'a> Asked<'a> {
         let at = LEN + name.len();
         let question = Question::at(message, at)?;
         let end = at + size_of::<Question>();
-        // Only where nothing else stands between question and additional section can the OPT be found without a parse.
+        // The OPT record is found without parsing only if the additional section directly follows the question.
         let bare = header.answers.get() == 0 && header.authorities.get() == 0 && header.additionals.get() > 0;
         let edns = Opt::at(message, end).filter(|opt| bare && opt.name == 0 && opt.rtype.get() == rr::OPT).copied();
         Some(Asked { name, rtype: question.rtype.get(), class: question.class.get(), end, edns })
     }
 }
 
-/// The zone's SOA record for an authority section. `origin`: where the zone's name starts in the message (RFC 2308 §3: its
-/// TTL bounds how long the denial is remembered).
+/// The zone's SOA record for an authority section. `origin` is the offset of the zone's name in the message. The record's
+/// TTL limits how long the negative answer is cached (RFC 2308 §3).
 pub fn soa(origin: u16, serial: u32, ttl: u32) -> [u8; SOA_LEN] {
     let pointer = (0xc000 | origin).to_be_bytes();
     let mut record = [0; SOA_LEN];
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_apart() {
+    fn each_unreadable_message_has_its_own_code() {
         let code = |message: &[u8]| Query::read(message, &mut NameRoom::default()).map(|q| q.question.err());
         assert_eq!(code(b"short"), None);
         let mut response = query(b"\x01a\0");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_soa_record_is_as_long_as_it_says() {
+    fn the_soa_record_has_the_length_in_its_header() {
         let record = soa(12, 7, 5);
         assert_eq!(&record[..12], b"\xc0\x0c\0\x06\0\x01\0\0\0\x05\0\x2a");
         assert_eq!(&record[SOA_LEN - 20..SOA_LEN - 16], &7u32.to_be_bytes());

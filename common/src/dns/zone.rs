@@ -1,18 +1,18 @@
-//! The DNS zone, compiled: names in wire format to answers in wire format.
+//! The compiled DNS zone: maps names in wire format to answers in wire format.
 //!
 //! ```text
 //!   \x0fbackend-service\x07default\x03svc\x07cluster\x05local\0   ─▶  Node { CNAME │ A: 1 record, 16 bytes │ ... }
 //! ```
 //!
-//! A worker lower-cases the query's name on its stack, finds the [`Node`], and copies an [`RrSet`] behind the question:
-//! its records start with the pointer 0xC00C to the query's own name (RFC 1035 §4.1.4), so the answer echoes the
-//! query's spelling. A name without a node does not exist; a node without the type asked for is "no data" (RFC 2308).
+//! A worker converts the query's name to lower case on its stack, finds the [`Node`], and copies an [`RrSet`] after the
+//! question. The records start with the pointer 0xC00C to the query's own name (RFC 1035 §4.1.4), so the answer has the
+//! query's spelling. A name without a node does not exist. A node without the requested type is "no data" (RFC 2308).
 
 use std::sync::Arc;
 
 use crate::sharded::Sharded;
 
-/// Record types the zone knows by name (RFC 1035 §3.2.2, RFC 3596, RFC 2782).
+/// Record types that have a name here (RFC 1035 §3.2.2, RFC 3596, RFC 2782).
 pub mod rr {
     /// A host address.
     pub const A: u16 = 1;
@@ -32,23 +32,23 @@ pub const MAX_NAME: usize = 255;
 /// Records of one name and type, ready to be copied into an answer section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RrSet {
-    /// Records.
+    /// Number of records.
     pub count: u16,
-    /// Their bytes; each begins with 0xC00C.
+    /// The records in wire format; each begins with 0xC00C.
     pub bytes: Box<[u8]>,
 }
 
-/// What a name has.
+/// The records of one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// An alias: the answer to any type.
+    /// The alias, which is the answer to a query of any type.
     pub cname: Option<RrSet>,
-    /// By type.
+    /// Records by type.
     pub sets: Vec<(u16, RrSet)>,
 }
 
 impl Node {
-    /// The answer to a query for `rtype`; `None` is "no data".
+    /// The answer to a query for `rtype`; `None` means "no data".
     pub fn answer(&self, rtype: u16) -> Option<&RrSet> {
         self.cname.as_ref().or_else(|| self.sets.iter().find(|(t, _)| *t == rtype).map(|(_, set)| set))
     }
@@ -59,22 +59,22 @@ impl Node {
 pub struct Zone {
     /// The zone's name on the wire, lower case, ending in the root label.
     pub origin: Box<[u8]>,
-    /// TTL of records, seconds.
+    /// TTL of the records, in seconds.
     pub ttl: u32,
     /// The SOA's serial number.
     pub serial: u32,
-    /// Names (wire, lower case) to what they have.
+    /// Names (wire format, lower case) and their records.
     pub names: Sharded<Box<[u8]>, Arc<Node>>,
 }
 
 impl Zone {
-    /// Whether `name` (wire, lower case) is the origin or below it.
+    /// Whether `name` (wire format, lower case) is the origin or below it.
     pub fn holds(&self, name: &[u8]) -> bool {
         let Some(cut) = name.len().checked_sub(self.origin.len()) else { return false };
         !self.origin.is_empty() && name[cut..] == *self.origin && is_label_boundary(name, cut)
     }
 
-    /// What `name` (wire, lower case) has; `None`: it does not exist.
+    /// The records of `name` (wire format, lower case); `None` if the name does not exist.
     pub fn find(&self, name: &[u8]) -> Option<&Node> {
         self.names.get(name).map(|node| &**node)
     }
@@ -92,8 +92,8 @@ fn is_label_boundary(name: &[u8], at: usize) -> bool {
     here == at
 }
 
-/// `name` (dotted text, with or without the final dot) on the wire, lower case. `None` if a label is empty or longer than
-/// 63 bytes, or the whole longer than [`MAX_NAME`].
+/// `name` (dotted text, with or without the final dot) in wire format, lower case. `None` if a label is empty or longer
+/// than 63 bytes, or the whole name is longer than [`MAX_NAME`].
 pub fn to_wire(name: &str) -> Option<Box<[u8]>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let mut wire = Vec::with_capacity(name.len() + 2);

@@ -1,4 +1,4 @@
-//! The builder: the only way to make [`Tables`], and the proof of every index in them.
+//! The builder: the only way to make [`Tables`]. It proves every index in them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::net::Net;
 use crate::settings::DataplaneSettings;
 use crate::sharded::Sharded;
 
-/// Why tables could not be built. Each is a mistake of the compiler, not of a user.
+/// Why tables could not be built. Each is a bug of the control side's compiler, not a mistake of a user.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BuildError {
     /// More services than the tables hold.
@@ -20,7 +20,7 @@ pub enum BuildError {
     TooManyServices {
         /// The service.
         name: String,
-        /// Its place.
+        /// The service's index.
         index: u32,
     },
     /// Two services want the same frontend.
@@ -32,10 +32,10 @@ pub enum BuildError {
         address: IpAddr,
         /// The port.
         port: u16,
-        /// Who has it.
+        /// The service that has it.
         holder: String,
     },
-    /// A ring entry or an order entry leads nowhere.
+    /// A ring entry or an order entry refers to no backend.
     #[error("{name}: its ring or order refers to a backend that it does not have")]
     DanglingIndex {
         /// The service.
@@ -43,14 +43,14 @@ pub enum BuildError {
     },
 }
 
-/// Makes the next generation out of the last one; see the module's text.
+/// Makes the next generation of [`Tables`] from the last one.
 #[derive(Debug)]
 pub struct Builder {
     tables: Tables,
 }
 
 impl Builder {
-    /// Starts from nothing: only the addresses of `settings` are owned.
+    /// A builder without services: only the addresses of `settings` are owned.
     pub fn new(settings: Arc<DataplaneSettings>, zone: Arc<Zone>) -> Builder {
         let tables = Tables {
             generation: 0,
@@ -82,8 +82,8 @@ impl Builder {
         self.tables.zone = zone;
     }
 
-    /// Adds or replaces the service at its place, with its frontends; answers which one was there. On an error nothing has
-    /// changed.
+    /// Adds or replaces the service at its index, with its frontends. Returns the service that had the index. On an error
+    /// nothing has changed.
     pub fn put_service(&mut self, service: Arc<ServicePort>) -> Result<Option<Arc<ServicePort>>, BuildError> {
         self.prove(&service)?;
         let old = self.remove_service(service.id.index);
@@ -99,7 +99,7 @@ impl Builder {
         Ok(old)
     }
 
-    /// Removes the service at `index` and its frontends, and answers it; nothing to do if there is none.
+    /// Removes the service at `index` and its frontends. Returns the service, or `None` if the index is free.
     pub fn remove_service(&mut self, index: u32) -> Option<Arc<ServicePort>> {
         self.tables.service(index)?;
         let old = self.slot(index as usize).take()?;
@@ -110,13 +110,13 @@ impl Builder {
         Some(old)
     }
 
-    /// The tables as they are now, as `generation`.
+    /// The current tables, with the number `generation`.
     pub fn build(&mut self, generation: u64) -> Tables {
         self.tables.generation = generation;
         self.tables.clone()
     }
 
-    /// What is built so far.
+    /// The tables built so far.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_owned_exactly_while_somebody_claims_them() {
+    fn addresses_are_owned_exactly_while_claimed() {
         let mut builder = builder();
         let vip = "10.96.0.50".parse().expect("an address");
         let dns = "10.96.0.10".parse().expect("an address");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_builder_refuses_what_leads_nowhere() {
+    fn the_builder_refuses_dangling_and_conflicting_indexes() {
         let mut builder = builder();
         builder.put_service(service(0, "10.96.0.50", 1)).expect("fits");
         assert!(matches!(builder.put_service(service(1, "10.96.0.50", 1)), Err(BuildError::FrontendTaken { .. })));

@@ -1,4 +1,4 @@
-//! Frontends and owned addresses: what a packet's destination is.
+//! Frontends and owned addresses: the possible destinations of a packet.
 
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -21,9 +21,9 @@ pub enum OwnedKind {
 /// An address pollgate owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owned {
-    /// What it is.
+    /// The kind of address.
     pub kind: OwnedKind,
-    /// How many frontends (and settings) claim it.
+    /// How many frontends and settings claim it.
     pub(super) claims: u32,
 }
 
@@ -39,7 +39,7 @@ pub struct FrontendKey {
 }
 
 impl Hash for FrontendKey {
-    /// In as few words as there are: every new flow looks one up.
+    /// Hashes as few words as possible: every new flow looks one up.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let rest = u64::from(self.port) << 8 | u64::from(self.protocol.number());
         match self.address {
@@ -52,7 +52,7 @@ impl Hash for FrontendKey {
     }
 }
 
-/// How a frontend came to be: decides policy and SNAT.
+/// Where a frontend comes from. Decides traffic policy and SNAT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum FrontendKind {
     /// ClusterIP:port.
@@ -66,12 +66,12 @@ pub enum FrontendKind {
 }
 
 impl FrontendKind {
-    /// Whether the internal traffic policy governs it; otherwise the external one does.
+    /// Whether the internal traffic policy applies; otherwise the external one does.
     pub fn is_internal(self) -> bool {
         self == FrontendKind::ClusterIp
     }
 
-    /// What it makes of its address.
+    /// The kind of owned address that a frontend of this kind has.
     pub fn owned(self) -> OwnedKind {
         match self {
             FrontendKind::ClusterIp => OwnedKind::ClusterIp,
@@ -82,11 +82,11 @@ impl FrontendKind {
     }
 }
 
-/// The value behind a [`FrontendKey`].
+/// The value of a [`FrontendKey`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frontend {
     /// Index into the services.
     pub service: u32,
-    /// How it came to be.
+    /// The kind of frontend.
     pub kind: FrontendKind,
 }

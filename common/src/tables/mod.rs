@@ -1,20 +1,20 @@
-//! The compiled tables: what a worker looks at, and the one builder that proves every index in them.
+//! The compiled tables that workers read, and the builder that proves every index in them.
 //!
 //! ```text
 //!   (address, port, protocol) ─frontends─▶ Frontend ─┐
 //!   address ─owned─▶ Owned                           ▼
-//!                                    services[index] Service ─ cluster │ local ─▶ Pool: Ring ─ordinal─▶ order ─slot─▶ Backend
+//!                                services[index] ServicePort ─ cluster │ local ─▶ Pool: Ring ─ordinal─▶ order ─slot─▶ Backend
 //! ```
 //!
-//! * **Immutable**: a worker reads one pointer a burst and sees one consistent state.
-//! * **Structurally shared**: maps are [`Sharded`] and services into chunks, each behind an `Arc`; the next
-//!   generation copies a few hundred pointers and only the shards and chunks it changes, not all services. Rings are
-//!   shared between all pools with the same backends in the same order.
-//! * **Proved once**: [`Builder`] is the only way to make a [`Tables`] and refuses an index that leads nowhere, so the
-//!   look-ups below have nothing to fail on; they answer `Option` all the same, and no reader can be made to panic.
+//! * **Immutable**: a worker reads one pointer per burst and sees one consistent state.
+//! * **Structurally shared**: maps are [`Sharded`] and services are in chunks, each in an `Arc`. The next generation copies
+//!   a few hundred pointers, and of the data only the shards and chunks that change. Rings are shared between all pools
+//!   with the same backends in the same order.
+//! * **Proved once**: [`Builder`] is the only way to make a [`Tables`] and refuses a dangling index, so the look-ups below
+//!   cannot fail. They return `Option` all the same, and no reader can panic.
 //!
-//! A *service* here is one port of a Kubernetes Service (namespace/name, port name, protocol): each is balanced by
-//! itself, as kube-proxy does (Kubernetes `pkg/proxy/types.go`, ServicePortName).
+//! A *service port* is one port of a Kubernetes Service (namespace/name, port name, protocol). Each is balanced by itself,
+//! as in kube-proxy (Kubernetes `pkg/proxy/types.go`, ServicePortName).
 
 mod builder;
 mod frontend;
@@ -35,7 +35,7 @@ const CHUNK: usize = 64;
 
 type Chunk = [Option<Arc<ServicePort>>; CHUNK];
 
-/// One generation of everything a worker needs to know.
+/// One generation of all data that workers read.
 #[derive(Clone, Debug)]
 pub struct Tables {
     generation: u64,
@@ -48,17 +48,17 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Grows by one with each publication; the first is 1.
+    /// Number of this generation: grows by one with each publication; the first is 1.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// What stays the same.
+    /// The settings, which do not change.
     pub fn settings(&self) -> &DataplaneSettings {
         &self.settings
     }
 
-    /// The kernel's network.
+    /// The host's network.
     pub fn net(&self) -> &Arc<Net> {
         &self.net
     }
@@ -68,7 +68,7 @@ impl Tables {
         &self.zone
     }
 
-    /// What pollgate is to `address`, if it owns it.
+    /// The kind of owned address; `None` if pollgate does not own `address`.
     #[inline]
     pub fn owned(&self, address: IpAddr) -> Option<OwnedKind> {
         self.owned.get(&address).map(|owned| owned.kind)
@@ -79,7 +79,7 @@ impl Tables {
         self.owned.iter().map(|(address, owned)| (*address, owned.kind))
     }
 
-    /// What `key` leads to.
+    /// The frontend with this key.
     #[inline]
     pub fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         self.frontends.get(key).copied()
@@ -92,7 +92,7 @@ impl Tables {
         self.services.get(at / CHUNK)?[at % CHUNK].as_ref()
     }
 
-    /// The service with this id, unless its place went to another.
+    /// The service with this id; `None` if its index belongs to another service now.
     pub fn service_by_id(&self, id: ServiceId) -> Option<&Arc<ServicePort>> {
         self.service(id.index).filter(|service| service.id == id)
     }

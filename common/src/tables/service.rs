@@ -7,12 +7,12 @@ use ipnet::IpNet;
 
 use super::frontend::{FrontendKey, FrontendKind};
 
-/// Names a service across generations: the index is reused, the incarnation then differs.
+/// Identifies a service across generations. If the index is reused, the incarnation differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct ServiceId {
-    /// Place in the tables, below [`MAX_SERVICES`].
+    /// Index in the tables, below [`MAX_SERVICES`].
     pub index: u32,
-    /// Moves when the place goes to another service.
+    /// Changes when another service gets the index.
     pub incarnation: u16,
 }
 
@@ -21,11 +21,11 @@ pub struct ServiceId {
 pub struct Backend {
     /// The Pod's address.
     pub address: IpAddr,
-    /// The port on it, host order.
+    /// The Pod's port, host order.
     pub port: u16,
-    /// Moves when the slot goes to another endpoint.
+    /// Changes when another endpoint gets the slot.
     pub incarnation: u16,
-    /// Whether it (still) answers: a UDP flow to one that does not is moved.
+    /// Whether it is serving. UDP flows move off a backend that is not.
     pub serving: bool,
 }
 
@@ -38,9 +38,9 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// From its entries.
+    /// A ring with these entries.
     pub fn new(entries: Box<[u16]>) -> Ring {
-        // Not `max()`: of this the compiler makes vector instructions.
+        // Not `max()`: the compiler vectorises this form.
         let highest = entries.iter().fold(0, |highest, &ordinal| ordinal.max(highest));
         let ordinals = if entries.is_empty() { 0 } else { usize::from(highest) + 1 };
         Ring { entries, ordinals }
@@ -59,7 +59,7 @@ impl Ring {
     }
 }
 
-/// Backends that may be chosen under one policy.
+/// Backends that may be chosen under one traffic policy.
 #[derive(Clone, Debug)]
 pub struct Pool {
     ring: Arc<Ring>,
@@ -72,67 +72,67 @@ impl Pool {
         Pool { ring, order }
     }
 
-    /// A pool nobody is in.
+    /// A pool without backends.
     pub fn empty() -> Pool {
         Pool { ring: Arc::new(Ring::new(Box::default())), order: Box::default() }
     }
 
-    /// Whether nobody is in it.
+    /// Whether the pool has no backends.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// The slots of those in it, in the ring's order.
+    /// The slots of its backends, in the ring's order.
     pub fn slots(&self) -> &[u16] {
         &self.order
     }
 
-    /// Whether every ring entry names a backend in the order, and the order only slots below `backends`.
+    /// Whether every ring entry refers to an entry of the order, and the order only to slots below `backends`.
     pub(super) fn is_proved_for(&self, backends: usize) -> bool {
         let ring_holds = self.ring.ordinals <= self.order.len();
         let order_holds = self.order.iter().all(|&slot| usize::from(slot) < backends);
         ring_holds && order_holds && self.ring.entries.is_empty() == self.order.is_empty()
     }
 
-    /// The ring.
+    /// The pool's Maglev table.
     pub fn ring(&self) -> &Arc<Ring> {
         &self.ring
     }
 }
 
-/// One port of a Kubernetes Service, compiled.
+/// One compiled port of a Kubernetes Service.
 #[derive(Clone, Debug)]
 pub struct ServicePort {
-    /// Its id.
+    /// Identity across generations.
     pub id: ServiceId,
-    /// `namespace/name:port`, for people.
+    /// `namespace/name:port`, for messages.
     pub name: Arc<str>,
-    /// Everything a client can connect to that leads here.
+    /// All frontends of this service port.
     pub frontends: Box<[(FrontendKey, FrontendKind)]>,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
-    /// `sessionAffinity: ClientIP`: choose by the source address alone.
+    /// `sessionAffinity: ClientIP`: the source address alone decides the backend.
     pub client_ip_affinity: bool,
-    /// `loadBalancerSourceRanges` of this family; empty lets everybody in, unless `closed_to_family`.
+    /// `loadBalancerSourceRanges` of this family. If empty, every source is allowed unless `closed_to_family`.
     pub source_ranges: Box<[IpNet]>,
-    /// There are source ranges, but none of this family: nobody is let in.
+    /// There are source ranges, but none of this family: no source is allowed.
     pub closed_to_family: bool,
-    /// Endpoints by slot; slots are stable while the endpoint lives.
+    /// Endpoints by slot. An endpoint keeps its slot for its whole life.
     pub backends: Box<[Backend]>,
-    /// Who may be chosen under policy Cluster.
+    /// Backends that may be chosen under policy Cluster.
     pub cluster: Pool,
-    /// Who may be chosen under policy Local.
+    /// Backends that may be chosen under policy Local.
     pub local: Pool,
-    /// Whether any endpoint could serve at all: otherwise REJECT, even where the pool in use is empty.
+    /// Whether any endpoint could serve at all. If not, packets are rejected rather than dropped.
     pub has_any: bool,
-    /// What its counters showed when it got its place: (packets, bytes, flows) of whoever had it before.
+    /// The values of its counters when it got its index: (packets, bytes, flows) of the services that had the index before.
     pub counted: (u64, u64, u64),
 }
 
 impl ServicePort {
-    /// The backend `pool` chooses for `hash`: (slot, backend).
+    /// The backend that `pool` chooses for `hash`: (slot, backend).
     #[inline]
     pub fn choose<'a>(&'a self, pool: &Pool, hash: u64) -> Option<(u16, &'a Backend)> {
         let ordinal = pool.ring.pick(hash)?;
@@ -140,7 +140,7 @@ impl ServicePort {
         Some((slot, self.backends.get(usize::from(slot))?))
     }
 
-    /// Whether the backend a flow was given is still that one and still serving.
+    /// Whether the slot still holds the backend of this incarnation, and that backend is serving.
     #[inline]
     pub fn still_serves(&self, slot: u16, incarnation: u16) -> bool {
         self.backends.get(usize::from(slot)).is_some_and(|b| b.incarnation == incarnation && b.serving)
