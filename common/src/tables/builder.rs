@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::frontend::{Frontend, Owned, OwnedKind};
+use super::generation::{CHUNK, Tables};
 use super::service::ServicePort;
-use super::{CHUNK, Tables};
 use crate::counters::MAX_SERVICES;
 use crate::dns::zone::Zone;
 use crate::net::Net;

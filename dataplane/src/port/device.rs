@@ -154,6 +154,26 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// An AF_XDP step failed that does not concern one interface: the process lacks a right, the kernel lacks support, or
+    /// there is another reason.
+    pub(super) fn xdp(step: &'static str, source: io::Error) -> OpenError {
+        const UNKNOWN: [i32; 6] = [
+            libc::EINVAL,
+            libc::ENOSYS,
+            libc::EOPNOTSUPP,
+            libc::ENOPROTOOPT,
+            libc::EAFNOSUPPORT,
+            libc::EPROTONOSUPPORT,
+        ];
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => OpenError::XdpNotPermitted { step },
+            Some(error) if UNKNOWN.contains(&error) => OpenError::XdpMissing { step, source },
+            _ => OpenError::Xdp { step, source },
+        }
+    }
+}
+
 /// An Ethernet device as it was when it was asked for.
 #[derive(Debug)]
 pub(super) struct Device {

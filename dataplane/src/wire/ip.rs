@@ -3,9 +3,8 @@
 //! Stages are generic over [`Ip`] and compiled once per family; no stage asks which family it has.
 
 use pollgate_common::flow::Address;
+use pollgate_common::header::Header;
 use pollgate_common::reasons::DropReason;
-
-use super::Header;
 
 /// What a packet is of the IP packet that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,11 +50,8 @@ pub use super::OpenError;
 pub use super::socket::{Fanout, FanoutRules, PacketOptions};
 use super::{Frame, Origin, Port, Returned, Sent, socket};
 use ring::{Layout, Ring, Taken};
-use side::SideBuffers;
+use side::{SIDE, SideBuffers};
 use transmit::Transmitter;
-
-/// Tokens from here on are side buffers, those below are slots of the ring.
-const SIDE: u64 = 1 << 32;
 
 /// Empty looks at the ring between two looks at the socket, for an error left on it and for drops that no frame came
 /// after: often enough that a sleeping worker is not woken by an error for long, rarely enough to cost a spinning one

@@ -18,9 +18,10 @@ use pollgate_common::net::PortId;
 
 use super::super::socket::{self, TAG_LEN, Tag};
 use super::super::{Frame, Offload, Origin};
-use super::SIDE;
 
 const BUFFERS: usize = 256;
+/// Tokens from this number on are side buffers. Smaller ones are slots of the ring.
+pub(super) const SIDE: u64 = 1 << 32;
 /// 64 KB of IP packet, Ethernet, and room to answer in place.
 const SIZE: usize = (64 << 10) + (4 << 10);
 

@@ -20,11 +20,12 @@
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::FrontendKey;
 
+use super::super::device::set;
 use crate::bpf::classic::{Assembler, If, Label, Math, Program};
 use crate::steer::{C1, C2, Steering, words};
 
@@ -83,8 +84,16 @@ impl Fanout {
     /// Lets the kernel choose by `rules` from now on. No frame is lost meanwhile; it waits until no CPU runs the
     /// old program, some milliseconds.
     pub fn update(&self, rules: &FanoutRules<'_>) -> io::Result<()> {
-        super::set_program(self.socket.as_fd(), &rules.program())
+        set_program(self.socket.as_fd(), &rules.program())
     }
+}
+
+/// Gives the program to the group. The kernel copies it. Until a group has one, all frames go to the first socket.
+pub(super) fn set_program(socket: BorrowedFd<'_>, program: &Program) -> io::Result<()> {
+    let instructions = program.instructions();
+    let len = libc::c_ushort::try_from(instructions.len()).unwrap_or(libc::c_ushort::MAX);
+    let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)
 }
 
 /// Where a family's headers have what.

@@ -24,6 +24,7 @@ use pollgate_common::net::PortId;
 use super::device::{Device, check, get};
 pub(super) use super::device::{OpenError, set};
 use crate::bpf::classic::Program;
+use fanout::set_program;
 pub use fanout::{Fanout, FanoutRules};
 pub(super) use message::{Messages, Scope, verdict};
 pub(super) use tag::{TAG_LEN, Tag, shifted};
@@ -141,14 +142,6 @@ fn join_group(socket: BorrowedFd<'_>, index: i32, program: Option<&Program>) -> 
     let mode = kind | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
     set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &(group | mode << 16))?;
     program.map_or(Ok(()), |program| set_program(socket, program))
-}
-
-/// The kernel copies it; until there is one, all frames go to the first socket.
-pub(super) fn set_program(socket: BorrowedFd<'_>, program: &Program) -> io::Result<()> {
-    let instructions = program.instructions();
-    let len = libc::c_ushort::try_from(instructions.len()).unwrap_or(libc::c_ushort::MAX);
-    let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
-    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)
 }
 
 /// Reads away an error that was left on the socket (a link that went down): until then the socket looks readable.

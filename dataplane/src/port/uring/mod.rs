@@ -64,7 +64,7 @@ pub struct UringPort {
 
 /// Whether the kernel has io_uring as this port wants it, and lets this process use it.
 pub fn permitted() -> io::Result<()> {
-    Ring::new().map(drop)
+    Ring::new(buffers::COUNT).map(drop)
 }
 
 impl UringPort {
@@ -74,7 +74,7 @@ impl UringPort {
     /// `ring_frames` does not matter: what waits, waits on the socket's queue.
     pub fn open(options: &PacketOptions<'_>) -> Result<UringPort, OpenError> {
         let failed = |step| move |error| socket::system(options, step, error);
-        let ring = Ring::new().map_err(|error| not_permitted(options, error))?;
+        let ring = Ring::new(buffers::COUNT).map_err(|error| not_permitted(options, error))?;
         let buffers = Buffers::new().map_err(failed("mapping the receive buffers"))?;
         buffers.register(&ring).map_err(failed("registering the receive buffers with the kernel"))?;
         let mut ask_for_tags = |socket: BorrowedFd<'_>, _| {

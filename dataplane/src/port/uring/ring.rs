@@ -11,7 +11,6 @@ use io_uring::types::{BufRingEntry, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::super::BURST;
-use super::buffers;
 
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
@@ -21,8 +20,6 @@ const RECEIVE: u64 = u64::MAX;
 /// Room for a batch and the standing request.
 const REQUESTS: u32 = 128;
 const _: () = assert!(REQUESTS as usize > BURST);
-/// Room for a completion of every buffer and every request, so that it never overflows.
-const COMPLETIONS: u32 = 2 * (buffers::COUNT as u32 + REQUESTS);
 
 /// What is complete.
 pub(super) enum Event {
@@ -41,11 +38,13 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Makes it, disabled.
-    pub(super) fn new() -> io::Result<Ring> {
+    /// A disabled ring for so many provided buffers. It has room for a completion of every buffer and every request, so it
+    /// never overflows.
+    pub(super) fn new(buffers: u16) -> io::Result<Ring> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_r_disabled();
-        let uring = builder.setup_cqsize(COMPLETIONS).build(REQUESTS)?;
+        let completions = 2 * (u32::from(buffers) + REQUESTS);
+        let uring = builder.setup_cqsize(completions).build(REQUESTS)?;
         Ok(Ring { uring, enabled: false })
     }
 

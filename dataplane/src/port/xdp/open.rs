@@ -18,9 +18,10 @@ use std::time::Duration;
 use pollgate_common::net::PortId;
 
 use super::super::device::{Device, OpenError};
+use super::port::XdpPort;
+use super::program::Program;
 use super::socket::{Memory, Socket};
 use super::umem::{self, Share, Umem};
-use super::{Program, XdpPort};
 
 /// How to open a worker's AF_XDP ports.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +94,7 @@ fn attempt(options: &XdpOptions<'_>, plans: &[Plan], chunk_size: usize, copy: bo
     let final_error = |error| Failure { error, may_need_copy: false };
     let chunks = options.frames.clamp(128, 1 << 16).next_power_of_two();
     let numbers: Vec<PortId> = options.interfaces.iter().map(|&(_, port)| port).collect();
-    let mapping = |source| final_error(refused("mapping the frame memory", source));
+    let mapping = |source| final_error(OpenError::xdp("mapping the frame memory", source));
     let umem = Arc::new(Umem::new(&numbers, chunks, chunk_size).map_err(mapping)?);
     let mut ports: Vec<XdpPort> = Vec::with_capacity(plans.len());
     for (place, (plan, &(program, number))) in plans.iter().zip(options.interfaces).enumerate() {
@@ -157,20 +158,9 @@ fn not_made(error: io::Error) -> OpenError {
     match error.raw_os_error() {
         Some(libc::ENOBUFS) => {
             let why = "the frame memory exceeds what this process may lock: add CAP_IPC_LOCK, or raise LimitMEMLOCK=";
-            refused("registering the frame memory", io::Error::new(error.kind(), why))
+            OpenError::xdp("registering the frame memory", io::Error::new(error.kind(), why))
         }
-        _ => refused("creating an AF_XDP socket", error),
-    }
-}
-
-/// A step failed that has nothing to do with one interface: for lack of a right, of kernel support, or otherwise.
-pub(super) fn refused(step: &'static str, source: io::Error) -> OpenError {
-    const UNKNOWN: [i32; 6] =
-        [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOPROTOOPT, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT];
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => OpenError::XdpNotPermitted { step },
-        Some(error) if UNKNOWN.contains(&error) => OpenError::XdpMissing { step, source },
-        _ => OpenError::Xdp { step, source },
+        _ => OpenError::xdp("creating an AF_XDP socket", error),
     }
 }
 
@@ -179,13 +169,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_told_by_the_error() {
-        let told = |error| refused("creating an AF_XDP socket", io::Error::from_raw_os_error(error)).to_string();
+    fn an_error_names_what_is_missing() {
+        let message =
+            |error| OpenError::xdp("creating an AF_XDP socket", io::Error::from_raw_os_error(error)).to_string();
         assert!(
-            told(libc::EPERM).starts_with("creating an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")
+            message(libc::EPERM).starts_with("creating an AF_XDP socket needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")
         );
-        assert!(told(libc::EAFNOSUPPORT).contains("AF_XDP ports need Linux 5.10 or later"));
-        assert_eq!(told(libc::ENOMEM), "creating an AF_XDP socket: Cannot allocate memory (os error 12)");
+        assert!(message(libc::EAFNOSUPPORT).contains("AF_XDP ports need Linux 5.10 or later"));
+        assert_eq!(message(libc::ENOMEM), "creating an AF_XDP socket: Cannot allocate memory (os error 12)");
         let locked = not_made(io::Error::from_raw_os_error(libc::ENOBUFS)).to_string();
         assert!(locked.contains("add CAP_IPC_LOCK, or raise LimitMEMLOCK="), "{locked}");
     }

@@ -5,9 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use pollgate_common::net::Mac;
 
 use super::super::device::{Device, OpenError};
-use super::open::refused;
+use super::rules::{RuleError, Rules};
 use super::steering::{self, XDP_REDIRECT};
-use super::{RuleError, Rules};
 use crate::bpf::{self, Kind, Link, Map, XdpMode};
 
 /// Most receive queues a device may have for its frames to be taken.
@@ -32,12 +31,13 @@ impl Program {
     /// port is open and `rules` say otherwise.
     pub fn attach(interface: &str, rules: &Rules) -> Result<Program, OpenError> {
         let device = Device::find(interface, 0)?;
-        let making = |source| refused("creating the steering program's tables", source);
+        let making = |source| OpenError::xdp("creating the steering program's tables", source);
         let mac = Map::new(Kind::Array, "pg_mac", 1).map_err(making)?;
         let sockets = Map::new(Kind::Sockets, "pg_sockets", QUEUES).map_err(making)?;
         mac.insert(&[0; 4], &value(device.mac)).map_err(making)?;
         let code = steering::assemble(rules.tables(&mac, &sockets));
-        let code = code.map_err(|error| refused("assembling the steering program", std::io::Error::other(error)))?;
+        let code =
+            code.map_err(|error| OpenError::xdp("assembling the steering program", std::io::Error::other(error)))?;
         let program = bpf::Program::load("pg_steering", &code).map_err(|source| not_loaded(interface, source))?;
         let link = program.attach_xdp(device.index).map_err(|source| not_attached(interface, source))?;
         Ok(Program { program, link, mac, sockets, rules: rules.clone(), device })
@@ -103,6 +103,6 @@ fn not_loaded(interface: &str, error: bpf::LoadError) -> OpenError {
 fn not_attached(interface: &str, error: std::io::Error) -> OpenError {
     match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => OpenError::ProgramAttached { interface: interface.to_owned() },
-        _ => refused("attaching the steering program", error),
+        _ => OpenError::xdp("attaching the steering program", error),
     }
 }

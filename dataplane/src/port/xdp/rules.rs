@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use pollgate_common::flow::Protocol;
 
+use super::super::device::OpenError;
 use super::steering::Tables;
 use crate::bpf::{Kind, Map};
 
@@ -46,12 +47,12 @@ pub struct RuleError {
 
 impl Rules {
     /// Empty tables: nothing is pollgate's.
-    pub fn new() -> Result<Rules, super::OpenError> {
+    pub fn new() -> Result<Rules, OpenError> {
         Rules::with_room(OWNED)
     }
 
     /// The same with room for so many owned addresses: a load generator stands for more hosts than a gateway has Services.
-    pub fn with_room(owned: u32) -> Result<Rules, super::OpenError> {
+    pub fn with_room(owned: u32) -> Result<Rules, OpenError> {
         let make = || {
             Ok(Maps {
                 owned: Map::new(Kind::Hash, "pg_owned", owned.max(OWNED))?,
@@ -59,7 +60,7 @@ impl Rules {
                 host: Map::new(Kind::Hash, "pg_host", HOST)?,
             })
         };
-        let maps = make().map_err(|source| super::open::refused("creating the steering program's tables", source))?;
+        let maps = make().map_err(|source| OpenError::xdp("creating the steering program's tables", source))?;
         Ok(Rules { maps: Arc::new(maps) })
     }
 
