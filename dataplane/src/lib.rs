@@ -1,20 +1,26 @@
 //! Packets: the poll-mode half of pollgate.
 //!
-//! A [`worker`] polls its [`port`]s, runs each burst through the `pipeline` and sends what comes out. Everything it
-//! needs to know about Services is in the tables of `pollgate-common`; it knows nothing of Kubernetes.
+//! A [`worker`] polls its [`port`]s, runs each burst through the `pipeline` and sends the results. All it needs to know
+//! about Services is in the tables of `pollgate-common`. The crate does not depend on Kubernetes.
 //!
 //! ```text
 //!  port.rx → parse → DNS? → flow ──hit───────────────────────────→ rewrite → next hop → port.tx
 //!                            └─miss→ classify → steer → select → open ──↗
-//!            any step may stop with a Verdict; `egress::dispatch` alone sends, counts and gives buffers back
+//!            any step may stop with a Verdict; only `egress::dispatch` sends, counts and gives buffers back
 //! ```
+//!
+//! `unsafe` is denied, except in the modules whose declaration allows it and gives the reason.
+
+#![deny(unsafe_code)]
 
 pub mod bpf;
 mod burst;
 mod classify;
 pub mod egress;
 pub mod flow;
+#[allow(unsafe_code, reason = "eventfd(2) and poll(2) take raw pointers and descriptors")]
 pub mod idle;
+#[allow(unsafe_code, reason = "mmap(2) returns memory without an owner that the compiler knows")]
 mod memory;
 mod open;
 mod owned;

@@ -149,6 +149,7 @@ fn segment(bytes: &[u8], l4: usize) -> Segment {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "frames over the bytes of a test")]
 mod tests {
     use std::ptr::NonNull;
 

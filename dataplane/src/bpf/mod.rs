@@ -5,25 +5,28 @@
 //!                                    Map ──fd──┘ (BPF_PSEUDO_MAP_FD in the instructions)
 //! ```
 //!
-//! What pollgate needs of eBPF is a screenful of instructions. Made here, they can be read next to the code that uses
-//! them, need no clang, no ELF and no libbpf, and there is no binary that could differ from its source.
+//! pollgate needs only about one page of eBPF instructions. Here they are written next to the code that uses them. They need
+//! no clang, no ELF and no libbpf, and there is no binary that could differ from its source.
 //!
-//! The older kind of program, for sockets, is in [`classic`].
+//! [`classic`] has the older kind of program, for sockets.
 //!
 //! (bpf(2); Documentation/bpf/standardization/instruction-set.rst.)
 
 mod asm;
 pub mod classic;
+#[allow(unsafe_code, reason = "commands contain the addresses of keys and values")]
 mod map;
+#[allow(unsafe_code, reason = "commands contain the addresses of instructions and frames")]
 mod program;
+#[allow(unsafe_code, reason = "bpf(2) takes addresses as numbers")]
 mod sys;
 
 pub use asm::{AsmError, Assembler, Condition, Insn, Operand, Reg, Width};
 pub use map::{Kind, Map};
 pub use program::{Link, LoadError, Program, XdpMode};
 
-/// Whether this process may use eBPF on network devices, tried on a tiny map of sockets that is gone again at once. (Other
-/// maps some hosts let anybody make.)
+/// Whether this process may use eBPF on network devices. Tries to create a small map of sockets, and removes it at once. (Some
+/// hosts allow every user to create other kinds of map.)
 pub fn permitted() -> std::io::Result<()> {
     Map::<4, 4>::new(Kind::Sockets, "pg_probe", 1).map(drop)
 }

@@ -1,8 +1,8 @@
-//! Egress: what a verdict sets in motion.
+//! Egress: carries out verdicts.
 //!
-//! * [`dispatch`]: the one place that sends, counts and gives buffers back.
-//! * [`mesh`]: queues between workers, for frames that belong to another one.
-//! * [`nexthop`]: the next hops a worker remembers.
+//! * [`dispatch`]: sends, counts and gives buffers back. No other module does.
+//! * [`mesh`]: queues between workers, for frames that belong to another worker.
+//! * [`nexthop`]: the cache of next hops.
 //! * [`pending`]: frames that wait for a neighbour's MAC address.
 //! * [`pool`]: buffers for frames that outlive their burst.
 
@@ -10,4 +10,5 @@ pub(crate) mod dispatch;
 pub mod mesh;
 pub(crate) mod nexthop;
 pub(crate) mod pending;
+#[allow(unsafe_code, reason = "lends buffers as frames, which are raw pointers")]
 pub(crate) mod pool;

@@ -1,7 +1,7 @@
-//! Ports: where frames come from and go to.
+//! Ports: sources and sinks of frames.
 //!
-//! A port is tiny on purpose: take a burst of frames, send a batch, give buffers back. All packet logic is elsewhere and
-//! needs only [`Frame`]s, so the same pipeline runs over a kernel ring, a capture file or plain memory.
+//! A port does little on purpose: receive a burst of frames, send a batch, take buffers back. All packet logic is elsewhere
+//! and needs only [`Frame`]s, so the same pipeline runs over a kernel ring, a capture file or plain memory.
 //!
 //! ```text
 //!            ┌────────── rx ──────────▶ frames ──▶ pipeline ──▶ tx (this port or another of the worker) ─┐
@@ -9,16 +9,19 @@
 //!            ◀───────── release ◀──────────────────────── dropped, passed, or sent and returned ──────────┘
 //! ```
 //!
-//! * [`packet`]: AF_PACKET with a mapped receive ring; checksums left to offload and GSO super-frames survive.
-//! * [`xdp`]: AF_XDP sockets behind a steering program; frames before the kernel makes packets of them.
-//! * [`uring`]: the same socket by io_uring.
+//! * [`packet`]: AF_PACKET with a mapped receive ring. Keeps checksums left to offload and GSO super-frames.
+//! * [`xdp`]: AF_XDP sockets after a steering program. Takes frames before the kernel makes packets of them.
+//! * [`uring`]: an AF_PACKET socket used through io_uring.
 //! * [`memory`]: vectors in, vectors out, for tests and benches.
 //! * [`pcap`]: capture files in virtual time, for `replay`.
 //!
-//! A port belongs to one worker; it is moved to that worker's thread once and never shared.
+//! A port belongs to one worker. It is moved to that worker's thread once and never shared.
 
+#[allow(unsafe_code, reason = "ioctl(2) takes unions and raw pointers")]
 mod device;
+#[allow(unsafe_code, reason = "a frame is a raw pointer to lent memory")]
 pub mod frame;
+#[allow(unsafe_code, reason = "lends boxes as frames, which are raw pointers")]
 mod lend;
 pub mod memory;
 pub mod packet;
@@ -35,15 +38,15 @@ use pollgate_common::time::Instant;
 pub use device::OpenError;
 pub use frame::{Frame, Offload, Origin};
 
-/// Most frames a port hands out in one call, and most a worker takes in one burst.
+/// Maximum number of frames that a port returns per call and a worker processes per burst.
 pub const BURST: usize = 64;
 
-/// A frame the port is done with.
+/// A frame that the port no longer needs.
 #[derive(Debug)]
 pub struct Returned {
-    /// The buffer; the worker gives it back to its [`Origin`].
+    /// The buffer. The worker returns it to its [`Origin`].
     pub frame: Frame,
-    /// `None`: it was sent. Otherwise why not.
+    /// Why the frame was not sent; `None` if it was sent.
     pub dropped: Option<DropReason>,
 }
 
@@ -52,41 +55,41 @@ pub trait Port: Send {
     /// Appends up to `room` received frames to `into`, in the order they came. Never waits.
     fn rx(&mut self, now: Instant, room: usize, into: &mut Vec<Frame>);
 
-    /// Sends all of `batch`, in order, leaving it empty. Never waits: what the kernel or the ring does not take now is a
-    /// drop with its reason. Answers how many frames were sent for good (some ports keep those buffers until the device
-    /// is done with them); every frame whose buffer is free again, sent or not, is appended to `back`, except that a port
-    /// may keep a buffer of its own that was sent. The frames may come from any port of the worker.
+    /// Sends all of `batch`, in order, and leaves it empty. Never waits: a frame that the kernel or the ring does not accept
+    /// now is dropped with its reason. Returns how many frames were sent (some ports keep their buffers until the device is
+    /// done with them). Every frame whose buffer is free again, sent or not, is appended to `back`, but a port may keep a
+    /// buffer of its own that was sent. The frames may come from any port of the worker.
     fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent;
 
-    /// Takes back a frame this port handed out by `rx`.
+    /// Takes back a frame that this port returned from `rx`.
     fn release(&mut self, frame: Frame);
 
-    /// Something to sleep on until frames arrive (readable = frames are there), where there is such a thing.
+    /// A descriptor that is readable when frames have arrived; `None` if the port has no such descriptor.
     fn wait_on(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Whether frames it was given are still on their way out: then [`Port::tx`] wants to be called again soon, with an
-    /// empty batch if there is nothing more to send, for their buffers to come home.
+    /// Whether frames are still being sent. Then [`Port::tx`] must be called again soon to get their buffers back, with an
+    /// empty batch if there is nothing more to send.
     fn is_sending(&self) -> bool {
         false
     }
 
-    /// Whether the kernel has a frame of its own for each one this port hands out, so that one that is not ours may be
-    /// left to it.
+    /// Whether the kernel has its own copy of each frame that this port returns. Then a frame that is not ours can be left
+    /// to the kernel.
     fn kernel_has_copy(&self) -> bool {
         true
     }
 
-    /// Frames the device or kernel dropped before the port saw them, since the last call (ring full). They are not part
-    /// of `rx`.
+    /// Number of frames that the device or kernel dropped before the port saw them (ring full), since the last call. They
+    /// are not part of `rx`.
     fn missed(&mut self) -> u64 {
         0
     }
 }
 
-/// What one [`Port::tx`] sent.
+/// The result of one [`Port::tx`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Frames.
+    /// Frames that were sent.
     pub frames: u64,
     /// Their bytes, Ethernet header included, without FCS.
     pub bytes: u64,

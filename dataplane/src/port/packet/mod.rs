@@ -1,4 +1,4 @@
-//! AF_PACKET: frames by a ring that the kernel fills, sent from wherever they lie.
+//! AF_PACKET: receives frames through a ring that the kernel fills, and sends them directly from their memory.
 //!
 //! ```text
 //!             ┌ small ─▶ slot ──────────────────┐
@@ -6,38 +6,42 @@
 //!             └ too large for a slot ─▶ queue ──┘ (side buffer)
 //! ```
 //!
-//! It runs on every Ethernet device of the kernel, sees what offloads left undone and hands it on undone: with
-//! PACKET_VNET_HDR each frame carries a `virtio_net_hdr`, so partial checksums stay partial and super-frames of up to
-//! 64 KB pass through in one piece (packet(7); Documentation/networking/packet_mmap.rst; linux/virtio_net.h).
+//! It works on every Ethernet device of the kernel. With PACKET_VNET_HDR each frame has a `virtio_net_hdr`, so work that was
+//! left to offloads stays left to them: partial checksums stay partial, and super-frames of up to 64 KB stay in one piece
+//! (packet(7); Documentation/networking/packet_mmap.rst; linux/virtio_net.h).
 //!
-//! **Receiving.** TPACKET_V2: a frame is ours as soon as it is there. V3 hands over whole blocks, by a timer when they
-//! do not fill, which is right for capturing and wrong for a gateway's latency. A slot is sized for a frame of the
-//! device's MTU and room behind it for an answer written in place. What is larger, GSO super-frames above all, the
-//! kernel leaves whole on the socket's queue (PACKET_COPY_THRESH) and marks the slot; queue and slots are filled under
-//! one lock, so the head of the queue belongs to the first marked slot. It is read into a side buffer. Slots of 64 KB
-//! would spare that call, and cost every small frame a TLB miss and a ring 256 MB. A frame that could be had neither
-//! way whole is counted as missed, never handed up cut.
+//! **Receiving.** TPACKET_V2 delivers each frame as soon as it arrives. V3 delivers whole blocks, or after a timer when a
+//! block does not fill. That is right for capturing and wrong for a gateway's latency. A slot has room for a frame of the
+//! device's MTU and for a reply written in place. The kernel leaves larger frames, mostly GSO super-frames, whole on the
+//! socket's queue (PACKET_COPY_THRESH) and marks the slot. It fills queue and slots under one lock, so the head of the queue
+//! belongs to the first marked slot. The frame is read into a side buffer. Slots of 64 KB would avoid that call, but cost
+//! every small frame a TLB miss and the ring 256 MB. A frame that is available whole in neither way is counted as missed. It
+//! is never delivered truncated.
 //!
-//! **Sending.** `sendmmsg` straight from the frames' memory, whichever port's it is: measured against the mapped
-//! transmit ring it is faster, and it copies as often. The frames go through the device's queueing discipline: bypassing
-//! it (PACKET_QDISC_BYPASS) was no faster, loses the queue that takes up a burst, and refuses a super-frame where the
-//! device cannot segment it.
+//! **Sending.** `sendmmsg` directly from the frames' memory, of any port. It is faster than the mapped transmit ring
+//! (measured) and copies as often. The frames go through the device's queueing discipline. Bypassing it
+//! (PACKET_QDISC_BYPASS) was not faster, loses the queue that absorbs a burst, and refuses a super-frame if the device cannot
+//! segment it.
 //!
-//! **Several workers** join one fanout group on the interface, in their own order, and a program ([`FanoutRules`]) has
-//! the kernel choose as the workers themselves would. It promises nothing: later fragments, ICMP errors and addresses
-//! the program has no room for land anywhere, and the workers sort that out themselves. Without a program it is
-//! PACKET_FANOUT_HASH, which parts the two directions of most flows. Reassembly by the kernel (FANOUT_FLAG_DEFRAG) would change the frames, so it is off.
+//! **Several workers** join one fanout group on the interface, in the order of their numbers. With a program
+//! ([`FanoutRules`]) the kernel chooses the same worker as the workers themselves. This is not guaranteed: later fragments,
+//! ICMP errors and addresses for which the program has no room go to any worker, and the workers hand them over. Without a
+//! program the group uses PACKET_FANOUT_HASH, which separates the two directions of most flows. Reassembly by the kernel
+//! (FANOUT_FLAG_DEFRAG) is off because it would change the frames.
 //!
-//! **Stripped VLAN tags** are put back, so that a tagged frame looks as it did on the wire.
+//! **Stripped VLAN tags** are put back, so a tagged frame looks as it did on the wire.
 //!
-//! A slot that is kept for long stops the ring once it has gone round to it: frames that have to wait for something
-//! belong in the worker's reserve.
+//! A slot that is kept for long stops the ring when the ring comes round to it. So frames that have to wait are copied to the
+//! worker's buffer pool.
 //!
-//! A link that goes down and comes back keeps its socket; the kernel leaves an error on it that is read away. An
-//! interface that is removed does not come back: the port then receives nothing and drops what it is to send.
+//! A link that goes down and comes back keeps its socket. The kernel leaves an error on the socket, which is read and
+//! ignored. An interface that is removed does not come back: the port then receives nothing and drops all frames to send.
 
+#[allow(unsafe_code, reason = "the kernel writes the mapped ring")]
 mod ring;
+#[allow(unsafe_code, reason = "lends buffers as frames, which are raw pointers")]
 mod side;
+#[allow(unsafe_code, reason = "sendmmsg(2) takes raw pointers")]
 mod transmit;
 
 use std::io;
@@ -53,12 +57,11 @@ use ring::{Layout, Ring, Taken};
 use side::{SIDE, SideBuffers};
 use transmit::Transmitter;
 
-/// Empty looks at the ring between two looks at the socket, for an error left on it and for drops that no frame came
-/// after: often enough that a sleeping worker is not woken by an error for long, rarely enough to cost a spinning one
-/// nothing.
+/// Empty polls of the ring between two checks of the socket, for an error left on it and for drops without a later frame.
+/// Often enough that an error does not keep waking a sleeping worker, and rarely enough to cost a spinning worker nothing.
 const LOOKS_PER_CHECK: u32 = 64;
 
-/// An AF_PACKET socket with its ring and buffers; see the module's text.
+/// A port on an AF_PACKET socket with a mapped receive ring.
 #[derive(Debug)]
 pub struct PacketPort {
     ring: Ring,
@@ -73,8 +76,8 @@ pub struct PacketPort {
 }
 
 impl PacketPort {
-    /// Opens the port on an interface of the calling thread's network namespace; it receives from then on. The
-    /// interface may be down.
+    /// Opens the port on an interface of the calling thread's network namespace. It receives from then on. The interface
+    /// may be down.
     pub fn open(options: &PacketOptions<'_>) -> Result<PacketPort, OpenError> {
         let mut map = |socket: BorrowedFd<'_>, mtu| {
             let layout = Layout::new(options.ring_frames, mtu);
@@ -94,12 +97,12 @@ impl PacketPort {
         })
     }
 
-    /// What changes the program of this port's group; for one opened with a program.
+    /// A handle that changes the program of this port's group. Only for a port opened with a program.
     pub fn fanout(&self) -> io::Result<Fanout> {
         Ok(Fanout::new(self.socket.try_clone()?))
     }
 
-    /// Now and then, when nothing comes.
+    /// Checks the socket once in a while, when no frames arrive.
     fn look_at_socket(&mut self) {
         self.empty_looks += 1;
         if self.empty_looks >= LOOKS_PER_CHECK {
@@ -109,7 +112,7 @@ impl PacketPort {
         }
     }
 
-    /// The frame, if it could be had whole.
+    /// The frame, if it is available whole.
     fn whole(&mut self, taken: Taken) -> Option<Frame> {
         match taken {
             Taken::Frame(frame) => Some(frame),
@@ -158,8 +161,8 @@ impl Port for PacketPort {
         Some(self.socket.as_fd())
     }
 
-    /// Called every round, so the kernel is asked only after a frame that says it came behind a loss, or when nothing
-    /// has come for a while.
+    /// Called per poll, so the kernel is asked only after a frame that reports an earlier loss, or when no frame has
+    /// arrived for a while.
     fn missed(&mut self) -> u64 {
         let mut missed = std::mem::take(&mut self.missed);
         if std::mem::take(&mut self.may_have_missed) | self.ring.saw_loss() {

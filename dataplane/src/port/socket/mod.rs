@@ -1,17 +1,18 @@
-//! The AF_PACKET socket that several kinds of port are made of: how it is opened, and what it is asked.
+//! The AF_PACKET socket that several kinds of port use: opening, options and statistics.
 //!
 //! ```text
-//!  socket (no protocol: hears nothing) ─▶ options ─▶ the port's own ring ─▶ bind ─▶ join the workers' group
+//!  socket (no protocol: receives nothing) ─▶ options ─▶ the port's own ring ─▶ bind ─▶ join the workers' group
 //! ```
 //!
-//! The order is the kernel's: the header option before any ring (EBUSY otherwise), the group only once bound. Between
-//! the two a socket would hear every frame of the device, which other workers hear already; a filter that refuses
-//! everything stands in front meanwhile.
+//! The kernel requires this order: the header option before any ring (EBUSY otherwise), the group only after binding.
+//! Between the last two steps a socket would receive every frame of the device, which other workers receive already. A
+//! filter refuses all frames in that time.
 //!
-//! With PACKET_VNET_HDR each frame carries a `virtio_net_hdr`, so partial checksums stay partial and super-frames of up
-//! to 64 KB pass through in one piece (packet(7); linux/virtio_net.h).
+//! With PACKET_VNET_HDR each frame has a `virtio_net_hdr`, so partial checksums stay partial and super-frames of up to 64 KB
+//! stay in one piece (packet(7); linux/virtio_net.h).
 
 mod fanout;
+#[allow(unsafe_code, reason = "the messages are raw pointers to frames")]
 mod message;
 mod tag;
 
@@ -32,31 +33,31 @@ pub(super) use tag::{TAG_LEN, Tag, shifted};
 /// How to open a port.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketOptions<'a> {
-    /// The interface's name.
+    /// Name of the interface.
     pub interface: &'a str,
     /// The port's number in the configuration.
     pub port: PortId,
-    /// Which worker this is, from 0: for messages. Which share of the frames it gets follows from the order of opening,
-    /// which therefore must be the workers' own.
+    /// Number of the worker, from 0, for messages. The order of opening decides which share of the frames a worker gets, so
+    /// workers must open their ports in the order of their numbers.
     pub worker: u16,
-    /// How many workers share the interface; more than one join a group.
+    /// How many workers share the interface. If more than one, they join a group.
     pub workers: u16,
-    /// How the kernel chooses among them; without a program by a hash of its own.
+    /// The program with which the kernel chooses the worker. Without one it uses a hash of its own.
     pub fanout: Option<&'a Program>,
-    /// Slots of the ring: 64 to 65536, rounded up to whole blocks of memory (of 128 KB).
+    /// Slots of the ring: 64 to 65536, rounded up to whole blocks of memory (128 KB each).
     pub ring_frames: u32,
 }
 
-/// Room on the socket's queue (of super-frames alone, where a ring has the small ones), and for sent frames a device still
-/// has, in bytes. Beyond the kernel's limits (net.core.rmem_max, wmem_max) only with CAP_NET_ADMIN; with less, bursts of
-/// super-frames lose some.
+/// Size of the socket's receive queue in bytes. (If small frames go to a ring, only super-frames go to the queue.) A size
+/// above the kernel's limit (net.core.rmem_max) needs CAP_NET_ADMIN. With less, some super-frames of a burst are lost.
 const RECEIVE_BUFFER: i32 = 16 << 20;
+/// Size for sent frames that a device still has, in bytes. The kernel's limit is net.core.wmem_max.
 const SEND_BUFFER: i32 = 4 << 20;
 
-/// What a port does to the socket before frames come: with the device's MTU.
+/// A port's own preparation of the socket before frames arrive. Gets the device's MTU.
 type Prepare<'a, R> = &'a mut dyn FnMut(BorrowedFd<'_>, usize) -> Result<R, (&'static str, io::Error)>;
 
-/// Opens the socket; `blocking` calls wait for frames unless told otherwise.
+/// Opens the socket. If `blocking`, calls wait for frames unless a flag forbids it.
 pub(super) fn open<R>(
     options: &PacketOptions<'_>,
     blocking: bool,
@@ -79,14 +80,15 @@ pub(super) fn open<R>(
     Ok((socket, prepared))
 }
 
-/// A step that failed.
+/// The error of a failed step.
 pub(super) fn system(options: &PacketOptions<'_>, step: &'static str, source: io::Error) -> OpenError {
     OpenError::System { interface: options.interface.to_owned(), worker: options.worker, step, source }
 }
 
+#[allow(unsafe_code, reason = "socket(2) returns a raw descriptor")]
 fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd, OpenError> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if blocking { 0 } else { libc::SOCK_NONBLOCK };
-    // SAFETY: no pointers.
+    // SAFETY: the call takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
     if fd < 0 {
         let error = io::Error::last_os_error();
@@ -95,7 +97,7 @@ fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd,
             _ => system(options, "creating a packet socket", error),
         });
     }
-    // SAFETY: a fresh descriptor, owned by nobody else.
+    // SAFETY: a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -106,7 +108,7 @@ fn configure(socket: BorrowedFd<'_>) -> io::Result<()> {
     grow(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)
 }
 
-/// As large as wished where that is allowed, else as large as the kernel's limit.
+/// Sets the wanted size if allowed, otherwise the kernel's limit.
 fn grow(socket: BorrowedFd<'_>, forced: libc::c_int, plain: libc::c_int, bytes: i32) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, forced, &bytes).or_else(|_| set(socket, libc::SOL_SOCKET, plain, &bytes))
 }
@@ -122,6 +124,7 @@ fn accept_all(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32)
 }
 
+#[allow(unsafe_code, reason = "bind(2) takes a raw pointer")]
 fn bind(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
     // SAFETY: all zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -129,12 +132,12 @@ fn bind(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
     address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or(0).to_be();
     address.sll_ifindex = index;
     let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
-    // SAFETY: the address is live and of the length given.
+    // SAFETY: the address is alive and has the given length.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
-/// One group per process and interface. Own frames are ignored by a flag of the group: inside one the sockets' own
-/// option does nothing.
+/// Joins the group of this process and interface. A flag of the group makes it ignore our own frames: inside a group the
+/// socket's own option has no effect.
 fn join_group(socket: BorrowedFd<'_>, index: i32, program: Option<&Program>) -> io::Result<()> {
     let mixed = std::process::id().wrapping_mul(0x9e37_79b1) ^ index.cast_unsigned().wrapping_mul(0x85eb_ca6b);
     let group = mixed >> 16;
@@ -144,14 +147,14 @@ fn join_group(socket: BorrowedFd<'_>, index: i32, program: Option<&Program>) -> 
     program.map_or(Ok(()), |program| set_program(socket, program))
 }
 
-/// Reads away an error that was left on the socket (a link that went down): until then the socket looks readable.
+/// Reads an error that was left on the socket (a link that went down). Until it is read the socket looks readable.
 pub(super) fn clear_error(socket: BorrowedFd<'_>) {
     let mut error = 0i32;
-    // Nothing to be done about an error of asking for an error.
+    // An error of this call itself cannot be handled.
     let _ = get(socket, libc::SOL_SOCKET, libc::SO_ERROR, &mut error);
 }
 
-/// Frames the kernel dropped because the ring was full, since the last call.
+/// Number of frames that the kernel dropped because the ring was full, since the last call.
 pub(super) fn dropped_by_kernel(socket: BorrowedFd<'_>) -> u64 {
     let mut counts = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     match get(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut counts) {

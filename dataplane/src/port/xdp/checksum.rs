@@ -105,6 +105,7 @@ fn number(bytes: &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "frames over the bytes of a test")]
 mod tests {
     use super::*;
     use std::ptr::NonNull;
