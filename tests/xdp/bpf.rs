@@ -35,5 +35,5 @@ fn a_refused_program_comes_with_the_verifiers_reasons() {
     let error = Program::load("pg_test", &code.finish().expect("a program")).expect_err("refused");
     assert_eq!(error.source.raw_os_error(), Some(libc::EACCES));
     let told = error.to_string();
-    assert!(told.contains("the verifier says:") && told.contains("invalid access to packet"), "{told}");
+    assert!(told.contains("the verifier reports:") && told.contains("invalid access to packet"), "{told}");
 }

@@ -1,17 +1,17 @@
-//! The assembler: instructions in order, jumps to labels, everything checked when it is finished.
+//! The assembler: instructions in order, jumps to labels. `finish` checks everything.
 //!
 //! ```text
 //!  struct bpf_insn   │ code: 8 │ dst: 4 │ src: 4 │ off: 16 │ imm: 32 │
 //! ```
 //!
-//! Labels are names. A jump may go forwards or back; its distance is filled in at the end, when all labels are known.
+//! Labels are names. A jump may go forwards or backwards. Its distance is filled in at the end, when all labels are known.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pollgate_common::hash::{HashMap, new_map};
 
-/// One instruction as the kernel reads it.
+/// One instruction in the kernel's format.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Insn {
@@ -21,7 +21,8 @@ pub struct Insn {
     immediate: i32,
 }
 
-/// A register. R0 takes results, R1 to R5 arguments (lost in a call), R6 to R9 stay; Fp is the top of the stack.
+/// A register. R0 holds results. R1 to R5 hold arguments and are lost in a call. R6 to R9 survive calls. Fp is the top of
+/// the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names say it")]
 pub enum Reg {
@@ -38,16 +39,16 @@ pub enum Reg {
     Fp,
 }
 
-/// How much a load or store moves.
+/// The size of a load or store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     /// One byte.
     Byte,
-    /// Two.
+    /// Two bytes.
     Half,
-    /// Four.
+    /// Four bytes.
     Word,
-    /// Eight.
+    /// Eight bytes.
     Double,
 }
 
@@ -56,7 +57,7 @@ pub enum Width {
 pub enum Operand {
     /// A register.
     Reg(Reg),
-    /// A number.
+    /// A constant.
     Imm(i32),
 }
 
@@ -72,7 +73,7 @@ impl From<i32> for Operand {
     }
 }
 
-/// When to jump; all comparisons are of unsigned 64-bit values.
+/// When to jump. All comparisons are of unsigned 64-bit values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// They are equal.
@@ -87,14 +88,14 @@ pub enum Condition {
     AnyBit,
 }
 
-/// Why instructions do not make a program.
+/// Why the instructions are not a valid program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AsmError {
-    /// Somebody jumps to a label that is nowhere.
+    /// A jump to a label that does not exist.
     UnknownLabel(&'static str),
-    /// A label is in two places.
+    /// A label is defined twice.
     LabelTwice(&'static str),
-    /// A jump is farther than 16 bits can say, or ends behind the last instruction.
+    /// A jump is too far for 16 bits, or ends after the last instruction.
     OutOfRange(&'static str),
 }
 
@@ -103,8 +104,8 @@ impl std::error::Error for AsmError {}
 impl fmt::Display for AsmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AsmError::UnknownLabel(label) => write!(f, "a jump to {label:?}, which is no label of the program"),
-            AsmError::LabelTwice(label) => write!(f, "the label {label:?} is in two places"),
+            AsmError::UnknownLabel(label) => write!(f, "a jump to {label:?}, which is not a label of the program"),
+            AsmError::LabelTwice(label) => write!(f, "the label {label:?} is defined twice"),
             AsmError::OutOfRange(label) => write!(f, "the jump to {label:?} ends outside the program or is too far"),
         }
     }
@@ -130,7 +131,7 @@ const EXIT: u8 = 0x90;
 const PSEUDO_MAP_FD: u8 = 1;
 const PSEUDO_MAP_VALUE: u8 = 2;
 
-/// Instructions in the making. All operations are on 64 bits.
+/// Collects the instructions of a program. All operations are on 64 bits.
 #[derive(Default)]
 pub struct Assembler {
     instructions: Vec<Insn>,
@@ -139,7 +140,7 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// No instructions yet.
+    /// An assembler without instructions.
     pub fn new() -> Assembler {
         Assembler::default()
     }
@@ -169,7 +170,7 @@ impl Assembler {
         self.push(LDX | MEM | size(width), to, at, offset, 0);
     }
 
-    /// `*(at + offset) = value`; a number is sign-extended to eight bytes.
+    /// `*(at + offset) = value`. A constant is sign-extended to eight bytes.
     pub fn store(&mut self, width: Width, at: Reg, offset: i16, value: impl Into<Operand>) {
         match value.into() {
             Operand::Reg(from) => self.push(STX | MEM | size(width), at, from, offset, 0),
@@ -177,7 +178,7 @@ impl Assembler {
         }
     }
 
-    /// `to =` the map. The descriptor must be open until the program is loaded; then the program holds the map.
+    /// `to =` the map. The descriptor must stay open until the program is loaded. Then the program holds the map.
     pub fn map(&mut self, to: Reg, map: BorrowedFd<'_>) {
         self.map_load(to, PSEUDO_MAP_FD, map);
     }
@@ -187,45 +188,45 @@ impl Assembler {
         self.map_load(to, PSEUDO_MAP_VALUE, map);
     }
 
-    /// Goes on at `label`.
+    /// Jumps to `label`.
     pub fn jump(&mut self, label: &'static str) {
         self.jumps.push((self.instructions.len(), label));
         self.push(JMP | ALWAYS, Reg::R0, Reg::R0, 0, 0);
     }
 
-    /// Goes on at `label` if `left` and `right` are so.
+    /// Jumps to `label` if the condition holds for `left` and `right`.
     pub fn jump_if(&mut self, left: Reg, condition: Condition, right: impl Into<Operand>, label: &'static str) {
         self.jumps.push((self.instructions.len(), label));
         self.operation(JMP | jump_code(condition), left, right.into(), 0);
     }
 
-    /// Calls a helper of the kernel, by its number.
+    /// Calls a helper function of the kernel by its number.
     pub fn call(&mut self, helper: i32) {
         self.push(JMP | CALL, Reg::R0, Reg::R0, 0, helper);
     }
 
-    /// Ends the program with R0 as its result.
+    /// Ends the program. R0 is its result.
     pub fn exit(&mut self) {
         self.push(JMP | EXIT, Reg::R0, Reg::R0, 0, 0);
     }
 
-    /// Names the place of the next instruction.
+    /// Puts a label on the next instruction.
     pub fn label(&mut self, name: &'static str) {
         self.labels.push((name, self.instructions.len()));
     }
 
-    /// The program, its jumps filled in.
+    /// The program, with all jumps filled in.
     pub fn finish(mut self) -> Result<Vec<Insn>, AsmError> {
-        let mut places: HashMap<&'static str, usize> = new_map();
-        for &(name, place) in &self.labels {
-            if places.insert(name, place).is_some() {
+        let mut positions: HashMap<&'static str, usize> = new_map();
+        for &(name, position) in &self.labels {
+            if positions.insert(name, position).is_some() {
                 return Err(AsmError::LabelTwice(name));
             }
         }
         for &(at, label) in &self.jumps {
-            let &place = places.get(label).ok_or(AsmError::UnknownLabel(label))?;
-            let inside = place < self.instructions.len();
-            let distance = inside.then(|| distance(at, place)).flatten();
+            let &position = positions.get(label).ok_or(AsmError::UnknownLabel(label))?;
+            let inside = position < self.instructions.len();
+            let distance = inside.then(|| distance(at, position)).flatten();
             self.instructions[at].offset = distance.ok_or(AsmError::OutOfRange(label))?;
         }
         Ok(self.instructions)
@@ -255,13 +256,13 @@ impl Assembler {
     }
 }
 
-/// From the instruction behind the jump to the target.
+/// The distance from the instruction after the jump to the target.
 fn distance(from: usize, to: usize) -> Option<i16> {
     let (from, to) = (i64::try_from(from).ok()?, i64::try_from(to).ok()?);
     i16::try_from(to - from - 1).ok()
 }
 
-/// Two bit fields, in the order of the machine.
+/// Two bit fields, in the machine's byte order.
 fn registers(to: u8, from: u8) -> u8 {
     if cfg!(target_endian = "big") { to << 4 | from } else { from << 4 | to }
 }

@@ -1,7 +1,9 @@
-//! Classic BPF with labels (Documentation/networking/filter.rst): what an unprivileged socket may give the kernel.
+//! Classic BPF with labels (Documentation/networking/filter.rst). An unprivileged process may give such a program to the
+//! kernel for its sockets.
 //!
-//! A program has an accumulator A, an index register X and sixteen words of memory. Jumps lead forward only, so it ends.
-//! A conditional jump reaches 255 instructions, an unconditional one any: hence a jump to a label is always
+//! A program has an accumulator A, an index register X and sixteen words of memory. Jumps only go forward, so every program
+//! ends. A conditional jump reaches at most 255 instructions; an unconditional jump has no such limit. So a jump to a label
+//! is always:
 //!
 //! ```text
 //!   if A ? k  ─no──────┐
@@ -27,21 +29,21 @@ impl Program {
     }
 }
 
-/// A place to jump to.
+/// A target of jumps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Label(usize);
 
-/// A program in the making.
+/// Collects the instructions of a program.
 #[derive(Default)]
 pub(crate) struct Assembler {
     code: Vec<sock_filter>,
-    /// Where each label is, once it was placed.
-    places: Vec<Option<usize>>,
-    /// Unconditional jumps, and where to.
+    /// Position of each label, once it is bound.
+    positions: Vec<Option<usize>>,
+    /// Unconditional jumps and their targets.
     jumps: Vec<(usize, Label)>,
 }
 
-/// What a conditional jump asks about A.
+/// Condition of a jump, on A.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum If {
     /// A = k.
@@ -54,7 +56,7 @@ pub(crate) enum If {
     AnyOf,
 }
 
-/// What to do to A.
+/// Operation on A.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Math {
     Subtract,
@@ -67,16 +69,16 @@ pub(crate) enum Math {
 }
 
 impl Assembler {
-    /// A label for later.
+    /// A new label, not bound yet.
     pub(crate) fn label(&mut self) -> Label {
-        self.places.push(None);
-        Label(self.places.len() - 1)
+        self.positions.push(None);
+        Label(self.positions.len() - 1)
     }
 
-    /// The label is here.
-    pub(crate) fn place(&mut self, label: Label) {
-        debug_assert_eq!(self.places[label.0], None, "placed twice");
-        self.places[label.0] = Some(self.code.len());
+    /// Binds the label to the next instruction.
+    pub(crate) fn bind(&mut self, label: Label) {
+        debug_assert_eq!(self.positions[label.0], None, "bound twice");
+        self.positions[label.0] = Some(self.code.len());
     }
 
     /// A = the packet's word at `at`, in network order.
@@ -139,7 +141,7 @@ impl Assembler {
         self.add(libc::BPF_ALU | libc::BPF_X | op.code(), 0);
     }
 
-    /// To the label, if the answer is yes.
+    /// Jumps to the label if the condition is true.
     pub(crate) fn jump_if(&mut self, question: If, k: u32, label: Label) {
         self.add(libc::BPF_JMP | libc::BPF_K | question.code(), k);
         if let Some(last) = self.code.last_mut() {
@@ -148,28 +150,28 @@ impl Assembler {
         self.jump(label);
     }
 
-    /// To the label.
+    /// Jumps to the label.
     pub(crate) fn jump(&mut self, label: Label) {
         self.jumps.push((self.code.len(), label));
         self.add(libc::BPF_JMP | libc::BPF_JA, 0);
     }
 
-    /// Ends with k.
+    /// Returns k.
     pub(crate) fn give(&mut self, k: u32) {
         self.add(libc::BPF_RET | libc::BPF_K, k);
     }
 
-    /// Ends with A.
+    /// Returns A.
     pub(crate) fn give_result(&mut self) {
         // BPF_A, which the libc crate does not name.
         const A: u32 = 0x10;
         self.add(libc::BPF_RET | A, 0);
     }
 
-    /// The program, with every jump's distance.
+    /// The program, with all jumps filled in.
     pub(crate) fn finish(mut self) -> Program {
         for (from, label) in self.jumps {
-            let to = self.places[label.0].unwrap_or(self.code.len());
+            let to = self.positions[label.0].unwrap_or(self.code.len());
             debug_assert!(to > from && to < self.code.len(), "a jump out of the program or back");
             self.code[from].k = u32::try_from(to.saturating_sub(from + 1)).unwrap_or(u32::MAX);
         }
@@ -208,13 +210,13 @@ impl Math {
     }
 }
 
-/// What the kernel makes of a program: a reader of our own, for tests.
+/// Our own interpreter of programs, for tests.
 #[cfg(test)]
 pub(crate) mod machine {
     use super::Program;
 
-    /// Runs it over a packet that starts at its network header and is of this EtherType. A read beyond the packet ends
-    /// it with 0, as in the kernel.
+    /// Runs the program on a packet that starts at its network header and has this EtherType. A read beyond the packet
+    /// ends the program with 0, as in the kernel.
     pub(crate) fn run(program: &Program, ether_type: u16, packet: &[u8]) -> u32 {
         step(program, ether_type, packet).unwrap_or(0)
     }
@@ -300,12 +302,12 @@ mod tests {
         code.jump_if(If::Above, 1000, far);
         code.jump_if(If::Equal, 7, near);
         code.give(1);
-        code.place(near);
+        code.bind(near);
         code.give(2);
         for _ in 0..2000 {
             code.give(3);
         }
-        code.place(far);
+        code.bind(far);
         code.math(Math::Subtract, 1000);
         code.give_result();
         let program = code.finish();

@@ -1,18 +1,18 @@
-//! Maps: tables that a program reads and this process writes, at the same time and without a lock of ours.
+//! Maps: tables that this process writes while a program reads them, without a lock of ours.
 //!
-//! Keys and values are plain bytes of a size that the type knows, so the kernel never reads or writes beyond them.
+//! Keys and values are plain bytes whose size is part of the type, so the kernel never reads or writes beyond them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::sys::{self, Attributes, Command};
 
-/// The kinds that are used.
+/// The kinds of map that pollgate uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// BPF_MAP_TYPE_ARRAY: keys are indices, all entries exist.
+    /// BPF_MAP_TYPE_ARRAY: keys are indices, and all entries exist.
     Array,
-    /// BPF_MAP_TYPE_HASH, its entries allocated as they come (BPF_F_NO_PREALLOC): room for many costs only its buckets.
+    /// BPF_MAP_TYPE_HASH with entries allocated on demand (BPF_F_NO_PREALLOC): a large capacity costs only its buckets.
     Hash,
     /// BPF_MAP_TYPE_XSKMAP: AF_XDP sockets by index.
     Sockets,
@@ -59,7 +59,7 @@ struct Element {
     flags: u64,
 }
 
-// SAFETY: the structure of the BPF_MAP_*_ELEM commands, its alignment's gap spelled out.
+// SAFETY: the structure of the BPF_MAP_*_ELEM commands, with explicit padding.
 unsafe impl Attributes for Element {}
 
 impl<const K: usize, const V: usize> Map<K, V> {
@@ -69,7 +69,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
         let (key_size, value_size) = (sys::length(K), sys::length(V));
         let name = sys::name(name);
         let mut create = Create { kind, key_size, value_size, entries, flags, inner: 0, node: 0, name };
-        // SAFETY: no addresses; the command makes a descriptor.
+        // SAFETY: the structure contains no addresses, and the command returns a descriptor.
         let fd = unsafe { sys::bpf_fd(Command::MapCreate, &mut create)? };
         Ok(Map { fd })
     }
@@ -77,14 +77,14 @@ impl<const K: usize, const V: usize> Map<K, V> {
     /// Adds or replaces an entry.
     pub fn insert(&self, key: &[u8; K], value: &[u8; V]) -> io::Result<()> {
         let mut element = self.element(key, sys::address(value));
-        // SAFETY: the kernel reads K bytes of the key and V of the value, which both live.
+        // SAFETY: the kernel reads K bytes of the key and V bytes of the value, which are both alive.
         unsafe { sys::bpf(Command::MapUpdate, &mut element) }.map(drop)
     }
 
-    /// Takes an entry out; whether it was there.
+    /// Removes an entry. Returns whether it existed.
     pub fn remove(&self, key: &[u8; K]) -> io::Result<bool> {
         let mut element = self.element(key, 0);
-        // SAFETY: the kernel reads K bytes of the key, which lives.
+        // SAFETY: the kernel reads K bytes of the key, which is alive.
         found(unsafe { sys::bpf(Command::MapDelete, &mut element) })
     }
 
@@ -92,8 +92,8 @@ impl<const K: usize, const V: usize> Map<K, V> {
     pub fn get(&self, key: &[u8; K]) -> io::Result<Option<[u8; V]>> {
         let mut value = [0; V];
         let mut element = self.element(key, sys::address(&raw mut value));
-        // SAFETY: the kernel reads K bytes of the key and writes V of the value, which both live. (A map per CPU would
-        // have more written; there is none among the kinds.)
+        // SAFETY: the kernel reads K bytes of the key and writes V bytes of the value, which are both alive. (For a per-CPU
+        // map it would write more, but no kind is one.)
         let found = found(unsafe { sys::bpf(Command::MapLookup, &mut element) })?;
         Ok(found.then_some(value))
     }

@@ -1,4 +1,4 @@
-//! Programs: verified by the kernel, attached to an interface by a link, or run on a frame to see what they say.
+//! Programs: verified by the kernel, attached to an interface by a link, or run on one frame for their result.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,26 +12,26 @@ const ATTACH_XDP: u32 = 37;
 /// XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE (linux/if_link.h).
 const SKB_MODE: u32 = 1 << 1;
 const DRIVER_MODE: u32 = 1 << 2;
-/// Room for all the verifier has to say of a small program, and how much of its end is shown.
+/// Size of the buffer for the verifier's log of a small program, and how much of the log's end is shown.
 const LOG: usize = 1 << 20;
 const SHOWN: usize = 2000;
 
-/// How a program hangs on its interface.
+/// How a program is attached to its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XdpMode {
-    /// In the driver, before a packet buffer is made of the frame.
+    /// In the driver, before the kernel makes a packet buffer of the frame.
     Native,
-    /// In the stack, after that: works with any driver, and costs most of what XDP would save.
+    /// In the network stack, after that. This works with any driver, but loses most of the gain of XDP.
     Generic,
 }
 
 /// Why a program was not loaded.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}{}", log.as_deref().map(|log| format!("; the verifier says: {log}")).unwrap_or_default())]
+#[error("{source}{}", log.as_deref().map(|log| format!("; the verifier reports: {log}")).unwrap_or_default())]
 pub struct LoadError {
     /// The kernel's error.
     pub source: io::Error,
-    /// The end of the verifier's log, if it came to that.
+    /// The end of the verifier's log, if the verifier ran.
     pub log: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct Program {
     fd: OwnedFd,
 }
 
-/// A program on an interface, until this is dropped.
+/// Keeps a program attached to an interface until this is dropped.
 #[derive(Debug)]
 pub struct Link {
     _fd: OwnedFd,
@@ -94,7 +94,7 @@ struct TestRun {
 unsafe impl Attributes for TestRun {}
 
 impl Program {
-    /// Has the kernel verify the instructions and keep them.
+    /// Loads the instructions into the kernel, which verifies them.
     pub fn load(name: &str, instructions: &[Insn]) -> Result<Program, LoadError> {
         match load(name, instructions, &mut []) {
             Ok(fd) => Ok(Program { fd }),
@@ -103,7 +103,8 @@ impl Program {
         }
     }
 
-    /// Hangs it on the interface of that index in this network namespace: in the driver if that can, else in the stack.
+    /// Attaches the program to the interface with this index in this network namespace: in the driver if the driver supports
+    /// it, otherwise in the stack.
     pub fn attach_xdp(&self, interface: u32) -> io::Result<Link> {
         match self.attach(interface, DRIVER_MODE) {
             Ok(fd) => Ok(Link { _fd: fd, mode: XdpMode::Native }),
@@ -115,8 +116,8 @@ impl Program {
         }
     }
 
-    /// What it answers to this frame (`XDP_PASS` = 2, `XDP_REDIRECT` = 4), as if that came in by receive queue 0. Nothing is
-    /// done with the frame. It must have an Ethernet header.
+    /// The program's result for this frame (`XDP_PASS` = 2, `XDP_REDIRECT` = 4), as if it arrived on receive queue 0. The frame
+    /// is not sent anywhere. It must have an Ethernet header.
     pub fn run(&self, frame: &[u8]) -> io::Result<u32> {
         let mut run = TestRun {
             program: self.raw(),
@@ -128,14 +129,14 @@ impl Program {
             repeat: 1,
             duration: 0,
         };
-        // SAFETY: the kernel reads as many bytes as the frame has, and writes only to the structure.
+        // SAFETY: the kernel reads only the bytes of the frame, and writes only to the structure.
         unsafe { sys::bpf(Command::ProgTestRun, &mut run)? };
         Ok(run.result)
     }
 
     fn attach(&self, interface: u32, flags: u32) -> io::Result<OwnedFd> {
         let mut link = CreateLink { program: self.raw(), interface, attach: ATTACH_XDP, flags };
-        // SAFETY: no addresses; the command makes a descriptor.
+        // SAFETY: the structure contains no addresses, and the command returns a descriptor.
         unsafe { sys::bpf_fd(Command::LinkCreate, &mut link) }
     }
 
@@ -145,13 +146,13 @@ impl Program {
 }
 
 impl Link {
-    /// How it hangs there.
+    /// How the program is attached.
     pub fn mode(&self) -> XdpMode {
         self.mode
     }
 }
 
-/// A driver without XDP, or one that has it but not for this MTU, these queues or these offloads.
+/// Whether the error means that the driver has no XDP, or not for this MTU, these queues or these offloads.
 fn may_work_in_the_stack(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::ENOMEM | libc::ENOSPC))
 }
@@ -171,11 +172,11 @@ fn load(name: &str, instructions: &[Insn], log: &mut [u8]) -> io::Result<OwnedFd
         interface: 0,
         attach: ATTACH_XDP,
     };
-    // SAFETY: instructions, licence and log live, the first and last for the lengths given; the command makes a descriptor.
+    // SAFETY: instructions, licence and log are alive and have the given lengths, and the command returns a descriptor.
     unsafe { sys::bpf_fd(Command::ProgLoad, &mut load) }
 }
 
-/// The end of what the verifier says when it is asked again for its reasons.
+/// Runs the verifier again with a log, and returns the end of that log.
 fn explanation(name: &str, instructions: &[Insn]) -> Option<String> {
     let mut log = vec![0; LOG];
     load(name, instructions, &mut log).err()?;

@@ -1,6 +1,6 @@
-//! The system call: one number, one structure a command.
+//! The system call bpf(2): a command number and one structure per command.
 //!
-//! `unsafe` here: the structures hold addresses as numbers. Each caller keeps what they point to alive for the call.
+//! `unsafe` here: the structures contain addresses as numbers. Each caller keeps the memory alive during the call.
 
 use std::io;
 use std::mem::size_of;
@@ -18,10 +18,10 @@ pub(super) enum Command {
     LinkCreate = 28,
 }
 
-/// A command's part of `union bpf_attr`: plain numbers, any of which the kernel may read, and some of which it writes.
+/// A command's part of `union bpf_attr`: plain numbers. The kernel may read any of them and writes some of them.
 ///
 /// # Safety
-/// The type must be `repr(C)`, without padding, and laid out as the kernel has it.
+/// The type must be `repr(C)`, without padding, and have the kernel's layout.
 pub(super) unsafe trait Attributes {}
 
 /// Runs a command.
@@ -30,7 +30,7 @@ pub(super) unsafe trait Attributes {}
 /// The addresses in `attributes` must be valid for what the command reads and writes there.
 pub(super) unsafe fn bpf<A: Attributes>(command: Command, attributes: &mut A) -> io::Result<i32> {
     let attributes = std::ptr::from_mut(attributes);
-    // SAFETY: a live structure of the size given; what it points to is the caller's promise.
+    // SAFETY: the structure is alive and has the given size. The caller guarantees the memory it points to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attributes, size_of::<A>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -38,28 +38,28 @@ pub(super) unsafe fn bpf<A: Attributes>(command: Command, attributes: &mut A) ->
     i32::try_from(result).map_err(io::Error::other)
 }
 
-/// Runs a command that makes a descriptor.
+/// Runs a command that returns a new descriptor.
 ///
 /// # Safety
-/// As for [`bpf`], and the command must be one that answers a new descriptor.
+/// As for [`bpf`], and the command must return a new descriptor.
 pub(super) unsafe fn bpf_fd<A: Attributes>(command: Command, attributes: &mut A) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise; the descriptor is fresh and nobody else's.
+    // SAFETY: guaranteed by the caller. The descriptor is new and has no other owner.
     unsafe { bpf(command, attributes).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
-/// An object's name for the kernel's tools: up to 15 of their characters.
+/// An object's name for the kernel's tools: up to 15 of the characters that they accept.
 pub(super) fn name(text: &str) -> [u8; 16] {
     let mut name = [0; 16];
     name[..15].iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
     name
 }
 
-/// An address as the kernel takes it.
+/// An address in the kernel's format.
 pub(super) fn address<T: ?Sized>(of: *const T) -> u64 {
     of.cast::<u8>() as u64
 }
 
-/// A length as the kernel takes it.
+/// A length in the kernel's format.
 pub(super) fn length(of: usize) -> u32 {
     u32::try_from(of).unwrap_or(u32::MAX)
 }

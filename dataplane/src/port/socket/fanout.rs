@@ -1,21 +1,21 @@
-//! The program by which the kernel chooses the worker a frame goes to: the rule of [`crate::steer`], in classic BPF.
+//! The program with which the kernel chooses the worker of a frame: the rule of [`crate::steer`], in classic BPF.
 //!
 //! ```text
-//!  IPv4, IPv6 ─▶ TCP, UDP, SCTP, whole? ──no──────────────────────────────▶ hash(source address, 0): any worker will do
+//!  IPv4, IPv6 ─▶ TCP, UDP, SCTP, whole? ──no──────────────────────────────▶ hash(source address, 0): any worker
 //!                       │
 //!                       ├ to a gateway address, a port of nat.ports, no Service there ─▶ the share the port is in
 //!                       ├ to an owned address ──────────────────────────────────────────▶ hash(source address, port)
-//!                       └ to anybody else ──────────────────────────────────────────────▶ hash(destination address, port)
+//!                       └ to an unowned address ────────────────────────────────────────▶ hash(destination address, port)
 //!  else worker 0
 //! ```
 //!
-//! Classic BPF has no maps, and is all that is allowed without privileges; so owned addresses are compiled in, as the ends
-//! of ranges in a binary search. Nothing depends on the program being right: a frame it sends to the wrong worker is
-//! handed over. Beyond the limits below (the kernel takes 4096 instructions) that is what happens to the rest.
+//! Without privileges only classic BPF is allowed. It has no maps, so owned addresses are compiled into the program, as the
+//! ends of ranges in a binary search. Correctness does not depend on the program: a frame at the wrong worker is handed
+//! over. This also happens to frames for addresses beyond the limits below (the kernel accepts 4096 instructions).
 //!
-//! Offsets count from the network header, which is where the data of a received frame starts when the kernel asks the
-//! program; a VLAN tag it took out, or one it left in, does not move them. Reading relative to the data rather than by
-//! SKF_NET_OFF also finds headers that the driver left in pages.
+//! Offsets count from the network header. The data of a received frame starts there when the kernel runs the program. A VLAN
+//! tag that the kernel removed, or one that it left in the frame, does not move them. Reading relative to the data instead of
+//! by SKF_NET_OFF also finds headers that the driver left in pages.
 
 use std::io;
 use std::net::IpAddr;
@@ -29,29 +29,29 @@ use super::super::device::set;
 use crate::bpf::classic::{Assembler, If, Label, Math, Program};
 use crate::steer::{C1, C2, Steering, words};
 
-/// Ranges of owned addresses the program knows, by family.
+/// Maximum number of ranges of owned addresses in the program, per family.
 const RANGES_V4: usize = 256;
 const RANGES_V6: usize = 32;
-/// Gateway addresses of a family it knows.
+/// Maximum number of gateway addresses in the program, per family.
 const GATEWAYS: usize = 16;
-/// Services at gateway addresses inside nat.ports it knows.
+/// Maximum number of Services at gateway addresses inside nat.ports in the program.
 const SERVICES: usize = 64;
 
-/// What the choice depends on.
+/// The input of the program's choice.
 #[derive(Clone, Copy)]
 pub struct FanoutRules<'a> {
-    /// The hash and the number of workers: those of the workers themselves.
+    /// The hash and the number of workers. The workers use the same.
     pub steering: &'a Steering,
-    /// Gateway addresses and the ports of translated sources.
+    /// For the gateway addresses and the ports of translated sources.
     pub settings: &'a DataplaneSettings,
-    /// Owned addresses, the most important first: only so many are taken in.
+    /// Owned addresses, the most important first. Those beyond the limit are ignored.
     pub owned: &'a [RangeInclusive<IpAddr>],
-    /// What clients can connect to at gateway addresses inside nat.ports; others are passed over.
+    /// Frontends at gateway addresses inside nat.ports. Others are ignored.
     pub services: &'a [FrontendKey],
 }
 
 impl FanoutRules<'_> {
-    /// The program for them.
+    /// The program for these rules.
     pub fn program(&self) -> Program {
         let mut code = Assembler::default();
         let (v4, v6) = (code.label(), code.label());
@@ -59,9 +59,9 @@ impl FanoutRules<'_> {
         code.jump_if(If::Equal, 0x0800, v4);
         code.jump_if(If::Equal, 0x86dd, v6);
         code.give(0);
-        code.place(v4);
+        code.bind(v4);
         Family::new(self, &mut code, &V4).write();
-        code.place(v6);
+        code.bind(v6);
         Family::new(self, &mut code, &V6).write();
         code.finish()
     }
@@ -69,8 +69,8 @@ impl FanoutRules<'_> {
 
 /// Changes the program of a running group, from any thread.
 ///
-/// It holds the socket of one worker, which stays in its group, and counts as a worker there, until this is dropped:
-/// drop it with the workers.
+/// It holds the socket of one worker. The socket stays in its group and counts as a worker there until this is dropped, so
+/// drop this together with the workers.
 #[derive(Debug)]
 pub struct Fanout {
     socket: OwnedFd,
@@ -81,8 +81,8 @@ impl Fanout {
         Fanout { socket }
     }
 
-    /// Lets the kernel choose by `rules` from now on. No frame is lost meanwhile; it waits until no CPU runs the
-    /// old program, some milliseconds.
+    /// Makes the kernel use `rules` from now on. Waits until no CPU runs the old program, some milliseconds. No frame is
+    /// lost meanwhile.
     pub fn update(&self, rules: &FanoutRules<'_>) -> io::Result<()> {
         set_program(self.socket.as_fd(), &rules.program())
     }
@@ -96,15 +96,15 @@ pub(super) fn set_program(socket: BorrowedFd<'_>, program: &Program) -> io::Resu
     set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)
 }
 
-/// Where a family's headers have what.
+/// Offsets in a family's headers.
 struct Shape {
     source: u32,
     destination: u32,
-    /// Words of an address.
+    /// Number of words of an address.
     words: u32,
     protocol: u32,
     ranges: usize,
-    /// Number of the address, if it is of this family: its words are the low ones.
+    /// The address as a number, if it is of this family. Its words are the low ones.
     bits: fn(IpAddr) -> Option<u128>,
 }
 
@@ -126,14 +126,14 @@ static V6: Shape = Shape {
     bits: |ip| if let IpAddr::V6(v6) = ip { Some(v6.to_bits()) } else { None },
 };
 
-/// The program's memory: both addresses, word by word, then what else a choice needs.
+/// The program's memory: both addresses, word by word, then the other inputs of the choice.
 const SOURCE: u32 = 0;
 const DESTINATION: u32 = 4;
 const PROTOCOL: u32 = 8;
 const SOURCE_PORT: u32 = 9;
 const DESTINATION_PORT: u32 = 10;
 
-/// The part for one family.
+/// Assembles the part for one family.
 struct Family<'a> {
     rules: &'a FanoutRules<'a>,
     code: &'a mut Assembler,
@@ -143,7 +143,7 @@ struct Family<'a> {
     /// The client is the destination.
     by_destination: Label,
     by_port: Label,
-    /// Not a port's matter.
+    /// The packet has no ports.
     other: Label,
 }
 
@@ -159,17 +159,17 @@ impl<'a> Family<'a> {
         let ends = self.ends();
         self.code.recall(DESTINATION);
         self.search(&ends, false);
-        self.code.place(self.by_port);
+        self.code.bind(self.by_port);
         self.share();
-        self.code.place(self.by_source);
+        self.code.bind(self.by_source);
         self.hash(SOURCE, Some(SOURCE_PORT));
-        self.code.place(self.by_destination);
+        self.code.bind(self.by_destination);
         self.hash(DESTINATION, Some(DESTINATION_PORT));
-        self.code.place(self.other);
+        self.code.bind(self.other);
         self.hash(SOURCE, None);
     }
 
-    /// Headers into memory, as far as a packet has them.
+    /// Copies addresses, and ports if the packet has them, to memory.
     fn read(&mut self) {
         for word in 0..self.shape.words {
             self.code.load_word(self.shape.source + 4 * word);
@@ -184,7 +184,7 @@ impl<'a> Family<'a> {
         self.code.store(DESTINATION_PORT);
     }
 
-    /// X is where the ports are; on to elsewhere if there are none. A fragment of IPv6 has another protocol's number.
+    /// Sets X to the offset of the ports. Jumps away if there are none. A fragment of IPv6 has another protocol number.
     fn ports(&mut self) {
         let ported = self.code.label();
         if self.shape.words == 1 {
@@ -198,14 +198,14 @@ impl<'a> Family<'a> {
             self.code.jump_if(If::Equal, protocol.cast_unsigned(), ported);
         }
         self.code.jump(self.other);
-        self.code.place(ported);
+        self.code.bind(ported);
         match self.shape.words {
             1 => self.code.index_by_header_length(0),
             _ => self.code.index(40),
         }
     }
 
-    /// Gateway addresses: a Service's port or one of ours.
+    /// Gateway addresses: the port is a Service's or a SNAT port.
     fn gateways(&mut self) {
         let settings = self.rules.settings;
         let all = settings.gateway_v4.iter().map(|&a| IpAddr::V4(a));
@@ -223,18 +223,18 @@ impl<'a> Family<'a> {
                 self.code.jump_if(If::Equal, both, self.by_source);
             }
             self.code.jump(self.by_port);
-            self.code.place(next);
+            self.code.bind(next);
         }
     }
 
-    /// To `elsewhere` if the destination is another address.
+    /// Jumps to `elsewhere` if the destination is another address.
     fn unless(&mut self, address: IpAddr, elsewhere: Label) {
         for (at, word) in self.words_of((self.shape.bits)(address).unwrap_or(0)) {
             let same = self.code.label();
             self.code.recall(DESTINATION + at);
             self.code.jump_if(If::Equal, word, same);
             self.code.jump(elsewhere);
-            self.code.place(same);
+            self.code.bind(same);
         }
     }
 
@@ -243,7 +243,7 @@ impl<'a> Family<'a> {
         (0..count).zip(words(bits).into_iter().skip(4 - count as usize))
     }
 
-    /// The owned ranges' ends, in order: an address is inside one if an odd number of them is not above it.
+    /// The ends of the owned ranges, in order. An address is inside a range if an odd number of ends is not above it.
     fn ends(&self) -> Vec<u128> {
         let of_family = |range: &RangeInclusive<IpAddr>| {
             Some(((self.shape.bits)(*range.start())?, (self.shape.bits)(*range.end())?))
@@ -259,12 +259,12 @@ impl<'a> Family<'a> {
                 _ => ends.extend([first, behind]),
             }
         }
-        // Behind the last address there is nothing to compare with.
+        // After the last address there is nothing to compare with.
         ends.retain(|&end| end <= last);
         ends
     }
 
-    /// The binary search; `inside` says which answer the addresses before the first of `ends` have.
+    /// The binary search. `inside` is the result for addresses before the first of `ends`.
     fn search(&mut self, ends: &[u128], inside: bool) {
         if ends.is_empty() {
             return self.code.jump(if inside { self.by_source } else { self.by_destination });
@@ -273,16 +273,16 @@ impl<'a> Family<'a> {
         let right = self.code.label();
         self.unless_below(rest[0], right);
         self.search(below, inside);
-        self.code.place(right);
+        self.code.bind(right);
         self.search(&rest[1..], inside ^ (below.len() % 2 == 0));
     }
 
-    /// To `elsewhere` if the destination is `end` or above it.
+    /// Jumps to `elsewhere` if the destination is `end` or above it.
     fn unless_below(&mut self, end: u128, elsewhere: Label) {
         let below = self.code.label();
         let last = self.shape.words - 1;
         for (at, word) in self.words_of(end) {
-            // The only word of IPv4 stays in A all through the search.
+            // The only word of an IPv4 address stays in A during the whole search.
             if last > 0 {
                 self.code.recall(DESTINATION + at);
             }
@@ -294,12 +294,12 @@ impl<'a> Family<'a> {
             self.code.jump_if(If::Above, word, elsewhere);
             self.code.jump_if(If::Equal, word, same);
             self.code.jump(below);
-            self.code.place(same);
+            self.code.bind(same);
         }
-        self.code.place(below);
+        self.code.bind(below);
     }
 
-    /// The worker whose share the destination port is in; by the source, if it is in nobody's.
+    /// The worker whose share contains the destination port; the hash of the source if no share contains it.
     fn share(&mut self) {
         let ports = &self.rules.settings.snat_ports;
         let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
@@ -308,13 +308,13 @@ impl<'a> Family<'a> {
         self.code.jump_if(If::Above, last, self.by_source);
         self.code.jump_if(If::NotBelow, first, inside);
         self.code.jump(self.by_source);
-        self.code.place(inside);
+        self.code.bind(inside);
         self.code.math(Math::Subtract, first);
         self.code.math(Math::Modulo, self.rules.steering.workers().into());
         self.code.give_result();
     }
 
-    /// The hash of [`crate::steer`]; no port counts as 0.
+    /// The hash of [`crate::steer`]. Without ports, the port is 0.
     fn hash(&mut self, address: u32, port: Option<u32>) {
         let [first, second] = self.rules.steering.seeds();
         self.code.recall(address);
@@ -354,7 +354,7 @@ mod tests {
     use crate::bpf::classic::{MOST, machine};
     use crate::steer::Towards;
 
-    /// What the program is made of, with owners to compare its answers with.
+    /// The inputs of a program, and the owners to compare its results with.
     #[derive(Debug)]
     struct World {
         settings: DataplaneSettings,
@@ -412,7 +412,7 @@ mod tests {
         }
     }
 
-    /// Few enough that packets meet rules.
+    /// Few addresses, so that packets often match rules.
     fn some_v4() -> impl Strategy<Value = Ipv4Addr> {
         prop_oneof![(0..64u32).prop_map(|n| Ipv4Addr::from(0x0a00_0000 + n)), any::<u32>().prop_map(Ipv4Addr::from)]
     }
@@ -488,7 +488,7 @@ mod tests {
             ports in prop::collection::vec((some_port(), some_port(), some_protocol()), 20),
         ) {
             let program = world.program();
-            // Every rule is met by some packet: the ends of ranges and the gateways are destinations, too.
+            // Every rule matches some packet: the ends of ranges and the gateways are also destinations.
             let ends = world.owned.iter().flat_map(|range| [*range.start(), *range.end()]);
             let gateways = world.settings.gateway_v4.iter().copied().map(IpAddr::V4);
             let gateways = gateways.chain(world.settings.gateway_v6.iter().copied().map(IpAddr::V6));
