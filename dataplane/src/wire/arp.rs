@@ -16,7 +16,7 @@ use super::Header;
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 
-/// The packet.
+/// An ARP packet for IPv4 over Ethernet.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Arp {
@@ -42,17 +42,17 @@ impl Arp {
             && self.operation.get() == REQUEST
     }
 
-    /// The address asked for.
+    /// The requested address.
     pub fn target_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.target_ip)
     }
 
-    /// The address of who asks.
+    /// The address of the sender.
     pub fn sender_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.sender_ip)
     }
 
-    /// Turns the request into the reply "it is at `own`".
+    /// Turns the request into its reply, with `own` as the MAC address of the requested address.
     pub fn answer(&mut self, own: Mac) {
         let asked = self.target_ip;
         self.operation = U16::new(REPLY);

@@ -1,12 +1,11 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 //!
-//! A flow's translation always changes the same words by the same amount, so the difference is computed once, when the
-//! flow opens, and each packet pays one addition: `HC' = ~(~HC + Σ~m + Σm')` (RFC 1624, equation 3).
+//! A flow's translation always changes the same words by the same amount. So the difference is computed once, when the
+//! flow opens, and each packet needs one addition: `HC' = ~(~HC + Σ~m + Σm')` (RFC 1624, equation 3).
 //!
-//! **Partial sums.** A frame from a virtual peer may leave its TCP or UDP sum to offload: the field then holds the folded
-//! sum of the pseudo-header alone, *not* complemented (the kernel's CHECKSUM_PARTIAL). Only the addresses are part of
-//! that, the ports are not; so there is a second difference for it, applied without complements. [`Transport`] is one or
-//! the other.
+//! **Partial sums.** A frame from a virtual peer may leave its TCP or UDP sum to offload. The field then contains the folded
+//! sum of the pseudo-header alone, *not* complemented (the kernel's CHECKSUM_PARTIAL). It includes the addresses but not the
+//! ports. So there is a second difference for it, which is applied without complements. [`Transport`] is one of the two.
 
 use std::net::IpAddr;
 
@@ -14,7 +13,7 @@ use pollgate_common::flow::Address;
 
 /// Sum of the 16-bit words of `bytes` in network order, an odd last byte as the high half; not folded.
 pub fn sum(bytes: &[u8]) -> u32 {
-    // Four bytes at a time into 64 bits: two words are added in one go and separated by folding at the end.
+    // Adds four bytes at a time into 64 bits: two words per addition, which the final fold separates.
     let mut chunks = bytes.chunks_exact(4);
     let mut wide: u64 = chunks.by_ref().map(|c| u64::from(u32::from_be_bytes([c[0], c[1], c[2], c[3]]))).sum();
     wide += match *chunks.remainder() {
@@ -27,19 +26,19 @@ pub fn sum(bytes: &[u8]) -> u32 {
     low(wide) + low(wide >> 16) + low(wide >> 32) + low(wide >> 48)
 }
 
-/// Whether the words of a 20-byte header with its checksum add up. In whatever byte order they are added (RFC 1071 §2 (B)),
-/// a right one comes out as all ones.
+/// Whether the checksum of a 20-byte header is correct. The sum of a correct header is all ones, in either byte order
+/// (RFC 1071 §2 (B)).
 #[inline]
 pub fn is_right(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    // 35 bits to 33, to 17: all ones, or all ones twice.
+    // Folds 35 bits to 33, then to 17. A correct sum is all ones, or twice that.
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     sum == 0xffff || sum == 0x1_fffe
 }
 
-/// Folds a sum to 16 bits, carries added back in.
+/// Folds a sum to 16 bits and adds the carries back in.
 #[inline]
 pub fn fold(mut sum: u32) -> u16 {
     sum = (sum & 0xffff) + (sum >> 16);
@@ -47,13 +46,13 @@ pub fn fold(mut sum: u32) -> u16 {
     u16::try_from(sum & 0xffff).unwrap_or(0)
 }
 
-/// The checksum `old`, after the words under it changed by `delta` (an unfolded or folded one's-complement sum).
+/// Updates the checksum `old` for words that changed by `delta` (a folded or unfolded one's-complement sum).
 #[inline]
 pub fn update(old: u16, delta: u32) -> u16 {
     !fold(u32::from(!old) + delta)
 }
 
-/// What replacing the words of `old` by those of `new` adds to a sum.
+/// The difference that replacing the words of `old` with those of `new` makes to a sum.
 pub fn delta(old: &[Words], new: &[Words]) -> u16 {
     let added: u32 = new.iter().map(|words| words.0).sum();
     let gone = fold(old.iter().map(|words| words.0).sum());
@@ -66,7 +65,7 @@ pub fn pseudo<A: Address>(src: A, dst: A, protocol: u8, len: usize) -> u32 {
     src.word_sum() + dst.word_sum() + u32::from(protocol) + (len >> 16) + (len & 0xffff)
 }
 
-/// Something that consists of 16-bit words: its sum, not folded.
+/// The sum of a value's 16-bit words, not folded.
 #[derive(Clone, Copy, Debug)]
 pub struct Words(u32);
 
@@ -91,27 +90,27 @@ impl From<IpAddr> for Words {
     }
 }
 
-/// What one packet's transport checksum changes by; see the module's text.
+/// The difference to apply to a packet's transport checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// The field is a complete checksum: addresses and ports count.
+    /// The field is a complete checksum, which includes addresses and ports.
     Full(u16),
-    /// The field is a pseudo-header's sum: addresses count.
+    /// The field is a pseudo-header's sum, which includes only the addresses.
     Partial(u16),
 }
 
 impl Transport {
-    /// For a complete checksum.
+    /// The difference for a complete checksum.
     pub fn full(delta: u16) -> Transport {
         Transport::Full(delta)
     }
 
-    /// For a pseudo-header's sum.
+    /// The difference for a pseudo-header's sum.
     pub fn partial(delta: u16) -> Transport {
         Transport::Partial(delta)
     }
 
-    /// Whether it is the second.
+    /// Whether the field is a pseudo-header's sum.
     #[inline]
     pub fn is_partial(self) -> bool {
         matches!(self, Transport::Partial(_))
@@ -149,8 +148,8 @@ mod tests {
             prop_assert_eq!(fold(sum(&bytes)), naive(&bytes));
         }
 
-        /// One's complement has two zeros; a checksum over data that is not all zero is never 0xffff by recomputation,
-        /// and RFC 1624's equation 3 keeps it so.
+        /// One's complement has two zeros. Recomputing a checksum over data that is not all zero never gives 0xffff, and
+        /// neither does equation 3 of RFC 1624.
         #[test]
         fn an_update_equals_recomputing(
             mut packet in proptest::collection::vec(any::<u8>(), 12..60),

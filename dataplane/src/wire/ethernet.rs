@@ -20,7 +20,7 @@ pub const ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const IPV6: u16 = 0x86dd;
 
-/// The header.
+/// An Ethernet header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Ethernet {
@@ -32,32 +32,32 @@ pub struct Ethernet {
 impl Header for Ethernet {}
 
 impl Ethernet {
-    /// Whom it is for.
+    /// Destination address.
     #[inline]
     pub fn dst(&self) -> Mac {
         Mac(self.dst)
     }
 
-    /// Who sent it.
+    /// Source address.
     #[inline]
     pub fn src(&self) -> Mac {
         Mac(self.src)
     }
 
-    /// What it carries.
+    /// EtherType of the payload.
     #[inline]
     pub fn ether_type(&self) -> u16 {
         self.ether_type.get()
     }
 
-    /// Addresses it anew.
+    /// Sets both addresses.
     #[inline]
     pub fn set_addresses(&mut self, src: Mac, dst: Mac) {
         self.src = src.0;
         self.dst = dst.0;
     }
 
-    /// Sends it back where it came from, from `own`.
+    /// Makes the old source the destination, and `own` the source.
     pub fn reply_in_place(&mut self, own: Mac) {
         self.dst = self.src;
         self.src = own.0;

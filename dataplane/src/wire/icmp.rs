@@ -1,4 +1,4 @@
-//! ICMP for IPv4 (RFC 792), as far as a gateway speaks it itself.
+//! ICMP for IPv4 (RFC 792): the messages that a gateway sends or answers itself.
 //!
 //! ```text
 //!  0      1      2          4      8
@@ -26,20 +26,20 @@ const PORT: u8 = 3;
 pub enum Error {
     /// No service listens on that port (type 3, code 3).
     PortUnreachable,
-    /// The time to live ran out (type 11, code 0).
+    /// The time to live is exceeded (type 11, code 0).
     TimeExceeded,
 }
 
-/// What a message is for.
+/// The messages that pollgate distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It asks for an echo reply (type 8, code 0).
+    /// An echo request (type 8, code 0).
     EchoRequest,
-    /// Anything else.
+    /// Any other message.
     Other,
 }
 
-/// The header.
+/// An ICMP header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Icmp {
@@ -52,22 +52,22 @@ pub struct Icmp {
 impl Header for Icmp {}
 
 impl Icmp {
-    /// What the message is for.
+    /// The kind of message.
     pub fn kind(&self) -> Kind {
         if (self.kind, self.code) == (ECHO, 0) { Kind::EchoRequest } else { Kind::Other }
     }
 
-    /// Turns an echo request into its reply: only the type changes, and the sum by as much.
+    /// Turns an echo request into its reply. Only the type changes, and the sum by the same amount.
     pub fn reply_in_place(&mut self) {
         self.kind = ECHO_REPLY;
         // The type is the high byte of its word: −0x0800 is +0xf7ff in one's complement.
         let sum = checksum::update(self.checksum.get(), 0xf7ff);
-        // Of the two zeros of one's complement only this one holds for a message of zeros alone (identifier, sequence
-        // number and data may all be zero; in TCP, UDP and IP something never is). For others both do.
+        // One's complement has two zeros. For a message of zeros alone only this one is correct. (Identifier, sequence
+        // number and data may all be zero; in TCP, UDP and IP some field never is.) For other messages both are correct.
         self.checksum = U16::new(if sum == 0 { 0xffff } else { sum });
     }
 
-    /// The header of an error message over `data`, sum included.
+    /// The header of an error message over `data`, with its checksum.
     pub fn error(error: Error, data: &[u8]) -> Icmp {
         let (kind, code) = match error {
             Error::PortUnreachable => (UNREACHABLE, PORT),

@@ -1,19 +1,19 @@
-//! What the stages of the pipeline need of an IP family: everything that differs between IPv4 and IPv6.
+//! The interface of an IP family to the stages of the pipeline. It covers all differences between IPv4 and IPv6.
 //!
-//! Stages are generic over [`Ip`] and compiled once per family; no stage asks which family it has.
+//! Stages are generic over [`Ip`] and compiled once per family. No stage checks which family it handles.
 
 use pollgate_common::flow::Address;
 use pollgate_common::header::Header;
 use pollgate_common::reasons::DropReason;
 
-/// What a packet is of the IP packet that was sent.
+/// Which part of the original IP packet a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// All of it.
+    /// The whole packet.
     Whole,
-    /// Its first fragment: the transport header is there.
+    /// The first fragment, which has the transport header.
     First,
-    /// A later fragment: the transport header is not there.
+    /// A later fragment, without the transport header.
     Later,
 }
 
@@ -26,8 +26,8 @@ pub trait Ip: Header + Copy {
     /// IANA protocol number of the family's control messages.
     const ICMP: u8;
 
-    /// The header at `at` of `frame`, proved: lengths lie within each other and the frame, and the family's own header sum is
-    /// correct. Trailing Ethernet padding is ignored.
+    /// The verified header at `at` of `frame`. Its lengths lie within each other and the frame, and the family's own header
+    /// sum is correct. Trailing Ethernet padding is ignored.
     fn check(frame: &[u8], at: usize) -> Result<&Self, DropReason>;
 
     /// Source address.
@@ -42,22 +42,23 @@ pub trait Ip: Header + Copy {
     /// Bytes of header and payload.
     fn total_len(&self) -> usize;
 
-    /// Hops left: IPv4's time to live, IPv6's hop limit.
+    /// Remaining hops: IPv4's time to live, IPv6's hop limit.
     fn hop_limit(&self) -> u8;
 
     /// IANA number of the transport protocol.
     fn protocol(&self) -> u8;
 
-    /// Whether it is a fragment, and which.
+    /// Whether the packet is a fragment, and which one.
     fn piece(&self) -> Piece;
 
-    /// New addresses and one hop less. `delta` is what the addresses add to a sum ([`super::checksum::delta`]).
+    /// Sets both addresses and decrements the hop limit. `delta` is the difference that the addresses make to a sum
+    /// ([`super::checksum::delta`]).
     fn translate(&mut self, src: Self::Address, dst: Self::Address, delta: u16);
 
-    /// Swaps source and destination and sets the hop limit to 64: a reply in the same buffer.
+    /// Swaps source and destination and sets the hop limit to 64, for a reply in the same buffer.
     fn reply_in_place(&mut self);
 
-    /// Sets how many bytes header and payload have.
+    /// Sets the length of header and payload.
     fn set_total_len(&mut self, total_len: u16);
 
     /// A header without options for a packet of `total_len` bytes from pollgate itself.

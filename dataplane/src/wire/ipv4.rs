@@ -21,7 +21,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// The header's fixed part.
+/// The fixed part of an IPv4 header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Ipv4 {
@@ -40,7 +40,7 @@ pub struct Ipv4 {
 impl Header for Ipv4 {}
 
 impl Ipv4 {
-    /// Whether it has no options, is not a fragment, and its checksum is right.
+    /// Whether the header has no options and a correct checksum, and the packet is not a fragment.
     #[inline]
     pub fn is_plain(&self) -> bool {
         let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
@@ -113,13 +113,13 @@ impl Ip for Ipv4 {
     fn translate(&mut self, src: V4, dst: V4, delta: u16) {
         self.src = src.0.octets();
         self.dst = dst.0.octets();
-        // The TTL is the high byte of its word: one less is −0x0100, which in one's complement is +0xfeff.
+        // The TTL is the high byte of its word. A decrement by one is −0x0100, which in one's complement is +0xfeff.
         self.ttl = self.ttl.wrapping_sub(1);
         self.checksum = U16::new(checksum::update(self.checksum.get(), u32::from(delta) + 0xfeff));
     }
 
     fn reply_in_place(&mut self) {
-        // Swapping two words of a sum changes nothing; only the TTL does.
+        // Swapping two words does not change a sum. Only the TTL does.
         std::mem::swap(&mut self.src, &mut self.dst);
         let change = u32::from(64u16 << 8) + u32::from(!(u16::from(self.ttl) << 8));
         self.ttl = 64;
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_are_told_apart() {
+    fn each_wrong_field_has_its_reason() {
         let good = header();
         let check = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut bytes = good.clone();

@@ -1,8 +1,8 @@
-//! Headers on the wire, one file each, all with the same skeleton: field map, check, get, set, test.
+//! Headers on the wire, one file each, all with the same structure: field map, check, get, set, test.
 //!
-//! A header is a `#[repr(C)]` struct of bytes and big-endian integers, laid over the frame by `zerocopy`. Laying it over
-//! is the check: it answers `None` when the bytes are too few, and after that every accessor is a plain field access and
-//! cannot panic. Nothing outside this module indexes packet bytes.
+//! A header is a `#[repr(C)]` struct of bytes and big-endian integers, which `zerocopy` lays over the frame. This step checks
+//! the length and returns `None` if there are too few bytes. After it, every accessor is a plain field access and cannot
+//! panic. Code outside this module does not index packet bytes.
 
 pub mod arp;
 pub mod checksum;

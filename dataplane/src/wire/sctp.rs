@@ -1,4 +1,4 @@
-//! SCTP (RFC 9260 §3), as far as it is told from other protocols.
+//! SCTP (RFC 9260 §3): only what identifies the protocol.
 
 /// IANA protocol number.
 pub const PROTOCOL: u8 = 132;

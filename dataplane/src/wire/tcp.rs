@@ -14,7 +14,7 @@ use crate::flow::life::Signal;
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
-/// Its number in the IP header.
+/// IANA protocol number.
 pub const PROTOCOL: u8 = 6;
 /// No more data from the sender.
 pub const FIN: u8 = 0x01;
@@ -72,7 +72,7 @@ impl Segment {
     }
 }
 
-/// The header's fixed part.
+/// The fixed part of a TCP header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Tcp {
@@ -90,7 +90,7 @@ pub struct Tcp {
 impl Header for Tcp {}
 
 impl Tcp {
-    /// The header at `at`, proved to lie within the `len` bytes of transport header and payload.
+    /// The header at `at`, verified to lie within the `len` bytes of transport header and payload.
     #[inline]
     pub fn check(frame: &[u8], at: usize, len: usize) -> Result<&Tcp, DropReason> {
         let tcp = Tcp::at(frame, at).ok_or(DropReason::L4Header)?;
@@ -98,7 +98,7 @@ impl Tcp {
         if header_len < LEN || header_len > len { Err(DropReason::L4Header) } else { Ok(tcp) }
     }
 
-    /// Bytes of the header, options included.
+    /// Bytes of the header, including options.
     #[inline]
     pub fn header_len(&self) -> usize {
         usize::from(self.offset >> 4) * 4
@@ -116,7 +116,7 @@ impl Tcp {
         self.dst_port.get()
     }
 
-    /// [`SYN`], [`ACK`], ...
+    /// The flag bits: [`SYN`], [`ACK`], ...
     #[inline]
     pub fn flags(&self) -> u8 {
         self.flags
@@ -128,7 +128,7 @@ impl Tcp {
         Segment { seq: self.seq.get(), ack: self.ack.get(), flags: self.flags, scale }
     }
 
-    /// New ports; `delta` is what addresses and ports add to the sum.
+    /// Sets both ports. `delta` is the difference that addresses and ports make to the sum.
     #[inline]
     pub fn translate(&mut self, src_port: u16, dst_port: u16, delta: checksum::Transport) {
         self.src_port = U16::new(src_port);
@@ -136,7 +136,7 @@ impl Tcp {
         self.checksum = U16::new(delta.apply(self.checksum.get()));
     }
 
-    /// The reset that answers this segment of `payload` bytes (RFC 9293 §3.10.7.1), checksum still zero.
+    /// The RST that answers this segment of `payload` bytes (RFC 9293 §3.10.7.1). Its checksum is still zero.
     pub fn reset(&self, payload: u32) -> Tcp {
         let acked = self.flags & ACK != 0;
         let length = payload + u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
@@ -153,7 +153,7 @@ impl Tcp {
         }
     }
 
-    /// Sets the checksum field as it is.
+    /// Sets the checksum field to this value.
     pub fn set_checksum(&mut self, sum: u16) {
         self.checksum = U16::new(sum);
     }

@@ -13,10 +13,10 @@ use super::{Header, checksum};
 
 /// Bytes of the header.
 pub const LEN: usize = 8;
-/// Its number in the IP header.
+/// IANA protocol number.
 pub const PROTOCOL: u8 = 17;
 
-/// The header.
+/// A UDP header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Udp {
@@ -29,8 +29,8 @@ pub struct Udp {
 impl Header for Udp {}
 
 impl Udp {
-    /// The header at `at`, proved: its length field says no more than the `len` bytes that IP says there are. A
-    /// super-frame (`gso`) may say less or nothing: its segments get their own length.
+    /// The verified header at `at`: its length is at most `len`, the number of bytes that IP has for it. In a super-frame
+    /// (`gso`) the length may be smaller or zero, because each segment gets its own length.
     #[inline]
     pub fn check(frame: &[u8], at: usize, len: usize, gso: bool) -> Result<&Udp, DropReason> {
         let udp = Udp::at(frame, at).ok_or(DropReason::L4Header)?;
@@ -56,8 +56,9 @@ impl Udp {
         usize::from(self.length.get())
     }
 
-    /// New ports; `delta` is what addresses and ports add to the sum. "No checksum" (zero, RFC 768) stays that, and a sum
-    /// that comes out as zero is sent as all ones. `partial`: the field holds a pseudo-header sum, where zero is a value.
+    /// Sets both ports. `delta` is the difference that addresses and ports make to the sum. "No checksum" (zero, RFC 768)
+    /// stays unchanged. A sum of zero is sent as all ones. `partial`: the field contains a pseudo-header's sum, for which zero
+    /// is a normal value.
     #[inline]
     pub fn translate(&mut self, src_port: u16, dst_port: u16, delta: checksum::Transport) {
         self.src_port = U16::new(src_port);
@@ -70,7 +71,7 @@ impl Udp {
         self.checksum = U16::new(if new == 0 && !delta.is_partial() { 0xffff } else { new });
     }
 
-    /// A header for a datagram of our own of `length` bytes, checksum still zero.
+    /// A header for our own datagram of `length` bytes. Its checksum is still zero.
     pub fn make(src_port: u16, dst_port: u16, length: u16) -> Udp {
         Udp {
             src_port: U16::new(src_port),
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_length_field_must_not_lie() {
+    fn the_length_field_must_fit() {
         let header = |length: u16| Udp::make(1, 2, length).as_bytes().to_vec();
         assert!(Udp::check(&header(8), 0, 8, false).is_ok());
         assert!(Udp::check(&header(8), 0, 20, false).is_ok(), "RFC 768 lets IP carry more");
