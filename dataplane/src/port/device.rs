@@ -1,9 +1,9 @@
-//! Network devices, asked by ioctl before a port is opened on them; and why a port could not be opened.
+//! Properties of network devices, read by ioctl before a port is opened on them, and the reasons why a port cannot be opened.
 //!
-//! Everything is asked of the calling thread's network namespace. `/sys` is not: it shows the namespace it was mounted
-//! in (netdevice(7); linux/ethtool.h).
+//! All requests apply to the calling thread's network namespace. `/sys` is not used: it shows the namespace in which it was
+//! mounted (netdevice(7); linux/ethtool.h).
 //!
-//! `unsafe` here: the requests are unions and addresses.
+//! `unsafe` here: the requests are unions and contain addresses.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,7 +15,7 @@ use pollgate_common::net::Mac;
 /// Why a port could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The name is nobody's.
+    /// No interface has this name.
     #[error(
         "the interface {interface:?} does not exist; the host has {}: correct interfaces[].name or create it",
         present.join(", ")
@@ -23,10 +23,10 @@ pub enum OpenError {
     NoInterface {
         /// The name.
         interface: String,
-        /// The names that would do.
+        /// The names of the interfaces that exist.
         present: Vec<String>,
     },
-    /// Not Ethernet: no MAC addresses, nothing to answer ARP on.
+    /// The interface is not Ethernet: it has no MAC addresses and no ARP.
     #[error(
         "the interface {interface} is not an Ethernet device (its type is {kind}, ARPHRD_ETHER is 1): pollgate polls \
          only Ethernet"
@@ -55,7 +55,7 @@ pub enum OpenError {
         /// What was being done.
         step: &'static str,
     },
-    /// The kernel has no AF_XDP, or not enough of it.
+    /// The kernel does not support AF_XDP, or lacks a part that is needed.
     #[error("{step}: {source}; AF_XDP ports need Linux 5.10 or later with CONFIG_XDP_SOCKETS: use backend: packet")]
     XdpMissing {
         /// What was being done.
@@ -63,7 +63,7 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// AF_XDP is there, and a step of it failed.
+    /// The kernel supports AF_XDP, but a step failed.
     #[error("{step}: {source}")]
     Xdp {
         /// What was being done.
@@ -71,7 +71,7 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The interface has an XDP program already.
+    /// The interface already has an XDP program.
     #[error(
         "{interface} already has an XDP program (`ip link show {interface}` and `bpftool net` show it): stop the \
          program that attached it, or `ip link set {interface} xdp off`, or use backend: packet"
@@ -80,7 +80,7 @@ pub enum OpenError {
         /// The interface.
         interface: String,
     },
-    /// The steering program was refused.
+    /// The kernel refused the steering program.
     #[error("loading the steering program for {interface}: {source}")]
     Program {
         /// The interface.
@@ -97,9 +97,9 @@ pub enum OpenError {
     TooFewQueues {
         /// The interface.
         interface: String,
-        /// Its receive queues.
+        /// Number of receive queues.
         queues: u32,
-        /// The workers.
+        /// Number of workers.
         workers: u16,
     },
     /// A frame of this size does not fit a chunk of the frame memory.
@@ -112,10 +112,10 @@ pub enum OpenError {
         interface: String,
         /// Its MTU.
         mtu: usize,
-        /// The largest that fits.
+        /// The largest MTU that fits.
         most: usize,
     },
-    /// A queue has another AF_XDP socket.
+    /// Another AF_XDP socket uses a queue.
     #[error(
         "receive queue {queue} of {interface} is still in use by another AF_XDP socket after {waited} ms: stop the \
          program that uses it (`ss --xdp` shows it)"
@@ -125,10 +125,10 @@ pub enum OpenError {
         interface: String,
         /// The queue.
         queue: u32,
-        /// How long it was tried.
+        /// How long binding was tried, in milliseconds.
         waited: u64,
     },
-    /// io_uring is switched off, or kept from this process.
+    /// io_uring is disabled, or forbidden for this process.
     #[error(
         "polling {interface} through io_uring: {source}: the sysctl kernel.io_uring_disabled must be 0 (2 forbids it \
          to all users, 1 to users outside kernel.io_uring_group), and a container's seccomp profile must allow it; or \
@@ -174,7 +174,7 @@ impl OpenError {
     }
 }
 
-/// An Ethernet device as it was when it was asked for.
+/// The properties of an Ethernet device when it was looked up.
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) name: String,
@@ -185,7 +185,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// The device of that name; `worker` is for messages.
+    /// The device with this name. `worker` is for messages.
     pub(super) fn find(name: &str, worker: u16) -> Result<Device, OpenError> {
         let missing = || OpenError::NoInterface { interface: name.to_owned(), present: interfaces() };
         let failed = |source| {
@@ -213,7 +213,7 @@ impl Device {
         Ok(Device { name: name.to_owned(), index, mtu, mac, control })
     }
 
-    /// Whether it is switched on and has a carrier now.
+    /// Whether it is up and has carrier now.
     pub(super) fn is_running(&self) -> bool {
         const WANTED: libc::c_int = libc::IFF_UP | libc::IFF_RUNNING;
         let Some(mut request) = request(&self.name) else { return false };
@@ -225,40 +225,40 @@ impl Device {
         flags & WANTED == WANTED
     }
 
-    /// The driver's name; empty if it does not tell.
+    /// The driver's name; empty if the driver does not report it.
     pub(super) fn driver(&self) -> String {
         let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-        // SAFETY: `struct ethtool_drvinfo`, 196 bytes, is what the command reads and writes.
+        // SAFETY: the command reads and writes `struct ethtool_drvinfo`, 196 bytes.
         match unsafe { self.ethtool(&mut info) } {
             Ok(()) => info.driver.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect(),
             Err(_) => String::new(),
         }
     }
 
-    /// How many receive queues it has now; 1 if it does not tell.
+    /// Current number of receive queues; 1 if the driver does not report it.
     pub(super) fn receive_queues(&self) -> u32 {
         let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
-        // SAFETY: `struct ethtool_channels` is what the command reads and writes.
+        // SAFETY: the command reads and writes `struct ethtool_channels`.
         match unsafe { self.ethtool(&mut channels) } {
             Ok(()) => (channels.receive + channels.combined).max(1),
             Err(_) => 1,
         }
     }
 
-    /// Whether it takes VLAN tags out of received frames, so that nobody sees them in the bytes.
+    /// Whether the device removes VLAN tags from received frames, so that they are not in the frame's bytes.
     pub(super) fn strips_tags(&self) -> bool {
         const RECEIVE_VLAN: u32 = 1 << 8;
         let mut flags = [ETHTOOL_GFLAGS, 0u32];
-        // SAFETY: `struct ethtool_value` is two numbers, which is what the command reads and writes.
+        // SAFETY: the command reads and writes `struct ethtool_value`, which is two numbers.
         unsafe { self.ethtool(&mut flags) }.is_ok() && flags[1] & RECEIVE_VLAN != 0
     }
 
     /// # Safety
-    /// `value` must be the structure that its command, the first number in it, reads and writes.
+    /// `value` must be the structure that its command (its first number) reads and writes.
     unsafe fn ethtool<T>(&self, value: &mut T) -> io::Result<()> {
         let mut request = request(&self.name).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
         request.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
-        // SAFETY: the request points to a live structure of the right kind, the caller's promise.
+        // SAFETY: the request points to a live structure of the right kind, guaranteed by the caller.
         let result = unsafe { libc::ioctl(self.control.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
         check(result)
     }
@@ -268,7 +268,7 @@ const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
-/// `struct ethtool_drvinfo`, of which the driver's name is read.
+/// `struct ethtool_drvinfo`; only the driver's name is read.
 #[repr(C)]
 struct DriverInfo {
     command: u32,
@@ -276,7 +276,7 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-/// `struct ethtool_channels`: what could be, then what is.
+/// `struct ethtool_channels`: the maximum numbers, then the current ones.
 #[repr(C)]
 #[derive(Default)]
 struct Channels {
@@ -289,14 +289,14 @@ struct Channels {
 }
 
 fn control_socket() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
+    // SAFETY: the call takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     check(fd)?;
-    // SAFETY: a fresh descriptor, owned by nobody else.
+    // SAFETY: a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// An interface request for a name; `None` if no interface can be called so.
+/// An interface request for a name; `None` if the name is not a valid interface name.
 fn request(interface: &str) -> Option<libc::ifreq> {
     // SAFETY: all zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -311,20 +311,20 @@ fn request(interface: &str) -> Option<libc::ifreq> {
 }
 
 fn ask(socket: BorrowedFd<'_>, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
-    // SAFETY: the SIOCGIF… calls used here read the name of, and write one member of, a live ifreq.
+    // SAFETY: the SIOCGIF… calls used here read the name and write one member of a live ifreq.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_mut(request)) })
 }
 
 /// The names of all interfaces in this network namespace.
 fn interfaces() -> Vec<String> {
-    // SAFETY: no arguments; the answer is an array that ends with index 0, or null, and is given back below.
+    // SAFETY: no arguments. The result is null, or an array that ends with index 0 and is freed below.
     let list = unsafe { libc::if_nameindex() };
     if list.is_null() {
         return Vec::new();
     }
     let mut names = Vec::new();
     let mut at = list;
-    // SAFETY: every entry before the one with index 0 has a name that ends in NUL; the list is freed once, after use.
+    // SAFETY: every entry before the one with index 0 has a name that ends in NUL. The list is freed once, after use.
     unsafe {
         while (*at).if_index != 0 {
             names.push(CStr::from_ptr((*at).if_name).to_string_lossy().into_owned());
@@ -335,14 +335,14 @@ fn interfaces() -> Vec<String> {
     names
 }
 
-/// Sets a socket's option.
+/// Sets a socket option.
 pub(super) fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
-    // SAFETY: the value is live and of the length given; the kernel only reads it.
+    // SAFETY: the value is alive and has the given length. The kernel only reads it.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) })
 }
 
-/// Reads a socket's option. `T` must be plain numbers, as those used here are: the kernel writes any bytes to it.
+/// Reads a socket option. `T` must consist of plain numbers, because the kernel may write any bytes to it.
 pub(super) fn get<T: Copy>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
@@ -351,11 +351,11 @@ pub(super) fn get<T: Copy>(
 ) -> io::Result<()> {
     let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     let value = std::ptr::from_mut(value).cast();
-    // SAFETY: the value is live and of the length given, more than which the kernel does not write.
+    // SAFETY: the value is alive and has the given length. The kernel writes no more than that.
     check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value, &raw mut length) })
 }
 
-/// A system call's result, with the error it left.
+/// Turns the result of a system call into a `Result` with the error from errno.
 pub(super) fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Ordinary memory lent out as frames: what the ports without a ring have in common.
+//! Lends ordinary memory as frames. The ports without a ring share this.
 
 use std::ptr::NonNull;
 
@@ -6,10 +6,10 @@ use pollgate_common::net::PortId;
 
 use super::{Frame, Offload, Origin};
 
-/// Free bytes behind a lent packet, so that an answer fits: what a kernel ring's slot has.
+/// Free bytes after a lent packet, so that a reply fits, as in a slot of a kernel ring.
 const TAIL: usize = 2048;
 
-/// Boxes that are out as frames, by token.
+/// Boxes that are lent as frames, by token.
 #[derive(Default)]
 pub(super) struct Lender {
     lent: Vec<Option<Box<[u8]>>>,
@@ -17,7 +17,7 @@ pub(super) struct Lender {
 }
 
 impl Lender {
-    /// `bytes` as a frame of `port`.
+    /// A copy of `bytes` as a frame of `port`.
     pub(super) fn lend(&mut self, bytes: &[u8], offload: Offload, port: PortId) -> Frame {
         let mut buffer = vec![0; bytes.len() + TAIL].into_boxed_slice();
         buffer[..bytes.len()].copy_from_slice(bytes);
@@ -29,12 +29,12 @@ impl Lender {
         let clamp = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let (len, room) = (clamp(bytes.len()), clamp(buffer.len()));
         let ptr = NonNull::from(&mut **buffer).cast::<u8>();
-        // SAFETY: `room` bytes of a box that stays where it is, untouched, in `lent` until `take_back` gets this frame.
-        // A port is dropped only with its worker, after the worker's frames.
+        // SAFETY: `room` bytes of a box that stays in `lent`, unmoved and not accessed, until `take_back` gets this frame. A
+        // port is dropped only with its worker, after the worker's frames.
         unsafe { Frame::new(ptr, len, room, Origin::Port(port), port, at as u64) }.with_offload(offload)
     }
 
-    /// Ends a loan.
+    /// Takes a lent frame back and frees its memory.
     pub(super) fn take_back(&mut self, frame: &Frame) {
         let Ok(at) = usize::try_from(frame.token()) else { return };
         if self.lent.get_mut(at).and_then(Option::take).is_some() {
@@ -42,7 +42,7 @@ impl Lender {
         }
     }
 
-    /// Frames out now.
+    /// Number of frames that are lent now.
     #[cfg(test)]
     pub(super) fn out(&self) -> usize {
         self.lent.iter().flatten().count()

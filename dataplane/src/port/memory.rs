@@ -1,4 +1,4 @@
-//! A port of plain memory: what a test pushes in comes out of `rx`, what the pipeline sends can be popped.
+//! A port of plain memory, for tests: `rx` returns the packets that a test pushes, and the test pops what the pipeline sends.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use super::{Frame, Offload, Port, Returned, Sent};
 /// A packet outside the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// From the Ethernet header on.
+    /// The packet from the Ethernet header on.
     pub bytes: Vec<u8>,
-    /// What is left to offload.
+    /// Work left to the hardware.
     pub offload: Offload,
 }
 
@@ -25,7 +25,7 @@ impl From<Vec<u8>> for Packet {
     }
 }
 
-/// The far end of a memory port.
+/// The test's end of a memory port.
 #[derive(Clone, Default)]
 pub struct Wire(Arc<Ends>);
 
@@ -36,7 +36,7 @@ struct Ends {
 }
 
 impl Wire {
-    /// A packet for the port to receive.
+    /// Adds a packet that the port will receive.
     pub fn push(&self, packet: impl Into<Packet>) {
         self.0.towards.push(packet.into());
     }
@@ -47,7 +47,7 @@ impl Wire {
     }
 }
 
-/// See the module's text.
+/// A port between two queues of packets in memory.
 pub struct MemoryPort {
     id: PortId,
     wire: Wire,
@@ -55,7 +55,7 @@ pub struct MemoryPort {
 }
 
 impl MemoryPort {
-    /// A port that is `id` in its worker, and its far end.
+    /// A port with number `id` in its worker, and the test's end of it.
     pub fn new(id: PortId) -> (MemoryPort, Wire) {
         let wire = Wire::default();
         (MemoryPort { id, wire: wire.clone(), lender: Lender::default() }, wire)

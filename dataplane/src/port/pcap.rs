@@ -1,8 +1,8 @@
-//! A port over capture files, in virtual time; and the files themselves.
+//! A port over capture files in virtual time, and the reader and writer of these files.
 //!
 //! Reads classic pcap (µs or ns, either byte order) and pcapng (section, interface, enhanced and simple packet blocks);
-//! writes classic pcap with µs. Formats: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng. Whoever drives the virtual
-//! clock feeds the port the frames whose time has come and collects what was sent, stamped with the time of the poll.
+//! writes classic pcap with µs. Formats: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng. The owner of the virtual clock
+//! gives the port the frames that are due, and collects the sent frames, which have the time of the poll.
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -15,19 +15,19 @@ use pollgate_common::time::Instant;
 use super::lend::Lender;
 use super::{Frame, Offload, Port, Returned, Sent};
 
-/// One captured frame; time in nanoseconds since 1970.
+/// One captured frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When.
+    /// Time in nanoseconds since 1970.
     pub time: Instant,
-    /// From the Ethernet header on.
+    /// The frame from the Ethernet header on.
     pub bytes: Vec<u8>,
 }
 
-/// Frames on their way between a port and whoever drives it, in order.
+/// Frames between a port and its driver, in order.
 pub type Track = Arc<SegQueue<Record>>;
 
-/// See the module's text.
+/// A port between two queues of captured frames.
 pub struct PcapPort {
     id: PortId,
     input: Track,
@@ -36,7 +36,7 @@ pub struct PcapPort {
 }
 
 impl PcapPort {
-    /// A port that is `id` in its worker: receives what is pushed to `input`, sends to `output`.
+    /// A port with number `id` in its worker. It receives from `input` and sends to `output`.
     pub fn new(id: PortId, input: Track, output: Track) -> PcapPort {
         PcapPort { id, input, output, lender: Lender::default() }
     }
@@ -68,19 +68,19 @@ impl Port for PcapPort {
     }
 }
 
-/// What is wrong with a capture file.
+/// Why a capture file cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PcapError {
-    /// Not a capture at all.
+    /// Not a capture file.
     #[error("not a capture file: it does not start with a pcap or pcapng magic number")]
     NotACapture,
-    /// The file ends inside something.
+    /// The file ends inside a header or packet.
     #[error("byte {0}: the file ends inside a header or packet")]
     CutOff(usize),
     /// Not Ethernet.
     #[error("link type {0}: only Ethernet (1) can be replayed")]
     LinkType(u16),
-    /// A pcapng block that contradicts itself or names an interface that was not described.
+    /// A pcapng block contradicts itself or refers to an interface without a description.
     #[error("byte {0}: the pcapng block is inconsistent")]
     Block(usize),
 }
@@ -104,7 +104,7 @@ pub fn read(file: &[u8]) -> Result<Vec<Record>, PcapError> {
     }
 }
 
-/// Numbers out of a file, in its byte order.
+/// Reads numbers in the file's byte order.
 #[derive(Clone, Copy)]
 struct Bytes<'a> {
     file: &'a [u8],
@@ -150,7 +150,7 @@ fn ethernet(link_type: u16) -> Result<(), PcapError> {
     if link_type == ETHERNET { Ok(()) } else { Err(PcapError::LinkType(link_type)) }
 }
 
-/// One pcapng interface: how many units its time stamps have in a second.
+/// One pcapng interface: the number of time stamp units per second.
 struct Interface {
     units: u128,
 }
@@ -179,7 +179,7 @@ fn blocks(file: &[u8]) -> Result<Vec<Record>, PcapError> {
     Ok(records)
 }
 
-/// An interface description: link type, then options, of which only the time resolution matters here.
+/// An interface description: link type, then options. Only the time resolution is used.
 fn interface(block: Bytes<'_>) -> Result<Interface, PcapError> {
     const END: u16 = 0;
     const TIME_RESOLUTION: u16 = 9;
@@ -208,7 +208,7 @@ fn packet(
     at: usize,
 ) -> Result<Record, PcapError> {
     if !enhanced {
-        // A simple packet block has no time: it came with the one before it.
+        // A simple packet block has no time. It gets the time of the packet before it.
         let len = block.len(8)?.min(block.file.len() - 16);
         let time = before.last().map_or(Instant(0), |record| record.time);
         return Ok(Record { time, bytes: block.slice(12, len)?.to_vec() });
@@ -227,7 +227,7 @@ fn packet(
 pub struct Writer<W: Write>(W);
 
 impl<W: Write> Writer<W> {
-    /// Starts the file: a capture without frames is a file with a header.
+    /// Writes the file header, so that a capture without frames is a valid file.
     pub fn new(mut out: W) -> io::Result<Writer<W>> {
         out.write_all(&MICRO.to_le_bytes())?;
         out.write_all(&[2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
@@ -247,7 +247,7 @@ impl<W: Write> Writer<W> {
         self.0.write_all(&record.bytes)
     }
 
-    /// Ends the file.
+    /// Flushes the file.
     pub fn finish(mut self) -> io::Result<W> {
         self.0.flush()?;
         Ok(self.0)
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_capture_is_told_apart() {
+    fn each_broken_capture_has_its_error() {
         assert_eq!(read(b""), Err(PcapError::NotACapture));
         assert_eq!(read(b"#!/bin/sh"), Err(PcapError::NotACapture));
         let mut cut = file(&[record(1, 1)]);

@@ -1,18 +1,18 @@
-//! The receive ring: memory shared with the kernel, in slots that it and we own by turns.
+//! The receive ring: memory shared with the kernel, in slots that the kernel and this process own in turn.
 //!
 //! ```text
 //!  slot   ┌ tpacket2_hdr ┬ … ┬ virtio_net_hdr ┬ frame ┬ free room ┐
 //!  offset 0              32      tp_mac - 10   tp_mac              slot size
 //! ```
 //!
-//! `tp_status` at the front says whose a slot is: 0 the kernel's, otherwise ours. Acquire when reading it, so that the
-//! frame is seen after it; Release when giving the slot back, so that the kernel sees none of our later accesses.
+//! `tp_status` at the front is the owner of a slot: 0 for the kernel, otherwise this process. It is read with Acquire, so
+//! that the frame is read after it. It is written with Release, so that our accesses happen before the kernel owns the slot.
 //!
-//! The kernel fills slots in order and stops at one that is still ours; so does [`Ring::take`] at one that is lent.
-//! That makes any order of release right: a slot given back early simply waits until the walk comes round to it.
+//! The kernel fills slots in order and stops at one that is still ours. [`Ring::take`] stops at one that is lent. So slots
+//! can be released in any order: a slot released early waits until the others before it are free.
 //!
-//! `unsafe` here: no type can say that another owner, the kernel, writes this memory. Every access is to a slot whose
-//! status was read as ours, through a pointer checked to lie in the mapping.
+//! `unsafe` here: no type can express that another owner, the kernel, writes this memory. Every access is to a slot whose
+//! status was read as ours, through a pointer that was checked to lie in the mapping.
 
 use std::io;
 use std::mem::size_of;
@@ -25,17 +25,17 @@ use pollgate_common::net::PortId;
 use super::super::socket::{self, TAG_LEN, Tag};
 use super::super::{Frame, Offload, Origin};
 
-/// Where the kernel's own headers may end, at most: a frame starts there or before.
+/// Upper bound of the end of the kernel's own headers. A frame starts there or before.
 const HEADROOM: usize = 96;
-/// Room wished for behind a full-sized frame.
+/// Wanted room after a full-sized frame.
 const TAILROOM: usize = 256;
-/// The kernel allocates the ring in pieces of this many bytes: a multiple of every slot size and of any page.
+/// Size of the blocks in which the kernel allocates the ring: a multiple of every slot size and of the page size.
 const BLOCK: usize = 128 << 10;
 const SLOT_MIN: usize = 2 << 10;
 const SLOT_MAX: usize = 16 << 10;
 const ETHERNET_AND_TAG: usize = 18;
 
-/// Slots, and their size in bytes.
+/// Number of slots, and their size in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     slots: u32,
@@ -43,7 +43,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// At least `frames` slots, for a device with this MTU. Frames beyond the largest slot come by the queue.
+    /// A layout with at least `frames` slots for a device with this MTU. Frames that do not fit the largest slot come
+    /// through the queue.
     pub(super) fn new(frames: u32, mtu: usize) -> Layout {
         let whole = mtu.saturating_add(HEADROOM + ETHERNET_AND_TAG + TAILROOM);
         let slot_size = whole.min(SLOT_MAX).next_power_of_two().clamp(SLOT_MIN, SLOT_MAX);
@@ -60,7 +61,7 @@ impl Layout {
         self.slots as usize * self.slot_size
     }
 
-    /// What PACKET_RX_RING wants to know.
+    /// The argument of PACKET_RX_RING.
     pub(super) fn request(&self) -> libc::tpacket_req {
         let int = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         libc::tpacket_req {
@@ -72,14 +73,14 @@ impl Layout {
     }
 }
 
-/// What a slot held.
+/// The contents of a slot.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// A whole frame, in the slot.
+    /// A whole frame in the slot.
     Frame(Frame),
-    /// The frame waits on the socket's queue; the slot is the kernel's again.
+    /// The frame is on the socket's queue. The slot belongs to the kernel again.
     OnQueue(Option<Tag>),
-    /// A frame that was cut and is nowhere whole; the slot is the kernel's again.
+    /// The frame was truncated and is not available whole. The slot belongs to the kernel again.
     Cut,
 }
 
@@ -88,23 +89,23 @@ pub(super) enum Taken {
 pub(super) struct Ring {
     base: NonNull<u8>,
     layout: Layout,
-    /// The slot the next frame will be in.
+    /// The slot of the next frame.
     next: u32,
-    /// Slots whose frame somebody has.
+    /// Slots whose frame is lent.
     lent: Box<[bool]>,
     lent_count: u32,
-    /// Whether a frame said that others before it were lost.
+    /// Whether a frame reported that frames before it were lost.
     loss: bool,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and `base` is used through this one handle only.
+// SAFETY: the mapping belongs to the process, not to a thread, and `base` is used only through this handle.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Maps the ring that was asked for on the socket.
+    /// Maps the ring that was requested on the socket.
     pub(super) fn map(socket: BorrowedFd<'_>, layout: Layout) -> io::Result<Ring> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: a new mapping at an address chosen by the kernel touches no memory of ours.
         let base =
             unsafe { libc::mmap(std::ptr::null_mut(), layout.bytes(), protection, flags, socket.as_raw_fd(), 0) };
         if base == libc::MAP_FAILED {
@@ -114,8 +115,8 @@ impl Ring {
         Ok(Ring { base, layout, next: 0, lent: vec![false; layout.slots as usize].into(), lent_count: 0, loss: false })
     }
 
-    /// Takes what is in the next slot, if something is. `queue` tells whether a frame on the socket's queue could be
-    /// taken now; otherwise its slot is left for later, and so is all behind it.
+    /// Takes the contents of the next slot, if there are any. `queue`: whether a frame on the socket's queue could be taken
+    /// now. If not, its slot is left for later, and so are all slots after it.
     pub(super) fn take(&mut self, port: PortId, queue: bool) -> Option<Taken> {
         let slot = self.next;
         if self.lent[slot as usize] {
@@ -127,7 +128,7 @@ impl Ring {
         }
         self.loss |= status & libc::TP_STATUS_LOSING != 0;
         self.next = if slot + 1 == self.layout.slots { 0 } else { slot + 1 };
-        // SAFETY: the status says that the slot is ours, so the kernel does not write it, and a header is at its front.
+        // SAFETY: the slot is ours by its status, so the kernel does not write it. A header is at its front.
         let header = unsafe { self.slot(slot).cast::<libc::tpacket2_hdr>().read() };
         let tag = Tag::stripped(status, header.tp_vlan_tpid, header.tp_vlan_tci);
         let taken = if status & libc::TP_STATUS_COPY != 0 {
@@ -141,8 +142,8 @@ impl Ring {
         Some(taken)
     }
 
-    /// Whether a frame since the last call said that others before it were lost. The kernel says so on every frame until
-    /// its count of them has been read.
+    /// Whether a frame since the last call reported that frames before it were lost. The kernel reports this on every frame
+    /// until its count of lost frames is read.
     pub(super) fn saw_loss(&mut self) -> bool {
         std::mem::take(&mut self.loss)
     }
@@ -154,10 +155,10 @@ impl Ring {
         if header.tp_len != header.tp_snaplen || start + length > self.layout.slot_size {
             return None;
         }
-        // SAFETY: the slot is ours and not lent, so nothing else has a reference to its bytes; they lie in the mapping
-        // and are initialised, the kernel having zeroed the ring.
+        // SAFETY: the slot is ours and not lent, so there is no other reference to its bytes. They lie in the mapping and
+        // are initialised, because the kernel has zeroed the ring.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.slot(slot).as_ptr(), self.layout.slot_size) };
-        // SAFETY: any ten bytes are an Offload; `offload_at + 10 = start` lies in the slot; it need not be aligned.
+        // SAFETY: any ten bytes are an Offload, and `offload_at + 10 = start` lies in the slot. It need not be aligned.
         let mut offload = unsafe { bytes.as_ptr().add(offload_at).cast::<Offload>().read_unaligned() };
         if let Some(tag) = tag {
             start = tag.insert(bytes, start)?;
@@ -169,8 +170,8 @@ impl Ring {
         self.lent[slot as usize] = true;
         self.lent_count += 1;
         let length = u32::try_from(length).ok()?;
-        // SAFETY: `room` bytes of the slot from `first` on; it is marked as lent, so neither we nor, its status being
-        // ours, the kernel touch it until `release`; Drop keeps the mapping while anything is lent.
+        // SAFETY: `room` bytes of the slot from `first` on. The slot is marked as lent, so we do not access it until
+        // `release`. Its status is ours, so the kernel does not either. Drop keeps the mapping while any slot is lent.
         let frame = unsafe { Frame::new(first, length, room, Origin::Port(port), port, u64::from(slot)) };
         Some(frame.with_offload(offload))
     }
@@ -186,13 +187,13 @@ impl Ring {
 
     fn slot(&self, slot: u32) -> NonNull<u8> {
         debug_assert!(slot < self.layout.slots);
-        // SAFETY: `slot` is below the number of slots (a field of ours that wraps there, or checked against `lent`),
-        // so the sum stays inside the mapping.
+        // SAFETY: `slot` is below the number of slots (it is our own field, which wraps there, or checked against `lent`), so
+        // the sum stays inside the mapping.
         unsafe { self.base.add(slot as usize * self.layout.slot_size) }
     }
 
     fn status(&self, slot: u32) -> &AtomicU32 {
-        // SAFETY: the status is the header's first field, aligned as every slot is, and is only accessed atomically.
+        // SAFETY: the status is the header's first field, aligned like every slot, and only accessed atomically.
         unsafe { self.slot(slot).cast::<AtomicU32>().as_ref() }
     }
 }
@@ -200,10 +201,10 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         if self.lent_count > 0 {
-            // Somebody still has a frame; leaking the mapping is the only sound way.
+            // A frame is still lent. Leaking the mapping is the only sound option.
             return;
         }
-        // SAFETY: the mapping made in `map`; no frame into it is left.
+        // SAFETY: the mapping made in `map`. No frame into it is left.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.layout.bytes()) };
     }
 }
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_hold_a_full_frame_and_an_answer_behind_it() {
+    fn slots_have_room_for_a_full_frame_and_a_reply() {
         assert_eq!(Layout::new(4096, 1500), Layout { slots: 4096, slot_size: 2048 });
         assert_eq!(Layout::new(1000, 9000), Layout { slots: 1000, slot_size: 16384 });
         assert_eq!(Layout::new(100, 1500), Layout { slots: 128, slot_size: 2048 }, "whole blocks");

@@ -1,13 +1,13 @@
-//! Buffers for frames that are larger than a slot, read from the socket's queue.
+//! Buffers for frames that are larger than a slot. They are read from the socket's queue.
 //!
 //! ```text
 //!  buffer ┌ room for a tag ┬ frame … 64 KB ┬ free room ┐
 //! ```
 //!
-//! A fixed number, allocated at start in one piece; the pages come into being as they are used. When all are lent, the
-//! frames wait in the queue and the ring behind them.
+//! Their number is fixed, and they are allocated at start in one piece. The kernel backs pages on first use. When all are
+//! lent, the large frames wait in the queue, and the ring waits after them.
 //!
-//! `unsafe` here: frames are pointers into the piece, lent and taken back by number.
+//! `unsafe` here: frames are pointers into this memory, lent and taken back by number.
 
 use std::io;
 use std::mem::size_of;
@@ -22,18 +22,18 @@ use super::super::{Frame, Offload, Origin};
 const BUFFERS: usize = 256;
 /// Tokens from this number on are side buffers. Smaller ones are slots of the ring.
 pub(super) const SIDE: u64 = 1 << 32;
-/// 64 KB of IP packet, Ethernet, and room to answer in place.
+/// 64 KB of IP packet, the Ethernet header, and room for a reply in place.
 const SIZE: usize = (64 << 10) + (4 << 10);
 
 /// The buffers of one port.
 #[derive(Debug)]
 pub(super) struct SideBuffers {
     memory: NonNull<[u8]>,
-    /// Numbers of those that nobody has. The last used is used next: it is warm.
+    /// Numbers of the free buffers. The last used is used next, because it is in the cache.
     free: Vec<usize>,
 }
 
-// SAFETY: the memory is the buffers' own and used through this one handle only.
+// SAFETY: the memory belongs to the buffers and is used only through this handle.
 unsafe impl Send for SideBuffers {}
 
 impl SideBuffers {
@@ -47,8 +47,8 @@ impl SideBuffers {
         !self.free.is_empty()
     }
 
-    /// Takes the head of the socket's queue, with the tag that was found in its slot. `None` when it could not be had
-    /// whole.
+    /// Takes the head of the socket's queue. `tag` is the tag that was found in its slot. `None` if the frame is not
+    /// available whole.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, port: PortId, tag: Option<Tag>) -> Option<Frame> {
         let number = self.free.pop()?;
         let frame = self.receive_into(number, socket, port, tag);
@@ -59,7 +59,7 @@ impl SideBuffers {
     }
 
     fn receive_into(&self, number: usize, socket: BorrowedFd<'_>, port: PortId, tag: Option<Tag>) -> Option<Frame> {
-        // SAFETY: `number` came from `free`, so it is below BUFFERS and nobody else refers to that part of the memory.
+        // SAFETY: `number` came from `free`, so it is below BUFFERS and no other reference to this memory exists.
         let buffer =
             unsafe { std::slice::from_raw_parts_mut(self.memory.cast::<u8>().as_ptr().add(number * SIZE), SIZE) };
         let mut offload = Offload::default();
@@ -72,8 +72,8 @@ impl SideBuffers {
         }
         let first = NonNull::new(buffer[start..].as_mut_ptr())?;
         let (length, room) = (u32::try_from(length).ok()?, u32::try_from(SIZE - start).ok()?);
-        // SAFETY: `room` bytes of the buffer, which is out of `free` until `release`; Drop keeps the memory while any
-        // is out.
+        // SAFETY: `room` bytes of the buffer, which is not in `free` until `release`. Drop keeps the memory while any buffer
+        // is lent.
         let frame = unsafe { Frame::new(first, length, room, Origin::Port(port), port, SIDE + number as u64) };
         Some(frame.with_offload(offload))
     }
@@ -89,15 +89,15 @@ impl SideBuffers {
 impl Drop for SideBuffers {
     fn drop(&mut self) {
         if self.free.len() < BUFFERS {
-            // Somebody still has a frame; leaking the memory is the only sound way.
+            // A frame is still lent. Leaking the memory is the only sound option.
             return;
         }
-        // SAFETY: the box leaked in `new`; no frame into it is left.
+        // SAFETY: the box leaked in `new`. No frame into it is left.
         drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
     }
 }
 
-/// One message: the offload first, then the frame. Its length, if it fitted.
+/// Reads one message: the offload first, then the frame. Returns its length, if it fits.
 fn receive_whole(socket: BorrowedFd<'_>, offload: &mut Offload, buffer: &mut [u8]) -> Option<usize> {
     let mut parts = [
         libc::iovec { iov_base: std::ptr::from_mut(offload).cast(), iov_len: size_of::<Offload>() },
@@ -107,9 +107,9 @@ fn receive_whole(socket: BorrowedFd<'_>, offload: &mut Offload, buffer: &mut [u8
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = parts.as_mut_ptr();
     message.msg_iovlen = parts.len();
-    // Twice: the first call may only bring the error that a link going down left on the socket.
+    // Twice: the first call may only return the error that a link going down left on the socket.
     for _ in 0..2 {
-        // SAFETY: the message points to two live buffers of the lengths given.
+        // SAFETY: the message points to two live buffers of the given lengths.
         let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
         if let Ok(read) = usize::try_from(read) {
             let whole = message.msg_flags & libc::MSG_TRUNC == 0;

@@ -1,7 +1,7 @@
-//! Sending a batch: `sendmmsg`, straight from the frames' memory, all in one call.
+//! Sends a batch with one `sendmmsg`, directly from the frames' memory.
 //!
-//! The call stops at the first frame that fails and says why only if it was the very first of the call; so the next
-//! call starts at that frame, gets its error, and goes on behind it.
+//! The call stops at the first frame that fails. It reports the error only if that frame was the first of the call. So the
+//! next call starts at that frame to get its error, and sending continues after it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,7 +11,7 @@ use pollgate_common::reasons::DropReason;
 use super::super::socket::{Messages, Scope, verdict};
 use super::super::{BURST, Frame, Returned, Sent};
 
-/// The messages of a batch, and what became of each frame.
+/// The messages of a batch, and the result of each frame.
 pub(super) struct Transmitter {
     messages: Messages,
     /// `None` for sent.
@@ -29,7 +29,7 @@ impl Transmitter {
         Transmitter { messages: Messages::new(), outcomes: [None; BURST] }
     }
 
-    /// Sends all of `batch`; every frame ends in `back`.
+    /// Sends all of `batch`. Every frame ends in `back`.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {
         let mut sent = Sent::default();
         while !batch.is_empty() {
@@ -55,7 +55,7 @@ impl Transmitter {
             match send_some(socket, &mut self.messages.all()[at..count]) {
                 Ok(sent) => at += sent,
                 Err(libc::EINTR) => {}
-                // A link that was down leaves this error on the socket; the call that finds it sends nothing.
+                // A link that was down leaves this error on the socket. The call that gets it sends nothing.
                 Err(libc::ENETDOWN) if !error_was_old => error_was_old = true,
                 Err(error) => {
                     let (reason, scope) = verdict(error);
@@ -68,11 +68,11 @@ impl Transmitter {
     }
 }
 
-/// How many were sent, at least one, or the first one's error number.
+/// How many frames were sent (at least one), or the error number of the first.
 fn send_some(socket: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> Result<usize, i32> {
     let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-    // SAFETY: `prepare` pointed each of these messages to two live buffers of the lengths given; the kernel only reads
-    // what they hold.
+    // SAFETY: `prepare` made each of these messages point to two live buffers of the given lengths. The kernel only reads
+    // them.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
     match usize::try_from(sent) {
         Ok(0) => Err(libc::EAGAIN),

@@ -1,10 +1,10 @@
-//! Messages for sending frames, and what the kernel's answers mean.
+//! Messages for sending frames, and the meaning of the kernel's errors.
 //!
 //! ```text
 //!  message ─▶ [ virtio_net_hdr | frame ]
 //! ```
 //!
-//! `unsafe` here: the messages are raw pointers, into boxes of their own and to frames that are on loan.
+//! `unsafe` here: the messages are raw pointers to their own boxes and to lent frames.
 
 use std::mem::size_of;
 
@@ -19,11 +19,11 @@ pub(in crate::port) struct Messages {
     messages: Box<[libc::mmsghdr]>,
 }
 
-// SAFETY: the pointers inside lead to its own boxes, which move with it, or to frames that their user keeps.
+// SAFETY: the pointers inside refer to its own boxes, which move with it, or to frames that the user keeps.
 unsafe impl Send for Messages {}
 
 impl Messages {
-    /// Room for [`BURST`] of them.
+    /// Room for [`BURST`] messages.
     pub(in crate::port) fn new() -> Messages {
         let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         // SAFETY: all zero is a valid mmsghdr: no buffers, no address, no control data.
@@ -35,11 +35,11 @@ impl Messages {
         }
     }
 
-    /// Makes message `at` one for `frame`, which must stay where it is until the kernel is done with the message.
+    /// Prepares message `at` for `frame`, which must not move until the kernel is done with the message.
     pub(in crate::port) fn prepare(&mut self, at: usize, frame: &Frame) {
         let header = &mut self.headers[at];
         *header = *frame.offload();
-        // The kernel refuses more header than there is frame, and it is a hint only.
+        // The kernel refuses a header length beyond the frame. The value is only a hint.
         header.hdr_len = header.hdr_len.min(u16::try_from(frame.len()).unwrap_or(u16::MAX));
         let bytes = frame.bytes();
         self.parts[at] = [
@@ -50,22 +50,22 @@ impl Messages {
         self.messages[at].msg_hdr.msg_iovlen = 2;
     }
 
-    /// All of them, prepared or not.
+    /// All messages, prepared or not.
     pub(in crate::port) fn all(&mut self) -> &mut [libc::mmsghdr] {
         &mut self.messages
     }
 }
 
-/// What an error is about.
+/// What an error applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::port) enum Scope {
-    /// This frame; the next may pass.
+    /// Only this frame. The next may succeed.
     Frame,
-    /// The socket or device: the rest of the batch would only meet it too.
+    /// The socket or device. The rest of the batch would get the same error.
     Device,
 }
 
-/// Which drop an error number of sending is, and of how much.
+/// The drop reason for an error number of sending, and what the error applies to.
 pub(in crate::port) fn verdict(error: i32) -> (DropReason, Scope) {
     match error {
         libc::EAGAIN => (DropReason::TxFull, Scope::Device),
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frames_own_fault_does_not_cost_the_next_its_turn() {
+    fn the_error_of_one_frame_does_not_drop_the_next() {
         assert_eq!(verdict(libc::EMSGSIZE), (DropReason::TxTooLong, Scope::Frame));
         assert_eq!(verdict(libc::ENOBUFS), (DropReason::TxFull, Scope::Frame));
         assert_eq!(verdict(libc::EINVAL), (DropReason::TxError, Scope::Frame));

@@ -1,12 +1,12 @@
-//! A VLAN tag (IEEE 802.1Q §9) that the kernel took out of a frame, put back in.
+//! Puts a VLAN tag (IEEE 802.1Q §9) back into a frame from which the kernel removed it.
 
 use super::super::Offload;
 
-/// Bytes of a tag.
+/// Length of a tag.
 pub(in crate::port) const TAG_LEN: usize = 4;
-/// The two addresses before it.
+/// Length of the two addresses before the tag.
 const ADDRESSES: usize = 12;
-/// 802.1Q, where the kernel does not say which.
+/// 802.1Q, if the kernel does not report the protocol.
 const C_TAG: u16 = 0x8100;
 
 /// A tag: protocol and contents.
@@ -17,7 +17,7 @@ pub(in crate::port) struct Tag {
 }
 
 impl Tag {
-    /// From a packet header's status and fields (packet(7)); `None` when nothing was taken out.
+    /// The tag in the status and fields of a packet header (packet(7)); `None` if no tag was removed.
     pub(in crate::port) fn stripped(status: u32, protocol: u16, contents: u16) -> Option<Tag> {
         if status & libc::TP_STATUS_VLAN_VALID == 0 {
             return None;
@@ -26,20 +26,20 @@ impl Tag {
         Some(Tag { protocol: if known { protocol } else { C_TAG }, contents })
     }
 
-    /// Puts the tag into the frame that starts at `start` of `buffer`, by moving its addresses forward; answers where
-    /// it starts now. Needs [`TAG_LEN`] bytes before the frame.
+    /// Inserts the tag into the frame at `start` of `buffer`, by moving the frame's addresses to the front. Returns the new
+    /// start. Needs [`TAG_LEN`] bytes before the frame.
     pub(in crate::port) fn insert(self, buffer: &mut [u8], start: usize) -> Option<usize> {
         let moved = start.checked_sub(TAG_LEN)?;
-        let place = moved + ADDRESSES;
+        let at = moved + ADDRESSES;
         buffer.get(..start + ADDRESSES)?;
         buffer.copy_within(start..start + ADDRESSES, moved);
-        buffer[place..place + 2].copy_from_slice(&self.protocol.to_be_bytes());
-        buffer[place + 2..place + TAG_LEN].copy_from_slice(&self.contents.to_be_bytes());
+        buffer[at..at + 2].copy_from_slice(&self.protocol.to_be_bytes());
+        buffer[at + 2..at + TAG_LEN].copy_from_slice(&self.contents.to_be_bytes());
         Some(moved)
     }
 }
 
-/// The offload of a frame that grew by a tag at its front: its offsets count from the first byte.
+/// The offload of a frame after a tag was inserted. Its offsets count from the first byte.
 pub(in crate::port) fn shifted(mut offload: Offload) -> Offload {
     const BY: u16 = 4;
     if offload.is_partial() {
