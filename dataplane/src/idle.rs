@@ -1,10 +1,9 @@
-//! What a worker does when there is nothing to do.
+//! What a worker does when it has nothing to do.
 //!
-//! * `Poll`: spin. The lowest latency, one CPU at 100 %.
-//! * `Adaptive`: spin for a while, then sleep in the kernel until a frame arrives, another worker hands one over (an
-//!   eventfd), or a short time has passed (waiting frames and the sweeper want a look). At rest the CPU is free.
-//!
-//! One of the few modules with `unsafe`: two system calls.
+//! * `Poll`: spin. This has the lowest latency and uses 100 % of one CPU.
+//! * `Adaptive`: spin for a while, then sleep in the kernel. The worker wakes when a frame arrives, when another worker hands
+//!   one over (an eventfd), or after a short time (for pending frames and the sweeper). An idle worker leaves the
+//!   CPU almost free.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -14,21 +13,21 @@ use smallvec::SmallVec;
 
 use crate::egress::mesh::{Mesh, Waker};
 
-/// Empty polls before an adaptive worker sleeps: some tens of microseconds.
-const PATIENCE: u32 = 256;
-/// Longest sleep, milliseconds.
-const NAP: i32 = 50;
+/// Empty polls before an adaptive worker sleeps, some tens of microseconds.
+const EMPTY_POLLS: u32 = 256;
+/// Longest sleep.
+const MAX_SLEEP_MS: i32 = 50;
 
-/// How to be idle.
+/// What to do when idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Never sleep.
+    /// Spin and never sleep.
     Poll,
-    /// Sleep when idle for a while.
+    /// Sleep after some idle time.
     Adaptive,
 }
 
-/// A worker's idleness.
+/// Decides when an idle worker sleeps, and puts it to sleep.
 pub struct Idle {
     mode: Mode,
     wake: WakeUp,
@@ -36,13 +35,13 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// `wake` is what other workers' wakers ([`WakeUp::waker`]) signal.
+    /// Other workers signal `wake` through their [`WakeUp::waker`].
     pub fn new(mode: Mode, wake: WakeUp) -> Idle {
         Idle { mode, wake, empty: 0 }
     }
 
-    /// After a poll that took in `taken` frames: returns at once, or sleeps until something happens on one of `ports` or
-    /// the wake-up. Answers whether it slept.
+    /// Called after a poll that received `taken` frames. Returns at once, or sleeps until one of `ports` or the wake-up is
+    /// readable or the time is over. Returns whether it slept.
     pub(crate) fn after<'a>(
         &mut self,
         taken: usize,
@@ -56,7 +55,7 @@ impl Idle {
             return false;
         }
         self.empty += 1;
-        if self.empty < PATIENCE {
+        if self.empty < EMPTY_POLLS {
             std::hint::spin_loop();
             return false;
         }
@@ -65,33 +64,33 @@ impl Idle {
             self.wake.clear();
         }
         mesh.awake(worker);
-        // One look, then back to sleep if it was for nothing.
-        self.empty = PATIENCE - 1;
+        // Poll once; if nothing came, sleep again.
+        self.empty = EMPTY_POLLS - 1;
         true
     }
 }
 
-/// An eventfd.
+/// An eventfd that wakes a sleeping worker.
 pub struct WakeUp(Arc<OwnedFd>);
 
 impl WakeUp {
-    /// Makes one.
+    /// Creates the eventfd.
     pub fn new() -> io::Result<WakeUp> {
-        // SAFETY: no pointers; the result is checked.
+        // SAFETY: the call takes no pointers, and its result is checked.
         let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just made and is nobody else's.
+        // SAFETY: the descriptor was just made and has no other owner.
         Ok(WakeUp(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
     }
 
-    /// What signals it, from any thread.
+    /// Returns a function that signals the eventfd, from any thread.
     pub fn waker(&self) -> Waker {
         let fd = Arc::clone(&self.0);
         Box::new(move || {
             let one = 1u64.to_ne_bytes();
-            // SAFETY: eight readable bytes, and a descriptor that `fd` keeps open. A full counter wakes as well.
+            // SAFETY: eight readable bytes, and a descriptor that `fd` keeps open. A full counter also wakes the worker.
             unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
         })
     }
@@ -107,7 +106,7 @@ fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>) {
     let poll = |fd: BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut set: SmallVec<[libc::pollfd; 8]> = fds.map(poll).collect();
     let count = libc::nfds_t::try_from(set.len()).unwrap_or(0);
-    // SAFETY: `set` holds `count` entries; the call writes only their `revents`. Its outcome does not matter: whatever
-    // ended the sleep, the worker looks everywhere.
-    unsafe { libc::poll(set.as_mut_ptr(), count, NAP) };
+    // SAFETY: `set` holds `count` entries, and the call writes only their `revents`. Its result is not needed: the worker
+    // checks all sources after every sleep.
+    unsafe { libc::poll(set.as_mut_ptr(), count, MAX_SLEEP_MS) };
 }

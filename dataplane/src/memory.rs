@@ -1,41 +1,39 @@
-//! Large, zeroed, fixed arrays on pages of their own, huge pages where the kernel has them; and prefetching.
+//! Large, zeroed, fixed arrays on their own pages (huge pages if the kernel has them), and prefetching.
 //!
-//! A flow table of a million flows is 160 MB touched at random: with 4 kB pages most look-ups would miss the TLB as well.
-//! The array is mapped once at start (the kernel gives zeroed pages when they are first touched, so an idle gateway does
-//! not pay for its maximum) and advised to use transparent huge pages.
-//!
-//! One of the few modules with `unsafe`: a mapping has no owner the borrow checker could know.
+//! A flow table of a million flows is 160 MB of randomly accessed memory. With 4 kB pages most look-ups would also miss the
+//! TLB. The array is mapped once at start, and the kernel is advised to use transparent huge pages. The kernel allocates
+//! zeroed pages on first access, so an idle gateway does not use its maximum.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-/// Types for which all bits zero is a value.
+/// Types for which all-zero bytes are a valid value.
 ///
 /// # Safety
 /// All-zero bytes must be a valid value of the type, and the type must need no `Drop`.
 pub(crate) unsafe trait Zeroed: Copy {}
 
-/// A fixed array of `T`, all zero at first.
+/// A fixed array of `T` in its own mapping, initially all zero.
 pub(crate) struct Mapped<T: Zeroed> {
     ptr: NonNull<T>,
     len: usize,
 }
 
-// SAFETY: it owns its memory as a Box would, and T may be sent.
+// SAFETY: it owns its memory like a Box, and T is Send.
 unsafe impl<T: Zeroed + Send> Send for Mapped<T> {}
 
 impl<T: Zeroed> Mapped<T> {
-    /// Maps room for `len` elements; fails with the kernel's error if there is no such room.
+    /// Maps memory for `len` elements. Fails with the kernel's error if there is not enough memory.
     pub(crate) fn new(len: usize) -> io::Result<Mapped<T>> {
         let bytes = Self::bytes(len).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of ours.
+        // SAFETY: an anonymous mapping at an address chosen by the kernel touches no memory of ours.
         let ptr = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if ptr == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: exactly the mapping made above. Advice: a kernel without huge pages says no, and that is fine.
+        // SAFETY: exactly the mapping made above. It is only advice: a kernel without huge pages may refuse it.
         unsafe { libc::madvise(ptr, bytes, libc::MADV_HUGEPAGE) };
         let ptr = NonNull::new(ptr.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Mapped { ptr, len })
@@ -51,7 +49,7 @@ impl<T: Zeroed> Deref for Mapped<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping holds `len` elements, page aligned; zero is a value of T (its contract).
+        // SAFETY: the mapping holds `len` elements and is page aligned. Zero is a value of T (contract of `Zeroed`).
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -67,17 +65,17 @@ impl<T: Zeroed> DerefMut for Mapped<T> {
 impl<T: Zeroed> Drop for Mapped<T> {
     fn drop(&mut self) {
         if let Some(bytes) = Self::bytes(self.len) {
-            // SAFETY: the mapping made in `new`, which nobody can use any more.
+            // SAFETY: the mapping made in `new`, to which no reference is left.
             unsafe { libc::munmap(self.ptr.as_ptr().cast(), bytes) };
         }
     }
 }
 
-/// Asks for the cache line at `at` to be fetched. Any address will do: it is a hint and touches nothing.
+/// Prefetches the cache line at `at`. Any address is allowed: a prefetch is a hint and never faults.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch does not fault, whatever the address.
+    // SAFETY: a prefetch does not fault at any address.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     }
@@ -89,7 +87,7 @@ pub(crate) fn prefetch<T>(at: *const T) {
 mod tests {
     use super::*;
 
-    // SAFETY: zero is a number.
+    // SAFETY: zero is a valid number.
     unsafe impl Zeroed for u64 {}
 
     #[test]

@@ -1,7 +1,7 @@
-//! Source translation: when, to which address, from which port.
+//! Source translation: when it is done, and which address and port it uses.
 //!
-//! **When** follows Kubernetes' matrix (`pkg/proxy/iptables/proxier_test.go`, TestInternalExternalMasquerade), with the
-//! gateway in the node's place:
+//! **When**: Kubernetes' matrix (`pkg/proxy/iptables/proxier_test.go`, TestInternalExternalMasquerade), with the gateway in
+//! the role of the node:
 //!
 //! | source → destination | policy Cluster | policy Local |
 //! |---|---|---|
@@ -10,12 +10,12 @@
 //! | Pod → node port, load balancer, external IP | all, SNAT | all |
 //! | outside → the same | all, SNAT | local |
 //!
-//! and always when the chosen backend is the client itself (hairpin).
+//! The source is also translated if the chosen backend is the client itself (hairpin).
 //!
-//! **From which port**: a random one of the worker's share, such that the reply's key is free; rather one that has not been
-//! used of late, for the backend remembers connections that are over. Keys hold the backend's
-//! address and port, so one gateway address carries a full set of ports *per backend*. Port `p` belongs to worker
-//! `(p − first) mod workers`: a reply names its worker by its destination port.
+//! **Which port**: a random port of the worker's share for which the key of the reply is free. Ports that were not used
+//! recently are preferred, because the backend remembers closed connections. Keys contain the backend's address and port,
+//! so one gateway address has a full set of ports *per backend*. Port `p` belongs to worker `(p − first) mod workers`, so
+//! the destination port of a reply identifies its worker.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -24,7 +24,7 @@ use pollgate_common::flow::Address;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::{FrontendKind, ServicePort};
 
-/// Ports tried before the pool counts as exhausted. With nine tenths of a share in use towards one backend, one flow in
+/// Ports tried before the pool counts as exhausted. If nine tenths of a share are in use towards one backend, one flow in
 /// 800 is refused.
 pub(crate) const TRIES: u32 = 64;
 
@@ -37,7 +37,7 @@ pub(crate) struct Policy {
     pub(crate) snat: bool,
 }
 
-/// The matrix in the module's text.
+/// Looks up the matrix above.
 pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade_all: bool) -> Policy {
     if kind.is_internal() {
         return Policy { local: service.internal_local, snat: !from_pod || masquerade_all };
@@ -55,12 +55,12 @@ fn addresses<A: Address>(settings: &DataplaneSettings) -> impl Iterator<Item = A
     v4.chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a))).filter_map(A::from_ip)
 }
 
-/// The gateway address that ICMP errors come from; `None` if there is none of the family.
+/// The source address of ICMP errors; `None` if the family has no gateway address.
 pub(crate) fn first_address<A: Address>(settings: &DataplaneSettings) -> Option<A> {
     addresses(settings).next()
 }
 
-/// The gateway address that stands for the client whose hash is `hash`; `None` if there is none of its family.
+/// The gateway address for a client whose hash is `hash`; `None` if the family has no gateway address.
 pub(crate) fn address<A: Address>(settings: &DataplaneSettings, hash: u64) -> Option<A> {
     let count = addresses::<A>(settings).count() as u64;
     addresses(settings).nth(usize::try_from(hash.checked_rem(count)?).ok()?)
@@ -72,7 +72,7 @@ pub(crate) struct Ports {
     first: u16,
     workers: u16,
     worker: u16,
-    /// Ports in the share.
+    /// Number of ports in the share.
     count: u32,
 }
 
@@ -83,7 +83,7 @@ impl Ports {
         Ports { first: *range.start(), workers: workers.max(1), worker, count }
     }
 
-    /// The ports to try for a random `seed`: the share from a random place on, in order.
+    /// The ports to try for a random `seed`: all ports of the share in order, from a random one on.
     pub(crate) fn candidates(&self, seed: u64) -> impl Iterator<Item = u16> + Clone + use<> {
         let (first, workers, worker, count) =
             (u32::from(self.first), u32::from(self.workers), u32::from(self.worker), self.count);
@@ -93,7 +93,7 @@ impl Ports {
     }
 }
 
-/// The worker whose share `port` is in; `None` if it is no SNAT port.
+/// The worker whose share contains `port`; `None` if it is not a SNAT port.
 pub(crate) fn worker_of(port: u16, range: &RangeInclusive<u16>, workers: u16) -> Option<u16> {
     range.contains(&port).then(|| (port - range.start()) % workers.max(1))
 }

@@ -6,13 +6,14 @@
 //!  to an unowned address (a reply that was not SNATed)         → hash(destination address, destination port)
 //! ```
 //!
-//! Both directions of a flow have the same owner by construction: a client's packets name it as the source, the replies
-//! as the destination. Nothing depends on how the NIC or the kernel spreads frames. A worker finds most frames in its own
-//! table and computes the owner only on a miss; a frame of another worker is handed over ([`crate::egress::mesh`]).
+//! Both directions of a flow have the same owner by construction: the client is the source of its own packets and the
+//! destination of the replies. Nothing depends on how the NIC or the kernel spreads frames. A worker finds the flow of most
+//! frames in its own table and computes the owner only on a miss. It hands a frame of another worker over
+//! ([`crate::egress::mesh`]).
 //!
-//! The hash is one that the kernel's classic BPF can compute too (32 bits, shifts, xor and multiplication), so that a
-//! fanout program (`port::packet`) sends a frame to its owner in the first place. With the address as 32-bit words in
-//! network order, one of IPv4 and four of IPv6, all arithmetic modulo 2³²:
+//! The kernel's classic BPF can also compute the hash (32 bits, shifts, xor and multiplication), so a fanout program
+//! (`port::packet`) gives most frames to their owner at once. The address is 32-bit words in network order, one for IPv4
+//! and four for IPv6. All arithmetic is modulo 2³²:
 //!
 //! ```text
 //!  h = seed₀
@@ -21,9 +22,9 @@
 //!  worker = (h >> 16) · workers >> 16
 //! ```
 //!
-//! Two rounds of a multiplication by a large odd number (those of MurmurHash3's finaliser) spread sequential ports and
-//! addresses evenly. The seeds are secret, so that no sender can choose flows of one worker beforehand; it is not a
-//! cryptographic hash, and need not be: flows chosen for one worker load that worker alone, within its own limits.
+//! Two rounds of multiplication by a large odd number (those of MurmurHash3's finaliser) spread sequential ports and
+//! addresses evenly. The seeds are secret, so a sender cannot choose flows of one worker in advance. A cryptographic hash is
+//! not needed: flows chosen for one worker load only that worker, within its own limits.
 
 use std::net::IpAddr;
 
@@ -37,37 +38,37 @@ pub(crate) const C1: u32 = 0x85eb_ca6b;
 /// Multiplier of the round over the port.
 pub(crate) const C2: u32 = 0xc2b2_ae35;
 
-/// The rule above, for a number of workers.
+/// Computes the owner of a flow among a number of workers.
 #[derive(Clone)]
 pub struct Steering {
     workers: u16,
     seeds: [u32; 2],
 }
 
-/// What a packet's destination is to the steering rule.
+/// The kinds of destination that the steering rule distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Towards {
-    /// A Service, or another owned address that is no gateway address: the source is the client.
+    /// A Service, or another owned address that is not a gateway address. The source is the client.
     Service,
-    /// A port of a gateway address at which there is no Service: the reply to a translated source, if it is anything.
+    /// A port of a gateway address without a Service. A flow's packet is then the reply to a translated source.
     SnatPort,
-    /// An address that is not owned: the reply to a client whose source was not translated, if it is anything.
+    /// An unowned address. A flow's packet is then the reply to a client whose source was not translated.
     Client,
 }
 
 impl Steering {
-    /// `seeds` must be the same for all workers of a process.
+    /// The rule for `workers` workers. `seeds` must be the same for all workers of a process.
     pub fn new(workers: u16, seeds: [u64; 4]) -> Steering {
         let [a, b, c, d] = seeds.map(fold);
         Steering { workers: workers.max(1), seeds: [a ^ c, b ^ d] }
     }
 
-    /// Workers in all.
+    /// Number of workers.
     pub fn workers(&self) -> u16 {
         self.workers
     }
 
-    /// The secrets of the hash.
+    /// The secret seeds of the hash.
     pub(crate) fn seeds(&self) -> [u32; 2] {
         self.seeds
     }
@@ -104,7 +105,7 @@ impl Steering {
     }
 }
 
-/// An IPv6 address as a program loads it: four words, the first one first.
+/// An IPv6 address as a BPF program loads it: four words, in network order.
 pub(crate) fn words(address: u128) -> [u32; 4] {
     [96, 64, 32, 0].map(|shift| u32::try_from((address >> shift) & 0xffff_ffff).unwrap_or(0))
 }
@@ -129,7 +130,7 @@ mod tests {
         counts.iter().map(|&count| (f64::from(count) - expected).powi(2) / expected).sum()
     }
 
-    /// A bound that chance exceeds once in some 10⁵ tries, for up to seven degrees of freedom.
+    /// A bound that random values exceed about once in 10⁵ tries, for up to seven degrees of freedom.
     const BOUND: f64 = 36.0;
 
     fn v4(bits: u32) -> V4 {

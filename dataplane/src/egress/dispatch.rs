@@ -1,4 +1,4 @@
-//! Dispatch: verdicts become sent frames, counters and returned buffers. The one place that counts.
+//! Dispatch: turns verdicts into sent frames, counters and returned buffers. Only this module counts.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::packet::{Account, Outcome, Verdict};
 use crate::port::{BURST, Frame, Origin, Port, Returned};
 use crate::rewrite;
 
-/// Asks the kernel, by way of the control side, for a neighbour. Must not wait.
+/// Asks the kernel, through the control side, to resolve a neighbour. Must not wait.
 pub type AskNeighbour = Box<dyn Fn(NeighbourQuery) + Send>;
 
-/// Everything of a worker that moves frames and counts them.
+/// The part of a worker that moves frames and counts them.
 pub(crate) struct Egress {
     pub(crate) worker: u16,
     pub(crate) ports: Vec<Box<dyn Port>>,
@@ -33,7 +33,7 @@ pub(crate) struct Egress {
 }
 
 impl Egress {
-    /// Takes a burst from a port.
+    /// Receives a burst from a port.
     #[inline]
     pub(crate) fn receive(&mut self, port: usize, frames: &mut Vec<Frame>, now: Instant) {
         self.ports[port].rx(now, BURST, frames);
@@ -51,7 +51,7 @@ impl Egress {
         self.counters().handed_in.add(frames.len() as u64);
     }
 
-    /// Acts on the outcomes of a burst. Leaves `frames` empty.
+    /// Carries out the verdicts of a burst. Leaves `frames` empty.
     #[inline]
     pub(crate) fn dispatch(&mut self, frames: &mut Vec<Frame>, outcomes: &[Outcome], net: &Net, now: Instant) {
         self.counters().bursts.add(1);
@@ -80,12 +80,12 @@ impl Egress {
         }
     }
 
-    /// Does what was decided.
+    /// Carries out one verdict.
     #[inline]
     fn act(&mut self, frame: Frame, verdict: Verdict, net: &Net, now: Instant) {
         match verdict {
             Verdict::Send(port) => self.queue(frame, port),
-            // Written by `reply::act`: the frame is the reply now.
+            // `reply::act` has overwritten the frame with the reply.
             Verdict::Refuse(reason, _) => {
                 self.counters().drop(reason);
                 self.counters().originated.add(1);
@@ -105,7 +105,7 @@ impl Egress {
         }
     }
 
-    /// Whether the kernel has this frame as well, and may be left with it.
+    /// Whether the kernel also has this frame, so that it may be left to the kernel.
     fn kernel_has(&self, frame: &Frame) -> bool {
         self.ports.get(usize::from(frame.received_on().0)).is_none_or(|port| port.kernel_has_copy())
     }
@@ -128,7 +128,7 @@ impl Egress {
         let packet = IpPacket::of(&frame);
         let Some((packet, Err(NoNextHop::Neighbour(query)))) = packet.map(|it| (it, net.next_hop(it.destination)))
         else {
-            // Not reached: the same look-up asked for a neighbour a moment ago.
+            // Not reached: the same look-up reported an unresolved neighbour just before.
             return self.drop(frame, DropReason::NeighbourUnresolved);
         };
         let (room, asked) = self.pending.room_for(&query);
@@ -145,7 +145,7 @@ impl Egress {
 
     #[cold]
     fn hand_over(&mut self, frame: Frame, worker: u16) {
-        // Two workers that use different generations of the tables can each name the other: a frame moves once.
+        // Two workers with different generations of the tables can each name the other. So a frame is handed over only once.
         if matches!(frame.origin(), Origin::Worker(_)) {
             return self.drop(frame, DropReason::HandedOverTwice);
         }
@@ -158,8 +158,8 @@ impl Egress {
         }
     }
 
-    /// The frame in a buffer that may outlive the burst: its own if it is of a pool, a copy otherwise (the original goes back
-    /// to its port).
+    /// The frame in a buffer that may outlive the burst. A frame of a pool keeps its buffer. Otherwise this is a copy, and the
+    /// original goes back to its port.
     fn keep(&mut self, frame: Frame) -> Result<Frame, Frame> {
         if matches!(frame.origin(), Origin::Worker(_)) {
             return Ok(frame);
@@ -193,7 +193,7 @@ impl Egress {
         self.counters().held.set(self.pending.len() as u64);
     }
 
-    /// Sends everything queued, port by port, and collects the buffers of frames that are out.
+    /// Sends all queued frames, port by port, and collects the buffers of frames that were sent.
     pub(crate) fn flush(&mut self, now: Instant) {
         for at in 0..self.ports.len() {
             if self.out[at].is_empty() && !self.ports[at].is_sending() {
@@ -228,7 +228,7 @@ impl Egress {
         self.counters().sleeps.add(1);
     }
 
-    /// Whether a port has frames that are not out yet.
+    /// Whether a port has frames that are not sent yet.
     pub(crate) fn is_sending(&self) -> bool {
         self.ports.iter().any(|port| port.is_sending())
     }
@@ -246,7 +246,7 @@ impl Egress {
         }
     }
 
-    /// Takes in the buffers that came home from other workers.
+    /// Collects the buffers that other workers have returned.
     pub(crate) fn take_returns(&mut self) {
         while let Some(frame) = self.mesh.returned(self.worker) {
             self.pool.release(frame);
@@ -259,7 +259,7 @@ impl Egress {
     }
 }
 
-/// The port that all frames of a burst leave by, if it is one: so it is for most bursts.
+/// The outgoing port, if it is the same for all frames of a burst (as in most bursts).
 #[inline]
 fn common_port(outcomes: &[Outcome]) -> Option<PortId> {
     let first = outcomes.first()?.verdict;

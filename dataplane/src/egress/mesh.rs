@@ -1,4 +1,4 @@
-//! The queues between workers: a frame goes to the worker that owns its flow, and its buffer comes home.
+//! Queues between workers. A frame goes to the worker that owns its flow, and its buffer is returned.
 //!
 //! ```text
 //!  worker 0 ──copy in a buffer of its pool──▶ inbox of worker 1: frames ─▶ worker 1 ends the frame
@@ -6,9 +6,9 @@
 //!      └───────────────── inbox of worker 0: returns ◀──────────────────────────┘
 //! ```
 //!
-//! Both queues are bounded. A sleeping worker is woken by its eventfd: the sleeper sets `sleeping`, then looks at its queue
-//! once more; the sender pushes, then looks at `sleeping`. The SeqCst fence between push and look makes sure that at least
-//! one of them sees the other.
+//! Both queues are bounded. An eventfd wakes a sleeping worker: the sleeper sets `sleeping`, then checks its queue once
+//! more; the sender pushes, then checks `sleeping`. The SeqCst fence between store and load ensures that at least one of
+//! them sees the other.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -16,7 +16,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::port::Frame;
 
-/// Frames that may be on their way to one worker.
+/// Capacity of the queue of frames for one worker.
 pub const QUEUE: usize = 512;
 
 /// The queues between workers.
@@ -25,11 +25,11 @@ pub struct Mesh {
 }
 
 struct Inbox {
-    /// Frames to process, from any worker.
+    /// Frames to process, from all other workers.
     frames: ArrayQueue<Frame>,
-    /// This worker's own buffers, coming home.
+    /// This worker's own buffers, returned by other workers.
     returns: ArrayQueue<Frame>,
-    /// The worker sleeps, or is about to.
+    /// The worker is asleep, or about to sleep.
     sleeping: AtomicBool,
     waker: Option<Waker>,
 }
@@ -38,7 +38,7 @@ struct Inbox {
 pub type Waker = Box<dyn Fn() + Send + Sync>;
 
 impl Mesh {
-    /// Queues for as many workers as there are wakers; `returns` is the number of buffers each worker can have away.
+    /// Queues for one worker per waker. `returns` is the number of buffers that one worker can have lent to others.
     pub fn new(wakers: Vec<Option<Waker>>, returns: usize) -> Mesh {
         let inbox = |waker| Inbox {
             frames: ArrayQueue::new(QUEUE),
@@ -49,7 +49,7 @@ impl Mesh {
         Mesh { inboxes: wakers.into_iter().map(inbox).collect() }
     }
 
-    /// Hands `frame` to `worker`; the frame comes back if its queue is full.
+    /// Hands `frame` over to `worker`. Returns the frame if the queue is full.
     pub(crate) fn send(&self, worker: u16, frame: Frame) -> Result<(), Frame> {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return Err(frame) };
         inbox.frames.push(frame)?;
@@ -57,26 +57,26 @@ impl Mesh {
         Ok(())
     }
 
-    /// The next frame that was handed to `worker`.
+    /// The next frame that was handed over to `worker`.
     pub(crate) fn receive(&self, worker: u16) -> Option<Frame> {
         self.inboxes.get(usize::from(worker))?.frames.pop()
     }
 
-    /// Sends a buffer of `worker`'s pool home.
+    /// Returns a buffer to `worker`'s pool.
     pub(crate) fn give_back(&self, worker: u16, frame: Frame) {
         if let Some(inbox) = self.inboxes.get(usize::from(worker)) {
-            // Room for every buffer the worker has, so never full.
+            // Never full: the queue has room for every buffer of the worker.
             let _ = inbox.returns.push(frame);
         }
     }
 
-    /// The next of `worker`'s own buffers that came home.
+    /// The next of `worker`'s own buffers that was returned.
     pub(crate) fn returned(&self, worker: u16) -> Option<Frame> {
         self.inboxes.get(usize::from(worker))?.returns.pop()
     }
 
-    /// Announces that `worker` is about to sleep. Answers whether it may: not if something is waiting. SeqCst on both
-    /// sides: either the sender sees the announcement or the sleeper sees the frame.
+    /// Announces that `worker` is about to sleep. Returns whether it may sleep, which is false if its queues are not empty. With
+    /// SeqCst on both sides, either the sender sees the announcement or the sleeper sees the frame.
     pub(crate) fn may_sleep(&self, worker: u16) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return true };
         inbox.sleeping.store(true, SeqCst);
@@ -88,7 +88,7 @@ impl Mesh {
         false
     }
 
-    /// The worker is awake again.
+    /// Reports that the worker is awake again.
     pub(crate) fn awake(&self, worker: u16) {
         if let Some(inbox) = self.inboxes.get(usize::from(worker)) {
             inbox.sleeping.store(false, SeqCst);

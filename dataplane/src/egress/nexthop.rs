@@ -1,8 +1,8 @@
-//! Next hops, as a worker remembers them.
+//! A worker's cache of next hops.
 //!
-//! A flow keeps the index of its next hop in the lane's list instead of looking up route and neighbour with each packet. The
-//! list is emptied whenever the network's generation moves. Its epoch then moves too, and a flow that has the old epoch looks its
-//! next hop up again. So a changed route or MAC address reaches every flow with its next packet.
+//! A flow keeps the index of its next hop in the lane's list, so that route and neighbour are not looked up per packet. The
+//! list is emptied whenever the network's generation changes. Its epoch then changes too, and a flow with the old epoch
+//! looks up its next hop again. So a changed route or MAC address reaches every flow with its next packet.
 
 use pollgate_common::flow::Address;
 use pollgate_common::hash::{HashMap, new_map};
@@ -10,7 +10,7 @@ use pollgate_common::net::{Mac, Net, NextHop, NoNextHop, PortId};
 
 use crate::flow::Entry;
 
-/// Different next hops remembered at once; beyond that the list starts over.
+/// Maximum number of cached next hops. When the list is full it is emptied.
 const CAPACITY: usize = 4096;
 
 /// The next hops of one family's flows.
@@ -32,7 +32,7 @@ impl<A: Address> NextHops<A> {
         NextHops { net_generation: 0, epoch: 1, list: Vec::with_capacity(CAPACITY), indexes, destinations }
     }
 
-    /// Once per poll: forgets everything if the network has changed. Returns whether it has.
+    /// Empties the cache if the network has changed, and returns whether it has. Called once per poll.
     pub(crate) fn follow(&mut self, net: &Net) -> bool {
         let changed = net.generation() != self.net_generation;
         if changed {
@@ -42,7 +42,7 @@ impl<A: Address> NextHops<A> {
         changed
     }
 
-    /// The next hop of a flow's direction.
+    /// The next hop for one direction of a flow.
     #[inline]
     pub(crate) fn of(&mut self, entry: &mut Entry<A>, net: &Net) -> Result<&NextHop, NoNextHop> {
         if entry.hop_epoch != self.epoch {

@@ -1,8 +1,9 @@
 //! Frames that wait for a neighbour's MAC address.
 //!
-//! The control side is asked once per neighbour; while the kernel resolves it, a few frames wait (translated already, only the
-//! MAC addresses missing) and are sent as soon as a new view of the network has the MAC address. The kernel's own queue is as
-//! short (`net.ipv4.neigh.*.unres_qlen`), for the same reason: a sender retransmits, a memory does not grow.
+//! The control side is asked once per neighbour. While the kernel resolves it, a few frames wait. They are already
+//! translated and lack only the MAC addresses. They are sent as soon as a new view of the network has the MAC address. The
+//! kernel's own queue (`net.ipv4.neigh.*.unres_qlen`) is as short, for the same reason: senders retransmit, and memory must
+//! stay bounded.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,13 +18,13 @@ use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::{Header, Ip};
 
-/// Frames of one worker that may wait at once.
+/// Maximum number of waiting frames per worker.
 pub(crate) const CAPACITY: usize = 128;
-/// Of these, frames for one neighbour.
+/// Maximum number of waiting frames per neighbour.
 const PER_NEIGHBOUR: usize = 16;
 /// How long a frame waits. The kernel gives up on a neighbour after three probes, one second apart.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often a neighbour is asked for while frames wait for it: a request to the kernel may be lost.
+/// Time between two requests for the same neighbour: a request to the kernel may be lost.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// A frame and what it waits for.
@@ -32,11 +33,11 @@ struct Waiting {
     query: NeighbourQuery,
     packet: IpPacket,
     since: Instant,
-    /// When the neighbour was last asked for.
+    /// Time of the last request for the neighbour.
     asked: Instant,
 }
 
-/// What is kept of the IP packet in a frame, whatever its family.
+/// What is kept of the IP packet in a frame, for either family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IpPacket {
     /// Destination address, for the route look-up.
@@ -70,12 +71,12 @@ impl Pending {
         Pending { waiting: Vec::with_capacity(CAPACITY) }
     }
 
-    /// Without capacity: stands in while the real one is reviewed. Allocates nothing.
+    /// An empty list without capacity, used while the real one is reviewed. Allocates nothing.
     pub(crate) fn empty() -> Pending {
         Pending { waiting: Vec::new() }
     }
 
-    /// Whether one more frame for `query` may wait; and whether another one already waits for it, so that it has been asked.
+    /// Whether one more frame for `query` may wait, and whether another frame already waits for it (the request is then made).
     pub(crate) fn room_for(&self, query: &NeighbourQuery) -> (bool, bool) {
         let waiting = self.waiting.iter().filter(|waiting| waiting.query == *query).count();
         (self.waiting.len() < CAPACITY && waiting < PER_NEIGHBOUR, waiting > 0)
@@ -86,19 +87,20 @@ impl Pending {
         self.waiting.push(Waiting { frame, query, packet, since, asked: since });
     }
 
-    /// Frames waiting.
+    /// Number of waiting frames.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// The next neighbour to be asked for again at `now`, each once however many frames wait for it; `None` if no more is due.
+    /// The next neighbour to request again at `now`; `None` if no more is due. Each neighbour is returned once, even if many
+    /// frames wait for it.
     pub(crate) fn due(&mut self, now: Instant) -> Option<NeighbourQuery> {
         let query = self.waiting.iter().find(|waiting| now.since(waiting.asked) > ASK_EVERY)?.query;
         self.waiting.iter_mut().filter(|waiting| waiting.query == query).for_each(|waiting| waiting.asked = now);
         Some(query)
     }
 
-    /// Passes every frame whose wait is over to `done`, in the order of arrival, with its next hop or the reason why it has none.
+    /// Passes every frame whose wait is over to `done`, in order of arrival, with its next hop or the reason why it has none.
     /// `moved`: the network has changed.
     pub(crate) fn review(
         &mut self,
@@ -119,7 +121,7 @@ impl Pending {
 }
 
 impl Waiting {
-    /// `None`: it still waits.
+    /// `None` if the frame must wait longer.
     fn result(&self, net: &Net, moved: bool, now: Instant) -> Option<Result<NextHop, DropReason>> {
         if moved {
             match net.next_hop(self.packet.destination) {

@@ -1,33 +1,32 @@
-//! Buffers of a worker's own: for frames that outlive their burst (waiting for a neighbour, on the way to another worker).
+//! A worker's own buffers, for frames that outlive their burst: pending frames and frames handed over to another worker.
 //!
-//! All are made at start and each holds a whole super-frame; the kernel backs only the pages that are ever written, so a
-//! buffer that has only seen small frames costs one page. One of the few modules with `unsafe`: a lent buffer is a
-//! [`Frame`].
+//! All buffers are made at start, and each can hold a whole super-frame. The kernel backs only pages that were written, so
+//! a buffer that has held only small frames costs one page.
 
 use std::ptr::NonNull;
 
 use crate::memory::{Mapped, Zeroed};
 use crate::port::{Frame, Origin};
 
-// SAFETY: zero is a byte.
+// SAFETY: zero is a valid byte.
 unsafe impl Zeroed for u8 {}
 
-/// Bytes of a buffer: the largest IP packet, its Ethernet header, and a little room.
+/// Bytes of a buffer: the largest IP packet, its Ethernet header, and some room.
 pub(crate) const ROOM: usize = 66 * 1024;
 
-/// See the module's text.
+/// A worker's buffers for frames that outlive their burst.
 pub(crate) struct BufferPool {
     memory: Mapped<u8>,
     free: Vec<u32>,
 }
 
 impl BufferPool {
-    /// `count` buffers.
+    /// A pool of `count` buffers.
     pub(crate) fn new(count: u32) -> std::io::Result<BufferPool> {
         Ok(BufferPool { memory: Mapped::new(count as usize * ROOM)?, free: (0..count).rev().collect() })
     }
 
-    /// A copy of `frame` in a buffer of `origin`'s (this worker's) pool; `None` if none is free or it does not fit.
+    /// A copy of `frame` in a buffer of this worker's pool (`origin`); `None` if no buffer is free or the frame does not fit.
     pub(crate) fn copy(&mut self, frame: &Frame, origin: Origin) -> Option<Frame> {
         let bytes = frame.bytes();
         if bytes.len() > ROOM {
@@ -39,8 +38,8 @@ impl BufferPool {
         buffer[..bytes.len()].copy_from_slice(bytes);
         let ptr = NonNull::from(buffer).cast::<u8>();
         let (len, room) = (u32::try_from(bytes.len()).ok()?, u32::try_from(ROOM).ok()?);
-        // SAFETY: the buffer is ROOM mapped bytes of which nobody else has a handle: its number left `free` just now and
-        // returns there only with this frame. The mapping lives as long as the worker, which outlives its frames.
+        // SAFETY: the buffer is ROOM mapped bytes without another handle: its number has just left `free` and returns there
+        // only with this frame. The mapping lives as long as the worker, which outlives its frames.
         let copy = unsafe { Frame::new(ptr, len, room, origin, frame.received_on(), u64::from(at)) };
         Some(copy.with_offload(*frame.offload()))
     }
