@@ -149,7 +149,7 @@ impl Port for PacketPort {
     }
 
     fn release(&mut self, frame: Frame) {
-        debug_assert_eq!(frame.origin(), Origin::Port(self.port), "a frame of somebody else");
+        debug_assert_eq!(frame.origin(), Origin::Port(self.port), "the frame has another origin");
         let token = frame.token();
         match u32::try_from(token) {
             Ok(slot) => self.ring.release(slot),

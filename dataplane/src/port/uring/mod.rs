@@ -1,29 +1,29 @@
-//! io_uring: the AF_PACKET socket of [`super::packet`], read and written by rings of requests instead of a mapped ring.
+//! io_uring: an AF_PACKET socket as in [`super::packet`], used through rings of requests instead of a mapped ring.
 //!
 //! ```text
 //!              ┌─ provided buffers ◀───────────────── release ─┐
-//!  device ──▶ socket's queue ─ one standing request ─▶ CQE ─▶ Frame ─▶ pipeline ─▶ SQE, one a frame ─▶ device
+//!  device ──▶ socket's queue ─ one standing request ─▶ CQE ─▶ Frame ─▶ pipeline ─▶ one SQE per frame ─▶ device
 //!                                                                                     └─▶ CQE ─▶ back
 //! ```
 //!
-//! **Receiving** is one multishot `recvmsg` (io_uring_prep_recvmsg_multishot(3)) that takes a buffer from a ring whenever
-//! there is a frame. Every buffer holds a super-frame of 64 KB: 256 of 68 KB, 17 MB a port, in huge pages
-//! where there are some. That is what a burst needs; what comes beyond waits on the socket's queue. When all buffers are
-//! lent the request ends, and is made again once some are back. A VLAN tag the kernel took out comes as PACKET_AUXDATA
-//! with the message and is put back.
+//! **Receiving** is one multishot `recvmsg` (io_uring_prep_recvmsg_multishot(3)) that takes a buffer from a ring for each
+//! frame. Every buffer can hold a super-frame of 64 KB: 256 buffers of 68 KB, 17 MB per port, in huge pages if there are
+//! any. That is enough for a burst. More frames wait on the socket's queue. When all buffers are lent the request ends. It is
+//! made again when some are back. A VLAN tag that the kernel removed comes as PACKET_AUXDATA with the message and is put
+//! back.
 //!
-//! **Sending** is one `sendmsg` request a frame, one system call a batch. MSG_DONTWAIT, so that a full socket is an answer
-//! and not a wait: in practice the kernel is done with every frame when the call returns. It does not promise that; a
-//! frame stays with the port until its completion has come. SEND_ZC is refused for these sockets (EOPNOTSUPP).
+//! **Sending** is one `sendmsg` request per frame and one system call per batch. With MSG_DONTWAIT a full socket is an error
+//! and not a wait: in practice the kernel is done with every frame when the call returns. It does not guarantee that, so a
+//! frame stays with the port until its completion arrives. These sockets do not support SEND_ZC (EOPNOTSUPP).
 //!
-//! **Whose ring.** SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1) spare the kernel locks and interrupts of the worker: it
-//! moves frames only inside our own calls. Then the ring belongs to one thread; it is made disabled, where the port is
-//! opened, and enabled by the first thread that polls it. After that no other thread may.
+//! **Ownership of the ring.** With SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1) the kernel needs no locks and does not
+//! interrupt the worker: it moves frames only inside our own calls. The ring then belongs to one thread. It is disabled when
+//! the port is opened, and the first thread that polls the port enables it. After that no other thread may use it.
 //!
-//! **What it costs.** It copies as often as the mapped ring, but inside the worker's own calls, and takes each frame off a
-//! queue. Over veth, frames of 60 and 1514 bytes in bursts of 64: 600 ns of the worker to receive one, where the mapped
-//! ring leaves 60; to send one 0.96 and 1.12 µs, where `sendmmsg` takes 0.84 and 1.02 (medians of nine interleaved rounds).
-//! So it is there where somebody wants io_uring, and nothing chooses it by itself.
+//! **Cost.** It copies as often as the mapped ring, but inside the worker's own calls, and takes each frame off a queue.
+//! Measured over veth with frames of 60 and 1514 bytes in bursts of 64: the worker needs 600 ns to receive a frame, with the
+//! mapped ring 60 ns. It needs 0.96 and 1.12 µs to send a frame, with `sendmmsg` 0.84 and 1.02 µs (medians of nine
+//! interleaved rounds). So this port is used only if the configuration asks for it.
 
 #[allow(unsafe_code, reason = "the kernel writes the buffers, and frames point into them")]
 mod buffers;
@@ -45,35 +45,35 @@ use buffers::Buffers;
 use ring::{Event, Ring};
 use send::Sends;
 
-/// Calls of `rx` between two questions to the kernel for frames it dropped.
+/// Calls of `rx` between two reads of the kernel's drop counter.
 const LOOKS_PER_CHECK: u32 = 64;
 
-/// An AF_PACKET socket behind an io_uring; see the module's text.
+/// A port on an AF_PACKET socket that is used through an io_uring.
 pub struct UringPort {
-    // Closed before the buffers go.
+    // Dropped (closed) before the buffers.
     ring: Ring,
     buffers: Buffers,
     sends: Sends,
     socket: OwnedFd,
     port: PortId,
-    /// Buffers that hold a message, and its length.
+    /// Buffers that contain a message, with its length.
     received: VecDeque<(u16, usize)>,
-    /// Whether the standing request is made.
+    /// Whether the standing request is active.
     receiving: bool,
     missed: u64,
     looks: u32,
 }
 
-/// Whether the kernel has io_uring as this port wants it, and lets this process use it.
+/// Whether the kernel supports io_uring as this port needs it, and this process may use it.
 pub fn permitted() -> io::Result<()> {
     Ring::new(buffers::COUNT).map(drop)
 }
 
 impl UringPort {
-    /// Opens the port on an interface of the calling thread's network namespace; it receives from then on. The
-    /// interface may be down. The first thread to call `rx` or `tx` is the only one to do so.
+    /// Opens the port on an interface of the calling thread's network namespace. It receives from then on. The interface
+    /// may be down. Only the thread that first calls `rx` or `tx` may call them.
     ///
-    /// `ring_frames` does not matter: what waits, waits on the socket's queue.
+    /// `ring_frames` has no effect: frames wait on the socket's queue.
     pub fn open(options: &PacketOptions<'_>) -> Result<UringPort, OpenError> {
         let failed = |step| move |error| socket::system(options, step, error);
         let ring = Ring::new(buffers::COUNT).map_err(|error| not_permitted(options, error))?;
@@ -98,14 +98,14 @@ impl UringPort {
         })
     }
 
-    /// What changes the program of this port's group; for one opened with a program.
+    /// A handle that changes the program of this port's group. Only for a port opened with a program.
     pub fn fanout(&self) -> io::Result<Fanout> {
         Ok(Fanout::new(self.socket.try_clone()?))
     }
 
-    /// Has the kernel move frames, where it has some or the standing request is to be made.
+    /// Calls the kernel to move frames, if it has any or the standing request must be made.
     fn receive(&mut self) {
-        // Twice: a request that ends at once (an old error of the link) must not leave a worker asleep without one.
+        // Twice: if the request ends at once (an old error of the link), the worker must not sleep without a request.
         for _ in 0..2 {
             if !self.receiving && self.buffers.has_some() {
                 self.receiving = self.ring.push_receive(self.buffers.message());
@@ -118,7 +118,7 @@ impl UringPort {
         }
     }
 
-    /// Takes in everything that is complete.
+    /// Handles all completions.
     fn reap(&mut self) {
         while let Some(event) = self.ring.next_event() {
             match event {
@@ -127,7 +127,7 @@ impl UringPort {
                     self.received.push_back((buffer, length));
                     self.receiving &= more;
                 }
-                // Out of buffers; or an error that a link going down left on the socket, which is gone now.
+                // No buffers are left, or a link going down left an error on the socket, which is cleared now.
                 Event::Stopped => self.receiving = false,
                 Event::Sent { slot, result } => self.sends.completed(slot, result, &mut self.ring),
             }
@@ -171,12 +171,13 @@ impl Port for UringPort {
     }
 
     fn release(&mut self, frame: Frame) {
-        debug_assert_eq!(frame.origin(), Origin::Port(self.port), "a frame of somebody else");
+        debug_assert_eq!(frame.origin(), Origin::Port(self.port), "the frame has another origin");
         self.buffers.release(&frame);
     }
 
-    /// The socket: frames stay on its queue until we have the kernel move them. The ring would wake nobody before, for work
-    /// that is put off wakes only who waits in io_uring_enter (with it, every exchange took a nap of the worker).
+    /// The socket: frames stay on its queue until our call makes the kernel move them. The ring would not wake the worker
+    /// earlier, because deferred work wakes only a thread in io_uring_enter. (With the ring, every exchange had to wait for
+    /// the end of the worker's sleep.)
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
     }

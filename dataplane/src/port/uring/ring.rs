@@ -1,8 +1,8 @@
 //! The rings: requests in, completions out.
 //!
-//! Number of a request: a sent frame's slot, or [`RECEIVE`] for the standing one.
+//! The number of a request is a sent frame's slot, or [`RECEIVE`] for the standing request.
 //!
-//! `unsafe` here: the kernel is given pointers, to messages that this port keeps until the request is complete.
+//! `unsafe` here: requests contain pointers to messages. The port keeps the messages until the request is complete.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,26 +12,26 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::super::BURST;
 
-/// The one group of provided buffers.
+/// The only group of provided buffers.
 const GROUP: u16 = 0;
-/// The socket's place among the registered files.
+/// The socket's index among the registered files.
 const SOCKET: Fixed = Fixed(0);
 const RECEIVE: u64 = u64::MAX;
 /// Room for a batch and the standing request.
 const REQUESTS: u32 = 128;
 const _: () = assert!(REQUESTS as usize > BURST);
 
-/// What is complete.
+/// A completion.
 pub(super) enum Event {
-    /// A message of so many bytes is in the buffer; without `more`, the standing request has ended.
+    /// A message of `length` bytes is in the buffer. Without `more`, the standing request has ended.
     Received { buffer: u16, length: usize, more: bool },
     /// The standing request has ended.
     Stopped,
-    /// The frame in this slot was sent, or not: a negative error number.
+    /// The frame in this slot was sent, or `result` is a negative error number.
     Sent { slot: usize, result: i32 },
 }
 
-/// An io_uring of one thread.
+/// An io_uring for one thread.
 pub(super) struct Ring {
     uring: IoUring,
     enabled: bool,
@@ -48,28 +48,27 @@ impl Ring {
         Ok(Ring { uring, enabled: false })
     }
 
-    /// Gives the kernel the ring of buffers.
+    /// Registers the ring of buffers with the kernel.
     ///
     /// # Safety
-    /// `entries` must be `count` zeroed entries on a page of their own that stay until this ring is gone.
+    /// `entries` must be `count` zeroed entries on their own page, and must stay valid until this ring is dropped.
     pub(super) unsafe fn register_buffers(&self, entries: *const BufRingEntry, count: u16) -> io::Result<()> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.uring.submitter().register_buf_ring_with_flags(entries as u64, count, GROUP, 0) }
     }
 
-    /// Gives the kernel the socket, so that it need not look it up each time.
+    /// Registers the socket with the kernel, which then need not look it up per request.
     pub(super) fn register(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.uring.submitter().register_files(&[socket.as_raw_fd()])
     }
 
-    /// Queues the standing request. Answers whether there was room for it.
+    /// Queues the standing request. Returns whether there was room for it.
     pub(super) fn push_receive(&mut self, message: *const libc::msghdr) -> bool {
         let request = opcode::RecvMsgMulti::new(SOCKET, message, GROUP).build().user_data(RECEIVE);
         self.push(&request)
     }
 
-    /// Queues the sending of a message, which must stay where it is until [`Event::Sent`]. Answers whether there was
-    /// room for it.
+    /// Queues the sending of a message, which must not move until [`Event::Sent`]. Returns whether there was room for it.
     pub(super) fn push_send(&mut self, slot: usize, message: *const libc::msghdr) -> bool {
         let flags = libc::MSG_DONTWAIT.cast_unsigned();
         let request = opcode::SendMsg::new(SOCKET, message).flags(flags).build().user_data(slot as u64);
@@ -77,8 +76,8 @@ impl Ring {
     }
 
     fn push(&mut self, request: &squeue::Entry) -> bool {
-        // SAFETY: the messages are boxes of the port's own, filled with pointers to live memory, and are left alone until
-        // the completion.
+        // SAFETY: the messages are the port's own boxes with pointers to live memory. They are not changed until the
+        // completion.
         unsafe { self.uring.submission().push(request) }.is_ok()
     }
 
@@ -87,7 +86,7 @@ impl Ring {
         !self.uring.submission().is_empty()
     }
 
-    /// Calls the kernel if it has anything to do.
+    /// Calls the kernel if it has work to do.
     pub(super) fn enter_if_needed(&mut self) {
         let requests = self.uring.submission();
         if !requests.is_empty() || requests.taskrun() || requests.cq_overflow() {
@@ -96,10 +95,10 @@ impl Ring {
         }
     }
 
-    /// Hands the requests over, and lets the kernel do what it put off. False if it took none.
+    /// Submits the requests and lets the kernel do its deferred work. Returns false if the kernel took no request.
     pub(super) fn submit(&mut self) -> bool {
         if !self.enabled {
-            // Can fail only where another thread has done it; then so does every call from here.
+            // This can fail only if another thread has done it. Then every call from this thread fails too.
             self.enabled = self.uring.submitter().register_enable_rings().is_ok();
         }
         self.uring.submit().is_ok_and(|taken| taken > 0)

@@ -1,4 +1,4 @@
-//! Frames on their way out: each in a slot until the kernel is done with it.
+//! Frames that are being sent. Each is in a slot until the kernel is done with it.
 
 use pollgate_common::reasons::DropReason;
 
@@ -6,13 +6,13 @@ use super::super::socket::{Messages, verdict};
 use super::super::{BURST, Frame, Returned, Sent};
 use super::ring::Ring;
 
-/// The slots, and what is complete.
+/// The slots, and the frames that are complete.
 pub(super) struct Sends {
     messages: Messages,
     slots: [Option<Frame>; BURST],
-    /// Whether the frame in the slot has met an old error and was sent again.
+    /// Whether the frame in the slot got an old error and was sent again.
     again: [bool; BURST],
-    /// Numbers of the empty slots, the next one last.
+    /// Numbers of the empty slots. The last one is used next.
     free: Vec<usize>,
     done: Vec<Returned>,
 }
@@ -28,12 +28,12 @@ impl Sends {
         }
     }
 
-    /// Whether frames are on their way, or came back and were not taken yet.
+    /// Whether frames are being sent, or are complete and not taken yet.
     pub(super) fn is_sending(&self) -> bool {
         self.free.len() < BURST || !self.done.is_empty()
     }
 
-    /// Makes requests for as many frames of the batch as there are slots.
+    /// Makes requests for as many frames of the batch as there are empty slots.
     pub(super) fn push(&mut self, batch: &mut Vec<Frame>, ring: &mut Ring) {
         let count = batch.len().min(self.free.len());
         for frame in batch.drain(..count) {
@@ -51,10 +51,10 @@ impl Sends {
         }
     }
 
-    /// The kernel is done with a slot.
+    /// Handles a completion: the kernel is done with a slot.
     pub(super) fn completed(&mut self, slot: usize, result: i32, ring: &mut Ring) {
         let Some(again) = self.again.get_mut(slot) else { return };
-        // A link that was down leaves this error on the socket; the request that finds it sends nothing.
+        // A link that was down leaves this error on the socket. The request that gets it sends nothing.
         if result == -libc::ENETDOWN && !std::mem::replace(again, true) {
             return self.request(slot, ring);
         }
@@ -69,12 +69,12 @@ impl Sends {
         }
     }
 
-    /// What found no slot will not be sent.
+    /// Refuses the frames for which there was no slot.
     pub(super) fn refuse(batch: &mut Vec<Frame>, back: &mut Vec<Returned>) {
         back.extend(batch.drain(..).map(|frame| Returned { frame, dropped: Some(DropReason::TxFull) }));
     }
 
-    /// Gives away what is complete, and adds what of it was sent.
+    /// Moves complete frames to `back`, and adds the sent ones to `sent`.
     pub(super) fn take_done(&mut self, back: &mut Vec<Returned>, sent: &mut Sent) {
         for returned in self.done.iter().filter(|returned| returned.dropped.is_none()) {
             sent.frames += 1;

@@ -1,20 +1,19 @@
-//! Checksums that a virtual peer left undone, which AF_XDP has no word for.
+//! Checksums that a virtual peer left to offload, which AF_XDP cannot express.
 //!
 //! ```text
 //!  veth peer ─▶ field = pseudo-header's sum ─look─▶ NEEDS_CSUM ─▶ pipeline keeps it partial ─finish─▶ whole sum ─▶ device
 //! ```
 //!
-//! The kernel marks such a packet CHECKSUM_PARTIAL in its own buffer, and that mark does not reach an AF_XDP socket: only
-//! the bytes do. On devices whose other end is a kernel on the same machine (veth, tun, virtio), a TCP or UDP field that
-//! equals the pseudo-header's sum is therefore taken for partial; on real NICs, whose frames have crossed a wire, nothing
-//! is looked at.
+//! The kernel marks such a packet CHECKSUM_PARTIAL in its own buffer. An AF_XDP socket gets only the bytes, not the mark. So
+//! on devices whose other end is a kernel on the same machine (veth, tun, virtio), a TCP or UDP field that equals the
+//! pseudo-header's sum counts as partial. On real NICs, whose frames have crossed a wire, the field is not checked.
 //!
-//! A complete checksum has that value once in 65,536 packets by chance. That does no harm: [`finish`] computes the whole
-//! sum anew from the data, which for an undamaged packet is what was there, and any port that a partial frame leaves by
-//! does the same. The field cannot be "no checksum" either: a pseudo-header's sum is never zero, its protocol is not.
+//! A complete checksum has this value by chance once in 65,536 packets. That does no harm: [`finish`] recomputes the whole
+//! sum from the data, and for an undamaged packet the result is the same. Any other outgoing port of a partial frame does
+//! the same. The field cannot mean "no checksum" either: a pseudo-header's sum is never zero, because its protocol is not.
 //!
-//! Sending, no device can be asked to sum, so what is partial is finished here, as `skb_checksum_help` in the kernel does
-//! it: over everything from the transport header to the frame's end.
+//! On sending, AF_XDP cannot request a checksum from the device. So a partial checksum is completed here, as
+//! `skb_checksum_help` in the kernel does it: over all bytes from the transport header to the end of the frame.
 
 use std::ops::Range;
 
@@ -24,7 +23,7 @@ use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::{Header, Ip, Piece};
 
-/// Drivers whose frames may come from this very machine.
+/// Drivers whose frames may come from this machine.
 const VIRTUAL: [&str; 3] = ["veth", "tun", "virtio_net"];
 
 const V4_ADDRESSES: Range<usize> = ethernet::LEN + 12..ethernet::LEN + 20;
@@ -33,12 +32,12 @@ const V6_NEXT: usize = ethernet::LEN + 6;
 const V6_ADDRESSES: Range<usize> = ethernet::LEN + 8..V6_END;
 const V6_END: usize = ethernet::LEN + 40;
 
-/// Whether frames of this driver are to be looked at.
+/// Whether frames of this driver must be checked.
 pub(super) fn may_be_partial(driver: &str) -> bool {
     VIRTUAL.contains(&driver)
 }
 
-/// Marks a frame whose checksum was left undone.
+/// Marks a frame whose checksum is partial.
 #[inline]
 pub(super) fn look(frame: &mut Frame) {
     if let Some((csum_start, csum_offset)) = partial(frame.bytes()) {
@@ -47,7 +46,7 @@ pub(super) fn look(frame: &mut Frame) {
     }
 }
 
-/// Writes the checksum that a frame lacks, if it lacks one.
+/// Completes the checksum of a frame, if it is partial.
 #[inline]
 pub(super) fn finish(frame: &mut Frame) {
     let offload = *frame.offload();
@@ -60,14 +59,14 @@ pub(super) fn finish(frame: &mut Frame) {
         && let whole = !fold(sum(summed))
         && let Some(field) = summed.get_mut(at..at + 2)
     {
-        // Zero would say "no checksum" in UDP, and all ones is the same number.
+        // In UDP zero would mean "no checksum". All ones is the same number.
         let whole = if whole == 0 { 0xffff } else { whole };
         field.copy_from_slice(&whole.to_be_bytes());
     }
     frame.set_offload(Offload::default());
 }
 
-/// Where the sum starts, and from there where it goes, if the field holds the pseudo-header's sum alone.
+/// Start of the summed data, and the offset of the field from there, if the field contains only the pseudo-header's sum.
 fn partial(bytes: &[u8]) -> Option<(u16, u16)> {
     let (start, protocol, length, addresses) = match Ethernet::at(bytes, 0)?.ether_type() {
         ethernet::IPV4 => v4(bytes)?,
@@ -95,7 +94,7 @@ fn v4(bytes: &[u8]) -> Option<Transport<'_>> {
     Some((ethernet::LEN + ip.header_len(), ip.protocol(), u16::try_from(length).ok()?, bytes.get(V4_ADDRESSES)?))
 }
 
-/// Without extension headers.
+/// IPv6 without extension headers.
 fn v6(bytes: &[u8]) -> Option<Transport<'_>> {
     Some((V6_END, *bytes.get(V6_NEXT)?, number(bytes.get(V6_LENGTH)?)?, bytes.get(V6_ADDRESSES)?))
 }
@@ -115,7 +114,7 @@ mod tests {
 
     use crate::port::Origin;
 
-    /// A frame and where its field is.
+    /// A frame and the offset of its checksum field.
     type Made = (Vec<u8>, usize);
 
     fn udp4(payload: &[u8]) -> Made {
@@ -139,7 +138,7 @@ mod tests {
         (bytes, field)
     }
 
-    /// The field as a virtual peer leaves it: the definition, word by word.
+    /// The field as a virtual peer leaves it, computed word by word as in the definition.
     fn left_undone((bytes, field): &Made) -> Vec<u8> {
         let mut bytes = bytes.clone();
         let v6 = bytes[12] == 0x86;

@@ -1,35 +1,34 @@
-//! AF_XDP: frames taken before the kernel makes packets of them, in memory that both share.
+//! AF_XDP: takes frames before the kernel makes packets of them, in memory shared with the kernel.
 //!
 //! ```text
 //!                 ┌ not ours ─▶ kernel            fill ring ◀── free chunks ◀── release ──┐
 //!  device ─▶ steering program                         │                                   │
 //!                 └ ours ─▶ socket of the queue ─▶ receive ring ─▶ Frame ─▶ pipeline ─────┤
 //!  device ◀─ kick ◀─ transmit ring ◀─────── descriptor, no copy ◀─────────────────────────┤
-//!     └──── completion ring ─▶ back to the port whose chunk it was ───────────────────────┘
+//!     └──── completion ring ─▶ back to the port that owns the chunk ──────────────────────┘
 //! ```
 //!
-//! A port is an interface as one worker polls it: the sockets of its share of the receive queues ([`open`]). All of a
-//! worker's ports share their memory (`umem`), which makes forwarding from one to the other a descriptor. Which
-//! frames come is decided by the interface's [`Program`], which all workers share, and by the [`Rules`], which all programs
-//! share.
+//! A port is one worker's part of an interface: the sockets of its share of the receive queues ([`open`]). All ports of a
+//! worker share their memory (`umem`), so forwarding from one to another needs only a descriptor. The interface's [`Program`]
+//! and the [`Rules`] decide which frames are received. All workers share the program, and all programs share the rules.
 //!
-//! **The kernel has no copy.** What the program takes and a worker finds to be none of ours is lost: a counted drop
-//! instead of a pass ([`Port::kernel_has_copy`]).
+//! **The kernel has no copy.** If the program takes a frame that is not ours, the frame is lost: the worker counts a drop
+//! instead of passing it to the kernel ([`Port::kernel_has_copy`]).
 //!
-//! **Three modes**, the best that device and driver have ([`XdpPort::mode`]): zero copy, where the driver reads and writes
-//! the memory itself; native, where the kernel copies once in the driver's receive path; generic, where it has made a
-//! packet of the frame first. veth is native at best. Native XDP on one end of a veth pair switches the *other* end's TCP
-//! segmentation offload off; in generic mode that has to be done by hand, since a super-frame fits no chunk and counts as
-//! missed. So do other frames longer than the MTU the port was opened with allows: after raising it, restart.
+//! **Three modes**; the port uses the best one that device and driver support ([`XdpPort::mode`]). Zero copy: the driver
+//! reads and writes the memory itself. Native: the kernel copies once in the driver's receive path. Generic: the kernel makes
+//! a packet of the frame first. veth supports native at best. Native XDP on one end of a veth pair turns off TCP segmentation
+//! offload on the *other* end. In generic mode this must be done by hand, because a super-frame fits no chunk and counts as
+//! missed. So does any frame longer than the MTU had allowed when the port was opened: restart after raising the MTU.
 //!
-//! **No super-frames, no offloads.** A frame sent out here is at most one MTU long ([`DropReason::TxTooLong`] otherwise, a GSO
-//! frame from another kind of port included) and leaves with its checksum complete (`checksum`).
+//! **No super-frames, no offloads.** A sent frame is at most one MTU long and has a complete checksum (`checksum`). Longer
+//! frames, including GSO frames from another kind of port, are dropped ([`DropReason::TxTooLong`]).
 //!
-//! **Busy polling** ([`XdpOptions::busy_poll`]) is off by default: it costs a system call for each look that finds nothing,
-//! and over veth, which has no interrupts to save, no gain could be measured (2.6 µs of CPU a forwarded packet with it, 2.9
-//! without, medians of six interleaved rounds that spread from 2.3 to 3.2).
+//! **Busy polling** ([`XdpOptions::busy_poll`]) is off by default. It costs a system call per empty poll. veth has no
+//! interrupts to save, and no gain could be measured over it (2.6 µs of CPU per forwarded packet with it, 2.9 without; medians
+//! of six interleaved rounds between 2.3 and 3.2).
 //!
-//! Opening, with one set of rules and one program an interface for all workers:
+//! To open ports, with one set of rules and one program per interface for all workers:
 //!
 //! ```no_run
 //! use pollgate_common::net::PortId;

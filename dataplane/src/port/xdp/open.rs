@@ -1,14 +1,14 @@
-//! Opening a worker's ports, all at once since they share their frame memory.
+//! Opens all ports of a worker together, because they share their frame memory.
 //!
 //! ```text
 //!  devices ─▶ chunk size ─▶ memory ─▶ first socket registers it ─▶ the others share it ─▶ each into its program's table
 //! ```
 //!
-//! **The mode** is the first socket's, and the kernel holds the others to it: so zero copy is tried first, on every device
-//! or not at all, and if any cannot, all are opened again with copying.
+//! **The mode.** The first socket sets the mode, and the kernel requires the same of the others. So zero copy is tried first,
+//! on every device. If one device does not support it, all are opened again with copying.
 //!
-//! **EBUSY.** The kernel takes a closed socket down in the background, so the queue of a gateway that has just ended is
-//! taken for a moment longer. Binding is tried again for up to two seconds.
+//! **EBUSY.** The kernel removes a closed socket in the background, so the queue of a gateway that has just ended stays in use
+//! for a moment. Binding is tried again for up to two seconds.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -26,24 +26,24 @@ use super::umem::{self, Share, Umem};
 /// How to open a worker's AF_XDP ports.
 #[derive(Clone, Copy, Debug)]
 pub struct XdpOptions<'a> {
-    /// Each interface's program, and the port's number in the configuration.
+    /// The program of each interface, and the port's number in the configuration.
     pub interfaces: &'a [(&'a Program, PortId)],
-    /// Which worker this is, from 0: it polls the receive queues whose number leaves this remainder by `workers`.
+    /// Number of the worker, from 0. It polls the receive queues whose number modulo `workers` is this.
     pub worker: u16,
     /// How many workers share the interfaces.
     pub workers: u16,
-    /// Chunks of frame memory a port: 128 to 65536, rounded up to a power of two. Half of them wait for frames, half are
-    /// for frames on their way.
+    /// Chunks of frame memory per port: 128 to 65536, rounded up to a power of two. Half of them are for receiving, half for
+    /// frames being sent.
     pub frames: u32,
-    /// Whether receiving drives the device's NAPI itself (SO_PREFER_BUSY_POLL) instead of waiting for its interrupts.
-    /// Only of use with `napi_defer_hard_irqs` and `gro_flush_timeout` set on the device, and not on veth.
+    /// Whether receiving drives the device's NAPI itself (SO_PREFER_BUSY_POLL) instead of waiting for its interrupts. Only
+    /// useful with `napi_defer_hard_irqs` and `gro_flush_timeout` set on the device, and not on veth.
     pub busy_poll: bool,
 }
 
 /// Pauses between two attempts to bind: about two seconds in all.
 const PAUSES: [u64; 9] = [1, 2, 5, 12, 30, 80, 200, 600, 1100];
 
-/// Opens all of a worker's ports, in the order given. Frames that the programs take come to them from then on.
+/// Opens all ports of a worker, in the given order. From then on they receive the frames that the programs take.
 pub fn open(options: &XdpOptions<'_>) -> Result<Vec<XdpPort>, OpenError> {
     if options.interfaces.is_empty() {
         return Ok(Vec::new());
@@ -61,7 +61,7 @@ pub fn open(options: &XdpOptions<'_>) -> Result<Vec<XdpPort>, OpenError> {
     Ok(ports)
 }
 
-/// What one port will be.
+/// The parameters of one port.
 struct Plan {
     chunk_size: usize,
     queues: Vec<u32>,
@@ -69,7 +69,7 @@ struct Plan {
 
 impl Plan {
     fn new(program: &Program, options: &XdpOptions<'_>) -> Result<Plan, OpenError> {
-        // Asked anew: MTU and queues may have changed since the program was attached.
+        // Looked up again: MTU and queues may have changed since the program was attached.
         let device = Device::find(program.interface(), options.worker)?;
         let interface = || device.name.clone();
         let too_large = || OpenError::MtuTooLarge { interface: interface(), mtu: device.mtu, most: umem::most() };
@@ -86,7 +86,7 @@ impl Plan {
 
 struct Failure {
     error: OpenError,
-    /// Whether it may be that this device cannot do zero copy and another could.
+    /// Whether the cause may be that this device does not support zero copy and another one does.
     may_need_copy: bool,
 }
 
@@ -97,7 +97,7 @@ fn attempt(options: &XdpOptions<'_>, plans: &[Plan], chunk_size: usize, copy: bo
     let mapping = |source| final_error(OpenError::xdp("mapping the frame memory", source));
     let umem = Arc::new(Umem::new(&numbers, chunks, chunk_size).map_err(mapping)?);
     let mut ports: Vec<XdpPort> = Vec::with_capacity(plans.len());
-    for (place, (plan, &(program, number))) in plans.iter().zip(options.interfaces).enumerate() {
+    for (index, (plan, &(program, number))) in plans.iter().zip(options.interfaces).enumerate() {
         let mut sockets: Vec<Socket> = Vec::with_capacity(plan.queues.len());
         for &queue in &plan.queues {
             let first = ports.first().map(XdpPort::first_socket).or_else(|| sockets.first());
@@ -112,7 +112,7 @@ fn attempt(options: &XdpOptions<'_>, plans: &[Plan], chunk_size: usize, copy: bo
                 .map_err(|error| Failure { may_need_copy: zero_copy && !copy, error })?;
             sockets.push(socket);
         }
-        let share = Share::new(Arc::clone(&umem), place);
+        let share = Share::new(Arc::clone(&umem), index);
         ports
             .push(XdpPort::new(number, program, sockets, &plan.queues, share, options.busy_poll).map_err(final_error)?);
     }

@@ -1,4 +1,4 @@
-//! The AF_XDP port of one interface: receiving, and the worker's view of its sockets.
+//! The AF_XDP port of one interface: the sockets that one worker polls.
 
 use std::fmt;
 use std::io;
@@ -16,12 +16,12 @@ use super::transmit::Transmitter;
 use super::umem::Share;
 use crate::bpf::XdpMode;
 
-/// Looks at the rings between two questions to the kernel after lost frames: so many that found nothing, or so many at
-/// all. Rarely enough to cost nothing, often enough for a graph.
+/// Polls of the rings between two reads of the kernel's counters of lost frames: the number of empty polls, or of all polls.
+/// Rarely enough to cost nothing, often enough for a graph.
 const EMPTY_LOOKS_PER_CHECK: u32 = 64;
 const LOOKS_PER_CHECK: u32 = 4096;
 
-/// How a port's frames come and go.
+/// How a port's frames are moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The driver uses the frame memory itself.
@@ -42,19 +42,19 @@ impl fmt::Display for Mode {
     }
 }
 
-/// The AF_XDP sockets of one interface that one worker polls; see the module's text.
+/// A port on the AF_XDP sockets of one interface that one worker polls.
 #[derive(Debug)]
 pub struct XdpPort {
-    /// The first of them also sends.
+    /// The first socket also sends.
     sockets: Box<[Socket]>,
     queues: Box<[u32]>,
-    /// The socket to be looked at first: by turns, so that a busy queue does not keep the others waiting.
+    /// The socket to poll first. It rotates, so that a busy queue does not delay the others.
     turn: usize,
-    /// Chunks each socket is to have for receiving: the other half is for frames on their way and for copies.
+    /// Number of chunks for receiving per socket. The other half is for frames being sent and for copies.
     filled: u32,
     share: Share,
     transmitter: Transmitter,
-    /// What sleeps on several sockets at once; `None` for one.
+    /// An epoll descriptor over several sockets; `None` for one socket.
     waiter: Option<OwnedFd>,
     device: Device,
     port: PortId,
@@ -117,7 +117,7 @@ impl XdpPort {
         self.port
     }
 
-    /// How its frames come and go.
+    /// How the port's frames are moved.
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -130,14 +130,14 @@ impl XdpPort {
         self.queues.iter().copied().zip(self.sockets.iter().map(Socket::as_fd))
     }
 
-    /// Takes up to `room` frames off a socket's receive ring.
+    /// Takes up to `room` frames from a socket's receive ring.
     fn take(&mut self, at: usize, room: usize, into: &mut Vec<Frame>) {
         let socket = &mut self.sockets[at];
         let end = into.len() + room;
         while into.len() < end {
             let Some(entry) = socket.receive.pop() else { break };
             socket.posted = socket.posted.saturating_sub(1);
-            // SAFETY: the chunk is the kernel's no longer: its descriptor has just come off the receive ring.
+            // SAFETY: the chunk no longer belongs to the kernel: its descriptor has just left the receive ring.
             let frame = unsafe { self.share.hand_out(entry.addr, entry.len, Some(self.port)) };
             if let Some(mut frame) = frame {
                 if self.may_be_partial {
@@ -149,7 +149,7 @@ impl XdpPort {
         socket.receive.release();
     }
 
-    /// Gives a socket chunks to receive into.
+    /// Gives a socket chunks for receiving.
     fn refill(&mut self, at: usize) {
         let socket = &mut self.sockets[at];
         while socket.posted < self.filled {
@@ -195,7 +195,7 @@ impl Port for XdpPort {
     }
 
     fn release(&mut self, frame: Frame) {
-        debug_assert_eq!(frame.origin(), Origin::Port(self.port), "a frame of somebody else");
+        debug_assert_eq!(frame.origin(), Origin::Port(self.port), "the frame has another origin");
         if let Some(address) = self.share.take_in(frame) {
             self.share.put(address);
         }
@@ -214,7 +214,7 @@ impl Port for XdpPort {
         false
     }
 
-    /// Called every round, so the kernel is asked only now and then.
+    /// Called per poll, so the kernel is asked only once in a while.
     fn missed(&mut self) -> u64 {
         if !std::mem::take(&mut self.check_due) {
             return 0;
@@ -226,17 +226,17 @@ impl Port for XdpPort {
     }
 }
 
-/// One descriptor that is readable when any of the sockets is.
+/// A descriptor that is readable when any of the sockets is.
 fn epoll(sockets: &[Socket]) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
+    // SAFETY: the call takes no pointers.
     let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
     check(fd)?;
-    // SAFETY: a fresh descriptor, owned by nobody else.
+    // SAFETY: a new descriptor without another owner.
     let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
     for socket in sockets {
         let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: 0 };
         let socket = socket.as_fd().as_raw_fd();
-        // SAFETY: a live event, which the kernel reads.
+        // SAFETY: the kernel only reads the event, which is alive.
         check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, socket, &raw mut event) })?;
     }
     Ok(epoll)

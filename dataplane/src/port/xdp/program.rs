@@ -1,4 +1,4 @@
-//! The steering program on one interface.
+//! The steering program of one interface.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -9,13 +9,13 @@ use super::rules::{RuleError, Rules};
 use super::steering::{self, XDP_REDIRECT};
 use crate::bpf::{self, Kind, Link, Map, XdpMode};
 
-/// Most receive queues a device may have for its frames to be taken.
+/// Maximum number of a device's receive queues. Frames of further queues are not taken.
 const QUEUES: u32 = 1024;
 
-/// The steering program of one interface, attached until this is dropped; shared by all workers. Without the process it
-/// is gone as well: nothing is left behind by a kill.
+/// The steering program of one interface, attached until this is dropped. All workers share it. It also ends with the
+/// process: a killed process leaves nothing attached.
 ///
-/// Ports keep working when it is dropped before them; they just receive nothing more.
+/// Ports that outlive it stay valid, but receive nothing more.
 #[derive(Debug)]
 pub struct Program {
     program: bpf::Program,
@@ -27,8 +27,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Attaches it to an interface of the calling thread's network namespace. Frames go to the kernel as before until a
-    /// port is open and `rules` say otherwise.
+    /// Attaches the program to an interface of the calling thread's network namespace. Frames still go to the kernel until
+    /// a port is open and `rules` match.
     pub fn attach(interface: &str, rules: &Rules) -> Result<Program, OpenError> {
         let device = Device::find(interface, 0)?;
         let making = |source| OpenError::xdp("creating the steering program's tables", source);
@@ -43,34 +43,34 @@ impl Program {
         Ok(Program { program, link, mac, sockets, rules: rules.clone(), device })
     }
 
-    /// The interface's name.
+    /// Name of the interface.
     pub fn interface(&self) -> &str {
         &self.device.name
     }
 
-    /// Whether it runs in the driver or in the stack.
+    /// Whether the program runs in the driver or in the stack.
     pub fn mode(&self) -> XdpMode {
         self.link.mode()
     }
 
-    /// Whether the device takes VLAN tags out of frames before the program sees them: then tagged frames are taken for
-    /// untagged ones, and `ethtool -K INTERFACE rxvlan off` is to be advised.
+    /// Whether the device removes VLAN tags before the program sees the frames. The program then mistakes tagged frames for
+    /// untagged ones, and the user should run `ethtool -K INTERFACE rxvlan off`.
     pub fn strips_tags(&self) -> bool {
         self.device.strips_tags()
     }
 
-    /// The rules it follows.
+    /// The rules that the program uses.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// The interface's hardware address is another now. A frame that arrives at this very moment may be left to the kernel.
+    /// Sets the interface's hardware address after a change. A frame that arrives at this moment may go to the kernel.
     pub fn set_mac(&self, mac: Mac) -> Result<(), RuleError> {
         let written = self.mac.insert(&[0; 4], &value(mac));
         written.map_err(RuleError::doing(|| format!("setting the MAC of {} to {mac}", self.interface())))
     }
 
-    /// Whether it would give this frame to the worker of receive queue 0: the program itself is run on it. False as well
+    /// Whether the program would give this frame to the worker of receive queue 0. Runs the program on the frame. Also false
     /// while no port polls that queue. The frame must have an Ethernet header.
     pub fn takes(&self, frame: &[u8]) -> std::io::Result<bool> {
         Ok(self.program.run(frame)? == XDP_REDIRECT)
@@ -80,7 +80,7 @@ impl Program {
         &self.device
     }
 
-    /// Frames of `queue` go to this socket from now on.
+    /// Gives the frames of `queue` to this socket from now on.
     pub(super) fn add_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> std::io::Result<()> {
         self.sockets.insert(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes())
     }

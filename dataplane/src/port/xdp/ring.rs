@@ -1,33 +1,33 @@
-//! The rings between an AF_XDP socket and its kernel: each has one side that writes entries and one that reads them.
+//! The rings between an AF_XDP socket and the kernel. One side of a ring writes entries, the other reads them.
 //!
 //! ```text
 //!  fill, transmit:        we ──▶ entries ──▶ kernel       Producer
 //!  receive, completion:   kernel ──▶ entries ──▶ we       Consumer
 //!
-//!        consumer ┐          ┌ producer         free-running counters of 32 bits; an entry's place is its number
+//!        consumer ┐          ┌ producer         free-running counters of 32 bits; an entry's index is its number
 //!   │ free │ free ▼ full │ full ▼ free │          modulo the size, a power of two
 //! ```
 //!
-//! The writer of a counter stores it with Release and the other side loads it with Acquire, so that an entry is seen
-//! before its number is, and is not overwritten before it was read (Documentation/networking/af_xdp.rst).
+//! The writer of a counter stores it with Release, and the other side loads it with Acquire. So an entry is visible before
+//! its number, and is not overwritten before it was read (Documentation/networking/af_xdp.rst).
 //!
-//! `unsafe` here: the kernel writes this memory too. Every access is through pointers that [`Shared::map`] has derived
-//! from the kernel's own offsets into a mapping of the size those imply, to entries that the counters say are ours.
+//! `unsafe` here: the kernel also writes this memory. [`Shared::map`] derives all pointers from the kernel's own offsets into
+//! a mapping whose size follows from them. Only entries that are ours by the counters are accessed.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Values that may lie in a ring.
+/// Types of ring entries.
 ///
 /// # Safety
-/// Any bytes must be a value.
+/// Any bytes must be a valid value of the type.
 pub(super) unsafe trait Entry: Copy {}
 
-// SAFETY: any bytes are a number.
+// SAFETY: any bytes are a valid number.
 unsafe impl Entry for u64 {}
-// SAFETY: three numbers.
+// SAFETY: three numbers, for which any bytes are valid.
 unsafe impl Entry for libc::xdp_desc {}
 
 /// A mapped ring.
@@ -42,11 +42,11 @@ struct Shared<T: Entry> {
     size: u32,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and is used through this one handle only.
+// SAFETY: the mapping belongs to the process, not to a thread, and is used only through this handle.
 unsafe impl<T: Entry> Send for Shared<T> {}
 
 impl<T: Entry> Shared<T> {
-    /// Maps the ring of `size` entries that was asked for on the socket.
+    /// Maps the ring of `size` entries that was requested on the socket.
     fn map(socket: BorrowedFd<'_>, size: u32, which: i64, at: &libc::xdp_ring_offset) -> io::Result<Shared<T>> {
         let wrong = || io::Error::other("the kernel's ring offsets are invalid");
         let offset = |bytes: u64| usize::try_from(bytes).map_err(|_| wrong());
@@ -57,7 +57,7 @@ impl<T: Entry> Shared<T> {
             return Err(wrong());
         }
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: a new mapping at an address chosen by the kernel touches no memory of ours.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, socket.as_raw_fd(), which) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -94,30 +94,31 @@ impl<T: Entry> Shared<T> {
 
 impl<T: Entry> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, used by nobody else.
+        // SAFETY: the mapping made in `map`, which has no other user.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
-/// The side that writes.
+/// The writing side of a ring.
 #[derive(Debug)]
 pub(super) struct Producer<T: Entry> {
     ring: Shared<T>,
     /// The number of the next entry.
     next: u32,
-    /// Our counter as the kernel sees it. It is written only when it moves: the kernel reads that line on another CPU.
+    /// Our counter as the kernel sees it. It is written only when it changes, because the kernel reads this cache line on
+    /// another CPU.
     shown: u32,
     /// The kernel's counter as last seen.
     consumed: u32,
 }
 
 impl<T: Entry> Producer<T> {
-    /// Maps a ring to write to.
+    /// Maps a ring for writing.
     pub(super) fn map(fd: BorrowedFd<'_>, size: u32, which: i64, at: &libc::xdp_ring_offset) -> io::Result<Self> {
         Ok(Producer { ring: Shared::map(fd, size, which, at)?, next: 0, shown: 0, consumed: 0 })
     }
 
-    /// Writes an entry; the kernel sees it after [`Producer::submit`]. Whether there was room.
+    /// Writes an entry. The kernel sees it after [`Producer::submit`]. Returns whether there was room.
     #[inline]
     pub(super) fn push(&mut self, value: T) -> bool {
         if self.pending() == self.ring.size {
@@ -126,13 +127,13 @@ impl<T: Entry> Producer<T> {
                 return false;
             }
         }
-        // SAFETY: the entry is between what the kernel has consumed and what it may see, so it is ours.
+        // SAFETY: the kernel has consumed the old entry at this index and may not see the new one yet, so it is ours.
         unsafe { self.ring.entry(self.next).write(value) };
         self.next = self.next.wrapping_add(1);
         true
     }
 
-    /// Shows the kernel all that was pushed.
+    /// Makes all pushed entries visible to the kernel.
     #[inline]
     pub(super) fn submit(&mut self) {
         if self.shown != self.next {
@@ -141,42 +142,41 @@ impl<T: Entry> Producer<T> {
         }
     }
 
-    /// Takes back the entries from number `next` on. Only for entries the kernel has not looked at and cannot be looking
-    /// at.
+    /// Takes back the entries from number `next` on. Only for entries that the kernel has not read and cannot be reading.
     pub(super) fn withdraw_to(&mut self, next: u32) {
         self.next = next;
         self.submit();
     }
 
-    /// The entry of that number, as it was last pushed.
+    /// The entry with this number, as it was last pushed.
     pub(super) fn peek(&self, number: u32) -> T {
-        // SAFETY: in the mapping; both sides only read it until the place is pushed to again, by us.
+        // SAFETY: in the mapping. Both sides only read the entry until we push to its index again.
         unsafe { self.ring.entry(number).read() }
     }
 
-    /// The number the next entry will have.
+    /// The number of the next entry to be pushed.
     pub(super) fn next(&self) -> u32 {
         self.next
     }
 
-    /// The number of the first entry that the kernel has not consumed, asked anew.
+    /// The number of the first entry that the kernel has not consumed, read again from the ring.
     pub(super) fn consumed(&mut self) -> u32 {
         self.consumed = self.ring.consumer().load(Ordering::Acquire);
         self.consumed
     }
 
-    /// Entries not yet consumed, as last seen.
+    /// Number of entries not yet consumed, by the counter as last read.
     pub(super) fn pending(&self) -> u32 {
         self.next.wrapping_sub(self.consumed)
     }
 
-    /// Whether the kernel wants a system call before it looks.
+    /// Whether the kernel needs a system call to process the ring.
     pub(super) fn needs_wakeup(&self) -> bool {
         self.ring.needs_wakeup()
     }
 }
 
-/// The side that reads.
+/// The reading side of a ring.
 #[derive(Debug)]
 pub(super) struct Consumer<T: Entry> {
     ring: Shared<T>,
@@ -189,12 +189,12 @@ pub(super) struct Consumer<T: Entry> {
 }
 
 impl<T: Entry> Consumer<T> {
-    /// Maps a ring to read from.
+    /// Maps a ring for reading.
     pub(super) fn map(fd: BorrowedFd<'_>, size: u32, which: i64, at: &libc::xdp_ring_offset) -> io::Result<Self> {
         Ok(Consumer { ring: Shared::map(fd, size, which, at)?, next: 0, shown: 0, produced: 0 })
     }
 
-    /// Reads the next entry. The kernel gets its place back by [`Consumer::release`].
+    /// Reads the next entry. [`Consumer::release`] gives its space back to the kernel.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<T> {
         if self.next == self.produced {
@@ -203,13 +203,13 @@ impl<T: Entry> Consumer<T> {
                 return None;
             }
         }
-        // SAFETY: the entry is between what we have given back and what the kernel has written, so it is ours to read.
+        // SAFETY: the kernel has written the entry and we have not given it back yet, so we may read it.
         let value = unsafe { self.ring.entry(self.next).read() };
         self.next = self.next.wrapping_add(1);
         Some(value)
     }
 
-    /// Gives the kernel back the places of all that was popped.
+    /// Gives the space of all popped entries back to the kernel.
     #[inline]
     pub(super) fn release(&mut self) {
         if self.shown != self.next {

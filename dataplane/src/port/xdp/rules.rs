@@ -1,7 +1,7 @@
-//! What the steering programs know: tables shared by all of them, written by the control thread while frames pass.
+//! The tables of the steering programs. All programs share them, and the control thread changes them while frames pass.
 //!
-//! A change is one system call an entry and is seen by the very next frame. The order is the caller's: own an address
-//! before it is announced, stop serving an endpoint when its last flow may have ended.
+//! A change is one system call per entry and applies to the next frame. The caller must keep the order: own an address before
+//! it is announced, and stop serving an endpoint only when its last flow may have ended.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use super::super::device::OpenError;
 use super::steering::Tables;
 use crate::bpf::{Kind, Map};
 
-/// Room in the tables. Memory is taken for entries that are there, and 16 bytes for each that could be.
+/// Capacity of the tables. The kernel allocates memory for existing entries, and 16 bytes per possible entry.
 const OWNED: u32 = 1 << 15;
 const SERVED: u32 = 1 << 18;
 const HOST: u32 = 1 << 12;
 
-/// An address; IPv4 mapped into IPv6.
+/// An address; IPv4 is mapped into IPv6.
 type Address = [u8; 16];
-/// Address, port in network order, protocol, a zero.
+/// Address, port in network order, protocol, and a zero byte.
 type Endpoint = [u8; 20];
 
-/// The tables. Clones are the same tables.
+/// A handle to the tables. Clones refer to the same tables.
 #[derive(Clone, Debug)]
 pub struct Rules {
     maps: Arc<Maps>,
@@ -37,7 +37,7 @@ struct Maps {
     host: Map<16, 1>,
 }
 
-/// A table could not be changed.
+/// The error of a table that could not be changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}{}", full(source))]
 pub struct RuleError {
@@ -46,12 +46,13 @@ pub struct RuleError {
 }
 
 impl Rules {
-    /// Empty tables: nothing is pollgate's.
+    /// Empty tables: no frame is taken.
     pub fn new() -> Result<Rules, OpenError> {
         Rules::with_room(OWNED)
     }
 
-    /// The same with room for so many owned addresses: a load generator stands for more hosts than a gateway has Services.
+    /// Empty tables with room for at least `owned` owned addresses: a load generator stands for more hosts than a gateway
+    /// has Services.
     pub fn with_room(owned: u32) -> Result<Rules, OpenError> {
         let make = || {
             Ok(Maps {
@@ -64,29 +65,30 @@ impl Rules {
         Ok(Rules { maps: Arc::new(maps) })
     }
 
-    /// Takes everything sent to this address from now on.
+    /// Takes all frames to this address from now on.
     pub fn own(&self, address: IpAddr) -> Result<(), RuleError> {
         self.maps.owned.insert(&key(address), &[1]).map_err(RuleError::doing(|| format!("owning {address}")))
     }
 
-    /// Leaves the address to the kernel again; fine if it was not owned.
+    /// Leaves the address to the kernel again. No error if it was not owned.
     pub fn disown(&self, address: IpAddr) -> Result<(), RuleError> {
         self.maps.owned.remove(&key(address)).map(drop).map_err(RuleError::doing(|| format!("disowning {address}")))
     }
 
-    /// Takes what this endpoint sends from this port to anybody but the host. Adding it twice is adding it once.
+    /// Takes the frames that this endpoint sends from this port to any address except the host's. Adding an endpoint again
+    /// changes nothing.
     pub fn serve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
         let served = self.maps.served.insert(&endpoint(address, port, protocol), &[1]);
         served.map_err(RuleError::doing(|| format!("serving {protocol:?} {address} port {port}")))
     }
 
-    /// No longer; fine if it was not served.
+    /// Stops taking the endpoint's frames. No error if it was not served.
     pub fn unserve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
         let gone = self.maps.served.remove(&endpoint(address, port, protocol)).map(drop);
         gone.map_err(RuleError::doing(|| format!("no longer serving {protocol:?} {address} port {port}")))
     }
 
-    /// The host has this address: what endpoints send to it is the kernel's.
+    /// Adds an address of the host. Frames from endpoints to it go to the kernel.
     pub fn add_host_address(&self, address: IpAddr) -> Result<(), RuleError> {
         self.maps
             .host
@@ -94,13 +96,13 @@ impl Rules {
             .map_err(RuleError::doing(|| format!("adding the host's address {address}")))
     }
 
-    /// The host no longer has it; fine if it had not.
+    /// Removes an address of the host. No error if the host did not have it.
     pub fn remove_host_address(&self, address: IpAddr) -> Result<(), RuleError> {
         let gone = self.maps.host.remove(&key(address)).map(drop);
         gone.map_err(RuleError::doing(|| format!("removing the host's address {address}")))
     }
 
-    /// For a program with these tables of its own.
+    /// All tables for a program that has these two of its own.
     pub(super) fn tables<'a>(&'a self, mac: &'a Map<4, 8>, sockets: &'a Map<4, 4>) -> Tables<'a> {
         Tables {
             owned: self.maps.owned.as_fd(),
@@ -113,7 +115,7 @@ impl Rules {
 }
 
 impl RuleError {
-    /// Adds to an error what was being done.
+    /// Adds the failed operation to an error.
     pub(super) fn doing(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RuleError {
         |source| RuleError { what: format!("{} in the steering program's tables", what()), source }
     }

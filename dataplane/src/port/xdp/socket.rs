@@ -1,11 +1,11 @@
-//! AF_XDP sockets: one a receive queue, and all of its system calls.
+//! AF_XDP sockets, one per receive queue, and all their system calls.
 //!
 //! ```text
 //!  socket ─▶ frame memory (first socket only) ─▶ ring sizes ─▶ map rings ─▶ bind to (interface, queue)
 //! ```
 //!
-//! The first socket registers the worker's memory and chooses the mode; the others share both (XDP_SHARED_UMEM, whose
-//! binding takes no mode of its own).
+//! The first socket registers the worker's memory and chooses the mode. The others share both (binding with XDP_SHARED_UMEM
+//! accepts no mode of its own).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -14,49 +14,49 @@ use super::super::device::{check, get, set};
 use super::ring::{Consumer, Producer};
 use super::umem::Umem;
 
-/// Entries of the rings that nothing goes through: sockets that only receive complete nothing.
+/// Entries of unused rings: a socket that only receives has no completions.
 const UNUSED: u32 = 64;
-/// Bytes of frames that may be on their way in the kernel; beyond it kicks answer EAGAIN.
+/// Maximum bytes of frames that the kernel may be sending. Beyond it, kicks return EAGAIN.
 const SEND_BUFFER: i32 = 4 << 20;
-/// How long a busy-polling call may look for frames, in microseconds, and how many it may take.
+/// How long a busy-polling call may poll for frames, in microseconds, and how many it may take.
 const BUSY_POLL: i32 = 20;
 const BUSY_POLL_BUDGET: i32 = 64;
 
-/// Where a socket's memory comes from.
+/// The source of a socket's memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Memory<'a> {
-    /// It registers it. With `copy`, zero copy is not even tried.
+    /// The socket registers the memory.
     Register {
-        /// The memory.
+        /// The frame memory.
         umem: &'a Umem,
-        /// Whether the kernel must copy.
+        /// Whether the kernel must copy. Zero copy is then not tried.
         copy: bool,
     },
-    /// It shares that of this socket.
+    /// The socket shares the memory of this one.
     Share(BorrowedFd<'a>),
 }
 
-/// A socket with its rings.
+/// An AF_XDP socket with its rings.
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) receive: Consumer<libc::xdp_desc>,
     pub(super) fill: Producer<u64>,
-    /// Chunks the kernel has to receive into, or has received into and not been relieved of.
+    /// Number of chunks that the kernel has for receiving, including received frames that were not taken yet.
     pub(super) posted: u32,
     pub(super) completion: Consumer<u64>,
-    /// Only for a socket that sends.
+    /// The transmit ring, for a socket that sends.
     pub(super) transmit: Option<Producer<libc::xdp_desc>>,
     fd: OwnedFd,
 }
 
 impl Socket {
-    /// Makes it, not bound yet: `entries` in each ring that is used.
+    /// An unbound socket with `entries` entries in each ring that is used.
     pub(super) fn new(memory: Memory<'_>, entries: u32, sends: bool, busy_poll: bool) -> io::Result<Socket> {
         let xdp = libc::SOL_XDP;
-        // SAFETY: no pointers.
+        // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         check(fd)?;
-        // SAFETY: a fresh descriptor, owned by nobody else.
+        // SAFETY: a new descriptor without another owner.
         let owner = unsafe { OwnedFd::from_raw_fd(fd) };
         let fd = owner.as_fd();
         if let Memory::Register { umem, .. } = memory {
@@ -89,7 +89,7 @@ impl Socket {
         })
     }
 
-    /// Binds it: EBUSY while the queue's last owner is still being taken down.
+    /// Binds the socket. Fails with EBUSY while the kernel still removes the queue's previous socket.
     pub(super) fn bind(&self, memory: Memory<'_>, interface: u32, queue: u32) -> io::Result<()> {
         let (flags, shared) = match memory {
             Memory::Register { copy, .. } => (libc::XDP_USE_NEED_WAKEUP | if copy { libc::XDP_COPY } else { 0 }, None),
@@ -103,7 +103,7 @@ impl Socket {
             sxdp_shared_umem_fd: shared.unwrap_or(0),
         };
         let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
-        // SAFETY: the address is live and of the length given.
+        // SAFETY: the address is alive and has the given length.
         check(unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) })
     }
 
@@ -114,24 +114,25 @@ impl Socket {
             && options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0
     }
 
-    /// Has the kernel look at the transmit ring.
+    /// Makes the kernel process the transmit ring.
     pub(super) fn kick(&self) -> Result<(), i32> {
-        // SAFETY: no data and no address, so nothing is read.
+        // SAFETY: no data and no address, so the kernel reads no memory.
         let sent =
             unsafe { libc::sendto(self.fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
         if sent < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) } else { Ok(()) }
     }
 
-    /// Has the driver look at the fill ring, and with busy polling at the device.
+    /// Makes the driver process the fill ring and, with busy polling, poll the device.
     pub(super) fn kick_receive(&self) {
         let null = std::ptr::null_mut();
-        // SAFETY: no buffer and no address, so nothing is written. Whatever it answers, the ring tells what is there.
+        // SAFETY: no buffer and no address, so the kernel writes no memory. The result is not needed: the ring shows what
+        // has arrived.
         unsafe { libc::recvfrom(self.fd.as_raw_fd(), null, 0, libc::MSG_DONTWAIT, null.cast(), null.cast()) };
     }
 
-    /// Frames that were for this socket and did not get into its ring, since it was made: no free chunk, or too long for
-    /// one (`rx_dropped`), or the ring full. `rx_fill_ring_empty_descs` is no third: in copy mode it counts those without
-    /// a chunk again, in zero-copy mode the driver's attempts rather than frames.
+    /// Number of frames for this socket that did not get into its ring since it was made: no free chunk, too long for a
+    /// chunk (both `rx_dropped`), or the ring was full. `rx_fill_ring_empty_descs` must not be added: in copy mode it counts
+    /// the frames without a chunk again, and in zero-copy mode it counts the driver's attempts, not frames.
     pub(super) fn lost(&self) -> u64 {
         let mut counts = libc::xdp_statistics {
             rx_dropped: 0,
@@ -161,7 +162,7 @@ fn offsets(fd: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
     Ok(offsets)
 }
 
-/// As large as wished where that is allowed, else as large as the kernel's limit.
+/// Sets the wanted size if allowed, otherwise the kernel's limit.
 fn grow_send_buffer(fd: BorrowedFd<'_>) -> io::Result<()> {
     let (level, size) = (libc::SOL_SOCKET, &SEND_BUFFER);
     set(fd, level, libc::SO_SNDBUFFORCE, size).or_else(|_| set(fd, level, libc::SO_SNDBUF, size))

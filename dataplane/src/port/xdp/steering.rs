@@ -1,4 +1,4 @@
-//! The steering program: which frames an interface gives to pollgate, decided before the kernel looks at them.
+//! The steering program. It decides which frames of an interface go to pollgate, before the kernel processes them.
 //!
 //! ```text
 //!                   ┌ to our MAC ─┬ IPv4 ─┬ destination owned ───────────────────────────────▶ worker
@@ -7,26 +7,26 @@
 //!                       everything else, VLAN-tagged frames too ─────────────────────────────▶ kernel
 //! ```
 //!
-//! "Worker" is the AF_XDP socket of the frame's own receive queue: the kernel allows no other. A queue without a socket
-//! gives its frames to the kernel.
+//! "Worker" is the AF_XDP socket of the frame's own receive queue; the kernel allows no other. Frames of a queue without a
+//! socket go to the kernel.
 //!
-//! **Exactly ours.** On AF_PACKET the kernel has its own copy of each frame; here whoever gets it has the only one. So the
-//! program takes no more than it must, by tables that the control thread keeps current ([`super::Rules`]):
-//! * an owned destination, whatever the protocol: fragments and ICMP too;
-//! * replies of endpoints to clients that were not translated (their destination is the client): known by source address,
-//!   port and protocol. A fragment that is not the first has no port, and neither has an IPv6 packet with extension
-//!   headers that this program does not walk: from an endpoint, those are taken by an owned destination only;
-//! * but nothing an endpoint says to the host's own addresses: the kernel's health checks and ssh stay the kernel's.
+//! **Only our frames.** With AF_PACKET the kernel has its own copy of each frame. Here there is only one copy, for the worker
+//! or for the kernel. So the program takes only what it must, by tables that the control thread updates ([`super::Rules`]):
+//! * frames to an owned destination, with any protocol, including fragments and ICMP;
+//! * replies of endpoints to clients that were not translated (the destination is the client), recognised by source address,
+//!   port and protocol. A fragment after the first has no port. For an IPv6 packet with extension headers the program does
+//!   not find the port. Such frames from an endpoint are taken only if the destination is owned;
+//! * but no frames from an endpoint to the host's own addresses: health checks and ssh stay with the kernel.
 //!
-//! ARP is looked at by target address only, whatever the operation: a reply or an announcement for an owned address means
-//! that somebody else has it.
+//! For ARP only the target address counts, with any operation: a reply or an announcement for an owned address means that
+//! another host uses it.
 //!
-//! Keys are 16 bytes, IPv4 addresses mapped (RFC 4291 §2.5.5.2), so one table serves both families. An IPv6 packet *to* a
-//! mapped address would find its IPv4 namesake; there are no such packets on a wire, and a worker drops it.
+//! Keys are 16 bytes, with IPv4 addresses mapped (RFC 4291 §2.5.5.2), so one table serves both families. An IPv6 packet *to*
+//! a mapped address would match the IPv4 address. Such packets do not occur on a wire, and a worker drops them.
 //!
-//! **Tags.** A tag is looked for in the frame's bytes. A device that takes tags out of received frames (`ethtool -k`:
-//! rx-vlan-offload) hides them from XDP, and tagged frames look like untagged ones: [`super::Program::strips_tags`]. A veth
-//! peer with VLAN devices does the same by handing tags over beside the frame (its tx-vlan-offload).
+//! **Tags.** The program looks for a tag in the frame's bytes. A device that removes tags from received frames (`ethtool -k`:
+//! rx-vlan-offload) hides them from XDP, and tagged frames look like untagged ones ([`super::Program::strips_tags`]). A veth
+//! peer with VLAN devices has the same effect: it passes tags outside the frame (its tx-vlan-offload).
 
 use std::os::fd::BorrowedFd;
 
@@ -36,7 +36,7 @@ use Condition::{AnyBit, Equal, Greater, Less, NotEqual};
 use Reg::{Fp, R0, R1, R2, R3, R6, R7, R8, R9};
 use Width::{Byte, Double, Half, Word};
 
-/// What the program tells the kernel (linux/bpf.h).
+/// Result of the program: the kernel processes the frame (linux/bpf.h).
 pub(super) const XDP_PASS: i32 = 2;
 /// The frame went to a socket.
 pub(super) const XDP_REDIRECT: u32 = 4;
@@ -50,7 +50,7 @@ const DATA: i16 = 0;
 const DATA_END: i16 = 4;
 const RECEIVE_QUEUE: i16 = 16;
 
-// Places in a frame, from its first byte.
+// Offsets in a frame, from its first byte.
 const ETHER_TYPE: i16 = 12;
 const IP: i16 = 14;
 const V4_FRAGMENT: i16 = IP + 6;
@@ -69,7 +69,7 @@ const ARP_SIZES: i16 = 18;
 const ARP_TARGET: i16 = 38;
 const ARP_END: i32 = 42;
 
-// Where keys are put together on the stack.
+// Offsets of keys on the stack.
 const ADDRESS: i16 = -16;
 const ENDPOINT: i16 = -40;
 const ENDPOINT_PORT: i16 = ENDPOINT + 16;
@@ -78,7 +78,7 @@ const ENDPOINT_PROTOCOL: i16 = ENDPOINT + 18;
 const ICMPV6: i32 = 58;
 const NEIGHBOUR_SOLICITATION: i32 = 135;
 
-/// The tables it asks.
+/// The tables that the program reads.
 #[derive(Clone, Copy)]
 pub(super) struct Tables<'a> {
     pub(super) owned: BorrowedFd<'a>,
@@ -88,7 +88,7 @@ pub(super) struct Tables<'a> {
     pub(super) sockets: BorrowedFd<'a>,
 }
 
-/// The program. R6 is the context, R7 and R8 the frame's bounds, R9 whether it is to our own MAC (else to a group).
+/// The program. R6 is the context. R7 and R8 are the frame's bounds. R9 is 1 for a frame to our own MAC, 0 for one to a group.
 pub(super) fn assemble(tables: Tables<'_>) -> Result<Vec<Insn>, AsmError> {
     let mut program = Steering { code: Assembler::new(), tables };
     program.ethernet();
@@ -136,7 +136,7 @@ impl Steering<'_> {
     fn arp(&mut self) {
         self.needs(ARP_END, "pass");
         let code = &mut self.code;
-        // Ethernet, for IPv4, with addresses of six and four bytes.
+        // ARP for IPv4 over Ethernet: addresses of six and four bytes.
         code.load(Word, R2, R7, IP);
         code.jump_if(R2, NotEqual, wire32(0x0001_0800), "pass");
         code.load(Half, R2, R7, ARP_SIZES);
@@ -158,7 +158,7 @@ impl Steering<'_> {
         code.jump_if(R0, NotEqual, 0, "redirect");
         code.load(Half, R2, R7, V4_FRAGMENT);
         code.jump_if(R2, AnyBit, wire16(0x1fff), "pass");
-        // The transport header starts behind the options.
+        // The transport header starts after the options.
         code.load(Byte, R9, R7, IP);
         code.and(R9, 0x0f);
         code.shift_left(R9, 2);
@@ -219,21 +219,21 @@ impl Steering<'_> {
         code.exit();
     }
 
-    /// Goes to `otherwise` unless the frame has `bytes`.
+    /// Jumps to `otherwise` if the frame has fewer than `bytes` bytes.
     fn needs(&mut self, bytes: i32, otherwise: &'static str) {
         self.code.mov(R2, R7);
         self.code.add(R2, bytes);
         self.code.jump_if(R2, Greater, R8, otherwise);
     }
 
-    /// The end of an endpoint's key: port R3 and protocol R2.
+    /// Writes the end of an endpoint's key: port R3 and protocol R2.
     fn endpoint(&mut self) {
         self.code.store(Word, Fp, ENDPOINT_PORT, 0);
         self.code.store(Half, Fp, ENDPOINT_PORT, R3);
         self.code.store(Byte, Fp, ENDPOINT_PROTOCOL, R2);
     }
 
-    /// An IPv4 address of the frame, mapped, onto the stack.
+    /// Copies an IPv4 address of the frame to the stack, mapped.
     fn copy_v4(&mut self, to: i16, from: i16) {
         self.code.store(Double, Fp, to, 0);
         self.code.store(Word, Fp, to + 8, wire32(0x0000_ffff));
@@ -241,7 +241,7 @@ impl Steering<'_> {
         self.code.store(Word, Fp, to + 12, R2);
     }
 
-    /// An IPv6 address of the frame onto the stack, in words: the stack is aligned, the frame is not.
+    /// Copies an IPv6 address of the frame to the stack, in words: the stack is aligned, the frame is not.
     fn copy_v6(&mut self, to: i16, from: i16) {
         for word in [0, 4, 8, 12] {
             self.code.load(Word, R2, R7, from + word);
@@ -249,7 +249,7 @@ impl Steering<'_> {
         }
     }
 
-    /// R0 = where the entry for the key on the stack is, or 0.
+    /// R0 = the address of the entry for the key on the stack, or 0.
     fn look_up(&mut self, table: BorrowedFd<'_>, key: i16) {
         self.code.map(R1, table);
         self.code.mov(R2, Fp);
@@ -258,12 +258,12 @@ impl Steering<'_> {
     }
 }
 
-/// A number as a load of two bytes off the wire sees it.
+/// The value that loading two bytes in network order gives for `number`.
 fn wire16(number: u16) -> i32 {
     i32::from(number.to_be())
 }
 
-/// The same for four; those used have no sign to extend.
+/// The value that loading four bytes gives. The numbers used here have no sign bit to extend.
 fn wire32(number: u32) -> i32 {
     number.to_be().cast_signed()
 }

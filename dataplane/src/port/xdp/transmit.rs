@@ -1,23 +1,23 @@
-//! Sending: descriptors into the transmit ring, kicks, and buffers coming home.
+//! Sending: descriptors in the transmit ring, kicks, and completed buffers.
 //!
 //! ```text
 //!  frame in the memory  ──────────────▶ descriptor ─▶ transmit ring ─kick─▶ kernel ─▶ completion ring ─▶ its owner
 //!  frame from elsewhere ─copy─▶ chunk ──▲
 //! ```
 //!
-//! **Kicks.** In copy mode the kernel sends inside the system call, at most 32 frames a call; so the call is repeated
-//! until the ring is empty or the kernel takes no more, and not more often than [`KICKS`]. What then is left in the ring
-//! goes with the next call: the worker makes one while [`Transmitter::is_sending`]. With zero copy the driver says
-//! whether it wants one at all (XDP_USE_NEED_WAKEUP).
+//! **Kicks.** In copy mode the kernel sends inside the system call, at most 32 frames per call. So the call is repeated until
+//! the ring is empty or the kernel takes no more, at most [`KICKS`] times. The rest of the ring goes with the next call, which
+//! the worker makes while [`Transmitter::is_sending`]. With zero copy the driver reports whether it needs a kick
+//! (XDP_USE_NEED_WAKEUP).
 //!
-//! **A link that is down** shows in two ways. Switched off: the first kick says so (ENETDOWN), before the kernel has read
-//! any of the new descriptors, so that in copy mode they can be withdrawn. Without a carrier: the kernel takes each frame
-//! and throws it away (EBUSY, one a call), as it does where the device's queue is full; the interface's flags tell which,
-//! though up to a second late. While it is down, the first frame of each batch is a probe, and the rest does not follow
-//! before one gets through.
+//! **A link that is down** shows in two ways. If it is administratively down, the first kick fails (ENETDOWN) before the
+//! kernel has read any new descriptor, so in copy mode they can be withdrawn. Without carrier the kernel takes each frame
+//! and drops it (EBUSY, one frame per call), as it does if the device's queue is full. The interface's flags show which it
+//! is, up to a second late. While the link is down, the first frame of each batch is a probe. The rest of a batch is sent
+//! only after a probe succeeds.
 //!
-//! A refused frame (EBUSY) is the one in front of the ring's consumer; it comes home like the others and is then reported
-//! with its reason. One that was queued by an earlier batch has been reported as sent already.
+//! A refused frame (EBUSY) is the one before the ring's consumer. It completes like the others and is then reported with its
+//! reason. A refused frame of an earlier batch was already reported as sent.
 
 use pollgate_common::reasons::DropReason;
 
@@ -28,29 +28,29 @@ use super::ring::Producer;
 use super::socket::Socket;
 use super::umem::Share;
 
-/// System calls for one burst at most: enough for a burst in copy mode, refused frame by frame.
+/// Maximum number of system calls per burst: enough for a burst in copy mode in which every frame is refused.
 const KICKS: u32 = 80;
-/// The shortest frame: an Ethernet header.
+/// Length of the shortest frame: an Ethernet header.
 const SHORTEST: usize = 14;
 const ETHERNET_AND_TAG: usize = 18;
 
-/// What became of a frame of the burst.
+/// The result for a frame of the burst.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Dropped(DropReason),
-    /// In the ring, with this number; as it lies, or copied.
+    /// In the ring, with this number: in its own chunk, or copied to another.
     Queued {
         number: u32,
         copied: bool,
     },
 }
 
-/// What a burst's kicks came to.
+/// The result of a burst's kicks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kicked {
-    /// The kernel has the frames, or will have them.
+    /// The kernel has taken the frames or will take them.
     Taken,
-    /// The link was down before it looked at any: they were withdrawn.
+    /// The link was down before the kernel read any frame. They were withdrawn.
     Withdrawn,
 }
 
@@ -59,13 +59,13 @@ enum Kicked {
 pub(super) struct Transmitter {
     ring: Producer<libc::xdp_desc>,
     outcomes: [Outcome; BURST],
-    /// Numbers of frames of this burst that the device refused, and why.
+    /// Numbers of frames of this burst that the device refused, with the reasons.
     refused: Vec<(u32, DropReason)>,
-    /// Those whose chunk has not come home yet.
+    /// Refused frames whose chunk is not completed yet.
     returning: Vec<(u64, DropReason)>,
-    /// Descriptors submitted less completions seen.
+    /// Number of submitted descriptors without completion.
     under_way: u32,
-    /// The largest frame the device took when it was opened.
+    /// The largest frame that the device accepted when the port was opened.
     largest: usize,
     is_down: bool,
     is_gone: bool,
@@ -85,12 +85,12 @@ impl Transmitter {
         }
     }
 
-    /// Whether chunks are on their way out that may still come home.
+    /// Whether chunks are being sent that may still complete.
     pub(super) fn is_sending(&self) -> bool {
         self.under_way > 0 && !self.is_gone
     }
 
-    /// Takes home what has been sent: others' chunks as frames into `back`, our own without further ado.
+    /// Handles completions. Chunks of other ports go to `back` as frames. Our own go directly to the free list.
     pub(super) fn reap(&mut self, socket: &mut Socket, share: &mut Share, back: &mut Vec<Returned>) {
         while let Some(address) = socket.completion.pop() {
             self.under_way = self.under_way.saturating_sub(1);
@@ -99,7 +99,7 @@ impl Transmitter {
                 share.put(address);
                 continue;
             }
-            // SAFETY: the kernel is done with the chunk: its address has just come off the completion ring.
+            // SAFETY: the kernel is done with the chunk: its address has just left the completion ring.
             if let Some(frame) = unsafe { share.hand_out(address, 0, None) } {
                 back.push(Returned { frame, dropped });
             }
@@ -107,7 +107,7 @@ impl Transmitter {
         socket.completion.release();
     }
 
-    /// Why the frame at `address` was not sent after all.
+    /// Why the frame at `address` was refused, if it was.
     fn reason(&mut self, address: u64) -> Option<DropReason> {
         if self.returning.is_empty() {
             return None;
@@ -170,7 +170,7 @@ impl Transmitter {
         Ok(Outcome::Queued { number, copied })
     }
 
-    /// Counts a frame and sees to its buffer.
+    /// Counts a frame and handles its buffer.
     fn settle(
         &mut self,
         outcome: Outcome,
@@ -206,7 +206,7 @@ impl Transmitter {
         }
     }
 
-    /// Has the kernel take what is in the ring; the burst's first descriptor has the number `first`.
+    /// Makes the kernel process the ring. The burst's first descriptor has the number `first`.
     fn kick(&mut self, socket: &Socket, device: &Device, first: u32) -> Kicked {
         self.refused.clear();
         let mut stuck = 0;
@@ -237,7 +237,7 @@ impl Transmitter {
         Kicked::Taken
     }
 
-    /// The frame in front of the consumer was taken and thrown away.
+    /// Records that the kernel took the frame before the consumer and dropped it.
     fn refuse(&mut self, first: u32) {
         let number = self.ring.consumed().wrapping_sub(1);
         let of_this_burst = number.wrapping_sub(first) < self.ring.next().wrapping_sub(first);
@@ -247,7 +247,8 @@ impl Transmitter {
         }
     }
 
-    /// The link is down. Where the kernel reads the ring only when called, and has not read the burst yet, it never will.
+    /// Handles a link that is down. If the kernel reads the ring only when called, and has not read the burst yet, the burst
+    /// is withdrawn.
     fn down(&mut self, socket: &Socket, turn: u32, first: u32) -> Kicked {
         self.is_down = true;
         if turn > 0 || socket.is_zero_copy() {
