@@ -1,4 +1,4 @@
-//! From objects to tables: everything from nothing, and one endpoint among many.
+//! Compiling objects to tables: all objects, and the change of one endpoint among many.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -13,7 +13,7 @@ use pollgate_control::compile::sink::TableSink;
 use support::control::{Control, ENDPOINTS, compiled};
 use support::sizes;
 
-/// Ports of a Service: UDP and TCP.
+/// Ports per Service: UDP and TCP.
 const PORTS: usize = 2;
 
 fn compile(c: &mut Criterion) {
@@ -24,7 +24,7 @@ fn compile(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("cold", services), |b| {
             let control = control.get_or_insert_with(|| Control::new(services));
             all_are_there(&control.compiler, services);
-            // What is made is dropped outside of the time.
+            // The result is dropped outside the measured time.
             b.iter_with_large_drop(|| compiled(&control.cluster));
         });
         group.sample_size(100).measurement_time(Duration::from_secs(5));
@@ -39,12 +39,12 @@ fn compile(c: &mut Criterion) {
 fn all_are_there(compiler: &Compiler, services: u32) {
     let reader = compiler.source().reader();
     let pin = reader.pin();
-    // The one that is there from the start is none of them.
+    // The Service that exists from the start is not one of them.
     let ours = pin.load().services().filter(|service| !service.name.starts_with("default/kubernetes:"));
     assert_eq!(ours.count(), services as usize * PORTS);
 }
 
-/// The time to compile and publish `changes` changes of one endpoint each; planning them is not in it.
+/// The time to compile and publish `changes` changes of one endpoint each, without the time to plan them.
 fn changes(control: &mut Control, changes: u64) -> Duration {
     let mut took = Duration::ZERO;
     for change in 0..changes {
@@ -60,7 +60,7 @@ fn changes(control: &mut Control, changes: u64) -> Duration {
     took
 }
 
-/// The tables have that many endpoints of the Service now.
+/// Checks the number of endpoints of the Service in the tables.
 fn endpoints_of(control: &Control, service: u32, count: usize) {
     let reader = control.compiler.source().reader();
     let pin = reader.pin();

@@ -1,7 +1,7 @@
-//! Cluster DNS in memory: queries in, answers out, by the whole pipeline, for 10 000 Services.
+//! Cluster DNS in memory: queries in, answers out, through the whole pipeline, for 10 000 Services.
 //!
-//! Beside it, in the same run, the **floor**: the same queries made in the same way, their lines touched with the same
-//! prefetching and a random line of as many names, and nothing done.
+//! The same run measures the **floor**: the same queries made in the same way. Their cache lines and a random line of as many
+//! names are accessed with the same prefetching, and nothing else is done.
 //!
 //! One iteration is a burst of 64 queries.
 
@@ -21,15 +21,15 @@ use pollgate_dataplane::wire::checksum;
 use support::site::MAC;
 use support::{Make, Random, Site, cluster, prefetch};
 
-/// Where cluster DNS answers by default.
+/// The default address of cluster DNS.
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Room for the longest answer.
 const STRIDE: usize = 512;
-/// Where the message starts: behind Ethernet, IPv4 and UDP.
+/// Offset of the message: after Ethernet, IPv4 and UDP.
 const MESSAGE: usize = 42;
 const NXDOMAIN: u8 = 3;
 
-/// What is asked, and the answer's code and count that must come.
+/// A query, and the expected response code and number of answers.
 struct Question {
     name: &'static str,
     rtype: u16,
@@ -75,7 +75,7 @@ fn answers(c: &mut Criterion) {
     group.finish();
 }
 
-/// Every query is answered, with what is true, and without an allocation.
+/// Checks that every query gets the correct answer, without an allocation.
 fn check(site: &mut Site, question: &Question) {
     site.check();
     assert_eq!(site.totals().flows_live, 0, "DNS opens no flows");
@@ -83,12 +83,12 @@ fn check(site: &mut Site, question: &Question) {
     let sent = remote.sent(|| site.poll());
     assert_eq!(sent.len(), BURST);
     for frame in sent {
-        let told = (frame[MESSAGE + 3] & 0x0f, frame[MESSAGE + 7]);
-        assert_eq!(told, (question.rcode, question.answers), "{}: code and answers", question.name);
+        let found = (frame[MESSAGE + 3] & 0x0f, frame[MESSAGE + 7]);
+        assert_eq!(found, (question.rcode, question.answers), "{}: code and answers", question.name);
     }
 }
 
-/// Queries for random names, made beforehand.
+/// Queries for random names, made in advance.
 struct Queries {
     frames: Vec<Box<[u8]>>,
     random: Random,
@@ -134,7 +134,7 @@ fn query(name: &str, rtype: u16, client: u32) -> Box<[u8]> {
     frame.into()
 }
 
-/// Makes the queries, touches their lines and one random line of as many names, and does nothing.
+/// Makes the queries, accesses their cache lines and a random line of as many names, and does nothing else.
 struct Floor {
     queries: Queries,
     names: Vec<[u8; 64]>,

@@ -1,8 +1,8 @@
-//! One worker's flow table: the passes of a burst as the pipeline makes them, and flows opened and closed.
+//! One worker's flow table: the passes over a burst as in the pipeline, and flows that open and close.
 //!
-//! Beside it, in the same run:
-//! * the **memory floor**: one bucket line and one entry line of tables as large, prefetched, touched, nothing done;
-//! * **hashbrown** with ahash, the same keys and values of 64 bytes: the table one would take if there were no other.
+//! The same run measures:
+//! * the **memory floor**: one bucket line and one entry line of tables of the same size, prefetched and accessed;
+//! * **hashbrown** with ahash, with the same keys and values of 64 bytes: the usual choice for such a table.
 //!
 //! One iteration is a burst of 64 look-ups.
 
@@ -72,7 +72,7 @@ fn flow_table(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a client sends to a Service, and what a backend gets.
+/// The key of a client's packet to a Service, and of the translated packet to the backend.
 #[inline]
 fn keys(flow: u32) -> (FlowKey<V4>, FlowKey<V4>) {
     let client = V4(Ipv4Addr::from(0x0af8_0000 + (flow >> 15)));
@@ -117,7 +117,7 @@ impl Lookups {
         Lookups { table, flows, random: Random::new(), keys: [Default::default(); BURST] }
     }
 
-    /// Looks for flows of numbers from `first` up, and answers how many there were.
+    /// Looks up the flows with numbers from `first` up. Returns how many exist.
     fn burst(&mut self, first: u32) -> usize {
         let Lookups { table, flows, random, keys: burst } = self;
         for (key, ..) in burst.iter_mut() {
@@ -131,7 +131,7 @@ impl Lookups {
     }
 }
 
-/// Lines where the table would have them: 2 entries a flow, buckets of eight that are 65 % full.
+/// As many lines as the table has: 2 entries per flow, buckets of eight that are 65 % full.
 struct Floor {
     buckets: Vec<[u32; 16]>,
     entries: Vec<[u32; 16]>,
@@ -189,7 +189,7 @@ impl Rival {
     }
 }
 
-/// A full table in which the oldest flows make room for new ones.
+/// A full table, in which new flows evict the oldest.
 struct Turnover {
     table: FlowTable<V4>,
     indexes: VecDeque<u32>,
@@ -198,7 +198,7 @@ struct Turnover {
 
 impl Turnover {
     fn new(flows: u32) -> Turnover {
-        // Room for the flows of one burst more.
+        // Room for the flows of one more burst.
         let mut table = table(flows + BURST as u32);
         let indexes = (0..flows).map(|flow| open(&mut table, flow)).collect();
         Turnover { table, indexes, next: flows }
@@ -209,7 +209,7 @@ impl Turnover {
             let oldest = self.indexes.pop_front().expect("a flow");
             self.table.close(oldest);
             self.indexes.push_back(open(&mut self.table, self.next));
-            // As many numbers as there are clients for.
+            // There are clients for this many numbers.
             self.next = (self.next + 1) & 0x7ff_ffff;
         }
     }

@@ -1,4 +1,5 @@
-//! Building Maglev tables: every size with the most backends it serves, and the one with a budget, 65 537 × 1 000.
+//! Building Maglev tables: every size with the most backends that it is used for, and the one with a time budget,
+//! 65 537 × 1 000.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -31,7 +32,7 @@ fn maglev(c: &mut Criterion) {
 /// Sizes with numbers of backends.
 fn cases() -> Vec<(u32, u32)> {
     let most = |size| size / if size < LARGE { PLACES_PER_BACKEND } else { PLACES_PER_BACKEND_IN_LARGE };
-    // The smallest size is for no backend at all.
+    // The smallest size is for a Service without backends.
     let mut cases: Vec<(u32, u32)> =
         SIZES.into_iter().map(|size| (size, most(size))).filter(|case| case.1 > 0).collect();
     assert!(cases.iter().all(|&(size, most)| size_for(most as usize) == Some(size)), "as the compiler would choose");

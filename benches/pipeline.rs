@@ -1,9 +1,9 @@
 //! The whole pipeline in memory: frames in, translated frames out, no I/O.
 //!
-//! Beside it, in the same run, the **memory floor**: the same frames made in the same way, the packet's line and a random
-//! flow's line touched with the same prefetching, and nothing done. What the pipeline costs above that is its own.
+//! The same run measures the **memory floor**: the same frames made in the same way. The packet's cache line and a random
+//! flow's line are accessed with the same prefetching, and nothing else is done. The difference is the pipeline's own cost.
 //!
-//! One iteration is a burst of 64 frames a worker; the throughput is in packets ("elem").
+//! One iteration is a burst of 64 frames per worker. The throughput is in packets ("elem").
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -23,7 +23,7 @@ use support::frames::{IMIX, OUTSIDE, SHORT};
 use support::site::MAC;
 use support::{Mix, Scene, Site, Source, prefetch, sizes};
 
-/// Flows where their number is not what is measured.
+/// Number of flows, if it is not the measured parameter.
 const FLOWS: u32 = 10_000;
 
 fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
@@ -33,7 +33,7 @@ fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     group
 }
 
-/// Packets of open flows, any at random.
+/// Packets of random open flows.
 fn measure(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, scene: impl Fn() -> Scene) {
     let mut site = None;
     group.bench_function(id, |b| {
@@ -61,7 +61,7 @@ fn established(c: &mut Criterion) {
     group.finish();
 }
 
-/// By what the packets are: protocols and sizes mixed.
+/// By kind of packets: mixed protocols and sizes.
 fn mixed(c: &mut Criterion) {
     let mut group = group(c, "mixed");
     measure(&mut group, BenchmarkId::new("tcp+udp", FLOWS), || Scene::new(Source::new(MAC, Mix::Both, FLOWS, 1)));
@@ -82,11 +82,11 @@ fn services(c: &mut Criterion) {
     group.finish();
 }
 
-/// Every packet a new flow, in a table with room and in a full one, where each evicts another.
+/// Every packet opens a new flow, in a table with room and in a full one, in which each new flow evicts another.
 fn new_flows(c: &mut Criterion) {
     const ROOM: u32 = 1 << 20;
     const SMALL: u32 = 1 << 16;
-    // A number for each, without coming round too soon.
+    // Enough numbers that they do not repeat too soon.
     const NUMBERS: u32 = 1 << 27;
     let mut group = group(c, "new");
     let from_pods = || Source::new(MAC, Mix::Udp, NUMBERS, 1_000);
@@ -120,7 +120,7 @@ fn new_flows(c: &mut Criterion) {
     group.finish();
 }
 
-/// The time for `bursts` bursts of new flows. When `room` bursts are in the table they expire, which is not measured.
+/// The time for `bursts` bursts of new flows. When the table has `room` bursts of flows they expire, which is not measured.
 fn open_with_room(site: &mut Site, bursts: u64, room: u32) -> Duration {
     let mut took = Duration::ZERO;
     let mut left = bursts;
@@ -149,7 +149,7 @@ fn expire_all(site: &mut Site) {
     site.remote.silent(false);
 }
 
-/// Workers side by side, each with its own table: what they take from each other is the machine's, not ours.
+/// Parallel workers, each with its own table. They share only the machine's resources.
 fn workers(c: &mut Criterion) {
     let mut group = c.benchmark_group("workers");
     group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
@@ -164,7 +164,7 @@ fn workers(c: &mut Criterion) {
     group.finish();
 }
 
-/// Threads with a gateway each, which wait for the number of bursts to do and tell the time it took.
+/// Threads with one gateway each. They receive a number of bursts, run them and report the time.
 struct Crew {
     orders: Vec<mpsc::Sender<u64>>,
     done: mpsc::Receiver<Duration>,
@@ -172,26 +172,26 @@ struct Crew {
 
 impl Crew {
     fn new(workers: usize) -> Crew {
-        let (tell, done) = mpsc::channel();
+        let (report, done) = mpsc::channel();
         let barrier = Arc::new(Barrier::new(workers));
         let hire = |_| {
             let (order, orders) = mpsc::channel();
-            let (tell, barrier) = (tell.clone(), Arc::clone(&barrier));
-            thread::spawn(move || work(&orders, &tell, &barrier));
+            let (report, barrier) = (report.clone(), Arc::clone(&barrier));
+            thread::spawn(move || work(&orders, &report, &barrier));
             order
         };
         Crew { orders: (0..workers).map(hire).collect(), done }
     }
 
-    /// The time until the last of them has done its bursts.
+    /// The time until the last thread has run its bursts.
     fn run(&self, bursts: u64) -> Duration {
-        self.orders.iter().for_each(|order| order.send(bursts).expect("a worker that lives"));
-        self.orders.iter().map(|_| self.done.recv().expect("a worker that lives")).max().unwrap_or_default()
+        self.orders.iter().for_each(|order| order.send(bursts).expect("a running worker"));
+        self.orders.iter().map(|_| self.done.recv().expect("a running worker")).max().unwrap_or_default()
     }
 }
 
-/// Ends with its last order.
-fn work(orders: &mpsc::Receiver<u64>, tell: &mpsc::Sender<Duration>, barrier: &Barrier) {
+/// Runs bursts as ordered, until the sender of orders is dropped.
+fn work(orders: &mpsc::Receiver<u64>, report: &mpsc::Sender<Duration>, barrier: &Barrier) {
     let mut site = Site::opened(&Scene::new(Source::new(MAC, Mix::Udp, FLOWS, 1)));
     for bursts in orders {
         barrier.wait();
@@ -201,11 +201,12 @@ fn work(orders: &mpsc::Receiver<u64>, tell: &mpsc::Sender<Duration>, barrier: &B
         }
         let took = start.elapsed();
         site.all_sent();
-        tell.send(took).expect("somebody who waits");
+        report.send(took).expect("a receiver");
     }
 }
 
-/// Makes the frames, touches their lines and one random line of as many entries as the flows have, and does nothing.
+/// Makes the frames, accesses their cache lines and a random line of as many entries as the flows have, and does nothing
+/// else.
 struct Floor {
     source: Source,
     table: Vec<[u8; SHORT]>,

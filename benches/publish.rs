@@ -1,16 +1,16 @@
-//! One endpoint changed among 10 000 × 10, until every worker has seen it.
+//! The time from the change of one endpoint among 10 000 × 10 until every worker sees it.
 //!
 //! ```text
 //!  store commit ── compile ─ publish ──▶ worker pins, loads ─▶ reads the new endpoints
 //!       ╰──────────────── measured ────────────────╯
 //! ```
 //!
-//! While a batch goes to the disk the control thread already compiles it; here the disk takes no time at all, so what is
-//! measured is the most that can come after the commit. Workers are threads that pin and load in a loop, as many as the
-//! machine has CPUs besides the control thread's.
+//! The control thread compiles a batch while the batch is written to the disk. Here the disk takes no time, so the measured
+//! time is the maximum after the commit. Workers are threads that pin and load in a loop, one per CPU except the control
+//! thread's.
 //!
-//! A budget on a tail wants percentiles, which criterion has not: they are printed, and written to publish.json in cargo's
-//! directory for temporary files, where `benches/table` finds them.
+//! The budget is for a percentile, and criterion has no percentiles. So they are printed, and written to publish.json in
+//! cargo's directory for temporary files, where `benches/table` reads them.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -35,7 +35,7 @@ fn publish(c: &mut Criterion) {
     group.measurement_time(Duration::from_secs(10));
     let services = if support::is_trial() { 100 } else { 10_000 };
     let mut control = None;
-    // From a nanosecond to a minute; a histogram without bounds would take 2 ns for the most there is.
+    // From a nanosecond to a minute. Without bounds the histogram would start with a maximum of 2 ns.
     let mut latencies = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3).expect("sound bounds");
     group.bench_function(BenchmarkId::new("seen-by-all", services), |b| {
         let control = control.get_or_insert_with(|| Control::new(services));
@@ -47,19 +47,19 @@ fn publish(c: &mut Criterion) {
         });
     });
     if !latencies.is_empty() {
-        tell(services, &latencies);
+        report(services, &latencies);
     }
     group.finish();
 }
 
-/// What a worker has seen: the newest generation, on a line of its own.
+/// The newest generation that a worker has seen, on its own cache line.
 #[derive(Default)]
 #[repr(align(128))]
 struct Seen(AtomicU64);
 
 /// Runs `work` on this thread, pinned, while workers read on the other CPUs.
 fn with_workers(control: &mut Control, work: impl FnOnce(&mut Control, &[Seen]) -> Duration) -> Duration {
-    // Asked once: this thread has only one of them afterwards.
+    // Read only once: afterwards this thread is pinned to one CPU.
     static CPUS: LazyLock<Vec<usize>> = LazyLock::new(|| host::allowed_cpus().expect("the CPUs of this process"));
     let (own, others) = CPUS.split_first().expect("at least one CPU");
     host::pin_to_cpu(*own).expect("a CPU of this process");
@@ -67,7 +67,7 @@ fn with_workers(control: &mut Control, work: impl FnOnce(&mut Control, &[Seen]) 
     let seen: Vec<Seen> = workers.iter().map(|_| Seen::default()).collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Dropped by a panic as well; otherwise the scope would wait for the workers for ever.
+        // Also dropped on a panic; otherwise the scope would wait for the workers without end.
         let _stop = StopAtLast(&stop);
         for (&cpu, seen) in workers.iter().zip(&seen) {
             let (source, stop) = (control.compiler.source(), &stop);
@@ -85,7 +85,7 @@ impl Drop for StopAtLast<'_> {
     }
 }
 
-/// A worker without packets: pins, loads, and says which generation it has.
+/// A worker without packets: pins, loads, and reports its generation.
 fn watch(cpu: usize, source: &Source, seen: &Seen, stop: &AtomicBool) {
     host::pin_to_cpu(cpu).expect("a CPU of this process");
     let reader = source.reader();
@@ -95,7 +95,7 @@ fn watch(cpu: usize, source: &Source, seen: &Seen, stop: &AtomicBool) {
     }
 }
 
-/// The time from the commit of one endpoint's change until all workers have it.
+/// The time from the commit of one endpoint's change until all workers have seen it.
 fn one_change(control: &mut Control, seen: &[Seen]) -> Duration {
     let (_, _, touched) = control.change();
     let before = control.compiler.generation();
@@ -111,7 +111,7 @@ fn one_change(control: &mut Control, seen: &[Seen]) -> Duration {
     took
 }
 
-fn tell(services: u32, latencies: &Histogram<u64>) {
+fn report(services: u32, latencies: &Histogram<u64>) {
     let at = |quantile: f64| latencies.value_at_quantile(quantile);
     let (p50, p99, most) = (at(0.5), at(0.99), latencies.max());
     println!(
@@ -121,10 +121,10 @@ fn tell(services: u32, latencies: &Histogram<u64>) {
     if support::is_trial() {
         return;
     }
-    let told =
+    let report =
         serde_json::json!({ "services": services, "changes": latencies.len(), "p50": p50, "p99": p99, "max": most });
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("publish.json");
-    std::fs::write(&path, told.to_string()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    std::fs::write(&path, report.to_string()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
 criterion_group!(benches, publish);

@@ -1,4 +1,4 @@
-//! From a state file to tables that workers can read: what a restart takes before the first packet.
+//! From a state file to tables that workers can read: the time of a restart before the first packet.
 //!
 //! ```text
 //!  open ─ verify ─ read ─ decode ──▶ objects ─ index ──▶ cluster ─ compile ─ publish ──▶ tables
@@ -6,8 +6,8 @@
 //!  ╰───────────────────────────── all ───────────────────────────────────────────────────╯
 //! ```
 //!
-//! Twice: with EndpointSlices written by somebody else and no Pods, and with a Pod behind each endpoint. The file is in
-//! the page cache, as after a restart of the process alone; reading it from a disk comes on top after a reboot.
+//! There are two cases: EndpointSlices from another client without Pods, and one Pod per endpoint. The file is in the page
+//! cache, as after a restart of the process alone. After a reboot, reading it from the disk takes additional time.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -24,7 +24,7 @@ use pollgate_control::store::{Restored, Store};
 use support::control::{ENDPOINTS, compiled};
 use tempfile::TempDir;
 
-/// Makes so many Services of so many endpoints.
+/// Makes this many Services with this many endpoints each.
 type Make = fn(u32, u32) -> Vec<Write>;
 
 fn restart(c: &mut Criterion) {
@@ -84,7 +84,7 @@ impl State {
         (store, restored)
     }
 
-    /// The control thread's cluster and the API's.
+    /// The cluster of the control thread, and the cluster of the API.
     fn restore(&self, restored: Restored) -> (Cluster, Cluster) {
         let cluster = Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision);
         let cluster = cluster.expect("nothing is held twice");

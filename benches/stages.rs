@@ -1,7 +1,7 @@
-//! Two stages of the pipeline by themselves: parsing a burst, and rewriting it.
+//! Two stages of the pipeline separately: parsing a burst, and rewriting it.
 //!
-//! Beside them, in the same run, the **floor**: the lines of the same headers read, or read and written, and nothing else.
-//! The frames stay where they are: what is measured is code, not memory.
+//! The same run measures the **floor**: the cache lines of the same headers are read, or read and written, and nothing else is
+//! done. The frames stay in the cache, so this measures code, not memory.
 //!
 //! One iteration is a burst of 64 frames of 64 bytes.
 
@@ -27,7 +27,7 @@ use support::frames::SHORT;
 use support::site::MAC;
 use support::{Mix, Source};
 
-/// Sixty-four frames and the memory they are in.
+/// Sixty-four frames and their memory.
 struct Burst {
     frames: Vec<Frame>,
     _buffers: Box<[[u8; 128]]>,
@@ -41,14 +41,14 @@ impl Burst {
             source.write(flow as u32, &mut buffer[..]);
             change(&mut buffer[..]);
             let (ptr, port) = (NonNull::from(&mut buffer[..]).cast(), PortId(0));
-            // SAFETY: 128 bytes that stay where they are, and that nobody touches but by this frame.
+            // SAFETY: 128 bytes that do not move and are accessed only through this frame.
             unsafe { Frame::new(ptr, SHORT as u32, 128, Origin::Port(port), port, 0) }
         });
         Burst { frames: frames.collect(), _buffers: buffers }
     }
 }
 
-/// Makes the IP header one word longer: an option of nothing.
+/// Makes the IP header one word longer, with an empty option.
 fn with_option(frame: &mut [u8]) {
     frame.copy_within(34..60, 38);
     frame[14] = 0x46;
@@ -56,7 +56,7 @@ fn with_option(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let sum = !checksum::fold(checksum::sum(&frame[14..38]));
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    // The datagram became that much shorter.
+    // The datagram became shorter by the same length.
     if frame[23] == 17 {
         frame[42..44].copy_from_slice(&26u16.to_be_bytes());
     }
@@ -100,7 +100,7 @@ fn rewrite(c: &mut Criterion) {
         dst_port: 8080,
     };
     let translation = Translation { to, addresses: 0x1234, whole: 0x4321 };
-    let hop = NextHop { port: PortId(0), src: Mac(MAC), dst: Mac([2, 0, 0, 0, 0, 9]), mtu: 1500 };
+    let next_hop = NextHop { port: PortId(0), src: Mac(MAC), dst: Mac([2, 0, 0, 0, 0, 9]), mtu: 1500 };
     group.bench_function("floor", |b| {
         let mut burst = Burst::new(Mix::Both, |_| {});
         b.iter(|| burst.frames.iter_mut().for_each(|frame| touch(black_box(frame.bytes_mut()))));
@@ -109,20 +109,20 @@ fn rewrite(c: &mut Criterion) {
         group.bench_function(name, |b| {
             let (mut burst, mut parsed) = (Burst::new(mix, |_| {}), Parsed::default());
             assert_eq!(parsed.parse(&burst.frames, &net()), BURST);
-            b.iter(|| parsed.rewrite(black_box(&mut burst.frames), &translation, &hop));
+            b.iter(|| parsed.rewrite(black_box(&mut burst.frames), &translation, &next_hop));
             assert!(burst.frames.iter().all(|frame| frame.bytes()[30..34] == [10, 240, 0, 1]), "rewritten");
         });
     }
     group.finish();
 }
 
-/// Reads a frame's first line.
+/// Reads a frame's first cache line.
 fn line(bytes: &[u8]) -> u64 {
     let (words, _) = bytes.as_chunks::<8>();
     words.iter().map(|word| u64::from_ne_bytes(*word)).fold(0, u64::wrapping_add)
 }
 
-/// Reads and writes what a translation does: MACs, addresses, ports, sums.
+/// Reads and writes the fields of a translation: MACs, addresses, ports, sums.
 fn touch(bytes: &mut [u8]) {
     for at in [0, 4, 8, 22, 26, 30, 34, 40] {
         if let Some(word) = bytes.get_mut(at..at + 4) {

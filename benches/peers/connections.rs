@@ -1,12 +1,12 @@
-//! Connections made, used once and closed, as many as possible: both ends.
+//! Opens as many connections as possible, uses each once and closes it. Has both ends.
 //!
 //! ```text
 //!  connections serve PORT                        answers each connection's 64 bytes with 64 bytes, then closes it
 //!  connections load ADDRESS:PORT SECONDS         prints {"connections_per_second": n, "failed": n}
 //! ```
 //!
-//! The server closes first, so that its side waits out the time (TIME_WAIT) and the client's ports are free again. Eight
-//! clients at a time keep the path busy while one of them waits for an answer.
+//! The server closes first, so TIME_WAIT is on its side and the client's ports are free at once. Eight parallel clients keep
+//! the path busy while one of them waits for an answer.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

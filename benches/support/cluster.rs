@@ -1,4 +1,4 @@
-//! Services with endpoints, as many as wanted: numbers to names and addresses.
+//! Any number of Services with endpoints: maps numbers to names and addresses.
 
 use std::net::Ipv4Addr;
 
@@ -19,12 +19,12 @@ pub(crate) fn name(service: u32) -> String {
     format!("service-{service}")
 }
 
-/// `services` Services of `endpoints` endpoints each, no two endpoints alike.
+/// `services` Services of `endpoints` endpoints each. All endpoints are different.
 pub(crate) fn services(services: u32, endpoints: u32) -> Vec<Write> {
     (0..services).flat_map(|at| [service(at), slice(at, endpoints, None)]).collect()
 }
 
-/// The same, with a Pod behind each endpoint and the slices left to the gateway.
+/// The same, with one Pod per endpoint. The gateway makes the slices.
 pub(crate) fn services_of_pods(services: u32, endpoints: u32) -> Vec<Write> {
     let pods = |at: u32| (0..endpoints).map(move |nth| pod(at, at * endpoints + nth));
     (0..services).flat_map(|at| std::iter::once(selecting(at)).chain(pods(at))).collect()
@@ -39,7 +39,7 @@ fn selecting(at: u32) -> Write {
     }))
 }
 
-/// A Pod as a Deployment's is, the greater part of what a dump of a cluster holds left out.
+/// A Pod like one of a Deployment, without most of the fields that a dump of a cluster has.
 fn pod(service: u32, number: u32) -> Write {
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 240, 0, 1)) + number);
     apply(&json!({
@@ -73,7 +73,7 @@ fn service(at: u32) -> Write {
     }))
 }
 
-/// The endpoints of a Service, all ready but the one at `unready`.
+/// The endpoints of a Service. All are ready except the one at `unready`.
 pub(crate) fn slice(at: u32, endpoints: u32, unready: Option<u32>) -> Write {
     let endpoint = |nth: u32| {
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 240, 0, 1)) + at * endpoints + nth);

@@ -1,4 +1,4 @@
-//! The control side without its threads and its disk: a cluster and the compiler of its tables.
+//! The control side without threads and disk: a cluster and the compiler of its tables.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use pollgate_control::runtime;
 
 use super::cluster as objects;
 
-/// Endpoints of a Service.
+/// Endpoints per Service.
 pub(crate) const ENDPOINTS: u32 = 10;
 
 /// A cluster, and the compiler of its tables.
@@ -22,7 +22,7 @@ pub(crate) struct Control {
     pub(crate) cluster: Cluster,
     pub(crate) compiler: Compiler,
     services: u32,
-    /// Changes so far, over all samples of a bench.
+    /// Number of changes so far, over all samples of a bench.
     changes: u32,
 }
 
@@ -35,8 +35,8 @@ impl Control {
         Control { cluster, compiler, services, changes: 0 }
     }
 
-    /// Plans and adopts the next change: an endpoint of some Service goes, and comes back with the change after it. Answers
-    /// the Service's number, whether the endpoint went, and who is touched.
+    /// Plans and adopts the next change: an endpoint of some Service is removed, and the change after it adds it again.
+    /// Returns the Service's number, whether the endpoint was removed, and the affected objects.
     pub(crate) fn change(&mut self) -> (u32, bool, BTreeSet<ServiceName>) {
         let (service, is_gone) =
             ((self.changes / 2).wrapping_mul(7919) % self.services, self.changes.is_multiple_of(2));
@@ -47,7 +47,7 @@ impl Control {
         (service, is_gone, touched)
     }
 
-    /// Compiles and publishes what was touched.
+    /// Compiles and publishes the affected objects.
     pub(crate) fn publish(&mut self, touched: &BTreeSet<ServiceName>) {
         self.compiler.changed(&self.cluster, touched);
         self.compiler.publish();

@@ -1,4 +1,4 @@
-//! A port that receives a full burst at every look, counts what is sent, and is steered from outside.
+//! A port that receives a full burst per poll, counts sent frames, and is controlled from outside.
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -13,14 +13,14 @@ use super::Order;
 
 /// Makes frames.
 pub(crate) trait Make: Send {
-    /// Writes the next one and answers its length.
+    /// Writes the next frame and returns its length.
     fn make(&mut self, buffer: &mut [u8]) -> usize;
 
-    /// Follows the remote control.
+    /// Applies the state of the remote control.
     fn follow(&mut self, _order: Order, _tcp_flags: u8) {}
 }
 
-/// What a port does, changed while a worker has it.
+/// Controls a port while a worker owns it.
 #[derive(Default)]
 pub(crate) struct Remote {
     at_random: AtomicBool,
@@ -31,7 +31,7 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// All flows in turn, or any at random.
+    /// All flows in turn, or random ones.
     pub(crate) fn order(&self, order: Order) {
         self.at_random.store(order == Order::Random, Relaxed);
     }
@@ -41,12 +41,12 @@ impl Remote {
         self.tcp_flags.store(flags, Relaxed);
     }
 
-    /// Nothing is received while it is silent.
+    /// While silent, the port receives nothing.
     pub(crate) fn silent(&self, silent: bool) {
         self.silent.store(silent, Relaxed);
     }
 
-    /// The frames that are sent while `work` runs.
+    /// The number of frames that are sent while `work` runs.
     pub(crate) fn sent(&self, work: impl FnOnce()) -> Vec<Vec<u8>> {
         self.keep.store(true, Relaxed);
         work();
@@ -55,14 +55,14 @@ impl Remote {
     }
 }
 
-/// See the module's text.
+/// A port with an endless supply of frames.
 pub(crate) struct Endless<M> {
     id: PortId,
     make: M,
     remote: Arc<Remote>,
     stride: usize,
     buffers: Box<[u8]>,
-    /// Buffers that are with the worker.
+    /// Buffers that the worker holds.
     out: usize,
 }
 
@@ -86,7 +86,7 @@ impl<M: Make> Port for Endless<M> {
         for (at, buffer) in self.buffers.chunks_exact_mut(self.stride).enumerate().take(room) {
             let len = self.make.make(buffer) as u32;
             let (ptr, room) = (NonNull::from(&mut buffer[..]).cast::<u8>(), self.stride as u32);
-            // SAFETY: `stride` bytes that nobody touches until all frames of the burst have come back (asserted above).
+            // SAFETY: `stride` bytes that are not accessed until all frames of the burst are back (asserted above).
             into.push(unsafe { Frame::new(ptr, len, room, Origin::Port(self.id), self.id, at as u64) });
             self.out += 1;
         }

@@ -1,4 +1,4 @@
-//! Packets made out of nothing: the flow's number decides client, port, protocol and Service.
+//! Generated packets: the flow's number decides client, port, protocol and Service.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use pollgate_dataplane::wire::checksum;
 use super::endless::Make;
 use super::{Random, cluster};
 
-/// Which flow comes next: all in turn, or at random.
+/// Order of flows: all in turn, or random.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     InTurn,
@@ -29,13 +29,13 @@ pub(crate) const SHORT: usize = 64;
 /// One size.
 pub(crate) const SMALL: &[usize] = &[SHORT];
 
-/// The customary mix of the internet: seven small, four medium, one large (RFC 6985 calls it IMIX).
+/// The common internet mix (IMIX, RFC 6985): seven small, four medium, one large.
 pub(crate) const IMIX: &[usize] = &[64, 64, 594, 64, 64, 594, 64, 1514, 64, 594, 64, 594];
 
-/// Clients that are Pods, so that their source is not translated: 10.248.0.0 and up.
+/// Clients that are Pods, from 10.248.0.0 up. Their source is not translated.
 pub(crate) const PODS: Ipv4Addr = Ipv4Addr::new(10, 248, 0, 0);
 
-/// Clients that are none, so that it is.
+/// Clients that are not Pods. Their source is translated.
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 
 /// Makes the frames of `flows` flows.
@@ -78,7 +78,7 @@ impl Template {
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// Where the TCP flags are.
+/// Offset of the TCP flags.
 const FLAGS: usize = 47;
 
 impl Source {
@@ -99,17 +99,17 @@ impl Source {
         }
     }
 
-    /// With frames of these sizes, over and over.
+    /// With frames of these sizes, repeated.
     pub(crate) fn sized(self, sizes: &'static [usize]) -> Source {
         Source { sizes, ..self }
     }
 
-    /// With these clients, and those that follow.
+    /// With these clients and the ones after them.
     pub(crate) fn from(self, clients: Ipv4Addr) -> Source {
         Source { clients, ..self }
     }
 
-    /// With any flow at any time.
+    /// With random flows.
     pub(crate) fn at_random(self) -> Source {
         Source { order: Order::Random, ..self }
     }
@@ -126,7 +126,7 @@ impl Source {
         }
     }
 
-    /// Writes the frame of flow `flow`, 32 768 flows a client, and answers its length.
+    /// Writes the frame of flow `flow` (32 768 flows per client) and returns its length.
     #[inline]
     pub(crate) fn write(&mut self, flow: u32, buffer: &mut [u8]) -> usize {
         let size = self.sizes[self.nth];

@@ -1,13 +1,13 @@
-//! What the benches share.
+//! Code that the benches share.
 //!
-//! * [`frames`]: packets made out of nothing, by the number of their flow.
-//! * [`endless`]: a port that receives a full burst of them at every look.
-//! * [`cluster`]: Services with endpoints, as many as wanted.
-//! * [`control`]: the control side over them, without its threads and its disk.
-//! * [`site`]: a gateway over the first three, driven by hand.
+//! * [`frames`]: packets generated from the number of their flow.
+//! * [`endless`]: a port that receives a full burst of them per poll.
+//! * [`cluster`]: any number of Services with endpoints.
+//! * [`control`]: the control side over them, without threads and disk.
+//! * [`site`]: a gateway over the first three, whose polls the bench calls.
 //!
-//! **Set-up is lazy.** criterion calls a bench's function again for every sample, and not at all if the filter on the
-//! command line leaves it out; so what is expensive is made in there, once, by `Option::get_or_insert_with`.
+//! **Set-up is lazy.** criterion calls a bench's function for every sample, and never if the filter on the command line
+//! excludes it. So expensive data is made inside that function, once, with `Option::get_or_insert_with`.
 
 #![allow(dead_code, reason = "every bench is a program of its own and uses a part of this")]
 #![allow(unused_imports, reason = "likewise")]
@@ -35,7 +35,7 @@ static ALLOCATOR: Counting = Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call goes on to the binary's allocator unchanged.
+// SAFETY: every call is passed on unchanged to the binary's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Relaxed);
@@ -68,18 +68,18 @@ pub(crate) fn without_allocation(what: &str, work: impl FnOnce()) {
     assert_eq!(ALLOCATIONS.load(Relaxed) - before, 0, "allocations: {what}");
 }
 
-/// Whether each bench is only run once, to see that it runs (`cargo bench -- --test`).
+/// Whether each bench runs only once, to check that it works (`cargo bench -- --test`).
 pub(crate) fn is_trial() -> bool {
     std::env::args().any(|arg| arg == "--test") || !std::env::args().any(|arg| arg == "--bench")
 }
 
-/// The sizes to measure, ascending; a trial takes those up to `enough`.
+/// The sizes to measure, ascending. A trial run uses only those up to `enough`.
 pub(crate) fn sizes(all: &'static [u32], enough: u32) -> impl Iterator<Item = u32> {
     let most = if is_trial() { enough } else { u32::MAX };
     all.iter().copied().filter(move |&size| size <= most)
 }
 
-/// Random numbers, cheap and always the same (xorshift64, Marsaglia 2003).
+/// A cheap generator of random numbers, the same in every run (xorshift64, Marsaglia 2003).
 #[derive(Clone)]
 pub(crate) struct Random(u64);
 
@@ -88,7 +88,7 @@ impl Random {
         Random(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// Below `limit`.
+    /// The next number, below `limit`.
     #[inline]
     pub(crate) fn below(&mut self, limit: u32) -> u32 {
         self.0 ^= self.0 << 13;
@@ -98,7 +98,7 @@ impl Random {
     }
 }
 
-/// Asks for a cache line, as the pipeline does.
+/// Prefetches a cache line, as the pipeline does.
 #[inline]
 pub(crate) fn prefetch<T>(line: &T) {
     #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! A gateway with one worker over an endless port, driven by hand.
+//! A gateway with one worker over an endless port. The bench calls its polls.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// Pods and Services have room for 10 000 Services of ten endpoints; all go by one router.
+/// The ranges of Pods and Services have room for 10 000 Services of ten endpoints. All traffic goes through one router.
 fn config(most_flows: u32) -> Config {
     let text = format!(
         "
@@ -35,7 +35,7 @@ flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
     Config::parse("bench", &text, Purpose::Replay).expect("a valid configuration")
 }
 
-/// What packets there are, and how large the gateway is.
+/// The packets, and the size of the gateway.
 pub(crate) struct Scene {
     pub(crate) source: Source,
     /// Bytes of a buffer.
@@ -45,14 +45,14 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// 64-byte frames; the flow table is half full at most.
+    /// 64-byte frames. The flow table is at most half full.
     pub(crate) fn new(source: Source) -> Scene {
         let most_flows = (source.flows * 2).max(1 << 21);
         Scene { source, stride: 128, most_flows }
     }
 }
 
-/// See the module's text.
+/// A gateway with one worker, whose polls the bench calls.
 pub(crate) struct Site {
     pub(crate) offline: Offline,
     pub(crate) remote: Arc<Remote>,
@@ -70,7 +70,7 @@ impl Site {
         Site { offline, remote, now: Instant(0) }
     }
 
-    /// With a frame of every flow gone through, so that all are open; from now on any of them at random.
+    /// Processes one frame of every flow, so that all flows are open. After that, frames are of random flows.
     pub(crate) fn opened(scene: &Scene) -> Site {
         let source = &scene.source;
         let mut site = Site::new(source.clone(), scene.stride, source.services, scene.most_flows);
@@ -85,7 +85,7 @@ impl Site {
         site
     }
 
-    /// One burst.
+    /// Processes one burst.
     #[inline]
     pub(crate) fn poll(&mut self) {
         self.offline.poll_once(self.now);
@@ -95,13 +95,13 @@ impl Site {
         self.offline.counters().totals()
     }
 
-    /// What is measured is what is meant: nothing was dropped, passed or held.
+    /// Checks that the bench measures the intended path: no frame was dropped, passed or held.
     pub(crate) fn all_sent(&self) {
         let totals = self.totals();
         assert!(totals.rx > 0 && totals.rx == totals.tx, "{totals:?}");
     }
 
-    /// The same, and a burst allocates nothing.
+    /// The same check, and that a burst allocates nothing.
     pub(crate) fn check(&mut self) {
         without_allocation("640 000 packets", || {
             for _ in 0..10_000 {
