@@ -83,19 +83,15 @@ fn names_or_all(client: &Client, kind: Kind, namespace: &str, names: Vec<String>
 
 fn description(client: &Client, key: &Key, with_events: bool) -> Result<String, Failure> {
     let object = object(&client.get(&names::object(key))?, key.kind)?;
-    let related = match key.kind {
+    let slices = match key.kind {
         Kind::Service => objects(&slices_of(client, &key.namespace, &key.name)?, Kind::EndpointSlice)?,
-        Kind::Node => {
-            let here = format!("spec.nodeName={},status.phase!=Succeeded,status.phase!=Failed", key.name);
-            selected(client, Kind::Pod, None, &here)?
-        }
         _ => Vec::new(),
     };
     let events = match with_events && key.kind != Kind::Namespace {
         true => Some(events_about(client, &object)?),
         false => None,
     };
-    Ok(printers::describe(&object, &related, events.as_deref(), &Zoned::now()))
+    Ok(printers::describe(&object, &slices, events.as_deref(), &Zoned::now()))
 }
 
 /// By uid too: news of a former object of that name are none of this one's.

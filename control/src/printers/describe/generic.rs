@@ -1,52 +1,76 @@
-//! `printUnstructuredContent`: a kind kubectl has no words for, field by field.
+//! An object field by field: kubectl's `printUnstructuredContent`, which prints the kinds it has no printer for.
+//!
+//! Of a list of objects kubectl prints all fields in one block. For Events that stays so, byte for byte. In Pods and Nodes,
+//! whose lists are long, [`Items::Marked`] shows where an item begins:
+//!
+//! ```text
+//! Containers:
+//!   - Image:  web:3
+//!     Name:   web
+//!   - Image:  helper:4
+//!     Name:   helper
+//! ```
 
 use serde_json::{Map, Value};
 
 use super::Page;
 use crate::objects::Object;
 
-/// What stands above the fields already, or is of no interest.
+/// Fields that are printed at the top, or not at all.
 const LEFT_OUT: [&str; 5] = ["managedFields", "name", "namespace", "labels", "annotations"];
 
 /// Words that are written in capitals.
 const ACRONYMS: [&str; 5] = ["API", "URL", "UID", "OSB", "GUID"];
 
-pub(super) fn describe(page: &mut Page, object: &Object) {
+/// How the items of a list of objects are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Items {
+    /// One after the other, as kubectl does.
+    Plain,
+    /// Each with a dash at its first field.
+    Marked,
+}
+
+pub(super) fn describe(page: &mut Page, object: &Object, items: Items) {
     page.identity(object.metadata());
     let mut content = object.to_value();
     if let Some(metadata) = content.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|key, _| !LEFT_OUT.contains(&key.as_str()));
     }
     if let Some(fields) = content.as_object() {
-        describe_fields(page, fields, 0);
+        describe_fields(page, fields, "", items);
     }
 }
 
-fn describe_fields(page: &mut Page, fields: &Map<String, Value>, level: usize) {
-    let indent = "  ".repeat(level);
+/// Prints the fields below `indent`; a dash at its end marks the first of them only.
+fn describe_fields(page: &mut Page, fields: &Map<String, Value>, indent: &str, items: Items) {
     let mut fields: Vec<_> = fields.iter().collect();
     fields.sort_by_key(|(key, _)| *key);
-    for (key, value) in fields {
-        let label = format!("{indent}{}:", title(key));
+    let rest = indent.replace('-', " ");
+    for (index, (key, value)) in fields.into_iter().enumerate() {
+        let label = format!("{}{}:", if index == 0 { indent } else { &rest }, title(key));
         match value {
             Value::Object(fields) => {
                 page.cells([&label]);
-                describe_fields(page, fields, level + 1);
+                describe_fields(page, fields, &format!("{rest}  "), items);
             }
-            Value::Array(items) => {
+            Value::Array(list) => {
                 page.cells([&label]);
-                describe_items(page, items, level + 1);
+                describe_items(page, list, &format!("{rest}  "), items);
             }
             scalar => page.line(&label, text(scalar)),
         }
     }
 }
 
-fn describe_items(page: &mut Page, items: &[Value], level: usize) {
-    for item in items {
+fn describe_items(page: &mut Page, list: &[Value], indent: &str, items: Items) {
+    for item in list {
         match item {
-            Value::Object(fields) => describe_fields(page, fields, level),
-            scalar => page.cells([&format!("{}{}", "  ".repeat(level), text(scalar))]),
+            Value::Object(fields) if items == Items::Marked => {
+                describe_fields(page, fields, &format!("{indent}- "), items)
+            }
+            Value::Object(fields) => describe_fields(page, fields, indent, items),
+            scalar => page.cells([&format!("{indent}{}", text(scalar))]),
         }
     }
 }
@@ -116,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_reads_as_kubectl_describes_what_it_does_not_know() {
+    fn an_event_reads_as_kubectl_describes_it() {
         let event = object(
             json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "uid": "u-1", "finalizers": ["a/b", "c/d"]},
             "count": 3, "involvedObject": {"kind": "Pod", "name": "p"}, "message": "one\ntwo", "reason": "Sync"}),
@@ -143,6 +167,72 @@ Reason:  Sync
 Events:  <none>
 ";
         assert_eq!(described(&event, &[], &[]), expected);
+    }
+
+    #[test]
+    fn a_pod_reads_field_by_field() {
+        let pod = object(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-1", "labels": {"app": "web"}, "uid": "u-1"},
+            "spec": {"nodeName": "n1", "containers": [
+                {"name": "web", "image": "web:3", "args": ["-v", "-p"], "ports": [{"containerPort": 80}, {"containerPort": 443, "name": "tls"}]},
+                {"name": "helper", "image": "helper:4"}]},
+            "status": {"podIP": "10.0.0.1"}}),
+        );
+        let expected = "\
+Name:         web-1
+Namespace:    foo
+Labels:       app=web
+Annotations:  <none>
+API Version:  v1
+Kind:         Pod
+Metadata:
+  UID:  u-1
+Spec:
+  Containers:
+    - Args:
+        -v
+        -p
+      Image:  web:3
+      Name:   web
+      Ports:
+        - Container Port:  80
+        - Container Port:  443
+          Name:            tls
+    - Image:               helper:4
+      Name:                helper
+  Node Name:               n1
+Status:
+  Pod IP:  10.0.0.1
+Events:    <none>
+";
+        assert_eq!(described(&pod, &[], &[]), expected);
+    }
+
+    #[test]
+    fn a_node_reads_field_by_field() {
+        let node = object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+            "spec": {"taints": [{"effect": "NoSchedule", "key": "busy"}]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.7.1"}, {"type": "Hostname", "address": "n1"}]}}));
+        let expected = "\
+Name:         n1
+Namespace:    \nLabels:       <none>
+Annotations:  <none>
+API Version:  v1
+Kind:         Node
+Metadata:
+Spec:
+  Taints:
+    - Effect:  NoSchedule
+      Key:     busy
+Status:
+  Addresses:
+    - Address:  192.168.7.1
+      Type:     InternalIP
+    - Address:  n1
+      Type:     Hostname
+Events:         <none>
+";
+        assert_eq!(described(&node, &[], &[]), expected);
     }
 
     #[test]

@@ -1,50 +1,38 @@
-//! `kubectl describe` (kubernetes/kubectl `pkg/describe/describe.go`), a file for each kind.
+//! `describe`: Services, Endpoints, EndpointSlices, Namespaces and Events as `kubectl describe` prints them
+//! (kubernetes/kubectl `pkg/describe/describe.go`); Pods and Nodes field by field.
 //!
 //! ```text
-//! object, what belongs to it ─▶ service, endpoints, pod, node, namespace, generic ─▶ Page ─▶ text
-//!                                          ╰─ containers, volumes, resources
+//! object, its slices ─▶ service, endpoints, namespace, generic ─▶ Page ─▶ text
 //! ```
 
-mod containers;
 mod endpoints;
-mod environment;
 mod generic;
 mod namespace;
-mod node;
 mod page;
-mod pod;
-mod probe;
-mod quantity;
-mod resources;
 mod service;
-mod volumes;
 
 use jiff::{Timestamp, Zoned};
 use k8s_openapi::api::core::v1::Event;
 
 use super::age;
 use crate::objects::Object;
+use generic::Items;
 use page::Page;
 
-/// The description of an object, at a time and in the time zone of who reads it. `related` are the EndpointSlices of a Service or
-/// the Pods of a Node that have not ended, in order of their names; `events` are the Events about the object, nothing if nobody
-/// has looked for any.
-pub fn describe(object: &Object, related: &[Object], events: Option<&[Object]>, now: &Zoned) -> String {
+/// The description of an object, at a time and in the time zone of the reader. `slices` are the EndpointSlices of a Service,
+/// in order of their names. `events` are the Events about the object; `None` leaves their section out.
+pub fn describe(object: &Object, slices: &[Object], events: Option<&[Object]>, now: &Zoned) -> String {
     let mut page = Page::new(now);
     match object {
         Object::Service(service) => {
-            let slices: Vec<_> = related.iter().filter_map(Object::as_slice).collect();
+            let slices: Vec<_> = slices.iter().filter_map(Object::as_slice).collect();
             service::describe(&mut page, service, &slices);
         }
         Object::Endpoints(endpoints) => endpoints::describe(&mut page, endpoints),
         Object::EndpointSlice(slice) => endpoints::describe_slice(&mut page, slice),
-        Object::Pod(pod) => pod::describe(&mut page, pod),
-        Object::Node(node) => {
-            let pods: Vec<_> = related.iter().filter_map(Object::as_pod).collect();
-            node::describe(&mut page, node, &pods);
-        }
         Object::Namespace(namespace) => namespace::describe(&mut page, namespace),
-        Object::Event(_) => generic::describe(&mut page, object),
+        Object::Event(_) => generic::describe(&mut page, object, Items::Plain),
+        Object::Pod(_) | Object::Node(_) => generic::describe(&mut page, object, Items::Marked),
     }
     let events: Option<Vec<&Event>> = events.map(|events| events.iter().filter_map(Object::as_event).collect());
     let mut table = String::new();
@@ -56,7 +44,7 @@ pub fn describe(object: &Object, related: &[Object], events: Option<&[Object]>, 
     page.text() + &table
 }
 
-/// `DescribeEvents`: a table of its own, the last seen last.
+/// `DescribeEvents`: a separate table, the most recent last.
 fn event_table(mut events: Vec<&Event>, now: &Zoned) -> String {
     events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
     let mut page = Page::new(now);
@@ -79,7 +67,7 @@ fn event_table(mut events: Vec<&Event>, now: &Zoned) -> String {
     page.text()
 }
 
-/// `5m`, or `10s (x3 over 5m)` of what happened more than once.
+/// `5m`, or `10s (x3 over 5m)` if it happened more than once.
 fn interval(event: &Event, now: Timestamp) -> String {
     let event_time = event.event_time.as_ref().map(|time| time.0);
     let first = age(event_time.or_else(|| event.first_timestamp.as_ref().map(|time| time.0)), now);
@@ -108,8 +96,8 @@ mod tests {
         Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC)
     }
 
-    pub(super) fn described(object: &Object, related: &[Object], events: &[Object]) -> String {
-        describe(object, related, Some(events), &now())
+    pub(super) fn described(object: &Object, slices: &[Object], events: &[Object]) -> String {
+        describe(object, slices, Some(events), &now())
     }
 
     pub(super) fn object(value: Value) -> Object {

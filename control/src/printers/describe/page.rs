@@ -1,23 +1,23 @@
-//! What a description is written on: lines of cells, and the words several kinds begin with.
+//! The lines of a description, and the fields that most kinds begin with.
 
 use std::collections::BTreeMap;
 
 use jiff::Zoned;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::super::{age, align, pairs};
+use super::super::{align, pairs};
 use crate::admission::apply::LAST_APPLIED;
 
 /// Longest annotation that stays on one line.
-pub(super) const MAX_ANNOTATION: usize = 140;
+const MAX_ANNOTATION: usize = 140;
 
 /// A date as kubectl writes it, which is RFC 1123's with a numeric zone.
 const DATE: &str = "%a, %d %b %Y %H:%M:%S %z";
 
-/// Go's zero time in that form, which stands where an object has no date.
+/// Go's zero time in that form: printed if an object has no date.
 const NO_DATE: &str = "Mon, 01 Jan 0001 00:00:00 +0000";
 
-/// Lines of cells. Neighbouring lines have their cells below each other, as a tabwriter has it.
+/// Lines of cells. The cells of neighbouring lines are aligned, as Go's tabwriter does.
 pub(super) struct Page {
     lines: Vec<Vec<String>>,
     now: Zoned,
@@ -28,7 +28,7 @@ impl Page {
         Page { lines: Vec::new(), now: now.clone() }
     }
 
-    /// All of it. What an object says may break lines and cells, but command no terminal.
+    /// All lines. Text from an object may break lines and cells, but it contains no terminal control sequence.
     pub(super) fn text(&self) -> String {
         align(&self.lines, 2)
     }
@@ -42,7 +42,7 @@ impl Page {
         self.cells([label, text.as_ref()]);
     }
 
-    /// Only if there is a text.
+    /// A line, if there is a text.
     pub(super) fn maybe(&mut self, label: &str, text: Option<&str>) {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
             self.line(label, text);
@@ -59,15 +59,7 @@ impl Page {
         }
     }
 
-    /// What stands above lines of its own, or says that there are none.
-    pub(super) fn heading(&mut self, label: &str, empty: bool) {
-        match empty {
-            true => self.line(label, "<none>"),
-            false => self.cells([label]),
-        }
-    }
-
-    /// What the description of most kinds begins with.
+    /// The first lines of most kinds.
     pub(super) fn identity(&mut self, metadata: &ObjectMeta) {
         self.name(metadata);
         self.line("Namespace:", metadata.namespace.as_deref().unwrap_or_default());
@@ -88,10 +80,6 @@ impl Page {
         let local = |time: &Time| time.0.to_zoned(self.now.time_zone().clone()).strftime(DATE).to_string();
         time.map_or_else(|| NO_DATE.to_owned(), local)
     }
-
-    pub(super) fn since(&self, time: Option<&Time>) -> String {
-        age(time.map(|time| time.0), self.now.timestamp())
-    }
 }
 
 fn annotations(annotations: Option<&BTreeMap<String, String>>) -> Vec<String> {
@@ -108,8 +96,8 @@ fn annotations(annotations: Option<&BTreeMap<String, String>>) -> Vec<String> {
     lines
 }
 
-/// A text of `length` bytes at most, less where that would cut a character in two; dots say that there was more.
-pub(super) fn shortened(text: &str, length: usize) -> String {
+/// At most `length` bytes of the text, cut between characters, and dots if it is longer.
+fn shortened(text: &str, length: usize) -> String {
     match text.len() <= length {
         true => text.to_owned(),
         false => format!("{}...", &text[..text.floor_char_boundary(length)]),
@@ -129,7 +117,6 @@ mod tests {
         let east = Page::new(&time.to_zoned(TimeZone::fixed(Offset::from_seconds(19_800).unwrap())));
         assert_eq!(east.date(Some(&Time(time))), "Wed, 15 Nov 2023 03:43:20 +0530");
         assert_eq!(east.date(None), NO_DATE);
-        assert_eq!(east.since(Some(&Time(time))), "0s");
     }
 
     #[test]
