@@ -1,4 +1,4 @@
-"""Namespaces, and who has which address.
+"""Network namespaces, and the address of each interface.
 
     gen  c0 ───────── gc  gateway  gb ───────── b0  gen, for packets
                                                     srv, for sockets: b0 is moved there
@@ -7,8 +7,8 @@
     endpoints  10.129.0.0/15   by 10.200.2.2 on gb
     Services   10.96.1.0 + n, port 80 → 8080
 
-Everything happens in namespaces that `run` has made for itself (mounts, network, processes): when it ends, however it ends,
-the kernel removes all of it.
+Everything runs in namespaces that `run` has made for itself (mounts, network, processes). The kernel removes all of it when
+`run` ends, also after a crash.
 """
 
 import ipaddress
@@ -28,7 +28,7 @@ GENERATOR_CPU, GATEWAY_CPU = 0, 1
 
 
 class Failed(Exception):
-    """Something that is told to the user in one line."""
+    """An error that is shown to the user in one line."""
 
 
 class Service:
@@ -39,7 +39,7 @@ class Service:
 
 
 def services(count):
-    """`count` Services over UDP, and in their middle one over TCP."""
+    """`count` Services over UDP, with one over TCP in the middle."""
 
     def one(name, address, protocol, number):
         endpoints = [str(FIRST_ENDPOINT + number * ENDPOINTS + at) for at in range(ENDPOINTS)]
@@ -66,7 +66,7 @@ def spare_endpoint(count):
 
 
 def run(*words, check=True, **options):
-    """A command to its end; its output. Fails with what it said."""
+    """Runs a command and returns its output. Fails with its error output."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **options)
     if check and done.returncode != 0:
         raise Failed(f"{' '.join(map(str, words))}: {(done.stderr or done.stdout).strip()}")
@@ -74,7 +74,7 @@ def run(*words, check=True, **options):
 
 
 class Lab:
-    """One gateway with both its sides."""
+    """One gateway with both sides."""
 
     made = 0
 
@@ -95,7 +95,7 @@ class Lab:
             self.ip(self.gateway, f"link set {far} up")
         for interface, side in (("gc", 1), ("gb", 2)):
             self.ip(self.gateway, f"addr add 10.200.{side}.1/24 dev {interface}")
-        # Known for good: between two runs there is nobody to answer for them.
+        # Permanent entries: between two runs no process answers ARP for these addresses.
         for near, far, side in (("c0", "gc", 1), ("b0", "gb", 2)):
             mac = self.mac(self.gen, near)
             self.ip(self.gateway, f"neigh add 10.200.{side}.2 lladdr {mac} dev {far} nud permanent")
@@ -104,15 +104,15 @@ class Lab:
         self.ip(self.gateway, "route add 10.130.0.0/15 via 10.200.2.2")
         self.sysctl(self.gateway, "net.ipv4.conf.all.forwarding", int(forwarding))
         self.sysctl(self.gateway, "net.ipv4.conf.default.forwarding", int(forwarding))
-        # The generator's own receiving is its own CPU's; the gateway's is where its peer wants it.
+        # The generator receives on its own CPU. The gateway receives on the CPU that the peer chooses.
         self.steer(self.gen, ("c0", "b0"), GENERATOR_CPU)
         self.steer(self.gateway, ("gc", "gb"), softirq_cpu)
         self.sysctl(self.gen, "net.ipv4.conf.all.forwarding", 0)
         self.deafen()
 
     def deafen(self):
-        """The generator's interfaces have no addresses: their kernel need not look up a route for each packet to find that
-        out. Packet sockets see it before."""
+        """The generator's interfaces have no addresses. This spares the kernel a route look-up per packet. Packet sockets get
+        the packets before that."""
         for interface in ("c0", "b0"):
             hook = f"type filter hook ingress device {interface} priority 0; policy drop;"
             rules = f"table netdev deaf {{\n chain {interface} {{\n {hook}\n }}\n}}\n"
@@ -138,7 +138,7 @@ class Lab:
         return ["ip", "netns", "exec", namespace, *pinned, *map(str, words)]
 
     def start(self, namespace, *words, cpu=None, log=None, **options):
-        """A process that is ended with the lab."""
+        """Starts a process that ends with the lab."""
         output = open(log, "ab") if log else subprocess.DEVNULL
         options.setdefault("stdout", output)
         options.setdefault("stderr", output)
@@ -147,7 +147,7 @@ class Lab:
         return process
 
     def for_sockets(self, endpoints):
-        """Puts kernel stacks on both sides; packets of pktgen are over then."""
+        """Sets up kernel stacks on both sides. pktgen cannot be used after that."""
         run("ip", "netns", "exec", self.gen, "nft", "flush", "ruleset", check=False)
         run("ip", "-n", self.gen, "link", "set", "b0", "netns", self.srv)
         self.ip(self.srv, "link set b0 up")
@@ -169,10 +169,10 @@ class Lab:
 
 
 def end(process):
-    """Ends a process, by force if it does not want to."""
+    """Ends a process, by force if necessary."""
     if process.poll() is not None:
         return
-    process.send_signal(18)  # SIGCONT: a stopped process hears nothing else.
+    process.send_signal(18)  # SIGCONT: a stopped process handles no other signal.
     process.terminate()
     try:
         process.wait(5)
@@ -191,14 +191,14 @@ def wait_for(what, seconds, ready):
 
 
 def softirq_seconds(cpu):
-    """What a CPU has spent in interrupts so far, at once or put off (proc_stat(5))."""
+    """The time that a CPU has spent in hard and soft interrupts so far (proc_stat(5))."""
     with open("/proc/stat", encoding="ascii") as stat:
         fields = next(line for line in stat if line.startswith(f"cpu{cpu} ")).split()
     return (int(fields[6]) + int(fields[7])) / os.sysconf("SC_CLK_TCK")
 
 
 def process_seconds(pid):
-    """What a process has spent so far, all threads, user and system (proc_pid_stat(5))."""
+    """The CPU time of a process so far, all threads, user and system (proc_pid_stat(5))."""
     with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
         fields = stat.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

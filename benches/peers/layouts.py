@@ -48,7 +48,7 @@ def _iptables_service(s):
 
 
 def iptables(services):
-    """The whole of both tables."""
+    """Both tables, complete."""
     lines = [
         "*filter",
         *(f":{chain} - [0:0]" for chain in ("KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD")),
@@ -87,7 +87,7 @@ def iptables(services):
 
 
 def iptables_change(services, changed, gone):
-    """A partial sync, for `iptables-restore --noflush`: the dispatch is written anew, of the Services only the changed one."""
+    """A partial sync, for `iptables-restore --noflush`: rewrites the dispatch, and of the Services only the changed one."""
     lines = [
         "*nat",
         ":KUBE-SERVICES - [0:0]",
@@ -176,7 +176,7 @@ add rule ip kube-proxy nat-postrouting jump masquerading
 
 
 def nftables(services):
-    """The whole table."""
+    """The complete table."""
     lines = [NFT_BASE]
     for s in services:
         for endpoint in s.endpoints:
@@ -190,7 +190,7 @@ def nftables(services):
 
 
 def nftables_change(changed, gone):
-    """One transaction: what the changed Service needs and no more."""
+    """One transaction with only the changes for the changed Service."""
     lines = [*_nft_endpoint(changed, changed.endpoints[-1]), *_nft_service(changed)]
     chain = _endpoint_chain(changed, gone)
     lines += [f"flush chain ip kube-proxy {chain}", f"delete chain ip kube-proxy {chain}"]

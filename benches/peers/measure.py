@@ -1,4 +1,4 @@
-"""What is measured. Each function measures one peer once and answers numbers by name."""
+"""The measurements. Each function measures one peer once and returns numbers by name."""
 
 import json
 import signal
@@ -8,20 +8,20 @@ import time
 import lab
 from lab import GATEWAY_CPU, GENERATOR_CPU, Failed
 
-# How pktgen gets at its interfaces; see `pollgate pktgen --help`.
+# How pktgen accesses its interfaces; see `pollgate pktgen --help`.
 GENERATOR = "packet"
 QUICK = False
 
-# conntrack holds 262144 entries by default, and a namespace cannot raise that: new-flow runs end before.
+# conntrack holds 262144 entries by default, and a namespace cannot raise that. Runs with new flows end before.
 NEW_FLOW_WARMUP, NEW_FLOW_SECONDS = 0.1, 0.7
 ESTABLISHED_FLOWS, QUICK_FLOWS = 10_000, 2_000
-# New flows a second while an endpoint is changed: the new one gets its first packet within a millisecond or so. conntrack
-# has room for ten seconds of it.
+# New flows per second while an endpoint changes: the new one gets its first packet within about a millisecond. conntrack
+# has room for ten seconds of them.
 CHANGE_RATE = "20k"
 
 
 class Times:
-    """How long runs take."""
+    """Durations of the runs."""
 
     def __init__(self, quick):
         self.warmup = 0.2 if quick else 0.4
@@ -50,8 +50,8 @@ def pktgen(peer, *more):
 
 
 def verify(peer, tries=3):
-    """Whether packets go where they should, before a number is believed: none is lost at a calm rate, every packet arrives
-    at an endpoint, and each endpoint has its share. A busy machine loses packets now and then, so it may try again."""
+    """Checks before a measurement that packets go where they should: at a low rate none is lost, every packet arrives at an
+    endpoint, and each endpoint gets its share. A busy machine sometimes loses packets, so the check may be repeated."""
     try:
         return verify_once(peer)
     except Failed:
@@ -73,7 +73,7 @@ def verify_once(peer):
 
 
 def verify_shares(peer):
-    """Whether one Service's packets go to its own endpoints, all of them and each its share."""
+    """Checks that one Service's packets go to all of its endpoints and no others, each with its share."""
     service = [s for s in peer.services if s.protocol == "udp"][-1]
     report = pktgen(peer, "--to", f"{service.address}:{lab.PORT}", "--flows", "5000", *fresh(), "--rate", "10k",
                     "--warmup", "0.1", "--duration", "0.5")
@@ -90,7 +90,7 @@ _run = 0
 
 
 def fresh():
-    """Flows that no run before has had: a gateway that remembers must not know them."""
+    """Flows that no earlier run used, so that the gateway does not know them."""
     global _run
     _run = _run % 2_000 + 1
     return ["--first-flow", str(_run * 2_000_000)]
@@ -101,9 +101,9 @@ def flows(peer):
 
 
 def established(peer, times):
-    """All flows known to the gateway: as many packets as it carries, and what each costs in CPU."""
+    """All flows are known to the gateway: the maximum packet rate, and the CPU time per packet."""
     peer.forget_flows()
-    # A round at a calm rate opens the flows.
+    # A run at a low rate opens the flows.
     pktgen(peer, "--to", peer.targets(), "--flows", flows(peer), "--rate", "50k", "--warmup", int(flows(peer)) / 50_000,
            "--duration", "0.1")
     process = subprocess.Popen(
@@ -111,7 +111,7 @@ def established(peer, times):
                      times.warmup, "--duration", times.established),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
-    # Well inside the run: its start and its drain are somebody else's.
+    # Only the middle of the run counts, not its start and its end.
     time.sleep(times.warmup + times.established * 0.2)
     before, begun = spent(peer), time.monotonic()
     time.sleep(times.established * 0.5)
@@ -134,8 +134,8 @@ def established(peer, times):
 
 
 def refused(report):
-    """Packets that did not fit the sending socket's buffer, for each that did: what is sent waits there until the gateway's
-    CPU has taken it, so a generator that runs ahead of the gateway is slowed down to it and nothing is lost."""
+    """Packets that did not fit the sending socket's buffer, per packet that did. Packets wait there until the gateway's CPU
+    takes them, so a generator that is faster than the gateway is slowed down and loses nothing."""
     return sum(report["not_sent"].values()) / max(1, report["sent"]["packets"])
 
 
@@ -145,7 +145,7 @@ def spent(peer):
 
 
 def new_flows(peer, times):
-    """Every packet opens a flow."""
+    """Every packet opens a new flow."""
     peer.forget_flows()
     report = pktgen(peer, "--to", peer.targets(), "--flows", flows(peer), "--every-packet-new", *fresh(), "--rate", "max",
                     "--warmup", NEW_FLOW_WARMUP, "--duration", times.new_flows)
@@ -158,7 +158,7 @@ def new_flows(peer, times):
 
 
 def latency(peer, times):
-    """One way, at a calm rate, with CPUs that do not go to sleep."""
+    """One-way latency at a low rate, with CPUs that do not sleep."""
     peer.forget_flows()
     spinner = peer.lab.start(peer.lab.gen, "chrt", "--idle", "0", "sh", "-c", "while :; do :; done", cpu=GATEWAY_CPU)
     try:
@@ -188,7 +188,7 @@ def change(peer, times):
     time.sleep(0.6)
     begun = time.time_ns()
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    # It is live at the latest when the command has returned; a few more packets, and the run is over.
+    # The change is in effect at the latest when the command has returned. The run ends a few packets later.
     time.sleep(times.after_change)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
@@ -204,7 +204,7 @@ def change(peer, times):
 
 
 def tcp(peer, times, connections):
-    """Real sockets, offloads on: bulk, and connections made, used once and closed."""
+    """Real sockets with offloads: bulk transfer, and connections that are opened, used once and closed."""
     service = next(s for s in peer.services if s.protocol == "tcp")
     target, port = (service.address, lab.PORT) if peer.translates else (service.endpoints[0], lab.TARGET_PORT)
     server = peer.lab.start(peer.lab.srv, connections, "serve", lab.TARGET_PORT, cpu=GENERATOR_CPU)

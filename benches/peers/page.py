@@ -19,8 +19,8 @@ MEASURES = {
     "connections_per_second": ("TCP connections", "k/s", 1e3, 2),
     "load_s": ("load time", "s", 1, 2),
 }
-# What was offered meanwhile, and refused: where all that was offered arrived and hardly any had to wait, the generator was the
-# limit and not the gateway.
+# Offered and refused packets of the run. If all offered packets arrived and hardly any had to wait, the generator was the
+# limit, not the gateway.
 OFFERED = {
     "established_pps": ("established_offered", "established_refused"),
     "new_flow_pps": ("new_flow_offered", "new_flow_refused"),
@@ -52,7 +52,7 @@ def is_bound(numbers, name):
 
 
 def sign(numbers, name):
-    """≥ where the generator was the limit; then a poller also had time to spin, and its CPU is at most what is told."""
+    """≥ if the generator was the limit. A poller then also had time to spin, so its CPU time is an upper bound."""
     if is_bound(numbers, name):
         return "≥ "
     idle = name == "cpu_us" and numbers.get("spins", [0, 0])[1] and is_bound(numbers, "established_pps")
@@ -111,7 +111,7 @@ ROW, GAP, LEFT, WIDTH, RIGHT, HEAD = 14, 10, 150, 420, 70, 54
 
 
 def svg(results):
-    """A panel a measure: bars from 0, whiskers from the least to the most."""
+    """One panel per measure: bars from 0, whiskers from minimum to maximum."""
     told = summary(results)
     counts = list(told)
     panels, top = [], 58

@@ -1,4 +1,4 @@
-"""Who is compared: each lays the same Services out in a lab of its own, and can be paused while others are measured."""
+"""The compared gateways. Each has the same Services in its own lab, and can be paused while others are measured."""
 
 import json
 import os
@@ -21,15 +21,15 @@ class Peer:
     note = ""
     translates = True
     carries_tcp = True
-    # Whether it uses its CPU up even with nothing to do.
+    # Whether it uses its whole CPU even when idle.
     spins = False
     forwarding = True
-    # Where the receive softirq of the gateway's interfaces runs. The kernel forwards in it, a poller wants it elsewhere.
+    # The CPU of the receive softirq of the gateway's interfaces. The kernel forwards in it; a poller needs it on another CPU.
     softirq_cpu = GATEWAY_CPU
 
     @classmethod
     def missing(cls, binary):
-        """Why it cannot be measured here, or nothing."""
+        """Why it cannot be measured here; None if it can."""
         return None
 
     def __init__(self, binary, count, directory):
@@ -45,27 +45,27 @@ class Peer:
         self.load_seconds = time.monotonic() - began
 
     def lay_out(self):
-        """Puts the Services in place."""
+        """Sets up the Services."""
 
     def targets(self):
-        """Where pktgen sends."""
+        """The destination of pktgen."""
         return lab.targets(self.count)
 
     def forget_flows(self):
-        """As if no packet had ever come."""
+        """Forgets all flows, as if no packet had arrived."""
 
     def cpu_seconds(self):
-        """CPU time of the gateway so far: the kernel forwards in softirq."""
+        """CPU time of the gateway so far. The kernel forwards in softirq."""
         return lab.softirq_seconds(GATEWAY_CPU)
 
     def resume(self):
-        """Before it is measured."""
+        """Called before a measurement."""
 
     def pause(self):
-        """After that: an idle poller would take the CPU from the others."""
+        """Called after a measurement: an idle poller would take the CPU from the others."""
 
     def change_endpoint(self):
-        """Replaces the last endpoint of the last Service by the spare; the commands to do so, prepared beforehand."""
+        """Commands, prepared in advance, that replace the last endpoint of the last Service with the spare one."""
         return None
 
     def _changed(self):
@@ -85,7 +85,7 @@ class Peer:
 
 
 class Forward(Peer):
-    """The kernel's routing and nothing else: what no translation costs."""
+    """The kernel's routing alone: the cost without translation."""
 
     name, note, translates = "ip_forward", "no NAT", False
 
@@ -94,7 +94,7 @@ class Forward(Peer):
 
 
 class Conntrack(Peer):
-    """What iptables and nftables have in common."""
+    """Common parts of iptables and nftables."""
 
     def forget_flows(self):
         run(*self.lab.inside(self.lab.gateway, "conntrack", "-F"))
@@ -139,7 +139,7 @@ class Nftables(Conntrack):
 
 
 class Poller(Peer):
-    """A process that polls; it sleeps while others are measured."""
+    """A polling process. It is stopped while others are measured."""
 
     forwarding = False
     spins = True
@@ -156,7 +156,7 @@ class Poller(Peer):
         return lab.process_seconds(self.pid())
 
     def pid(self):
-        """`ip netns exec` and `taskset` become the program they start."""
+        """`ip netns exec` and `taskset` replace themselves with the program, so this is its process."""
         return self.process.pid
 
 
@@ -187,15 +187,15 @@ class Testpmd(Poller):
 
 
 class Pollgate(Poller):
-    """pollgate, by one of its ports."""
+    """pollgate, with one of its kinds of port."""
 
     backend = "packet"
 
     @classmethod
     def missing(cls, binary):
-        """Asks the binary itself, which checks its configuration before anything else."""
+        """Runs the binary's own check of its configuration."""
         if not os.path.exists(binary):
-            return f"there is no {binary}: cargo build --release"
+            return f"{binary} does not exist: cargo build --release"
         probe = f"interfaces: [{{ name: lo, backend: {cls.backend} }}]\naddresses: [192.0.2.1]\n"
         told = subprocess.run(
             [binary, "run", "--config", "/dev/stdin"], input=probe, capture_output=True, text=True, timeout=20, check=False
@@ -239,7 +239,7 @@ ALL = [Forward, Testpmd, Iptables, Nftables, pollgate("packet"), pollgate("uring
 
 
 def needs(*programs):
-    """Which programs are missing, as a sentence."""
+    """The missing programs, as a sentence; None if all are there."""
     lacking = [program for program in programs if shutil.which(program) is None]
     return f"{', '.join(lacking)} not installed" if lacking else None
 
@@ -253,7 +253,7 @@ def read(path):
 
 
 def answers(path):
-    """Whether somebody listens on a Unix socket."""
+    """Whether a process listens on a Unix socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

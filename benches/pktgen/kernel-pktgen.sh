@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The kernel's own packet generator (Documentation/networking/pktgen.rst), for a real NIC. It sends faster than any program,
-# but measures nothing and does not answer ARP. Count what arrives behind the gateway.
+# but measures nothing and does not answer ARP. Count the packets that arrive after the gateway.
 #
 #   kernel-pktgen.sh -i eth1 -d 10.96.0.50 -m 02:00:00:00:00:01 [-p 80] [-s 60] [-c 100] [-f 100] [-r PPS] [-t CPUS] [-T SECONDS]
 #
@@ -28,15 +28,15 @@ while getopts i:d:m:p:s:c:f:r:t:T:h option; do
 done
 [[ $device && $target && $mac ]] || usage
 ((clients >= 1 && clients <= 65000)) || { echo "-c $clients: 1 to 65000 client addresses" >&2; exit 2; }
-((ports >= 1 && ports <= 64512)) || { echo "-f $ports: 1 to 64512 ports a client" >&2; exit 2; }
+((ports >= 1 && ports <= 64512)) || { echo "-f $ports: 1 to 64512 ports per client" >&2; exit 2; }
 ((EUID == 0)) || { echo "kernel-pktgen.sh: run it as root" >&2; exit 1; }
-[[ -e /sys/class/net/$device ]] || { echo "there is no interface $device here" >&2; exit 1; }
+[[ -e /sys/class/net/$device ]] || { echo "no interface $device" >&2; exit 1; }
 modprobe pktgen 2>/dev/null || true
 [[ -d /proc/net/pktgen ]] || { echo "this kernel has no pktgen (CONFIG_NET_PKTGEN)" >&2; exit 1; }
 
 readonly DIRECTORY=/proc/net/pktgen
 
-# One command to one of pktgen's files; the kernel's answer is in the file.
+# Writes one command to one of pktgen's files. The kernel's result is in the file.
 tell() {
     local file=$DIRECTORY/$1
     shift
@@ -77,7 +77,7 @@ done
 if ((seconds > 0)); then
     (sleep "$seconds" && echo stop >"$DIRECTORY/pgctrl") &
 fi
-# Returns when it is stopped.
+# Returns when pktgen is stopped.
 tell pgctrl start
 for ((cpu = 0; cpu < cpus; cpu++)); do
     echo "$device@$cpu: $(sed -n 's/^ *\([0-9]*pps .*\)/\1/p' "$DIRECTORY/$device@$cpu")"
