@@ -176,13 +176,13 @@ mod tests {
     struct Probe {
         value: u64,
         check: u64,
-        home: ThreadId,
+        owner: ThreadId,
         freed: Arc<AtomicUsize>,
     }
 
     impl Drop for Probe {
         fn drop(&mut self) {
-            assert_eq!(std::thread::current().id(), self.home, "freed away from the control thread");
+            assert_eq!(std::thread::current().id(), self.owner, "freed away from the control thread");
             self.freed.fetch_add(1, SeqCst);
         }
     }
@@ -190,8 +190,8 @@ mod tests {
     #[test]
     fn readers_see_whole_generations_and_only_the_publisher_frees() {
         let freed = Arc::new(AtomicUsize::new(0));
-        let home = std::thread::current().id();
-        let probe = |value| Probe { value, check: !value, home, freed: Arc::clone(&freed) };
+        let owner = std::thread::current().id();
+        let probe = |value| Probe { value, check: !value, owner, freed: Arc::clone(&freed) };
         let mut publisher = Publisher::new(probe(0));
         let stop = AtomicBool::new(false);
         const ROUNDS: u64 = 5000;

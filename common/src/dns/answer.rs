@@ -8,7 +8,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::message::{self, Asked, NameRoom, Query, Rcode};
+use super::message::{self, NameBuffer, Query, Question, Rcode};
 use super::zone::{RrSet, Zone};
 
 /// Why a message gets no response.
@@ -22,7 +22,7 @@ pub enum NoAnswer {
 
 /// Overwrites the query in the first `len` bytes of `buffer` with its response. Returns the response's length in bytes.
 pub fn answer(buffer: &mut [u8], len: usize, zone: &Zone) -> Result<usize, NoAnswer> {
-    let mut room = NameRoom::default();
+    let mut room = NameBuffer::default();
     let query = buffer.get(..len).and_then(|message| Query::read(message, &mut room)).ok_or(NoAnswer::NotAQuery)?;
     respond(&query, zone).write(&query, buffer).ok_or(NoAnswer::NoRoom)
 }
@@ -37,23 +37,23 @@ struct Response<'a> {
 }
 
 fn respond<'a>(query: &Query<'_>, zone: &'a Zone) -> Response<'a> {
-    let asked = match &query.question {
-        Ok(asked) => asked,
+    let question = match &query.question {
+        Ok(question) => question,
         Err(rcode) => return Response::error(*rcode),
     };
-    if asked.edns.is_some_and(|opt| opt.version() != 0) {
+    if question.edns.is_some_and(|opt| opt.version() != 0) {
         return Response::error(Rcode::BadVers);
     }
-    if asked.class != message::IN {
+    if question.class != message::IN {
         return Response::error(Rcode::Refused);
     }
     // A name that is found belongs to the zone.
-    match zone.find(asked.name) {
-        Some(node) => match node.answer(asked.rtype) {
-            Some(answer) => Response::positive(asked, answer),
-            None => Response::negative(asked, zone, Rcode::NoError),
+    match zone.find(question.name) {
+        Some(node) => match node.answer(question.rtype) {
+            Some(answer) => Response::positive(question, answer),
+            None => Response::negative(question, zone, Rcode::NoError),
         },
-        None if zone.holds(asked.name) => Response::negative(asked, zone, Rcode::NxDomain),
+        None if zone.holds(question.name) => Response::negative(question, zone, Rcode::NxDomain),
         None => Response::error(Rcode::Refused),
     }
 }
@@ -64,30 +64,30 @@ impl<'a> Response<'a> {
     }
 
     /// Truncates to no records at all, so that no client takes a part for the whole set (RFC 2181 §9).
-    fn positive(asked: &Asked<'_>, answer: &'a RrSet) -> Response<'a> {
-        let limit = asked.edns.map_or(message::PLAIN_SIZE, |opt| opt.size());
-        let opt = if asked.edns.is_some() { size_of::<message::Opt>() } else { 0 };
-        let truncated = asked.end + answer.bytes.len() + opt > limit;
+    fn positive(question: &Question<'_>, answer: &'a RrSet) -> Response<'a> {
+        let limit = question.edns.map_or(message::PLAIN_SIZE, |opt| opt.size());
+        let opt = if question.edns.is_some() { size_of::<message::Opt>() } else { 0 };
+        let truncated = question.end + answer.bytes.len() + opt > limit;
         let answer = Some(answer).filter(|_| !truncated);
         Response { rcode: Rcode::NoError, authoritative: true, truncated, answer, soa: None }
     }
 
-    fn negative(asked: &Asked<'_>, zone: &Zone, rcode: Rcode) -> Response<'a> {
+    fn negative(question: &Question<'_>, zone: &Zone, rcode: Rcode) -> Response<'a> {
         // The question's name ends with the zone's name. The record points there.
-        let origin = message::LEN + asked.name.len() - zone.origin.len();
+        let origin = message::LEN + question.name.len() - zone.origin.len();
         let soa = u16::try_from(origin).ok().map(|origin| message::soa(origin, zone.serial, zone.ttl));
         Response { rcode, authoritative: true, truncated: false, answer: None, soa }
     }
 
     /// Writes the response over the query at the start of `message`. Returns its length, or `None` if there is no room.
     fn write(&self, query: &Query<'_>, buffer: &mut [u8]) -> Option<usize> {
-        let asked = query.question.as_ref().ok();
-        let edns = asked.and_then(|asked| asked.edns).map(|opt| opt.response(self.rcode));
+        let question = query.question.as_ref().ok();
+        let edns = question.and_then(|question| question.edns).map(|opt| opt.response(self.rcode));
         let count = [self.answer.map_or(0, |set| set.count), u16::from(self.soa.is_some()), u16::from(edns.is_some())];
-        let questions = u16::from(asked.is_some());
+        let questions = u16::from(question.is_some());
         let header = query.header.response(self.rcode, self.authoritative, self.truncated, questions, count);
         buffer.get_mut(..message::LEN)?.copy_from_slice(header.as_bytes());
-        let mut at = asked.map_or(message::LEN, |asked| asked.end);
+        let mut at = question.map_or(message::LEN, |question| question.end);
         let records: [&[u8]; 3] = [
             self.answer.map_or(&[], |set| &set.bytes),
             self.soa.as_ref().map_or(&[], |soa| soa),

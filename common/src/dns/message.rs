@@ -88,12 +88,12 @@ impl Dns {
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
-struct Question {
+struct QuestionFields {
     rtype: U16,
     class: U16,
 }
 
-impl Header for Question {}
+impl Header for QuestionFields {}
 
 /// The OPT pseudo-record, including its root name (RFC 6891 §6.1.2).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -137,15 +137,15 @@ impl Opt {
 
 /// A buffer for a name in lower case. It is on the caller's stack, so the name is written where it is used.
 #[derive(Debug)]
-pub struct NameRoom([u8; MAX_NAME]);
+pub struct NameBuffer([u8; MAX_NAME]);
 
-impl Default for NameRoom {
-    fn default() -> NameRoom {
-        NameRoom([0; MAX_NAME])
+impl Default for NameBuffer {
+    fn default() -> NameBuffer {
+        NameBuffer([0; MAX_NAME])
     }
 }
 
-impl NameRoom {
+impl NameBuffer {
     /// The name at `at` in lower case, including the root label. Compression pointers are not accepted: a question has
     /// nothing to point to. `None` if the name is cut off, too long, or has a label of more than 63 bytes.
     fn read(&mut self, message: &[u8], at: usize) -> Option<&[u8]> {
@@ -180,12 +180,12 @@ pub struct Query<'a> {
     /// Its header.
     pub header: Dns,
     /// The question, or the response code that reports why it could not be read.
-    pub question: Result<Asked<'a>, Rcode>,
+    pub question: Result<Question<'a>, Rcode>,
 }
 
 /// One question.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct Question<'a> {
     /// The name.
     pub name: &'a [u8],
     /// The record type.
@@ -201,13 +201,13 @@ pub struct Asked<'a> {
 impl<'a> Query<'a> {
     /// Reads `message`. `None` if it is not a query: too short for a header, or a response. Such a message must get no
     /// response, so that two servers cannot send responses to each other without end.
-    pub fn read(message: &[u8], room: &'a mut NameRoom) -> Option<Query<'a>> {
+    pub fn read(message: &[u8], room: &'a mut NameBuffer) -> Option<Query<'a>> {
         let header = *Dns::at(message, 0)?;
         if header.flags.get() & QR != 0 {
             return None;
         }
         let question = match (header.flags.get() & OPCODE, header.questions.get()) {
-            (0, 1) => Asked::read(message, &header, room).ok_or(Rcode::FormErr),
+            (0, 1) => Question::read(message, &header, room).ok_or(Rcode::FormErr),
             (0, 0) => Err(Rcode::ServFail),
             (0, _) => Err(Rcode::FormErr),
             _ => Err(Rcode::NotImp),
@@ -216,16 +216,16 @@ impl<'a> Query<'a> {
     }
 }
 
-impl<'a> Asked<'a> {
-    fn read(message: &[u8], header: &Dns, room: &'a mut NameRoom) -> Option<Asked<'a>> {
+impl<'a> Question<'a> {
+    fn read(message: &[u8], header: &Dns, room: &'a mut NameBuffer) -> Option<Question<'a>> {
         let name = room.read(message, LEN)?;
         let at = LEN + name.len();
-        let question = Question::at(message, at)?;
-        let end = at + size_of::<Question>();
+        let question = QuestionFields::at(message, at)?;
+        let end = at + size_of::<QuestionFields>();
         // The OPT record is found without parsing only if the additional section directly follows the question.
         let bare = header.answers.get() == 0 && header.authorities.get() == 0 && header.additionals.get() > 0;
         let edns = Opt::at(message, end).filter(|opt| bare && opt.name == 0 && opt.rtype.get() == rr::OPT).copied();
-        Some(Asked { name, rtype: question.rtype.get(), class: question.class.get(), end, edns })
+        Some(Question { name, rtype: question.rtype.get(), class: question.class.get(), end, edns })
     }
 }
 
@@ -272,16 +272,16 @@ mod tests {
 
     #[test]
     fn a_question_is_read_in_lower_case() {
-        let mut room = NameRoom::default();
+        let mut room = NameBuffer::default();
         let read = Query::read(&query(b"\x03WwW\x02Ab\0"), &mut room).expect("a query");
-        let asked = read.question.expect("readable");
-        assert_eq!((asked.name, asked.rtype, asked.class, asked.end), (&b"\x03www\x02ab\0"[..], 1, 1, 24));
-        assert!(asked.edns.is_none());
+        let question = read.question.expect("readable");
+        assert_eq!((question.name, question.rtype, question.class, question.end), (&b"\x03www\x02ab\0"[..], 1, 1, 24));
+        assert!(question.edns.is_none());
     }
 
     #[test]
     fn each_unreadable_message_has_its_own_code() {
-        let code = |message: &[u8]| Query::read(message, &mut NameRoom::default()).map(|q| q.question.err());
+        let code = |message: &[u8]| Query::read(message, &mut NameBuffer::default()).map(|q| q.question.err());
         assert_eq!(code(b"short"), None);
         let mut response = query(b"\x01a\0");
         response[2] |= 0x80;
