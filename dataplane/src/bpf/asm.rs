@@ -24,7 +24,7 @@ pub struct Insn {
 /// A register. R0 holds results. R1 to R5 hold arguments and are lost in a call. R6 to R9 survive calls. Fp is the top of
 /// the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum Reg {
     R0,
     R1,
@@ -127,7 +127,7 @@ const MOV: u8 = 0xb0;
 const ALWAYS: u8 = 0x00;
 const CALL: u8 = 0x80;
 const EXIT: u8 = 0x90;
-/// The source register of a 64-bit load that means "the map behind this descriptor", and "its first value".
+/// The source register of a 64-bit load that means "the map of this descriptor", or "its first value".
 const PSEUDO_MAP_FD: u8 = 1;
 const PSEUDO_MAP_VALUE: u8 = 2;
 
@@ -360,9 +360,9 @@ mod tests {
         twice.label("here");
         twice.exit();
         assert_eq!(twice.finish(), Err(AsmError::LabelTwice("here")));
-        let mut behind = Assembler::new();
-        behind.jump("end");
-        behind.label("end");
-        assert_eq!(behind.finish(), Err(AsmError::OutOfRange("end")));
+        let mut after_last = Assembler::new();
+        after_last.jump("end");
+        after_last.label("end");
+        assert_eq!(after_last.finish(), Err(AsmError::OutOfRange("end")));
     }
 }

@@ -97,7 +97,7 @@ impl Assembler {
     }
 
     /// A = the packet's half-word at X + `at`.
-    pub(crate) fn load_half_behind(&mut self, at: u32) {
+    pub(crate) fn load_half_indexed(&mut self, at: u32) {
         self.add(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, at);
     }
 
@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jumps_find_their_labels_however_far() {
+    fn jumps_reach_near_and_far_labels() {
         let mut code = Assembler::default();
         let (far, near) = (code.label(), code.label());
         code.load_word(0);

@@ -131,8 +131,8 @@ impl Egress {
             // Not reached: the same look-up reported an unresolved neighbour just before.
             return self.drop(frame, DropReason::NeighbourUnresolved);
         };
-        let (room, asked) = self.pending.room_for(&query);
-        if !asked {
+        let (room, requested) = self.pending.room_for(&query);
+        if !requested {
             (self.ask)(query);
         }
         let kept = if room { self.keep(frame) } else { Err(frame) };

@@ -25,7 +25,7 @@ const PER_NEIGHBOUR: usize = 16;
 /// How long a frame waits. The kernel gives up on a neighbour after three probes, one second apart.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two requests for the same neighbour: a request to the kernel may be lost.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A frame and what it waits for.
 struct Waiting {
@@ -34,7 +34,7 @@ struct Waiting {
     packet: IpPacket,
     since: Instant,
     /// Time of the last request for the neighbour.
-    asked: Instant,
+    requested: Instant,
 }
 
 /// What is kept of the IP packet in a frame, for either family.
@@ -84,7 +84,7 @@ impl Pending {
 
     /// Keeps a frame that carries `packet`.
     pub(crate) fn add(&mut self, frame: Frame, query: NeighbourQuery, packet: IpPacket, since: Instant) {
-        self.waiting.push(Waiting { frame, query, packet, since, asked: since });
+        self.waiting.push(Waiting { frame, query, packet, since, requested: since });
     }
 
     /// Number of waiting frames.
@@ -95,8 +95,8 @@ impl Pending {
     /// The next neighbour to request again at `now`; `None` if no more is due. Each neighbour is returned once, even if many
     /// frames wait for it.
     pub(crate) fn due(&mut self, now: Instant) -> Option<NeighbourQuery> {
-        let query = self.waiting.iter().find(|waiting| now.since(waiting.asked) > ASK_EVERY)?.query;
-        self.waiting.iter_mut().filter(|waiting| waiting.query == query).for_each(|waiting| waiting.asked = now);
+        let query = self.waiting.iter().find(|waiting| now.since(waiting.requested) > REQUEST_INTERVAL)?.query;
+        self.waiting.iter_mut().filter(|waiting| waiting.query == query).for_each(|waiting| waiting.requested = now);
         Some(query)
     }
 

@@ -52,23 +52,23 @@ pub enum OpenError {
          service AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK, or use backend: packet"
     )]
     XdpNotPermitted {
-        /// What was being done.
+        /// The failed step.
         step: &'static str,
     },
     /// The kernel does not support AF_XDP, or lacks a part that is needed.
     #[error("{step}: {source}; AF_XDP ports need Linux 5.10 or later with CONFIG_XDP_SOCKETS: use backend: packet")]
     XdpMissing {
-        /// What was being done.
+        /// The failed step.
         step: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel supports AF_XDP, but a step failed.
     #[error("{step}: {source}")]
     Xdp {
-        /// What was being done.
+        /// The failed step.
         step: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The interface already has an XDP program.
@@ -137,7 +137,7 @@ pub enum OpenError {
     NoUring {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel refused a step.
@@ -147,9 +147,9 @@ pub enum OpenError {
         interface: String,
         /// The worker.
         worker: u16,
-        /// What was being done.
+        /// The failed step.
         step: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out_and_every_buffer_returns() {
+    fn packets_go_in_and_out_and_every_buffer_returns() {
         let (mut port, wire) = MemoryPort::new(PortId(3));
         let (mut frames, mut back) = (Vec::new(), Vec::new());
         for n in 0..5u8 {

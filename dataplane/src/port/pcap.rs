@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_fed_comes_in_and_what_is_sent_carries_the_time_of_the_poll() {
+    fn input_is_received_and_output_has_the_time_of_the_poll() {
         let (input, output) = (Track::default(), Track::default());
         let mut port = PcapPort::new(PortId(0), Arc::clone(&input), Arc::clone(&output));
         input.push(record(1, 1));

@@ -178,9 +178,9 @@ impl<'a> Family<'a> {
             self.code.store(DESTINATION + word);
         }
         self.ports();
-        self.code.load_half_behind(0);
+        self.code.load_half_indexed(0);
         self.code.store(SOURCE_PORT);
-        self.code.load_half_behind(2);
+        self.code.load_half_indexed(2);
         self.code.store(DESTINATION_PORT);
     }
 
@@ -253,10 +253,10 @@ impl<'a> Family<'a> {
         let last = u128::MAX >> (128 - 32 * self.shape.words);
         let mut ends: Vec<u128> = Vec::new();
         for (first, last_in) in ranges.into_iter().filter(|(first, last)| first <= last) {
-            let behind = last_in.saturating_add(1);
+            let after = last_in.saturating_add(1);
             match ends.last_mut() {
-                Some(end) if *end >= first => *end = behind.max(*end),
-                _ => ends.extend([first, behind]),
+                Some(end) if *end >= first => *end = after.max(*end),
+                _ => ends.extend([first, after]),
             }
         }
         // After the last address there is nothing to compare with.
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_ports_goes_to_any_worker() {
+    fn packets_without_ports_go_to_any_worker() {
         let world = world(4, vec![]);
         let program = world.program();
         let key = |n: u32, protocol| FlowKey {
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_limits_the_most_important_are_kept_and_the_kernel_still_takes_it() {
+    fn beyond_the_limits_the_most_important_are_kept_and_the_kernel_accepts_the_program() {
         let v4 = |n: u32| IpAddr::V4((0x0a00_0000 + 2 * n).into());
         let v6 = |n: u128| IpAddr::V6((0xfd00 << 112 | n << 80 | n << 33).into());
         let gateways = (0..40).map(|n| 0xc000_0200 + n);

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_undone_is_seen_and_finished_as_an_independent_builder_has_it() {
+    fn partial_checksums_are_found_and_completed_like_an_independent_builder() {
         for made in [udp4(b"odd"), udp4(b"even"), tcp4(&[0xff; 1460]), tcp4(b""), tcp6(b"odd"), tcp6(&[7; 1000])] {
             let mut bytes = left_undone(&made);
             let mut frame = over(&mut bytes);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_checksum_fragments_and_what_is_cut_are_left_alone() {
+    fn no_checksum_fragments_and_truncated_frames_are_left_alone() {
         let made = udp4(b"data");
         let partial_bytes = left_undone(&made);
         let mut none = partial_bytes.clone();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn only_frames_of_virtual_devices_are_looked_at() {
+    fn only_frames_of_virtual_devices_are_checked() {
         assert!(may_be_partial("veth") && may_be_partial("virtio_net") && may_be_partial("tun"));
         assert!(!may_be_partial("mlx5_core") && !may_be_partial(""));
     }

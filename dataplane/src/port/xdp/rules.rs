@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_as_the_program_puts_them_together() {
+    fn keys_have_the_layout_of_the_program() {
         let v4: IpAddr = "10.1.2.3".parse().expect("an address");
         assert_eq!(key(v4), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]);
         let v6: IpAddr = "2001:db8::7".parse().expect("an address");

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_known_by_its_number_and_comes_home() {
+    fn a_chunk_has_its_owner_by_number_and_comes_back() {
         let [mut left, mut right] = shares();
         let address = right.take().expect("a chunk") + 256;
         assert_eq!((address, right.owns(address), left.owns(address)), (4 * 2048 + 256, true, false));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_lie_in_one_chunk_is_no_frame() {
+    fn a_frame_must_lie_in_one_chunk() {
         let [mut share, _other] = shares();
         for (address, length) in [(256, 1793), (8 * 2048, 1), (u64::MAX, 0)] {
             // SAFETY: no frame is made.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_lies_where_a_received_frame_would_or_takes_no_chunk() {
+    fn a_copy_has_the_offset_of_a_received_frame_or_takes_no_chunk() {
         let [mut share, _other] = shares();
         assert_eq!(share.copy(&[7; 1793]), None);
         assert_eq!(share.free(), 4);
