@@ -10,11 +10,8 @@
 
 #![deny(unsafe_code)]
 
-#![deny(unsafe_code)]
-
 pub mod counters;
 pub mod dns;
-#[allow(unsafe_code, reason = "loads, defers and frees the published pointer")]
 pub mod epoch;
 pub mod flow;
 pub mod hash;

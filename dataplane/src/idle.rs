@@ -5,6 +5,8 @@
 //!   one over (an eventfd), or after a short time (for pending frames and the sweeper). An idle worker leaves the
 //!   CPU almost free.
 
+#![allow(unsafe_code, reason = "eventfd(2) and poll(2) take raw pointers and descriptors")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;

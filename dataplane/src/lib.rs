@@ -9,7 +9,7 @@
 //!            any step may stop with a Verdict; only `egress::dispatch` sends, counts and gives buffers back
 //! ```
 //!
-//! `unsafe` is denied, except in the modules whose declaration allows it and gives the reason.
+//! `unsafe` is denied, except in the modules that allow it and give the reason.
 
 #![deny(unsafe_code)]
 
@@ -18,9 +18,7 @@ mod burst;
 mod classify;
 pub mod egress;
 pub mod flow;
-#[allow(unsafe_code, reason = "eventfd(2) and poll(2) take raw pointers and descriptors")]
 pub mod idle;
-#[allow(unsafe_code, reason = "mmap(2) returns memory without an owner that the compiler knows")]
 mod memory;
 mod open;
 mod owned;

@@ -4,6 +4,8 @@
 //! TLB. The array is mapped once at start, and the kernel is advised to use transparent huge pages. The kernel allocates
 //! zeroed pages on first access, so an idle gateway does not use its maximum.
 
+#![allow(unsafe_code, reason = "mmap(2) returns memory without an owner that the compiler knows")]
+
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;

@@ -2,6 +2,8 @@
 //!
 //! Keys and values are plain bytes whose size is part of the type, so the kernel never reads or writes beyond them.
 
+#![allow(unsafe_code, reason = "commands contain the addresses of keys and values")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 

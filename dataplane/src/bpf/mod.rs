@@ -14,11 +14,8 @@
 
 mod asm;
 pub mod classic;
-#[allow(unsafe_code, reason = "commands contain the addresses of keys and values")]
 mod map;
-#[allow(unsafe_code, reason = "commands contain the addresses of instructions and frames")]
 mod program;
-#[allow(unsafe_code, reason = "bpf(2) takes addresses as numbers")]
 mod sys;
 
 pub use asm::{AsmError, Assembler, Condition, Insn, Operand, Reg, Width};

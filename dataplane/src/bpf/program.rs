@@ -1,5 +1,7 @@
 //! Programs: verified by the kernel, attached to an interface by a link, or run on one frame for their result.
 
+#![allow(unsafe_code, reason = "commands contain the addresses of instructions and frames")]
+
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 

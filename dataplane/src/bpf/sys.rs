@@ -2,6 +2,8 @@
 //!
 //! `unsafe` here: the structures contain addresses as numbers. Each caller keeps the memory alive during the call.
 
+#![allow(unsafe_code, reason = "bpf(2) takes addresses as numbers")]
+
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{FromRawFd, OwnedFd};

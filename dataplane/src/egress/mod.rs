@@ -10,5 +10,4 @@ pub(crate) mod dispatch;
 pub mod mesh;
 pub(crate) mod nexthop;
 pub(crate) mod pending;
-#[allow(unsafe_code, reason = "lends buffers as frames, which are raw pointers")]
 pub(crate) mod pool;

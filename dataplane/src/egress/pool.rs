@@ -3,6 +3,8 @@
 //! All buffers are made at start, and each can hold a whole super-frame. The kernel backs only pages that were written, so
 //! a buffer that has held only small frames costs one page.
 
+#![allow(unsafe_code, reason = "lends buffers as frames, which are raw pointers")]
+
 use std::ptr::NonNull;
 
 use crate::memory::{Mapped, Zeroed};

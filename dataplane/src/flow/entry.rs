@@ -12,6 +12,8 @@
 //! packet needs is in its own direction's entry; the other is touched only when the flow's life changes, when its
 //! acknowledgements have moved far, and when the sweeper looks at both clocks.
 
+#![allow(unsafe_code, reason = "declares that all-zero bytes are an entry")]
+
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;

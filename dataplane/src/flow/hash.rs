@@ -12,6 +12,8 @@
 //!
 //! One of the few modules with `unsafe`: instructions that not every CPU has.
 
+#![allow(unsafe_code, reason = "AES instructions exist only on some CPUs")]
+
 use pollgate_common::flow::{Address, FlowKey};
 
 /// A key's hash, computed once and used for tag and both buckets.

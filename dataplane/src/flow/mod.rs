@@ -8,13 +8,10 @@
 //!
 //! Each worker has its own table and nobody else touches it.
 
-#[allow(unsafe_code, reason = "declares that all-zero bytes are an entry")]
 pub mod entry;
-#[allow(unsafe_code, reason = "AES instructions exist only on some CPUs")]
 mod hash;
 pub mod life;
 pub mod sequence;
-#[allow(unsafe_code, reason = "declares that all-zero bytes are a bucket, and reads tags as one vector")]
 pub mod table;
 
 pub use entry::{Entry, Translation};

@@ -5,6 +5,8 @@
 //!
 //! `unsafe` here: the requests are unions and contain addresses.
 
+#![allow(unsafe_code, reason = "ioctl(2) takes unions and raw pointers")]
+
 use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;

@@ -11,6 +11,8 @@
 //!
 //! `unsafe` here: a frame points into memory that the borrow checker knows nothing of, such as rings mapped from the kernel.
 
+#![allow(unsafe_code, reason = "a frame is a raw pointer to lent memory")]
+
 use std::ptr::NonNull;
 
 use pollgate_common::net::PortId;

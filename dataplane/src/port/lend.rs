@@ -1,5 +1,7 @@
 //! Lends ordinary memory as frames. The ports without a ring share this.
 
+#![allow(unsafe_code, reason = "lends boxes as frames, which are raw pointers")]
+
 use std::ptr::NonNull;
 
 use pollgate_common::net::PortId;

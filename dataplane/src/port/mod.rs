@@ -17,11 +17,8 @@
 //!
 //! A port belongs to one worker. It is moved to that worker's thread once and never shared.
 
-#[allow(unsafe_code, reason = "ioctl(2) takes unions and raw pointers")]
 mod device;
-#[allow(unsafe_code, reason = "a frame is a raw pointer to lent memory")]
 pub mod frame;
-#[allow(unsafe_code, reason = "lends boxes as frames, which are raw pointers")]
 mod lend;
 pub mod memory;
 pub mod packet;

@@ -37,11 +37,8 @@
 //! A link that goes down and comes back keeps its socket. The kernel leaves an error on the socket, which is read and
 //! ignored. An interface that is removed does not come back: the port then receives nothing and drops all frames to send.
 
-#[allow(unsafe_code, reason = "the kernel writes the mapped ring")]
 mod ring;
-#[allow(unsafe_code, reason = "lends buffers as frames, which are raw pointers")]
 mod side;
-#[allow(unsafe_code, reason = "sendmmsg(2) takes raw pointers")]
 mod transmit;
 
 use std::io;

@@ -14,6 +14,8 @@
 //! `unsafe` here: no type can express that another owner, the kernel, writes this memory. Every access is to a slot whose
 //! status was read as ours, through a pointer that was checked to lie in the mapping.
 
+#![allow(unsafe_code, reason = "the kernel writes the mapped ring")]
+
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};

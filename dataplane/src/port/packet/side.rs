@@ -9,6 +9,8 @@
 //!
 //! `unsafe` here: frames are pointers into this memory, lent and taken back by number.
 
+#![allow(unsafe_code, reason = "lends buffers as frames, which are raw pointers")]
+
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};

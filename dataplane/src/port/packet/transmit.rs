@@ -3,6 +3,8 @@
 //! The call stops at the first frame that fails. It reports the error only if that frame was the first of the call. So the
 //! next call starts at that frame to get its error, and sending continues after it.
 
+#![allow(unsafe_code, reason = "sendmmsg(2) takes raw pointers")]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

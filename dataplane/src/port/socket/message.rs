@@ -6,6 +6,8 @@
 //!
 //! `unsafe` here: the messages are raw pointers to their own boxes and to lent frames.
 
+#![allow(unsafe_code, reason = "the messages are raw pointers to frames")]
+
 use std::mem::size_of;
 
 use pollgate_common::reasons::DropReason;

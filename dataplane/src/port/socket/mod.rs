@@ -12,7 +12,6 @@
 //! stay in one piece (packet(7); linux/virtio_net.h).
 
 mod fanout;
-#[allow(unsafe_code, reason = "the messages are raw pointers to frames")]
 mod message;
 mod tag;
 

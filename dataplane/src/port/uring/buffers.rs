@@ -10,6 +10,8 @@
 //! `unsafe` here: the kernel writes this memory, but only inside our own calls (DEFER_TASKRUN) and only to buffers in the
 //! ring. A buffer that has left the ring belongs to us, or to the holder of its frame, until it is put back.
 
+#![allow(unsafe_code, reason = "the kernel writes the buffers, and frames point into them")]
+
 use std::io;
 use std::mem::{ManuallyDrop, size_of};
 use std::ptr::NonNull;

@@ -25,9 +25,7 @@
 //! mapped ring 60 ns. It needs 0.96 and 1.12 µs to send a frame, with `sendmmsg` 0.84 and 1.02 µs (medians of nine
 //! interleaved rounds). So this port is used only if the configuration asks for it.
 
-#[allow(unsafe_code, reason = "the kernel writes the buffers, and frames point into them")]
 mod buffers;
-#[allow(unsafe_code, reason = "requests contain raw pointers")]
 mod ring;
 mod send;
 

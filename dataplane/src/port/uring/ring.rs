@@ -4,6 +4,8 @@
 //!
 //! `unsafe` here: requests contain pointers to messages. The port keeps the messages until the request is complete.
 
+#![allow(unsafe_code, reason = "requests contain raw pointers")]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -52,18 +52,13 @@
 
 mod checksum;
 mod open;
-#[allow(unsafe_code, reason = "takes frames out of the memory shared with the kernel, and calls epoll(7)")]
 mod port;
 mod program;
-#[allow(unsafe_code, reason = "the kernel writes the mapped rings")]
 mod ring;
 mod rules;
-#[allow(unsafe_code, reason = "socket calls take raw pointers and descriptors")]
 mod socket;
 mod steering;
-#[allow(unsafe_code, reason = "takes completed chunks out of the memory shared with the kernel")]
 mod transmit;
-#[allow(unsafe_code, reason = "frames point into memory that the kernel also writes")]
 mod umem;
 
 pub use open::{XdpOptions, open};

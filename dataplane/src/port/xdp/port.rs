@@ -1,5 +1,7 @@
 //! The AF_XDP port of one interface: the sockets that one worker polls.
 
+#![allow(unsafe_code, reason = "takes frames out of the memory shared with the kernel, and calls epoll(7)")]
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -14,6 +14,8 @@
 //! `unsafe` here: the kernel also writes this memory. [`Shared::map`] derives all pointers from the kernel's own offsets into
 //! a mapping whose size follows from them. Only entries that are ours by the counters are accessed.
 
+#![allow(unsafe_code, reason = "the kernel writes the mapped rings")]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;

@@ -7,6 +7,8 @@
 //! The first socket registers the worker's memory and chooses the mode. The others share both (binding with XDP_SHARED_UMEM
 //! accepts no mode of its own).
 
+#![allow(unsafe_code, reason = "socket calls take raw pointers and descriptors")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

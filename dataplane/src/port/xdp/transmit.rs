@@ -19,6 +19,8 @@
 //! A refused frame (EBUSY) is the one before the ring's consumer. It completes like the others and is then reported with its
 //! reason. A refused frame of an earlier batch was already reported as sent.
 
+#![allow(unsafe_code, reason = "takes completed chunks out of the memory shared with the kernel")]
+
 use pollgate_common::reasons::DropReason;
 
 use super::super::device::Device;

@@ -19,6 +19,8 @@
 //!
 //! `unsafe` here: the memory is shared with the kernel, and frames point into it.
 
+#![allow(unsafe_code, reason = "frames point into memory that the kernel also writes")]
+
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
