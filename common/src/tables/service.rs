@@ -125,7 +125,8 @@ pub struct ServicePort {
     pub cluster: Pool,
     /// Backends that may be chosen under policy Local.
     pub local: Pool,
-    /// Whether any endpoint could serve at all. If not, packets are rejected rather than dropped.
+    /// Whether any endpoint could serve at all. If not, packets are rejected, also under policy Local. (If only the pool of
+    /// policy Local is empty, they are dropped.)
     pub has_any: bool,
     /// The values of its counters when it got its index: (packets, bytes, flows) of the services that had the index before.
     pub counted: (u64, u64, u64),

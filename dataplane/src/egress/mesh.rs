@@ -75,7 +75,7 @@ impl Mesh {
         self.inboxes.get(usize::from(worker))?.returns.pop()
     }
 
-    /// Announces that `worker` is about to sleep. Returns whether it may sleep, which is false if its queues are not empty. With
+    /// Announces that `worker` is about to sleep. Returns false, and withdraws the announcement, if a frame waits for it. With
     /// SeqCst on both sides, either the sender sees the announcement or the sleeper sees the frame.
     pub(crate) fn may_sleep(&self, worker: u16) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return true };

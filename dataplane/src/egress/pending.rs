@@ -23,7 +23,7 @@ pub(crate) const CAPACITY: usize = 128;
 /// Maximum number of waiting frames per neighbour.
 const PER_NEIGHBOUR: usize = 16;
 /// How long a frame waits. The kernel gives up on a neighbour after three probes, one second apart.
-const PATIENCE: Duration = Duration::from_secs(3);
+const MAX_WAIT: Duration = Duration::from_secs(3);
 /// Time between two requests for the same neighbour: a request to the kernel may be lost.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -133,7 +133,7 @@ impl Waiting {
                 Err(no) => return Some(Err(reason(no))),
             }
         }
-        (now.since(self.since) > PATIENCE).then_some(Err(DropReason::NeighbourUnresolved))
+        (now.since(self.since) > MAX_WAIT).then_some(Err(DropReason::NeighbourUnresolved))
     }
 }
 

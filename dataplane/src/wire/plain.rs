@@ -30,9 +30,9 @@ pub struct Plain {
     ip: Ipv4,
     src_port: U16,
     dst_port: U16,
-    /// UDP: its length; TCP: the sequence number's high half.
+    /// UDP: length. TCP: high half of the sequence number.
     udp_length: U16,
-    /// UDP: its sum; TCP: the low half.
+    /// UDP: checksum. TCP: low half of the sequence number.
     seq_low: U16,
     ack: U32,
     tcp_offset: u8,
@@ -53,11 +53,11 @@ impl Plain {
         let is_ours = plain.ethernet.dst() == own && plain.ethernet.ether_type() == ethernet::IPV4;
         let total = plain.ip.total_len();
         let fits = total <= frame.len() - ethernet::LEN;
-        (is_ours && fits && plain.ip.is_plain() && plain.l4_is_true(gso)).then_some(plain)
+        (is_ours && fits && plain.ip.is_plain() && plain.l4_is_valid(gso)).then_some(plain)
     }
 
     #[inline]
-    fn l4_is_true(&self, gso: bool) -> bool {
+    fn l4_is_valid(&self, gso: bool) -> bool {
         let Some(len) = self.ip.total_len().checked_sub(super::ipv4::LEN) else { return false };
         if self.is_tcp() {
             let header = usize::from(self.tcp_offset >> 4) * 4;
@@ -79,7 +79,7 @@ impl Plain {
         &self.ip
     }
 
-    /// What a TCP connection's life depends on, without options; nothing for UDP.
+    /// The fields of a TCP segment that decide its connection's life, without options; all zero for UDP.
     #[inline]
     pub fn segment(&self) -> Segment {
         if !self.is_tcp() {

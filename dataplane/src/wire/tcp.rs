@@ -25,14 +25,14 @@ pub const RST: u8 = 0x04;
 /// The acknowledgement number is valid.
 pub const ACK: u8 = 0x10;
 
-/// Ends the list of options.
+/// End of the list of options.
 const OPTION_END: u8 = 0;
-/// A byte of nothing.
+/// Padding of one byte.
 const OPTION_NOP: u8 = 1;
 /// Window scale (RFC 7323 §2.2).
 const OPTION_SCALE: u8 = 3;
 
-/// What a connection's life depends on in a segment.
+/// The fields of a segment that decide a connection's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Sequence number.
@@ -41,24 +41,24 @@ pub struct Segment {
     pub ack: u32,
     /// [`SYN`], [`ACK`], ...
     pub flags: u8,
-    /// The window scale a SYN offers; zero if none.
+    /// The window scale that a SYN offers; zero if none.
     pub scale: u8,
 }
 
 impl Segment {
-    /// Whether it neither opens nor ends anything: no SYN, FIN or RST.
+    /// Whether the segment neither opens nor closes a connection: no SYN, FIN or RST.
     #[inline]
     pub fn is_ordinary(&self) -> bool {
         self.flags & (SYN | FIN | RST) == 0
     }
 
-    /// Whether its acknowledgement number is valid.
+    /// Whether the acknowledgement number is valid.
     #[inline]
     pub fn has_ack(&self) -> bool {
         self.flags & ACK != 0
     }
 
-    /// What it says about its connection, in the order in which a receiver looks at the flags (RFC 9293 §3.10.7.4).
+    /// The signal for the connection, by the order in which a receiver checks the flags (RFC 9293 §3.10.7.4).
     #[inline]
     pub fn signal(&self) -> Signal {
         match (self.flags & RST != 0, self.flags & SYN != 0, self.has_ack(), self.flags & FIN != 0) {
@@ -122,7 +122,7 @@ impl Tcp {
         self.flags
     }
 
-    /// What a connection's life depends on. `options` are the bytes behind the fixed part.
+    /// The fields that decide a connection's life. `options` are the bytes after the fixed part.
     pub fn segment(&self, options: &[u8]) -> Segment {
         let scale = if self.flags & SYN != 0 { window_scale(options) } else { 0 };
         Segment { seq: self.seq.get(), ack: self.ack.get(), flags: self.flags, scale }
@@ -159,7 +159,7 @@ impl Tcp {
     }
 }
 
-/// The window scale among a SYN's options; zero if there is none, or if they are damaged before it.
+/// The window scale among a SYN's options; zero if there is none, or if the options before it are malformed.
 fn window_scale(mut options: &[u8]) -> u8 {
     loop {
         options = match options {
