@@ -10,7 +10,7 @@ use super::frontend::{FrontendKey, FrontendKind};
 /// Identifies a service across generations. If the index is reused, the incarnation differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct ServiceId {
-    /// Index in the tables, below [`MAX_SERVICES`].
+    /// Index in the tables, below [`crate::counters::MAX_SERVICES`].
     pub index: u32,
     /// Changes when another service gets the index.
     pub incarnation: u16,

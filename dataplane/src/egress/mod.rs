@@ -1,10 +1,10 @@
 //! Egress: carries out verdicts.
 //!
-//! * [`dispatch`]: sends, counts and gives buffers back. No other module does.
+//! * `dispatch`: sends, counts and gives buffers back. No other module does.
 //! * [`mesh`]: queues between workers, for frames that belong to another worker.
-//! * [`nexthop`]: the cache of next hops.
-//! * [`pending`]: frames that wait for a neighbour's MAC address.
-//! * [`pool`]: buffers for frames that outlive their burst.
+//! * `nexthop`: the cache of next hops.
+//! * `pending`: frames that wait for a neighbour's MAC address.
+//! * `pool`: buffers for frames that outlive their burst.
 
 pub(crate) mod dispatch;
 pub mod mesh;

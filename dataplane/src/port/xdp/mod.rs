@@ -8,7 +8,7 @@
 //!     └──── completion ring ─▶ back to the port that owns the chunk ──────────────────────┘
 //! ```
 //!
-//! A port is one worker's part of an interface: the sockets of its share of the receive queues ([`open`]). All ports of a
+//! A port is one worker's part of an interface: the sockets of its share of the receive queues ([`open()`]). All ports of a
 //! worker share their memory (`umem`), so forwarding from one to another needs only a descriptor. The interface's [`Program`]
 //! and the [`Rules`] decide which frames are received. All workers share the program, and all programs share the rules.
 //!
