@@ -1,10 +1,11 @@
 //! A burst sorted by family: the packets of each lane, the frames that are neither, and what became of each frame.
 //!
 //! ```text
-//!  frames    0   1   2   3   4        (they stay where the port put them)
-//!  v4        0       2       4        packets, each with its frame's index
-//!  arp           1
-//!  outcomes  ·   ·   ·   ·   ·        one per frame
+//!  frames     0   1   2   3   4        (they stay where the port put them)
+//!  v4.flows   0       2                packets that can belong to a flow, each with its frame's index
+//!  v4.others              3            other packets of the family
+//!  arp            1
+//!  outcomes   ·   ·   ·   ·   ·        one per frame; frame 4 got its own while parsing
 //! ```
 
 use pollgate_common::flow::{Address, V4};
@@ -13,7 +14,7 @@ use pollgate_common::reasons::DropReason;
 use crate::packet::{Outcome, Packet, Verdict};
 use crate::port::BURST;
 
-/// The packets of one family in a burst.
+/// A list of packets that is filled anew with each burst.
 pub(crate) struct Packets<A> {
     list: Box<[Packet<A>; BURST]>,
     count: usize,
@@ -37,6 +38,12 @@ impl<A: Address> Packets<A> {
         self.count += 1;
     }
 
+    /// Adds a copy of `packet`.
+    fn push(&mut self, packet: Packet<A>) {
+        *self.next() = packet;
+        self.keep();
+    }
+
     /// All of them, in the order of their frames.
     #[inline]
     pub(crate) fn as_mut(&mut self) -> &mut [Packet<A>] {
@@ -50,25 +57,44 @@ impl<A: Address> Packets<A> {
     }
 }
 
+/// The packets of one family in a burst.
+pub(crate) struct Family<A> {
+    /// Those that can belong to a flow: nearly all.
+    pub(crate) flows: Packets<A>,
+    /// The others: fragments, control messages, protocols without ports.
+    pub(crate) others: Packets<A>,
+}
+
+impl<A: Address> Family<A> {
+    /// Keeps what was written to `others.next()`, where it belongs.
+    pub(crate) fn keep(&mut self) {
+        let packet = *self.others.next();
+        if packet.can_have_flow() { self.flows.push(packet) } else { self.others.keep() }
+    }
+}
+
 /// What is known about one burst.
 pub(crate) struct Burst {
-    /// The IPv4 lane's packets.
-    pub(crate) v4: Packets<V4>,
+    /// The IPv4 packets.
+    pub(crate) v4: Family<V4>,
+    /// What becomes of each frame.
+    pub(crate) outcomes: Box<[Outcome; BURST]>,
     arp: [u8; BURST],
     arp_count: usize,
-    outcomes: Box<[Outcome; BURST]>,
 }
 
 impl Burst {
     pub(crate) fn new() -> Burst {
         let undecided = Outcome::of(Verdict::Drop(DropReason::Protocol));
-        Burst { v4: Packets::new(), arp: [0; BURST], arp_count: 0, outcomes: Box::new([undecided; BURST]) }
+        let v4 = Family { flows: Packets::new(), others: Packets::new() };
+        Burst { v4, outcomes: Box::new([undecided; BURST]), arp: [0; BURST], arp_count: 0 }
     }
 
     /// Forgets the last burst.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        self.v4.count = 0;
+        self.v4.flows.count = 0;
+        self.v4.others.count = 0;
         self.arp_count = 0;
     }
 
@@ -82,9 +108,8 @@ impl Burst {
 
     /// The indexes of the frames that are ARP.
     #[inline]
-    pub(crate) fn arp(&self) -> impl Iterator<Item = usize> + use<> {
-        let (arp, count) = (self.arp, self.arp_count);
-        (0..count).map(move |at| usize::from(arp[at]))
+    pub(crate) fn arp(&self) -> &[u8] {
+        &self.arp[..self.arp_count.min(BURST)]
     }
 
     /// Notes what becomes of the frame at `index`.
@@ -97,11 +122,5 @@ impl Burst {
     #[inline]
     pub(crate) fn outcomes(&self, count: usize) -> &[Outcome] {
         &self.outcomes[..count.min(BURST)]
-    }
-
-    /// The IPv4 lane's packets, and where their outcomes go.
-    #[inline]
-    pub(crate) fn v4_lane(&mut self) -> (&mut [Packet<V4>], &mut [Outcome; BURST]) {
-        (self.v4.as_mut(), &mut self.outcomes)
     }
 }

@@ -32,10 +32,10 @@ pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net) {
         if last.0 != Some(port) {
             last = (Some(port), net.port_link(port).map(|link| link.mac).unwrap_or_default());
         }
-        let packet = burst.v4.next();
+        let packet = burst.v4.flows.next();
         (packet.frame, packet.own) = (index, last.1);
         if plain(frame, packet) {
-            burst.v4.keep();
+            burst.v4.flows.keep();
         } else {
             general(frame, index, burst, last.1);
         }
@@ -64,7 +64,11 @@ fn plain(frame: &Frame, packet: &mut Packet<V4>) -> bool {
 #[cold]
 fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac) {
     let result = match network(frame, own) {
-        Ok(Network::V4) => ip::<Ipv4>(frame, burst.v4.next()).map(|()| burst.v4.keep()).map_err(Verdict::Drop),
+        Ok(Network::V4) => {
+            let packet = burst.v4.others.next();
+            (packet.frame, packet.own) = (index, own);
+            ip::<Ipv4>(frame, packet).map(|()| burst.v4.keep()).map_err(Verdict::Drop)
+        }
         Ok(Network::Arp) => {
             burst.add_arp(index);
             Ok(())

@@ -9,7 +9,7 @@ use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Family};
 use crate::classify::{self, Destination};
 use crate::egress::pending;
 use crate::flow::life::{Life, Side, Signal};
@@ -24,11 +24,12 @@ use crate::{open, parse, rewrite, select};
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
 pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, tables: &Tables, now: Instant) {
     parse::all(frames, burst, tables.net());
-    for index in burst.arp() {
+    for at in 0..burst.arp().len() {
+        let index = usize::from(burst.arp()[at]);
         burst.settle(index, Outcome::of(arp::reply(&mut frames[index], tables)));
     }
-    let (packets, outcomes) = burst.v4_lane();
-    lane(&mut state.shared, &mut state.v4, frames, packets, outcomes, tables, now);
+    let Burst { v4, outcomes, .. } = burst;
+    lane(&mut state.shared, &mut state.v4, frames, v4, outcomes, tables, now);
 }
 
 /// The packets of one family.
@@ -37,20 +38,27 @@ fn lane<I: Ip>(
     shared: &mut Shared,
     lane: &mut Lane<I>,
     frames: &mut [Frame],
-    packets: &mut [Packet<I::Address>],
+    packets: &mut Family<I::Address>,
     outcomes: &mut [Outcome; BURST],
     tables: &Tables,
     now: Instant,
 ) {
-    let with_flow = packets.iter_mut().filter(|packet| packet.can_have_flow());
-    lane.flows.hash_all(with_flow.map(|packet| (&packet.key, &mut packet.hash)));
-    for packet in packets.iter_mut().filter(|packet| packet.can_have_flow()) {
+    let flows = packets.flows.as_mut();
+    lane.flows.hash_all(flows.iter_mut().map(|packet| (&packet.key, &mut packet.hash)));
+    for packet in flows.iter_mut() {
         packet.candidate = lane.flows.probe(packet.hash);
     }
-    for packet in &*packets {
+    for packet in &*flows {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
             outcomes[index] = decide(shared, lane, frame, packet, tables, now);
+        }
+    }
+    for packet in packets.others.as_ref() {
+        let index = usize::from(packet.frame) % BURST;
+        if let Some(frame) = frames.get_mut(index) {
+            let verdict = classify::without_flow(packet, tables);
+            outcomes[index] = Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()));
         }
     }
 }
@@ -64,23 +72,20 @@ fn decide<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> Outcome {
-    if !packet.can_have_flow() {
-        let verdict = classify::without_flow(packet, tables);
-        return Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()));
-    }
     if dns::is_for_us(packet, tables.settings()) {
         return Outcome::of(dns::reply::<I>(frame, packet, tables));
     }
-    if let Some(index) = known(&mut lane.flows, packet, tables, now) {
-        return translate(lane, frame, packet, index, false, tables, now);
-    }
-    match new_flow(shared, lane, packet, tables, now) {
-        Ok(index) => translate(lane, frame, packet, index, true, tables, now),
-        Err(verdict) => {
-            let verdict = reject::within_rate(verdict, &mut shared.resets, now);
-            Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()))
-        }
-    }
+    let (index, is_new) = match known(&mut lane.flows, packet, tables, now) {
+        Some(index) => (index, false),
+        None => match new_flow(shared, lane, packet, tables, now) {
+            Ok(index) => (index, true),
+            Err(verdict) => {
+                let verdict = reject::within_rate(verdict, &mut shared.resets, now);
+                return Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()));
+            }
+        },
+    };
+    translate(lane, frame, packet, index, is_new, tables, now)
 }
 
 /// The index of the flow that the packet belongs to, if there is one and it still holds.
@@ -92,7 +97,8 @@ fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tabl
         return None;
     }
     let entry = flows.entry(index);
-    let reopened = entry.state.life() == Life::Closing && packet.segment.signal() == Signal::Syn;
+    let reopened =
+        !packet.segment.is_ordinary() && packet.segment.signal() == Signal::Syn && entry.state.life() == Life::Closing;
     if !reopened && (is_checked(entry, tables) || open::still_serves(flows, index, tables)) {
         return Some(index);
     }
@@ -143,14 +149,16 @@ fn translate<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> Outcome {
-    let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
+    let flows = u8::from(is_new);
     if packet.hop_limit <= 1 {
         let verdict = Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded);
-        return Outcome { verdict: reply::act::<I>(frame, packet, verdict, tables.settings()), account: opened };
+        let verdict = reply::act::<I>(frame, packet, verdict, tables.settings());
+        return Outcome { verdict, account: Account { service: lane.flows.entry(index).service, packets: 0, flows } };
     }
     let Some(entry) = lane.flows.touch(index, now.ticks(), &packet.segment) else {
-        return Outcome { verdict: Verdict::Drop(DropReason::TcpOutOfWindow), account: opened };
+        return Outcome::of(Verdict::Drop(DropReason::TcpOutOfWindow));
     };
+    let account = Account { service: entry.service, packets: 1, flows };
     rewrite::translate::<I>(frame, packet, &entry.translation);
     let verdict = match lane.next_hops.of(entry, tables.net()) {
         Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),
@@ -161,5 +169,5 @@ fn translate<I: Ip>(
         Err(NoNextHop::Neighbour(_)) => Verdict::Pend,
         Err(no) => Verdict::Drop(pending::reason(no)),
     };
-    Outcome { verdict, account: Account { packets: 1, ..opened } }
+    Outcome { verdict, account }
 }

@@ -26,12 +26,12 @@ impl Parsed {
     /// Parses a burst of [`crate::port::BURST`] frames at most. Returns how many of them can belong to a flow.
     pub fn parse(&mut self, frames: &[Frame], net: &Net) -> usize {
         parse::all(frames, &mut self.burst, net);
-        self.burst.v4.as_ref().iter().filter(|packet| packet.can_have_flow()).count()
+        self.burst.v4.flows.as_ref().len()
     }
 
     /// Translates the burst that was parsed last, and addresses it to `next`.
     pub fn rewrite(&self, frames: &mut [Frame], translation: &Translation<V4>, next: &NextHop) {
-        for (frame, packet) in frames.iter_mut().zip(self.burst.v4.as_ref()) {
+        for (frame, packet) in frames.iter_mut().zip(self.burst.v4.flows.as_ref()) {
             rewrite::translate::<Ipv4>(frame, packet, translation);
             rewrite::address(frame, next);
         }

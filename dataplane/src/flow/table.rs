@@ -499,6 +499,12 @@ impl<A: Address> FlowTable<A> {
         if entry.last_seen == now {
             return false;
         }
+        self.is_overdue(index, now)
+    }
+
+    #[cold]
+    fn is_overdue(&self, index: u32, now: Ticks) -> bool {
+        let entry = &self.entries[index as usize];
         let limit = self.idle_limit(entry);
         now.since(entry.last_seen) > limit && now.since(self.entries[peer(index) as usize].last_seen) > limit
     }
