@@ -6,7 +6,7 @@
 //!  host ───┘                    └─▶ faults: everything that `run` would refuse for            ─▶ stderr, exit code 1
 //! ```
 //!
-//! It asks the same functions as `run` ([`host::look`], [`host::choose`]), so the two cannot disagree. The state file is not
+//! It calls the same functions as `run` ([`host::look`], [`host::choose`]), so the two cannot disagree. The state file is not
 //! opened, and no socket is made: a gateway that runs here meanwhile notices nothing.
 
 use std::fmt::{self, Write as _};
@@ -18,10 +18,10 @@ use crate::gateway;
 use crate::host::advise::{self, Advice};
 use crate::host::{self, Choice, Machine, Nic};
 
-/// Looks at the host and tells. `Ok`: `run` would start.
+/// Checks the host and prints the result. `Ok`: `run` would start.
 ///
 /// # Errors
-/// Everything that `run` would refuse for, a line each.
+/// Every reason for which `run` would refuse to start, one per line.
 pub fn run(config: &Config, out: &mut dyn io::Write) -> Result<(), Failure> {
     let plan = look(config);
     write!(out, "{plan}")?;
@@ -44,7 +44,7 @@ struct Plan {
     faults: Vec<String>,
 }
 
-/// An interface that is there, and how it would be polled; `None`: in no way, there is a fault.
+/// An existing interface, and how it would be polled; `None`: it could not be, there is a fault.
 #[derive(Debug)]
 struct Interface {
     nic: Nic,
@@ -80,7 +80,7 @@ fn ask(
 ) -> Option<Interface> {
     let nic = match Nic::ask(&interface.name) {
         Ok(nic) => nic,
-        // Told among the host's faults already.
+        // Reported among the host's faults already.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return None,
         Err(error) => {
             faults.push(format!("{}: the kernel does not report its capabilities: {error}", interface.name));

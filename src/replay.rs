@@ -47,7 +47,7 @@ pub enum ReplayError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// `--in` or `--out` names an interface the configuration does not have.
@@ -57,13 +57,13 @@ pub enum ReplayError {
         option: &'static str,
         /// What was named.
         interface: String,
-        /// What there is.
+        /// The names there are.
         known: String,
     },
     /// The manifests are refused.
     #[error("{0}")]
     Manifests(String),
-    /// The configuration asks for more than this version does.
+    /// The configuration needs what this version does not support.
     #[error("{0}")]
     NotDone(String),
     /// There is no memory for the flow table.
@@ -111,7 +111,7 @@ fn replay(args: &ReplayArgs, config: &Config) -> Result<(), ReplayError> {
     }
 }
 
-/// A worker over any ports with a cluster behind it, driven by hand: replay, and tests.
+/// A worker over any ports, with a cluster, driven by its caller: replay, and tests.
 pub struct Offline {
     worker: Worker,
     reader: Reader,
@@ -208,7 +208,7 @@ impl Offline {
         while self.poll_once(time) > 0 {}
     }
 
-    /// One poll; answers how many frames the worker took in.
+    /// One poll; returns how many frames the worker received.
     pub fn poll_once(&mut self, time: Instant) -> usize {
         self.worker.poll(self.reader.pin().load(), time)
     }

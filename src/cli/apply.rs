@@ -3,13 +3,12 @@
 //! ```text
 //! files ──▶ documents with lines ──▶ shape checked here ──▶ one List ──▶ gateway: all or nothing
 //!                                     │ FILE:LINE: FIELD: what              │ items[i].FIELD: what
-//!                                     └──────────── told, exit 1 ◀──────────┘ (told with FILE:LINE too)
+//!                                     └──────────── exit 1 ◀────────────────┘ (each with FILE:LINE)
 //! ```
 //!
-//! What can be seen to be wrong without the gateway is told before anything is sent, all of it; what only the gateway
-//! can know (addresses in use, immutable fields) comes back with the index of the object and is put beside the line
-//! the operator has to edit. Unlike kubectl's, an apply of many files is one transaction: a directory is served whole
-//! or not at all.
+//! All errors that can be found without the gateway are reported before anything is sent. Errors that only the gateway can
+//! find (addresses in use, immutable fields) come back with the index of the object and are reported at the line to edit.
+//! Unlike with kubectl, an apply of many files is one transaction: all objects are served or none.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -28,7 +27,7 @@ use super::names;
 /// Where objects go that name no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// What the gateway answers to an apply.
+/// The gateway's response to an apply.
 #[derive(Debug, Deserialize)]
 struct ApplyResult {
     items: Vec<Applied>,
@@ -49,7 +48,7 @@ struct Item {
 /// `pollgate apply`
 ///
 /// # Errors
-/// Every fault of the manifests as `FILE:LINE: FIELD: what`, or why the gateway refused or could not be asked.
+/// Every fault of the manifests as `FILE:LINE: FIELD: what`, or why the gateway refused or could not be reached.
 /// Nothing was changed then.
 pub fn apply(args: &ApplyArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let Manifests { files, namespace, dry_run } = &args.manifests;

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! text ──▶ documents ──▶ objects ──▶ plan on an empty cluster ──▶ lint
-//!   └ no YAML  └ wrong shape  └ twice    └ refused, with the field   └ legal, surely not meant: told, exit code 0
+//!   └ no YAML  └ wrong shape  └ twice    └ refused, with the field   └ valid, but hardly intended: a warning, exit code 0
 //! ```
 //!
 //! The plan is the running gateway's own: defaults, validation, allocation, two Services that want one address. What only
-//! a running gateway knows is what else it holds; `pollgate apply --dry-run=server` asks it that.
+//! a running gateway knows is its other objects; `pollgate apply --dry-run=server` checks against those.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -69,7 +69,7 @@ fn plan(set: &Set, settings: cluster::ClusterSettings) -> Checked {
     let documents = set.objects.iter().map(|(document, _)| document);
     let places: BTreeMap<&Key, &Document> = commit.written.iter().zip(documents).collect();
     let findings = lint(&cluster);
-    // What the gateway made itself, such as slices, stands in no file.
+    // Objects that the gateway creates itself, such as slices, are in no file.
     let told = findings.iter().filter_map(|finding| {
         let document = places.get(&finding.key)?;
         Some(Diagnostic::new(document, &finding.field, &finding.message).warning())
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// What `check` prints, and what it says of faults, over files of these names and texts; the directory is `@`.
+    /// The output and the errors of `check`, for files with these names and texts; their directory is `@`.
     fn run(files: &[(&str, &str)], config: Option<&str>) -> (String, Option<String>) {
         let directory = TempDir::new().unwrap();
         for (name, text) in files {

@@ -1,4 +1,4 @@
-//! The other end of the API's socket: one HTTP/1.1 request at a time, whose answer comes whole or, for a watch, line by line.
+//! The other end of the API's socket: one HTTP/1.1 request at a time. The response is read whole or, for a watch, line by line.
 //!
 //! The command line speaks the gateway's own API and nothing else, so whatever it can do, `curl --unix-socket` and
 //! kubectl can too. A connection is opened for each request: on a Unix socket that costs less than keeping it would
@@ -22,25 +22,25 @@ use super::failure::Failure;
 /// Longer than the gateway itself waits for its disk (60 s), so that it is the one to say what is wrong.
 const PATIENCE: Duration = Duration::from_secs(75);
 
-/// A listing of 100 000 endpoints is some 100 MB; more than this is no answer of a gateway.
+/// A listing of 100 000 endpoints is some 100 MB; a larger response is not from a gateway.
 const LONGEST_ANSWER: usize = 1 << 30;
 
-/// A client of the gateway behind one socket.
+/// A client of the gateway at one socket.
 pub struct Client {
     socket: PathBuf,
     runtime: Runtime,
 }
 
-/// Why there is no answer to work with.
+/// Why there is no usable response.
 #[derive(Debug)]
 pub enum ClientError {
     /// The gateway answered with a Kubernetes `Status` that is no success.
     Refused(Status),
-    /// There was no conversation, or it broke off; the text says what to do.
+    /// No connection, or it was cut off; the text says what to do.
     Unreachable(String),
 }
 
-/// What a Kubernetes `Status` says of a refusal.
+/// A refusal, as a Kubernetes `Status` describes it.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -89,7 +89,7 @@ impl Client {
     /// Reads `path`.
     ///
     /// # Errors
-    /// As [`ClientError`] says.
+    /// See [`ClientError`].
     pub fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.send(Method::GET, path, None)
     }
@@ -97,7 +97,7 @@ impl Client {
     /// Creates at `path`.
     ///
     /// # Errors
-    /// As [`ClientError`] says.
+    /// See [`ClientError`].
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.send(Method::POST, path, Some(body))
     }
@@ -105,15 +105,15 @@ impl Client {
     /// Deletes `path`.
     ///
     /// # Errors
-    /// As [`ClientError`] says.
+    /// See [`ClientError`].
     pub fn delete(&self, path: &str) -> Result<Value, ClientError> {
         self.send(Method::DELETE, path, None)
     }
 
-    /// Reads `path` for as long as it goes on, and gives each line to `each` as it comes.
+    /// Reads `path` until the server ends it, and passes each line to `each` as it arrives.
     ///
     /// # Errors
-    /// As [`ClientError`] says, and the first of `each`. That the other end says it is over is none.
+    /// See [`ClientError`]; and the first error of `each`. A regular end by the server is not an error.
     pub fn watch(&self, path: &str, each: &mut dyn FnMut(Value) -> Result<(), Failure>) -> Result<(), Failure> {
         let request = self.request(Method::GET, path, None)?;
         self.runtime.block_on(async {
@@ -170,7 +170,7 @@ impl Client {
         })
     }
 
-    /// Sends the request; the answer's head is there when it returns.
+    /// Sends the request and waits for the head of the response.
     async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unopened(&error))?;
         let (mut sender, connection) =
@@ -186,7 +186,7 @@ impl Client {
         Ok((code, body.map_err(|error| self.broken(&*error))?.to_bytes()))
     }
 
-    /// The socket did not open: the commonest trouble there is, so each case says its way out.
+    /// The socket did not open. This is the most frequent error, so each case says what to do.
     fn unopened(&self, error: &std::io::Error) -> ClientError {
         let socket = self.socket.display();
         ClientError::Unreachable(match error.kind() {
@@ -279,7 +279,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client makes of a server that reads one request and answers with these bytes.
+    /// The result of a client whose server reads one request and responds with these bytes.
     fn answered(bytes: &'static [u8]) -> (Result<Value, ClientError>, String) {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");

@@ -1,18 +1,18 @@
-//! Why a command did not do what it should.
+//! Why a command failed.
 
 use std::fmt;
 use std::io;
 
 use crate::config::ConfigError;
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// It was typed wrongly: exit code 2.
+    /// The command line is wrong: exit code 2.
     Usage(String),
     /// It was refused or failed; each line says what, where and what to do. Exit code 1.
     Refused(String),
-    /// The gateway could not be asked, and will not answer the next question either. Exit code 1.
+    /// The gateway could not be reached, so further requests are pointless. Exit code 1.
     Unreachable(String),
     /// The results could not be written to stdout.
     Output(io::Error),
@@ -24,12 +24,12 @@ impl Failure {
         Self::Refused(text.into())
     }
 
-    /// Typed wrongly, as `text` says.
+    /// The command line is wrong, as `text` says.
     pub fn usage(text: impl Into<String>) -> Self {
         Self::Usage(text.into())
     }
 
-    /// What failed, with what made it fail: `error: cannot open eth1: no such device`.
+    /// An error with its causes: `error: cannot open eth1: no such device`.
     pub fn caused(error: &dyn std::error::Error) -> Self {
         let mut text = format!("error: {error}");
         let mut cause = error.source();

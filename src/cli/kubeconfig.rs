@@ -21,7 +21,7 @@ const MARK: &str = "# Made by `pollgate kubeconfig`. Whoever reads it may change
 /// `pollgate kubeconfig`
 ///
 /// # Errors
-/// If the gateway cannot be asked, or has no `api.listen`, or the file cannot be written.
+/// If the gateway cannot be reached, or has no `api.listen`, or the file cannot be written.
 pub fn kubeconfig(args: &KubeconfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let answer = Client::new(&args.connection.socket)?.get(KUBECONFIG_PATH)?;
     let text = format!("{MARK}{}", yaml(&answer)?);
@@ -43,7 +43,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::refused(format!("error: {}: cannot write the kubeconfig: {error}", path.display()))
 }
 
-/// Whether there is nothing at `path`, or an earlier kubeconfig of ours.
+/// Whether `path` does not exist, or is a kubeconfig that pollgate wrote.
 fn is_free(path: &Path) -> io::Result<bool> {
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
@@ -63,7 +63,7 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
     let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&fresh, path));
     if written.is_err() {
-        // Best effort: the first error is the one to tell.
+        // Best effort: the first error is the one to report.
         drop(fs::remove_file(&fresh));
     }
     written

@@ -10,8 +10,8 @@
 //! kubeconfig                      ──▶ kubeconfig.rs ─┘
 //! ```
 //!
-//! Exit codes: 0 it was done, 1 it was refused or failed, 2 it was typed wrongly. Results go to stdout, faults to
-//! stderr. Words, options and output are kubectl's wherever kubectl has the command, for that is what fingers know.
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong command line. Results go to stdout, errors to
+//! stderr. Commands, options and output are those of kubectl wherever kubectl has the command.
 
 pub mod apply;
 mod args;
@@ -37,10 +37,10 @@ pub use failure::Failure;
 pub use output::Machine;
 
 impl ClientCommand {
-    /// Does it; results go to `out`.
+    /// Runs the command; results go to `out`.
     ///
     /// # Errors
-    /// What was refused or failed, or was typed in a way that only its meaning shows to be wrong.
+    /// What was refused or failed, or an argument that is only wrong in its meaning.
     pub fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
         match self {
             Self::Apply(args) => apply::apply(&args, out),
@@ -56,14 +56,14 @@ impl ClientCommand {
 }
 
 impl Failure {
-    /// Tells it on stderr, where there is something to tell, and says the exit code of the process.
+    /// Prints it on stderr, if it is an error, and returns the exit code of the process.
     pub fn report(&self) -> u8 {
         match self {
             // The reader of a pipe has seen enough (`| head`); nothing failed.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Self::Usage(text) => {
                 let error = Cli::command().error(clap::error::ErrorKind::InvalidValue, text);
-                // Nothing can be told where stderr is closed.
+                // Nothing can be done if stderr is closed.
                 drop(error.print());
                 return 2;
             }

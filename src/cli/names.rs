@@ -1,11 +1,11 @@
-//! What is meant by `svc web`, `service/web` and `ep`; and where the API keeps it.
+//! From `svc web`, `service/web` and `ep` to kinds and names, and to paths of the API.
 
 use pollgate_control::objects::{Key, Kind};
 
 use super::client::escaped;
 use super::failure::Failure;
 
-/// What was typed behind a command: a resource, and names if not all of it is meant.
+/// The arguments of a command: a kind, and the names of its objects; no names: all of them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Selection {
     pub(super) kind: Kind,
@@ -22,7 +22,7 @@ fn kind(alias: &str) -> Result<Kind, Failure> {
 /// Reads `KIND [NAME…]` or `KIND/NAME…`; the latter may name several kinds, the former one.
 ///
 /// # Errors
-/// Usage, if there is no such kind, or the two forms are mixed.
+/// Usage, if the kind is unknown, or the two forms are mixed.
 pub(super) fn selections(words: &[String]) -> Result<Vec<Selection>, Failure> {
     let Some((first, names)) = words.split_first() else {
         return Ok(Vec::new());

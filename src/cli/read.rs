@@ -30,7 +30,7 @@ struct Found {
 /// `pollgate get`
 ///
 /// # Errors
-/// If something named is not there (what is there is printed first) or the gateway cannot be asked.
+/// If a named object does not exist (those that do are printed first) or the gateway cannot be reached.
 pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let selections = merged(names::selections(&args.objects)?);
     check_usage(args, &selections)?;
@@ -63,7 +63,7 @@ pub fn describe(args: &NamedArgs, out: &mut dyn Write) -> Result<(), Failure> {
     }
     let (mut refused, mut separator) = (Vec::new(), "");
     for key in &keys {
-        // As kubectl does, which would not ask a server for the Events of everything.
+        // As kubectl does: it does not request the Events of every object of a list.
         match description(&client, key, keys.len() == 1) {
             Ok(text) => write!(out, "{separator}{text}")?,
             Err(Failure::Refused(text)) => refused.push(text),
@@ -94,14 +94,14 @@ fn description(client: &Client, key: &Key, with_events: bool) -> Result<String, 
     Ok(printers::describe(&object, &slices, events.as_deref(), &Zoned::now()))
 }
 
-/// By uid too: news of a former object of that name are none of this one's.
+/// By uid too: Events about an earlier object of that name are not about this one.
 fn events_about(client: &Client, object: &Object) -> Result<Vec<Object>, Failure> {
     let (name, namespace) = (object.name(), object.namespace());
     let mut events = Vec::new();
     for uid in known_as(object) {
         let mut about =
             format!("involvedObject.name={name},involvedObject.namespace={namespace},involvedObject.uid={uid}");
-        // The one kind that kubectl does not ask for.
+        // The one kind for which kubectl does not filter by kind.
         if object.kind() != Kind::Pod {
             about += &format!(",involvedObject.kind={}", object.kind().name());
         }
@@ -123,7 +123,7 @@ fn known_as(object: &Object) -> Vec<&str> {
     }
 }
 
-/// The objects whose fields are as asked.
+/// The objects that match a field selector.
 fn selected(client: &Client, kind: Kind, namespace: Option<&str>, fields: &str) -> Result<Vec<Object>, Failure> {
     let path = format!("{}?fieldSelector={}", names::collection(kind, namespace), escaped(fields));
     objects(&items(&mut client.get(&path)?, kind), kind)
@@ -237,7 +237,7 @@ fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Fa
     Ok(())
 }
 
-/// Whether several kinds were asked for, so that rows need to say theirs.
+/// Whether several kinds were requested, so that rows need their kind.
 fn found_more_than_one(args: &GetArgs) -> bool {
     let kind = |word: &String| word.split_once('/').map(|(kind, _)| kind.to_owned());
     let kinds: Vec<_> = args.objects.iter().filter_map(kind).filter_map(|kind| Kind::from_alias(&kind)).collect();
@@ -289,7 +289,7 @@ fn without_owners(object: &Value) -> Value {
     object
 }
 
-/// The names of Services behind `explain`, which knows no other kind.
+/// The names of the Services to `explain`, which supports no other kind.
 fn service_names(args: &NamedArgs) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for selection in names::selections(&args.objects)? {

@@ -1,12 +1,12 @@
-//! `pollgate get --watch`: what there is, then what changes, until somebody has seen enough.
+//! `pollgate get --watch`: the objects there are, then each change, until it is interrupted.
 //!
 //! ```text
-//! list ─▶ rows, at revision r ─▶ watch from r ─▶ a row an event, in the columns as wide as they were
+//! list ─▶ rows, at revision r ─▶ watch from r ─▶ one row per event, with the same column widths
 //! ```
 //!
-//! As kubectl: a deleted object is printed once more as it was last, JSON and YAML come object by object, and when the gateway ends the
-//! watch (it does after half an hour to an hour, and when it stops) the command ends too, with exit code 0. kubectl does
-//! that in silence; here stderr says so.
+//! As kubectl: a deleted object is printed once more in its last state, and JSON and YAML are printed object by object. When
+//! the gateway ends the watch (after half an hour to an hour, and when it stops) the command ends too, with exit code 0.
+//! kubectl does that silently; here stderr reports it.
 
 use std::io::{self, Write};
 
@@ -21,12 +21,12 @@ use super::failure::Failure;
 use super::names::{self, Selection};
 use super::output::{items, object, objects, yaml};
 
-/// Prints what `selection` selects and what becomes of it.
+/// Prints the selected objects and their changes.
 pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Write) -> Result<(), Failure> {
     let (kind, name) = one(selections)?;
     let client = Client::new(&args.connection.socket)?;
     if let Some(name) = name {
-        // Asked by its name first: an empty list would not say that it is not there.
+        // Requested by its name first: an empty list would not be an error if it does not exist.
         client.get(&names::object(&Key::new(kind, args.namespace.as_str(), name)))?;
     }
     let path = path(args, kind, name);
@@ -42,7 +42,7 @@ pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Writ
         "BOOKMARK" => Ok(()),
         _ => printer.print(&[event["object"].clone()]),
     })?;
-    // For people only, as kubectl's exit code says that nothing failed.
+    // For people only: as with kubectl, the exit code is 0.
     drop(writeln!(io::stderr(), "the gateway ended the watch; repeat the command to continue"));
     Ok(())
 }

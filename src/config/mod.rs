@@ -8,7 +8,7 @@
 //! Objects of Kubernetes come through the API and change while packets flow; this file holds what
 //! must be known before the first one: the interfaces, the addresses the gateway owns, the ranges
 //! it allocates from. It is read once. Every key but `interfaces` and `addresses` has a default,
-//! and a key nobody knows is a fault, because a misspelt `masquaradeAll` that is silently ignored
+//! and an unknown key is an error, because a misspelt `masquaradeAll` that is silently ignored
 //! costs a night. `docs/configuration.md` is the reference for users.
 //!
 //! The values here are std's own types, so that nothing else needs to know how they were written.
@@ -35,7 +35,7 @@ impl Config {
     /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// [`ConfigError::Unreadable`] if there is no such file or it is not text;
+    /// [`ConfigError::Unreadable`] if the file does not exist or is not text;
     /// [`ConfigError::Faulty`] with every fault that was found in it.
     pub fn load(path: &Path, purpose: Purpose) -> Result<Self, ConfigError> {
         let text =
@@ -61,7 +61,7 @@ impl Config {
         self.addresses.iter().chain(&self.dns.addresses).copied().collect()
     }
 
-    /// Keys that are valid but ask for what this version does not do: a line each.
+    /// Keys that are valid but need what this version does not support: one line per key.
     pub fn unsupported(&self) -> Vec<String> {
         let mut keys = Vec::new();
         if self.dns.pods != PodRecords::Disabled {
@@ -84,7 +84,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
     /// The file was read and is wrong.
@@ -97,7 +97,7 @@ pub enum ConfigError {
 }
 
 impl fmt::Display for ConfigError {
-    /// One line a fault: `FILE:LINE: KEY: what is expected (what was found)`.
+    /// One line per fault: `FILE:LINE: KEY: what is expected (what was found)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { path, error } => {

@@ -11,15 +11,15 @@ use ipnet::IpNet;
 /// Table sizes that `maglev.tableSize` may name.
 pub const MAGLEV_TABLE_SIZES: &[u32] = &pollgate_control::compile::maglev::SIZES;
 
-/// Where the API's socket is when nobody says otherwise.
+/// The API's socket, unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/pollgate/pollgate.sock";
 
 /// What a configuration is read for. It decides which keys of an interface make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A gateway on real interfaces: the kernel tells addresses, routes and neighbours.
+    /// A gateway on real interfaces: addresses, routes and neighbours come from the kernel.
     Run,
-    /// Offline: the file itself says what the kernel would have said.
+    /// Offline: the file replaces what the kernel would report.
     Replay,
 }
 
@@ -68,7 +68,7 @@ pub struct Interface {
     pub name: String,
     /// How its packets are polled.
     pub backend: Backend,
-    /// What netlink would have said; `Some` exactly when read for [`Purpose::Replay`].
+    /// What netlink would report; `Some` exactly when read for [`Purpose::Replay`].
     pub link: Option<Link>,
 }
 
@@ -125,9 +125,9 @@ pub struct Cluster {
 /// The cluster's DNS service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dns {
-    /// Addresses that answer DNS; empty: none does.
+    /// Addresses of the DNS service; empty: no DNS.
     pub addresses: Vec<IpAddr>,
-    /// Time to live of answers from the zone, 0–3600 seconds.
+    /// Time to live of records of the zone, 0–3600 seconds.
     pub ttl: Duration,
     /// Names made of Pods' addresses.
     pub pods: PodRecords,
@@ -135,12 +135,12 @@ pub struct Dns {
     pub upstreams: Vec<SocketAddr>,
 }
 
-/// Whether `10-244-1-5.ns.pod.cluster.local` has an answer (as CoreDNS' option `pods`).
+/// Whether `10-244-1-5.ns.pod.cluster.local` resolves (as CoreDNS' option `pods`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodRecords {
     /// Never.
     Disabled,
-    /// Always, without looking whether there is such a Pod.
+    /// Always, whether or not such a Pod exists.
     Insecure,
     /// If a Pod of that namespace has the address.
     Verified,
@@ -149,7 +149,7 @@ pub enum PodRecords {
 /// Source translation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nat {
-    /// Translate the source of every flow, not only where Kubernetes must.
+    /// Translate the source of every flow, not only of those for which Kubernetes requires it.
     pub masquerade_all: bool,
     /// Source ports to translate to, on each of [`Config::addresses`].
     pub ports: RangeInclusive<u16>,
@@ -158,22 +158,22 @@ pub struct Nat {
 /// The polling threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workers {
-    /// How many; none: one a receive queue, at most one less than there are CPUs.
+    /// How many; none: one per receive queue, at most one less than the number of CPUs.
     pub count: Option<NonZeroUsize>,
     /// CPUs to pin them to, in order; empty: chosen by pollgate. Never fewer than `count`.
     pub cpus: Vec<usize>,
-    /// What a worker does when there is nothing to do.
+    /// What a worker does while it has no packets.
     pub idle: Idle,
     /// Whether AF_XDP sockets ask for preferred busy polling (SO_PREFER_BUSY_POLL).
     pub busy_poll: bool,
 }
 
-/// What a worker does when there is nothing to do.
+/// What a worker does while it has no packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
     /// Poll for a while, then sleep in the kernel until a packet comes.
     Adaptive,
-    /// Poll for ever: lowest latency, one CPU busy a worker.
+    /// Keep polling: lowest latency, one busy CPU per worker.
     Poll,
 }
 
@@ -214,13 +214,13 @@ pub struct Api {
     pub socket: PathBuf,
     /// File of the durable state.
     pub state: PathBuf,
-    /// Where HTTPS is spoken, a loopback address; none: nowhere.
+    /// Address of the HTTPS listener, a loopback address; none: no HTTPS.
     pub listen: Option<SocketAddr>,
 }
 
 /// Metrics for Prometheus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
-    /// Where `/metrics` is served over HTTP; none: nowhere.
+    /// Address that serves `/metrics` over HTTP; none: no metrics.
     pub listen: Option<SocketAddr>,
 }

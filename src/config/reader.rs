@@ -3,12 +3,12 @@
 //! ```text
 //! Section "cluster" ── field("domain") ──▶ Field "cluster.domain" ── text() ──▶ Some(..)
 //!        │                                                        └─ fault noted, None
-//!        └─ finish(): a key nobody asked for is a fault
+//!        └─ finish(): a key that was not read is a fault
 //! ```
 //!
-//! A reader answers `None` both for a key that is not there and for one that is wrong; the schema
-//! then takes its default and goes on. Nothing comes of such a configuration: it is refused when
-//! any fault was noted. The set of known keys is what the schema asked for, so it is written once.
+//! A reader returns `None` both for a missing key and for a wrong one; the schema
+//! then takes its default and continues. Such a configuration is not used: it is refused if
+//! any fault was noted. The known keys are those the schema reads, so they are written once.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -28,7 +28,7 @@ pub struct Fault {
 }
 
 impl fmt::Display for Fault {
-    /// `LINE: KEY: MESSAGE`, to be printed behind the file's name.
+    /// `LINE: KEY: MESSAGE`, to be printed after the file's name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.key.as_str() {
             "" => write!(f, "{}: {}", self.line, self.message),
@@ -77,13 +77,13 @@ impl<'a> Section<'a> {
         Field {
             path: joined(&self.path, key),
             line: entry.map_or(self.line, |entry| entry.line),
-            // `key:` with nothing behind it says nothing, as in Kubernetes.
+            // `key:` without a value counts as missing, as in Kubernetes.
             node: entry.map(|entry| &entry.value).filter(|node| node.value != Value::Null),
             faults: self.faults,
         }
     }
 
-    /// Every key that no [`Section::field`] asked for is a fault.
+    /// Every key that no [`Section::field`] read is a fault.
     pub(super) fn finish(self) {
         for entry in self.entries {
             if self.known.contains(&entry.key.as_str()) {
@@ -108,18 +108,18 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// Whether the file says anything here.
+    /// Whether the file has a value here.
     pub(super) fn is_present(&self) -> bool {
         self.node.is_some()
     }
 
-    /// Notes that something else is `expected` here than what the file says.
+    /// Notes that the value in the file is not what is `expected`.
     pub(super) fn fault(&self, expected: impl fmt::Display) {
         let found = self.node.map_or_else(|| "nothing".to_owned(), Node::to_string);
         self.faults.note(self.line, &self.path, format!("expected {expected} (found {found})"));
     }
 
-    /// A mapping; an empty one if there is nothing.
+    /// A mapping; an empty one if the key is missing.
     pub(super) fn section(self) -> Section<'a> {
         let entries = match self.node.map(|node| &node.value) {
             Some(Value::Map(entries)) => entries.as_slice(),

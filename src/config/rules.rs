@@ -1,6 +1,6 @@
 //! Rules between keys: what is right alone and wrong together.
 //!
-//! Each is told at the key an operator would change, and names the other one.
+//! Each is reported at the key an operator would change, and names the other one.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -92,7 +92,7 @@ pub(super) fn dns(addresses: &[IpAddr], cluster: &Cluster, field: &Field<'_>) {
     }
 }
 
-/// A NodePort must not be a source port of SNAT: replies and requests could not be told apart.
+/// A NodePort must not be a source port of SNAT: replies and requests could not be distinguished.
 pub(super) fn ports_apart(
     nat: &RangeInclusive<u16>,
     nat_field: &Field<'_>,
@@ -111,7 +111,7 @@ pub(super) fn ports_apart(
     }
 }
 
-/// CPUs are named once each, and there are enough of them.
+/// Each CPU is listed once, and there are enough of them.
 pub(super) fn cpus(count: Option<usize>, cpus: &[usize], field: &Field<'_>) {
     if let Some(twice) = cpus.iter().enumerate().find(|(i, cpu)| cpus[..*i].contains(cpu)) {
         field.fault(format_args!("each CPU only once: {} is listed twice", twice.1));

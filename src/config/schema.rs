@@ -28,7 +28,7 @@ const MOST_WORKERS: usize = 128;
 /// The kernel's largest `CONFIG_NR_CPUS`, with room.
 const MOST_CPUS: usize = 1 << 16;
 
-/// Flow ages are counted in seconds; a year is as good as for ever.
+/// Flow ages are counted in seconds; a year is as good as unlimited.
 const FLOW_AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
 /// What `api.listen` may be, and why nothing else.
@@ -288,7 +288,7 @@ fn metrics(mut section: Section<'_>) -> Metrics {
     Metrics { listen }
 }
 
-/// Text where the empty text stands for "none".
+/// Text; the empty text means "none".
 fn optional_text<T>(field: &Field<'_>, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     if field.text() == Some("") { None } else { field.parsed(expected, parse) }
 }
@@ -320,7 +320,7 @@ fn host_addresses(field: &Field<'_>) -> Vec<IpAddr> {
     addresses
 }
 
-/// CIDRs, or the one `default` where the file says nothing. An empty list is the operator's word.
+/// CIDRs, or the one `default` if the key is missing. An empty list stays empty.
 fn networks(field: &Field<'_>, default: &str) -> Vec<IpNet> {
     if !field.is_present() {
         return values::network(default).into_iter().collect();

@@ -1,6 +1,6 @@
 //! The small languages of single values: durations, ranges, prefixes, hardware addresses.
 //!
-//! Each is a pure function from trimmed text to `Option`; the caller says what was expected.
+//! Each is a pure function from trimmed text to `Option`; the caller reports what was expected.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,7 +16,7 @@ const DNS_PORT: u16 = 53;
 const LONGEST_SOCKET_PATH: usize = 107;
 
 /// `24h`, `60s`, `1h30m`, `500ms`: whole numbers with a unit, greatest unit first, none twice.
-/// A bare number is refused, for a reader cannot tell seconds from milliseconds.
+/// A bare number is refused: it could be seconds or milliseconds.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
@@ -51,19 +51,19 @@ pub(super) fn cpu_range(text: &str) -> Option<RangeInclusive<usize>> {
     (first <= last).then_some(first..=last)
 }
 
-/// Digits only: `+5` and `5 ` parse in Rust but nobody means them.
+/// Digits only: `+5` and `5 ` parse in Rust, but are typing errors here.
 fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
     let text = text.trim();
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// `10.96.0.0/16` with no bit set behind the prefix.
+/// `10.96.0.0/16` with no bit set after the prefix.
 pub(super) fn network(text: &str) -> Option<IpNet> {
     let net: IpNet = text.parse().ok()?;
     (net.trunc() == net).then_some(net)
 }
 
-/// Destination of a route: a network, or `default` told by the family of the next hop.
+/// Destination of a route: a network, or `default`, of the family of the next hop.
 pub(super) fn destination(text: &str, via: Option<IpAddr>) -> Option<IpNet> {
     match (text, via) {
         ("default", Some(IpAddr::V6(_))) => "::/0".parse().ok(),

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The drops the story causes on purpose, with how many frames each.
+/// The drops that the demo causes on purpose, with the number of frames.
 const EXPECTED: [(DropReason, u64); 2] = [(DropReason::RejectNoEndpoints, 1), (DropReason::RejectUndefinedPort, 1)];
 
 /// Both sides of the sum, and what was dropped, by reason.

@@ -74,7 +74,7 @@ fn visit(stage: &Stage, address: SocketAddr) -> Visit {
     Visit::make(|_| ask_tcp(stage.host(FRONTEND), address, PATIENCE))
 }
 
-/// A connection that this Pod answers.
+/// A connection served by this Pod.
 fn connection_to(pod: &str, address: SocketAddr, stage: &Stage) -> Result<TcpStream, String> {
     for _ in 0..TRIES {
         let stream = connect(stage.host(FRONTEND), address, PATIENCE).map_err(|error| error.to_string())?;

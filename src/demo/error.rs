@@ -1,4 +1,4 @@
-//! Why the demo did not end well.
+//! Why the demo failed.
 
 use std::io;
 
@@ -6,24 +6,24 @@ use crate::cli::Failure;
 use crate::gateway::GatewayError;
 use crate::lab::{LabError, Unavailable};
 
-/// Why the demo did not end well.
+/// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// This machine or user can make no network namespaces.
+    /// Network namespaces cannot be created here.
     #[error("the demo builds its network in namespaces, but {0}")]
     Unavailable(#[from] Unavailable),
-    /// The lab did not come up.
+    /// The lab could not be built.
     #[error("building the lab: {0}")]
     Lab(#[from] LabError),
-    /// The gateway did not start in it.
+    /// The gateway did not start in the lab.
     #[error("starting the gateway in the lab: {0}")]
     Gateway(#[from] GatewayError),
-    /// The gateway's API refused something it should take.
+    /// The gateway's API refused what it should accept.
     #[error("{doing}: {source}")]
     Refused {
-        /// What was asked for.
+        /// What was requested.
         doing: &'static str,
-        /// What was said.
+        /// Why it was refused.
         source: Failure,
     },
     /// The system.
@@ -31,13 +31,13 @@ pub enum DemoError {
     System {
         /// What was being done.
         doing: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Something it showed was not as it should be; the page says what.
+    /// Checks failed; the page lists them.
     #[error("{wrong} of {checks} checks failed; they are listed above")]
     NotAsItShouldBe {
-        /// How many were not.
+        /// How many failed.
         wrong: usize,
         /// Of how many.
         checks: usize,

@@ -1,13 +1,12 @@
-//! `pollgate demo`: the story of a Service, told with real packets.
+//! `pollgate demo`: Services at work, with real packets.
 //!
 //! ```text
 //!   lab (namespaces, by netlink) ─▶ gateway inside ─▶ objects by its API ─▶ scenes ─▶ the counters add up ─▶ verdict
 //! ```
 //!
-//! The reader learns what a Service is by watching one: every scene says what it is about to do, does it with ordinary
-//! sockets in ordinary network stacks, and checks what came of it. Nothing is simulated, and nothing is printed that was
-//! not measured a moment before, so the demo is also the shortest answer to "does it work on this machine?": its exit
-//! code is 1 if anything was not as it should be.
+//! Every scene prints what it is about to do, does it with ordinary sockets in ordinary network stacks, and checks the
+//! result. Nothing is simulated, and everything printed was measured a moment before. So the demo is also the shortest
+//! test of whether pollgate works on this machine: its exit code is 1 if any check failed.
 //!
 //! The lab is held by this one process. When that ends, however it ends, the kernel takes the namespaces away; the only
 //! thing on disk is a scratch directory, removed at the end and on a signal.
@@ -33,7 +32,7 @@ use scratch::Scratch;
 use stage::Stage;
 use stay::UserNamespace;
 
-/// A part of the story. It answers why it could not be told to its end.
+/// A part of the demo. It returns why it could not run to its end.
 type Scene = fn(&Stage, &mut Page) -> Checked;
 
 const SCENES: [(&str, Scene); 9] = [
@@ -48,7 +47,7 @@ const SCENES: [(&str, Scene); 9] = [
     ("Counters: where every frame went", books::balance),
 ];
 
-/// Tells the story; with `keep`, leaves the lab up afterwards until SIGINT or SIGTERM. Call it before any thread is
+/// Runs the demo; with `keep`, the lab keeps running until SIGINT or SIGTERM. Call it before any thread is
 /// started: an ordinary user has to enter a user namespace first.
 ///
 /// # Errors

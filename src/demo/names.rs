@@ -1,4 +1,4 @@
-//! DNS: the worker answers in the query's own buffer.
+//! DNS: the worker writes the response into the query's own buffer.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::lab::traffic::{DnsAnswer, ask_dns};
 /// The cluster's DNS address, which is the gateway's own.
 const SERVER: ([u8; 4], u16) = ([10, 96, 0, 10], 53);
 
-/// A Service, a name nobody has, a Service that is only a name.
+/// A Service, an unknown name, a Service that is only an alias.
 pub(super) fn resolve(stage: &Stage, page: &mut Page) -> Checked {
     page.say(
         "frontend-app knows only the name. It queries the cluster's DNS address, 10.96.0.10, which belongs to the \

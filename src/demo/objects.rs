@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::page::{Checked, Page, row, same, table};
 use super::stage::{BACKENDS, Stage, socket_address};
 
-/// The Services as the command line lists them, with the addresses they asked for and those they were given.
+/// The Services as the command line lists them, with the addresses they request and those that were allocated.
 pub(super) fn services(stage: &Stage, page: &mut Page) -> Checked {
     page.say(
         "A Service is a stable name and address for a changing set of Pods. These are ordinary Kubernetes objects, \

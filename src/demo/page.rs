@@ -1,4 +1,4 @@
-//! What the reader sees: chapters, sentences, tables, and a line for everything that was checked.
+//! The output of the demo: chapters, sentences, tables, and one line per check.
 //!
 //! Plain text, at most 100 columns, so that it can be read on a serial console and quoted in a mail; colour only where a
 //! terminal shows it and `NO_COLOR` (no-color.org) does not forbid it. A check that does not hold is printed where it
@@ -23,7 +23,7 @@ pub(super) struct Page {
     checks: usize,
     wrong: Vec<String>,
     unwritten: Option<io::Error>,
-    /// Whether the last line is empty, so that there are never two.
+    /// Whether the last line is empty, to avoid a second one.
     spaced: bool,
 }
 
@@ -78,7 +78,7 @@ impl Page {
         self.space();
     }
 
-    /// Says that something is as it should be, or what was found instead.
+    /// Prints that a check passed, or what was found instead.
     pub(super) fn check(&mut self, what: &str, found: Checked) {
         self.checks += 1;
         let (mark, text) = match found {
@@ -119,7 +119,7 @@ impl Page {
         }
     }
 
-    /// The story goes on without its reader: what it ends with is the exit code.
+    /// If nothing can be printed any more, the demo continues: its exit code is the result.
     fn line(&mut self, text: &str) {
         self.spaced = text.is_empty();
         if let Err(error) = writeln!(self.out, "{text}").and_then(|()| self.out.flush()) {

@@ -1,7 +1,7 @@
 //! The demo's only trace on the machine, and its removal however the demo ends.
 //!
 //! The gateway wants a path for its socket and one for its state. Both lie in a directory of this process, removed when
-//! the story is over and when SIGINT or SIGTERM ends it early. (SIGKILL leaves it, in the place for temporary files.)
+//! the demo is over and when SIGINT or SIGTERM ends it early. (SIGKILL leaves it, in the place for temporary files.)
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
@@ -41,7 +41,7 @@ impl Scratch {
                     // As a shell reports a process that a signal ended.
                     std::process::exit(128 + signal);
                 }
-                // Nobody listens any more once the lab is being taken down.
+                // The receiver is gone once the lab is being taken down.
                 let _ = told.send(());
             }
         };
@@ -68,7 +68,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A name nobody has taken: names are no secret, so one that is there may be somebody's trap.
+/// An unused name. Names can be guessed, so an existing directory may be a trap by another user.
 fn make(root: &Path) -> io::Result<PathBuf> {
     for attempt in 0..100 {
         let path = root.join(format!("pollgate-demo-{}-{attempt}", std::process::id()));

@@ -1,4 +1,4 @@
-//! The lab with a gateway in it, Pods that answer, and objects applied.
+//! The lab with a gateway in it, servers in the Pods, and the objects applied.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::lab::Namespace;
 use crate::lab::topology::{Network, Segment, guide};
 use crate::lab::traffic::Server;
 
-/// The objects every reader can find in the repository, and those that only the story needs.
+/// The objects of the guide in the repository, and those that only the demo needs.
 const MANIFESTS: [(&str, &str); 2] =
     [("examples/guide.yaml", include_str!("../../examples/guide.yaml")), ("more.yaml", include_str!("more.yaml"))];
 
@@ -42,9 +42,9 @@ const TCP: u16 = 8080;
 const HTTP: u16 = 80;
 const UDP: u16 = 9007;
 
-/// The Pod that asks.
+/// The client Pod.
 pub(super) const FRONTEND: &str = "frontend-app";
-/// The host that asks from outside the cluster.
+/// The client outside the cluster.
 pub(super) const OUTSIDE: &str = "outside-client";
 /// The Pods that match the selector, in order.
 pub(super) const BACKENDS: [&str; 2] = ["backend-1", "backend-2"];
@@ -71,7 +71,7 @@ pub(super) struct PodServers {
 }
 
 impl Stage {
-    /// Builds all of it and tells how long each part took.
+    /// Builds all of it and prints how long each part took.
     pub(super) fn build(scratch: &Scratch, page: &mut Page) -> Result<Stage, DemoError> {
         page.chapter("The lab");
         let objects = objects()?;
@@ -110,7 +110,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Takes it down in order: nobody asks any more when the gateway stops.
+    /// Takes it down in order: no client is active any more when the gateway stops.
     pub(super) fn strike(self) {
         drop(self.pods);
         self.gateway.stop();
@@ -163,7 +163,7 @@ impl Stage {
         serde_json::from_value(answer).map_err(|error| format!("the explanation of {service}: {error}"))
     }
 
-    /// Where a Service answers: its ClusterIP and first port.
+    /// The address of a Service: its ClusterIP and first port.
     pub(super) fn cluster_ip(&self, service: &str) -> Result<SocketAddr, String> {
         let spec = &self.get(&format!("services/{service}"))?["spec"];
         socket_address(&spec["clusterIP"], &spec["ports"][0]["port"])
@@ -192,7 +192,7 @@ fn objects() -> Result<Vec<Value>, DemoError> {
     Ok(objects)
 }
 
-/// A lab host has the name of the Pod whose address it has, so that what answers is called as `get pods` calls it.
+/// A lab host has the name of the Pod whose address it has, so that servers have the names that `get pods` shows.
 fn named_after_pods(mut plan: Vec<Segment>, objects: &[Value]) -> Vec<Segment> {
     for host in plan.iter_mut().flat_map(|segment| &mut segment.hosts) {
         let address = host.address.addr().to_string();
@@ -230,7 +230,7 @@ fn config(scratch: &Scratch) -> Result<Config, DemoError> {
     Ok(config)
 }
 
-/// The network, a line a host.
+/// The network, one line per host.
 fn picture(plan: &[Segment]) -> String {
     let mut rows = Vec::new();
     for segment in plan {

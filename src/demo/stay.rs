@@ -1,4 +1,4 @@
-//! `--keep`: the lab stays up after the story, for the reader to try things in.
+//! `--keep`: the lab keeps running after the demo, to try things in.
 //!
 //! It stays as long as this process does, in the foreground: without the gateway's threads and the Pods' servers the
 //! namespaces would be a stage without actors, and what lives in a process is gone with it, however it ends. Names under
@@ -9,7 +9,7 @@ use super::page::{Page, row, table};
 use super::scratch::Scratch;
 use super::stage::{OUTSIDE, Stage};
 
-/// A user namespace, by its kernel name (`user:[4026531837]`); empty where there is no /proc.
+/// A user namespace, by its kernel name (`user:[4026531837]`); empty if there is no /proc.
 #[derive(PartialEq, Eq)]
 pub(super) struct UserNamespace(String);
 
@@ -21,7 +21,7 @@ impl UserNamespace {
     }
 }
 
-/// Says how to enter the lab, and waits for SIGINT or SIGTERM. `before` is the reader's own user namespace.
+/// Prints how to enter the lab, and waits for SIGINT or SIGTERM. `before` is the user namespace it was started in.
 pub(super) fn stay(stage: &Stage, scratch: &Scratch, before: &UserNamespace, page: &mut Page) {
     let process = std::process::id();
     let user = match *before == UserNamespace::current() {

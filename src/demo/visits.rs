@@ -82,7 +82,7 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    /// Asks [`VISITS`] times, one after the other.
+    /// Sends [`VISITS`] requests, one after the other.
     pub(super) fn make(ask: impl Fn(usize) -> io::Result<String>) -> Visit {
         let started = Instant::now();
         let mut visit = Visit { answers: BTreeMap::new(), failed: Vec::new(), seconds: 0.0 };

@@ -11,13 +11,13 @@ use pollgate_control::store::StoreError;
 use crate::host::HostFault;
 use crate::ports::PortsError;
 
-/// Why the gateway did not start. Says what, where, and what to do.
+/// Why the gateway did not start: what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// The host is not ready: one line a fault.
+    /// The host is not ready: one line per fault.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Host(Vec<HostFault>),
-    /// The configuration asks for more than this version does.
+    /// The configuration needs what this version does not support.
     #[error("{}", .0.join("\n"))]
     NotDone(Vec<String>),
     /// The state file.
@@ -35,15 +35,15 @@ pub enum GatewayError {
         /// What is wrong with it.
         reason: Box<RestoreError>,
     },
-    /// The state file was to be moved away and could not be.
+    /// The damaged state file could not be renamed.
     #[error("{}: damaged, and it cannot be renamed: {source}; move it away yourself (mv)", path.display())]
     SetAside {
         /// The state file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The manifests: one line a fault.
+    /// The manifests: one line per fault.
     #[error("{}", .0.join("\n"))]
     Manifests(Vec<String>),
     /// The kernel's network could not be mirrored.
@@ -69,7 +69,7 @@ pub enum GatewayError {
     System {
         /// What was being done.
         doing: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }

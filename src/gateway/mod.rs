@@ -1,17 +1,17 @@
 //! The running gateway: all parts, wired.
 //!
 //! ```text
-//!  API thread ──writes──▶ control thread ──tables──▶ workers (pinned, one port an interface each)
+//!  API thread ──writes──▶ control thread ──tables──▶ workers (pinned, one port per interface)
 //!      ▲                     ▲      │ disk thread                 │
 //!      └── replica ◀─────────┼──────┘                             │ who has this neighbour?
 //!                            └── network ◀── mirror thread ◀──────┘
 //! ```
 //!
 //! Start: check the host, open the state, mirror the network, publish, start the workers, read the state's Pods, open the API,
-//! load the manifests (if there are any, the workers start only then); each step either succeeds or says what is missing and
-//! what to do, and what was started before it is stopped again. Packets wait for what they need and no longer: of a large
-//! cluster, most of the state is Pods, and their slices are in it too. Threads belong to the network namespace of the thread
-//! that starts the gateway.
+//! load the manifests (if there are any, the workers start only then). Each step either succeeds, or returns what is missing
+//! and what to do; what was started before it is stopped again. Packets wait only for what they need: most of the state of a
+//! large cluster is Pods, and packets need only their slices. Threads belong to the network namespace of the thread that
+//! starts the gateway.
 
 mod claim;
 mod error;
@@ -51,7 +51,7 @@ use restore::{open_state, read_pods};
 use workers::Workers;
 pub(crate) use workers::worker_count;
 
-/// What is asked of one start, besides the configuration.
+/// Options of one start, in addition to the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
     /// A file or directory of objects, loaded before the first frame and followed.
@@ -76,15 +76,15 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
     Ok(())
 }
 
-/// Logs of level info and up to stderr; `RUST_LOG` says otherwise.
+/// Logs level info and above to stderr; `RUST_LOG` changes this.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Somebody else's subscriber (a test's) stays.
+    // An earlier subscriber (of a test) stays.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).try_init();
 }
 
-/// A gateway that runs; it must be stopped.
+/// A running gateway; it must be stopped.
 pub struct Gateway {
     workers: Workers,
     counters: Arc<Counters>,
@@ -102,7 +102,7 @@ impl Gateway {
         Self::start_with(config, &Start::default(), stop)
     }
 
-    /// As [`Gateway::start`], with what is asked of this one start.
+    /// As [`Gateway::start`], with options.
     pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
         let unsupported = config.unsupported();
         if !unsupported.is_empty() {
@@ -130,7 +130,7 @@ impl Gateway {
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
         runtime::publish_restored(&cluster, &mut compiler);
-        // What manifests bring is to be there before the first frame.
+        // The objects of manifests must be there before the first frame.
         if start.manifests.is_none() {
             workers.start(std::mem::take(&mut engines))?;
         }
@@ -166,7 +166,7 @@ impl Gateway {
         &self.source
     }
 
-    /// Drains the workers, then stops the rest. Answers the totals in a line.
+    /// Drains the workers, then stops the rest. Returns the totals in one line.
     pub fn stop(self) -> String {
         drop(self.workers);
         drop(self.following);

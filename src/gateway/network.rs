@@ -1,4 +1,4 @@
-//! The kernel's network: mirrored for the compiler, and its news in the log.
+//! The kernel's network: mirrored for the compiler, its changes logged.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) fn mirror_network(
         Box::new(move |news: HostEvent| match news {
             HostEvent::Net(net) => {
                 links.tell(&net);
-                // The control thread may have ended already: then nobody needs it.
+                // The control thread may have ended already: then it is not needed.
                 drop(commands.send(Command::Network(net)));
             }
             HostEvent::AddressConflict { address, interface } => {
@@ -41,7 +41,7 @@ pub(super) fn mirror_network(
     Ok(HostNetwork::start(interfaces, owned.clone(), news)?)
 }
 
-/// Says in the log when a polled interface goes, comes, or changes its state.
+/// Logs when a polled interface disappears, appears, or changes its state.
 struct LinkLog {
     /// Name and last state; `None`: not there.
     known: RefCell<Vec<(String, Option<bool>)>>,

@@ -1,4 +1,4 @@
-//! The state file, back into memory: first what packets need, then the Pods.
+//! Loads the state file: first what packets need, then the Pods.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tracing::{error, info};
 use super::error::{GatewayError, system};
 use crate::config::Config;
 
-/// How long the network may have no news before it is asked whether all Pods are read.
+/// How long to wait for a change of the network before checking whether all Pods are read.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 pub(super) fn open_state(config: &Config, set_aside_damaged: bool) -> Result<(Store, Cluster), GatewayError> {
@@ -46,8 +46,8 @@ fn restore(
     Ok((store, cluster))
 }
 
-/// The Pods of the state, on a thread of their own: packets do not need them, and to read many takes seconds. The network's news
-/// come to the tables meanwhile; nobody else can ask for anything yet.
+/// Reads the Pods of the state, on a separate thread: packets do not need them, and reading many takes seconds. Meanwhile,
+/// changes of the network reach the tables; there are no other commands yet.
 pub(super) fn read_pods(
     store: Store,
     cluster: &mut Cluster,

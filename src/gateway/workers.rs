@@ -30,7 +30,7 @@ pub(crate) struct Engine {
     wake: WakeUp,
 }
 
-/// One a worker, with its ports open, and what follows the programs that steer frames to them.
+/// One engine per worker, with its ports open, and the programs that steer frames to them.
 pub(crate) fn make(
     config: &Config,
     settings: &Arc<DataplaneSettings>,
@@ -65,7 +65,7 @@ pub(crate) fn make(
     Ok((engines?, opener.finish()))
 }
 
-/// `auto`: one a receive queue, at most CPUs − 1, and no more than `workers.cpus` names.
+/// `auto`: one per receive queue, at most CPUs − 1, and at most the length of `workers.cpus`.
 pub(crate) fn worker_count(config: &Config, cpus: usize) -> usize {
     if let Some(count) = config.workers.count {
         return count.get();
@@ -86,12 +86,12 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// None yet. The first of them will run on the first CPU, and so on; all end when `stop` is set, too.
+    /// No workers yet. The first will run on the first CPU, and so on. All end when `stop` is set.
     pub(crate) fn new(tables: Source, cpus: Vec<usize>, idle: Mode, stop: Arc<AtomicBool>) -> Workers {
         Workers { tables, cpus, idle, stop, wakers: Vec::new(), threads: Vec::new() }
     }
 
-    /// Starts these too.
+    /// Starts these workers.
     pub(crate) fn start(&mut self, engines: Vec<Engine>) -> Result<(), GatewayError> {
         let origin = Clock::now();
         let clock = move || Instant(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
@@ -118,7 +118,7 @@ impl Drop for Workers {
         self.stop.store(true, SeqCst);
         self.wakers.iter().for_each(|wake| wake());
         for thread in self.threads.drain(..) {
-            // A worker's panic has been printed; the others still stop in order.
+            // A panic of a worker has been printed; the others still stop in order.
             let _ = thread.join();
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 
 use pollgate_dataplane::bpf;
 
-/// Whether it does; if not, what to tell an operator.
+/// Whether it does; if not, the reason for the operator.
 pub(super) fn permitted() -> Result<(), String> {
     bpf::permitted().map_err(|error| reason(&error))
 }

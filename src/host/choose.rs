@@ -1,4 +1,4 @@
-//! How an interface is polled: what the configuration says, or for `auto` the best that is sure to work.
+//! How an interface is polled: as configured, or for `auto` the best way that is sure to work.
 //!
 //! ```text
 //!  xdp      eBPF permitted, driver runs XDP itself, a queue for every worker, peer not software, MTU of a page
@@ -6,11 +6,12 @@
 //!  uring    only if set in the configuration: it was measured no faster than packet
 //! ```
 //!
-//! Whether a driver runs XDP itself is asked of the kernel, so that this knows tomorrow's drivers. "Unknown" counts as no:
+//! The kernel reports whether a driver runs XDP itself, so that new drivers work as well. "Unknown" counts as no:
 //! the emulation is slower than AF_PACKET, and a gateway that became slow by itself is worse than one that stayed as it was.
 //!
-//! **A peer of software** (veth, virtio, tun) leaves checksums open and segments whole. AF_PACKET carries such a super-frame
-//! of up to 64 kB as one; for AF_XDP somebody has to cut it up, which is 20 to 30 times as many frames for the same bytes.
+//! **A peer of software** (veth, virtio, tun) leaves checksums incomplete and segments whole. AF_PACKET carries such a
+//! segment of up to 64 kB as one frame; for AF_XDP it has to be split, which is 20 to 30 times as many frames for the same
+//! bytes.
 
 use std::fmt;
 
@@ -35,13 +36,13 @@ pub enum Mode {
 /// Who moves the bytes of an AF_XDP frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copying {
-    /// Nobody: the device writes into the socket's memory.
+    /// No copy: the device writes into the socket's memory.
     Zero,
     /// The driver's program copies.
     Driver,
     /// The kernel emulates XDP on finished packets.
     Generic,
-    /// This kernel does not tell beforehand.
+    /// This kernel does not report it.
     Unknown,
 }
 
@@ -127,7 +128,7 @@ fn obstacle(nic: &Nic, workers: usize, machine: &Machine) -> Option<String> {
         .then(|| format!("a frame with MTU {} does not fit in a page, as AF_XDP requires: at most {XDP_MTU}", nic.mtu))
 }
 
-/// virtio says whether its peer may leave checksums open; veth and tun do not, and their peers do unless told not to.
+/// virtio reports whether its peer may leave checksums incomplete. veth and tun do not, and their peers do so by default.
 fn software_peer(nic: &Nic) -> Option<String> {
     let is_software = match nic.driver.as_str() {
         "veth" | "tun" => true,

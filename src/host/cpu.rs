@@ -1,4 +1,4 @@
-//! Which CPUs there are for this process, and putting a thread on one.
+//! The CPUs this process may use, and pinning a thread to one.
 
 #![allow(unsafe_code, reason = "the CPUs of a thread are read and set by system calls")]
 

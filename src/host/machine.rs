@@ -4,7 +4,7 @@
 //!  ROOT/sys/devices/system/cpu, ROOT/sys/kernel/mm, ROOT/proc ──▶ Machine
 //! ```
 //!
-//! None of these files belongs to a network namespace. What a kernel does not say is `None` or empty, never a guess.
+//! None of these files belongs to a network namespace. What a kernel does not report is `None` or empty, never a guess.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub struct Machine {
     pub transparent_huge_pages: Option<String>,
     /// Huge pages set aside, and those of them that are free.
     pub huge_pages: (u64, u64),
-    /// The largest socket buffer that may be asked for, where this process cannot go beyond it.
+    /// The largest socket buffer this process may request; `None`: unlimited.
     pub receive_buffer_limit: Option<u64>,
     /// Whether it may use eBPF with AF_XDP; if not, why.
     pub bpf: Result<(), String>,
@@ -48,7 +48,7 @@ pub struct Cpu {
 }
 
 impl Machine {
-    /// Asks this machine and its kernel.
+    /// Reads the facts of this machine and its kernel.
     pub fn ask() -> Machine {
         let files = Files(PathBuf::from("/"));
         Machine {

@@ -1,11 +1,11 @@
-//! What a driver's XDP can do, asked of the kernel: generic netlink family `netdev` (Documentation/netlink/specs/netdev.yaml).
+//! What a driver's XDP can do, from the kernel: generic netlink family `netdev` (Documentation/netlink/specs/netdev.yaml).
 //!
 //! ```text
 //!  "netdev" ──CTRL_CMD_GETFAMILY──▶ number of the family ──NETDEV_CMD_DEV_GET(index)──▶ xdp-features
 //! ```
 //!
-//! A list of drivers would be wrong with the next kernel; the kernel is never wrong about itself. Before Linux 6.3 there is
-//! no such family, and the answer is `None`: unknown, which is not the same as no.
+//! A list of drivers would be wrong with the next kernel; the kernel knows itself. Linux before 6.3 has
+//! no such family, and the result is `None`: unknown, which is not the same as no.
 
 use std::io;
 
@@ -40,7 +40,7 @@ impl XdpFeatures {
     }
 }
 
-/// What the driver of interface number `index` can do; `None`: this kernel does not tell.
+/// What the driver of interface number `index` can do; `None`: this kernel does not report it.
 pub(super) fn xdp_features(index: u32) -> io::Result<Option<XdpFeatures>> {
     const CONTROLLER: u16 = 0x10;
     const GET_FAMILY: u8 = 3;
@@ -60,7 +60,7 @@ pub(super) fn xdp_features(index: u32) -> io::Result<Option<XdpFeatures>> {
     Ok(features.and_then(|bits| Some(XdpFeatures(u64::from_ne_bytes(bits.try_into().ok()?)))))
 }
 
-/// One request with one attribute; the value of the attribute `wanted` of the answer, if it is in there.
+/// One request with one attribute; the value of the attribute `wanted` of the reply, if it has one.
 fn ask(family: u16, command: u8, attribute: (u16, &[u8]), wanted: u16) -> io::Result<Option<Vec<u8>>> {
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;

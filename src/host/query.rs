@@ -1,4 +1,4 @@
-//! Questions to the host: interfaces and their addresses by pnet, sysctls and capabilities by /proc.
+//! Queries of the host: interfaces and their addresses by pnet, sysctls and capabilities by /proc.
 
 use std::fs;
 use std::io;
@@ -40,7 +40,7 @@ pub(super) fn addresses() -> Vec<(String, IpAddr)> {
     datalink::interfaces().into_iter().flat_map(of).collect()
 }
 
-/// The value of a sysctl, by its name as sysctl(8) writes it; `None` where the kernel has none such.
+/// The value of a sysctl, by its name as sysctl(8) writes it; `None` if the kernel does not have it.
 pub(super) fn sysctl(key: &str) -> Option<String> {
     fs::read_to_string(sysctl_path(key)).ok().map(|text| text.trim().to_owned())
 }
@@ -67,7 +67,7 @@ fn sysctl_path(key: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(path)
 }
 
-/// Major and minor number of the running kernel's version; zeros if it says something else.
+/// Major and minor number of the running kernel's version; zeros if it has another form.
 pub(super) fn kernel() -> (u32, u32) {
     let release = sysctl("kernel.osrelease").unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));

@@ -1,7 +1,7 @@
-//! Getting to where namespaces can be made: directly as root, through a user namespace otherwise.
+//! Entering a context that may create namespaces: directly as root, through a user namespace otherwise.
 //!
 //! Making a network namespace needs CAP_SYS_ADMIN; an ordinary user has it inside a user namespace of his own
-//! (user_namespaces(7)), where he is "root" over the networks made there and nothing else. The kernel lets only a
+//! (user_namespaces(7)), whose "root" may administer only the networks created there. The kernel lets only a
 //! single-threaded process enter one (EINVAL otherwise), so a program calls [`enter`] at the top of `main`, before any
 //! thread.
 

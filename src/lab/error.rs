@@ -1,8 +1,8 @@
-//! What a laboratory could not do.
+//! Why a step of a laboratory failed.
 
 use std::io;
 
-/// What a laboratory could not do.
+/// Why a step of a laboratory failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub struct LabError {

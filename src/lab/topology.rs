@@ -13,7 +13,7 @@
 //! nothing (forwarding is 0), so whatever gets from one host to another was carried by the gateway's workers.
 //!
 //! Pods have /32 addresses and reach even their neighbours on the segment through the gateway, like the
-//! point-to-point links of common cluster networks. Otherwise the answer of a Pod to a client beside it would take the
+//! point-to-point links of common cluster networks. Otherwise the reply of a Pod to a client beside it would take the
 //! short way, past the translation that the client's packet went through, and be refused.
 
 use std::net::IpAddr;

@@ -1,10 +1,10 @@
-//! Small servers that say who they are, and the clients that ask them.
+//! Small servers that send their name, and clients for them.
 //!
 //! | protocol | the server | the client |
 //! |---|---|---|
 //! | TCP | writes `NAME\n`, then echoes until the client closes its half | [`ask_tcp`], [`echo_bulk`] |
-//! | HTTP | answers any request with `NAME` as a plain body, then closes | [`ask_http`] |
-//! | UDP | answers each datagram with `NAME ` and the datagram | [`ask_udp`] |
+//! | HTTP | responds to any request with `NAME` as a plain body, then closes | [`ask_http`] |
+//! | UDP | replies to each datagram with `NAME ` and the datagram | [`ask_udp`] |
 //!
 //! Blocking sockets and a thread a connection: they serve tests and the demo, whose question is who answered, and by
 //! which address.
@@ -42,12 +42,12 @@ struct Shared {
 }
 
 impl Server {
-    /// A TCP echo server that first says its name.
+    /// A TCP echo server that first sends its name.
     pub fn tcp(namespace: &Namespace, address: SocketAddr, name: &str) -> io::Result<Server> {
         Server::listen(namespace, address, name, echo)
     }
 
-    /// An HTTP/1.1 server whose every answer is its name.
+    /// An HTTP/1.1 server that responds to every request with its name.
     pub fn http(namespace: &Namespace, address: SocketAddr, name: &str) -> io::Result<Server> {
         Server::listen(namespace, address, name, respond)
     }
@@ -110,7 +110,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A server that panicked has said so already.
+            // The panic of a server has been printed already.
             let _ = thread.join();
         }
         for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
@@ -191,7 +191,7 @@ pub fn connect(namespace: &Namespace, to: SocketAddr, patience: Duration) -> io:
     Ok(stream)
 }
 
-/// Opens a connection to a [`Server::tcp`], closes it in order, and says who answered.
+/// Opens a connection to a [`Server::tcp`], closes it in order, and returns the name of the server.
 pub fn ask_tcp(namespace: &Namespace, to: SocketAddr, patience: Duration) -> io::Result<String> {
     let mut stream = connect(namespace, to, patience)?;
     stream.shutdown(Shutdown::Write)?;
@@ -287,7 +287,7 @@ impl Noise {
     }
 }
 
-/// Asks a [`Server::http`] for a path; answers the body.
+/// Requests a path of a [`Server::http`]; returns the body.
 pub fn ask_http(namespace: &Namespace, to: SocketAddr, path: &str, patience: Duration) -> io::Result<String> {
     let mut stream = connect(namespace, to, patience)?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes())?;
@@ -300,7 +300,7 @@ pub fn ask_http(namespace: &Namespace, to: SocketAddr, path: &str, patience: Dur
     Ok(body.trim_end().to_owned())
 }
 
-/// Sends one datagram to a [`Server::udp`] from a fresh port and says who answered. An answer from another address is
+/// Sends one datagram to a [`Server::udp`] from a fresh port and returns the name of the server. A reply from another address is
 /// not seen: the socket is connected.
 pub fn ask_udp(namespace: &Namespace, to: SocketAddr, text: &str, patience: Duration) -> io::Result<String> {
     let answer = datagram(namespace, to, text.as_bytes(), patience)?;
@@ -334,7 +334,7 @@ pub struct DnsAnswer {
     pub aliases: Vec<String>,
 }
 
-/// Asks a DNS server for a name's A records (RFC 1035), over UDP.
+/// Queries a DNS server for a name's A records (RFC 1035), over UDP.
 pub fn ask_dns(namespace: &Namespace, server: SocketAddr, name: &str, patience: Duration) -> io::Result<DnsAnswer> {
     let id = 0x7067u16;
     let mut query = id.to_be_bytes().to_vec();
@@ -402,10 +402,10 @@ fn name_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Waits until there is something to read, or the time is over.
+/// Waits until there is something to read, or until the time-out.
 fn wait_readable(fd: BorrowedFd<'_>, patience: Duration) {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one pollfd, valid for the call. Whatever it answers, the caller looks for itself.
+    // SAFETY: one pollfd, valid for the call. The caller reads in any case, whatever the result.
     unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
 }

@@ -47,7 +47,7 @@ impl Block {
     }
 }
 
-/// The addresses of hosts in a network: without its first and last, where it has those to spare.
+/// The addresses of hosts in a network: without its first and last, if it is large enough.
 impl From<Ipv4Net> for Block {
     fn from(net: Ipv4Net) -> Block {
         let spare = u32::from(net.prefix_len() < 31);
@@ -109,7 +109,7 @@ pub(super) struct Tuple {
     pub(super) dst_port: u16,
 }
 
-/// All tuples there are.
+/// The number of all tuples.
 #[derive(Clone, Debug)]
 pub(super) struct Tuples {
     clients: Block,

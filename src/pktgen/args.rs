@@ -1,4 +1,4 @@
-//! What was typed, and what it means.
+//! The arguments, and the plan they make.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -128,7 +128,7 @@ pub(super) struct Plan {
     pub(super) clients: Block,
     pub(super) backends: Vec<Block>,
     pub(super) next_hops: Vec<Block>,
-    /// Tuples there are: fewer than flows opened means that some came again.
+    /// The number of tuples: fewer than flows opened means that some were repeated.
     pub(super) tuples: u64,
 }
 

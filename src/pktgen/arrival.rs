@@ -70,7 +70,7 @@ impl Arrival {
         Some(Arrival { way, dst: ip.dst().0, stamp, transport_at, segment })
     }
 
-    /// Makes the frame its own answer: addresses and ports change places, which no sum notices; a SYN becomes a SYN-ACK,
+    /// Turns the frame into its reply: addresses and ports are swapped, which changes no checksum; a SYN becomes a SYN-ACK,
     /// any other segment acknowledges what it was.
     pub(super) fn reply_in_place(&self, frame: &mut Frame, own: Mac) {
         let sum_is_complete = !frame.offload().is_partial();
@@ -92,7 +92,7 @@ impl Arrival {
     }
 }
 
-/// `sum_is_complete`: the field covers the header; otherwise whoever sends the frame out sums it.
+/// `sum_is_complete`: the field covers the header; otherwise the sender of the frame completes it.
 fn acknowledge(segment: &mut [u8], flags: u8, payload: u32, sum_is_complete: bool) {
     let opens = flags & tcp::SYN != 0;
     let flags = if opens { tcp::SYN | tcp::ACK } else { tcp::ACK };

@@ -12,26 +12,26 @@ pub enum PktgenError {
     /// An interface cannot be used.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
-    /// Nobody has the gateway's address.
+    /// No ARP reply for the gateway's address.
     #[error(
         "no ARP reply from {gateway} on {interface} within {} s: check that the gateway is up and connected to this \
          interface, or set its hardware address with --gateway-mac",
         patience.as_secs()
     )]
     NoAnswer {
-        /// Who was asked for.
+        /// The address that was resolved.
         gateway: Ipv4Addr,
-        /// Where.
+        /// The interface.
         interface: String,
         /// How long.
         patience: Duration,
     },
-    /// Stopped before it had begun.
+    /// Stopped before it began.
     #[error("interrupted while resolving {gateway} on {interface}: nothing was sent")]
     Interrupted {
-        /// Who was asked for.
+        /// The address that was resolved.
         gateway: Ipv4Addr,
-        /// Where.
+        /// The interface.
         interface: String,
     },
     /// Signals cannot be caught.

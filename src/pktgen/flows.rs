@@ -5,8 +5,8 @@
 //!  flow     N+0    N+1    2     …  N−1        the oldest, in slot 2, is the next to be replaced, by flow N+2
 //! ```
 //!
-//! Flow `f` lives in slot `f mod N`, so that whoever receives a packet finds its flow without a look-up, and a packet of
-//! a flow that has been replaced is told from one of its successor.
+//! Flow `f` lives in slot `f mod N`. So the receiver of a packet finds its flow without a look-up, and can distinguish a
+//! packet of a replaced flow from one of its successor.
 
 use super::addresses::{Tuple, Tuples};
 use super::share::Share;
@@ -87,7 +87,7 @@ impl Flows {
         self.slots[self.lent]
     }
 
-    /// Ends the oldest flow and puts a new one in its place; answers the new one's first packet.
+    /// Ends the oldest flow and starts a new one in its place; returns the first packet of the new flow.
     pub(super) fn fresh(&mut self) -> Flow {
         let slot = self.replace_oldest();
         let flow = self.slots[slot];

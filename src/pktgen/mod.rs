@@ -13,10 +13,10 @@
 //! makes the numbers of two of them comparable.
 //!
 //! **Open loop.** Packets are due by the clock, whatever comes back, and latency counts from when a packet was due: a
-//! stall is seen at its full length (`pace`, `stamp`). A generator that cannot keep up says so.
+//! stall is seen at its full length (`pace`, `stamp`). A generator that cannot keep up reports it.
 //!
 //! **Loss is where it happened.** Frames that the sending port refused were never sent; frames that came too fast for the
-//! receiving ring are told apart from those that the gateway lost.
+//! receiving ring are counted apart from those that the gateway lost.
 //!
 //! IPv4 only, as the gateway. No real TCP: see `template`.
 
@@ -55,10 +55,10 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Machine;
 use report::Report;
 
-/// Runs it and tells the result on `out`.
+/// Runs it and prints the result on `out`.
 ///
 /// # Errors
-/// What was typed wrongly, what could not be opened, or that nothing came back.
+/// A wrong argument, a port that could not be opened, or that nothing was received.
 pub fn run(args: &PktgenArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let plan = args.plan().map_err(Failure::usage)?;
     let outcome = run::run(args, plan).map_err(|error| Failure::caused(&error))?;

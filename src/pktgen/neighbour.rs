@@ -1,6 +1,6 @@
 //! ARP, as far as a generator without a kernel's help needs it: who has the gateway, and "I have that one".
 //!
-//! The generator's interfaces need no addresses: it answers for its clients and backends itself.
+//! The generator's interfaces need no addresses: it replies to ARP for its clients and backends itself.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ use super::addresses::Block;
 /// Bytes of a request, padded to the smallest frame.
 const REQUEST_LEN: usize = 60;
 
-/// Turns a request for one of `blocks` into its answer. `false` if it is anything else.
+/// Turns a request for one of `blocks` into its reply. `false` if it is anything else.
 pub(super) fn answer(frame: &mut [u8], blocks: &[Block], own: Mac) -> bool {
     let asked = Arp::at(frame, ethernet::LEN).filter(|arp| arp.is_request()).map(Arp::target_ip);
     let ours = asked.is_some_and(|asked| blocks.iter().any(|block| block.position(asked).is_some()));
@@ -54,7 +54,7 @@ pub(super) fn request(own: Mac, from: Ipv4Addr, wanted: Ipv4Addr) -> [u8; REQUES
     frame
 }
 
-/// Whose address `wanted` is, if this frame says so.
+/// The hardware address of `wanted`, if this frame is the reply.
 pub(super) fn told(frame: &[u8], wanted: Ipv4Addr) -> Option<Mac> {
     let arp = ArpPacket::new(frame.get(ethernet::LEN..)?).filter(|_| is_arp(frame))?;
     let is_it = arp.get_operation() == ArpOperations::Reply && arp.get_sender_proto_addr() == wanted;

@@ -7,7 +7,7 @@ use pollgate_common::time::Instant;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The highest rate that can be asked for, packets a second.
+/// The highest rate that can be requested, in packets per second.
 pub(super) const MOST: u64 = SECOND;
 
 /// How fast.
@@ -33,7 +33,7 @@ impl Pacer {
         Pacer { rate, start, released: 0 }
     }
 
-    /// Takes at most `room` packets that are due by `now`; says how many.
+    /// Takes at most `room` packets that are due by `now`; returns how many.
     pub(super) fn take(&mut self, now: Instant, room: usize) -> Due {
         let room = room as u64;
         let (first, count) = (self.released, self.due_by(now).map_or(room, |due| room.min(due - self.released)));

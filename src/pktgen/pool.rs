@@ -1,6 +1,6 @@
 //! Buffers for the packets that are sent.
 //!
-//! A fixed number, made at start. Ports write headers and stamps only: behind them a buffer holds zeros for ever, so a
+//! A fixed number, made at start. Ports write headers and stamps only: after them a buffer always holds zeros, so a
 //! packet of any size is made by writing its first 72 bytes.
 //!
 //! `unsafe` here: a frame is a pointer into the pool, lent and taken back by number.
@@ -22,7 +22,7 @@ pub(super) const ORIGIN: Origin = Origin::Worker(0);
 pub(super) struct Pool {
     memory: NonNull<[u8]>,
     count: usize,
-    /// Numbers of those that nobody has. The last used is used next: it is warm.
+    /// Numbers of the free ones. The last used is used next: it is warm.
     free: Vec<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Pool {
         let (len, room) = (u32::try_from(len.min(ROOM)).ok()?, u32::try_from(ROOM).ok()?);
         // SAFETY: `number` is below the count, so this stays within the memory.
         let first = unsafe { self.memory.cast::<u8>().add(number * ROOM) };
-        // SAFETY: ROOM initialised bytes that nobody else has: the number has left `free` and returns there only with
+        // SAFETY: ROOM initialised bytes that have no other owner: the number has left `free` and returns there only with
         // this frame. Drop keeps the memory while any frame is out.
         Some(unsafe { Frame::new(first, len, room, ORIGIN, port, number as u64) })
     }

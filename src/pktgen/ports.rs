@@ -56,7 +56,7 @@ pub enum InterfaceError {
     Addresses {
         /// The interface.
         name: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: RuleError,
     },
     /// It has no hardware address.

@@ -18,7 +18,7 @@ use super::pace::Rate;
 use super::side::{Endpoint, Seen};
 use super::tally::Tally;
 
-/// Below this share of what was asked for, the generator has not kept up; in thousandths.
+/// Below this share of the requested rate, the generator has not kept up; in thousandths.
 const KEPT_UP: u64 = 990;
 /// Endpoints that are listed by name in the JSON at most; the others are in the summary.
 const LISTED: usize = 4096;
@@ -48,7 +48,7 @@ pub(super) struct Outcome {
     pub(super) seen: Vec<Seen>,
 }
 
-/// The numbers that are told.
+/// The numbers of the report.
 pub(super) struct Report {
     outcome: Outcome,
     tally: Tally,
@@ -97,7 +97,7 @@ impl Report {
         self.outcome.seen.iter().map(number).sum()
     }
 
-    /// What was asked for and not sent, as a sentence.
+    /// What was requested and not sent, as a sentence.
     fn shortfall(&self) -> Option<String> {
         let Rate::PerSecond(asked) = self.outcome.rate else { return None };
         let sent = self.per_second(self.sent + self.strays_sent);

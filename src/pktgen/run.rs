@@ -1,12 +1,12 @@
-//! One run: ask for the gateway, send and receive until the time is up, wait for the last packets.
+//! One run: resolve the gateway, send and receive until the time is up, wait for the last packets.
 //!
 //! ```text
 //!  ── ARP ──┬── warm-up ──┬── measured ───────────┬── drain ──
 //!           sent, uncounted  sent and counted       only received
 //! ```
 //!
-//! One thread sends, receives and turns round, in turn; with `--threads 2` the sink has its own. A thread with nothing to
-//! do gives its CPU to whoever wants it and looks again.
+//! One thread sends, receives and sends replies, in turn; with `--threads 2` the sink has its own. A thread with nothing to
+//! do yields its CPU and then checks again.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use super::tally::Span;
 
 /// Buffers of the sending side: what a port may keep for a while, and a burst.
 const BUFFERS: usize = 1024;
-/// How long the gateway may take to answer ARP, and how often it is asked.
+/// How long to wait for an ARP reply of the gateway, and how often to send a request.
 const ARP_PATIENCE: Duration = Duration::from_secs(3);
 const ARP_PAUSE: Duration = Duration::from_millis(500);
 /// The drain ends when nothing has come for so long; when all is there only duplicates can come; and anyhow after so long.
@@ -94,7 +94,7 @@ fn open(
     Ok((Side::new(task, id, mac, port, BUFFERS), program))
 }
 
-/// Asks until somebody answers.
+/// Sends ARP requests until a reply comes.
 fn gateway_mac(args: &PktgenArgs, client: &mut Side, clock: &Clock, stop: &AtomicBool) -> Result<Mac, PktgenError> {
     let gateway = match (args.gateway_mac, args.gateway) {
         (Some(mac), _) => return Ok(mac),
@@ -131,7 +131,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Answers when sending ended, and what a sink on a thread of its own has seen.
+    /// Returns when sending ended, and what a sink on its own thread has seen.
     fn play(&mut self, apart: bool) -> (Instant, Option<Seen>) {
         self.client.start(self.span);
         if let Some(sink) = &mut self.sink {
@@ -225,7 +225,7 @@ impl Stage {
     }
 }
 
-/// Tells each second how it goes.
+/// Prints the progress each second.
 struct Watch {
     wanted: bool,
     next: Instant,
@@ -255,7 +255,7 @@ impl Watch {
         let (sent, received) = (sender.sent, self.received());
         let (sent_now, received_now) = (sent - self.before.0, received - self.before.1);
         self.before = (sent, received);
-        // Nothing can be told where stderr is closed.
+        // Nothing can be done if stderr is closed.
         drop(writeln!(
             std::io::stderr(),
             "sent {sent_now} packets/s, received {received_now} packets/s; so far {sent} sent, {} in transit or lost",

@@ -95,7 +95,7 @@ impl Sender {
         }
     }
 
-    /// Sends what is due, at most a burst; says how many packets that were.
+    /// Sends what is due, at most one burst; returns how many packets.
     pub(super) fn send(&mut self, side: &mut Side, clock: &Clock) -> u64 {
         let now = clock.now();
         // What is due at the end or later is not sent; what was due before and is late, is.

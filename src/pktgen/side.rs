@@ -6,7 +6,7 @@
 //!     └▶ anything else ─▶ given back
 //! ```
 //!
-//! A side belongs to one thread. Nothing here allocates per packet, and the clock is read once a burst.
+//! A side belongs to one thread. Nothing here allocates per packet, and the clock is read once per burst.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -167,7 +167,7 @@ impl Side {
         }
     }
 
-    /// Takes a burst in and does what is to be done with it; says how many frames there were.
+    /// Receives and processes a burst; returns the number of frames.
     pub(super) fn receive(&mut self, clock: &Clock) -> usize {
         self.port.rx(clock.now(), BURST, &mut self.frames);
         self.seen.missed += self.port.missed();
@@ -180,7 +180,7 @@ impl Side {
         count
     }
 
-    /// Asks who has `wanted`.
+    /// Sends an ARP request for `wanted`.
     pub(super) fn ask(&mut self, wanted: Ipv4Addr, clock: &Clock) {
         let request = neighbour::request(self.mac, self.task.clients.nth(0), wanted);
         if let Some(mut frame) = self.lend(request.len()) {
@@ -190,7 +190,7 @@ impl Side {
         }
     }
 
-    /// Takes a burst in only to hear who has `wanted`; answers ARP meanwhile.
+    /// Receives a burst only to find the ARP reply for `wanted`; replies to ARP requests meanwhile.
     pub(super) fn listen(&mut self, wanted: Ipv4Addr, clock: &Clock) -> Option<Mac> {
         self.port.rx(clock.now(), BURST, &mut self.frames);
         let told = self.frames.iter().find_map(|frame| neighbour::told(frame.bytes(), wanted));

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! *Reordered* is RFC 4737's singleton (§3.3): a packet whose number is smaller than one that has arrived before it, with
-//! duplicates set apart. What is more than 64 numbers late cannot be told from a duplicate and counts as reordered.
+//! duplicates set apart. A packet more than 64 numbers late cannot be distinguished from a duplicate and counts as reordered.
 //!
 //! **Latency** runs from the time the packet was due to the time its burst was taken from the port.
 
@@ -20,7 +20,7 @@ use pollgate_common::time::Instant;
 
 use super::stamp::Stamp;
 
-/// The longest latency that is told apart.
+/// The longest latency that is recorded exactly.
 const LONGEST: Duration = Duration::from_secs(100);
 
 /// Packets due within it are counted; those of the warm-up before it are not.

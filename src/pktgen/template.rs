@@ -11,7 +11,7 @@
 //!
 //! **TCP** is the least that a connection tracker calls one: a SYN with sequence number 0, then segments that all start
 //! at 1 and acknowledge 1, as retransmissions do. No window ever fills, whatever is lost, so the load stays what was
-//! asked for. It is no TCP for an end point; a real server belongs behind real clients.
+//! asked for. It is no TCP for an end point: a real server needs real clients.
 
 use pnet::packet::ethernet::{EtherTypes, MutableEthernetPacket};
 use pnet::packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
@@ -95,7 +95,7 @@ impl Template {
         self.len
     }
 
-    /// Makes `frame`, whose buffer holds zeros behind [`HEAD`], the packet of `tuple` with `stamp`.
+    /// Makes `frame`, whose buffer holds zeros after [`HEAD`], the packet of `tuple` with `stamp`.
     pub(super) fn write(&self, frame: &mut Frame, tuple: &Tuple, stamp: &Stamp) {
         frame.set_len(self.len);
         let l4 = L4_AT + self.kind.header_len();
@@ -111,7 +111,7 @@ impl Template {
         let ip_sum = checksum::update(self.ip_sum, addresses);
         bytes[IP_AT + IP_SUM..][..2].copy_from_slice(&ip_sum.to_be_bytes());
         let sum = checksum::update(self.l4_sum, addresses + rest);
-        // Zero says "no checksum" in UDP (RFC 768), and cannot happen in TCP but by the same sum.
+        // Zero means "no checksum" in UDP (RFC 768), and cannot happen in TCP but by the same sum.
         let sum = if sum == 0 && self.kind == Kind::Udp { 0xffff } else { sum };
         bytes[L4_AT + self.kind.sum_at()..][..2].copy_from_slice(&sum.to_be_bytes());
     }
@@ -173,7 +173,7 @@ mod tests {
     const SRC: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const DST: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
-    /// Everything in the frame is as asked, its sums included, says a parser that is not ours.
+    /// An independent parser finds everything in the frame as requested, checksums included.
     fn checked(kind: Kind, frame: &[u8], tuple: &Tuple, stamp: &Stamp) {
         let seen = SlicedPacket::from_ethernet(frame).expect("a packet");
         let Some(etherparse::LinkSlice::Ethernet2(link)) = seen.link else { panic!("not Ethernet") };

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! An address that the program does not know yet, or has no room for, costs a hand-over between workers and nothing else:
-//! so a program that is refused is worth a line in the log and no more. The kernel takes milliseconds to change one (it
-//! waits for all readers of the old one), for each interface; so a thread of its own does it, with the newest rules there
-//! are, and the control thread goes on.
+//! so a refused program is only logged. The kernel takes milliseconds to change one (it
+//! waits for all readers of the old one), for each interface; so a separate thread does it, with the newest rules there
+//! are, and the control thread continues.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -51,7 +51,7 @@ struct Updater {
 }
 
 impl Fanouts {
-    /// With what the configuration says; no group has it yet.
+    /// With the rules of the configuration; no group has them yet.
     pub(super) fn new(config: &Config, settings: &Arc<DataplaneSettings>, steering: Steering) -> Fanouts {
         let networks = config.cluster.service_cidrs.iter().map(|cidr| cidr.network()..=cidr.broadcast());
         let addresses = config.addresses.iter().chain(&config.dns.addresses).map(|&address| address..=address);
@@ -96,7 +96,7 @@ impl Fanouts {
         left != before || self.rules.singles.len() != left
     }
 
-    /// What clients connect to at a gateway address where otherwise replies come in: external IPs can be there.
+    /// Ports that clients connect to at a gateway address, where otherwise replies arrive: external IPs can be there.
     fn follow_services(&mut self, replaced: &[Replaced]) -> bool {
         let before = self.rules.services.clone();
         for Replaced { before, after } in replaced {
@@ -147,7 +147,7 @@ impl Updater {
     }
 }
 
-/// Until nobody can send rules any more.
+/// Until the sender of rules is gone.
 fn update(groups: &[(String, Fanout)], received: &Receiver<Rules>) {
     while let Ok(first) = received.recv() {
         let newest = received.try_iter().last().unwrap_or(first);

@@ -1,12 +1,13 @@
-//! What lies outside the tables and keeps in step with them.
+//! State outside the tables that follows them.
 //!
 //! ```text
-//!                                           ┌─▶ mirror: whose neighbours and addresses to mind
+//!                                           ┌─▶ mirror: which neighbours and addresses to watch
 //!  publication: what it changed, no more ───┼─▶ fanout programs: which worker (AF_PACKET, io_uring)
 //!                                           └─▶ steering programs: whose frame (AF_XDP)
 //! ```
 //!
-//! Called on the control thread after each publication, and costs what the publication changed, not what there is.
+//! Called on the control thread after each publication. Its cost depends on what the publication changed, not on the size
+//! of the tables.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The ports of all workers, and the programs in the kernel that choose frames for them.
 //!
 //! ```text
-//!  configuration, host ─▶ choice per interface ─┬─ packet, uring ─▶ a socket a worker, all in one fanout group
+//!  configuration, host ─▶ choice per interface ─┬─ packet, uring ─▶ one socket per worker, all in one fanout group
 //!                                               └─ xdp ─▶ one steering program, sockets on each worker's queues
 //! ```
 //!
@@ -50,7 +50,7 @@ pub enum PortsError {
     Group {
         /// The interface.
         interface: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -74,8 +74,8 @@ pub struct Opener<'a> {
 }
 
 impl<'a> Opener<'a> {
-    /// Chooses how each interface is polled, says so in the log, and attaches the steering programs. What they take
-    /// comes to nobody until the ports are open.
+    /// Chooses how each interface is polled, logs it, and attaches the steering programs. The frames they take
+    /// are lost until the ports are open.
     pub fn new(
         config: &'a Config,
         settings: &Arc<DataplaneSettings>,

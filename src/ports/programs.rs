@@ -6,9 +6,9 @@
 //!  the host's own addresses, MACs ──────┘
 //! ```
 //!
-//! **An endpoint that is gone is taken from for a while yet**: connections it has are not cut off by a change (an established
+//! **Frames of a removed endpoint are still taken for a while**: a change does not cut off its connections (an established
 //! flow outlives its endpoint), and its replies must come here to be translated back. It is forgotten once the longest
-//! time-out has passed. Should another Pod get its address meanwhile, and send from the very port to somebody who is
+//! time-out has passed. Should another Pod get its address meanwhile, and send from the same port to a client that is
 //! routed here, the worker finds no flow and counts a drop; the kernel, which does not forward here, would do the same.
 //!
 //! IPv4 alone, until the workers translate IPv6: what they would only pass is better left to the kernel from the start.
@@ -78,7 +78,7 @@ impl Programs {
     fn serve(&mut self, endpoint: Endpoint) {
         let users = self.served.entry(endpoint).or_default();
         *users += 1;
-        // Somebody's already, or not forgotten yet: then the rules have it.
+        // Already served, or not forgotten yet: then the rules have it.
         if *users == 1 {
             let (address, port, protocol) = endpoint;
             tell(self.rules.serve(address, port, protocol));
@@ -93,7 +93,7 @@ impl Programs {
         }
     }
 
-    /// Those whose time is up and that nobody has taken up again.
+    /// Those whose time is over and that are not served again.
     fn forget(&mut self) {
         while let Some((_, endpoint)) = self.leaving.pop_front_if(|(since, _)| since.elapsed() > self.patience) {
             if self.served.get(&endpoint) == Some(&0) && !self.leaving.iter().any(|(_, later)| *later == endpoint) {

@@ -28,7 +28,7 @@ fn kernel(machine: &Machine) -> Option<Advice> {
     advice(finding, "install a newer kernel".to_owned(), "pollgate is not tested with older kernels")
 }
 
-/// Told only where the kernel has told its CPUs.
+/// Only if the kernel has reported its CPUs.
 fn absent(machine: &Machine, workers: &[usize]) -> Option<Advice> {
     let absent: Vec<usize> = workers.iter().copied().filter(|&cpu| machine.cpu(cpu).is_none()).collect();
     if absent.is_empty() || machine.cpus.is_empty() {
@@ -95,7 +95,7 @@ fn huge_pages(machine: &Machine) -> Option<Advice> {
     )
 }
 
-/// What a worker's socket asks for; see dataplane's packet port.
+/// The buffer that a worker's socket requests; see the packet port of the dataplane.
 const RECEIVE_BUFFER: u64 = 16 << 20;
 
 fn receive_buffer(machine: &Machine) -> Option<Advice> {
