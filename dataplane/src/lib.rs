@@ -17,6 +17,8 @@ pub mod bpf;
 mod burst;
 mod classify;
 pub mod egress;
+#[allow(unsafe_code, reason = "ioctl(2) takes raw pointers")]
+pub mod ethtool;
 pub mod flow;
 pub mod idle;
 mod memory;

@@ -11,11 +11,11 @@
 //! does not, because the addresses are not its own and because it does not forward. An interface that forwards would
 //! send each packet for a Service on a second time, untranslated.
 //!
-//! **Forwarding** is switched off only if set in the configuration, and stays off when pollgate ends. Switching it back
-//! would be the polite thing on a workstation; on a gateway host it would let the kernel route Service traffic
-//! untranslated in every restart. It is a declaration about the host, like a line in sysctl.conf.
+//! **Forwarding** is switched off only if set in the configuration, and stays off when pollgate ends. If it were switched
+//! on again, the kernel would route Service traffic untranslated during every restart. The key is a declaration about the
+//! host, like a line in sysctl.conf.
 //!
-//! Everything is asked of the calling thread's network namespace: through sockets and /proc/sys/net, not /sys, which
+//! Everything is read from the calling thread's network namespace: through sockets and /proc/sys/net, not /sys, which
 //! shows the namespace it was mounted in.
 //!
 //! What need not be true but should be is [advice](advise); [`choose`] says how an interface is polled.
@@ -25,7 +25,6 @@ mod bpf;
 mod choose;
 mod cpu;
 mod cpulist;
-pub(crate) mod ethtool;
 mod files;
 mod machine;
 mod netdev;
@@ -40,16 +39,16 @@ use std::net::IpAddr;
 
 pub use choose::{Choice, Copying, Mode, choose};
 pub use cpu::{allowed_cpus, pin_to_cpu, worker_cpus};
-pub use ethtool::{Feature, OffloadSwitch, Queues, Rings};
 pub use files::allow_open_files;
 pub use machine::{Cpu, Machine};
 pub use netdev::XdpFeatures;
 pub use nic::{Interrupt, Nic, receive_queues};
+pub use pollgate_dataplane::ethtool::{Feature, OffloadSwitch, Queues, Rings};
 use query::Interface;
 
 use crate::config::Config;
 
-/// What is asked of the host.
+/// What pollgate needs of the host.
 #[derive(Clone, Debug)]
 pub struct Needs<'a> {
     /// Interfaces to be polled.
@@ -70,7 +69,7 @@ impl<'a> From<&'a Config> for Needs<'a> {
     }
 }
 
-/// Something that keeps pollgate from starting here. Its text says what, where and what to do.
+/// A reason why pollgate cannot start here: what is wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostFault {
     /// A capability the process does not have.
@@ -111,9 +110,9 @@ pub enum HostFault {
         /// The interface that has it.
         interface: String,
     },
-    /// The host could not be asked.
+    /// A query of the host failed.
     Unknown {
-        /// What was asked.
+        /// What was queried.
         what: String,
         /// What went wrong.
         error: String,
@@ -168,7 +167,7 @@ pub struct Changed {
     pub what: String,
 }
 
-/// Looks at everything and tells all faults, not only the first. Forwarding is switched off, where that is allowed,
+/// Checks everything and returns all faults, not only the first. Forwarding is switched off, if that is allowed,
 /// only if nothing else is in the way.
 pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
     switch_off(look(needs)?)

@@ -6,14 +6,15 @@
 //!  /sys/class/net/IF/…: only if it is the same interface             ─┘
 //! ```
 //!
-//! /sys/class/net shows the namespace that /sys was mounted in. It is used for what nothing else tells (RPS), and only
-//! where the interface of that name there has the same number and hardware address.
+//! /sys/class/net shows the namespace that /sys was mounted in. It is used for what no other interface reports (RPS), and only
+//! if the interface of that name there has the same number and hardware address.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ethtool::{self, Feature, Queues, Rings};
+use pollgate_dataplane::ethtool::{Feature, Interface, Queues, Rings};
+
 use super::netdev::{self, XdpFeatures};
 use super::{cpulist, query};
 
@@ -28,11 +29,11 @@ pub struct Nic {
     pub bus: String,
     /// Largest packet without its Ethernet header.
     pub mtu: u32,
-    /// In Mb/s, if the driver says.
+    /// In Mb/s, if the driver reports it.
     pub speed: Option<u32>,
     /// Whether there is a carrier.
     pub has_link: bool,
-    /// Receive queues, if the driver says.
+    /// Receive queues, if the driver reports it.
     pub queues: Option<Queues>,
     /// Ring sizes, if it has rings.
     pub rings: Option<Rings>,
@@ -40,7 +41,7 @@ pub struct Nic {
     pub features: Vec<Feature>,
     /// Slots of its table that spreads packets over queues; 0: none.
     pub indirection: u32,
-    /// What its XDP can do; `None`: this kernel does not tell.
+    /// What its XDP can do; `None`: this kernel does not report it.
     pub xdp: Option<XdpFeatures>,
     /// The NUMA node of its bus.
     pub node: Option<usize>,
@@ -62,24 +63,25 @@ pub struct Interrupt {
 }
 
 impl Nic {
-    /// Asks about the interface `name` of the calling thread's network namespace.
+    /// Reads the facts of the interface `name` in the calling thread's network namespace.
     ///
     /// # Errors
-    /// There is no such interface, or the kernel refuses to talk about it.
+    /// If the interface does not exist, or the kernel refuses to report it.
     pub fn ask(name: &str) -> io::Result<Nic> {
-        let index = ethtool::index(name)?;
-        let (driver, bus) = ethtool::driver(name)?;
+        let interface = Interface::new(name)?;
+        let index = interface.index()?;
+        let (driver, bus) = interface.driver()?;
         let shown = shown_in_sys(name, index);
         let shown = shown.as_deref();
         Ok(Nic {
             name: name.to_owned(),
-            mtu: ethtool::mtu(name)?,
-            speed: ethtool::speed(name)?,
-            has_link: ethtool::has_link(name)?,
-            queues: ethtool::queues(name)?.or_else(|| queues_in_sys(shown?)),
-            rings: ethtool::rings(name)?,
-            features: ethtool::features(name)?,
-            indirection: ethtool::indirection(name)?,
+            mtu: interface.mtu()?,
+            speed: interface.speed()?,
+            has_link: interface.has_link()?,
+            queues: interface.queues()?.or_else(|| queues_in_sys(shown?)),
+            rings: interface.rings()?,
+            features: interface.features()?,
+            indirection: interface.indirection()?,
             xdp: netdev::xdp_features(index)?,
             node: node_of(&bus),
             interrupts: interrupts(Path::new("/"), name, &bus),
@@ -90,7 +92,7 @@ impl Nic {
         })
     }
 
-    /// Receive queues; one, where the driver does not say.
+    /// Receive queues; one, if the driver does not report them.
     pub fn receive_queues(&self) -> usize {
         self.queues.map_or(1, |queues| queues.now.max(1) as usize)
     }
@@ -110,11 +112,12 @@ impl Nic {
     }
 }
 
-/// Receive queues of the interface `name`; one, where nobody says.
+/// Receive queues of the interface `name`; one, if neither driver nor /sys reports them.
 pub fn receive_queues(name: &str) -> usize {
-    let told = ethtool::queues(name).ok().flatten();
-    let told = told.or_else(|| queues_in_sys(&shown_in_sys(name, ethtool::index(name).ok()?)?));
-    told.map_or(1, |queues| queues.now.max(1) as usize)
+    let Ok(interface) = Interface::new(name) else { return 1 };
+    let queues = interface.queues().ok().flatten();
+    let queues = queues.or_else(|| queues_in_sys(&shown_in_sys(name, interface.index().ok()?)?));
+    queues.map_or(1, |queues| queues.now.max(1) as usize)
 }
 
 /// The interface's directory in /sys, if it is this interface's and not another namespace's.
@@ -144,7 +147,7 @@ fn receive_cpus(directory: &Path) -> Vec<usize> {
     cpus
 }
 
-/// −1 in the file: the machine has no nodes to tell apart.
+/// −1 in the file: the machine has only one node.
 fn node_of(bus: &str) -> Option<usize> {
     let path = Path::new("/sys/bus/pci/devices").join(non_empty(bus)?).join("numa_node");
     fs::read_to_string(path).ok()?.trim().parse().ok()

@@ -35,8 +35,8 @@ mod namespace;
 pub mod topology;
 pub mod traffic;
 
-pub use crate::host::OffloadSwitch;
 pub use enter::{Unavailable, available, enter};
 pub use error::LabError;
 pub use link::Veth;
 pub use namespace::Namespace;
+pub use pollgate_dataplane::ethtool::OffloadSwitch;

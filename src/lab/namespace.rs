@@ -15,12 +15,12 @@ use std::thread::{self, JoinHandle};
 
 use ipnet::IpNet;
 use pollgate_common::net::Mac;
+use pollgate_dataplane::ethtool::{Interface, OffloadSwitch};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::error::{Doing, LabError};
-use crate::host::ethtool::{self, OffloadSwitch};
 
 /// Where `ip netns` looks for names.
 const NAMED: &str = "/run/netns";
@@ -245,13 +245,13 @@ impl Namespace {
 
     /// Switches an offload of an interface.
     pub fn offload(&self, interface: &str, switch: OffloadSwitch, on: bool) -> Result<(), LabError> {
-        self.run(|| ethtool::set(interface, switch, on))
+        self.run(|| Interface::new(interface)?.set(switch, on))
             .doing(|| format!("switching {switch:?} of {interface} in {}", self.name()))
     }
 
     /// Whether an offload of an interface is on.
     pub fn has_offload(&self, interface: &str, switch: OffloadSwitch) -> Result<bool, LabError> {
-        self.run(|| ethtool::is_on(interface, switch)).doing(|| format!("reading {switch:?} of {interface}"))
+        self.run(|| Interface::new(interface)?.is_on(switch)).doing(|| format!("reading {switch:?} of {interface}"))
     }
 
     /// Leaves the namespace under `/run/netns/pg-NAME`, where it outlives the process until `ip netns del pg-NAME`. Needs real

@@ -1,18 +1,17 @@
-//! Properties of network devices, read by ioctl before a port is opened on them, and the reasons why a port cannot be opened.
+//! Properties of network devices, read before a port is opened on them, and the reasons why a port cannot be opened.
 //!
-//! All requests apply to the calling thread's network namespace. `/sys` is not used: it shows the namespace in which it was
-//! mounted (netdevice(7); linux/ethtool.h).
-//!
-//! `unsafe` here: the requests are unions and contain addresses.
+//! `unsafe` here: system calls that take addresses.
 
 #![allow(unsafe_code, reason = "ioctl(2) takes unions and raw pointers")]
 
 use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pollgate_common::net::Mac;
+
+use crate::ethtool::Interface;
 
 /// Why a port could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -183,138 +182,45 @@ pub(super) struct Device {
     pub(super) index: u32,
     pub(super) mtu: usize,
     pub(super) mac: Mac,
-    control: OwnedFd,
+    interface: Interface,
 }
 
 impl Device {
-    /// The device with this name. `worker` is for messages.
+    /// The device of that name; `worker` is for messages.
     pub(super) fn find(name: &str, worker: u16) -> Result<Device, OpenError> {
-        let missing = || OpenError::NoInterface { interface: name.to_owned(), present: interfaces() };
-        let failed = |source| {
-            let step = "looking up the device";
-            OpenError::System { interface: name.to_owned(), worker, step, source }
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::ENODEV) => OpenError::NoInterface { interface: name.to_owned(), present: interfaces() },
+            _ => OpenError::System { interface: name.to_owned(), worker, step: "looking up the device", source },
         };
-        let control = control_socket().map_err(failed)?;
-        let mut request = request(name).ok_or_else(missing)?;
-        match ask(control.as_fd(), libc::SIOCGIFINDEX, &mut request) {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Err(missing()),
-            other => other.map_err(failed)?,
+        let interface = Interface::new(name).map_err(failed)?;
+        let index = interface.index().map_err(failed)?;
+        let (kind, mac) = interface.hardware_address().map_err(failed)?;
+        if kind != libc::ARPHRD_ETHER {
+            return Err(OpenError::NotEthernet { interface: name.to_owned(), kind });
         }
-        // SAFETY: SIOCGIFINDEX has just written this member.
-        let index = unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned();
-        ask(control.as_fd(), libc::SIOCGIFHWADDR, &mut request).map_err(failed)?;
-        // SAFETY: SIOCGIFHWADDR has just written this member.
-        let address = unsafe { request.ifr_ifru.ifru_hwaddr };
-        if address.sa_family != libc::ARPHRD_ETHER {
-            return Err(OpenError::NotEthernet { interface: name.to_owned(), kind: address.sa_family });
-        }
-        let mac = Mac(std::array::from_fn(|at| address.sa_data[at].cast_unsigned()));
-        ask(control.as_fd(), libc::SIOCGIFMTU, &mut request).map_err(failed)?;
-        // SAFETY: SIOCGIFMTU has just written this member.
-        let mtu = usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
-        Ok(Device { name: name.to_owned(), index, mtu, mac, control })
+        let mtu = interface.mtu().map_err(failed)? as usize;
+        Ok(Device { name: name.to_owned(), index, mtu, mac, interface })
     }
 
-    /// Whether it is up and has carrier now.
+    /// Whether it is up and has a carrier now.
     pub(super) fn is_running(&self) -> bool {
-        const WANTED: libc::c_int = libc::IFF_UP | libc::IFF_RUNNING;
-        let Some(mut request) = request(&self.name) else { return false };
-        if ask(self.control.as_fd(), libc::SIOCGIFFLAGS, &mut request).is_err() {
-            return false;
-        }
-        // SAFETY: SIOCGIFFLAGS has just written this member.
-        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
-        flags & WANTED == WANTED
+        self.interface.is_running().unwrap_or(false)
     }
 
     /// The driver's name; empty if the driver does not report it.
     pub(super) fn driver(&self) -> String {
-        let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-        // SAFETY: the command reads and writes `struct ethtool_drvinfo`, 196 bytes.
-        match unsafe { self.ethtool(&mut info) } {
-            Ok(()) => info.driver.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect(),
-            Err(_) => String::new(),
-        }
+        self.interface.driver().map_or_else(|_| String::new(), |(driver, _)| driver)
     }
 
-    /// Current number of receive queues; 1 if the driver does not report it.
+    /// How many receive queues it has now; 1 if the driver does not report it.
     pub(super) fn receive_queues(&self) -> u32 {
-        let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
-        // SAFETY: the command reads and writes `struct ethtool_channels`.
-        match unsafe { self.ethtool(&mut channels) } {
-            Ok(()) => (channels.receive + channels.combined).max(1),
-            Err(_) => 1,
-        }
+        self.interface.queues().ok().flatten().map_or(1, |queues| queues.now.max(1))
     }
 
-    /// Whether the device removes VLAN tags from received frames, so that they are not in the frame's bytes.
+    /// Whether it takes VLAN tags out of received frames, so that they are not in the bytes.
     pub(super) fn strips_tags(&self) -> bool {
-        const RECEIVE_VLAN: u32 = 1 << 8;
-        let mut flags = [ETHTOOL_GFLAGS, 0u32];
-        // SAFETY: the command reads and writes `struct ethtool_value`, which is two numbers.
-        unsafe { self.ethtool(&mut flags) }.is_ok() && flags[1] & RECEIVE_VLAN != 0
+        self.interface.strips_tags().unwrap_or(false)
     }
-
-    /// # Safety
-    /// `value` must be the structure that its command (its first number) reads and writes.
-    unsafe fn ethtool<T>(&self, value: &mut T) -> io::Result<()> {
-        let mut request = request(&self.name).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-        request.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
-        // SAFETY: the request points to a live structure of the right kind, guaranteed by the caller.
-        let result = unsafe { libc::ioctl(self.control.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        check(result)
-    }
-}
-
-const ETHTOOL_GDRVINFO: u32 = 0x03;
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_GCHANNELS: u32 = 0x3c;
-
-/// `struct ethtool_drvinfo`; only the driver's name is read.
-#[repr(C)]
-struct DriverInfo {
-    command: u32,
-    driver: [u8; 32],
-    rest: [u8; 160],
-}
-
-/// `struct ethtool_channels`: the maximum numbers, then the current ones.
-#[repr(C)]
-#[derive(Default)]
-struct Channels {
-    command: u32,
-    most: [u32; 4],
-    receive: u32,
-    transmit: u32,
-    other: u32,
-    combined: u32,
-}
-
-fn control_socket() -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointers.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    check(fd)?;
-    // SAFETY: a new descriptor without another owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// An interface request for a name; `None` if the name is not a valid interface name.
-fn request(interface: &str) -> Option<libc::ifreq> {
-    // SAFETY: all zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = interface.as_bytes();
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(&0) {
-        return None;
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
-    }
-    Some(request)
-}
-
-fn ask(socket: BorrowedFd<'_>, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
-    // SAFETY: the SIOCGIF… calls used here read the name and write one member of a live ifreq.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_mut(request)) })
 }
 
 /// The names of all interfaces in this network namespace.
