@@ -37,7 +37,10 @@ use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
 use pollgate_dataplane::idle::Mode;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tracing::{info, warn};
+use tracing::{Level, info, warn};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Config;
 use crate::host;
@@ -78,10 +81,11 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
 
 /// Logs level info and above to stderr; `RUST_LOG` changes this.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let targets = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let targets = targets.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
     // An earlier subscriber (of a test) stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
 }
 
 /// A running gateway; it must be stopped.
