@@ -1,33 +1,23 @@
 //! The CPUs this process may use, and pinning a thread to one.
 
-#![allow(unsafe_code, reason = "the CPUs of a thread are read and set by system calls")]
-
 use std::io;
-use std::mem::size_of;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The CPUs this process may run on (sched_getaffinity(2)), ascending.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
-    let mut set = empty();
-    // SAFETY: the set is live and of the size given; 0 is the calling thread.
-    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: every number is below the size of the set.
-    Ok((0..LIMIT).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 
 /// Keeps the calling thread on one CPU.
 pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
-    if cpu >= LIMIT {
+    if cpu >= CpuSet::MAX_CPU {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let mut set = empty();
-    // SAFETY: the number is below the size of the set; the set is live and of the size given.
-    let failed = unsafe {
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) != 0
-    };
-    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// The CPU of each of `workers` workers. `chosen` by the configuration come first; otherwise the allowed ones from the
@@ -40,14 +30,6 @@ pub fn worker_cpus(allowed: &[usize], chosen: &[usize], workers: usize) -> Vec<u
     let spare = if allowed.len() > 1 { &allowed[1..] } else { allowed };
     let enough = if workers > spare.len() { allowed } else { spare };
     enough.iter().rev().copied().cycle().take(workers).collect()
-}
-
-/// CPUs a `cpu_set_t` can name.
-const LIMIT: usize = 8 * size_of::<libc::cpu_set_t>();
-
-fn empty() -> libc::cpu_set_t {
-    // SAFETY: a cpu_set_t is a bit field; all zero is the empty set.
-    unsafe { std::mem::zeroed() }
 }
 
 #[cfg(test)]

@@ -1,28 +1,20 @@
 //! How many files this process may have open: a client of the API is one.
 
-#![allow(unsafe_code, reason = "limits of the process are read and set by system calls")]
-
 use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the soft limit to the hard one, if it is lower than `needed`.
 ///
 /// # Errors
 /// The system's, with the limit as it was.
 pub fn allow_open_files(needed: u64) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is live and written by the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if limit.rlim_cur >= needed {
+    let limit = getrlimit(Resource::Nofile);
+    // `None` is unlimited.
+    if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: the structure is live and filled in.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 #[cfg(test)]

@@ -7,12 +7,16 @@
 
 #![allow(unsafe_code, reason = "a child enters its namespaces between fork and exec")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{getegid, geteuid};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Why this machine or container lets this user make no network namespaces.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +65,7 @@ pub fn enter() -> Result<(), Unavailable> {
 
 /// Whether this thread may make network namespaces as it is, tried on a thread that then ends.
 fn direct() -> io::Result<()> {
-    thread::scope(|scope| scope.spawn(|| unshare(libc::CLONE_NEWNET)).join())
+    thread::scope(|scope| scope.spawn(|| unshare(UnshareFlags::NEWNET)).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -73,8 +77,7 @@ struct Identity {
 
 impl Identity {
     fn current() -> Identity {
-        // SAFETY: these calls cannot fail and have no arguments.
-        let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         let map = |id: u32| CString::new(format!("0 {id} 1")).unwrap_or_default();
         Identity { users: map(user), groups: map(group) }
     }
@@ -82,7 +85,7 @@ impl Identity {
     /// Enters a user namespace as its root, and a network namespace in it. System calls only: it runs between
     /// fork and exec.
     fn enter(&self) -> io::Result<()> {
-        unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
         // An unprivileged process may map its group only after giving up setgroups (user_namespaces(7)).
         write(c"/proc/self/setgroups", c"deny")?;
         write(c"/proc/self/uid_map", &self.users)?;
@@ -90,29 +93,18 @@ impl Identity {
     }
 }
 
-fn unshare(what: libc::c_int) -> io::Result<()> {
-    // SAFETY: no pointers.
-    if unsafe { libc::unshare(what) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Puts the calling thread into new namespaces.
+pub(super) fn unshare(what: UnshareFlags) -> io::Result<()> {
+    // SAFETY: never with FILES, which would part the threads' file descriptors.
+    Ok(unsafe { unshare_unsafe(what) }?)
 }
 
 /// One write of a whole small file, without allocating.
-fn write(path: &std::ffi::CStr, text: &std::ffi::CStr) -> io::Result<()> {
+fn write(path: &CStr, text: &CStr) -> io::Result<()> {
     let bytes = text.to_bytes();
-    // SAFETY: the path ends in NUL, the text is valid for its length, the descriptor is ours and closed once.
-    let written = unsafe {
-        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let written = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
-        let error = io::Error::last_os_error();
-        libc::close(fd);
-        if written < 0 {
-            return Err(error);
-        }
-        written
-    };
-    if written.cast_unsigned() == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    let file = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let written = rustix::io::write(file, bytes)?;
+    if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 impl Unavailable {

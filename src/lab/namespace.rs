@@ -1,12 +1,12 @@
 //! One network namespace: a handle to run code in, and to set up the stack inside.
 
-#![allow(unsafe_code, reason = "network namespaces are changed by system calls without a safe wrapper")]
+#![allow(unsafe_code, reason = "a child enters its namespace between fork and exec")]
 
 use std::fs::{self, File};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,7 +19,11 @@ use pollgate_dataplane::ethtool::{Interface, OffloadSwitch};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use super::enter::unshare;
 use super::error::{Doing, LabError};
 
 /// Where `ip netns` looks for names.
@@ -73,7 +77,7 @@ impl Namespace {
 
     /// Moves the calling thread in, for good.
     pub fn enter(&self) -> io::Result<()> {
-        set_namespace(self.raw())
+        set_namespace(self.inner.file.as_fd())
     }
 
     /// Runs `work` on a thread inside and waits for it. A panic inside goes on outside.
@@ -99,7 +103,7 @@ impl Namespace {
         let mut command = Command::new(program);
         let namespace = self.clone();
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
-        unsafe { command.pre_exec(move || set_namespace(namespace.raw())) };
+        unsafe { command.pre_exec(move || set_namespace(namespace.inner.file.as_fd())) };
         command
     }
 
@@ -261,12 +265,12 @@ impl Namespace {
         let what = || format!("keeping the namespace {} as {}", self.name(), path.display());
         fs::create_dir_all(NAMED).doing(what)?;
         File::create_new(&path).doing(what)?;
-        let mounted = bind(&format!("/proc/self/fd/{}", self.raw()), &path);
+        let mounted = mount_bind(format!("/proc/self/fd/{}", self.raw()), &path);
         if mounted.is_err() {
             // Best effort: the mount's error is the one to tell.
             let _ = fs::remove_file(&path);
         }
-        mounted.doing(what)?;
+        mounted.map_err(io::Error::from).doing(what)?;
         Ok(path)
     }
 
@@ -319,40 +323,20 @@ fn block_on<R>(work: impl Future<Output = Result<R, rtnetlink::Error>>) -> Resul
 
 /// Puts the calling thread in a namespace of its own and opens it.
 fn unshared() -> io::Result<File> {
-    // SAFETY: no pointers; only this thread, which ends right after, changes its namespace.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // Only this thread, which ends right after, changes its namespace.
+    unshare(UnshareFlags::NEWNET)?;
     File::open("/proc/thread-self/ns/net")
 }
 
-fn set_namespace(namespace: RawFd) -> io::Result<()> {
-    // SAFETY: no pointers; a wrong descriptor is an error from the kernel.
-    if unsafe { libc::setns(namespace, libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-fn bind(from: &str, to: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let from = std::ffi::CString::new(from)?;
-    let to = std::ffi::CString::new(to.as_os_str().as_bytes())?;
-    // SAFETY: both strings live and end in NUL; the type and data of a bind mount are ignored.
-    let done = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), libc::MS_BIND, std::ptr::null()) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+fn set_namespace(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
 }
 
 fn unbind(path: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the string lives and ends in NUL.
-    let done = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-    match io::Error::last_os_error() {
-        _ if done == 0 => Ok(()),
+    match unmount(path, UnmountFlags::DETACH) {
         // A file that nothing is mounted on: left by a process that was killed between making and mounting it.
-        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        error => Err(error),
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

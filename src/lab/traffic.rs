@@ -9,16 +9,16 @@
 //! Blocking sockets and a thread a connection: they serve tests and the demo, whose question is who answered, and by
 //! which address.
 
-#![allow(unsafe_code, reason = "poll on sockets of the lab")]
-
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Namespace;
 
@@ -404,8 +404,7 @@ fn name_length(bytes: &[u8]) -> Option<usize> {
 
 /// Waits until there is something to read, or until the time-out.
 fn wait_readable(fd: BorrowedFd<'_>, patience: Duration) {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one pollfd, valid for the call. The caller reads in any case, whatever the result.
-    unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    let patience = Timespec::try_from(patience).ok();
+    // The caller reads in any case, whatever the result.
+    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], patience.as_ref());
 }
