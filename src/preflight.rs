@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It calls the same functions as `run` ([`host::look`], [`host::choose`]), so the two cannot disagree. The state file is not
-//! opened, and no socket is made: a gateway that runs here meanwhile notices nothing.
+//! opened, and no socket is made: a running gateway is not affected.
 
 use std::fmt::{self, Write as _};
 use std::io;

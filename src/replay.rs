@@ -1,7 +1,7 @@
 //! `pollgate replay`: capture files through the same pipeline, in virtual time.
 //!
-//! Everything that could differ from run to run is an argument here: time comes from the captures, seeds are fixed, the
-//! network is in the configuration. One worker; the same files in give the same bytes out, every time.
+//! Everything that could differ between runs is an input: time comes from the captures, seeds are fixed, the
+//! network is in the configuration. There is one worker. The same input always gives the same output.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -31,7 +31,7 @@ use serde_json::json;
 use crate::cli::{Capture, Failure, ReplayArgs};
 use crate::config::{Config, Purpose};
 
-/// Why a replay did not happen.
+/// Why a replay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// Not a capture, or a broken one.
@@ -55,7 +55,7 @@ pub enum ReplayError {
     Interface {
         /// `--in` or `--out`.
         option: &'static str,
-        /// What was named.
+        /// The name.
         interface: String,
         /// The names there are.
         known: String,
@@ -66,7 +66,7 @@ pub enum ReplayError {
     /// The configuration needs what this version does not support.
     #[error("{0}")]
     NotDone(String),
-    /// There is no memory for the flow table.
+    /// The flow table could not be allocated.
     #[error("flows.max: cannot map the flow table: {0}")]
     Memory(io::Error),
 }
@@ -198,7 +198,7 @@ impl Offline {
         Ok(())
     }
 
-    /// Replaces what the kernel would say of the network.
+    /// Replaces the network that the kernel would report.
     pub fn network(&mut self, net: Net) {
         self.compiler.network(Arc::new(net));
     }
@@ -240,7 +240,7 @@ impl Offline {
     }
 }
 
-/// The seeds of a replay: any, but always these.
+/// The fixed seeds of a replay.
 const SEEDS: [u64; 4] = [0x706f_6c6c, 0x6761_7465, 0x7265_706c, 0x6179_2121];
 
 fn position(config: &Config, interface: &str) -> Option<usize> {

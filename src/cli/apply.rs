@@ -1,4 +1,4 @@
-//! `pollgate apply`, `create` and `delete`: manifests to the gateway, and what became of each object.
+//! `pollgate apply`, `create` and `delete`: sends manifests to the gateway, and prints the result for each object.
 //!
 //! ```text
 //! files ──▶ documents with lines ──▶ shape checked here ──▶ one List ──▶ gateway: all or nothing
@@ -24,7 +24,7 @@ use super::client::{Cause, Client, ClientError, Status, escaped};
 use super::failure::Failure;
 use super::names;
 
-/// Where objects go that name no namespace.
+/// The namespace of objects that do not specify one.
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// The gateway's response to an apply.
@@ -33,7 +33,7 @@ struct ApplyResult {
     items: Vec<Applied>,
 }
 
-/// What became of one object.
+/// The result for one object.
 #[derive(Debug, Deserialize)]
 struct Applied {
     result: String,
@@ -69,7 +69,7 @@ pub fn apply(args: &ApplyArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// `pollgate create`
 ///
 /// # Errors
-/// As [`apply`]; but objects are created one by one, and those before a refused one stay, as with kubectl.
+/// As [`apply`]. But objects are created one by one, and those before a refused one stay, as with kubectl.
 pub fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let Manifests { files, namespace, dry_run } = &args.manifests;
     let items = load(files, namespace.as_deref())?;
@@ -84,7 +84,7 @@ pub fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// `pollgate delete`
 ///
 /// # Errors
-/// If an object is not there (unless that does not matter) or cannot be deleted; the others are, nevertheless.
+/// If an object does not exist (unless `--ignore-not-found`) or cannot be deleted. The others are deleted.
 pub fn delete(args: &DeleteArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let keys = if args.files.is_empty() { typed_keys(args)? } else { manifest_keys(args)? };
     let client = Client::new(&args.connection.socket)?;
@@ -95,7 +95,7 @@ pub fn delete(args: &DeleteArgs, out: &mut dyn Write) -> Result<(), Failure> {
     })
 }
 
-/// Does all, and fails with all that was refused. Anything but a refusal would befall the rest too, and ends it.
+/// Runs `each` for all, and returns all refusals together. Any other failure would affect the rest too, and ends it.
 fn for_each<T>(items: &[T], mut act: impl FnMut(&T) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut refused = Vec::new();
     for item in items {
@@ -159,7 +159,7 @@ fn manifest_keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
     Ok(load(&args.files, args.namespace.as_deref())?.into_iter().map(|item| item.key).collect())
 }
 
-/// Reads manifests and checks their shape, telling all faults of all of them.
+/// Reads manifests and checks their shape; returns all faults of all of them.
 fn load(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Item>, Failure> {
     let Manifest { documents, errors } = read_all(files);
     let mut faults: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -180,7 +180,7 @@ fn load(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Item>, Failure
     Ok(items)
 }
 
-/// The documents of all files, directories and stdin (`-`), and what in them is no document.
+/// The documents of all files, directories and stdin (`-`), and the errors where there is none.
 pub(super) fn read_all(files: &[PathBuf]) -> Manifest {
     let mut all = Manifest::default();
     for file in files {
@@ -222,7 +222,7 @@ fn line(document: &Document, field: &str, message: &str) -> String {
     if field.is_empty() { format!("{place}: {message}") } else { format!("{place}: {field}: {message}") }
 }
 
-/// A refusal with every cause at its line; causes that name no item keep the gateway's words.
+/// A refusal with every cause at its line; causes that name no item stay as the gateway sent them.
 fn located(error: ClientError, items: &[Item]) -> Failure {
     let ClientError::Refused(status) = error else {
         return error.into();
@@ -234,7 +234,7 @@ fn located(error: ClientError, items: &[Item]) -> Failure {
     }
 }
 
-/// A refusal without causes of fields (exists already, say). About one object, its place is known all the same.
+/// A refusal without causes of fields (for example: already exists). If there is one object, its line is known.
 fn unlocated(status: Status, items: &[Item]) -> Failure {
     match (items, Failure::from(ClientError::Refused(status))) {
         ([item], Failure::Refused(text)) => {

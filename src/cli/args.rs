@@ -1,4 +1,4 @@
-//! What can be typed: commands, arguments, and the text of `--help`.
+//! Commands, arguments, and the text of `--help`.
 
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! The other end of the API's socket: one HTTP/1.1 request at a time. The response is read whole or, for a watch, line by line.
 //!
-//! The command line speaks the gateway's own API and nothing else, so whatever it can do, `curl --unix-socket` and
+//! The command line uses only the API of the gateway, so whatever it can do, `curl --unix-socket` and
 //! kubectl can too. A connection is opened for each request: on a Unix socket that costs less than keeping it would
-//! in code. hyper does the protocol; tokio's single-threaded runtime is there for its timer.
+//! in code. hyper implements the protocol; tokio's single-threaded runtime is used for its timer.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 
 use super::failure::Failure;
 
-/// Longer than the gateway itself waits for its disk (60 s), so that it is the one to say what is wrong.
+/// Longer than the gateway itself waits for its disk (60 s), so that the gateway reports the error itself.
 const PATIENCE: Duration = Duration::from_secs(75);
 
 /// A listing of 100 000 endpoints is some 100 MB; a larger response is not from a gateway.
@@ -34,7 +34,7 @@ pub struct Client {
 /// Why there is no usable response.
 #[derive(Debug)]
 pub enum ClientError {
-    /// The gateway answered with a Kubernetes `Status` that is no success.
+    /// The gateway responded with a Kubernetes `Status` other than success.
     Refused(Status),
     /// No connection, or it was cut off; the text says what to do.
     Unreachable(String),
@@ -50,7 +50,7 @@ pub struct Status {
     pub reason: String,
     /// For people.
     pub message: String,
-    /// What in particular is wrong.
+    /// The details.
     pub details: Details,
 }
 

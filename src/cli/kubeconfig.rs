@@ -1,7 +1,7 @@
 //! `pollgate kubeconfig`: what kubectl needs to reach the gateway.
 //!
-//! It has the token in it, so a file is made for its owner alone, and never written over anything but an earlier one:
-//! `--output ~/.kube/config` must not cost anybody the clusters he has in there.
+//! It contains the token, so a file is readable for its owner only. It overwrites only an earlier kubeconfig of pollgate:
+//! `--output ~/.kube/config` must not destroy the clusters in that file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::output::yaml;
 
-/// The first line of ours.
+/// The first line of a kubeconfig that pollgate wrote.
 const MARK: &str = "# Made by `pollgate kubeconfig`. Whoever reads it may change the gateway.\n";
 
 /// `pollgate kubeconfig`

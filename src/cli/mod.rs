@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and which function does it.
+//! The command line: the commands, and the function for each.
 //!
 //! ```text
 //! run, replay, demo                    ──▶ the gateway itself, in this process

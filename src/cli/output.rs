@@ -1,4 +1,4 @@
-//! What the gateway sent, read and printed: shared by the commands.
+//! Reading and printing of what the gateway sent, for all commands.
 
 use clap::ValueEnum;
 use pollgate_control::objects::{Kind, Object};
@@ -18,7 +18,7 @@ pub(super) fn items(answer: &mut Value, kind: Kind) -> Vec<Value> {
     let Some(Value::Array(mut items)) = answer.get_mut("items").map(Value::take) else {
         return Vec::new();
     };
-    // Items of a typed list go without them; outside of it they would be lost.
+    // Items of a typed list do not have these fields; outside of the list they need them.
     for fields in items.iter_mut().filter_map(Value::as_object_mut) {
         fields.insert("apiVersion".to_owned(), kind.api_version().into());
         fields.insert("kind".to_owned(), kind.name().into());

@@ -1,6 +1,6 @@
 //! `pollgate get`, `describe` and `explain`: what the gateway has, printed as kubectl prints it.
 //!
-//! The gateway sends objects; the tables and texts are made here by the printers it also serves its own Tables with.
+//! The gateway sends objects; the printers that also make its Tables for kubectl print them here.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ use super::names::{self, Selection};
 use super::output::{Machine, items, name_of, object, objects, strange, yaml};
 use super::watch;
 
-/// Where a kubelet's Pod from a file has the uid that the file gives it.
+/// The annotation with the uid that a kubelet knows a static Pod by.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// What was found of one kind, and the refusals for what was not.
@@ -231,7 +231,7 @@ fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Fa
     if !printed && found.iter().all(|found| found.refused.is_empty()) {
         let scoped = !args.all_namespaces && found.iter().all(|found| found.kind.namespaced());
         let place = if scoped { format!(" in {} namespace.", args.namespace) } else { String::new() };
-        // For people only: stdout stays empty, as scripts expect of nothing.
+        // For people only: stdout stays empty, as scripts expect.
         drop(writeln!(io::stderr(), "No resources found{place}"));
     }
     Ok(())
@@ -280,7 +280,7 @@ fn together<'a>(args: &GetArgs, found: impl Iterator<Item = &'a Found>) -> Value
     }
 }
 
-/// Who owns which field is half of an applied object's text, and left out as kubectl leaves it out.
+/// `managedFields` are half of the text of an applied object; left out, as kubectl does.
 fn without_owners(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {

@@ -70,7 +70,7 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 struct Printer<'a> {
     args: &'a GetArgs,
     kind: Kind,
-    /// Of the columns, so far.
+    /// The widths of the columns, so far.
     widths: Vec<usize>,
     /// How many objects were printed.
     printed: usize,

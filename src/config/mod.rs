@@ -11,7 +11,7 @@
 //! and an unknown key is an error, because a misspelt `masquaradeAll` that is silently ignored
 //! costs a night. `docs/configuration.md` is the reference for users.
 //!
-//! The values here are std's own types, so that nothing else needs to know how they were written.
+//! The values are types of std, so that no other part depends on how they are written.
 
 mod model;
 mod parts;
@@ -89,7 +89,7 @@ pub enum ConfigError {
     },
     /// The file was read and is wrong.
     Faulty {
-        /// What the text is called, the file's path.
+        /// The name of the text: the path of the file.
         source: String,
         /// Every fault, in the order of the file; at least one.
         faults: Vec<Fault>,

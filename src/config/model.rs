@@ -26,15 +26,15 @@ pub enum Purpose {
 /// A whole, valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Name of the Kubernetes Node this gateway stands for; none: the whole cluster is local.
+    /// Name of the Kubernetes Node of this gateway; none: the whole cluster is local.
     pub node: Option<String>,
-    /// Zone this gateway stands in; none: topology hints are not used.
+    /// Zone of this gateway; none: topology hints are not used.
     pub zone: Option<String>,
     /// What pollgate may change on the host.
     pub host: Host,
     /// Where packets are polled; at least one, names are unique.
     pub interfaces: Vec<Interface>,
-    /// Gateway addresses: NodePort and SNAT live on them. At least one, no duplicates.
+    /// Gateway addresses: used for NodePorts and SNAT. At least one, no duplicates.
     pub addresses: Vec<IpAddr>,
     /// Ranges and names of the cluster.
     pub cluster: Cluster,
@@ -112,9 +112,9 @@ pub struct Route {
 pub struct Cluster {
     /// The DNS zone of the cluster: lower case, without the final dot.
     pub domain: String,
-    /// Where Pods live.
+    /// Ranges of Pod addresses.
     pub pod_cidrs: Vec<IpNet>,
-    /// Where ClusterIPs are allocated: one of a family; the first is the primary family.
+    /// Where ClusterIPs are allocated: one per family; the first is the primary family.
     pub service_cidrs: Vec<IpNet>,
     /// Where node ports are allocated; disjoint from [`Nat::ports`].
     pub node_port_range: RangeInclusive<u16>,

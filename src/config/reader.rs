@@ -1,4 +1,4 @@
-//! Reading a tree by a schema, telling every fault and not only the first.
+//! Reading a tree by a schema; every fault is reported, not only the first.
 //!
 //! ```text
 //! Section "cluster" ── field("domain") ──▶ Field "cluster.domain" ── text() ──▶ Some(..)
@@ -70,7 +70,7 @@ impl<'a> Section<'a> {
         Field { path: String::new(), line: tree.line.max(1), node: Some(tree), faults }.section()
     }
 
-    /// The value of `key`, there or not.
+    /// The value of `key`, present or not.
     pub(super) fn field(&mut self, key: &'static str) -> Field<'a> {
         self.known.push(key);
         let entry = self.entries.iter().find(|entry| entry.key == key);

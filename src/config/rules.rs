@@ -1,4 +1,4 @@
-//! Rules between keys: what is right alone and wrong together.
+//! Rules between keys: values that are valid alone and invalid together.
 //!
 //! Each is reported at the key an operator would change, and names the other one.
 
@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::model::Cluster;
 use super::reader::Field;
 
-/// ClusterIPs, Pods and pools must not meet: an address there would have two owners.
+/// The ranges of ClusterIPs, Pods and pools must not overlap: an address would have two owners.
 pub(super) fn cluster(cluster: &Cluster, services: &Field<'_>, pods: &Field<'_>, pools: &Field<'_>) {
     let service_cidrs = &cluster.service_cidrs;
     if service_cidrs.is_empty() && services.items().is_empty() {

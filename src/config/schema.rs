@@ -19,7 +19,7 @@ use super::{rules, values};
 /// Both directions of each must fit a table index of 32 bits, with room to spare: 40 GB of flows.
 const MOST_FLOWS: usize = 1 << 28;
 
-/// New flows that a worker may be told to open in a second: more than any CPU does.
+/// Largest limit of new flows per second and worker: more than any CPU opens.
 const MOST_NEW_FLOWS: u32 = 100_000_000;
 
 /// Each worker has a share of the SNAT ports; more would leave shares of a few hundred.
@@ -99,8 +99,8 @@ fn backend(field: &Field<'_>) -> Backend {
     field.choice(&words).unwrap_or(Backend::Auto)
 }
 
-/// The keys that stand in for netlink. A replay needs the hardware address; a gateway takes all of
-/// them from the kernel, and a second truth in a file would only be wrong one day.
+/// The keys that replace netlink. A replay needs the hardware address; a gateway takes all of
+/// them from the kernel, and a copy in a file would become wrong one day.
 fn link(section: &mut Section<'_>, purpose: Purpose) -> Option<Link> {
     let mac = section.field("mac");
     let addresses = section.field("ip");

@@ -1,8 +1,8 @@
-//! What was typed: the YAML document as a tree whose every node knows its line.
+//! The YAML document as a tree; every node has its line.
 //!
 //! A derived `Deserialize` stops at the first wrong type and the first unknown key, and an operator
 //! who repairs a file over a slow console then meets its faults one by one. So the text becomes this
-//! tree first, which accepts anything that is YAML, and the schema reads the tree and keeps going.
+//! tree first, which accepts anything that is YAML, and the schema reads the whole tree.
 //! Lines and syntax errors come from [`pollgate_control::yaml`], which reads manifests too.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The small languages of single values: durations, ranges, prefixes, hardware addresses.
+//! The syntax of single values: durations, ranges, prefixes, hardware addresses.
 //!
 //! Each is a pure function from trimmed text to `Option`; the caller reports what was expected.
 
@@ -110,7 +110,7 @@ pub(super) fn loopback(text: &str) -> Option<SocketAddr> {
 }
 
 /// An address that one host can have and others can reach: not the unspecified one, loopback,
-/// multicast or broadcast, and no IPv4 address in IPv6 clothes (its frames would be IPv4).
+/// multicast or broadcast, and no IPv4-mapped IPv6 address (its frames would be IPv4).
 pub(super) fn host_address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     let unusable = match address {

@@ -1,4 +1,4 @@
-//! One gateway per interface: the claim that keeps a second one off.
+//! One gateway per interface: a claim prevents a second one.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use super::error::GatewayError;
 use crate::config::{self, Config};
 
-/// Claims every interface for this process: an abstract socket belongs to the network namespace, and goes with the process
+/// Claims every interface for this process: an abstract socket belongs to the network namespace, and ends with the process
 /// however that ends.
 pub(super) fn claim_interfaces(config: &Config) -> Result<Vec<UnixListener>, GatewayError> {
     let claim = |interface: &config::Interface| {

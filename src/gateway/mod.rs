@@ -1,4 +1,4 @@
-//! The running gateway: all parts, wired.
+//! The running gateway: makes all parts and connects them.
 //!
 //! ```text
 //!  API thread ──writes──▶ control thread ──tables──▶ workers (pinned, one port per interface)
@@ -193,7 +193,7 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     Ok(())
 }
 
-/// The manifests' objects are there when this returns, and follow the files from then on.
+/// Loads the objects of the manifests; when this returns they are served, and follow the files from then on.
 fn load_and_follow(mut follower: Follower) -> Result<Following, GatewayError> {
     follower.load().map_err(GatewayError::Manifests)?;
     follower.spawn().map_err(system("starting the manifests thread"))

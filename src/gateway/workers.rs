@@ -1,4 +1,4 @@
-//! The workers' threads: made with their ports, started once there are tables to read, stopped together.
+//! The threads of the workers: created with their ports, started once there are tables, stopped together.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Whether the kernel lets this process use eBPF for AF_XDP: tried, because nothing else is sure.
+//! Whether the kernel lets this process use eBPF for AF_XDP: tried, because no other check is reliable.
 //!
 //! CAP_BPF is not enough inside a user namespace, lockdown and seccomp profiles forbid it too, and a kernel may have been
 //! built without AF_XDP. So the map that a steering program needs is made and closed again at once; it touches no packet.

@@ -1,13 +1,13 @@
 //! How an interface is polled: as configured, or for `auto` the best way that is sure to work.
 //!
 //! ```text
-//!  xdp      eBPF permitted, driver runs XDP itself, a queue for every worker, peer not software, MTU of a page
+//!  xdp      eBPF permitted, driver runs XDP itself, one queue per worker, peer not software, MTU of a page
 //!  packet   otherwise
 //!  uring    only if set in the configuration: it was measured no faster than packet
 //! ```
 //!
 //! The kernel reports whether a driver runs XDP itself, so that new drivers work as well. "Unknown" counts as no:
-//! the emulation is slower than AF_PACKET, and a gateway that became slow by itself is worse than one that stayed as it was.
+//! the emulation is slower than AF_PACKET, and a gateway must not become slower by an automatic choice.
 //!
 //! **A peer of software** (veth, virtio, tun) leaves checksums incomplete and segments whole. AF_PACKET carries such a
 //! segment of up to 64 kB as one frame; for AF_XDP it has to be split, which is 20 to 30 times as many frames for the same

@@ -1,6 +1,6 @@
 //! Sets of CPUs as the kernel writes them: lists (`0-3,7`) and masks (`f,00000080`).
 
-/// The CPUs of a list; what is no number is left out.
+/// The CPUs of a list; anything else is left out.
 pub(super) fn list(text: &str) -> Vec<usize> {
     let range = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));

@@ -6,7 +6,7 @@
 //! | HTTP | responds to any request with `NAME` as a plain body, then closes | [`ask_http`] |
 //! | UDP | replies to each datagram with `NAME ` and the datagram | [`ask_udp`] |
 //!
-//! Blocking sockets and a thread a connection: they serve tests and the demo, whose question is who answered, and by
+//! Blocking sockets and one thread per connection: for tests and the demo, which check which server responded, and by
 //! which address.
 
 use std::collections::BTreeMap;
@@ -139,7 +139,7 @@ fn accept(
             if let Ok(handle) = stream.try_clone() {
                 shared.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
             }
-            // A client that went away is the client's business.
+            // A client that has gone is not an error of the server.
             let _ = serve(&stream, &name);
             shared.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
@@ -253,7 +253,7 @@ fn compare(mut stream: &TcpStream, seed: u64, bytes: u64) -> io::Result<()> {
 
 const NOISE_BLOCK: usize = 256 << 10;
 
-/// A stream of bytes that two sides can make alike: one pseudo-random block over and over, each time under its own
+/// A stream of bytes that two sides can both generate: one pseudo-random block over and over, each time under its own
 /// number, so that no block passes for another. Cheap, since it must not be what a test measures.
 struct Noise {
     left: u64,
@@ -300,8 +300,8 @@ pub fn ask_http(namespace: &Namespace, to: SocketAddr, path: &str, patience: Dur
     Ok(body.trim_end().to_owned())
 }
 
-/// Sends one datagram to a [`Server::udp`] from a fresh port and returns the name of the server. A reply from another address is
-/// not seen: the socket is connected.
+/// Sends one datagram to a [`Server::udp`] from a fresh port and returns the name of the server. A reply from another address
+/// is not seen: the socket is connected.
 pub fn ask_udp(namespace: &Namespace, to: SocketAddr, text: &str, patience: Duration) -> io::Result<String> {
     let answer = datagram(namespace, to, text.as_bytes(), patience)?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -323,7 +323,7 @@ fn datagram(namespace: &Namespace, to: SocketAddr, payload: &[u8], patience: Dur
     Ok(answer)
 }
 
-/// What a DNS server answered to a question for IPv4 addresses.
+/// The response of a DNS server to a query for IPv4 addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// RFC 1035 §4.1.1: 0 no error, 3 no such name.

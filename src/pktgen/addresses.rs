@@ -1,11 +1,11 @@
-//! Who talks to whom: the 5-tuple of a flow is computed from its number.
+//! The 5-tuple of a flow is computed from its number.
 //!
 //! ```text
 //!  flow ─▶ target (VIP and port)  ─▶ client address ─▶ client port 1024…65535
 //!          changes fastest            next             slowest
 //! ```
 //!
-//! Flows with different numbers have different tuples until all of them are used up; then they come again.
+//! Flows with different numbers have different tuples until all of them are used up; then they repeat.
 
 use std::net::Ipv4Addr;
 use std::str::FromStr;

@@ -133,7 +133,7 @@ pub(super) struct Plan {
 }
 
 impl PktgenArgs {
-    /// What is typed right and wrong together, and what it all means.
+    /// The plan that the arguments make together, or the contradiction.
     pub(super) fn plan(&self) -> Result<Plan, String> {
         let clients = parse("--from", &self.from)?;
         let targets = self.to.iter().map(|text| parse("--to", text)).collect::<Result<Vec<Target>, _>>()?;
@@ -214,7 +214,7 @@ fn rate(text: &str) -> Result<Rate, String> {
     if text == "max" { Ok(Rate::Max) } else { count(text).map(Rate::PerSecond) }
 }
 
-/// A number of packets or flows a second: 1000, 250k, 1.5M.
+/// A number of packets or flows per second: 1000, 250k, 1.5M.
 fn count(text: &str) -> Result<u64, String> {
     let wanted = || format!("expected a number from 1 to {} such as 1000, 250k or 1.5M, not {text:?}", pace::MOST);
     let (digits, decimals) = match text.char_indices().last() {

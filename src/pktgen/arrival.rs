@@ -1,4 +1,4 @@
-//! A frame that has arrived: is it one of ours, which way does it go, and how does it go back?
+//! A frame that has arrived: whether it belongs to the run, in which direction it goes, and how it is sent back.
 //!
 //! ```text
 //!  client ──there──▶ gateway ──there──▶ sink ──back──▶ gateway ──back──▶ client
@@ -71,7 +71,7 @@ impl Arrival {
     }
 
     /// Turns the frame into its reply: addresses and ports are swapped, which changes no checksum; a SYN becomes a SYN-ACK,
-    /// any other segment acknowledges what it was.
+    /// any other segment acknowledges the one received.
     pub(super) fn reply_in_place(&self, frame: &mut Frame, own: Mac) {
         let sum_is_complete = !frame.offload().is_partial();
         let bytes = frame.bytes_mut();

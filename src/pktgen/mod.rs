@@ -8,7 +8,7 @@
 //!                   └──────▶ gateway ────────┘                     with --reply sent back
 //! ```
 //!
-//! It uses the same ports as the gateway, and frames of its own making: no sockets, no kernel addresses, so that it can be
+//! It uses the same ports as the gateway, and makes its frames itself: no sockets, no kernel addresses, so that it can be
 //! thousands of clients and backends and is faster than what it measures. It works through any gateway, which is what
 //! makes the numbers of two of them comparable.
 //!

@@ -1,4 +1,4 @@
-//! ARP, as far as a generator without a kernel's help needs it: who has the gateway, and "I have that one".
+//! ARP without the kernel: it resolves the gateway and replies for the addresses of the generator.
 //!
 //! The generator's interfaces need no addresses: it replies to ARP for its clients and backends itself.
 

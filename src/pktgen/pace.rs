@@ -1,6 +1,6 @@
 //! When packets are due: an open loop on virtual time.
 //!
-//! Packet `k` is due at `start + k / rate`, whatever became of those before it. A generator that was held up owes the
+//! Packet `k` is due at `start + k / rate`, whatever happened to those before it. A generator that was held up owes the
 //! packets it has missed and sends them as fast as it can, each with the time it was due. Nothing here reads a clock.
 
 use pollgate_common::time::Instant;
@@ -13,7 +13,7 @@ pub(super) const MOST: u64 = SECOND;
 /// How fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
-    /// So many a second, 1 to 10⁹.
+    /// Packets per second, 1 to 10⁹.
     PerSecond(u64),
     /// As fast as the port takes them: a packet is due when it is sent.
     Max,

@@ -9,7 +9,7 @@ use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::port::xdp::{self, Program, RuleError, Rules, XdpOptions};
 use pollgate_dataplane::port::{OpenError, Port};
 
-/// Slots of a receive ring: some milliseconds at a million packets a second, so that a generator that is not scheduled
+/// Slots of a receive ring: some milliseconds at a million packets per second, so that a generator that is not scheduled
 /// for a moment loses nothing.
 const RING_FRAMES: u32 = 8192;
 

@@ -1,8 +1,8 @@
-//! What came of it, for people and for programs.
+//! The result of a run, for people and for programs.
 //!
 //! ```text
 //!  sent ──▶ gateway ──▶ received          lost = sent − received
-//!   └ strays, to a port no Service has: none should come
+//!   └ strays, to a port without a Service: none should arrive
 //! ```
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub(super) struct Sent {
     pub(super) strays: u64,
     /// Bytes of both.
     pub(super) bytes: u64,
-    /// Flows there have been, those of the warm-up included.
+    /// Flows opened, including those of the warm-up.
     pub(super) flows: u64,
     /// Flows that can differ.
     pub(super) tuples: u64,
@@ -73,12 +73,12 @@ impl Report {
         Report { tally, sent, strays_sent, unsent, outcome }
     }
 
-    /// Packets that came to the end of their way.
+    /// Packets that arrived at their end.
     pub(super) fn received(&self) -> u64 {
         self.tally.received
     }
 
-    /// Whether any packet was to come.
+    /// Whether any packet was expected.
     pub(super) fn expected_any(&self) -> bool {
         self.sent > 0
     }
@@ -135,7 +135,7 @@ impl Report {
         text
     }
 
-    /// What a reader of the numbers should know.
+    /// Notes for the reader of the numbers.
     fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.shortfall().into_iter().collect();
         let why = |name: &str| DropReason::from_name(name).map_or("", DropReason::sentence);
@@ -235,7 +235,7 @@ fn micros(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64() * 1e6
 }
 
-/// A rate in the units people talk in.
+/// A rate with a unit for people.
 fn rate(per_second: u64) -> String {
     match per_second {
         1_000_000.. => format!("{}.{:02} M/s", per_second / 1_000_000, per_second / 10_000 % 100),

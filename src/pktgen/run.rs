@@ -34,7 +34,7 @@ const BUFFERS: usize = 1024;
 /// How long to wait for an ARP reply of the gateway, and how often to send a request.
 const ARP_PATIENCE: Duration = Duration::from_secs(3);
 const ARP_PAUSE: Duration = Duration::from_millis(500);
-/// The drain ends when nothing has come for so long; when all is there only duplicates can come; and anyhow after so long.
+/// The drain ends after this time without packets; a shorter time once all have arrived; and at the latest after the third.
 const QUIET: Duration = Duration::from_millis(300);
 const QUIET_AFTER_ALL: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(3);

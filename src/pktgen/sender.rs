@@ -1,4 +1,4 @@
-//! What is sent: which packet of which flow, when.
+//! Sending: which packet of which flow, and when.
 
 use pollgate_common::net::Mac;
 use pollgate_common::time::Instant;
@@ -51,13 +51,13 @@ pub(super) struct SendPlan {
 pub(super) enum Churn {
     /// They stay.
     None,
-    /// So many a second are replaced, the oldest first.
+    /// So many per second are replaced, the oldest first.
     PerSecond(u64),
     /// Each packet is the first of its flow.
     EveryPacket,
 }
 
-/// See the module's text.
+/// The sending half of a run.
 pub(super) struct Sender {
     plan: SendPlan,
     span: Span,

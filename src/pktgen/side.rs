@@ -1,8 +1,8 @@
 //! One side of the gateway: a port, and what is done with the frames that come in by it.
 //!
 //! ```text
-//!  rx ─▶ ARP for an address of ours ─▶ answered
-//!     └▶ a packet of this run ─▶ counted ─▶ turned round (the sink, with --reply)
+//!  rx ─▶ ARP for an address of ours ─▶ reply
+//!     └▶ a packet of this run ─▶ counted ─▶ sent back (the sink, with --reply)
 //!     └▶ anything else ─▶ given back
 //! ```
 //!
@@ -27,20 +27,20 @@ use super::pool::{ORIGIN, Pool};
 use super::stamp::STRAY;
 use super::tally::{Span, Tally};
 
-/// What a side has to know of the run.
+/// The parameters of a run for one side.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     /// The run's number, in every stamp.
     pub(super) run: u16,
     /// The clients' addresses.
     pub(super) clients: Block,
-    /// Addresses that ARP is answered for here.
+    /// Addresses for which this side replies to ARP.
     pub(super) answers: Vec<Block>,
     /// Endpoints to be counted one by one.
     pub(super) endpoints: Vec<Block>,
-    /// Whether packets to backends are turned round.
+    /// Whether packets to backends are sent back.
     pub(super) reply: bool,
-    /// Where a packet's way ends.
+    /// Where packets end.
     pub(super) end: Way,
     /// Number of concurrent flows.
     pub(super) slots: u32,
@@ -49,7 +49,7 @@ pub(super) struct Task {
 /// Before the run.
 const NOTHING: Span = Span { from: Instant(u64::MAX), until: Instant(u64::MAX) };
 
-/// See the module's text.
+/// One side: a port and its counters.
 pub(super) struct Side {
     task: Task,
     id: PortId,
@@ -66,13 +66,13 @@ pub(super) struct Side {
 
 /// What has been counted.
 pub(super) struct Seen {
-    /// Packets at the end of their way.
+    /// Packets that arrived at their end.
     pub(super) tally: Tally,
-    /// Counted packets on their way there that were seen here and were not at their end.
+    /// Counted packets that passed here and were not at their end.
     pub(super) halfway: u64,
-    /// Packets to a port that no Service has, which should not have come.
+    /// Packets to a port without a Service, which should not arrive.
     pub(super) strays: u64,
-    /// ARP requests answered.
+    /// Replies to ARP requests.
     pub(super) arp_answered: u64,
     /// Frames the port could not hand over in time: lost here, not in the gateway.
     pub(super) missed: u64,
@@ -84,7 +84,7 @@ pub(super) struct Seen {
     pub(super) unsent_bytes: u64,
     /// Packets by endpoint, and when the first came.
     pub(super) endpoints: Vec<Endpoint>,
-    /// For who watches from another thread: `tally.received`.
+    /// For a reader on another thread: `tally.received`.
     pub(super) received: Arc<AtomicU64>,
 }
 

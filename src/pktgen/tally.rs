@@ -1,4 +1,4 @@
-//! What arrived: how much of it, in which order, how late.
+//! What arrived: how much, in which order, with which latency.
 //!
 //! Per flow, 16 bytes: the number expected next and a window of 64 numbers before it.
 //!
@@ -39,7 +39,7 @@ impl Span {
     }
 }
 
-/// See the module's text.
+/// What arrived in a run.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     span: Span,
@@ -48,11 +48,11 @@ pub(super) struct Tally {
     pub(super) received: u64,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// Packets that came again.
+    /// Duplicates.
     pub(super) duplicates: u64,
-    /// Packets that came after a later one of their flow.
+    /// Packets that arrived after a later one of their flow.
     pub(super) reordered: u64,
-    /// Packets of a flow that had been replaced when they came: their order is not known.
+    /// Packets of a flow that had been replaced when they arrived: their order is unknown.
     pub(super) outdated: u64,
     /// Latency of the first packets of flows, ns.
     pub(super) first: Histogram<u64>,

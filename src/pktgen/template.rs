@@ -65,7 +65,7 @@ impl Kind {
     }
 }
 
-/// A frame of one kind and size; see the module's text.
+/// A frame of one kind and size, to be copied.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     kind: Kind,

@@ -33,19 +33,19 @@ use programs::Programs;
 /// Slots of a receive ring, each for one frame of the interface's MTU.
 const RING_FRAMES: u32 = 1024;
 
-/// Chunks of AF_XDP frame memory a port and worker: half wait for frames, half are on their way.
+/// Chunks of AF_XDP frame memory per port and worker: half wait for frames, half are on their way.
 const CHUNKS: u32 = 4096;
 
 /// Why the ports could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PortsError {
-    /// What the configuration wants cannot be had here.
+    /// The configured backend does not work here.
     #[error("{}", .0.join("\n"))]
     Backend(Vec<String>),
     /// An interface could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The kernel's choice among workers cannot be changed later.
+    /// The fanout group could not be shared, so its program could not be changed later.
     #[error("sharing the fanout group of {interface}: {source}")]
     Group {
         /// The interface.

@@ -31,7 +31,7 @@ type Endpoint = (IpAddr, u16, Protocol);
 pub(super) struct Programs {
     rules: Rules,
     programs: Vec<(PortId, Program)>,
-    /// How many Service ports have an endpoint; zero: it is on its way out.
+    /// How many Service ports have an endpoint; zero: it will be removed.
     served: HashMap<Endpoint, usize>,
     leaving: VecDeque<(Instant, Endpoint)>,
     /// How long that takes.
@@ -59,7 +59,7 @@ impl Programs {
     pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced], net: &Net) {
         self.own(gone, come);
         for Replaced { before, after } in replaced {
-            // The new first: what stays is never away.
+            // New ones first, so that those that stay are never missing.
             endpoints(after).into_iter().for_each(|endpoint| self.serve(endpoint));
             endpoints(before).into_iter().for_each(|endpoint| self.leave(endpoint));
         }
