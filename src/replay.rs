@@ -145,6 +145,7 @@ impl Offline {
             limits: config.into(),
             settings,
             counters: Arc::clone(&counters),
+            mailbox: Arc::default(),
             ask: Box::new(|_| {}),
             seeds: SEEDS,
         };

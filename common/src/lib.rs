@@ -16,6 +16,7 @@ pub mod epoch;
 pub mod flow;
 pub mod hash;
 pub mod header;
+pub mod inspect;
 pub mod net;
 pub mod reasons;
 pub mod settings;

@@ -12,7 +12,7 @@ pub struct Instant(pub u64);
 impl Instant {
     /// The coarse clock of flow entries: units of 2³⁰ ns (1.07 s), wrapping after 146 years.
     pub fn ticks(self) -> Ticks {
-        Ticks(u32::try_from((self.0 >> TICK_SHIFT) & u64::from(u32::MAX)).unwrap_or(0))
+        Ticks(u32::try_from((self.0 >> Ticks::SHIFT) & u64::from(u32::MAX)).unwrap_or(0))
     }
 
     /// The time `span` later; saturates.
@@ -26,13 +26,14 @@ impl Instant {
     }
 }
 
-const TICK_SHIFT: u32 = 30;
-
 /// Coarse time, in the units of [`Instant::ticks`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Ticks(pub u32);
 
 impl Ticks {
+    /// A tick is 2 to this power, in nanoseconds.
+    pub const SHIFT: u32 = 30;
+
     /// Ticks from `earlier` to `self`.
     pub fn since(self, earlier: Ticks) -> u32 {
         self.0.wrapping_sub(earlier.0)
@@ -40,7 +41,7 @@ impl Ticks {
 
     /// The number of whole ticks that last at least `span`, so that nothing expires early.
     pub fn span(span: Duration) -> u32 {
-        let ticks = (span.as_nanos() >> TICK_SHIFT) + 1;
+        let ticks = (span.as_nanos() >> Ticks::SHIFT) + 1;
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 }

@@ -21,6 +21,7 @@ pub mod egress;
 pub mod ethtool;
 pub mod flow;
 pub mod idle;
+mod inspect;
 mod memory;
 mod open;
 mod owned;

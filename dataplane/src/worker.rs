@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   pin the tables ─ poll: returns ─ per port: rx → pipeline → dispatch ─ inbox likewise
-//!               ─ pending frames ─ flush ─ sweep ─ unpin
+//!               ─ pending frames ─ flush ─ copy flows ─ sweep ─ unpin
 //! ```
 //!
 //! Work in one poll is bounded: [`BURST`] frames per port, as many from the inbox, a fixed number of entries swept. Nothing
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
+use pollgate_common::inspect::Mailbox;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
@@ -28,6 +29,7 @@ use crate::egress::pool::BufferPool;
 use crate::flow::table::{SWEEP, SWEEP_IDLE};
 use crate::flow::{FlowTable, Limits};
 use crate::idle::Idle;
+use crate::inspect::Inspector;
 use crate::port::{BURST, Frame, Port};
 use crate::rate::Rate;
 use crate::reply::reject;
@@ -57,6 +59,8 @@ pub struct Parts {
     pub settings: Arc<DataplaneSettings>,
     /// Where it counts.
     pub counters: Arc<Counters>,
+    /// Where requests for copies of its flows are left.
+    pub mailbox: Arc<Mailbox>,
     /// How it asks for a neighbour.
     pub ask: AskNeighbour,
     /// Seeds of its flow hash and of the choice of source ports: random, or fixed for a replay.
@@ -69,6 +73,7 @@ pub struct Worker {
     egress: Egress,
     frames: Vec<Frame>,
     burst: Burst,
+    inspector: Inspector,
 }
 
 impl Worker {
@@ -97,7 +102,13 @@ impl Worker {
             back: Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY),
         };
         let state = State { shared, v4 };
-        Ok(Worker { state, egress, frames: Vec::with_capacity(BURST), burst: Burst::new() })
+        Ok(Worker {
+            state,
+            egress,
+            frames: Vec::with_capacity(BURST),
+            burst: Burst::new(),
+            inspector: Inspector::new(parts.mailbox),
+        })
     }
 
     /// One round under one generation of the tables. Returns how many frames it took in.
@@ -113,6 +124,7 @@ impl Worker {
         taken += self.round(tables, now);
         self.egress.review(tables.net(), moved, now);
         self.egress.flush(now);
+        self.inspector.poll(&self.state.v4.flows, now.ticks());
         self.state.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
         self.egress.report(self.state.flow_totals(), tables.generation());
         taken
@@ -121,7 +133,7 @@ impl Worker {
     /// Takes one burst, of [`BURST`] frames at most, from parse to dispatch. Returns how many frames it had.
     #[inline]
     fn round(&mut self, tables: &Tables, now: Instant) -> usize {
-        let Worker { state, egress, frames, burst } = self;
+        let Worker { state, egress, frames, burst, .. } = self;
         let count = frames.len();
         if count > 0 {
             pipeline::run(state, frames, burst, tables, now);
@@ -135,7 +147,8 @@ impl Worker {
         let reader = tables.reader();
         while !stop.load(Relaxed) {
             let taken = self.poll(reader.pin().load(), clock());
-            let slept = idle.after(taken, &self.egress.mesh, self.state.shared.worker, || {
+            let busy = taken + usize::from(self.inspector.is_busy());
+            let slept = idle.after(busy, &self.egress.mesh, self.state.shared.worker, || {
                 self.egress.ports.iter().filter_map(|port| port.wait_on()).collect()
             });
             if slept {

@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicBool;
 use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
+use pollgate_common::inspect::Mailbox;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{self, Compiler};
@@ -129,7 +130,8 @@ impl Gateway {
         let owned = OwnedAddresses::from(config);
         let (mirror, net) = mirror_network(config, &owned, &commands)?;
         compiler.network(net);
-        let (mut engines, steered) = workers::make(config, &settings, count, &mirror, &counters)?;
+        let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
+        let (mut engines, steered) = workers::make(config, &settings, &mirror, &counters, &mailboxes)?;
         compiler.on_publication(follow(owned, steered, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);

@@ -9,6 +9,7 @@ use std::time::Instant as Clock;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
+use pollgate_common::inspect::Mailbox;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::HostNetwork;
@@ -34,10 +35,11 @@ pub(crate) struct Engine {
 pub(crate) fn make(
     config: &Config,
     settings: &Arc<DataplaneSettings>,
-    workers: usize,
     mirror: &HostNetwork,
     counters: &Arc<Counters>,
+    mailboxes: &[Arc<Mailbox>],
 ) -> Result<(Vec<Engine>, Steered), GatewayError> {
+    let workers = mailboxes.len();
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
     let wakes =
         (0..count).map(|_| WakeUp::new()).collect::<io::Result<Vec<_>>>().map_err(system("creating an eventfd"))?;
@@ -54,6 +56,7 @@ pub(crate) fn make(
             limits,
             settings: Arc::clone(settings),
             counters: Arc::clone(counters),
+            mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
             ask: Box::new(mirror.resolver().into_fn()),
             seeds: random_seed(),
         };

@@ -15,4 +15,5 @@ pub mod sequence;
 pub mod table;
 
 pub use entry::{Entry, Translation};
+pub use life::Life;
 pub use table::{FlowTable, Limits, Timeouts};

@@ -539,6 +539,11 @@ impl<A: Address> FlowTable<A> {
         over
     }
 
+    /// Entries that have ever been used: none behind them is.
+    pub fn used(&self) -> u32 {
+        self.fresh
+    }
+
     /// Connections in the table.
     pub fn live(&self) -> u64 {
         self.live

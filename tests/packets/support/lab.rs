@@ -117,6 +117,7 @@ impl Lab {
                 limits: Limits::from(&config).share(usize::from(setup.workers)),
                 settings: Arc::clone(&settings),
                 counters: Arc::clone(&counters),
+                mailbox: Arc::default(),
                 ask: Box::new(move |query| asked.push(query)),
                 seeds: [5, 6, 7, 8 + u64::from(worker)],
             };

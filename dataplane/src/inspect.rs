@@ -1,0 +1,203 @@
+//! Copies flows for an asker outside the worker: see [`pollgate_common::inspect`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pollgate_common::flow::Address;
+use pollgate_common::inspect::{FlowRecord, FlowRequest, Mailbox};
+use pollgate_common::time::Ticks;
+
+use crate::flow::table::peer;
+use crate::flow::{Entry, FlowTable, Life};
+
+/// Flows looked at in one poll: some microseconds.
+const LOOKED_AT: u32 = 128;
+
+/// The worker's side of its mailbox.
+pub(crate) struct Inspector {
+    mailbox: Arc<Mailbox>,
+    /// The request being answered.
+    request: Option<Box<FlowRequest>>,
+}
+
+impl Inspector {
+    pub(crate) fn new(mailbox: Arc<Mailbox>) -> Inspector {
+        Inspector { mailbox, request: None }
+    }
+
+    /// Once per poll. Without a request it reads one flag.
+    #[inline]
+    pub(crate) fn poll<A: Address>(&mut self, flows: &FlowTable<A>, now: Ticks) {
+        if let Some(request) = self.request.take().or_else(|| self.mailbox.take()) {
+            self.go_on(request, flows, now);
+        }
+    }
+
+    /// Whether a request is being answered, so that the worker must not sleep.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.request.is_some()
+    }
+
+    #[cold]
+    fn go_on<A: Address>(&mut self, mut request: Box<FlowRequest>, flows: &FlowTable<A>, now: Ticks) {
+        copy(&mut request, flows, now);
+        let is_done = request.is_full() || request.rest().is_none() || self.mailbox.is_hurried();
+        self.request = match is_done {
+            // An asker takes the answer before it asks again, so there is room.
+            true => self.mailbox.give(request).err(),
+            false => Some(request),
+        };
+    }
+}
+
+/// Offers the next flows of the table to the request, until it is full.
+fn copy<A: Address>(request: &mut FlowRequest, flows: &FlowTable<A>, now: Ticks) {
+    let (end, mut next) = (flows.used(), request.next().next_multiple_of(2));
+    for _ in 0..LOOKED_AT {
+        if next >= end || request.is_full() {
+            break;
+        }
+        let (client, backend) = (flows.entry(next), flows.entry(peer(next)));
+        if client.state.is_used() {
+            request.offer(record(client, backend, now));
+        }
+        next += 2;
+    }
+    request.advance(next, next >= end);
+}
+
+fn record<A: Address>(client: &Entry<A>, backend: &Entry<A>, now: Ticks) -> FlowRecord {
+    let (key, to) = (&client.key, &client.translation.to);
+    let at = |address: A, port: u16| SocketAddr::new(address.into(), port);
+    FlowRecord {
+        protocol: client.protocol(),
+        client: at(key.src, key.src_port),
+        frontend: at(key.dst, key.dst_port),
+        source: at(to.src, to.src_port),
+        backend: at(to.dst, to.dst_port),
+        service: client.service_id(),
+        state: name(client.state.life()),
+        client_idle: idle(client, now),
+        backend_idle: idle(backend, now),
+    }
+}
+
+fn idle<A: Address>(entry: &Entry<A>, now: Ticks) -> Duration {
+    Duration::from_nanos(u64::from(now.since(entry.last_seen)) << Ticks::SHIFT)
+}
+
+fn name(life: Life) -> &'static str {
+    match life {
+        Life::Opening { replied: false, .. } => "opening",
+        Life::Opening { replied: true, .. } => "replied",
+        Life::Established { fin: None } => "established",
+        Life::Established { fin: Some(_) } => "half-closed",
+        Life::Closing => "closing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use pollgate_common::flow::{FlowKey, Protocol, V4};
+    use pollgate_common::inspect::FlowFilter;
+    use pollgate_common::tables::ServiceId;
+
+    use super::*;
+    use crate::flow::table::FlowOrigin;
+    use crate::flow::{Limits, Timeouts};
+    use crate::wire::tcp::Segment;
+
+    const SERVICE: ServiceId = ServiceId { index: 5, incarnation: 2 };
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A table with so many UDP flows; flow `n` has client port `n + 1`.
+    fn table(flows: u16) -> FlowTable<V4> {
+        let timeouts =
+            Timeouts { tcp_established: LONG, tcp_opening: LONG, tcp_closing: LONG, udp: LONG, udp_stream: LONG };
+        let connections = usize::from(flows) + 1;
+        let limits = Limits { connections, unconfirmed: connections, new_per_second: 1, timeouts };
+        let mut table = FlowTable::new(&limits, [1, 2, 3, 4]).expect("memory");
+        for n in 0..flows {
+            let key = FlowKey {
+                src: V4(Ipv4Addr::new(10, 0, 0, 1)),
+                dst: V4(Ipv4Addr::new(10, 96, 0, 1)),
+                src_port: n + 1,
+                dst_port: 53,
+                protocol: Protocol::Udp.number(),
+            };
+            let to = FlowKey {
+                src: V4(Ipv4Addr::new(192, 0, 2, 1)),
+                dst: V4(Ipv4Addr::new(10, 244, 0, 1)),
+                dst_port: 5353,
+                ..key
+            };
+            let origin = FlowOrigin { service: SERVICE, backend: 0, backend_incarnation: 0, generation: 1 };
+            table.open(key, to, origin, &Segment { seq: 0, ack: 0, flags: 0, scale: 0 }, Ticks(1)).expect("room");
+        }
+        table
+    }
+
+    fn polled(mailbox: &Arc<Mailbox>, table: &FlowTable<V4>, request: FlowRequest) -> (Box<FlowRequest>, u32) {
+        let mut inspector = Inspector::new(Arc::clone(mailbox));
+        mailbox.ask(Box::new(request)).expect("no other request");
+        for polls in 1.. {
+            inspector.poll(table, Ticks(3));
+            if let Some(answer) = mailbox.answer() {
+                assert!(!inspector.is_busy());
+                return (answer, polls);
+            }
+            assert!(inspector.is_busy());
+        }
+        unreachable!("the table ends")
+    }
+
+    #[test]
+    fn a_flow_is_copied_whole() {
+        let (answer, _) = polled(&Arc::default(), &table(1), FlowRequest::new(FlowFilter::default(), 0, 9));
+        let at = |text: &str| text.parse().expect("an address");
+        let expected = FlowRecord {
+            protocol: Some(Protocol::Udp),
+            client: at("10.0.0.1:1"),
+            frontend: at("10.96.0.1:53"),
+            source: at("192.0.2.1:1"),
+            backend: at("10.244.0.1:5353"),
+            service: SERVICE,
+            state: "opening",
+            client_idle: Duration::from_nanos(2 << 30),
+            backend_idle: Duration::from_nanos(2 << 30),
+        };
+        assert_eq!((answer.flows(), answer.rest()), (&[expected][..], None));
+    }
+
+    #[test]
+    fn pages_hold_every_flow_once_and_a_poll_looks_at_few() {
+        let (table, mailbox) = (table(1000), Arc::default());
+        let (mut ports, mut from) = (Vec::new(), Some(0));
+        while let Some(next) = from {
+            let (answer, polls) = polled(&mailbox, &table, FlowRequest::new(FlowFilter::default(), next, 300));
+            assert!(answer.flows().len() <= 300 && polls >= 1);
+            ports.extend(answer.flows().iter().map(|flow| flow.client.port()));
+            from = answer.rest();
+        }
+        assert_eq!(ports, (1..=1000).collect::<Vec<u16>>());
+        let rare = FlowFilter { port: Some(1000), ..FlowFilter::default() };
+        let (answer, polls) = polled(&mailbox, &table, FlowRequest::new(rare, 0, 300));
+        assert_eq!((answer.flows().len(), answer.rest(), polls), (1, None, 1000 / LOOKED_AT + 1));
+    }
+
+    #[test]
+    fn a_request_in_a_hurry_is_answered_with_what_there_is() {
+        let (table, mailbox) = (table(1000), Arc::new(Mailbox::default()));
+        let mut inspector = Inspector::new(Arc::clone(&mailbox));
+        mailbox.ask(Box::new(FlowRequest::new(FlowFilter::default(), 0, 900))).expect("no other request");
+        inspector.poll(&table, Ticks(3));
+        mailbox.hurry();
+        inspector.poll(&table, Ticks(3));
+        let answer = mailbox.answer().expect("an answer");
+        let looked_at = LOOKED_AT * 2;
+        assert_eq!((answer.flows().len(), answer.rest()), (looked_at as usize, Some(looked_at * 2)));
+    }
+}
