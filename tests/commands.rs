@@ -48,6 +48,7 @@ impl Gateway {
             https,
             replica: Cluster::new(settings()),
             commands: sender,
+            dump: None,
             stats: Arc::new(|| {
                 serde_json::from_value(json!({"counters": {"rx": 7, "tx": 7}, "generation": 3})).unwrap()
             }),

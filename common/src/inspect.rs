@@ -10,11 +10,11 @@
 //! with one it looks at a bounded number of entries per poll. The asker supplies the buffer and takes it back: the worker
 //! neither allocates nor frees, locks nor waits.
 //!
-//! A mailbox holds one request. The asker takes it back before it asks again; a request that takes too long is cut short
-//! with [`Mailbox::hurry`].
+//! A mailbox holds one request. It has a number, so that the answer to an asker that went away is not taken for that of the
+//! next one. A request that takes too long is cut short with [`Mailbox::hurry`].
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -80,6 +80,7 @@ pub struct FlowRequest {
     filter: FlowFilter,
     flows: Vec<FlowRecord>,
     limit: usize,
+    number: u64,
     /// Where in the table it goes on.
     next: u32,
     is_end: bool,
@@ -88,7 +89,7 @@ pub struct FlowRequest {
 impl FlowRequest {
     /// For `limit` flows at most, at `from` in the table and behind.
     pub fn new(filter: FlowFilter, from: u32, limit: usize) -> FlowRequest {
-        FlowRequest { filter, flows: Vec::with_capacity(limit), limit, next: from, is_end: false }
+        FlowRequest { filter, flows: Vec::with_capacity(limit), limit, number: 0, next: from, is_end: false }
     }
 
     /// Adds the flow if it is asked for. Only while the request is not full.
@@ -129,6 +130,7 @@ impl FlowRequest {
 pub struct Mailbox {
     is_asked: AtomicBool,
     is_hurried: AtomicBool,
+    asked: AtomicU64,
     request: ArrayQueue<Box<FlowRequest>>,
     answer: ArrayQueue<Box<FlowRequest>>,
 }
@@ -138,6 +140,7 @@ impl Default for Mailbox {
         Mailbox {
             is_asked: AtomicBool::new(false),
             is_hurried: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
             request: ArrayQueue::new(1),
             answer: ArrayQueue::new(1),
         }
@@ -145,12 +148,15 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
-    /// The asker's side: leaves a request. Returns it if there is another one.
-    pub fn ask(&self, request: Box<FlowRequest>) -> Result<(), Box<FlowRequest>> {
+    /// The asker's side: leaves a request. Returns its number, or the request if there is another one that the worker has
+    /// not seen.
+    pub fn ask(&self, mut request: Box<FlowRequest>) -> Result<u64, Box<FlowRequest>> {
+        let number = self.asked.fetch_add(1, Relaxed);
+        request.number = number;
         self.is_hurried.store(false, Relaxed);
         self.request.push(request)?;
         self.is_asked.store(true, Relaxed);
-        Ok(())
+        Ok(number)
     }
 
     /// The asker's side: has the worker answer with what it has found so far.
@@ -158,9 +164,9 @@ impl Mailbox {
         self.is_hurried.store(true, Relaxed);
     }
 
-    /// The asker's side: the answer, if there is one.
-    pub fn answer(&self) -> Option<Box<FlowRequest>> {
-        self.answer.pop()
+    /// The asker's side: the answer to the request with this number, if it is there. Answers to others are dropped.
+    pub fn answer(&self, number: u64) -> Option<Box<FlowRequest>> {
+        self.answer.pop().filter(|answer| answer.number == number)
     }
 
     /// The worker's side, once per poll: the request, if there is one.
@@ -246,15 +252,22 @@ mod tests {
     fn one_request_at_a_time_goes_there_and_back() {
         let mailbox = Mailbox::default();
         let request = || Box::new(FlowRequest::new(FlowFilter::default(), 4, 1));
-        assert!(mailbox.take().is_none() && mailbox.answer().is_none());
-        assert!(mailbox.ask(request()).is_ok());
+        assert!(mailbox.take().is_none());
+        let number = mailbox.ask(request()).expect("no other request");
+        assert!(mailbox.answer(number).is_none());
         assert!(mailbox.ask(request()).is_err(), "one at a time");
         mailbox.hurry();
         let taken = mailbox.take().expect("the request");
         assert!(mailbox.take().is_none() && mailbox.is_hurried());
         assert!(mailbox.give(taken).is_ok());
         assert!(mailbox.give(request()).is_err(), "the first was not taken");
-        assert_eq!(mailbox.answer().map(|answer| answer.next()), Some(4));
-        assert!(mailbox.ask(request()).is_ok() && !mailbox.is_hurried());
+        assert_eq!(mailbox.answer(number).map(|answer| answer.next()), Some(4));
+        // The asker goes away; the next one does not get the answer to that request.
+        let left = mailbox.ask(request()).expect("no other request");
+        let taken = mailbox.take().expect("the request");
+        let number = mailbox.ask(request()).expect("taken");
+        assert!(left != number && !mailbox.is_hurried() && mailbox.give(taken).is_ok());
+        assert!(mailbox.answer(number).is_none());
+        assert!(mailbox.give(mailbox.take().expect("the other one")).is_ok() && mailbox.answer(number).is_some());
     }
 }

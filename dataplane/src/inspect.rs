@@ -44,7 +44,7 @@ impl Inspector {
         copy(&mut request, flows, now);
         let is_done = request.is_full() || request.rest().is_none() || self.mailbox.is_hurried();
         self.request = match is_done {
-            // An asker takes the answer before it asks again, so there is room.
+            // If an earlier answer is still there, this one waits until the next poll.
             true => self.mailbox.give(request).err(),
             false => Some(request),
         };
@@ -142,10 +142,10 @@ mod tests {
 
     fn polled(mailbox: &Arc<Mailbox>, table: &FlowTable<V4>, request: FlowRequest) -> (Box<FlowRequest>, u32) {
         let mut inspector = Inspector::new(Arc::clone(mailbox));
-        mailbox.ask(Box::new(request)).expect("no other request");
+        let number = mailbox.ask(Box::new(request)).expect("no other request");
         for polls in 1.. {
             inspector.poll(table, Ticks(3));
-            if let Some(answer) = mailbox.answer() {
+            if let Some(answer) = mailbox.answer(number) {
                 assert!(!inspector.is_busy());
                 return (answer, polls);
             }
@@ -192,11 +192,11 @@ mod tests {
     fn a_request_in_a_hurry_is_answered_with_what_there_is() {
         let (table, mailbox) = (table(1000), Arc::new(Mailbox::default()));
         let mut inspector = Inspector::new(Arc::clone(&mailbox));
-        mailbox.ask(Box::new(FlowRequest::new(FlowFilter::default(), 0, 900))).expect("no other request");
+        let number = mailbox.ask(Box::new(FlowRequest::new(FlowFilter::default(), 0, 900))).expect("no other request");
         inspector.poll(&table, Ticks(3));
         mailbox.hurry();
         inspector.poll(&table, Ticks(3));
-        let answer = mailbox.answer().expect("an answer");
+        let answer = mailbox.answer(number).expect("an answer");
         let looked_at = LOOKED_AT * 2;
         assert_eq!((answer.flows().len(), answer.rest()), (looked_at as usize, Some(looked_at * 2)));
     }

@@ -1,8 +1,10 @@
 //! Commands, arguments, and the text of `--help`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pollgate_control::observe::dump::Table;
 
 use super::output::Machine;
 use crate::config::DEFAULT_SOCKET;
@@ -53,6 +55,8 @@ pub enum ClientCommand {
     Explain(ExplainArgs),
     /// Show the counters and their meaning
     Stats(StatsArgs),
+    /// Print the compiled tables and the flows, as the workers see them
+    Dump(DumpArgs),
     /// Print a kubeconfig for kubectl; needs `api.listen` in the configuration
     Kubeconfig(KubeconfigArgs),
 }
@@ -279,6 +283,36 @@ pub struct StatsArgs {
     /// Where from.
     #[command(flatten)]
     pub connection: Connection,
+}
+
+/// `pollgate dump`
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// frontends, services, rings, owned, zone or flows [default: all]
+    #[arg(value_name = "TABLE", value_parser = dump_table)]
+    pub table: Option<Table>,
+    /// Only items with this address
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// Only items with this port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Only items with this transport protocol
+    #[arg(long, value_name = "PROTOCOL", value_parser = ["tcp", "udp", "sctp"], ignore_case = true)]
+    pub protocol: Option<String>,
+    /// Only items of this Service, or of one port of it
+    #[arg(long, value_name = "NAMESPACE/NAME[:PORT]")]
+    pub service: Option<String>,
+    /// Output format [default: text]
+    #[arg(short, long, value_enum)]
+    pub output: Option<Machine>,
+    /// Where from.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+fn dump_table(text: &str) -> Result<Table, String> {
+    text.parse().map_err(|()| format!("there are {}", Table::ALL.map(Table::name).join(", ")))
 }
 
 /// `pollgate kubeconfig`

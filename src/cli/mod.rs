@@ -7,6 +7,7 @@
 //! apply, create, delete                ──▶ apply.rs ─┐
 //! get, describe, explain               ──▶ read.rs  ─┼─▶ client.rs ══ Unix socket ══ a running gateway
 //! stats                                ──▶ stats.rs ─┤
+//! dump                                 ──▶ dump.rs  ─┤
 //! kubeconfig                      ──▶ kubeconfig.rs ─┘
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod apply;
 mod args;
 pub mod check;
 pub mod client;
+pub mod dump;
 pub(crate) mod failure;
 pub mod kubeconfig;
 mod names;
@@ -31,7 +33,7 @@ use clap::CommandFactory;
 
 pub use args::{
     ApplyArgs, Capture, CheckArgs, Cli, ClientCommand, Command, Connection, CreateArgs, DeleteArgs, DemoArgs, DryRun,
-    ExplainArgs, Format, GetArgs, KubeconfigArgs, Manifests, NamedArgs, ReplayArgs, RunArgs, StatsArgs,
+    DumpArgs, ExplainArgs, Format, GetArgs, KubeconfigArgs, Manifests, NamedArgs, ReplayArgs, RunArgs, StatsArgs,
 };
 pub use failure::Failure;
 pub use output::Machine;
@@ -50,6 +52,7 @@ impl ClientCommand {
             Self::Describe(args) => read::describe(&args, out),
             Self::Explain(args) => read::explain(&args, out),
             Self::Stats(args) => stats::stats(&args, out),
+            Self::Dump(args) => dump::dump(&args, out),
             Self::Kubeconfig(args) => kubeconfig::kubeconfig(&args, out),
         }
     }
@@ -117,6 +120,9 @@ mod tests {
             "pollgate get svc -o html",
             "pollgate describe",
             "pollgate stats extra",
+            "pollgate dump tables",
+            "pollgate dump --port 70000",
+            "pollgate dump --protocol icmp",
             "pollgate kubeconfig extra",
             "pollgate demo --kept",
         ] {

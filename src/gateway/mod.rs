@@ -33,6 +33,7 @@ use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{self, Compiler};
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
+use pollgate_control::observe::dump::DumpSource;
 use pollgate_control::observe::stats::Stats;
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
@@ -152,6 +153,7 @@ impl Gateway {
             replica: cluster.clone(),
             commands,
             stats: stats(config, &counters, &source, follower.as_ref()),
+            dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
         })?;
         let parts =
             RuntimeParts { cluster, store, sink: Box::new(compiler), commands: received, settled: api.settled_sink() };

@@ -8,6 +8,7 @@
 
 mod bulk;
 mod changes;
+mod dump;
 mod flood;
 mod manifests;
 mod many;
@@ -26,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
     [
         bulk::TESTS,
         changes::TESTS,
+        dump::TESTS,
         flood::TESTS,
         manifests::TESTS,
         many::TESTS,

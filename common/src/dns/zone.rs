@@ -108,6 +108,27 @@ pub fn to_wire(name: &str) -> Option<Box<[u8]>> {
     (wire.len() <= MAX_NAME).then(|| wire.into_boxed_slice())
 }
 
+/// `name` (on the wire) as text with the final dot. Bytes that are not printable and dots in labels are escaped (RFC 1035 §5.1).
+pub fn from_wire(mut name: &[u8]) -> String {
+    let mut text = String::new();
+    while let Some((&len, rest)) = name.split_first() {
+        let (label, rest) = rest.split_at(rest.len().min(usize::from(len)));
+        if len == 0 {
+            break;
+        }
+        for &byte in label {
+            match byte {
+                b'.' | b'\\' => text.extend(['\\', char::from(byte)]),
+                b'!'..=b'~' => text.push(char::from(byte)),
+                _ => text.push_str(&format!("\\{byte:03}")),
+            }
+        }
+        text.push('.');
+        name = rest;
+    }
+    if text.is_empty() { ".".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +163,15 @@ mod tests {
         assert_eq!(alias.answer(rr::AAAA), Some(&set(1)));
         let host = Node { cname: None, sets: vec![(rr::A, set(2))] };
         assert_eq!((host.answer(rr::A), host.answer(rr::AAAA)), (Some(&set(2)), None));
+    }
+
+    #[test]
+    fn names_come_back_as_text() {
+        for name in ["web.default.svc.cluster.local.", "."] {
+            assert_eq!(from_wire(&to_wire(name).expect("a name")), name);
+        }
+        assert_eq!(from_wire(b"\x05a.b\\\x1b\x01c\0"), "a\\.b\\\\\\027.c.");
+        // Cut off.
+        assert_eq!(from_wire(b"\x05ab"), "ab.");
     }
 }

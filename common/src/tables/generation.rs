@@ -65,6 +65,11 @@ impl Tables {
         self.frontends.get(key).copied()
     }
 
+    /// Every frontend, in no particular order.
+    pub fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &Frontend)> {
+        self.frontends.iter()
+    }
+
     /// The service at `index`.
     #[inline]
     pub fn service(&self, index: u32) -> Option<&Arc<ServicePort>> {

@@ -5,6 +5,7 @@
 //! | `POST apply` | a whole list of objects, all or nothing, in one revision and one publish |
 //! | `GET namespaces/{ns}/services/{name}/explain` | which Pods are endpoints and which are not, and why |
 //! | `GET stats` | the counters |
+//! | `GET dump/TABLE` | compiled tables and flows: [`dump`](super::dump) |
 //!
 //! Why `apply` beside the API server's own patches: those change one object at a time, so a half-applied directory is
 //! served until the client gets to its end, or for ever if it does not.

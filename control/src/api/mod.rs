@@ -11,6 +11,7 @@
 //!                 collection  delete everything a list would show
 //!                 watch       changes, event by event            lines  each event encoded once for all clients
 //!               gateway     pollgate.io: apply a whole list at once, explain, stats
+//!               dump        pollgate.io: compiled tables and flows, in pages
 //!               kubeconfig  what clients of https need; only on the Unix socket
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
@@ -36,6 +37,7 @@ mod collection;
 mod decode;
 mod deletion;
 mod discovery;
+mod dump;
 mod error;
 mod gateway;
 mod history;
@@ -77,8 +79,10 @@ use self::shared::Api;
 use self::status::Status;
 use self::view::Replica;
 use crate::cluster::Cluster;
+use crate::observe::dump::DumpSource;
 use crate::runtime::{Command, Settled, SettledSink};
 
+pub use self::dump::DUMP_PATH;
 pub use self::error::ApiError;
 pub use self::gateway::{APPLY_PATH, ApplyOutcome, STATS_PATH};
 pub use self::https::Https;
@@ -99,6 +103,8 @@ pub struct ApiParts {
     pub commands: Sender<Command>,
     /// The counters.
     pub stats: StatsSource,
+    /// Where to read what is dumped; `None` if there are no tables.
+    pub dump: Option<DumpSource>,
 }
 
 /// The running API server. Dropping it stops it.
@@ -168,7 +174,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
         .map_err(ApiError::Thread)?;
     let (settled, done) = mpsc::unbounded_channel();
     let (stop, stopped) = signal::channel(());
-    let api = Api::new(Replica::new(parts.replica), parts.commands, parts.stats, limits, stopped.clone());
+    let api = Api::new(Replica::new(parts.replica), parts.commands, parts.stats, parts.dump, limits, stopped.clone());
     let serve = move || {
         let served = runtime.block_on(async move {
             tokio::spawn(follow(api.clone(), done));
@@ -206,6 +212,7 @@ fn router(api: Api, only_here: Router<Api>) -> Router {
         .merge(openapi::router())
         .merge(resources::router())
         .merge(gateway::router())
+        .merge(dump::router())
         .merge(only_here)
         .fallback(async || Status::no_resource())
         .method_not_allowed_fallback(async || Status::method_not_allowed())

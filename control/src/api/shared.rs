@@ -14,6 +14,7 @@ use super::server::Limits;
 use super::status::Status;
 use super::view::Replica;
 use crate::cluster::{Commit, Write};
+use crate::observe::dump::DumpSource;
 use crate::observe::stats::Stats;
 use crate::runtime::{Command, WriteError, WriteRequest};
 
@@ -40,6 +41,10 @@ pub(crate) struct Shared {
     pub(super) replica: Replica,
     commands: Sender<Command>,
     pub(super) stats: StatsSource,
+    /// Where to read what is dumped; `None` if there are no tables.
+    pub(super) dump: Option<DumpSource>,
+    /// Held by the client whose flows are copied.
+    pub(super) flow_turn: tokio::sync::Mutex<()>,
     pub(super) budget: Budget,
     pub(super) limits: Limits,
     /// One for each watch that may be open.
@@ -62,6 +67,7 @@ impl Api {
         replica: Replica,
         commands: Sender<Command>,
         stats: StatsSource,
+        dump: Option<DumpSource>,
         limits: Limits,
         stop: signal::Receiver<()>,
     ) -> Self {
@@ -69,6 +75,8 @@ impl Api {
             replica,
             commands,
             stats,
+            dump,
+            flow_turn: tokio::sync::Mutex::default(),
             budget: Budget::new(),
             limits,
             watches: Arc::new(Semaphore::new(limits.watches as usize)),

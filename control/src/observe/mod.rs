@@ -1,3 +1,4 @@
 //! What the gateway shows of itself.
 
+pub mod dump;
 pub mod stats;

@@ -55,7 +55,7 @@ pub(crate) fn align(lines: &[Vec<String>], padding: usize) -> String {
 }
 
 /// Lines of as many cells each, below lines whose columns were as wide as `widths` says: no column gets narrower.
-pub(crate) fn align_after(lines: &[Vec<String>], padding: usize, widths: &mut Vec<usize>) -> String {
+pub fn align_after(lines: &[Vec<String>], padding: usize, widths: &mut Vec<usize>) -> String {
     for now in column_widths(lines, padding) {
         widths.resize(now.len().max(widths.len()), 0);
         widths.iter_mut().zip(now).for_each(|(width, now)| *width = now.max(*width));

@@ -331,6 +331,7 @@ fn a_port_in_use_is_told() {
         replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
         stats: Arc::new(Stats::default),
+        dump: None,
     });
     let told = error.map(drop).expect_err("the port is taken").to_string();
     assert!(told.starts_with(&format!("api.listen {listen}: cannot listen: ")) && told.contains("ss -ltnp"), "{told}");

@@ -1,6 +1,7 @@
 //! The API over its real socket, with the real control thread and store behind it; only the workers' tables are left out.
 
 mod apply;
+mod dump;
 mod https;
 mod objects;
 mod patches;
@@ -66,6 +67,16 @@ impl Gateway {
 
     /// `listen`: where HTTPS is spoken too.
     fn start(store: Store, cluster: Cluster, limits: Limits, listen: Option<SocketAddr>) -> Self {
+        Self::dumping(store, cluster, limits, listen, None)
+    }
+
+    fn dumping(
+        store: Store,
+        cluster: Cluster,
+        limits: Limits,
+        listen: Option<SocketAddr>,
+        dump: Option<DumpSource>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let https = listen.map(|listen| Https::beside(&directory.path().join("state.db"), listen));
         let (commands, receiver) = unbounded();
@@ -75,6 +86,7 @@ impl Gateway {
             replica: cluster.clone(),
             commands,
             stats: Arc::new(stats),
+            dump,
         };
         let api = spawn_with(parts, limits).expect("a socket");
         let settled = api.settled_sink();

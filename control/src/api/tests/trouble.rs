@@ -305,6 +305,7 @@ fn a_dead_servers_socket_is_replaced_and_a_living_ones_is_not() {
         replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
         stats: Arc::new(Stats::default),
+        dump: None,
     };
     drop(UnixListener::bind(&path).expect("a socket"));
     let api = spawn(parts()).expect("the dead one's place");
@@ -324,8 +325,8 @@ fn a_write_without_a_control_thread_is_told() {
     drop(receiver);
     let replica = Cluster::new(ClusterSettings::default());
     let socket = directory.path().join("run/api.sock");
-    let api =
-        spawn(ApiParts { socket, https: None, replica, commands, stats: Arc::new(Stats::default) }).expect("a socket");
+    let api = spawn(ApiParts { socket, https: None, replica, commands, stats: Arc::new(Stats::default), dump: None })
+        .expect("a socket");
     let (_, receiver) = unbounded();
     let settled = api.settled_sink();
     let (store, _disk) = faulty::store();
