@@ -5,9 +5,11 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod failure;
 pub mod gateway;
 pub mod host;
 pub mod lab;
+mod output;
 pub mod pktgen;
 pub mod ports;
 pub mod preflight;

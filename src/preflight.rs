@@ -12,8 +12,8 @@
 use std::fmt::{self, Write as _};
 use std::io;
 
-use crate::cli::Failure;
 use crate::config::{self, Config};
+use crate::failure::Failure;
 use crate::gateway;
 use crate::host::advise::{self, Advice};
 use crate::host::{self, Choice, Machine, Nic};

@@ -28,8 +28,9 @@ use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 use serde_json::json;
 
-use crate::cli::{Capture, Failure, ReplayArgs};
+use crate::cli::{Capture, ReplayArgs};
 use crate::config::{Config, Purpose};
+use crate::failure::Failure;
 
 /// Why a replay failed.
 #[derive(Debug, thiserror::Error)]

@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 
 use super::args::{ApplyArgs, CreateArgs, DeleteArgs, DryRun, Manifests};
 use super::client::{Cause, Client, ClientError, Status, escaped};
-use super::failure::Failure;
 use super::names;
+use crate::failure::Failure;
 
 /// The namespace of objects that do not specify one.
 const DEFAULT_NAMESPACE: &str = "default";

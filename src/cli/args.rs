@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pollgate_control::observe::dump::Table;
 
-use super::output::Machine;
 use crate::config::DEFAULT_SOCKET;
+use crate::output::Machine;
 use crate::pktgen::PktgenArgs;
 
 /// What was typed.

@@ -19,8 +19,8 @@ use pollgate_control::sources::files::{Diagnostic, Set};
 
 use super::apply::read_all;
 use super::args::CheckArgs;
-use super::failure::Failure;
 use crate::config::{Config, Purpose};
+use crate::failure::Failure;
 
 /// `pollgate check`
 ///

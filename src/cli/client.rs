@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// Longer than the gateway itself waits for its disk (60 s), so that the gateway reports the error itself.
 const PATIENCE: Duration = Duration::from_secs(75);

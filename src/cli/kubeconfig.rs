@@ -12,8 +12,8 @@ use pollgate_control::api::KUBECONFIG_PATH;
 
 use super::args::KubeconfigArgs;
 use super::client::Client;
-use super::failure::Failure;
-use super::output::yaml;
+use crate::failure::Failure;
+use crate::output::yaml;
 
 /// The first line of a kubeconfig that pollgate wrote.
 const MARK: &str = "# Made by `pollgate kubeconfig`. Whoever reads it may change the gateway.\n";

@@ -19,10 +19,8 @@ mod args;
 pub mod check;
 pub mod client;
 pub mod dump;
-pub(crate) mod failure;
 pub mod kubeconfig;
 mod names;
-pub(crate) mod output;
 pub mod read;
 pub mod stats;
 mod watch;
@@ -31,12 +29,12 @@ use std::io::{self, Write};
 
 use clap::CommandFactory;
 
+pub use crate::failure::Failure;
+pub use crate::output::Machine;
 pub use args::{
     ApplyArgs, Capture, CheckArgs, Cli, ClientCommand, Command, Connection, CreateArgs, DeleteArgs, DemoArgs, DryRun,
     DumpArgs, ExplainArgs, Format, GetArgs, KubeconfigArgs, Manifests, NamedArgs, ReplayArgs, RunArgs, StatsArgs,
 };
-pub use failure::Failure;
-pub use output::Machine;
 
 impl ClientCommand {
     /// Runs the command; results go to `out`.

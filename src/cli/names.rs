@@ -3,7 +3,7 @@
 use pollgate_control::objects::{Key, Kind};
 
 use super::client::escaped;
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// The arguments of a command: a kind, and the names of its objects; no names: all of them.
 #[derive(Debug, PartialEq, Eq)]

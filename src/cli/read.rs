@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, Format, GetArgs, NamedArgs};
 use super::client::{Client, ClientError, escaped};
-use super::failure::Failure;
 use super::names::{self, Selection};
-use super::output::{Machine, items, name_of, object, objects, strange, yaml};
 use super::watch;
+use crate::failure::Failure;
+use crate::output::{Machine, items, name_of, object, objects, strange, yaml};
 
 /// The annotation with the uid that a kubelet knows a static Pod by.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";

@@ -14,8 +14,8 @@ use pollgate_control::observe::stats::{CounterValues, FlowUse, ManifestState, Se
 
 use super::args::StatsArgs;
 use super::client::Client;
-use super::failure::Failure;
-use super::output::Machine;
+use crate::failure::Failure;
+use crate::output::Machine;
 
 /// `pollgate stats`
 ///

@@ -17,9 +17,9 @@ use serde_json::Value;
 
 use super::args::{Format, GetArgs};
 use super::client::{Client, escaped};
-use super::failure::Failure;
 use super::names::{self, Selection};
-use super::output::{items, object, objects, yaml};
+use crate::failure::Failure;
+use crate::output::{items, object, objects, yaml};
 
 /// Prints the selected objects and their changes.
 pub(super) fn watch(args: &GetArgs, selections: &[Selection], out: &mut dyn Write) -> Result<(), Failure> {

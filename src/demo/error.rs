@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::cli::Failure;
+use crate::failure::Failure;
 use crate::gateway::GatewayError;
 use crate::lab::{LabError, Unavailable};
 

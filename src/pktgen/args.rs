@@ -14,7 +14,7 @@ use super::ports::Backend;
 use super::sender::{Churn, SendPlan, Size};
 use super::share::Share;
 use super::template;
-use crate::cli::output::Machine;
+use crate::output::Machine;
 
 /// The largest frame: Ethernet's usual MTU, without FCS.
 const LARGEST: usize = 1514;

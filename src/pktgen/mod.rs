@@ -51,8 +51,8 @@ pub use ports::{Backend, InterfaceError};
 pub use sender::Size;
 pub use share::Share;
 
-use crate::cli::failure::Failure;
-use crate::cli::output::Machine;
+use crate::failure::Failure;
+use crate::output::Machine;
 use report::Report;
 
 /// Runs it and prints the result on `out`.

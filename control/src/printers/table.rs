@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{SHOWN, age, align_after, joined, pairs};
+use super::text::{SHOWN, age, align_after, joined, pairs};
 use crate::controllers::membership::{node_name, pod_addresses};
 use crate::objects::service::{ServiceType, SpecExt};
 use crate::objects::{Kind, Object};

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::super::joined;
-use super::Page;
+use super::super::text::joined;
+use super::page::Page;
 
 const UNSET: &str = "<unset>";
 

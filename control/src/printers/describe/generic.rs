@@ -13,7 +13,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Page;
+use super::page::Page;
 use crate::objects::Object;
 
 /// Fields that are printed at the top, or not at all.

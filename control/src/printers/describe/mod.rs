@@ -14,7 +14,7 @@ mod service;
 use jiff::{Timestamp, Zoned};
 use k8s_openapi::api::core::v1::Event;
 
-use super::age;
+use super::text::age;
 use crate::objects::Object;
 use generic::Items;
 use page::Page;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Namespace;
 
-use super::Page;
+use super::page::Page;
 
 pub(super) fn describe(page: &mut Page, namespace: &Namespace) {
     page.name(&namespace.metadata);

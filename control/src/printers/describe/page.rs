@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Zoned;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::super::{align, pairs};
+use super::super::text::{align, pairs};
 use crate::admission::apply::LAST_APPLIED;
 
 /// Longest annotation that stays on one line.

@@ -5,8 +5,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::table::host_port;
-use super::super::{SHOWN, joined, pairs};
-use super::Page;
+use super::super::text::{SHOWN, joined, pairs};
+use super::page::Page;
 
 pub(super) fn describe(page: &mut Page, service: &Service, slices: &[&EndpointSlice]) {
     let spec = service.spec.clone().unwrap_or_default();

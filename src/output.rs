@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use pollgate_control::objects::{Kind, Object};
 use serde_json::Value;
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// Output for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -14,7 +14,7 @@ pub enum Machine {
 }
 
 /// The items of a list.
-pub(super) fn items(answer: &mut Value, kind: Kind) -> Vec<Value> {
+pub(crate) fn items(answer: &mut Value, kind: Kind) -> Vec<Value> {
     let Some(Value::Array(mut items)) = answer.get_mut("items").map(Value::take) else {
         return Vec::new();
     };
@@ -27,12 +27,12 @@ pub(super) fn items(answer: &mut Value, kind: Kind) -> Vec<Value> {
 }
 
 /// `values` as objects of `kind`.
-pub(super) fn objects(values: &[Value], kind: Kind) -> Result<Vec<Object>, Failure> {
+pub(crate) fn objects(values: &[Value], kind: Kind) -> Result<Vec<Object>, Failure> {
     values.iter().map(|value| object(value, kind)).collect()
 }
 
 /// One object of `kind`.
-pub(super) fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
+pub(crate) fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
     Object::from_value(value, "").map_err(|faults| {
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         let (kind, name) = (kind.singular(), name_of(value));
@@ -40,19 +40,19 @@ pub(super) fn object(value: &Value, kind: Kind) -> Result<Object, Failure> {
     })
 }
 
-pub(super) fn name_of(value: &Value) -> &str {
+pub(crate) fn name_of(value: &Value) -> &str {
     value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// As kubectl writes it: keys in alphabetical order, a long text on one line.
-pub(super) fn yaml(value: &Value) -> Result<String, Failure> {
+pub(crate) fn yaml(value: &Value) -> Result<String, Failure> {
     let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
     serde_saphyr::to_string_with_options(value, options)
         .map_err(|error| Failure::refused(format!("error: cannot be written as YAML: {error}")))
 }
 
 /// A response in a format this version does not know.
-pub(super) fn strange(what: &dyn std::fmt::Display) -> Failure {
+pub(crate) fn strange(what: &dyn std::fmt::Display) -> Failure {
     Failure::refused(format!(
         "error: the gateway's response has a format that this pollgate does not know (do both have the same \
          version?): {what}"
