@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::args::DumpArgs;
 use super::client::{Client, escaped};
-use super::failure::Failure;
-use super::output::{Machine, strange};
+use crate::failure::Failure;
+use crate::output::{Machine, strange};
 
 /// `pollgate dump`
 ///

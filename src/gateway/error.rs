@@ -46,7 +46,7 @@ pub enum GatewayError {
     /// The manifests: one line per fault.
     #[error("{}", .0.join("\n"))]
     Manifests(Vec<String>),
-    /// The kernel's network could not be mirrored.
+    /// The kernel's network could not be read.
     #[error(transparent)]
     HostNetwork(#[from] HostNetworkError),
     /// The API could not be opened.

@@ -4,10 +4,10 @@
 //!  API thread ──writes──▶ control thread ──tables──▶ workers (pinned, one port per interface)
 //!      ▲                     ▲      │ disk thread                 │
 //!      └── replica ◀─────────┼──────┘                             │ who has this neighbour?
-//!                            └── network ◀── mirror thread ◀──────┘
+//!                            └── Net ◀── network thread ◀─────────┘
 //! ```
 //!
-//! Start: check the host, open the state, mirror the network, publish, start the workers, read the state's Pods, open the API,
+//! Start: check the host, open the state, read the network, publish, start the workers, read the state's Pods, open the API,
 //! load the manifests (if there are any, the workers start only then). Each step either succeeds, or returns what is missing
 //! and what to do; what was started before it is stopped again. Packets wait only for what they need: most of the state of a
 //! large cluster is Pods, and packets need only their slices. Threads belong to the network namespace of the thread that
@@ -51,7 +51,7 @@ use claim::claim_interfaces;
 pub(crate) use claim::is_claimed;
 pub use error::GatewayError;
 use error::system;
-use network::mirror_network;
+use network::follow_network;
 use restore::{open_state, read_pods};
 use workers::Workers;
 pub(crate) use workers::worker_count;
@@ -98,7 +98,7 @@ pub struct Gateway {
     following: Option<Following>,
     api: ApiHandle,
     control: ControlHandle,
-    _mirror: HostNetwork,
+    _network: HostNetwork,
     _claims: Vec<UnixListener>,
 }
 
@@ -129,10 +129,10 @@ impl Gateway {
         let source = compiler.source();
         let (commands, received) = channel::unbounded();
         let owned = OwnedAddresses::from(config);
-        let (mirror, net) = mirror_network(config, &owned, &commands)?;
+        let (network, net) = follow_network(config, &owned, &commands)?;
         compiler.network(net);
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
-        let (mut engines, steered) = workers::make(config, &settings, &mirror, &counters, &mailboxes)?;
+        let (mut engines, steered) = workers::make(config, &settings, &network, &counters, &mailboxes)?;
         compiler.on_publication(follow(owned, steered, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
@@ -161,7 +161,7 @@ impl Gateway {
         let following = follower.map(load_and_follow).transpose()?;
         workers.start(engines)?;
         info!("{}", summary(config, &cpus));
-        Ok(Gateway { workers, counters, source, following, api, control, _mirror: mirror, _claims: claims })
+        Ok(Gateway { workers, counters, source, following, api, control, _network: network, _claims: claims })
     }
 
     /// The counters of all workers.

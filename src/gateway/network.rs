@@ -1,4 +1,4 @@
-//! The kernel's network: mirrored for the compiler, its changes logged.
+//! The kernel's network: followed for the compiler, its changes logged.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use super::error::GatewayError;
 use crate::config::Config;
 use crate::ports::port_id;
 
-/// Starts the mirror of the network; what it sees first is returned, what it sees later goes to `commands`.
-pub(super) fn mirror_network(
+/// Starts to follow the network. The first state is returned; later ones go to `commands`.
+pub(super) fn follow_network(
     config: &Config,
     owned: &OwnedAddresses,
     commands: &channel::Sender<Command>,
 ) -> Result<(HostNetwork, Arc<Net>), GatewayError> {
     let names = config.interfaces.iter().enumerate();
     let interfaces = names.map(|(at, interface)| (interface.name.clone(), port_id(at))).collect();
-    let news = {
+    let listener = {
         let commands = commands.clone();
         let links = LinkLog::new(config);
-        Box::new(move |news: HostEvent| match news {
+        Box::new(move |event: HostEvent| match event {
             HostEvent::Net(net) => {
-                links.tell(&net);
+                links.log(&net);
                 // The control thread may have ended already: then it is not needed.
                 drop(commands.send(Command::Network(net)));
             }
@@ -38,7 +38,7 @@ pub(super) fn mirror_network(
             }
         })
     };
-    Ok(HostNetwork::start(interfaces, owned.clone(), news)?)
+    Ok(HostNetwork::start(interfaces, owned.clone(), listener)?)
 }
 
 /// Logs when a polled interface disappears, appears, or changes its state.
@@ -53,7 +53,7 @@ impl LinkLog {
         LinkLog { known: RefCell::new(known) }
     }
 
-    fn tell(&self, net: &Net) {
+    fn log(&self, net: &Net) {
         for (at, (name, known)) in self.known.borrow_mut().iter_mut().enumerate() {
             let now = net.port_link(port_id(at)).map(|link| link.up);
             if *known == now {

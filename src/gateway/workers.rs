@@ -35,7 +35,7 @@ pub(crate) struct Engine {
 pub(crate) fn make(
     config: &Config,
     settings: &Arc<DataplaneSettings>,
-    mirror: &HostNetwork,
+    network: &HostNetwork,
     counters: &Arc<Counters>,
     mailboxes: &[Arc<Mailbox>],
 ) -> Result<(Vec<Engine>, Steered), GatewayError> {
@@ -57,7 +57,7 @@ pub(crate) fn make(
             settings: Arc::clone(settings),
             counters: Arc::clone(counters),
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
-            ask: Box::new(mirror.resolver().into_fn()),
+            ask: Box::new(network.resolver().into_fn()),
             seeds: random_seed(),
         };
         let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;

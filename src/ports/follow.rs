@@ -1,7 +1,7 @@
 //! State outside the tables that follows them.
 //!
 //! ```text
-//!                                           ┌─▶ mirror: which neighbours and addresses to watch
+//!                                           ┌─▶ network: which neighbours and addresses to watch
 //!  publication: what it changed, no more ───┼─▶ fanout programs: which worker (AF_PACKET, io_uring)
 //!                                           └─▶ steering programs: whose frame (AF_XDP)
 //! ```

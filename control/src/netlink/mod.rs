@@ -58,7 +58,7 @@ impl HostNetwork {
         let (stop, stopped) = oneshot::channel();
         let (first, ready) = mpsc::sync_channel(1);
         let work = move || watch::run(watch::Watcher::new(interfaces, owned, news), questions, stopped, &first);
-        let thread = thread::Builder::new().name("mirror".to_owned()).spawn(work);
+        let thread = thread::Builder::new().name("network".to_owned()).spawn(work);
         let thread = Some(thread.map_err(|e| HostNetworkError::new("starting the netlink thread", e))?);
         let network = HostNetwork { resolver, stop: Some(stop), thread };
         let gone = |_| HostNetworkError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);
