@@ -134,33 +134,33 @@ fn check_families(
 }
 
 /// Allocates what a Service needs and does not have, and checks what it requests.
-pub(crate) fn allocate(tx: &Overlay<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
+pub(crate) fn allocate(view: &Overlay<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
     let name = ServiceName::of(service);
     let Some(spec) = service.spec.as_mut() else {
         return;
     };
-    cluster_ips(tx, spec, &name, faults);
-    node_ports(tx, spec, &name, faults);
-    health_check_port(tx, spec, &name, faults);
-    balancer_addresses(tx, service, &name);
+    cluster_ips(view, spec, &name, faults);
+    node_ports(view, spec, &name, faults);
+    health_check_port(view, spec, &name, faults);
+    balancer_addresses(view, service, &name);
 }
 
 /// Assigns LoadBalancer addresses to the Services that wait for one, as long as any is free.
-pub(crate) fn serve_waiting(tx: &mut Overlay<'_>) {
-    if tx.settings().load_balancer_pools.is_empty() {
+pub(crate) fn serve_waiting(view: &mut Overlay<'_>) {
+    if view.settings().load_balancer_pools.is_empty() {
         return;
     }
     // A Service that requested an address in this batch has it by now, or cannot have it.
-    tx.forget_requests();
-    let waiting = tx.waiting().into_iter().filter_map(|name| tx.object(&name.key()).cloned());
+    view.forget_requests();
+    let waiting = view.waiting().into_iter().filter_map(|name| view.object(&name.key()).cloned());
     let (asking, others): (Vec<_>, Vec<_>) = waiting.partition(|service| wants_an_address(service));
     for object in asking.into_iter().chain(others) {
         let Object::Service(mut service) = (*object).clone() else {
             continue;
         };
         let name = ServiceName::of(&service);
-        balancer_addresses(tx, &mut service, &name);
-        tx.put(Object::Service(service));
+        balancer_addresses(view, &mut service, &name);
+        view.put(Object::Service(service));
     }
 }
 
@@ -170,7 +170,7 @@ fn wants_an_address(service: &Object) -> bool {
     spec.is_some_and(|spec| spec.load_balancer_ip.as_deref().and_then(parse_ip).is_some())
 }
 
-fn cluster_ips(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn cluster_ips(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
     if !spec.needs_cluster_ip() {
         return;
     }
@@ -184,8 +184,8 @@ fn cluster_ips(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, fau
     ips.truncate(families.len());
     for (index, family) in families.into_iter().enumerate() {
         match ips.get(index) {
-            Some(asked) => check_cluster_ip(tx, asked, name, faults),
-            None => match free_cluster_ip(tx, family, name) {
+            Some(asked) => check_cluster_ip(view, asked, name, faults),
+            None => match free_cluster_ip(view, family, name) {
                 Some(address) => ips.push(address.to_string()),
                 None => {
                     let detail = format!("failed to allocate a {} address: range is full", family.as_str());
@@ -198,22 +198,22 @@ fn cluster_ips(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, fau
     spec.cluster_ips = Some(ips);
 }
 
-fn check_cluster_ip(tx: &Overlay<'_>, asked: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn check_cluster_ip(view: &Overlay<'_>, asked: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
     let Some(address) = parse_ip(asked) else {
         return;
     };
-    let owner = tx.address_owner(address);
+    let owner = view.address_owner(address);
     if owner == Some(name) {
         return;
     }
-    let cidr = tx.settings().service_cidr(Family::of(address));
+    let cidr = view.settings().service_cidr(Family::of(address));
     let range = cidr.map(|cidr| usable(cidr.into()));
     let detail = if owner.is_some() {
         "provided IP is already allocated".to_owned()
-    } else if tx.settings().gateway_addresses.contains(&address) {
+    } else if view.settings().gateway_addresses.contains(&address) {
         "it is an address of the gateway".to_owned()
     } else if !range.is_some_and(|range| range.contains(address)) {
-        let ranges: Vec<String> = tx.settings().service_cidrs.iter().map(ToString::to_string).collect();
+        let ranges: Vec<String> = view.settings().service_cidrs.iter().map(ToString::to_string).collect();
         let range = cidr.map_or_else(|| ranges.join(", "), |cidr| cidr.to_string());
         format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}")
     } else {
@@ -224,12 +224,12 @@ fn check_cluster_ip(tx: &Overlay<'_>, asked: &str, name: &ServiceName, faults: &
     faults.push(Fault::invalid("spec.clusterIPs", value.as_slice(), &detail));
 }
 
-fn free_cluster_ip(tx: &Overlay<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
-    let cidr = tx.settings().service_cidr(family)?;
+fn free_cluster_ip(view: &Overlay<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
+    let cidr = view.settings().service_cidr(family)?;
     let range = usable(cidr.into());
     let bands = address_bands(IpRange::from(cidr).len(), range.len());
     let seed = hash(&name.to_string(), 0);
-    bands.into_iter().find_map(|band| free_address(tx, &range, band, seed, name))
+    bands.into_iter().find_map(|band| free_address(view, &range, band, seed, name))
 }
 
 /// The lowest ClusterIP of the default family that is neither the gateway's, DNS's nor `taken`.
@@ -242,14 +242,20 @@ pub(crate) fn lowest_free(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> 
 
 /// Walks one band from a hashed start. Among more candidates than there are taken addresses one is free, so the walk
 /// is bounded by what is taken even where the band is all of IPv6.
-fn free_address(tx: &Overlay<'_>, range: &IpRange, band: Range<u128>, seed: u64, name: &ServiceName) -> Option<IpAddr> {
-    let settings = tx.settings();
+fn free_address(
+    view: &Overlay<'_>,
+    range: &IpRange,
+    band: Range<u128>,
+    seed: u64,
+    name: &ServiceName,
+) -> Option<IpAddr> {
+    let settings = view.settings();
     let reserved =
         |address: &IpAddr| settings.gateway_addresses.contains(address) || settings.dns_addresses.contains(address);
-    let taken = tx.address_bound() + settings.gateway_addresses.len() + settings.dns_addresses.len();
+    let taken = view.address_bound() + settings.gateway_addresses.len() + settings.dns_addresses.len();
     let steps = (taken as u128).saturating_add(1);
     let candidates = walk(band, seed, steps).filter_map(|offset| range.at(offset));
-    candidates.into_iter().find(|address| !reserved(address) && !tx.address_taken(*address, name))
+    candidates.into_iter().find(|address| !reserved(address) && !view.address_taken(*address, name))
 }
 
 /// The offsets of a band in a circle from a hashed start, at most `steps` of them.
@@ -278,7 +284,7 @@ fn port_bands(size: u128) -> [Range<u128>; 2] {
     [fixed..size, 0..fixed]
 }
 
-fn node_ports(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn node_ports(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
     let declined =
         spec.service_type() == ServiceType::LoadBalancer && spec.allocate_load_balancer_node_ports == Some(false);
     let wanted = spec.needs_node_ports() && !declined;
@@ -288,7 +294,7 @@ fn node_ports(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faul
     for index in 0..ports.len() {
         let field = format!("spec.ports[{index}].nodePort");
         match ports[index].node_port.filter(|port| *port != 0) {
-            Some(asked) => check_node_port(tx, asked, &field, name, faults),
+            Some(asked) => check_node_port(view, asked, &field, name, faults),
             None if wanted => {
                 let sibling = ports.iter().find(|other| {
                     other.port == ports[index].port
@@ -297,7 +303,7 @@ fn node_ports(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faul
                 });
                 let shared = sibling.and_then(|other| other.node_port);
                 let seed = format!("{name}/{}", ports[index].name.as_deref().unwrap_or_default());
-                let port = shared.or_else(|| free_node_port(tx, &seed, &held, name));
+                let port = shared.or_else(|| free_node_port(view, &seed, &held, name));
                 match port {
                     Some(port) => held.push(port),
                     None => faults.push(Fault::invalid(field, 0, "failed to allocate a nodePort: range is full")),
@@ -310,7 +316,7 @@ fn node_ports(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faul
     spec.ports = (!ports.is_empty()).then_some(ports);
 }
 
-fn health_check_port(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn health_check_port(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
     if !spec.needs_health_check_port() {
         return;
     }
@@ -319,19 +325,19 @@ fn health_check_port(tx: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceNam
         if spec.ports().iter().any(|port| port.node_port == Some(asked)) {
             faults.push(Fault::invalid(field, asked, "provided port is already allocated"));
         }
-        return check_node_port(tx, asked, field, name, faults);
+        return check_node_port(view, asked, field, name, faults);
     }
     let held: Vec<i32> = spec.ports().iter().filter_map(|port| port.node_port).collect();
-    spec.health_check_node_port = free_node_port(tx, &format!("{name}/health-check"), &held, name);
+    spec.health_check_node_port = free_node_port(view, &format!("{name}/health-check"), &held, name);
     if spec.health_check_node_port.is_none() {
         faults.push(Fault::invalid(field, 0, "failed to allocate a healthCheckNodePort: range is full"));
     }
 }
 
-fn check_node_port(tx: &Overlay<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
-    let range = &tx.settings().node_port_range;
+fn check_node_port(view: &Overlay<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+    let range = &view.settings().node_port_range;
     let port = u16::try_from(asked).ok().filter(|port| range.contains(port));
-    let owner = port.and_then(|port| tx.node_port_owner(port));
+    let owner = port.and_then(|port| view.node_port_owner(port));
     if owner == Some(name) {
         return;
     }
@@ -344,38 +350,38 @@ fn check_node_port(tx: &Overlay<'_>, asked: i32, field: &str, name: &ServiceName
     }
 }
 
-fn free_node_port(tx: &Overlay<'_>, seed: &str, held: &[i32], name: &ServiceName) -> Option<i32> {
-    let range = &tx.settings().node_port_range;
+fn free_node_port(view: &Overlay<'_>, seed: &str, held: &[i32], name: &ServiceName) -> Option<i32> {
+    let range = &view.settings().node_port_range;
     let size = u128::try_from(range.len()).unwrap_or_default();
     let offsets = port_bands(size).into_iter().flat_map(|band| walk(band, hash(seed, 0), size));
     let ports = offsets.filter_map(|offset| u16::try_from(u128::from(*range.start()) + offset).ok());
-    let mut free = ports.filter(|port| !held.contains(&i32::from(*port)) && !tx.node_port_taken(*port, name));
+    let mut free = ports.filter(|port| !held.contains(&i32::from(*port)) && !view.node_port_taken(*port, name));
     free.next().map(i32::from)
 }
 
 /// Keeps the LoadBalancer addresses a Service may keep and assigns those it lacks. Without a free one it waits.
-fn balancer_addresses(tx: &Overlay<'_>, service: &mut Service, name: &ServiceName) {
+fn balancer_addresses(view: &Overlay<'_>, service: &mut Service, name: &ServiceName) {
     let Some(spec) = &service.spec else { return };
     if spec.service_type() != ServiceType::LoadBalancer || spec.load_balancer_class.is_some() {
         return;
     }
     let wanted = spec.load_balancer_ip.as_deref().and_then(parse_ip);
     let families = spec.families();
-    let pools = &tx.settings().load_balancer_pools;
+    let pools = &view.settings().load_balancer_pools;
     let pooled = |address: IpAddr| pools.iter().any(|pool| pool.contains(address));
     let foreign = ingress_addresses(service).any(|address| !pooled(address));
     let hostname = ingress(service).iter().any(|point| point.hostname.is_some());
     if foreign || hostname {
         return;
     }
-    let held: Vec<IpAddr> = ingress_addresses(service).filter(|address| !tx.address_taken(*address, name)).collect();
+    let held: Vec<IpAddr> = ingress_addresses(service).filter(|address| !view.address_taken(*address, name)).collect();
     let given: Vec<IpAddr> = families
         .into_iter()
         .filter_map(|family| {
             let of_family = |address: &IpAddr| Family::of(*address) == family;
             match wanted.filter(of_family) {
-                Some(wanted) => (pooled(wanted) && claimable(tx, wanted, name)).then_some(wanted),
-                None => held.iter().copied().find(of_family).or_else(|| free_pool_address(tx, family, name)),
+                Some(wanted) => (pooled(wanted) && claimable(view, wanted, name)).then_some(wanted),
+                None => held.iter().copied().find(of_family).or_else(|| free_pool_address(view, family, name)),
             }
         })
         .collect();
@@ -391,17 +397,17 @@ fn ingress(service: &Service) -> &[LoadBalancerIngress] {
     balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
 }
 
-fn claimable(tx: &Overlay<'_>, address: IpAddr, name: &ServiceName) -> bool {
-    let settings = tx.settings();
+fn claimable(view: &Overlay<'_>, address: IpAddr, name: &ServiceName) -> bool {
+    let settings = view.settings();
     !settings.gateway_addresses.contains(&address)
         && !settings.dns_addresses.contains(&address)
-        && tx.address_owner(address).is_none_or(|owner| owner == name)
+        && view.address_owner(address).is_none_or(|owner| owner == name)
 }
 
-fn free_pool_address(tx: &Overlay<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
+fn free_pool_address(view: &Overlay<'_>, family: Family, name: &ServiceName) -> Option<IpAddr> {
     let seed = hash(&name.to_string(), 0);
-    let pools = tx.settings().load_balancer_pools.iter().filter(|pool| Family::of(pool.first()) == family);
-    pools.into_iter().find_map(|pool| free_address(tx, pool, 0..pool.len(), seed, name))
+    let pools = view.settings().load_balancer_pools.iter().filter(|pool| Family::of(pool.first()) == family);
+    pools.into_iter().find_map(|pool| free_address(view, pool, 0..pool.len(), seed, name))
 }
 
 fn virtual_ip(address: IpAddr) -> LoadBalancerIngress {

@@ -30,22 +30,22 @@ use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, ServiceType, 
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 
 /// Brings the slices of every Service the batch may have affected up to date.
-pub(super) fn run(tx: &mut Overlay<'_>) {
-    for service in affected(tx) {
-        reconcile(tx, &service);
+pub(super) fn run(view: &mut Overlay<'_>) {
+    for service in affected(view) {
+        reconcile(view, &service);
     }
 }
 
-fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
+fn affected(view: &Overlay<'_>) -> BTreeSet<ServiceName> {
     let mut services = BTreeSet::new();
     let mut nodes = BTreeSet::new();
-    for (key, old) in tx.touched() {
-        let new = tx.object(key);
+    for (key, old) in view.touched() {
+        let new = view.object(key);
         let versions = [old, new];
         let versions = versions.into_iter().flatten();
         match key.kind {
             Kind::Service => drop(services.insert(ServiceName::new(&*key.namespace, &*key.name))),
-            Kind::Pod => services.extend(versions.flat_map(|pod| tx.services_selecting(pod))),
+            Kind::Pod => services.extend(versions.flat_map(|pod| view.services_selecting(pod))),
             Kind::EndpointSlice => {
                 services
                     .extend(versions.filter(|slice| is_ours(slice)).filter_map(|slice| ServiceName::of_slice(slice)));
@@ -59,23 +59,23 @@ fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
     }
     if !nodes.is_empty() {
         // The rule of the missing Node begins for every Pod with the first Node and ends with the last one.
-        let all = tx.has_nodes() != tx.had_nodes();
+        let all = view.has_nodes() != view.had_nodes();
         let on_them = |pod: &Arc<Object>| all || pod.as_pod().and_then(node_name).is_some_and(|n| nodes.contains(n));
-        let pods = tx.objects(Kind::Pod, None).into_iter().filter(on_them);
-        services.extend(pods.flat_map(|pod| tx.services_selecting(&pod)));
+        let pods = view.objects(Kind::Pod, None).into_iter().filter(on_them);
+        services.extend(pods.flat_map(|pod| view.services_selecting(&pod)));
     }
     services
 }
 
-fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
-    let Some(object) = tx.object(&name.key()).cloned() else {
+fn reconcile(view: &mut Overlay<'_>, name: &ServiceName) {
+    let Some(object) = view.object(&name.key()).cloned() else {
         return;
     };
     let Some(service) = object.as_service() else {
         return;
     };
     let Some(spec) = &service.spec else { return };
-    let ours = own_slices(tx, name, service);
+    let ours = own_slices(view, name, service);
     let families = match (spec.service_type(), spec.selector()) {
         (ServiceType::ExternalName, _) => Vec::new(),
         // When a selector is removed, its endpoints stay for the client to manage.
@@ -84,32 +84,32 @@ fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
     };
     for slice in ours.iter().filter(|slice| !Family::parse(&slice.address_type).is_some_and(|f| families.contains(&f)))
     {
-        tx.remove(&key(slice));
+        view.remove(&key(slice));
     }
     let Some(&primary) = families.first() else {
-        return endpoints_v1::remove(tx, name);
+        return endpoints_v1::remove(view, name);
     };
-    let members = members(tx, name, spec);
+    let members = members(view, name, spec);
     for family in families {
         let own = ours.iter().filter(|slice| slice.address_type == family.as_str()).cloned().collect();
         let Packing { keep, spare } = pack(own, grouped(&members, name, spec, family));
         for slice in spare {
-            tx.remove(&key(&slice));
+            view.remove(&key(&slice));
         }
         for slice in keep {
-            put_slice(tx, slice, service, name, family);
+            put_slice(view, slice, service, name, family);
         }
     }
-    endpoints_v1::write(tx, name, service, &members, primary);
+    endpoints_v1::write(view, name, service, &members, primary);
 }
 
 /// The controller's own slices of a Service. Those it made for another Service of that name, by their owner's uid, are
 /// removed, so that watchers see a deletion.
-fn own_slices(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
-    let slices = tx.slices(name).into_iter().filter(|slice| is_ours(slice));
+fn own_slices(view: &mut Overlay<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
+    let slices = view.slices(name).into_iter().filter(|slice| is_ours(slice));
     let (own, former): (Vec<_>, Vec<_>) = slices.partition(|slice| owner_uid(slice) == service.metadata.uid.as_deref());
     for slice in former {
-        tx.remove(&slice.key());
+        view.remove(&slice.key());
     }
     own.iter().filter_map(|slice| slice.as_slice().cloned()).collect()
 }
@@ -145,9 +145,9 @@ fn endpoint(member: &Member, service: &ServiceName, spec: &ServiceSpec, family: 
 }
 
 /// Stores a slice; one that did not change stays as it is, trigger time included.
-fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, name: &ServiceName, family: Family) {
+fn put_slice(view: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, name: &ServiceName, family: Family) {
     if slice.metadata.name.is_none() {
-        slice.metadata.name = Some(free_name(tx, name, family.as_str()));
+        slice.metadata.name = Some(free_name(view, name, family.as_str()));
         slice.metadata.generate_name = Some(format!("{}-", name.name));
     }
     slice.metadata.namespace = Some(name.namespace.clone());
@@ -161,11 +161,11 @@ fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, 
         controller: Some(true),
         block_owner_deletion: Some(true),
     }]);
-    let before = tx.object(&key(&slice)).and_then(|object| object.as_slice());
+    let before = view.object(&key(&slice)).and_then(|object| object.as_slice());
     if before != Some(&slice) {
         let annotations = slice.metadata.annotations.get_or_insert_default();
-        annotations.insert(TRIGGER_TIME.to_owned(), tx.now().to_string());
-        tx.put(Object::EndpointSlice(Box::new(slice)));
+        annotations.insert(TRIGGER_TIME.to_owned(), view.now().to_string());
+        view.put(Object::EndpointSlice(Box::new(slice)));
     }
 }
 

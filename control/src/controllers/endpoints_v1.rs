@@ -36,8 +36,8 @@ const CAPACITY: usize = 1000;
 type Port<'a> = Option<&'a SlicePort>;
 
 /// Writes the Endpoints of a Service from its members.
-pub(super) fn write(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service, members: &[Member], family: Family) {
-    let before = tx.object(&key(name)).and_then(|object| object.as_endpoints()).cloned();
+pub(super) fn write(view: &mut Overlay<'_>, name: &ServiceName, service: &Service, members: &[Member], family: Family) {
+    let before = view.object(&key(name)).and_then(|object| object.as_endpoints()).cloned();
     let mut endpoints = before.clone().unwrap_or_default();
     endpoints.metadata.name = Some(name.name.clone());
     endpoints.metadata.namespace = Some(name.namespace.clone());
@@ -51,17 +51,17 @@ pub(super) fn write(tx: &mut Overlay<'_>, name: &ServiceName, service: &Service,
     endpoints.subsets = (!subsets.is_empty()).then_some(subsets);
     if before.as_ref() != Some(&endpoints) {
         let annotations = endpoints.metadata.annotations.get_or_insert_default();
-        annotations.insert(TRIGGER_TIME.to_owned(), tx.now().to_string());
-        tx.put(Object::Endpoints(Box::new(endpoints)));
+        annotations.insert(TRIGGER_TIME.to_owned(), view.now().to_string());
+        view.put(Object::Endpoints(Box::new(endpoints)));
     }
 }
 
 /// Removes the Endpoints of a Service that can no longer have any.
-pub(super) fn remove(tx: &mut Overlay<'_>, name: &ServiceName) {
+pub(super) fn remove(view: &mut Overlay<'_>, name: &ServiceName) {
     let key = key(name);
     let ours = |object: &Object| object.label(MANAGED_BY.0) == Some(MANAGED_BY.1);
-    if tx.object(&key).is_some_and(|object| ours(object)) {
-        tx.remove(&key);
+    if view.object(&key).is_some_and(|object| ours(object)) {
+        view.remove(&key);
     }
 }
 

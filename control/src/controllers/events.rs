@@ -9,12 +9,12 @@ use crate::objects::Kind;
 const KEPT: usize = 1000;
 
 /// Removes the oldest Events if the batch brought too many.
-pub(super) fn run(tx: &mut Overlay<'_>) {
-    if !tx.touched().any(|(key, old)| key.kind == Kind::Event && old.is_none()) {
+pub(super) fn run(view: &mut Overlay<'_>) {
+    if !view.touched().any(|(key, old)| key.kind == Kind::Event && old.is_none()) {
         return;
     }
-    for key in tx.surplus_events(KEPT) {
-        tx.remove(&key);
+    for key in view.surplus_events(KEPT) {
+        view.remove(&key);
     }
 }
 

@@ -110,15 +110,15 @@ pub(super) struct Member {
 }
 
 /// The Pods that are endpoints of a Service, by name.
-pub(super) fn members(tx: &Overlay<'_>, name: &ServiceName, spec: &ServiceSpec) -> Vec<Member> {
-    let pods = spec.selector().map(|selector| tx.selected_pods(&name.namespace, selector)).unwrap_or_default();
-    pods.into_iter().filter_map(|pod| member(tx, spec, pod)).collect()
+pub(super) fn members(view: &Overlay<'_>, name: &ServiceName, spec: &ServiceSpec) -> Vec<Member> {
+    let pods = spec.selector().map(|selector| view.selected_pods(&name.namespace, selector)).unwrap_or_default();
+    pods.into_iter().filter_map(|pod| member(view, spec, pod)).collect()
 }
 
-fn member(tx: &Overlay<'_>, spec: &ServiceSpec, object: Arc<Object>) -> Option<Member> {
+fn member(view: &Overlay<'_>, spec: &ServiceSpec, object: Arc<Object>) -> Option<Member> {
     let pod = object.as_pod()?;
-    let node = node_name(pod).and_then(|node| tx.object(&Key::new(Kind::Node, "", node)));
-    let node_missing = node.is_none() && node_name(pod).is_some() && tx.has_nodes();
+    let node = node_name(pod).and_then(|node| view.object(&Key::new(Kind::Node, "", node)));
+    let node_missing = node.is_none() && node_name(pod).is_some() && view.has_nodes();
     let conditions = membership(spec, pod, node_missing).ok()?;
     let zone = node.and_then(|node| node.label(ZONE_LABEL)).map(str::to_owned);
     let ports = spec.ports().iter().filter_map(|port| {

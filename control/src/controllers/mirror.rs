@@ -29,7 +29,7 @@ const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Endpoints that are no endpoints but a lock.
 const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Most addresses taken of one subset, and most of one slice.
-const MOST: usize = 1000;
+const SLICE_CAPACITY: usize = 1000;
 
 /// Whether this controller made the slice.
 pub(crate) fn is_ours(slice: &Object) -> bool {
@@ -37,19 +37,19 @@ pub(crate) fn is_ours(slice: &Object) -> bool {
 }
 
 /// Brings the mirrors of all Endpoints the batch may have affected up to date.
-pub(super) fn run(tx: &mut Overlay<'_>) {
-    for name in affected(tx) {
-        reconcile(tx, &name);
+pub(super) fn run(view: &mut Overlay<'_>) {
+    for name in affected(view) {
+        reconcile(view, &name);
     }
 }
 
-fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
+fn affected(view: &Overlay<'_>) -> BTreeSet<ServiceName> {
     let mut names = BTreeSet::new();
-    for (key, old) in tx.touched() {
+    for (key, old) in view.touched() {
         match key.kind {
             Kind::Service | Kind::Endpoints => drop(names.insert(ServiceName::new(&*key.namespace, &*key.name))),
             Kind::EndpointSlice => {
-                let versions = [old, tx.object(key)].into_iter().flatten();
+                let versions = [old, view.object(key)].into_iter().flatten();
                 names.extend(versions.filter(|slice| is_ours(slice)).filter_map(|slice| ServiceName::of_slice(slice)));
             }
             _ => {}
@@ -58,35 +58,35 @@ fn affected(tx: &Overlay<'_>) -> BTreeSet<ServiceName> {
     names
 }
 
-fn reconcile(tx: &mut Overlay<'_>, name: &ServiceName) {
-    let mut own = own_slices(tx, name);
-    let source = tx.object(&Key::new(Kind::Endpoints, &*name.namespace, &*name.name)).cloned();
+fn reconcile(view: &mut Overlay<'_>, name: &ServiceName) {
+    let mut own = own_slices(view, name);
+    let source = view.object(&Key::new(Kind::Endpoints, &*name.namespace, &*name.name)).cloned();
     let source =
-        source.as_ref().and_then(|object| object.as_endpoints()).filter(|source| is_mirrored(tx, name, source));
+        source.as_ref().and_then(|object| object.as_endpoints()).filter(|source| is_mirrored(view, name, source));
     for ((family, ports), endpoints) in source.map(wanted).unwrap_or_default() {
-        for endpoints in endpoints.chunks(MOST) {
+        for endpoints in endpoints.chunks(SLICE_CAPACITY) {
             let same = |slice: &EndpointSlice| slice.address_type == family.as_str() && ports_of(slice) == ports;
             let mut slice = own.iter().position(same).map(|at| own.remove(at)).unwrap_or_default();
             slice.address_type = family.as_str().to_owned();
             slice.ports = Some(ports.iter().cloned().map(port_of).collect());
             slice.endpoints = endpoints.to_vec();
-            put_slice(tx, slice, name, source);
+            put_slice(view, slice, name, source);
         }
     }
     for slice in own {
-        tx.remove(&Object::EndpointSlice(Box::new(slice)).key());
+        view.remove(&Object::EndpointSlice(Box::new(slice)).key());
     }
 }
 
-fn own_slices(tx: &Overlay<'_>, name: &ServiceName) -> Vec<EndpointSlice> {
-    tx.slices(name).iter().filter(|slice| is_ours(slice)).filter_map(|slice| slice.as_slice().cloned()).collect()
+fn own_slices(view: &Overlay<'_>, name: &ServiceName) -> Vec<EndpointSlice> {
+    view.slices(name).iter().filter(|slice| is_ours(slice)).filter_map(|slice| slice.as_slice().cloned()).collect()
 }
 
-fn is_mirrored(tx: &Overlay<'_>, name: &ServiceName, endpoints: &Endpoints) -> bool {
+fn is_mirrored(view: &Overlay<'_>, name: &ServiceName, endpoints: &Endpoints) -> bool {
     let metadata = &endpoints.metadata;
     let skipped = metadata.labels.as_ref().and_then(|labels| labels.get(SKIP_LABEL)).is_some_and(|skip| skip == "true");
     let lock = metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER_ANNOTATION));
-    let spec = tx.object(&name.key()).and_then(|object| object.as_service()?.spec.as_ref());
+    let spec = view.object(&name.key()).and_then(|object| object.as_service()?.spec.as_ref());
     let by_hand = spec.is_some_and(|spec| spec.needs_cluster_ip() && spec.selector().is_none());
     by_hand && !skipped && !lock
 }
@@ -97,7 +97,7 @@ fn wanted(endpoints: &Endpoints) -> BTreeMap<(Family, Ports), Vec<Endpoint>> {
     let mut seen = BTreeSet::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports = ports(subset);
-        for (family, endpoint) in addresses(subset).take(MOST) {
+        for (family, endpoint) in addresses(subset).take(SLICE_CAPACITY) {
             let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone());
             // An address may stand in two subsets of the same ports; what is there first is what counts.
             if seen.insert((ports.clone(), endpoint.addresses.clone(), uid)) {
@@ -136,10 +136,10 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(Family, Endpoint)
     Some((Family::of(ip), endpoint))
 }
 
-fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, name: &ServiceName, source: Option<&Endpoints>) {
+fn put_slice(view: &mut Overlay<'_>, mut slice: EndpointSlice, name: &ServiceName, source: Option<&Endpoints>) {
     let metadata = source.map(|source| source.metadata.clone()).unwrap_or_default();
     if slice.metadata.name.is_none() {
-        slice.metadata.name = Some(free_name(tx, name, &slice.address_type));
+        slice.metadata.name = Some(free_name(view, name, &slice.address_type));
         slice.metadata.generate_name = Some(format!("{}-", name.name));
     }
     slice.metadata.namespace = Some(name.namespace.clone());
@@ -158,7 +158,7 @@ fn put_slice(tx: &mut Overlay<'_>, mut slice: EndpointSlice, name: &ServiceName,
         controller: Some(true),
         block_owner_deletion: Some(true),
     }]);
-    tx.put(Object::EndpointSlice(Box::new(slice)));
+    view.put(Object::EndpointSlice(Box::new(slice)));
 }
 
 #[cfg(test)]

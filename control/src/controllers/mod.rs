@@ -1,11 +1,11 @@
 //! What follows from a write: addresses, EndpointSlices, Endpoints, and objects that must always exist.
 //!
 //! ```text
-//! start       namespaces and default/kubernetes are recreated
-//! allocate    LoadBalancers that wait get freed addresses
-//! slices      Service with a selector ── Pods ──▶ EndpointSlices (with hints), Endpoints
-//! mirror      Service without one ── Endpoints written by hand ──▶ EndpointSlices
-//! events      the oldest Events are removed
+//! start            namespaces and default/kubernetes are recreated
+//! allocate         LoadBalancers that wait get freed addresses
+//! endpoint_slices  Service with a selector ── Pods ──▶ EndpointSlices (with hints), Endpoints
+//! mirror           Service without one ── Endpoints written by hand ──▶ EndpointSlices
+//! events           the oldest Events are removed
 //! ```
 //!
 //! In Kubernetes each controller watches, queues and retries on its own; a client sees the steps in between. Here they
@@ -26,10 +26,10 @@ mod hints;
 use crate::cluster::overlay::Overlay;
 
 /// Runs every controller on what the batch touched.
-pub(crate) fn run(tx: &mut Overlay<'_>) {
-    start::run(tx);
-    allocate::serve_waiting(tx);
-    endpoint_slices::run(tx);
-    mirror::run(tx);
-    events::run(tx);
+pub(crate) fn run(view: &mut Overlay<'_>) {
+    start::run(view);
+    allocate::serve_waiting(view);
+    endpoint_slices::run(view);
+    mirror::run(view);
+    events::run(view);
 }

@@ -94,11 +94,11 @@ fn pod_of(endpoint: &Endpoint) -> Option<&str> {
 }
 
 /// `<service>-` and five characters that follow from the name and `salt`; the next five while those are taken.
-pub(super) fn free_name(tx: &Overlay<'_>, service: &ServiceName, salt: &str) -> String {
+pub(super) fn free_name(view: &Overlay<'_>, service: &ServiceName, salt: &str) -> String {
     let prefix = format!("{}-", service.name);
     let names = (0u64..).map(|n| generated_name(&prefix, &format!("{service}/{salt}/{n}")));
     let mut free =
-        names.filter(|name| tx.object(&Key::new(Kind::EndpointSlice, &*service.namespace, &**name)).is_none());
+        names.filter(|name| view.object(&Key::new(Kind::EndpointSlice, &*service.namespace, &**name)).is_none());
     free.next().unwrap_or_default()
 }
 

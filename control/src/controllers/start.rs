@@ -43,15 +43,15 @@ pub(crate) fn objects(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool
 }
 
 /// Recreates those that the batch deleted.
-pub(super) fn run(tx: &mut Overlay<'_>) {
+pub(super) fn run(view: &mut Overlay<'_>) {
     let concerned = |kind| matches!(kind, Kind::Namespace | Kind::Service);
-    if !tx.touched().any(|(key, _)| concerned(key.kind) && tx.object(key).is_none()) {
+    if !view.touched().any(|(key, _)| concerned(key.kind) && view.object(key).is_none()) {
         return;
     }
-    let all = objects(tx.settings(), |address| tx.address_owner(address).is_some());
+    let all = objects(view.settings(), |address| view.address_owner(address).is_some());
     for object in all {
-        if tx.object(&object.key()).is_none() {
-            tx.put(object);
+        if view.object(&object.key()).is_none() {
+            view.put(object);
         }
     }
 }
