@@ -16,9 +16,9 @@ fn severity(severity: Severity) -> &'static str {
 }
 
 fn lists() -> [(&'static str, String); 3] {
-    let mut cells = String::from("| counter | kind | unit | meaning |\n|---|---|---|---|\n");
+    let mut counters = String::from("| counter | kind | unit | meaning |\n|---|---|---|---|\n");
     for Declaration { name, kind, unit, sentence } in DECLARED {
-        let _ = writeln!(cells, "| `{name}` | {} | {} | {sentence} |", kind.name(), unit.name());
+        let _ = writeln!(counters, "| `{name}` | {} | {} | {sentence} |", kind.name(), unit.name());
     }
     let mut drops = String::from("| reason | what happened | what to do | severity |\n|---|---|---|---|\n");
     for reason in DropReason::ALL {
@@ -29,7 +29,7 @@ fn lists() -> [(&'static str, String); 3] {
     for reason in PassReason::ALL {
         let _ = writeln!(passes, "| `{}` | {} | {} |", reason.name(), reason.sentence(), reason.action());
     }
-    [("counters", cells), ("drops", drops), ("passes", passes)]
+    [("counters", counters), ("drops", drops), ("passes", passes)]
 }
 
 #[test]

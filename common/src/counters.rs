@@ -1,7 +1,7 @@
 //! Counters: one block per worker, written only by that worker, read by any thread.
 //!
-//! A cell is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
-//! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one cell about another,
+//! A counter is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
+//! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one counter about another,
 //! except the totals: they add up exactly when the worker is idle, and differ by at most a burst before that.
 //!
 //! ```text
@@ -29,7 +29,7 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Sets a gauge. Only the owning worker may call it.
+    /// Sets a number that is kept elsewhere. Only the owning worker may call it.
     #[inline]
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
@@ -105,7 +105,7 @@ pub struct Declaration {
     pub sentence: &'static str,
 }
 
-macro_rules! cells {
+macro_rules! counters {
     ($($field:ident $kind:ident $unit:ident $sentence:literal,)*) => {
         /// Every counter of a worker besides those by reason, in the order of the declaration.
         pub const DECLARED: &[Declaration] = &[$(Declaration {
@@ -155,25 +155,25 @@ macro_rules! cells {
             /// Adds this worker's numbers to `totals`.
             pub fn add_to(&self, totals: &mut Totals) {
                 $(totals.$field += self.$field.value();)*
-                for (total, cell) in totals.drops.iter_mut().zip(&self.drops) {
-                    *total += cell.value();
+                for (total, counter) in totals.drops.iter_mut().zip(&self.drops) {
+                    *total += counter.value();
                 }
-                for (total, cell) in totals.passes.iter_mut().zip(&self.passes) {
-                    *total += cell.value();
+                for (total, counter) in totals.passes.iter_mut().zip(&self.passes) {
+                    *total += counter.value();
                 }
             }
         }
 
         impl Totals {
             /// Each counter of [`DECLARED`] with its value.
-            pub fn cells(&self) -> impl Iterator<Item = (&'static Declaration, u64)> {
+            pub fn counters(&self) -> impl Iterator<Item = (&'static Declaration, u64)> {
                 DECLARED.iter().zip([$(self.$field,)*])
             }
         }
     };
 }
 
-cells! {
+counters! {
     rx Counter Frames "Frames received.",
     rx_bytes Counter Bytes "Bytes received, Ethernet headers included.",
     originated Counter Frames "Frames created by pollgate: resets and ICMP errors.",
@@ -236,13 +236,13 @@ impl Totals {
         self.held + self.handed_over.saturating_sub(self.handed_in)
     }
 
-    /// Both sides of the equation in the module's text: frames that came to be, frames accounted for.
+    /// Both sides of the equation of the module: frames that came to be, frames accounted for.
     pub fn balance(&self) -> (u64, u64) {
         (self.rx + self.originated, self.tx + self.passed() + self.consumed + self.dropped() + self.waiting())
     }
 }
 
-macro_rules! service_cells {
+macro_rules! service_counters {
     ($($field:ident $kind:ident $unit:ident $sentence:literal,)*) => {
         /// Every counter of a Service port, in the order of the declaration.
         pub const SERVICE_DECLARED: &[Declaration] = &[$(Declaration {
@@ -260,7 +260,7 @@ macro_rules! service_cells {
     };
 }
 
-service_cells! {
+service_counters! {
     packets Counter Packets "Packets translated, both directions.",
     bytes Counter Bytes "Bytes of these packets, Ethernet headers included.",
     flows Counter Flows "Flows opened.",
@@ -317,8 +317,8 @@ impl Counters {
     /// A Service port's (packets, bytes, flows) over all workers, since the process started.
     pub fn service_totals(&self, index: u32) -> (u64, u64, u64) {
         let at = index as usize;
-        self.services.iter().filter_map(|block| block.get(at)).fold((0, 0, 0), |(packets, bytes, flows), cells| {
-            (packets + cells.packets.value(), bytes + cells.bytes.value(), flows + cells.flows.value())
+        self.services.iter().filter_map(|block| block.get(at)).fold((0, 0, 0), |(packets, bytes, flows), counters| {
+            (packets + counters.packets.value(), bytes + counters.bytes.value(), flows + counters.flows.value())
         })
     }
 }
@@ -344,10 +344,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_comes_with_its_own_declaration() {
+    fn a_counter_comes_with_its_own_declaration() {
         let totals = Totals { rx: 3, flows_live: 5, generation: 7, ..Totals::default() };
-        let told: Vec<_> = totals.cells().filter(|(_, value)| *value > 0).collect();
-        let told: Vec<_> = told.iter().map(|(cell, value)| (cell.name, cell.kind, cell.unit, *value)).collect();
+        let told: Vec<_> = totals.counters().filter(|(_, value)| *value > 0).collect();
+        let told: Vec<_> =
+            told.iter().map(|(counter, value)| (counter.name, counter.kind, counter.unit, *value)).collect();
         let expected = [
             ("rx", Kind::Counter, Unit::Frames, 3),
             ("flows_live", Kind::Gauge, Unit::Flows, 5),

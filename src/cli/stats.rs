@@ -62,24 +62,24 @@ fn manifests(f: &mut fmt::Formatter<'_>, ManifestState { path, objects, faults }
 
 fn frames(f: &mut fmt::Formatter<'_>, counters: &CounterValues) -> fmt::Result {
     let lines = [
-        ("rx", counters.cell("rx")),
-        ("originated", counters.cell("originated")),
-        ("tx", counters.cell("tx")),
+        ("rx", counters.counter("rx")),
+        ("originated", counters.counter("originated")),
+        ("tx", counters.counter("tx")),
         ("passed", counters.passed),
-        ("consumed", counters.cell("consumed")),
+        ("consumed", counters.counter("consumed")),
         ("dropped", counters.dropped()),
-        ("held", counters.cell("held")),
+        ("held", counters.counter("held")),
     ];
     writeln!(f, "Frames")?;
     for (name, value) in lines {
-        let declared = DECLARED.iter().find(|cell| cell.name == name);
-        let sentence = declared.map_or_else(|| sum_sentence(name), |cell| cell.sentence);
+        let declared = DECLARED.iter().find(|counter| counter.name == name);
+        let sentence = declared.map_or_else(|| sum_sentence(name), |counter| counter.sentence);
         writeln!(f, "  {name:<11}{value:>15}  {sentence}")?;
     }
     for Declaration { name, sentence, .. } in
-        DECLARED.iter().filter(|cell| lines.iter().all(|(line, _)| line != &cell.name))
+        DECLARED.iter().filter(|counter| lines.iter().all(|(line, _)| line != &counter.name))
     {
-        if let Some(value) = counters.cells.get(*name) {
+        if let Some(value) = counters.counters.get(*name) {
             writeln!(f, "  {name:<11}{value:>15}  {sentence}")?;
         }
     }
@@ -168,7 +168,7 @@ fn workers(f: &mut fmt::Formatter<'_>, workers: &[CounterValues]) -> fmt::Result
     }
     writeln!(f, "\nWorkers{:>15}{:>15}{:>15}{:>15}", "rx", "tx", "passed", "dropped")?;
     for (index, worker) in workers.iter().enumerate() {
-        let (rx, tx, passed, dropped) = (worker.cell("rx"), worker.cell("tx"), worker.passed, worker.dropped());
+        let (rx, tx, passed, dropped) = (worker.counter("rx"), worker.counter("tx"), worker.passed, worker.dropped());
         writeln!(f, "  {index:<5}{rx:>15}{tx:>15}{passed:>15}{dropped:>15}")?;
     }
     Ok(())

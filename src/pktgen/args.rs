@@ -19,7 +19,7 @@ use crate::output::Machine;
 /// The largest frame: Ethernet's usual MTU, without FCS.
 const LARGEST: usize = 1514;
 /// Endpoints that are counted one by one at most.
-const MOST_ENDPOINTS: u64 = 1 << 20;
+const MAX_ENDPOINTS: u64 = 1 << 20;
 
 /// `pollgate pktgen`
 #[derive(Debug, Args)]
@@ -140,9 +140,9 @@ impl PktgenArgs {
         let backends = self.answer.iter().map(|text| parse("--answer", text)).collect::<Result<Vec<Block>, _>>()?;
         let next_hops = self.next_hop.iter().map(|text| parse("--next-hop", text)).collect::<Result<_, _>>()?;
         let endpoints: u64 = backends.iter().map(Block::count).sum();
-        if endpoints > MOST_ENDPOINTS {
+        if endpoints > MAX_ENDPOINTS {
             return Err(format!(
-                "--answer: {endpoints} addresses, but at most {MOST_ENDPOINTS} can be counted: use --next-hop"
+                "--answer: {endpoints} addresses, but at most {MAX_ENDPOINTS} can be counted: use --next-hop"
             ));
         }
         if self.hit_ratio != Share::ALL
@@ -216,14 +216,14 @@ fn rate(text: &str) -> Result<Rate, String> {
 
 /// A number of packets or flows per second: 1000, 250k, 1.5M.
 fn count(text: &str) -> Result<u64, String> {
-    let wanted = || format!("expected a number from 1 to {} such as 1000, 250k or 1.5M, not {text:?}", pace::MOST);
+    let wanted = || format!("expected a number from 1 to {} such as 1000, 250k or 1.5M, not {text:?}", pace::MAX_RATE);
     let (digits, decimals) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 3),
         Some((at, 'm' | 'M')) => (&text[..at], 6),
         _ => (text, 0),
     };
     let number = decimal(digits, decimals);
-    number.filter(|number| (1..=pace::MOST).contains(number)).ok_or_else(wanted)
+    number.filter(|number| (1..=pace::MAX_RATE).contains(number)).ok_or_else(wanted)
 }
 
 /// A number with at most so many decimals, without its point.

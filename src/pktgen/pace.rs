@@ -8,7 +8,7 @@ use pollgate_common::time::Instant;
 const SECOND: u64 = 1_000_000_000;
 
 /// The highest rate that can be requested, in packets per second.
-pub(super) const MOST: u64 = SECOND;
+pub(super) const MAX_RATE: u64 = SECOND;
 
 /// How fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

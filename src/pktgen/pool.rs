@@ -18,7 +18,7 @@ pub(super) const ROOM: usize = 2048;
 /// Who lends these buffers.
 pub(super) const ORIGIN: Origin = Origin::Worker(0);
 
-/// See the module's text.
+/// A fixed set of buffers that are lent and taken back by number.
 pub(super) struct Pool {
     memory: NonNull<[u8]>,
     count: usize,

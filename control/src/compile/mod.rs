@@ -1,9 +1,9 @@
 //! Compiling: from resolved Services to the tables the workers read.
 //!
 //! ```text
-//!  Cluster ─ draft ─┬─▶ service::compile ─▶ tables::Service ─┐
-//!          (rings)  │   (ids)                                ├─ staged ─ publish ─▶ Builder ─▶ Tables ─▶ workers
-//!                   └─▶ zone::node ──────▶ names ────────────┘
+//!  Cluster ─ draft ─┬─▶ service::compile ─▶ tables::ServicePort ─┐
+//!          (rings)  │   (ids)                                    ├─ staged ─ publish ─▶ Builder ─▶ Tables ─▶ workers
+//!                   └─▶ zone::node ──────▶ names ────────────────┘
 //! ```
 //!
 //! The steps are pure; at a cold start, while the workers do not need the CPUs, all of them make drafts. The state lives here:

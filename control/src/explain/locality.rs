@@ -16,9 +16,9 @@ pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String>
     for (at, family) in ports_by_family(service) {
         let endpoints = service.ports[at].endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family);
         let endpoints: Vec<&ResolvedEndpoint> = endpoints.collect();
-        let told = local_notes(settings, service, &endpoints).into_iter().chain(hint_note(settings, &endpoints));
-        let news: Vec<String> = told.filter(|note| !notes.contains(note)).collect();
-        notes.extend(news);
+        let found = local_notes(settings, service, &endpoints).into_iter().chain(hint_note(settings, &endpoints));
+        let added: Vec<String> = found.filter(|note| !notes.contains(note)).collect();
+        notes.extend(added);
     }
     notes
 }
@@ -97,7 +97,7 @@ mod tests {
     use crate::objects::service::ServiceName;
     use crate::testing::{World, node, pod, service};
 
-    fn told(node_name: Option<&str>, zone: Option<&str>, spec: serde_json::Value) -> Vec<String> {
+    fn notes_of(node_name: Option<&str>, zone: Option<&str>, spec: serde_json::Value) -> Vec<String> {
         let (node_name, zone) = (node_name.map(str::to_owned), zone.map(str::to_owned));
         let mut world = World::with(ClusterSettings { node: node_name, zone, ..ClusterSettings::default() });
         let on = |name: &str, ip: &str, node: &str| {
@@ -121,15 +121,15 @@ mod tests {
         let spec = json!({"selector": {"app": "a"}, "internalTrafficPolicy": "Local", "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]});
         let whole =
             "internalTrafficPolicy is Local: this gateway represents the whole cluster, so all endpoints are local.";
-        assert_eq!(told(None, None, spec.clone()), [whole]);
+        assert_eq!(notes_of(None, None, spec.clone()), [whole]);
         let some = "internalTrafficPolicy is Local: 2 of 3 endpoints are on node n2 and serve its ClusterIPs.";
-        assert_eq!(told(Some("n2"), None, spec.clone()), [some]);
+        assert_eq!(notes_of(Some("n2"), None, spec.clone()), [some]);
         let none =
             "internalTrafficPolicy is Local and no endpoint is on node n3: connections to its ClusterIPs are dropped.";
-        assert_eq!(told(Some("n3"), None, spec), [none]);
+        assert_eq!(notes_of(Some("n3"), None, spec), [none]);
         let outside = json!({"type": "NodePort", "selector": {"app": "a"}, "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
         let some = "externalTrafficPolicy is Local: 1 of 3 endpoints are on node n1 and serve its addresses outside.";
-        assert_eq!(told(Some("n1"), None, outside), [some]);
+        assert_eq!(notes_of(Some("n1"), None, outside), [some]);
     }
 
     #[test]
@@ -137,11 +137,11 @@ mod tests {
         let spec = |distribution: &str| json!({"selector": {"app": "a"}, "trafficDistribution": distribution, "ports": [{"port": 80}]});
         let (zone, node) = (spec("PreferSameZone"), spec("PreferSameNode"));
         let used = "Topology hints: 2 of 3 ready endpoints are for zone z2, and only these are used.";
-        assert_eq!(told(None, Some("z2"), zone.clone()), [used]);
+        assert_eq!(notes_of(None, Some("z2"), zone.clone()), [used]);
         let used = "Topology hints: 1 of 3 ready endpoints are for node n1, and only these are used.";
-        assert_eq!(told(Some("n1"), Some("z2"), node), [used]);
+        assert_eq!(notes_of(Some("n1"), Some("z2"), node), [used]);
         let homeless = "Topology hints are ignored: this gateway has no zone (`zone` in the configuration).";
-        assert_eq!(told(None, None, zone.clone()), [homeless]);
-        assert_eq!(told(None, Some("z9"), zone), ["Topology hints are ignored: no ready endpoint is for zone z9."]);
+        assert_eq!(notes_of(None, None, zone.clone()), [homeless]);
+        assert_eq!(notes_of(None, Some("z9"), zone), ["Topology hints are ignored: no ready endpoint is for zone z9."]);
     }
 }

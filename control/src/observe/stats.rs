@@ -50,7 +50,7 @@ pub struct CounterValues {
     pub passes: BTreeMap<String, u64>,
     /// Every declared counter by its name. `held` includes the frames on the way between two workers.
     #[serde(flatten, deserialize_with = "numbers")]
-    pub cells: BTreeMap<String, u64>,
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// The counters of all Service ports, by name (`default/web:80`).
@@ -110,7 +110,7 @@ impl Stats {
         let mut all = CounterValues::from(&totals);
         // A sum of generations means nothing.
         let oldest = counters.workers().map(|worker| worker.generation.value()).min();
-        all.cells.insert("generation".to_owned(), oldest.unwrap_or(0));
+        all.counters.insert("generation".to_owned(), oldest.unwrap_or(0));
         let one = |worker: &pollgate_common::counters::WorkerCounters| {
             let mut own = Totals::default();
             worker.add_to(&mut own);
@@ -129,19 +129,19 @@ impl Stats {
 
 impl From<&Totals> for CounterValues {
     fn from(totals: &Totals) -> Self {
-        let mut cells: BTreeMap<String, u64> =
-            totals.cells().map(|(cell, value)| (cell.name.to_owned(), value)).collect();
-        cells.insert("held".to_owned(), totals.waiting());
+        let mut counters: BTreeMap<String, u64> =
+            totals.counters().map(|(counter, value)| (counter.name.to_owned(), value)).collect();
+        counters.insert("held".to_owned(), totals.waiting());
         let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
         let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
-        CounterValues { passed: totals.passed(), drops: nonzero(drops), passes: nonzero(passes), cells }
+        CounterValues { passed: totals.passed(), drops: nonzero(drops), passes: nonzero(passes), counters }
     }
 }
 
 impl CounterValues {
     /// A counter by its name; 0 if it is not there.
-    pub fn cell(&self, name: &str) -> u64 {
-        self.cells.get(name).copied().unwrap_or(0)
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or(0)
     }
 
     /// Frames dropped, all reasons.
@@ -151,8 +151,8 @@ impl CounterValues {
 
     /// Both sides of the balance: frames received and created, frames accounted for.
     pub fn balance(&self) -> (u64, u64) {
-        let parts = [self.cell("tx"), self.passed, self.cell("consumed"), self.dropped(), self.cell("held")];
-        let came = self.cell("rx").saturating_add(self.cell("originated"));
+        let parts = [self.counter("tx"), self.passed, self.counter("consumed"), self.dropped(), self.counter("held")];
+        let came = self.counter("rx").saturating_add(self.counter("originated"));
         (came, parts.into_iter().fold(0, u64::saturating_add))
     }
 }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn the_block_has_every_counter_and_only_reasons_that_happened() {
         let value = serde_json::to_value(CounterValues::from(&totals())).unwrap();
-        let mut expected: BTreeMap<&str, Value> = DECLARED.iter().map(|cell| (cell.name, json!(0))).collect();
+        let mut expected: BTreeMap<&str, Value> = DECLARED.iter().map(|counter| (counter.name, json!(0))).collect();
         expected.extend([
             ("rx", json!(9)),
             ("tx", json!(3)),
@@ -233,8 +233,11 @@ mod tests {
     fn another_version_is_read_as_far_as_it_is_understood() {
         let sent = json!({"counters": {"rx": 1, "later": 2, "shape": {"a": 1}, "drops": {"gremlins": 1}}, "later": []});
         let stats: Stats = serde_json::from_value(sent).unwrap();
-        assert_eq!((stats.counters.cell("rx"), stats.counters.cell("later"), stats.counters.cell("tx")), (1, 2, 0));
-        assert_eq!((stats.counters.cell("shape"), stats.counters.dropped()), (0, 1));
+        assert_eq!(
+            (stats.counters.counter("rx"), stats.counters.counter("later"), stats.counters.counter("tx")),
+            (1, 2, 0)
+        );
+        assert_eq!((stats.counters.counter("shape"), stats.counters.dropped()), (0, 1));
     }
 
     #[test]

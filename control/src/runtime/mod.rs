@@ -122,7 +122,7 @@ pub fn spawn(parts: RuntimeParts) -> io::Result<ControlHandle> {
         disk,
         waiting: Vec::new(),
         in_flight: None,
-        news: None,
+        net: None,
         broken: None,
     };
     let commands = parts.commands;
@@ -148,7 +148,7 @@ struct Control {
     waiting: Vec<WriteRequest>,
     in_flight: Option<Batch>,
     /// The latest picture of the network that the sink has not been given.
-    news: Option<Arc<Net>>,
+    net: Option<Arc<Net>>,
     /// Why the disk takes no writes.
     broken: Option<Broken>,
 }
@@ -195,7 +195,7 @@ impl Control {
         for command in commands.try_iter() {
             self.take(command);
         }
-        if let Some(net) = self.news.take() {
+        if let Some(net) = self.net.take() {
             self.sink.network(net);
         }
         if self.in_flight.is_none() && !self.waiting.is_empty() {
@@ -230,7 +230,7 @@ impl Control {
     fn take(&mut self, command: Command) {
         match command {
             Command::Write(request) => self.waiting.push(request),
-            Command::Network(net) => self.news = Some(net),
+            Command::Network(net) => self.net = Some(net),
         }
     }
 

@@ -65,7 +65,7 @@ impl Default for Setup {
     }
 }
 
-/// See the module's text.
+/// A gateway in memory, with one wire per worker and port.
 pub(crate) struct Lab {
     workers: Vec<Worker>,
     /// By worker, then port.
@@ -314,10 +314,11 @@ impl Lab {
 /// Every counter by name, except those [`Lab::counters`] knows itself.
 fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
     const KNOWN: [&str; 4] = ["rx_bytes", "tx_bytes", "bursts", "generation"];
-    let cells = totals.cells().map(|(cell, count)| (cell.name, count)).filter(|(name, _)| !KNOWN.contains(name));
+    let counters =
+        totals.counters().map(|(counter, count)| (counter.name, count)).filter(|(name, _)| !KNOWN.contains(name));
     let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));
     let passes = PassReason::ALL.iter().map(|&reason| (reason.name(), totals.passes_of(reason)));
-    cells.chain(drops).chain(passes).collect()
+    counters.chain(drops).chain(passes).collect()
 }
 
 fn ports(wrap: &Wrap) -> (Vec<Box<dyn Port>>, Vec<Wire>) {

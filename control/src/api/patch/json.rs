@@ -12,7 +12,7 @@ use super::super::body::OBJECT_LIMIT;
 use super::super::status::Status;
 
 /// Most operations in a patch: the API server's limit.
-const MOST: usize = 10_000;
+const MAX_OPERATIONS: usize = 10_000;
 
 /// The operations of a patch.
 pub(super) struct Operations(Vec<PatchOperation>);
@@ -21,9 +21,9 @@ impl Operations {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Status> {
         let operations: Vec<PatchOperation> = serde_json::from_slice(bytes)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-        if operations.len() > MOST {
+        if operations.len() > MAX_OPERATIONS {
             let found = operations.len();
-            let limit = format!("The allowed maximum operations in a JSON patch is {MOST}, got {found}");
+            let limit = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {found}");
             return Err(Status::bad_request(limit));
         }
         Ok(Self(operations))
@@ -144,7 +144,7 @@ mod tests {
         assert!(doubling(5).is_ok());
         assert!(doubling(60).unwrap_err().contains("too large"));
         let many = |n: usize| patched(json!({}), vec![json!({"op": "add", "path": "/a", "value": 1}); n].into());
-        assert!(many(MOST).is_ok());
-        assert!(many(MOST + 1).unwrap_err().contains("got 10001"));
+        assert!(many(MAX_OPERATIONS).is_ok());
+        assert!(many(MAX_OPERATIONS + 1).unwrap_err().contains("got 10001"));
     }
 }
