@@ -1,8 +1,8 @@
 //! `DELETE` of a collection: what a list would show, in one commit.
 //!
 //! The API server deletes the objects one after the other, and a failure in the middle leaves the rest. Here all of them go
-//! in one revision, so that no packet meets half of a deletion. What goes is what is there when it happens: if somebody
-//! deletes one of them meanwhile, the list is made anew.
+//! in one revision, so that no packet meets half of a deletion. The objects deleted are those that exist at that moment: if
+//! another client deletes one of them meanwhile, the list is made again.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::cluster::RefusalReason;
 use crate::objects::{Kind, Object};
 use crate::runtime::WriteError;
 
-/// How often a list is made anew because somebody deleted one of its objects meanwhile.
+/// How often a list is made again because another client deleted one of its objects meanwhile.
 const ATTEMPTS: usize = 5;
 
 /// Whether a collection of the kind can be deleted at once. As with the API server, Namespaces go one by one.
@@ -29,7 +29,7 @@ pub(crate) fn can_be_deleted(kind: Kind) -> bool {
     kind != Kind::Namespace
 }
 
-/// Deletes the objects `wanted`, and answers with the list of them.
+/// Deletes the objects `wanted`, and returns the list of them.
 pub(crate) async fn delete(
     api: &Api,
     wanted: &Wanted,
@@ -76,7 +76,7 @@ fn answer(wanted: &Wanted, revision: u64, objects: Vec<Arc<Object>>, form: Form)
     render::list(wanted.kind, &ListMeta { revision, token: None, remaining: None }, objects.into_iter().map(Ok), form)
 }
 
-/// Whether somebody else was quicker with one of them.
+/// Whether another client has changed or deleted one of them meanwhile.
 fn is_gone(error: &WriteError) -> bool {
     matches!(error, WriteError::Refused(refusals) if refusals.iter().all(|no| no.reason == RefusalReason::NotFound))
 }

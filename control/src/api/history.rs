@@ -7,13 +7,13 @@
 //! ```
 //!
 //! A watcher is a place in here and nothing more: it reads on from its revision at its own pace, so a thousand watchers
-//! cost one history. A page of a list that was begun earlier is the present with these changes taken back. Who asks for
-//! a revision below the floor is told so (410) and lists anew, as with an API server whose etcd was compacted.
+//! cost one history. A page of a list that was begun earlier is the present with these changes taken back. A request for
+//! a revision below the floor gets 410, and the client lists anew, as with an API server whose etcd was compacted.
 //!
 //! The bounds: [`CHANGES`] is half a minute at a thousand changed objects a second, longer than a client takes to come
 //! back after a lost connection; [`BYTES`] holds whatever the objects. Only the versions that were replaced are
-//! weighed, for the current ones are kept by the cluster anyway. The newest commit stays even if it is larger: those who follow must
-//! not all be sent away because somebody applied a directory.
+//! weighed, for the current ones are kept by the cluster anyway. The newest commit stays even if it is larger: watchers must
+//! not all lose their place because a client applied a directory.
 
 use std::collections::VecDeque;
 use std::io;

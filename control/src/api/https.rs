@@ -12,7 +12,7 @@
 //! that shows its token within its first moments, as they all do, is served in the middle of it. Waiting for a place to
 //! become free, as clients of the Unix socket do, would let any user of the host keep all others out.
 //!
-//! Only what tells no secrets and is asked by things that have none is answered without the token: `/livez`, `/readyz` and
+//! Only paths that reveal no secrets, for probes that have no token, are served without it: `/livez`, `/readyz` and
 //! `/healthz`.
 
 use std::collections::{HashMap, VecDeque};
@@ -45,7 +45,7 @@ use super::status::Status;
 /// this many others must come meanwhile.
 const STRANGERS: usize = 256;
 
-/// What is answered to everybody.
+/// Paths that are served without the token.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// What Go's server, and so every API server, says to a client that forgot the `s`.
@@ -107,7 +107,7 @@ pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Place
             _ = stop.changed() => break,
         };
         match accepted {
-            // The visit cannot begin before this thread is through here, so nobody is known before he was a stranger.
+            // The visit cannot begin before this thread is through here, so no connection is known before it was a stranger.
             Ok((stream, _)) => {
                 door.enter(visits.spawn(visit(stream, acceptor.clone(), router.clone(), places.outside(&door.idle))));
             }
@@ -133,7 +133,7 @@ async fn visit(stream: TcpStream, acceptor: TlsAcceptor, router: Router, mut pla
     };
     match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(stream) => place.serve(stream, router).await,
-        // Anybody may cause this as often as he likes: not for the log of an operator.
+        // Any local user can cause this at any rate: not for the log of an operator.
         Err(error) => tracing::debug!("TLS handshake failed: {error}"),
     }
 }
@@ -166,10 +166,10 @@ async fn ask(State(door): State<Arc<Door>>, request: Request, next: Next) -> Res
     next.run(request).await
 }
 
-/// Who is inside, each by the task that serves him.
+/// The open connections, each by the task that serves it.
 struct Door {
     token: Token,
-    /// Those who are known share them with the clients of the Unix socket.
+    /// Known connections share them with the clients of the Unix socket.
     places: Arc<Places>,
     idle: Arc<Idle>,
     inside: Mutex<Inside>,
@@ -204,7 +204,7 @@ impl Door {
         inside.strangers.retain(|stranger| stranger.id() != visit);
     }
 
-    /// Makes a stranger known; not if there are enough. Then an idle one makes way for the next attempt.
+    /// Makes a stranger known, unless all slots are taken. Then an idle connection is closed for the next attempt.
     fn recognise(&self, visit: task::Id) -> bool {
         let mut inside = self.inside();
         if inside.known.contains_key(&visit) {

@@ -13,7 +13,7 @@
 //!
 //! Why a CA for a single certificate: libraries differ in whether they take a self-signed certificate for a server's own
 //! and an authority at once, and all of them take a certificate under a CA. The CA's key is dropped as soon as it has signed:
-//! whoever steals the file can pretend to be this gateway, and nobody else.
+//! an attacker who steals the file can impersonate this gateway, but no other server.
 //!
 //! At every start the certificate is looked at as a client would, with a client's code, thirty days ahead. If it will have
 //! ended by then, or is for another address than the one configured now, a new one is made; the token stays.
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::sync_directory;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// A kubeconfig lasts as long as its certificate, and nobody is asked to renew one that is for loopback.
+/// A kubeconfig lasts as long as its certificate, and a certificate for loopback needs no regular renewal.
 const LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
 /// A certificate this close to its end is not taken into another run.
 const MARGIN: Duration = Duration::from_secs(30 * 86_400);
@@ -77,7 +77,7 @@ pub enum IdentityError {
         /// Its permissions.
         mode: u32,
     },
-    /// Somebody else put it there, and knows what is in it.
+    /// Another user owns the file and can read its contents.
     #[error(
         "{path}: belongs to user {owner}, who can read the key and token of `api.listen` in it, but pollgate runs as \
          user {user}. Move it away and start again, or `chown {user} {path}` if both users are yours",
@@ -107,7 +107,7 @@ pub enum IdentityError {
     Making(String),
 }
 
-/// The listener's certificate and key as rustls wants them, and what clients are told.
+/// The listener's certificate and key in rustls' form, and what a kubeconfig contains.
 pub(super) struct Identity {
     pub(super) tls: Arc<ServerConfig>,
     /// PEM.
@@ -280,7 +280,7 @@ fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// What the file holds, if it is there, and nobody else's.
+/// The contents of the file, if it exists; an error if another user owns it.
 fn read(path: &Path) -> Result<Option<Kept>, IdentityError> {
     let unusable = |source| IdentityError::Unusable { path: path.to_owned(), source };
     let damaged = |reason: String| IdentityError::Damaged { path: path.to_owned(), reason };

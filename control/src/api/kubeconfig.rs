@@ -1,7 +1,7 @@
 //! `GET /apis/pollgate.io/v1alpha1/kubeconfig`: all a client of the HTTPS listener needs to know, its token included.
 //!
-//! Told over the Unix socket only: whoever may open that may do everything anyway. The listener itself does not have the
-//! path, so that a token that got lost cannot be used to ask for the next one.
+//! Served over the Unix socket only: a client that may open it has full access anyway. The listener itself does not have the
+//! path, so that a leaked token cannot be used to get the next one.
 
 use axum::routing::get;
 use axum::{Json, Router};
@@ -12,7 +12,7 @@ use super::https::Listener;
 use super::shared::Api;
 use super::status::Status;
 
-/// Where the kubeconfig is told.
+/// The path of the kubeconfig.
 pub const KUBECONFIG_PATH: &str = "/apis/pollgate.io/v1alpha1/kubeconfig";
 
 /// What cluster, user and context are called in it.

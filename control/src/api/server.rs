@@ -1,12 +1,12 @@
 //! The Unix socket and the connections on it.
 //!
-//! Why a Unix socket: whoever may open it (mode 0660) may change the gateway, so the file system's users and groups are
-//! the whole access control, with no secret to keep. What a client can cost is bounded: connections, of them watches, the
+//! Why a Unix socket: a user who may open it (mode 0660) may change the gateway, so the file system's users and groups
+//! are the whole access control, with no secret to keep. What a client can cost is bounded: connections, of them watches, the
 //! length of a request head, the time it may take or a connection may idle, the time an answer may wait to be read;
 //! bodies are bounded where they are read.
 //!
 //! ```text
-//! 6,144 connections ─┬─ at most 4,096 watches; further ones are told 429
+//! 6,144 connections ─┬─ at most 4,096 watches; further ones get 429
 //!                    └─ the others: requests, and idle connections, which make way for newcomers (see `idle`)
 //! ```
 //!
@@ -112,7 +112,7 @@ fn soft_limit(limits: &str) -> Option<u32> {
     }
 }
 
-/// The bound socket; its file is removed with it, unless somebody else's is in its place by then.
+/// The bound socket; its file is removed with it, unless another process has replaced it by then.
 pub(super) struct Socket {
     listener: StdListener,
     path: PathBuf,
@@ -121,7 +121,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Binds `path`, in the place of a socket that nobody listens on any more.
+    /// Binds `path`, replacing a socket that no process listens on any more.
     pub(super) fn bind(path: &Path) -> Result<Self, ApiError> {
         let unusable = |source| ApiError::Socket { path: path.to_owned(), source };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -172,7 +172,7 @@ pub(super) async fn serve(socket: Socket, router: Router, places: &Places) -> io
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut stop = places.stop.clone();
     loop {
-        // The connection first, so that it is known that somebody waits; behind it the kernel's queue costs nothing.
+        // The connection first, so that it is known that a client waits; behind it the kernel's queue costs nothing.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.changed() => break,

@@ -1,4 +1,4 @@
-//! Watches: what happens to the objects of a list, as it happens, one JSON line an event.
+//! Watches: what happens to the objects of a list, as it happens, one JSON line per event.
 //!
 //! ```text
 //! resourceVersion unset or 0 ─▶ Begin(page by page at revision r) ─▶ Follow(r)
@@ -7,14 +7,14 @@
 //! ```
 //!
 //! A watcher is its place, its selectors and its connection. It keeps no queue: nothing is ever put aside for it, it reads
-//! the [history](super::history) when its connection has room. One that falls behind what the history remembers is told
+//! the [history](super::history) when its connection has room. One that falls behind what the history remembers gets
 //! 410 and lists anew; one that does not read at all is cut off by its connection. Even the objects it begins with are
 //! read page by page at one revision, so a thousand watchers that begin at once hold a thousand pages and not a
 //! thousand lists.
 //!
 //! Faults that show only once the watch has begun are events of type `ERROR` in a 200, as the API server has them. A revision that has
-//! not come yet is one of them (504): the API server's own watch waits for it in silence, which after a restore of an
-//! older state would be for ever.
+//! not come yet is one of them (504): the API server's own watch waits for it without an event, which after a restore
+//! of an older state would never end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -43,14 +43,14 @@ use crate::objects::fault::Fault;
 
 /// How long a watch lasts that names no time: between this and twice as much, so that not all come back at once.
 const LASTS: Duration = Duration::from_secs(30 * 60);
-/// How often a watcher that allows it is told how far it is, if nothing else tells it.
+/// Time between two bookmarks, for a watcher that allows them and gets no other event.
 const BOOKMARK_TIME: Duration = Duration::from_secs(60);
 /// Objects that are looked at before others get their turn.
 const TURN: usize = 64;
 /// Changes that are looked at, and not wanted, before others get their turn.
 const SCAN: usize = 4096;
 
-/// Answers a watch.
+/// Handles a watch request.
 pub(crate) fn watch(api: &Api, wanted: Wanted, form: Form, parameters: &Parameters) -> Result<Response, Status> {
     let faults = contradictions(parameters);
     if !faults.is_empty() {
@@ -140,7 +140,7 @@ struct Watcher {
     stage: Stage,
     /// Whether the end of the objects it begins with is to be marked.
     mark: bool,
-    /// When it is to be told how far it is; nothing if it does not want to be.
+    /// When the next bookmark is due; `None` if it allows none.
     bookmark: Option<Instant>,
     ends: Instant,
     revision: watch::Receiver<u64>,
@@ -152,11 +152,11 @@ struct Watcher {
 enum Stage {
     /// It is to begin with the objects there are, at a state not before this revision.
     Start { not_before: u64 },
-    /// It is being told what was there at `revision`, and is through with all up to `after`.
+    /// It gets the objects as of `revision`; all up to `after` have been sent.
     Begin { revision: u64, after: Option<Key> },
-    /// It has been told everything up to `revision`, and of the commit behind it the changes before `index`.
+    /// It has everything up to `revision`, and of the next commit the changes before `index`.
     Follow { revision: u64, commit: Option<Arc<Commit>>, index: usize },
-    /// Nothing more is to be said.
+    /// Nothing more is sent.
     Over,
 }
 
@@ -171,7 +171,7 @@ enum News {
     Line(Bytes),
     /// Nothing so far, and there is more to look at.
     More,
-    /// It is told everything.
+    /// Everything has been sent.
     None,
 }
 
@@ -288,7 +288,7 @@ impl Watcher {
         Ok(News::More)
     }
 
-    /// Waits until there may be news. Otherwise what is to be said instead: a bookmark, or nothing more at all.
+    /// Waits until there may be events. Otherwise returns what to send instead: a bookmark, or the end.
     async fn wait(&mut self) -> Option<Option<Bytes>> {
         let alarm = self.bookmark.map_or(self.ends, |bookmark| bookmark.min(self.ends));
         tokio::select! {

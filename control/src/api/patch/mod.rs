@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! current object ─ json, merge, strategic ─▶ value ─▶ decoded, validated whole ─▶ written at the version it was made from
-//!        ▲       └ server_side (with who owns what)                                   │ somebody was faster
+//!        ▲       └ server_side (with who owns what)                                   │ conflict
 //!        └──────────────────────── made anew, a few times ◀───────────────────────────┘
 //! ```
 //!
@@ -14,8 +14,9 @@
 //! | `application/apply-patch+yaml` | a server-side apply: [`server_side`] |
 //!
 //! A patch never waits for the control thread to look at the object: it is made from the API's own replica. If that
-//! is behind, or somebody writes meanwhile, the write is a conflict, and the commit it conflicts with has reached the replica
-//! before its answer did. So another attempt sees it. A patch that names a version means that one: its conflict is told.
+//! is behind, or another client writes meanwhile, the write is a conflict, and the commit it conflicts with has reached the replica
+//! before its response did. So another attempt sees it. A patch that names a version applies to that one only: its conflict is
+//! returned.
 
 mod json;
 mod result;
@@ -47,7 +48,7 @@ const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 
-/// How often a change is made anew because somebody else wrote the object meanwhile.
+/// How often a change is made again because another client wrote the object meanwhile.
 const ATTEMPTS: usize = 5;
 
 /// A patch, read and not yet applied.

@@ -32,8 +32,8 @@ pub(in super::super) fn finish(target: &Target, current: &Object, mut sent: Sent
     Ok(decoded)
 }
 
-/// What came of a change, if it is an object still. Whoever reports an address of a Service that cannot have one is told so; on the
-/// main path it is dropped in silence, for there it may be what is left of another type.
+/// What came of a change, if it is an object still. A status with an address for a Service that cannot have one is an error; on the
+/// main path the address is dropped silently, for there it may be what is left of another type.
 pub(super) fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
     let decoded = decode(target, sent)?;
     let misplaced = decoded.object.as_service().and_then(validate::misplaced_addresses);
@@ -43,7 +43,7 @@ pub(super) fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Sta
     }
 }
 
-/// Whoever names a version means that one; who names none means the one that was read.
+/// A change that names a version applies to that one; otherwise to the one that was read.
 pub(super) fn pin(target: &Target, current: &Object, value: &mut Value) -> Result<(), Status> {
     let version = current.metadata().resource_version.clone().unwrap_or_default();
     let Some(metadata) = metadata_of(value) else {

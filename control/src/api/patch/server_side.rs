@@ -1,14 +1,14 @@
-//! Server-side apply: "this is what I want of the object", from several at once.
+//! Server-side apply: several appliers, each with the fields it wants.
 //!
 //! ```text
 //! applied ─▶ its fields ─┬─ another applier's, with another value ─▶ conflict, unless forced: then it loses them
 //!                        ├─ laid over the object, lists by their keys
-//!                        └─ mine before, not now, and nobody else's ─▶ removed
+//!                        └─ applied before, not now, and by no other applier ─▶ removed
 //! ```
 //!
 //! What is kept is who applied what (`managedFields` of operation `Apply`, see [`crate::admission::ownership`]), which is what the three
-//! rules above need. Other writers are not recorded: a field that somebody else changed by an ordinary write is
-//! nobody's, so the next apply sets it again without a conflict, where the API server would tell of one.
+//! rules above need. Other writers are not recorded: a field that another client changed by an ordinary write has
+//! no owner, so the next apply sets it again without a conflict, where the API server would report one.
 
 use std::collections::BTreeSet;
 
@@ -126,7 +126,7 @@ impl Apply {
         value
     }
 
-    /// What was applied before and is no longer, and nobody else applies either.
+    /// Fields that were applied before and are not now, and that no other applier has.
     fn dropped<'a>(
         &'a self,
         mine: Option<&'a FieldManager>,
