@@ -11,7 +11,7 @@
 use pollgate_common::flow::{Address, V4};
 use pollgate_common::reasons::DropReason;
 
-use crate::packet::{Outcome, Packet, Verdict};
+use crate::packet::{Action, Outcome, Packet};
 use crate::port::BURST;
 
 /// A list of packets that is filled anew with each burst.
@@ -85,7 +85,7 @@ pub(crate) struct Burst {
 
 impl Burst {
     pub(crate) fn new() -> Burst {
-        let undecided = Outcome::of(Verdict::Drop(DropReason::Protocol));
+        let undecided = Outcome::of(Action::Drop(DropReason::Protocol));
         let v4 = Family { flows: Packets::new(), others: Packets::new() };
         Burst { v4, outcomes: Box::new([undecided; BURST]), arp: [0; BURST], arp_count: 0 }
     }

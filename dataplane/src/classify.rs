@@ -18,6 +18,9 @@ use crate::reply::reject;
 use crate::steer::Towards;
 use crate::wire::{Piece, icmp};
 
+/// The DNS port (RFC 1035 §4.2).
+const DNS_PORT: u16 = 53;
+
 /// What an address and port lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
@@ -56,6 +59,18 @@ impl Destination {
             Destination::Unowned => Towards::Client,
         }
     }
+}
+
+/// The verdict on a packet for the cluster's DNS server; `None` for any other.
+#[inline]
+pub(crate) fn dns<A: Address>(packet: &Packet<A>, tables: &Tables) -> Option<Verdict> {
+    let is_query = packet.key.dst_port == DNS_PORT
+        && packet.transport == Transport::Udp
+        && tables.settings().dns.contains(&packet.key.dst.into());
+    is_query.then(|| match may_send(packet.key.src.into(), tables) {
+        true => Verdict::DnsReply,
+        false => Verdict::Drop(DropReason::BadSource),
+    })
 }
 
 /// The frontend that a packet without a flow opens one to.

@@ -7,12 +7,13 @@ use pollgate_common::time::{Instant, Ticks};
 
 use crate::flow::FlowTable;
 use crate::flow::table::FlowOrigin;
-use crate::packet::Packet;
+use crate::packet::{Packet, Verdict};
+use crate::reply::reject;
 use crate::select::Choice;
 use crate::snat;
 use crate::state::Shared;
 
-/// Opens the flow of `packet`, its first, as chosen. Returns the index of its forward entry.
+/// Opens the flow of `packet`, its first, as chosen. Returns the index of the entry of its client direction.
 pub(crate) fn flow<A: Address>(
     shared: &mut Shared,
     flows: &mut FlowTable<A>,
@@ -20,19 +21,19 @@ pub(crate) fn flow<A: Address>(
     choice: &Choice,
     tables: &Tables,
     now: Instant,
-) -> Result<u32, DropReason> {
+) -> Result<u32, Verdict> {
     if !shared.new_flows.take(now) {
-        return Err(DropReason::NewFlowRate);
+        return Err(Verdict::Drop(DropReason::NewFlowRate));
     }
     let now = now.ticks();
-    let to = target(shared, flows, &packet.key, choice, tables, now)?;
+    let to = target(shared, flows, packet, choice, tables, now)?;
     let origin = FlowOrigin {
         service: choice.service,
         backend: choice.slot,
         backend_incarnation: choice.backend.incarnation,
         generation: low(tables.generation()),
     };
-    flows.open(packet.key, to, origin, &packet.segment, now).map_err(|_| DropReason::FlowTableFull)
+    flows.open(packet.key, to, origin, &packet.segment, now).map_err(|_| Verdict::Drop(DropReason::FlowTableFull))
 }
 
 /// Whether the backend of the UDP flow at `index` still serves, now that the tables have moved on; notes so if it does.
@@ -52,19 +53,19 @@ pub(crate) fn low(generation: u64) -> u32 {
     u32::try_from(generation & 0xffff_ffff).unwrap_or(0)
 }
 
-/// What the client's packets with `key` become. If the backend already knows this client's address and port from another
+/// What the client's packets become. If the backend already knows this client's address and port from another
 /// Service, the replies of both would look alike: then the source is translated too, unless that would break a connection
 /// that was taken over.
 fn target<A: Address>(
     shared: &mut Shared,
     flows: &mut FlowTable<A>,
-    key: &FlowKey<A>,
+    packet: &Packet<A>,
     choice: &Choice,
     tables: &Tables,
     now: Ticks,
-) -> Result<FlowKey<A>, DropReason> {
-    let dst = A::from_ip(choice.backend.address).ok_or(DropReason::RejectNoEndpoints)?;
-    let plain = FlowKey { dst, dst_port: choice.backend.port, ..*key };
+) -> Result<FlowKey<A>, Verdict> {
+    let dst = A::from_ip(choice.backend.address).ok_or(Verdict::Drop(DropReason::RejectNoEndpoints))?;
+    let plain = FlowKey { dst, dst_port: choice.backend.port, ..packet.key };
     if choice.snat {
         return translated(shared, flows, &plain, tables, now);
     }
@@ -72,7 +73,7 @@ fn target<A: Address>(
         return Ok(plain);
     }
     if choice.mid_stream {
-        return Err(DropReason::TcpNoFlow);
+        return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
     translated(shared, flows, &plain, tables, now)
 }
@@ -84,11 +85,11 @@ fn translated<A: Address>(
     plain: &FlowKey<A>,
     tables: &Tables,
     now: Ticks,
-) -> Result<FlowKey<A>, DropReason> {
+) -> Result<FlowKey<A>, Verdict> {
     let settings = tables.settings();
     let client = settings.ring_hash.source(plain.src.into());
-    let src: A = snat::address(settings, client).ok_or(DropReason::SnatPortsExhausted)?;
-    let protocol = Protocol::from_number(plain.protocol).ok_or(DropReason::Protocol)?;
+    let src: A = snat::address(settings, client).ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))?;
+    let protocol = Protocol::from_number(plain.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
     // A Service may have an external IP that is a gateway address: its ports are not for sources.
     let frontend = |port| tables.frontend(&FrontendKey { address: src.into(), port, protocol }).is_some();
     let ports = shared.ports.candidates(shared.random.next()).filter(|&port| !frontend(port));
@@ -99,5 +100,5 @@ fn translated<A: Address>(
     let over = unused.or_else(|| candidates.clone().find(|to| flows.make_free(&to.reversed(), now)));
     // The ports towards one backend are few: a flood from spoofed sources must not keep them.
     let taken = over.or_else(|| flows.take_over(candidates.map(FlowKey::reversed)).map(FlowKey::reversed));
-    taken.ok_or(DropReason::SnatPortsExhausted)
+    taken.ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
 }

@@ -1,7 +1,7 @@
 //! A packet on its way through the pipeline: what parsing found, what the stages decide, and what was done.
 //!
 //! ```text
-//!  Frame ─parse─▶ Packet ─classify, select─▶ Verdict ─reply, rewrite─▶ Outcome ─dispatch─▶ sent, dropped, passed, …
+//!  Frame ─parse─▶ Packet ─classify, select─▶ Verdict ─reply─▶ Action ─dispatch─▶ sent, dropped, passed, …
 //! ```
 
 use pollgate_common::flow::{Address, FlowKey};
@@ -27,13 +27,15 @@ pub(crate) enum Transport {
     Other,
 }
 
-/// What becomes of a packet. Stages decide it and change nothing.
+/// What is to be done with a packet. Stages return it and write no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Send by this port: translated and addressed, or turned into its own reply.
+    /// Send by this port: translated and addressed.
     Send(PortId),
     /// Send an echo reply.
     EchoReply,
+    /// Answer the DNS query.
+    DnsReply,
     /// Drop with this reason, and send the sender this reply.
     Refuse(DropReason, Refusal),
     /// Translated, but the next hop's MAC address is not known: keep it until it is.
@@ -46,15 +48,34 @@ pub(crate) enum Verdict {
     Drop(DropReason),
 }
 
-/// How a refused sender is told.
+/// The reply that a refused sender gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// A TCP reset from the address it tried.
     Reset,
+    /// The same, to a segment of an unknown connection: the number of these per second is bounded.
+    ResetUnknown,
     /// ICMP port unreachable from the gateway's address.
     PortUnreachable,
     /// ICMP time exceeded from the gateway's address.
     TimeExceeded,
+}
+
+/// What is left to do with a frame once its verdict is carried out: every reply is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Send by this port.
+    Send(PortId),
+    /// The packet is dropped with this reason. The frame holds pollgate's reply to it: send it by the port it came by.
+    SendRefusal(DropReason),
+    /// Keep until the next hop's MAC address is known.
+    Pend,
+    /// Hand over to this worker.
+    HandOver(u16),
+    /// Leave to the kernel.
+    Pass(PassReason),
+    /// Drop.
+    Drop(DropReason),
 }
 
 /// What a frame adds to the counters of a service port.
@@ -73,17 +94,17 @@ impl Account {
     pub(crate) const NONE: Account = Account { service: u32::MAX, packets: 0, flows: 0 };
 }
 
-/// What was decided for a frame, and what it counts for. `dispatch` acts on it.
+/// What is left to do with a frame, and what it counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    pub(crate) verdict: Verdict,
+    pub(crate) action: Action,
     pub(crate) account: Account,
 }
 
 impl Outcome {
-    /// A verdict that no service port counts.
-    pub(crate) const fn of(verdict: Verdict) -> Outcome {
-        Outcome { verdict, account: Account::NONE }
+    /// An action that no service port counts.
+    pub(crate) const fn of(action: Action) -> Outcome {
+        Outcome { action, account: Account::NONE }
     }
 }
 

@@ -10,7 +10,7 @@ use pollgate_common::reasons::{DropReason, PassReason};
 
 use crate::burst::Burst;
 use crate::memory::prefetch;
-use crate::packet::{Outcome, Packet, Transport, Verdict};
+use crate::packet::{Action, Outcome, Packet, Transport};
 use crate::port::Frame;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Icmp};
@@ -67,16 +67,16 @@ fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac) {
         Ok(Network::V4) => {
             let packet = burst.v4.others.next();
             (packet.frame, packet.own) = (index, own);
-            ip::<Ipv4>(frame, packet).map(|()| burst.v4.keep()).map_err(Verdict::Drop)
+            ip::<Ipv4>(frame, packet).map(|()| burst.v4.keep()).map_err(Action::Drop)
         }
         Ok(Network::Arp) => {
             burst.add_arp(index);
             Ok(())
         }
-        Err(verdict) => Err(verdict),
+        Err(action) => Err(action),
     };
-    if let Err(verdict) = result {
-        burst.settle(usize::from(index), Outcome::of(verdict));
+    if let Err(action) = result {
+        burst.settle(usize::from(index), Outcome::of(action));
     }
 }
 
@@ -86,16 +86,16 @@ enum Network {
     Arp,
 }
 
-fn network(frame: &Frame, own: Mac) -> Result<Network, Verdict> {
-    let Some(header) = Ethernet::at(frame.bytes(), 0) else { return Err(Verdict::Drop(DropReason::Runt)) };
+fn network(frame: &Frame, own: Mac) -> Result<Network, Action> {
+    let Some(header) = Ethernet::at(frame.bytes(), 0) else { return Err(Action::Drop(DropReason::Runt)) };
     let (to_us, to_group) = (header.dst() == own, header.dst().is_group());
     match header.ether_type() {
         ethernet::IPV4 if to_us => Ok(Network::V4),
         ethernet::ARP if to_us || to_group => Ok(Network::Arp),
-        _ if !to_us && !to_group => Err(Verdict::Pass(PassReason::OtherMac)),
-        ethernet::IPV4 => Err(Verdict::Pass(PassReason::Group)),
-        ethernet::IPV6 => Err(Verdict::Pass(PassReason::Ipv6)),
-        _ => Err(Verdict::Pass(PassReason::EtherType)),
+        _ if !to_us && !to_group => Err(Action::Pass(PassReason::OtherMac)),
+        ethernet::IPV4 => Err(Action::Pass(PassReason::Group)),
+        ethernet::IPV6 => Err(Action::Pass(PassReason::Ipv6)),
+        _ => Err(Action::Pass(PassReason::EtherType)),
     }
 }
 
@@ -188,10 +188,7 @@ mod tests {
     }
 
     /// The packet that `how` finds in the bytes, and its verdict if it has one.
-    fn read(
-        bytes: &mut [u8],
-        how: impl Fn(&Frame, &mut Packet<V4>) -> Option<Verdict>,
-    ) -> (Packet<V4>, Option<Verdict>) {
+    fn read(bytes: &mut [u8], how: impl Fn(&Frame, &mut Packet<V4>) -> Option<Action>) -> (Packet<V4>, Option<Action>) {
         let len = u32::try_from(bytes.len()).expect("small");
         let (port, ptr) = (PortId(0), NonNull::from(bytes).cast());
         // SAFETY: the bytes are borrowed for as long as the frame is there.
@@ -203,11 +200,11 @@ mod tests {
     }
 
     /// The way of a packet that `plain` leaves.
-    fn long_way(frame: &Frame, packet: &mut Packet<V4>) -> Option<Verdict> {
+    fn long_way(frame: &Frame, packet: &mut Packet<V4>) -> Option<Action> {
         match network(frame, OWN) {
-            Ok(Network::V4) => ip::<Ipv4>(frame, packet).err().map(Verdict::Drop),
+            Ok(Network::V4) => ip::<Ipv4>(frame, packet).err().map(Action::Drop),
             Ok(Network::Arp) => None,
-            Err(verdict) => Some(verdict),
+            Err(action) => Some(action),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::flow::life::{Life, Side, Signal};
 use crate::flow::{Entry, FlowTable};
 use crate::packet::{Account, Outcome, Packet, Refusal, Verdict};
 use crate::port::{BURST, Frame};
-use crate::reply::{self, arp, dns, reject};
+use crate::reply::{self, arp, reject};
 use crate::state::{Lane, Shared, State};
 use crate::wire::Ip;
 use crate::{open, parse, rewrite, select};
@@ -51,14 +51,15 @@ fn lane<I: Ip>(
     for packet in &*flows {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
-            outcomes[index] = decide(shared, lane, frame, packet, tables, now);
+            let (verdict, account) = decide(shared, lane, frame, packet, tables, now);
+            outcomes[index] = Outcome { action: reply::act::<I>(frame, packet, verdict, tables), account };
         }
     }
     for packet in packets.others.as_ref() {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
             let verdict = classify::without_flow(packet, tables);
-            outcomes[index] = Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()));
+            outcomes[index] = Outcome::of(reply::act::<I>(frame, packet, verdict, tables));
         }
     }
 }
@@ -71,18 +72,15 @@ fn decide<I: Ip>(
     packet: &Packet<I::Address>,
     tables: &Tables,
     now: Instant,
-) -> Outcome {
-    if dns::is_for_us(packet, tables.settings()) {
-        return Outcome::of(dns::reply::<I>(frame, packet, tables));
+) -> (Verdict, Account) {
+    if let Some(verdict) = classify::dns(packet, tables) {
+        return (verdict, Account::NONE);
     }
     let (index, is_new) = match known(&mut lane.flows, packet, tables, now) {
         Some(index) => (index, false),
         None => match new_flow(shared, lane, packet, tables, now) {
             Ok(index) => (index, true),
-            Err(verdict) => {
-                let verdict = reject::within_rate(verdict, &mut shared.resets, now);
-                return Outcome::of(reply::act::<I>(frame, packet, verdict, tables.settings()));
-            }
+            Err(verdict) => return (reject::within_rate(verdict, &mut shared.resets, now), Account::NONE),
         },
     };
     translate(lane, frame, packet, index, is_new, tables, now)
@@ -132,10 +130,7 @@ fn new_flow<I: Ip>(
     }
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables)?;
-    open::flow(shared, &mut lane.flows, packet, &choice, tables, now).map_err(|reason| match reason {
-        DropReason::TcpNoFlow => reject::unknown_connection(packet, reason),
-        _ => Verdict::Drop(reason),
-    })
+    open::flow(shared, &mut lane.flows, packet, &choice, tables, now)
 }
 
 /// Applies the flow's translation and finds the next hop.
@@ -148,17 +143,14 @@ fn translate<I: Ip>(
     is_new: bool,
     tables: &Tables,
     now: Instant,
-) -> Outcome {
-    let flows = u8::from(is_new);
+) -> (Verdict, Account) {
+    let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
     if packet.hop_limit <= 1 {
-        let verdict = Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded);
-        let verdict = reply::act::<I>(frame, packet, verdict, tables.settings());
-        return Outcome { verdict, account: Account { service: lane.flows.entry(index).service, packets: 0, flows } };
+        return (Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded), opened);
     }
     let Some(entry) = lane.flows.touch(index, now.ticks(), &packet.segment) else {
-        return Outcome::of(Verdict::Drop(DropReason::TcpOutOfWindow));
+        return (Verdict::Drop(DropReason::TcpOutOfWindow), opened);
     };
-    let account = Account { service: entry.service, packets: 1, flows };
     rewrite::translate::<I>(frame, packet, &entry.translation);
     let verdict = match lane.next_hops.of(entry, tables.net()) {
         Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),
@@ -167,7 +159,7 @@ fn translate<I: Ip>(
             Verdict::Send(next.port)
         }
         Err(NoNextHop::Neighbour(_)) => Verdict::Pend,
-        Err(no) => Verdict::Drop(pending::reason(no)),
+        Err(error) => Verdict::Drop(pending::reason(error)),
     };
-    Outcome { verdict, account }
+    (verdict, Account { packets: 1, ..opened })
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  to a SNAT port of a gateway address, no Service there → the worker whose share the port is in
 //!  to an owned address otherwise                         → hash(source address, source port)
-//!  to an unowned address (a reply that was not SNATed)         → hash(destination address, destination port)
+//!  to an unowned address (a reply without SNAT)          → hash(destination address, destination port)
 //! ```
 //!
 //! Both directions of a flow have the same owner by construction: the client is the source of its own packets and the

@@ -11,7 +11,7 @@ use crate::egress::mesh::Mesh;
 use crate::egress::pending::{IpPacket, Pending};
 use crate::egress::pool::BufferPool;
 use crate::flow::table::FlowTotals;
-use crate::packet::{Account, Outcome, Verdict};
+use crate::packet::{Account, Action, Outcome};
 use crate::port::{BURST, Frame, Origin, Port, Returned};
 use crate::rewrite;
 
@@ -64,7 +64,7 @@ impl Egress {
             return out.append(frames);
         }
         for (frame, outcome) in frames.drain(..).zip(outcomes) {
-            self.act(frame, outcome.verdict, net, now);
+            self.act(frame, outcome.action, net, now);
         }
     }
 
@@ -80,28 +80,25 @@ impl Egress {
         }
     }
 
-    /// Carries out one verdict.
+    /// Does what is left to do.
     #[inline]
-    fn act(&mut self, frame: Frame, verdict: Verdict, net: &Net, now: Instant) {
-        match verdict {
-            Verdict::Send(port) => self.queue(frame, port),
-            // `reply::act` has overwritten the frame with the reply.
-            Verdict::Refuse(reason, _) => {
+    fn act(&mut self, frame: Frame, action: Action, net: &Net, now: Instant) {
+        match action {
+            Action::Send(port) => self.queue(frame, port),
+            Action::SendRefusal(reason) => {
                 self.counters().drop(reason);
                 self.counters().originated.add(1);
                 let port = frame.received_on();
                 self.queue(frame, port);
             }
-            Verdict::Pend => self.pend(frame, net, now),
-            Verdict::HandOver(worker) => self.hand_over(frame, worker),
-            Verdict::Pass(_) if !self.kernel_has(&frame) => self.drop(frame, DropReason::NotPassed),
-            Verdict::Pass(reason) => {
+            Action::Pend => self.pend(frame, net, now),
+            Action::HandOver(worker) => self.hand_over(frame, worker),
+            Action::Pass(_) if !self.kernel_has(&frame) => self.drop(frame, DropReason::NotPassed),
+            Action::Pass(reason) => {
                 self.counters().pass(reason);
                 self.release(frame);
             }
-            Verdict::Drop(reason) => self.drop(frame, reason),
-            // `reply::act` has turned it into one of the others.
-            Verdict::EchoReply => self.drop(frame, DropReason::Icmp),
+            Action::Drop(reason) => self.drop(frame, reason),
         }
     }
 
@@ -211,7 +208,7 @@ impl Egress {
         }
     }
 
-    /// Sets the gauges at the end of a poll.
+    /// Copies the flow table's totals at the end of a poll.
     pub(crate) fn report(&self, flows: FlowTotals, generation: u64) {
         let counters = self.counters();
         counters.flows_live.set(flows.live);
@@ -262,7 +259,7 @@ impl Egress {
 /// The outgoing port, if it is the same for all frames of a burst (as in most bursts).
 #[inline]
 fn common_port(outcomes: &[Outcome]) -> Option<PortId> {
-    let first = outcomes.first()?.verdict;
-    let Verdict::Send(port) = first else { return None };
-    outcomes.iter().all(|outcome| outcome.verdict == first).then_some(port)
+    let first = outcomes.first()?.action;
+    let Action::Send(port) = first else { return None };
+    outcomes.iter().all(|outcome| outcome.action == first).then_some(port)
 }

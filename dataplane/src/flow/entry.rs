@@ -127,7 +127,7 @@ pub struct Translation<A> {
     pub whole: u16,
 }
 
-/// One direction of a flow; see the module's text.
+/// One direction of a flow, in one cache line (IPv4).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct Entry<A> {

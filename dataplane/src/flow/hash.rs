@@ -20,7 +20,7 @@ use pollgate_common::flow::{Address, FlowKey};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowHash(pub(super) u64);
 
-/// See the module's text.
+/// Hashes keys with the seeds of this process.
 pub(super) struct FlowHasher {
     #[cfg(target_arch = "x86_64")]
     aes: Option<aes::Keys>,

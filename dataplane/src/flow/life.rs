@@ -1,4 +1,4 @@
-//! The life of a flow: what each packet says about it, and how long it may stay.
+//! The life of a flow: what each packet changes.
 //!
 //! ```text
 //!                 reply                client confirms            FIN both ways
@@ -7,11 +7,11 @@
 //!      └──────────────────────┴────────────── RST ──────────┴──────────────────────┘
 //! ```
 //!
-//! A flow is **unconfirmed** while it is opening: it may be the work of somebody who sends with a source address that is
-//! not his. A reply proves nothing about the client, since the backend sends it to whoever the packet claimed to come from.
-//! Only the client's packet after the reply does: for TCP it must acknowledge the reply, which takes the reply's sequence
-//! number ([`super::sequence`] checks that before it says [`Signal::Segment`]). So a flood of spoofed SYNs makes only
-//! unconfirmed flows, which live shortly and make room for others, whatever the backends reply.
+//! A flow is **unconfirmed** while it is opening: its source address may be spoofed. A reply proves nothing about the client,
+//! since the backend sends it to the address in the packet. Only the client's packet after the reply does: for TCP it must
+//! acknowledge the reply, which takes the reply's sequence number ([`super::sequence`] checks that before it reports
+//! [`Signal::Segment`]). So a flood of spoofed SYNs makes only unconfirmed flows, which have a short time-out and are evicted
+//! first, whatever the backends reply.
 //!
 //! The function [`next`] is pure. Clauses are of RFC 9293 (TCP), RFC 5382 and RFC 7857 (TCP through NAT), RFC 4787 (UDP
 //! through NAT), RFC 5961 (blind attacks).
@@ -44,7 +44,7 @@ pub enum Life {
     Closing,
 }
 
-/// What a packet says about its flow.
+/// What a packet means to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// A UDP datagram.
@@ -59,7 +59,7 @@ pub enum Signal {
     Fin,
     /// TCP: RST.
     Reset,
-    /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. It says nothing.
+    /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. It changes nothing.
     Nothing,
 }
 

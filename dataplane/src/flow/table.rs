@@ -152,7 +152,7 @@ pub struct FlowTotals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// See the module's text.
+/// All flows of one worker, found by key.
 pub struct FlowTable<A: Address> {
     hasher: FlowHasher,
     buckets: Mapped<Bucket>,
@@ -314,7 +314,7 @@ impl<A: Address> FlowTable<A> {
             .find(|&index| self.entries[index as usize].key == *key)
     }
 
-    /// The entry at a index that `find` named.
+    /// The entry at an index that `find` named.
     #[inline]
     pub fn entry(&self, index: u32) -> &Entry<A> {
         &self.entries[index as usize]

@@ -6,24 +6,24 @@ use pollgate_common::net::Mac;
 use pollgate_common::reasons::PassReason;
 use pollgate_common::tables::Tables;
 
-use crate::packet::Verdict;
+use crate::packet::Action;
 use crate::port::Frame;
 use crate::wire::Header;
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::{self, Ethernet};
 
 /// Answers "who has" for an owned address, in the same buffer. Any other ARP packet is left to the kernel.
-pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Verdict {
+pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
     let port = frame.received_on();
     let own: Mac = tables.net().port_link(port).map(|link| link.mac).unwrap_or_default();
-    let Some(arp) = Arp::at_mut(frame.bytes_mut(), ethernet::LEN) else { return Verdict::Pass(PassReason::Arp) };
+    let Some(arp) = Arp::at_mut(frame.bytes_mut(), ethernet::LEN) else { return Action::Pass(PassReason::Arp) };
     let announces = arp.sender_ip() == arp.target_ip();
     if !arp.is_request() || announces || tables.owned(IpAddr::V4(arp.target_ip())).is_none() {
-        return Verdict::Pass(PassReason::Arp);
+        return Action::Pass(PassReason::Arp);
     }
     arp.answer(own);
     if let Some(header) = Ethernet::at_mut(frame.bytes_mut(), 0) {
         header.reply_in_place(own);
     }
-    Verdict::Send(port)
+    Action::Send(port)
 }

@@ -1,45 +1,30 @@
 //! DNS answered inline: the query's frame becomes the answer ([`pollgate_common::dns::answer`]).
 
 use pollgate_common::dns::answer::{NoAnswer, answer};
-use pollgate_common::flow::Address;
+use pollgate_common::dns::zone::Zone;
 use pollgate_common::reasons::DropReason;
-use pollgate_common::settings::DataplaneSettings;
-use pollgate_common::tables::Tables;
 use zerocopy::IntoBytes;
 
-use crate::owned::may_send;
-use crate::packet::{Packet, Transport, Verdict};
+use crate::packet::{Action, Packet};
 use crate::port::{Frame, Offload};
 use crate::rewrite;
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip, checksum, ethernet};
 
-/// The DNS port.
-const PORT: u16 = 53;
-
-/// Whether the packet is for the DNS server.
-#[inline]
-pub(crate) fn is_for_us<A: Address>(packet: &Packet<A>, settings: &DataplaneSettings) -> bool {
-    packet.key.dst_port == PORT && packet.transport == Transport::Udp && settings.dns.contains(&packet.key.dst.into())
-}
-
-/// Answers the query in its own buffer.
-pub(crate) fn reply<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, tables: &Tables) -> Verdict {
-    if !may_send(packet.key.src.into(), tables) {
-        return Verdict::Drop(DropReason::BadSource);
-    }
+/// Turns the query in the frame into its answer.
+pub(crate) fn write<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, zone: &Zone) -> Action {
     let start = packet.l4 + udp::LEN;
     let length = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
     let query = length.min(packet.l4_len).saturating_sub(udp::LEN);
-    let Some(message) = frame.buffer_mut().get_mut(start..) else { return Verdict::Drop(DropReason::NoRoomForAnswer) };
-    let written = match answer(message, query, tables.zone()) {
+    let Some(message) = frame.buffer_mut().get_mut(start..) else { return Action::Drop(DropReason::NoRoomForAnswer) };
+    let written = match answer(message, query, zone) {
         Ok(len) => address::<I>(frame, packet, len),
-        Err(NoAnswer::NotAQuery) => return Verdict::Drop(DropReason::DnsMalformed),
+        Err(NoAnswer::NotAQuery) => return Action::Drop(DropReason::DnsMalformed),
         Err(NoAnswer::NoRoom) => None,
     };
     match written {
-        Some(()) => Verdict::Send(frame.received_on()),
-        None => Verdict::Drop(DropReason::NoRoomForAnswer),
+        Some(()) => Action::Send(frame.received_on()),
+        None => Action::Drop(DropReason::NoRoomForAnswer),
     }
 }
 

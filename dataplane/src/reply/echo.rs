@@ -2,16 +2,16 @@
 
 use pollgate_common::reasons::DropReason;
 
-use crate::packet::{Packet, Verdict};
+use crate::packet::{Action, Packet};
 use crate::port::Frame;
 use crate::rewrite;
 use crate::wire::icmp::Icmp;
 use crate::wire::{Header, Ip};
 
 /// Turns the echo request in the frame into its reply.
-pub(crate) fn reply<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>) -> Verdict {
-    let Some(icmp) = Icmp::at_mut(frame.bytes_mut(), packet.l4) else { return Verdict::Drop(DropReason::Icmp) };
+pub(crate) fn write<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>) -> Action {
+    let Some(icmp) = Icmp::at_mut(frame.bytes_mut(), packet.l4) else { return Action::Drop(DropReason::Icmp) };
     icmp.reply_in_place();
     rewrite::reply_in_place::<I>(frame, packet.own);
-    Verdict::Send(frame.received_on())
+    Action::Send(frame.received_on())
 }

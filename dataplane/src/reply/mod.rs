@@ -10,26 +10,26 @@ pub(crate) mod dns;
 pub(crate) mod echo;
 pub(crate) mod reject;
 
-use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::tables::Tables;
 
-use crate::packet::{Packet, Verdict};
+use crate::packet::{Action, Packet, Verdict};
 use crate::port::Frame;
 use crate::wire::Ip;
 
-/// Writes the reply that `verdict` asks for, if any, into the frame. Returns what then becomes of the frame: the reply is sent
-/// by the port the frame came by, and a refusal that cannot be written is a plain drop.
-pub(crate) fn act<I: Ip>(
-    frame: &mut Frame,
-    packet: &Packet<I::Address>,
-    verdict: Verdict,
-    settings: &DataplaneSettings,
-) -> Verdict {
+/// Carries out `verdict` as far as a reply is to be written into the frame. A refusal that cannot be written is a plain drop.
+#[inline]
+pub(crate) fn act<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, verdict: Verdict, tables: &Tables) -> Action {
     match verdict {
-        Verdict::EchoReply => echo::reply::<I>(frame, packet),
-        Verdict::Refuse(reason, how) => match reject::write::<I>(frame, packet, how, settings) {
-            Some(()) => verdict,
-            None => Verdict::Drop(reason),
+        Verdict::Send(port) => Action::Send(port),
+        Verdict::EchoReply => echo::write::<I>(frame, packet),
+        Verdict::DnsReply => dns::write::<I>(frame, packet, tables.zone()),
+        Verdict::Refuse(reason, how) => match reject::write::<I>(frame, packet, how, tables.settings()) {
+            Some(()) => Action::SendRefusal(reason),
+            None => Action::Drop(reason),
         },
-        Verdict::Send(_) | Verdict::Pend | Verdict::HandOver(_) | Verdict::Pass(_) | Verdict::Drop(_) => verdict,
+        Verdict::Pend => Action::Pend,
+        Verdict::HandOver(worker) => Action::HandOver(worker),
+        Verdict::Pass(reason) => Action::Pass(reason),
+        Verdict::Drop(reason) => Action::Drop(reason),
     }
 }

@@ -47,7 +47,7 @@ pub(crate) const RESETS_PER_SECOND: u32 = 10_000;
 pub(crate) fn unknown_connection<A: Address>(packet: &Packet<A>, reason: DropReason) -> Verdict {
     match (packet.transport, packet.segment.signal()) {
         (Transport::Tcp, Signal::SynAck | Signal::Segment | Signal::Fin | Signal::Nothing) => {
-            Verdict::Refuse(reason, Refusal::Reset)
+            Verdict::Refuse(reason, Refusal::ResetUnknown)
         }
         (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::Datagram) => Verdict::Drop(reason),
         (Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other, _) => Verdict::Drop(reason),
@@ -58,12 +58,8 @@ pub(crate) fn unknown_connection<A: Address>(packet: &Packet<A>, reason: DropRea
 /// than what it answers, so a flood of segments costs no more than that rate in sending.
 pub(crate) fn within_rate(verdict: Verdict, resets: &mut Rate, now: Instant) -> Verdict {
     match verdict {
-        Verdict::Refuse(reason @ (DropReason::TcpNoFlow | DropReason::StaleReply), Refusal::Reset)
-            if !resets.take(now) =>
-        {
-            Verdict::Drop(reason)
-        }
-        _ => verdict,
+        Verdict::Refuse(reason, Refusal::ResetUnknown) if !resets.take(now) => Verdict::Drop(reason),
+        other => other,
     }
 }
 
@@ -75,7 +71,7 @@ pub(crate) fn write<I: Ip>(
     settings: &DataplaneSettings,
 ) -> Option<()> {
     match how {
-        Refusal::Reset => reset::<I>(frame, packet),
+        Refusal::Reset | Refusal::ResetUnknown => reset::<I>(frame, packet),
         Refusal::PortUnreachable => error::<I>(frame, packet, icmp::Error::PortUnreachable, settings),
         Refusal::TimeExceeded => error::<I>(frame, packet, icmp::Error::TimeExceeded, settings),
     }
