@@ -2,7 +2,7 @@
 //!
 //! `unsafe` here: system calls that take addresses.
 
-#![allow(unsafe_code, reason = "ioctl(2) takes unions and raw pointers")]
+#![allow(unsafe_code, reason = "socket options and if_nameindex(3) are raw pointers")]
 
 use std::ffi::CStr;
 use std::io;
