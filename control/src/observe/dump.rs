@@ -532,7 +532,7 @@ fn digest(ring: &Ring, backends: &[ShareItem]) -> String {
 
 fn zone(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
     let zone = tables.zone();
-    let sets = zone.names.iter().flat_map(|(name, node)| sets(node).map(move |(rtype, set)| (name, rtype, set)));
+    let sets = zone.names.iter().flat_map(|(name, node)| sets(node).map(move |(rtype, set)| (&**name, rtype, set)));
     let wanted = |(_, _, set): &(_, _, Option<&RrSet>)| {
         query
             .filter
@@ -541,7 +541,7 @@ fn zone(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
     };
     let keyed = sets.filter(wanted).map(|(name, rtype, set)| ((from_wire(name), rtype), (name, rtype, set)));
     let (page, rest) = least(keyed, query)?;
-    let item = |(name, rtype, set): (&Box<[u8]>, u16, Option<&RrSet>)| ZoneItem {
+    let item = |(name, rtype, set): (&[u8], u16, Option<&RrSet>)| ZoneItem {
         name: from_wire(name),
         rtype: if set.is_some() { type_name(rtype) } else { String::new() },
         ttl: set.and_then(|set| records(set).next()).map_or(zone.ttl, |record| record.ttl),
