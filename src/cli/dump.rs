@@ -20,7 +20,7 @@ use crate::output::{Machine, strange};
 /// If the gateway cannot be asked or the answer not be written.
 pub fn dump(args: &DumpArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let client = Client::new(&args.connection.socket)?;
-    let tables = args.table.map_or(Table::ALL.to_vec(), |table| vec![table]);
+    let tables = args.table.map_or_else(|| Table::ALL.to_vec(), |table| vec![table]);
     for (index, table) in tables.iter().enumerate() {
         match args.output {
             Some(Machine::Json) => as_json(&client, args, *table, out)?,
