@@ -1,8 +1,8 @@
-//! Request bodies: bounded in size, in time and in what they may cost together.
+//! Request bodies: bounded in size, in time, and in the memory of all together.
 //!
-//! Every write holds a [`Claim`] on one budget from before its first byte is read until it is answered, so neither many
-//! small writes nor a few large ones can take more memory than the budget allows; what does not fit is told to come
-//! again (429). A body that is too long, too slow or breaks off ends with a `Status` and a closed connection.
+//! Every write holds a [`Claim`] on one budget, from before its first byte is read until the response. So neither many
+//! small writes nor a few large ones can take more memory than the budget allows; a write that does not fit gets 429. A
+//! body that is too long, too slow or incomplete ends with a `Status` and a closed connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,19 +23,19 @@ use crate::objects::manifest;
 pub(crate) const OBJECT_LIMIT: usize = 3 << 20;
 /// Longest body of `apply`, bytes: a dump of some 100 000 Pods.
 pub(crate) const APPLY_LIMIT: usize = 64 << 20;
-/// All bodies under way together, bytes.
+/// All bodies in progress together, bytes.
 const BUDGET: usize = 96 << 20;
-/// What the budget is counted in, bytes. A write without a body costs one.
+/// Unit of the budget, bytes. A write without a body costs one unit.
 const UNIT: usize = 64 << 10;
 /// A whole body must arrive within this.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// From this size on, decoding leaves the API's thread, so that others are answered meanwhile.
+/// Bodies of this size or more are decoded on another thread, so that the API's thread can serve other clients.
 const LARGE: usize = 256 << 10;
-/// A client that sends too much is listened to for this many bytes more, so that it reads the answer instead of
-/// meeting a closed connection in the middle of its own sending.
+/// If a client sends too much, this many more bytes are read, so that it reads the response instead of finding the
+/// connection closed while it sends.
 const PATIENCE: usize = 16 << 20;
 
-/// A share of the budget; given back when dropped.
+/// A share of the budget; returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Claim(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
@@ -56,10 +56,10 @@ impl Budget {
 
 /// The media types of whole objects.
 pub(crate) const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
-/// Those of an object to be created.
+/// The media types of an object to be created.
 pub(crate) const CREATED_TYPES: &[&str] = &["application/json", "application/yaml", PROTOBUF];
 
-/// Reads a body of one of the media types `known`; without a `Content-Type` it is taken for the first of them.
+/// Reads a body of one of the media types `known`; without a `Content-Type` it is read as the first of them.
 pub(crate) async fn read(
     budget: &Budget,
     headers: &HeaderMap,
@@ -73,7 +73,7 @@ pub(crate) async fn read(
         discard(body, length).await;
         return Err(Status::too_large(limit));
     }
-    // A chunked body is counted as the longest it may be.
+    // A chunked body counts with its longest allowed length.
     let claim = budget.claim(length.unwrap_or(limit))?;
     let bytes = collect(body, limit, length.unwrap_or(0)).await?;
     Ok((claim, bytes, media))
@@ -88,7 +88,7 @@ pub(crate) async fn decode(bytes: Vec<u8>, media: &'static str) -> Result<Vec<Va
     decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 
-/// Decodes one object, and takes note of fields that its JSON gives twice; YAML that does is refused.
+/// Decodes one object, and notes fields that its JSON contains twice. YAML with such fields is refused.
 pub(crate) async fn decode_one(bytes: Vec<u8>, media: &'static str) -> Result<Sent, Status> {
     let few = bytes.len() < LARGE;
     let decode = move || match media.ends_with("json") {

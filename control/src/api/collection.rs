@@ -63,7 +63,7 @@ pub(crate) async fn delete(
     Err(Status::too_many_requests())
 }
 
-/// What is asked, with what a `DeleteOptions` in the body adds.
+/// The options of the query, with those of a `DeleteOptions` in the body.
 async fn with_body(api: &Api, headers: &HeaderMap, body: Body, deletion: Deletion) -> Result<Deletion, Status> {
     let (_claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
     match bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! From a body to an object, and what to say of fields that do not exist.
+//! From a body to an object, and what to do about unknown fields.
 //!
 //! | `fieldValidation` | an unknown or repeated field |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | `Warn`, or nothing | is left out, with a `Warning` header that `kubectl` shows |
 //! | `Ignore` | is left out |
 //!
-//! `kubectl` asks for `Strict`. Old clients and generators that send more than this version knows go on working. Of a
-//! field given twice the last counts, as with the API server. The command line's own manifests are always strict: see
+//! `kubectl` asks for `Strict`. Old clients and generators that send more than this version knows continue to work. If a
+//! field is given twice, the last one counts, as with the API server. The command line's own manifests are always strict: see
 //! [`Object::from_value`].
 
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ use crate::objects::Object;
 use crate::objects::fault::Fault;
 use crate::objects::service::{SpecExt, parse_ip};
 
-/// Most warnings in one answer, and most characters in one: as the API server.
+/// Most warnings in one response, and most characters in each, as for the API server.
 const MOST_WARNINGS: usize = 64;
 const LONGEST_WARNING: usize = 256;
 
@@ -42,7 +42,7 @@ impl From<Value> for Sent {
     }
 }
 
-/// An object, and what its sender should know.
+/// An object, and the warnings for its sender.
 #[derive(Debug)]
 pub(crate) struct Decoded {
     pub(crate) object: Object,
@@ -75,7 +75,7 @@ fn unknown_field(fault: &Fault) -> String {
     format!("unknown field {:?}", fault.field)
 }
 
-/// An object need not say its kind where the path does: the official Python client leaves it out.
+/// An object may omit its kind, which the path names: the official Python client does.
 fn with_header<'a>(target: &Target, value: &'a Value) -> Cow<'a, Value> {
     let header = [("apiVersion", target.kind.api_version()), ("kind", target.kind.name())];
     let open = |field: &str| value.get(field).is_none_or(|text| text.is_null() || text == "");
@@ -164,7 +164,7 @@ fn sloppy_address(field: &str, ip: &str) -> Option<String> {
     })
 }
 
-/// Adds the warnings to an answer, each as a `Warning` header.
+/// Adds the warnings to a response, each as a `Warning` header.
 pub(crate) fn warn(mut response: Response, warnings: &[String]) -> Response {
     for warning in warnings.iter().take(MOST_WARNINGS) {
         let text: String = warning.chars().filter(|c| !c.is_control()).take(LONGEST_WARNING).collect();
@@ -177,7 +177,7 @@ pub(crate) fn warn(mut response: Response, warnings: &[String]) -> Response {
     response
 }
 
-/// Reads JSON, and takes note of fields that are given more than once; `serde_json` alone would keep quiet.
+/// Reads JSON, and notes fields that are given more than once; `serde_json` alone does not report them.
 pub(crate) fn json(bytes: &[u8]) -> Result<Sent, serde_json::Error> {
     let mut repeated = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);

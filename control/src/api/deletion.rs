@@ -1,8 +1,8 @@
-//! What a deletion asks beyond its object: `DeleteOptions`, in the query or in the body.
+//! The options of a deletion: `DeleteOptions`, in the query or in the body.
 //!
-//! `gracePeriodSeconds` makes a Pod terminating for that time; without it, and for every other kind, the object goes at
-//! once. `propagationPolicy` is checked and changes nothing: what belongs to an object (a Service's EndpointSlices, all of a
-//! namespace) goes with it in the same commit, so there is neither a background to wait for nor an orphan.
+//! `gracePeriodSeconds` makes a Pod terminating for that time; without it, and for every other kind, the object is removed at
+//! once. `propagationPolicy` is validated and has no effect: what belongs to an object (a Service's EndpointSlices, everything
+//! in a namespace) is deleted in the same commit, so nothing is deleted in the background and nothing is orphaned.
 
 use serde_json::Value;
 
@@ -11,25 +11,25 @@ use super::status::Status;
 use crate::cluster::{Preconditions, Write};
 use crate::objects::{Key, Kind};
 
-/// What is asked of a deletion.
+/// The options of a deletion.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Deletion {
     pub(crate) dry_run: bool,
-    /// Seconds of terminating; nothing if it was not said.
+    /// Seconds of terminating; `None` if not given.
     pub(crate) grace: Option<u32>,
     /// Which object is meant. Checked where the deletion is planned: the replica may be behind.
     pub(crate) preconditions: Preconditions,
 }
 
 impl Deletion {
-    /// From the parameters of the query.
+    /// From the query.
     pub(crate) fn parse(grace: &str, policy: &str) -> Result<Self, Status> {
         check_policy(policy)?;
         let grace = if grace.is_empty() { None } else { Some(seconds(&Value::from(grace.parse::<i64>().ok()))?) };
         Ok(Self { grace, ..Self::default() })
     }
 
-    /// With what the body says, which counts more.
+    /// With the options in the body, which take precedence.
     pub(crate) fn with_body(self, options: &Value) -> Result<Self, Status> {
         let text = |field: &str| options.get(field).and_then(Value::as_str).unwrap_or_default();
         check_policy(text("propagationPolicy"))?;
@@ -45,7 +45,7 @@ impl Deletion {
         Ok(Self { dry_run: self.dry_run || dry == Some(true), grace: grace.or(self.grace), preconditions })
     }
 
-    /// What is done with an object.
+    /// The write that deletes an object.
     pub(crate) fn write(&self, key: Key) -> Write {
         let preconditions = self.preconditions.clone();
         match self.grace {

@@ -1,7 +1,7 @@
-//! What the API has, told the way clients ask for it: groups, versions, resources, the server's version, its health.
+//! Discovery: groups, versions, resources, the server's version, its health.
 //!
-//! `kubectl` and client libraries read these before anything else and believe them, so the verbs listed are the verbs
-//! that work. It comes in two forms: a document for each group and version, and, for clients whose `Accept` asks for an
+//! `kubectl` and client libraries read these documents first and rely on them, so the verbs listed are exactly the verbs
+//! that work. There are two forms: a document for each group and version, and, for clients whose `Accept` asks for an
 //! `APIGroupDiscoveryList`, all of them at once at `/api` and `/apis` (KEP-3352).
 
 use axum::Json;
@@ -16,16 +16,16 @@ use super::collection;
 use super::shared::Api;
 use crate::objects::Kind;
 
-/// Group and version of what Kubernetes has no word for.
+/// The group of resources that Kubernetes does not have.
 pub(crate) const OWN_GROUP: &str = "pollgate.io";
 /// The version of [`OWN_GROUP`].
 pub(crate) const OWN_VERSION: &str = "v1alpha1";
 
-/// What every kind can do today, besides [`DELETE_COLLECTION`].
+/// The verbs of every kind, besides [`DELETE_COLLECTION`].
 const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Not for every kind.
 const DELETE_COLLECTION: &str = "deletecollection";
-/// What can be done to a status.
+/// The verbs of a status.
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 /// The media type of all groups at once.
@@ -161,7 +161,7 @@ fn group(name: &str, version: &str) -> Value {
     json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version})
 }
 
-/// Not ready while nothing can be written; reads and packets work all the same.
+/// Not ready while nothing can be written; reads and packets still work.
 async fn ready(State(api): State<Api>) -> (StatusCode, String) {
     match api.store_failure() {
         None => (StatusCode::OK, "ok".to_owned()),

@@ -1,4 +1,4 @@
-//! `pollgate.io/v1alpha1`: what Kubernetes has no word for.
+//! `pollgate.io/v1alpha1`: requests that Kubernetes does not have.
 //!
 //! | path | what |
 //! |---|---|
@@ -8,10 +8,10 @@
 //! | `GET dump/TABLE` | compiled tables and flows: [`dump`](super::dump) |
 //!
 //! Why `apply` beside the API server's own patches: those change one object at a time, so a half-applied directory is
-//! served until the client gets to its end, or for ever if it does not.
+//! served until the client gets to its end, or indefinitely if it does not.
 //!
 //! `apply` takes a `List` (or one object; or YAML documents), `?namespace=` for objects that name none and
-//! `?dryRun=All`. It answers
+//! `?dryRun=All`. It returns
 //!
 //! ```json
 //! {"kind": "ApplyResult", "apiVersion": "pollgate.io/v1alpha1", "metadata": {"resourceVersion": "42"},
@@ -52,16 +52,16 @@ pub const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";
 /// What an apply did to one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplyOutcome {
-    /// It was not there before.
+    /// It did not exist.
     Created,
-    /// It was there and is different now.
+    /// It existed and is different now.
     Configured,
-    /// It was there, just as it was sent.
+    /// It existed, exactly as sent.
     Unchanged,
 }
 
 impl ApplyOutcome {
-    /// The word in the answer, and the one `kubectl apply` prints.
+    /// The word in the response, and the one `kubectl apply` prints.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -114,7 +114,7 @@ async fn receive(
     let (claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, APPLY_LIMIT).await?;
     let namespace = namespace.to_owned();
     let values = body::decode(bytes, media).await?;
-    // Checking many objects takes a while too: off this thread with it.
+    // Validating many objects takes time too, so it runs on another thread.
     let decoded = tokio::task::spawn_blocking(move || decode(values, &namespace)).await;
     let objects = decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))?;
     Ok((claim, objects))

@@ -1,4 +1,4 @@
-//! What changed lately: the commits the replica adopted, newest last.
+//! Recent changes: the commits that the replica adopted, newest last.
 //!
 //! ```text
 //!    floor                                the replica's revision
@@ -8,7 +8,7 @@
 //!
 //! A watcher is a place in here and nothing more: it reads on from its revision at its own pace, so a thousand watchers
 //! cost one history. A page of a list that was begun earlier is the present with these changes taken back. A request for
-//! a revision below the floor gets 410, and the client lists anew, as with an API server whose etcd was compacted.
+//! a revision below the floor gets 410, and the client lists again, as with an API server whose etcd was compacted.
 //!
 //! The bounds: [`CHANGES`] is half a minute at a thousand changed objects a second, longer than a client takes to come
 //! back after a lost connection; [`BYTES`] holds whatever the objects. Only the versions that were replaced are
@@ -57,22 +57,22 @@ struct Entry {
     bytes: usize,
 }
 
-/// What was asked for has been forgotten.
+/// The requested revision has been forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooOld {
-    /// The revision that was asked for.
+    /// The requested revision.
     pub(crate) asked: u64,
-    /// The oldest one that can be.
+    /// The oldest one that is available.
     pub(crate) oldest: u64,
 }
 
 impl History {
-    /// The history of a replica at `revision`, in which nothing has happened yet.
+    /// The empty history of a replica at `revision`.
     pub(crate) fn new(revision: u64, bounds: Bounds) -> Self {
         Self { floor: revision, entries: VecDeque::new(), changes: 0, bytes: 0, bounds }
     }
 
-    /// Takes note of the next commit.
+    /// Adds the next commit.
     pub(crate) fn push(&mut self, commit: Arc<Commit>) {
         let bytes = commit.changes.iter().map(weight).sum();
         self.changes += commit.changes.len();
@@ -101,7 +101,7 @@ impl History {
     }
 }
 
-/// What it costs to remember a change, in bytes: the version it replaced, which takes about three times its text when
+/// The memory of a change, in bytes: the version it replaced, which takes about three times its text when
 /// decoded, and the change itself.
 fn weight(change: &Change) -> usize {
     const CHANGE: usize = 512;
@@ -121,7 +121,7 @@ fn text_length(object: &Object) -> usize {
         }
     }
     let mut count = Count(0);
-    // Counting does not fail, and every object has a text.
+    // Counting cannot fail, and every object can be serialised.
     let _ = serde_json::to_writer(&mut count, &object.to_value());
     count.0
 }

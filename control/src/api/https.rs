@@ -1,4 +1,4 @@
-//! The HTTPS listener: the same API for clients that cannot open a Unix socket, kubectl before all.
+//! The HTTPS listener: the same API for clients that cannot open a Unix socket, above all kubectl.
 //!
 //! ```text
 //!   loopback ──▶ stranger ──handshake──▶ request ──▶ token? ──no──▶ 401, closed
@@ -41,28 +41,28 @@ use super::idle::Idle;
 use super::server::{Place, Places, STOP_TIME};
 use super::status::Status;
 
-/// Connections that have not shown the token. A handshake and a request take milliseconds: for a client to be pushed out,
-/// this many others must come meanwhile.
+/// Connections that have not sent the token. A handshake and a request take milliseconds: a client is replaced only if this
+/// many others connect in that time.
 const STRANGERS: usize = 256;
 
 /// Paths that are served without the token.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
-/// What Go's server, and so every API server, says to a client that forgot the `s`.
+/// What Go's server, and so every API server, returns to a client that used `http`.
 const PLAIN_HTTP: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
-/// Where to listen, and where what the listener is known by is kept.
+/// Where to listen, and the file of the listener's certificate and token.
 #[derive(Debug, Clone)]
 pub struct Https {
     /// A loopback address and a port.
     pub listen: SocketAddr,
-    /// The file of certificate, key and token; it is made if it is not there.
+    /// The file of certificate, key and token; it is created if it does not exist.
     pub identity: PathBuf,
 }
 
 impl Https {
-    /// With the file beside that of the state, and called after it.
+    /// With the file beside the state file, and named after it.
     pub fn beside(state: &Path, listen: SocketAddr) -> Self {
         let mut identity = state.as_os_str().to_owned();
         identity.push(".tls");
@@ -89,7 +89,7 @@ impl Listener {
     }
 }
 
-/// Serves `router` to those who have the token until `stop` changes, then lets requests under way finish, within bounds.
+/// Serves `router` to clients with the token until `stop` changes, then lets requests in progress finish, within bounds.
 pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Places>) -> io::Result<()> {
     let mut stop = places.stop.clone();
     let socket = TcpListener::from_std(listener.socket)?;
@@ -144,7 +144,7 @@ async fn handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<T
     stream.peek(&mut first[..1]).await?;
     // A TLS record begins with 22, a request with a method.
     if first[0].is_ascii_uppercase() {
-        // Read first: what is left unread when a connection closes may take the answer away from its reader.
+        // Read first: closing a connection with unread data may discard the response.
         let _ = stream.read(&mut first).await?;
         stream.write_all(PLAIN_HTTP).await?;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP"));
@@ -152,7 +152,7 @@ async fn handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<T
     acceptor.accept(stream).await
 }
 
-/// Before every request: who is it?
+/// Checks the token of every request.
 async fn ask(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     if OPEN_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
@@ -179,7 +179,7 @@ struct Door {
 struct Inside {
     /// Oldest first.
     strangers: VecDeque<AbortHandle>,
-    /// With the slot that each takes.
+    /// With the slot of each.
     known: HashMap<task::Id, OwnedSemaphorePermit>,
 }
 

@@ -1,4 +1,4 @@
-//! What the HTTPS listener is known by: a certificate, its key, and the token that clients must show.
+//! The identity of the HTTPS listener: a certificate, its key, and the token that clients must send.
 //!
 //! ```text
 //!   CA, whose key is then thrown away ──signs──▶ certificate, key ──▶ every handshake
@@ -8,15 +8,15 @@
 //!          `pollgate kubeconfig`: address, CA, token
 //! ```
 //!
-//! All of it is made at the first start and kept in one file, mode 0600, so a kubeconfig outlives restarts. One file,
-//! because a rename replaces it whole: there is never a key beside another key's certificate.
+//! All of it is created at the first start and kept in one file, mode 0600, so a kubeconfig survives restarts. It is one file
+//! because a rename replaces it atomically: there is never a key beside another key's certificate.
 //!
-//! Why a CA for a single certificate: libraries differ in whether they take a self-signed certificate for a server's own
-//! and an authority at once, and all of them take a certificate under a CA. The CA's key is dropped as soon as it has signed:
+//! Why a CA for a single certificate: libraries differ in whether they accept a self-signed certificate as both a server's
+//! certificate and an authority, and all of them accept a certificate signed by a CA. The CA's key is dropped as soon as it has signed:
 //! an attacker who steals the file can impersonate this gateway, but no other server.
 //!
-//! At every start the certificate is looked at as a client would, with a client's code, thirty days ahead. If it will have
-//! ended by then, or is for another address than the one configured now, a new one is made; the token stays.
+//! At every start the certificate is verified as a client would, with a client's code, thirty days ahead. If it will have
+//! expired by then, or is for another address than the configured one, a new one is created; the token stays.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -43,11 +43,11 @@ use crate::store::sync_directory;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A kubeconfig lasts as long as its certificate, and a certificate for loopback needs no regular renewal.
 const LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
-/// A certificate this close to its end is not taken into another run.
+/// A certificate that expires this soon is replaced at a start.
 const MARGIN: Duration = Duration::from_secs(30 * 86_400);
 /// Names a client may call the server by, beside its address: the last is what clients inside a cluster use.
 const NAMES: [&str; 2] = ["localhost", "kubernetes.default.svc"];
-/// The file has some 2000 bytes; a longer one is something else.
+/// The file has about 2000 bytes; a longer one is not ours.
 const LONGEST_FILE: u64 = 64 << 10;
 
 /// Why the listener has no certificate or token.
@@ -86,9 +86,9 @@ pub enum IdentityError {
     NotOurs {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
-        /// Who we are.
+        /// The user of this process.
         user: u32,
     },
     /// The file system refused.
@@ -99,10 +99,10 @@ pub enum IdentityError {
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// No key, certificate or random bits to be had.
+    /// A key, certificate or random bits could not be created.
     #[error("cannot create a certificate for `api.listen`: {0}")]
     Making(String),
 }
@@ -116,7 +116,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads the file at `path`, and writes it first where there is none or what it holds will not do any more.
+    /// Reads the file at `path`. Writes it first if it does not exist, or its certificate is no longer valid.
     pub(super) fn load_or_make(path: &Path, address: IpAddr, now: SystemTime) -> Result<Self, IdentityError> {
         let Some(kept) = read(path)? else {
             let kept = Kept::new(address, Token::random()?, now)?;
@@ -159,20 +159,20 @@ impl Token {
         (text.len() == 64 && text.bytes().all(hexadecimal)).then(|| Self(text.to_owned()))
     }
 
-    /// Whether it is what a client has shown, found out in the same time wherever the first difference is.
+    /// Whether it is the token that a client has sent. The comparison takes the same time wherever the first difference is.
     pub(super) fn is(&self, shown: &[u8]) -> bool {
         let token = self.0.as_bytes();
         let differences = token.iter().zip(shown).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
         differences == 0 && token.len() == shown.len()
     }
 
-    /// The text, for the one who may have it.
+    /// The token as text.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
 }
 
-/// What the file holds, as JSON.
+/// The file's content, as JSON.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     ca: String,
@@ -181,7 +181,7 @@ struct Kept {
     token: String,
 }
 
-/// What a client would make of the certificate.
+/// How a client would judge the certificate.
 enum Fitness {
     Fit,
     Ending,
@@ -209,7 +209,7 @@ impl Kept {
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     Ok(Fitness::OtherAddress)
                 }
-                // The host's clock is behind; those of the clients may be right, and its own will be.
+                // The host's clock is behind; those of the clients may be right, and the host's will be corrected.
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Ok(Fitness::Fit),
                 other => Err(format!("its certificate: {other}")),
             },
@@ -248,7 +248,7 @@ fn certificate(pem: &str) -> Result<CertificateDer<'static>, String> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| format!("its certificate: {error}"))
 }
 
-/// A CA, a certificate for `address` signed by it, and that one's key, all in PEM.
+/// A CA, a certificate for `address` signed by it, and the certificate's key, all in PEM.
 fn certify(address: IpAddr, now: SystemTime) -> Result<(String, String, String), rcgen::Error> {
     let mut authority = parameters(Vec::new(), "pollgate CA", now)?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -307,13 +307,13 @@ fn read(path: &Path) -> Result<Option<Kept>, IdentityError> {
     serde_json::from_str(&text).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
-/// Whole and on disk, or as it was.
+/// Writes the file atomically and durably.
 fn write(path: &Path, kept: &Kept) -> Result<(), IdentityError> {
     let text = serde_json::to_string_pretty(kept).map_err(|error| IdentityError::Making(error.to_string()))?;
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".new-{}", std::process::id()));
     let fresh = PathBuf::from(fresh);
-    // Left by a process of this number that was killed at the wrong moment, if it is there at all.
+    // It may be left over from a process with this number that was killed.
     drop(fs::remove_file(&fresh));
     let written = write_new(&fresh, &text).and_then(|()| fs::rename(&fresh, path)).and_then(|()| sync_directory(path));
     written.map_err(|source| IdentityError::Unusable { path: path.to_owned(), source })

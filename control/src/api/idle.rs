@@ -1,21 +1,21 @@
-//! Which connections have nothing to do, and which of them goes when its place is needed.
+//! Idle connections, and which of them is closed if a new client needs its slot.
 //!
 //! ```text
 //! accepted ──▶ idle ──request──▶ busy ──answered──▶ idle …
-//!               └─ the longest idle one is asked to leave when a new client finds every place taken
+//!               └─ the longest idle one is closed when a new client finds every slot in use
 //! ```
 //!
-//! A limit of connections alone protects the gateway, but not its clients from each other: one that opens connections and
-//! sends nothing would keep everybody else out for as long as an idle connection may last. So only a request gives the
-//! right to a place, and newcomers displace the idle. A client whose idle connection goes opens another, as it
-//! would after any keep-alive time.
+//! A limit on connections alone protects the gateway, but not its clients from each other: a client that opens connections
+//! and sends nothing would keep all others out for as long as a connection may be idle. So only a connection with a request
+//! in progress keeps its slot; new connections displace idle ones. A client whose idle connection was closed opens another
+//! one, as after any keep-alive time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The idle connections, by the order in which they became it.
+/// The idle connections, in the order in which they became idle.
 #[derive(Debug, Default)]
 pub(super) struct Idle(Mutex<Waiting>);
 
@@ -25,7 +25,7 @@ struct Waiting {
     seats: BTreeMap<u64, Arc<Notify>>,
 }
 
-/// A connection's part in it.
+/// A connection's entry among them.
 #[derive(Debug)]
 pub(super) struct Seat {
     idle: Arc<Idle>,
@@ -34,7 +34,7 @@ pub(super) struct Seat {
     number: Mutex<Option<u64>>,
 }
 
-/// A request under way; at its end the connection is idle again.
+/// A request in progress; at its end the connection is idle again.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Seat>);
 
@@ -46,7 +46,7 @@ impl Idle {
         Arc::new(seat)
     }
 
-    /// Asks the connection that has been idle for longest to leave.
+    /// Asks the connection that has been idle for longest to close.
     pub(super) fn displace_one(&self) {
         if let Some((_, leave)) = self.lock().seats.pop_first() {
             leave.notify_one();
@@ -59,13 +59,13 @@ impl Idle {
 }
 
 impl Seat {
-    /// A request has come.
+    /// A request has arrived.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         self.leave_list();
         Busy(Arc::clone(self))
     }
 
-    /// Waits until the place is needed.
+    /// Waits until the slot is needed.
     pub(super) async fn displaced(&self) {
         self.leave.notified().await;
     }

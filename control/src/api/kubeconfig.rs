@@ -1,4 +1,4 @@
-//! `GET /apis/pollgate.io/v1alpha1/kubeconfig`: all a client of the HTTPS listener needs to know, its token included.
+//! `GET /apis/pollgate.io/v1alpha1/kubeconfig`: what a client of the HTTPS listener needs, its token included.
 //!
 //! Served over the Unix socket only: a client that may open it has full access anyway. The listener itself does not have the
 //! path, so that a leaked token cannot be used to get the next one.
@@ -15,7 +15,7 @@ use super::status::Status;
 /// The path of the kubeconfig.
 pub const KUBECONFIG_PATH: &str = "/apis/pollgate.io/v1alpha1/kubeconfig";
 
-/// What cluster, user and context are called in it.
+/// The name of cluster, user and context in it.
 const NAME: &str = "pollgate";
 
 /// `None`: there is no listener.

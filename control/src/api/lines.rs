@@ -5,9 +5,9 @@
 //!                                                                   └─ Lines::line ─▶ {"type":…,"object":…}\n
 //! ```
 //!
-//! An event is the same bytes for everybody who gets it in the same form, so it is encoded once and shared: a thousand
-//! watchers of one kind cost a thousand writes of one buffer. What was encoded is kept for as long as [`KEPT`] bytes
-//! have room for it, which is for the commits of the last moments; a watcher further behind has its own encoded.
+//! An event is the same bytes for every client that gets it in the same form, so it is encoded once and shared: a thousand
+//! watchers of one kind cost a thousand writes of one buffer. Encoded lines are kept while [`KEPT`] bytes have room for
+//! them, which is for the most recent commits. For a watcher further behind they are encoded again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ use crate::objects::{Kind, Object};
 /// The annotation of the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// Encoded lines that are kept to be shared, bytes.
+/// Encoded lines that are kept for sharing, bytes.
 const KEPT: usize = 8 << 20;
 
 /// What a change is to a watcher.
@@ -38,8 +38,8 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// What `change` is to who wants these objects. One that stops being wanted is deleted for them, and one that begins to
-    /// be is added, whatever happened to the object itself.
+    /// The event of `change` for a client that selects these objects. An object that no longer matches is deleted for it, and
+    /// one that begins to match is added, whatever happened to the object itself.
     pub(crate) fn of(change: &Change, wanted: &Wanted) -> Option<Self> {
         if !wanted.covers(&change.key) {
             return None;
@@ -61,7 +61,7 @@ impl Event {
         }
     }
 
-    /// The object to show: as it is now, or as it was last, which then carries the revision of its end.
+    /// The object to show: its current version, or its last one with the revision of its deletion.
     fn object(self, change: &Change, revision: u64) -> Option<Arc<Object>> {
         if self != Self::Deleted {
             return change.new.clone();
@@ -72,11 +72,11 @@ impl Event {
     }
 }
 
-/// Lines that were encoded lately.
+/// Recently encoded lines.
 #[derive(Debug, Default)]
 pub(crate) struct Lines(Mutex<Kept>);
 
-/// Which line: of which commit and change, as what, in which form. Tables tell ages, so theirs are of one second.
+/// Which line: of which commit and change, as which event, in which form. Tables show ages, so theirs are per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Name {
     revision: u64,
@@ -143,18 +143,18 @@ fn table(revision: &str, columns: Option<&Value>, row: Option<Value>) -> Value {
     })
 }
 
-/// An `ADDED` for an object that was there before the watch began.
+/// An `ADDED` for an object that existed before the watch began.
 pub(crate) fn initial(object: &Object, form: Form, columns: Option<&Value>) -> Vec<u8> {
     line(Event::Added, object, form, columns, Timestamp::now())
 }
 
-/// The first line of a watch of Tables: `commit`'s change with the columns. Nobody shares it.
+/// The first line of a watch of Tables: `commit`'s change with the columns. It is not shared.
 pub(crate) fn first_table(commit: &Commit, index: usize, event: Event, form: Form, columns: &Value) -> Option<Bytes> {
     let object = event.object(commit.changes.get(index)?, commit.revision)?;
     Some(line(event, &object, form, Some(columns), Timestamp::now()).into())
 }
 
-/// A bookmark: everything up to `revision` has been told.
+/// A bookmark: everything up to `revision` has been sent.
 pub(crate) fn bookmark(kind: Kind, revision: u64, form: Form, ends_initial_events: bool) -> Bytes {
     let revision = revision.to_string();
     let mut object = match form {
@@ -170,7 +170,7 @@ pub(crate) fn bookmark(kind: Kind, revision: u64, form: Form, ends_initial_event
     text("BOOKMARK", &object).into()
 }
 
-/// The end of a watch that cannot go on.
+/// The end of a watch that cannot continue.
 pub(crate) fn error(status: &Status) -> Bytes {
     text("ERROR", &status.to_value()).into()
 }

@@ -1,4 +1,4 @@
-//! Lists: whole or in pages, of now or of an earlier revision.
+//! Lists: whole or in pages, of the current or an earlier revision.
 //!
 //! ```text
 //! limit=2                 a b │ continue=(revision 7, behind b)
@@ -6,11 +6,11 @@
 //! limit=2&continue=…                │ e        all three show the state at revision 7
 //! ```
 //!
-//! The token holds all that a page needs, so a client that never comes back leaves nothing behind. If the [history] no
-//! longer reaches to the first page's revision, the answer is 410 with a token that goes on from the same key in the
-//! state of now, as the API server's (apiserver `pkg/storage/continue.go`, `pkg/storage/etcd3/errors.go`).
+//! The token contains all that a page needs, so a client that does not continue leaves nothing behind. If the [history] no
+//! longer reaches back to the first page's revision, the response is 410 with a token that continues from the same key in
+//! the current state, as the API server does (apiserver `pkg/storage/continue.go`, `pkg/storage/etcd3/errors.go`).
 //!
-//! Which options go together is apimachinery's `ValidateListOptions`, with its messages.
+//! Which options may be combined is apimachinery's `ValidateListOptions`, with its messages.
 //!
 //! [history]: super::history
 
@@ -30,35 +30,35 @@ use super::view::{NoState, Page};
 use crate::objects::fault::Fault;
 use crate::objects::{Key, Object};
 
-/// How long a list waits for a revision that has not come yet, as the API server does.
+/// How long a list waits for a revision that is still to come, as the API server does.
 const FUTURE_TIME: Duration = Duration::from_secs(3);
 
-/// Objects that are looked up at once.
+/// Objects that are looked up together.
 const TURN: usize = 256;
 /// Longest page, objects: a client that asks for more gets this many and a token.
 const LONGEST_PAGE: usize = 10_000;
 
-/// What state a list is to show.
+/// Which state a list shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Moment {
     Now,
-    /// Now, which must not be before this revision.
+    /// The current state, which must not be older than this revision.
     NotBefore(u64),
     Exactly(u64),
     /// The rest of a list that was begun before.
     Rest(Token),
 }
 
-/// Where a list goes on.
+/// Where a list continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Token {
-    /// The state to show; nothing: the newest.
+    /// The state to show; `None`: the newest.
     revision: Option<u64>,
     /// Behind this object.
     after: Key,
 }
 
-/// Answers a list.
+/// The response to a list request.
 pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Parameters) -> Result<Response, Status> {
     let faults = contradictions(parameters);
     if !faults.is_empty() {
@@ -68,9 +68,9 @@ pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Pa
     let moment = Moment::of(parameters, limit.is_some(), wanted)?;
     let page = page(api, wanted, &moment, limit.unwrap_or(TURN)).await?;
     let revision = page.revision;
-    // A list without a limit is one of many pages, which are read on the way; one with a limit ends here.
+    // A list without a limit consists of many pages, read while it is sent; one with a limit ends here.
     let (next, rest) = if limit.is_none() { (page.last, None) } else { (None, page.last) };
-    // Nobody counts what is selected.
+    // Selected objects are not counted.
     let counted = rest.as_ref().filter(|_| wanted.selects_all());
     let remaining = counted.and_then(|after| api.replica.count_behind(wanted, revision, after).ok());
     let token = rest.map(|after| Token { revision: Some(revision), after }.encode());
@@ -81,13 +81,13 @@ pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Pa
 }
 
 /// The objects of a list at one revision, looked up page by page as they are sent: a list that is read slowly costs no more
-/// than one that is read at once. It breaks off if it is read so slowly that its revision is forgotten meanwhile.
+/// than one that is read at once. It is cut off if it is read so slowly that its revision is forgotten.
 struct Walk {
     api: Api,
     wanted: Wanted,
     revision: u64,
     page: std::vec::IntoIter<Arc<Object>>,
-    /// Behind which key the next page begins, if there is one.
+    /// The key after which the next page begins, if there is one.
     next: Option<Key>,
 }
 
@@ -107,7 +107,7 @@ impl Iterator for Walk {
     }
 }
 
-/// The parameter `resourceVersion`; nothing if it is not given.
+/// The parameter `resourceVersion`; `None` if it is not given.
 pub(crate) fn revision(parameters: &Parameters) -> Result<Option<u64>, Status> {
     match text(parameters, "resourceVersion") {
         "" => Ok(None),
@@ -117,7 +117,7 @@ pub(crate) fn revision(parameters: &Parameters) -> Result<Option<u64>, Status> {
     }
 }
 
-/// Waits until the replica is not before `revision`.
+/// Waits until the replica has reached the revision.
 pub(crate) async fn reach(api: &Api, asked: u64) -> Result<(), Status> {
     let mut revision = api.replica.revision();
     // The sender lives as long as the replica.
@@ -150,7 +150,7 @@ fn no_state(error: NoState, after: Option<&Key>) -> Status {
     }
 }
 
-/// `limit`; nothing for all of them.
+/// `limit`; `None` for all objects.
 fn limit(parameters: &Parameters) -> Result<Option<usize>, Status> {
     let text = text(parameters, "limit");
     if text.is_empty() {
@@ -202,7 +202,7 @@ impl Moment {
         Ok(match (revision, text(parameters, "resourceVersionMatch")) {
             (None | Some(0), _) => Self::Now,
             (Some(revision), "Exact") => Self::Exactly(revision),
-            // What `limit` meant before `resourceVersionMatch` came, and still does without it.
+            // The meaning of `limit` before `resourceVersionMatch` existed, and still without it.
             (Some(revision), "") if limited => Self::Exactly(revision),
             (Some(revision), _) => Self::NotBefore(revision),
         })
@@ -210,7 +210,7 @@ impl Moment {
 }
 
 impl Token {
-    /// As hexadecimal digits of its JSON: safe in a query, and plainly not meant to be written by hand.
+    /// Hexadecimal digits of its JSON: safe in a query, and clearly not meant to be written by hand.
     fn encode(&self) -> String {
         let Key { namespace, name, .. } = &self.after;
         let json = json!({"rv": self.revision, "ns": namespace, "name": name}).to_string();
@@ -220,7 +220,7 @@ impl Token {
         })
     }
 
-    /// Nothing, if the token was not made here, or for another list.
+    /// `None` if the token was not made here, or is for another list.
     fn decode(hex: &str, wanted: &Wanted) -> Option<Self> {
         let digits = hex.chars().map(|digit| digit.to_digit(16)).collect::<Option<Vec<u32>>>()?;
         let byte = |pair: &[u32]| u8::try_from(pair.first()? * 16 + pair.get(1)?).ok();

@@ -23,13 +23,12 @@
 //!   view     the replica that all reads come from             history  its recent changes
 //! ```
 //!
-//! Why Kubernetes' API and not one of our own: what speaks to an API server about Services speaks to the gateway, so that
-//! nobody learns a dialect. Where a gateway differs: there is no kubelet, so a `status` in a created or applied Pod, Node or
-//! Service is kept, and a deleted Pod goes at once, or after the grace period the request names; a namespace comes to be
-//! with its first object.
+//! Why Kubernetes' API and not one of our own: a client that manages Services through an API server can manage the gateway in
+//! the same way. Differences: there is no kubelet, so a `status` in a created or applied Pod, Node or Service is stored, and
+//! a deleted Pod is removed at once, or after the grace period of the request. A namespace is created with its first object.
 //!
-//! The API has a thread and a single-threaded runtime of its own. It never waits for the control thread except for
-//! the answer to a write, and nothing it does holds the control thread up.
+//! The API has a thread and a single-threaded runtime of its own. It waits for the control thread only for
+//! the result of a write, and never delays the control thread.
 
 mod answer;
 mod body;
@@ -91,13 +90,13 @@ pub use self::kubeconfig::KUBECONFIG_PATH;
 pub use self::server::OPEN_FILES;
 pub use self::shared::StatsSource;
 
-/// What the API server is made of.
+/// The parts of the API server.
 pub struct ApiParts {
-    /// Where to listen. Missing directories are made.
+    /// Where to listen. Missing directories are created.
     pub socket: PathBuf,
-    /// Where else, if anywhere.
+    /// The HTTPS listener, if any.
     pub https: Option<Https>,
-    /// The state reads start from: the same as the control thread's.
+    /// The initial state for reads: the same as the control thread's.
     pub replica: Cluster,
     /// The way to the control thread.
     pub commands: Sender<Command>,
@@ -117,21 +116,21 @@ pub struct ApiHandle {
 }
 
 impl ApiHandle {
-    /// Where the control thread puts requests that are done: they reach the replica, and then the clients.
+    /// Where the control thread puts finished requests: they are applied to the replica, then the clients get the response.
     pub fn settled_sink(&self) -> SettledSink {
         let settled = self.settled.clone();
-        // A stopped API has nobody left to answer.
+        // A stopped API has no client left.
         Box::new(move |done| drop(settled.send(done)))
     }
 
-    /// Where HTTPS is spoken, if it is: the port that was asked for, or the one the system gave for port 0.
+    /// The address of the HTTPS listener, if any; for port 0 with the port that the system chose.
     pub fn https(&self) -> Option<SocketAddr> {
         self.https
     }
 
-    /// Takes no further connections, lets requests under way finish within five seconds, and removes the socket.
+    /// Accepts no further connections, lets requests in progress finish within five seconds, and removes the socket.
     ///
-    /// Stop the API before the control thread: requests under way need it.
+    /// Stop the API before the control thread: requests in progress need it.
     pub fn stop(mut self) {
         self.join();
     }
@@ -152,11 +151,11 @@ impl Drop for ApiHandle {
     }
 }
 
-/// Binds the socket, and the HTTPS listener if there is to be one, and starts to serve on a thread of its own. Writes wait
-/// until the control thread takes commands.
+/// Binds the socket, and the HTTPS listener if configured, and serves on a thread of its own. Writes wait until the control
+/// thread takes commands.
 ///
 /// # Errors
-/// If the socket or the listener cannot be had, or no thread.
+/// If the socket or the listener cannot be bound, or no thread can be started.
 pub fn spawn(parts: ApiParts) -> Result<ApiHandle, ApiError> {
     spawn_with(parts, Limits::default().within(server::open_files()))
 }
@@ -167,7 +166,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
     let https = listener.as_ref().map(|listener| listener.address);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Large bodies are decoded beside the API's thread, but not on every core the packets want.
+        // Large bodies are decoded on other threads, but not on every core that the workers need.
         .max_blocking_threads(2)
         .thread_name("api-decode")
         .build()
@@ -188,7 +187,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
     Ok(ApiHandle { settled, https, stop: Some(stop), thread: Some(thread) })
 }
 
-/// Serves on the socket, and to those who have the token where there is a listener, until `stop` changes.
+/// Serves on the socket and, if configured, on the HTTPS listener, until `stop` changes.
 async fn serve_all(
     api: Api,
     socket: Socket,
@@ -205,7 +204,7 @@ async fn serve_all(
     local.and(remote)
 }
 
-/// All paths, and those that only one way to the API has.
+/// All paths, and those that only one of the two listeners has.
 fn router(api: Api, only_here: Router<Api>) -> Router {
     let paths = Router::new()
         .merge(discovery::router())
@@ -225,7 +224,7 @@ fn without_slash(mut request: Request) -> Request {
     let uri = request.uri();
     if let Some(path) = uri.path().strip_suffix('/').filter(|path| !path.is_empty()) {
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        // A path without its last byte is a path still.
+        // A path without its last byte is still a path.
         if let Ok(shorter) = format!("{path}{query}").parse() {
             *request.uri_mut() = shorter;
         }
@@ -233,7 +232,7 @@ fn without_slash(mut request: Request) -> Request {
     request
 }
 
-/// Brings the replica up to date and answers clients, in that order.
+/// Updates the replica and then sends the responses.
 async fn follow(api: Api, mut settled: mpsc::UnboundedReceiver<Settled>) {
     while let Some(done) = settled.recv().await {
         api.replica.apply(done.commits());

@@ -1,12 +1,12 @@
-//! What the API looks like, as OpenAPI: `/openapi/v3`, a document for each group and version, and `/openapi/v2`.
+//! The API as OpenAPI: `/openapi/v3`, a document for each group and version, and `/openapi/v2`.
 //!
 //! `kubectl` reads these before it sends anything: `explain` prints the descriptions, `apply` finds the merge keys of lists
-//! and which parameters a patch takes (without `fieldValidation` among them it would want to validate by itself). The
-//! schemas are those of the generated types, so they say what is really read; the merge keys are [`crate::objects::schema`]'s, so
+//! and which parameters a patch takes (without `fieldValidation` among them it would validate by itself). The
+//! schemas are those of the generated types, so they describe what is actually read; the merge keys are [`crate::objects::schema`]'s, so
 //! they are those that patches use.
 //!
-//! Documents are JSON only. A client that takes nothing but protobuf gets 406 and, as `kubectl` does, falls back to what it
-//! knows of the built-in kinds. Each is made once, when first asked for, and kept: a megabyte in all.
+//! Documents are JSON only. A client that accepts only protobuf gets 406; `kubectl` then uses its built-in schemas. Each
+//! document is built once, at the first request, and kept: a megabyte in all.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

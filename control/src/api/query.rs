@@ -10,13 +10,13 @@ use super::status::Status;
 /// The parameters of a request.
 pub(crate) type Parameters = HashMap<String, String>;
 
-/// The query's parameters; of one given twice the last counts.
+/// The query's parameters. If one is given twice, the last one counts.
 pub(super) fn query(parts: &Parts) -> Result<Parameters, Status> {
     let query = Query::<Parameters>::try_from_uri(&parts.uri);
     query.map(|Query(query)| query).map_err(|error| Status::bad_request(error.to_string()))
 }
 
-/// A truth value that is exactly `true`, `1`, `false` or `0`; `None` if it is not given.
+/// A boolean that is exactly `true`, `1`, `false` or `0`; `None` if it is not given.
 pub(super) fn boolean(name: &str, value: &str) -> Result<Option<bool>, Status> {
     match value {
         "" => Ok(None),
@@ -35,7 +35,7 @@ pub(super) fn dry_run(value: &str) -> Result<bool, Status> {
     }
 }
 
-/// A parameter as the API server reads truth: everything but `false` and `0` is true.
+/// A boolean as the API server reads it: everything but `false` and `0` is true.
 pub(crate) fn flag(parameters: &Parameters, name: &str) -> Option<bool> {
     parameters.get(name).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
 }

@@ -1,10 +1,10 @@
-//! Answers: single objects, lists, and Tables for clients that ask for them.
+//! Response bodies: single objects, lists, and Tables for clients that ask for them.
 //!
 //! Lists are streamed: an item is looked up and encoded when the connection has room for it, so a list of 100 000 objects
-//! costs one page of them and one chunk, not a hundred megabytes a client.
+//! costs one page of them and one chunk, not a hundred megabytes per client.
 //!
-//! `Accept: application/json;as=Table;v=v1;g=meta.k8s.io` (what `kubectl get` sends) asks for the columns `kubectl` shows, made
-//! here by the same printers as our own command line uses.
+//! `Accept: application/json;as=Table;v=v1;g=meta.k8s.io` (what `kubectl get` sends) asks for the columns that `kubectl` shows.
+//! They come from the printers that the command line uses too.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::view::NoState;
 use crate::objects::{Kind, Object};
 use crate::printers::{Column, Table};
 
-/// Encoded items are gathered to chunks of at least this many bytes.
+/// Encoded items are collected into chunks of at least this many bytes.
 const CHUNK: usize = 64 << 10;
 
 /// The form a client wants objects in.
@@ -29,7 +29,7 @@ pub(crate) enum Form {
     /// As they are.
     #[default]
     Json,
-    /// As rows of a `Table`, each with as much of the object as asked for.
+    /// As rows of a `Table`, each with the requested part of the object.
     Table(Include),
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Include {
 }
 
 impl Form {
-    /// The first form in `Accept` that can be made; `include` is the parameter `includeObject`.
+    /// The first form in `Accept` that is supported; `include` is the parameter `includeObject`.
     pub(crate) fn of(headers: &HeaderMap, include: &str) -> Result<Self, Status> {
         let mut accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
         if accepts.peek().is_none() {
@@ -58,7 +58,7 @@ impl Form {
             .unwrap_or_else(|| Err(Status::not_acceptable()))
     }
 
-    /// The form one media range asks for; nothing if it cannot be made.
+    /// The form that one media range asks for; `None` if it is not supported.
     fn of_range(range: &str, include: &str) -> Result<Option<Self>, Status> {
         let mut parts = range.split(';').map(str::trim);
         if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
@@ -110,17 +110,17 @@ pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Resp
     }
 }
 
-/// The objects of an answer, as far as they can be had.
+/// The objects of a response, each of which may be unavailable.
 pub(crate) trait Objects: Iterator<Item = Result<Arc<Object>, NoState>> + Send + 'static {}
 
 impl<I: Iterator<Item = Result<Arc<Object>, NoState>> + Send + 'static> Objects for I {}
 
-/// What a list says of itself.
+/// The metadata of a list.
 #[derive(Debug)]
 pub(crate) struct ListMeta {
     /// The state it shows.
     pub(crate) revision: u64,
-    /// Where it goes on, if it does.
+    /// Where it continues, if there is more.
     pub(crate) token: Option<String>,
     /// How many objects are not in it, if that is known.
     pub(crate) remaining: Option<usize>,
@@ -152,7 +152,7 @@ pub(crate) fn list(kind: Kind, meta: &ListMeta, objects: impl Objects, form: For
     }
 }
 
-/// All columns, wide ones with priority 1, and nothing cut short: the client decides what it shows.
+/// All columns, wide ones with priority 1, and nothing shortened: the client decides what it shows.
 fn table(kind: Kind, meta: &Value, objects: impl Objects, include: Include) -> Response {
     let now = jiff::Timestamp::now();
     let columns = columns(kind);
@@ -186,7 +186,7 @@ pub(crate) fn stream(head: String, items: impl Iterator<Item = Value> + Send + '
     stream_while(head, items.map(Ok))
 }
 
-/// The same of items that may fail to come: then the answer breaks off, and its connection with it.
+/// The same for items that may be unavailable: then the response and its connection are cut off.
 fn stream_while(head: String, items: impl Iterator<Item = Result<Value, NoState>> + Send + 'static) -> Response {
     let chunks = Chunks { pending: head.into_bytes(), items: Some(items), first: true };
     let body = Body::from_stream(futures_util::stream::iter(chunks));

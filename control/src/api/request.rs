@@ -1,7 +1,7 @@
-//! What a request asks: the object or objects its path names, and the options in its query.
+//! A request: the object or objects that its path names, and the options in its query.
 //!
-//! Every option is read here, in [`Options`]. Parameters that only tune an answer (`pretty`) are ignored, as Kubernetes
-//! allows; one that would change what happens is never ignored.
+//! Every option is read here, in [`Options`]. Parameters that affect only the form of a response (`pretty`) are ignored, as
+//! Kubernetes allows; one that would change what happens is never ignored.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use super::selector::{FieldSelector, LabelSelector, Wanted};
 use super::status::Status;
 use crate::objects::{Key, Kind};
 
-/// What of an object a path is about.
+/// The part of an object that a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Whole,
@@ -23,11 +23,11 @@ pub(crate) enum Part {
     Status,
 }
 
-/// What the path names and the query asks.
+/// What the path names, and the options of the query.
 pub(crate) struct Target {
     pub(super) kind: Kind,
     pub(super) part: Part,
-    /// Empty for a cluster-scoped kind; nothing for a list of all namespaces.
+    /// Empty for a cluster-scoped kind; `None` for a list of all namespaces.
     pub(super) namespace: Option<String>,
     pub(super) name: String,
     pub(super) options: Options,
@@ -41,12 +41,12 @@ pub(super) struct Options {
     pub(super) dry_run: bool,
     pub(super) form: Form,
     pub(super) validation: FieldValidation,
-    /// Who writes, for server-side apply.
+    /// The field manager, for server-side apply.
     pub(super) manager: String,
-    /// Whether server-side apply takes fields from others; nothing if it was not said.
+    /// Whether server-side apply takes fields over from other managers; `None` if not given.
     pub(super) force: Option<bool>,
     pub(super) deletion: Deletion,
-    /// All of them, for lists and watches.
+    /// All parameters, for lists and watches.
     pub(super) parameters: Parameters,
 }
 
@@ -59,7 +59,7 @@ impl Target {
         self.namespace.as_deref().unwrap_or_default()
     }
 
-    /// The objects of a list, and how they are asked for.
+    /// The objects of a list, and the options.
     pub(super) fn into_wanted(self) -> (Wanted, Options) {
         let Options { labels, fields, .. } = &self.options;
         let (labels, fields) = (labels.clone(), fields.clone());
@@ -108,7 +108,7 @@ impl Options {
     }
 }
 
-/// What to do about fields that do not exist.
+/// What to do about unknown fields.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
     Strict,

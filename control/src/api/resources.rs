@@ -1,5 +1,5 @@
-//! Get, create, replace and delete: one set of handlers for every kind. Patches, lists, watches and what deletes a whole
-//! collection are in modules of their own.
+//! Get, create, replace and delete: one set of handlers for every kind. Patches, lists, watches and the deletion of
+//! whole collections are in modules of their own.
 //!
 //! The paths are made from [`Kind`], so a new kind is served as soon as it exists.
 
@@ -50,7 +50,7 @@ fn kind_router(kind: Kind) -> Router<Api> {
     router.layer(Extension(kind))
 }
 
-/// `kubectl logs`, `exec`, `scale` and their like ask for subresources that Kubernetes has: told by name that they are not here.
+/// Subresources that Kubernetes has (`kubectl logs`, `exec`, `scale`): the error names what is missing.
 fn absent_router(kind: Kind, root: &str) -> Router<Api> {
     if kind == Kind::Namespace {
         return Router::new(); // What is below its path are the resources in it.
@@ -118,7 +118,7 @@ async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, bod
     Ok(warn(response, &warnings))
 }
 
-/// A whole object is sent, as checked as any; its status is what counts.
+/// The request has a whole object, which is validated like any other; only its status is used.
 async fn replace_status(api: &Api, target: &Target, sent: Sent, size: usize) -> Result<Response, Status> {
     decode(target, &sent)?;
     let make = |current: Option<&Object>| {

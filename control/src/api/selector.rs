@@ -4,7 +4,7 @@
 //! hold: `app=web`, `app==web`, `tier!=db`, `env in (prod, test)`, `env notin (dev)`, `app`, `!app`. As there, `!=` and
 //! `notin` also select objects that lack the label.
 //!
-//! Field selectors know `=`, `==` and `!=`, and for each kind the fields of the API server that it can be asked for.
+//! Field selectors support `=`, `==` and `!=`, and for each kind the fields that the API server supports.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use serde_json::Value;
 use crate::admission::validate::names;
 use crate::objects::{Key, Kind, Object};
 
-/// Which objects a list or a watch is about.
+/// The objects of a list or watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) kind: Kind,
-    /// Nothing: all of them.
+    /// `None`: all of them.
     pub(crate) namespace: Option<String>,
     pub(crate) labels: LabelSelector,
     pub(crate) fields: FieldSelector,
@@ -29,12 +29,12 @@ impl Wanted {
         key.kind == self.kind && self.namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace)
     }
 
-    /// Whether the selectors say yes to an object of the kind and namespace.
+    /// Whether the selectors match an object of the kind and namespace.
     pub(crate) fn selects(&self, object: &Object) -> bool {
         self.fields.matches(object) && self.labels.matches(object.metadata().labels.as_ref())
     }
 
-    /// Whether the selectors say yes to everything.
+    /// Whether the selectors match everything.
     pub(crate) fn selects_all(&self) -> bool {
         self.labels.0.is_empty() && self.fields.0.is_empty()
     }
@@ -231,7 +231,7 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// A missing field selects as the empty text, a missing truth value as `false`.
+/// A missing field is compared as the empty text, a missing boolean as `false`.
 fn value_at(object: &Object, pointer: &str) -> String {
     if let Some(text) = text_at(object, pointer) {
         return text.to_owned();
@@ -244,7 +244,7 @@ fn value_at(object: &Object, pointer: &str) -> String {
     }
 }
 
-/// The fields that clients watch by, without a detour over JSON: every change is put to every watcher's selector.
+/// The fields that clients select by, read without JSON: every change is compared with every watcher's selector.
 fn text_at<'a>(object: &'a Object, pointer: &str) -> Option<&'a str> {
     match (object, pointer) {
         (Object::Pod(pod), "/spec/nodeName") => pod.spec.as_ref()?.node_name.as_deref(),

@@ -7,11 +7,11 @@
 //!
 //! ```text
 //! 6,144 connections ─┬─ at most 4,096 watches; further ones get 429
-//!                    └─ the others: requests, and idle connections, which make way for newcomers (see `idle`)
+//!                    └─ the others: requests, and idle connections, which new ones displace (see `idle`)
 //! ```
 //!
-//! Watches are clients that stay, so they may not take all places: a third is left to those that come and go. A
-//! watcher costs its connection's buffers, some ten kilobytes; see docs/operations.md for the measured figure.
+//! Watches stay connected, so they may not use all slots: a third is left to other requests. A watcher costs its
+//! connection's buffers, some ten kilobytes; docs/operations.md has the measured figure.
 
 use std::fs;
 use std::io;
@@ -39,10 +39,10 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::error::ApiError;
 use super::idle::{Busy, Idle, Seat};
 
-/// How long requests under way may go on once the server stops.
+/// How long requests in progress may take after the server stops.
 pub(super) const STOP_TIME: Duration = Duration::from_secs(5);
 
-/// How long a newcomer waits before another idle connection is asked to make way.
+/// How long a new connection waits before another idle one is asked to close.
 const DISPLACE_TIME: Duration = Duration::from_millis(20);
 
 /// Longest request head, bytes; also what is read or written at once.
@@ -56,7 +56,7 @@ const OTHER_FILES: u32 = 512;
 /// File descriptors the process should be allowed to have open, for the API to serve as many clients as it can.
 pub const OPEN_FILES: u64 = (CONNECTIONS + OTHER_FILES) as u64;
 
-/// What clients may cost.
+/// Limits on the cost of clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Connections served at once; further ones wait in the listen queue.
@@ -65,7 +65,7 @@ pub(crate) struct Limits {
     pub(super) watches: u32,
     /// For a request head, and for an idle connection.
     pub(super) head_time: Duration,
-    /// How long a client may leave an answer unread before it is cut off.
+    /// How long a client may leave a response unread before it is cut off.
     pub(super) unread_time: Duration,
 }
 
@@ -77,7 +77,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Fewer, if the process may not have as many files open.
+    /// Fewer connections, if the process may not open as many files.
     pub(super) fn within(self, files: Option<u32>) -> Self {
         let most = files.map_or(self.connections, |files| files.saturating_sub(OTHER_FILES).max(files / 2));
         if most >= self.connections {
@@ -98,7 +98,7 @@ impl Limits {
     }
 }
 
-/// How many files the process may have open; nothing if the system does not say.
+/// How many files the process may open; `None` if the system does not report it.
 pub(super) fn open_files() -> Option<u32> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     soft_limit(&limits)
@@ -167,7 +167,7 @@ fn remove_stale(path: &Path) -> Result<(), ApiError> {
     }
 }
 
-/// Serves `router` on `socket` until `stop` changes, then lets requests under way finish, within bounds.
+/// Serves `router` on `socket` until `stop` changes, then lets requests in progress finish, within bounds.
 pub(super) async fn serve(socket: Socket, router: Router, places: &Places) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut stop = places.stop.clone();
@@ -183,7 +183,7 @@ pub(super) async fn serve(socket: Socket, router: Router, places: &Places) -> io
                 tokio::spawn(place.serve(stream, router.clone()));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: connections that end will free some.
+                // Probably out of file descriptors: connections that end free some.
                 tracing::warn!("cannot accept on {}: {error}", socket.path.display());
                 sleep(Duration::from_millis(100)).await;
             }
@@ -280,22 +280,22 @@ impl Place {
     }
 }
 
-/// The answer, whose connection is busy until the last of it is handed over. One that is in memory as a whole is that already.
+/// The response. Its connection is busy until the last of it is handed over; a response that is completely in memory already is.
 fn busy_until_sent(answer: Response, busy: Busy) -> Response {
     if answer.body().size_hint().exact().is_some() {
         return answer;
     }
     answer.map(|body| {
         Body::from_stream(body.into_data_stream().inspect(move |_| {
-            // Held for its drop, which is that of the stream.
+            // Held until the stream is dropped.
             let _ = &busy;
         }))
     })
 }
 
-/// A stream that fails once a write has waited for its reader for as long as `patience`.
+/// A stream that fails if a write waits longer than `patience` for its reader.
 ///
-/// A client that asks for a large list and never reads it would otherwise keep its connection and its answer for ever.
+/// A client that asks for a large list and never reads it would otherwise keep its connection and its response indefinitely.
 struct Impatient<S> {
     stream: S,
     patience: Duration,
@@ -303,7 +303,7 @@ struct Impatient<S> {
 }
 
 impl<S> Impatient<S> {
-    /// Passes `progress` on, and keeps the time while there is none.
+    /// Returns `progress`, and counts the time while there is none.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if progress.is_ready() {
             self.stalled = None;

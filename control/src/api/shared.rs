@@ -1,4 +1,4 @@
-//! What the handlers share, and their way to the control thread.
+//! The state that handlers share, and their way to the control thread.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,13 +18,13 @@ use crate::observe::dump::DumpSource;
 use crate::observe::stats::Stats;
 use crate::runtime::{Command, WriteError, WriteRequest};
 
-/// How long a client waits for its write before it is told that the outcome is open.
+/// How long a client waits for its write before it is told that the outcome is unknown.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
 /// Returns the statistics. Called on the API's thread: it must not block.
 pub type StatsSource = Arc<dyn Fn() -> Stats + Send + Sync>;
 
-/// What the handlers share.
+/// A handle to the shared state.
 #[derive(Clone)]
 pub(crate) struct Api(Arc<Shared>);
 
@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub(super) flow_turn: tokio::sync::Mutex<()>,
     pub(super) budget: Budget,
     pub(super) limits: Limits,
-    /// One for each watch that may be open.
+    /// One permit per watch that may be open.
     pub(super) watches: Arc<Semaphore>,
     /// The events of watches, encoded.
     pub(super) lines: Lines,
@@ -96,8 +96,8 @@ impl Api {
         *self.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(str::to_owned);
     }
 
-    /// Hands writes to the control thread and waits for their outcome. `claim` is held until it is there, whether
-    /// the client still waits or not. The outer error is that there is no outcome.
+    /// Hands writes to the control thread and waits for their outcome. `claim` is held until then, whether the
+    /// client still waits or not. The outer error is that there is no outcome.
     pub(super) async fn write(
         &self,
         writes: Vec<Write>,
@@ -107,7 +107,7 @@ impl Api {
         let (reply, outcome) = oneshot::channel();
         let reply = Box::new(move |outcome| {
             drop(claim);
-            // The client may be gone by now.
+            // The client may have disconnected.
             drop(reply.send(outcome));
         });
         let request = WriteRequest { writes, dry_run, reply };

@@ -22,11 +22,11 @@ pub(crate) struct Status {
     reason: &'static str,
     message: String,
     details: Box<Details>,
-    /// Seconds after which trying again makes sense.
+    /// Seconds after which the client should try again.
     retry_after: Option<u32>,
     /// The rest of the request was not read, so the connection cannot be used again.
     close: bool,
-    /// Where to go on with a list that cannot be finished as it was begun; empty if that is not the matter.
+    /// Where to continue a list that cannot be finished at its revision; otherwise empty.
     resume: String,
 }
 
@@ -45,7 +45,7 @@ impl Status {
         Self { code, reason, message, details, retry_after: None, close: false, resume: String::new() }
     }
 
-    /// The request makes no sense as it is.
+    /// The request is malformed.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
@@ -61,14 +61,14 @@ impl Status {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
-    /// The token that goes with the HTTPS listener did not come with the request. The words are the API server's.
+    /// The request has no valid token for the HTTPS listener. The text is the API server's.
     pub(crate) fn unauthorized() -> Self {
         let mut status = Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized");
         status.close = true;
         status
     }
 
-    /// There is no HTTPS listener to be told about.
+    /// There is no HTTPS listener.
     pub(crate) fn no_listener() -> Self {
         let message = "api.listen is off: set it to a loopback address and port such as 127.0.0.1:6443 in gateway.yaml and restart the gateway";
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
@@ -93,13 +93,13 @@ impl Status {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
-    /// Nothing the client accepts can be made.
+    /// No format that the client accepts is supported.
     pub(crate) fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json, application/json;as=Table;v=v1;g=meta.k8s.io";
         Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 
-    /// The body is of a type that is not read here.
+    /// The body's media type is not supported.
     pub(crate) fn unsupported_media(found: &str, known: &[&str]) -> Self {
         let message = format!(
             "the body of the request was in an unknown format ({found}) - accepted media types include: {}",
@@ -118,14 +118,14 @@ impl Status {
         status
     }
 
-    /// The body did not arrive in time or broke off.
+    /// The body did not arrive in time or is incomplete.
     pub(crate) fn body_failed(message: impl Into<String>) -> Self {
         let mut status = Self::bad_request(message);
         status.close = true;
         status
     }
 
-    /// Too many writes are under way.
+    /// Too many writes are in progress.
     pub(crate) fn too_many_requests() -> Self {
         let message = "too many writes are in progress, please try again later";
         let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
@@ -134,7 +134,7 @@ impl Status {
         status
     }
 
-    /// As many watches as there may be are open.
+    /// The maximum number of watches is open.
     pub(crate) fn too_many_watches(limit: u32) -> Self {
         let message = format!("{limit} watches are open, which is the limit; please try again later");
         let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
@@ -142,7 +142,7 @@ impl Status {
         status
     }
 
-    /// A list or watch was asked for with options that contradict each other.
+    /// The options of a list or watch contradict each other.
     pub(crate) fn invalid_options(faults: &[Fault]) -> Self {
         let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {}", list_of(faults));
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
@@ -150,12 +150,12 @@ impl Status {
         status.about("ListOptions", "meta.k8s.io", "")
     }
 
-    /// The revision that was asked for is forgotten.
+    /// The requested revision is forgotten.
     pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// The state of a list's first page is forgotten; with `token` the rest can be had as it is now.
+    /// The state of a list's first page is forgotten; `token` gives the rest in its current state.
     pub(crate) fn list_expired(token: String) -> Self {
         let mut status = Self::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list \
@@ -168,7 +168,7 @@ impl Status {
         status
     }
 
-    /// The revision that was asked for has not come yet.
+    /// The requested revision does not exist yet.
     pub(crate) fn future_revision(asked: u64, current: u64) -> Self {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         let mut status = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
@@ -178,31 +178,31 @@ impl Status {
         status
     }
 
-    /// As many clients as may be are connected.
+    /// The maximum number of clients is connected.
     pub(crate) fn too_many_connections() -> Self {
         let mut status = Self::too_many_requests();
         status.message = "too many clients are connected, please try again later".to_owned();
         status
     }
 
-    /// The write was handed on and no answer came in time: it may still happen.
+    /// The write was passed on and no result came in time: it may still be done.
     pub(crate) fn timed_out(seconds: u64) -> Self {
         let message = format!("no response from the state file within {seconds} s; the write may still be done");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
-    /// The control thread is gone or going.
+    /// The control thread has stopped or is stopping.
     pub(crate) fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the gateway is stopping")
     }
 
-    /// The server failed; no fault of the request.
+    /// The server failed; the request is not at fault.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         let message = format!("Internal error occurred: {}", message.into());
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    /// What was sent is not an object of its kind. `value` is what was sent, for its kind and name.
+    /// The body is not an object of its kind. `value` is the body, for its kind and name.
     pub(crate) fn from_faults(value: &Value, faults: &[Fault]) -> Self {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("/kind"), text("/metadata/name"));
@@ -225,7 +225,7 @@ impl Status {
         status.about(kind, known.map_or("", Kind::group), name)
     }
 
-    /// The object has fields that do not exist or are given twice, and the client asked to be strict about it.
+    /// The object has unknown or duplicate fields, and the client asked for strict validation.
     pub(crate) fn strict_decoding(object: &Object, texts: &[String], unknown: &[Fault]) -> Self {
         let kind = object.kind();
         let version = kind.api_version().rsplit('/').next().unwrap_or_default();
@@ -239,7 +239,7 @@ impl Status {
         status.about(kind.name(), kind.group(), object.name())
     }
 
-    /// The patch fits the object as little as a wrong object would.
+    /// The patch cannot be applied to the object.
     pub(crate) fn bad_patch(path: &str, reason: &str) -> Self {
         let message = format!("the server rejected our request due to an error in our request: {path}: {reason}");
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
@@ -247,7 +247,7 @@ impl Status {
         status
     }
 
-    /// A parameter of the request that does not go.
+    /// A parameter of the request is invalid.
     pub(crate) fn invalid_option(kind: &str, field: &str, fault: &str) -> Self {
         let message = format!("{kind}.meta.k8s.io \"\" is invalid: {field}: {fault}");
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
@@ -255,7 +255,7 @@ impl Status {
         status.about(kind, "meta.k8s.io", "")
     }
 
-    /// Fields that an applied object sets belong to other appliers, who say something else: manager and path of each.
+    /// Fields of an applied object belong to other managers and have another value: manager and path of each.
     pub(crate) fn apply_conflict(conflicts: &[(String, String)]) -> Self {
         let message = match conflicts {
             [(manager, path)] => format!("Apply failed with 1 conflict: conflict with {manager}: {path}"),
@@ -294,7 +294,7 @@ impl Status {
 
     /// Objects of a list were refused: causes name them as `items[i]`.
     ///
-    /// A refusal without faults of fields (a conflict, say) is a cause of its own, at the item as a whole.
+    /// A refusal without faults of fields (such as a conflict) is a cause for the item as a whole.
     pub(crate) fn from_item_refusals(refusals: &[Refusal]) -> Self {
         let Some(first) = refusals.first() else {
             return Self::internal("refused without a reason");
@@ -306,7 +306,7 @@ impl Status {
         status
     }
 
-    /// A write of the object `key` came to nothing.
+    /// A write of the object `key` failed.
     pub(crate) fn from_write_error(key: &Key, error: &WriteError) -> Self {
         match error {
             WriteError::Refused(refusals) => Self::from_refusals(key, refusals),
@@ -354,7 +354,7 @@ impl IntoResponse for Status {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.code == StatusCode::UNAUTHORIZED {
-            // RFC 9110 wants it said what would do.
+            // RFC 9110 requires the supported types.
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.close {
@@ -364,7 +364,7 @@ impl IntoResponse for Status {
     }
 }
 
-/// The `Status` of a deletion that is done.
+/// The `Status` of a completed deletion.
 pub(crate) fn deleted(object: &Object) -> Value {
     let kind = object.kind();
     let mut details = json!({"name": object.name(), "kind": kind.plural(), "uid": object.metadata().uid});
@@ -396,7 +396,7 @@ fn item_causes(refusal: &Refusal) -> Vec<Value> {
     refusal.faults.iter().map(|fault| cause(&item, fault)).collect()
 }
 
-/// As apimachinery joins an error list: bare if it is one, in brackets if there are more.
+/// As apimachinery joins an error list: in brackets if there is more than one.
 fn list_of(faults: &[Fault]) -> String {
     let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
     match texts.as_slice() {

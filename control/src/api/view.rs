@@ -1,12 +1,12 @@
-//! What reads are answered from: a replica of the cluster that belongs to the API thread, and its recent past.
+//! What reads use: a replica of the cluster that belongs to the API thread, and its recent changes.
 //!
-//! It adopts every commit once it is durable and published, so a read shows neither what the disk may still lose nor
-//! what the workers do not have yet. Reads never ask the control thread: a client that lists 100 000 objects in a
-//! loop costs packets and writes nothing. Objects are shared with the control thread's cluster (`Arc`), so the
+//! It adopts every commit after it is durable and published, so a read shows neither what the disk may still lose nor
+//! what the workers do not have yet. Reads never use the control thread: a client that lists 100 000 objects in a loop
+//! delays neither packets nor writes. Objects are shared with the control thread's cluster (`Arc`), so the
 //! replica costs the indexes and not the objects a second time.
 //!
-//! The present and the [`History`] change under one lock: the revision of a list is one that a watch can go on from.
-//! The state at an earlier revision is not kept but worked out:
+//! The present and the [`History`] change under one lock: a watch can continue from the revision of a list.
+//! The state at an earlier revision is not stored but computed:
 //!
 //! ```text
 //! now:            a   b   c       e          in key order
@@ -27,11 +27,11 @@ use crate::objects::{Key, Object};
 /// The replica. Locked only for as long as it takes to look something up, never across an await.
 pub(crate) struct Replica {
     state: RwLock<State>,
-    /// The revision of `state`, for those who wait for it to move.
+    /// The revision of `state`, for tasks that wait for a change.
     revision: watch::Sender<u64>,
 }
 
-/// The present and what led to it.
+/// The current state and its history.
 pub(crate) struct State {
     pub(crate) cluster: Cluster,
     pub(crate) history: History,
@@ -52,10 +52,10 @@ pub(crate) enum NoState {
     /// It is forgotten.
     #[error("the state at revision {} is no longer kept", .0.asked)]
     TooOld(TooOld),
-    /// It has not come yet.
+    /// It does not exist yet.
     #[error("revision {asked} does not exist yet; the current one is {current}")]
     Future {
-        /// The revision that was asked for.
+        /// The requested revision.
         asked: u64,
         /// The newest there is.
         current: u64,
@@ -140,7 +140,7 @@ impl Replica {
 }
 
 impl State {
-    /// That `revision` has come.
+    /// Whether `revision` exists.
     fn reaches(&self, asked: u64) -> Result<(), NoState> {
         let current = self.cluster.revision();
         if asked > current { Err(NoState::Future { asked, current }) } else { Ok(()) }
@@ -166,7 +166,7 @@ impl State {
     }
 }
 
-/// What is now, in key order, with the versions of `back` in the place of what has their key.
+/// The current objects, in key order, with the versions of `back` in place of those with the same key.
 fn taken_back<'a>(
     now: impl Iterator<Item = (&'a Key, &'a Arc<Object>)>,
     back: BTreeMap<&'a Key, Option<&'a Arc<Object>>>,

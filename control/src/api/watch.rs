@@ -8,7 +8,7 @@
 //!
 //! A watcher is its place, its selectors and its connection. It keeps no queue: nothing is ever put aside for it, it reads
 //! the [history](super::history) when its connection has room. One that falls behind what the history remembers gets
-//! 410 and lists anew; one that does not read at all is cut off by its connection. Even the objects it begins with are
+//! 410 and lists again; one that does not read at all is cut off by its connection. Even the objects it begins with are
 //! read page by page at one revision, so a thousand watchers that begin at once hold a thousand pages and not a
 //! thousand lists.
 //!
@@ -41,13 +41,13 @@ use crate::cluster::Commit;
 use crate::objects::Key;
 use crate::objects::fault::Fault;
 
-/// How long a watch lasts that names no time: between this and twice as much, so that not all come back at once.
+/// How long a watch lasts if the request names no time: between this and twice as long, so that not all reconnect at once.
 const LASTS: Duration = Duration::from_secs(30 * 60);
 /// Time between two bookmarks, for a watcher that allows them and gets no other event.
 const BOOKMARK_TIME: Duration = Duration::from_secs(60);
-/// Objects that are looked at before others get their turn.
+/// Objects that are examined before other tasks run.
 const TURN: usize = 64;
-/// Changes that are looked at, and not wanted, before others get their turn.
+/// Changes that are examined without a match before other tasks run.
 const SCAN: usize = 4096;
 
 /// Handles a watch request.
@@ -68,14 +68,14 @@ pub(crate) fn watch(api: &Api, wanted: Wanted, form: Form, parameters: &Paramete
     Ok(([(header::CONTENT_TYPE, json)], Body::from_stream(lines)).into_response())
 }
 
-/// What a watch is asked for, besides its objects.
+/// The options of a watch.
 #[derive(Debug)]
 struct Options {
-    /// Nothing and 0: whatever is newest.
+    /// `None` and 0: the newest.
     revision: u64,
-    /// Whether to begin with the objects that are there.
+    /// Whether to begin with the existing objects.
     initial: bool,
-    /// Whether the end of those is to be marked.
+    /// Whether to mark the end of these.
     mark: bool,
     bookmarks: bool,
     lasts: Duration,
@@ -138,7 +138,7 @@ struct Watcher {
     /// For the first Table; taken by it.
     columns: Option<Value>,
     stage: Stage,
-    /// Whether the end of the objects it begins with is to be marked.
+    /// Whether to mark the end of the initial objects.
     mark: bool,
     /// When the next bookmark is due; `None` if it allows none.
     bookmark: Option<Instant>,
@@ -148,9 +148,9 @@ struct Watcher {
     _permit: OwnedSemaphorePermit,
 }
 
-/// How far a watcher is.
+/// A watcher's position.
 enum Stage {
-    /// It is to begin with the objects there are, at a state not before this revision.
+    /// It begins with the existing objects, at a state not older than this revision.
     Start { not_before: u64 },
     /// It gets the objects as of `revision`; all up to `after` have been sent.
     Begin { revision: u64, after: Option<Key> },
@@ -166,10 +166,10 @@ impl Stage {
     }
 }
 
-/// What a look at the history came to.
+/// The result of reading the history.
 enum News {
     Line(Bytes),
-    /// Nothing so far, and there is more to look at.
+    /// No event so far, and there is more to read.
     More,
     /// Everything has been sent.
     None,
@@ -199,7 +199,7 @@ impl Watcher {
         }
     }
 
-    /// The next bytes to send; nothing at the end.
+    /// The next bytes to send; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         match self.advance().await {
             Ok(bytes) => bytes,
@@ -239,7 +239,7 @@ impl Watcher {
         }
     }
 
-    /// The next of the objects that were there; behind the last of them the mark, if it is wanted.
+    /// The next of the initial objects; after the last one the mark, if requested.
     fn begin(&mut self, revision: u64, after: Option<Key>) -> Result<Option<Bytes>, Status> {
         let page = self.api.replica.page(&self.wanted, Some(revision), after.as_ref(), TURN).map_err(gone)?;
         let mut bytes = Vec::new();
@@ -258,7 +258,7 @@ impl Watcher {
         Ok((!bytes.is_empty()).then(|| bytes.into()))
     }
 
-    /// The next event behind its place, which moves on.
+    /// The next event after its position, which advances.
     fn news(&mut self) -> Result<News, Status> {
         let Stage::Follow { revision, commit, index } = &mut self.stage else {
             return Ok(News::None);
@@ -296,14 +296,14 @@ impl Watcher {
                 Ok(()) => return None,
                 Err(_) => self.stage = Stage::Over,
             },
-            // It is never sent on, only dropped.
+            // Nothing is ever sent on it; it is only dropped.
             _ = self.stop.changed() => self.stage = Stage::Over,
             () = sleep_until(alarm) => return Some(self.alarm()),
         }
         Some(None)
     }
 
-    /// A bookmark, if it is wanted; the last words, if it is the end.
+    /// A bookmark, if requested; the last line, at the end.
     fn alarm(&mut self) -> Option<Bytes> {
         let Stage::Follow { revision, .. } = self.stage else {
             return None;

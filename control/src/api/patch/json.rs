@@ -1,9 +1,8 @@
 //! JSON patches (RFC 6902).
 //!
-//! The operations themselves are the `json-patch` crate's. Here are the bounds it does not have: how many there may be, and how
-//! much `copy` may make of a small object, which doubles with every operation. They are applied one at a time because
-//! a whole patch at once recurses for each of them; that the object is half patched when one fails does no harm, it is a
-//! copy.
+//! The operations are implemented by the `json-patch` crate. This module adds bounds: the number of operations, and the size of
+//! the result, which `copy` may double with every operation. They are applied one at a time because the crate recurses once
+//! per operation of a patch. If one fails, the object is half patched, which is harmless: it is a copy.
 
 use json_patch::{PatchOperation, patch};
 use serde_json::Value;
@@ -29,7 +28,7 @@ impl Operations {
         Ok(Self(operations))
     }
 
-    /// Applies all, or says which one does not go.
+    /// Applies all, or returns which one failed.
     pub(super) fn apply(&self, value: &mut Value) -> Result<(), Status> {
         let mut copied = 0;
         for (index, operation) in self.0.iter().enumerate() {
@@ -48,7 +47,7 @@ impl Operations {
     }
 }
 
-/// A measure of how much a value takes: its text, roughly.
+/// A measure of a value's size: about that of its text.
 fn size(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),

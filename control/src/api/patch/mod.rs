@@ -1,9 +1,9 @@
-//! Patches: changes of one object, made where the object is.
+//! Patches: changes of one object.
 //!
 //! ```text
 //! current object ─ json, merge, strategic ─▶ value ─▶ decoded, validated whole ─▶ written at the version it was made from
 //!        ▲       └ server_side (with who owns what)                                   │ conflict
-//!        └──────────────────────── made anew, a few times ◀───────────────────────────┘
+//!        └──────────────────────── repeated, a few times ◀────────────────────────────┘
 //! ```
 //!
 //! | `Content-Type` | what it is |
@@ -75,7 +75,7 @@ pub(super) async fn patch(
     change(&api, &target, size, |current| patch.apply(&target, current)).await
 }
 
-/// Makes a change of the object as it is now, and makes it anew while others are faster.
+/// Changes the current object, and repeats it while other clients are faster.
 pub(super) async fn change(
     api: &Api,
     target: &Target,

@@ -1,4 +1,4 @@
-//! The object a change results in: its version, its decoding, and who owns what in it.
+//! The result of a change: its version, its decoding, and the owners of its fields.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use crate::admission::ownership;
 use crate::admission::validate;
 use crate::objects::Object;
 
-/// The object with nothing of `sent` but its status, and the version it is for.
+/// The current object with the status of `sent`, and the version that `sent` names.
 pub(in super::super) fn only_status(current: Value, mut sent: Value) -> Value {
     let mut value = current;
     let version = sent.pointer("/metadata/resourceVersion").filter(|version| version.is_string()).cloned();
@@ -24,7 +24,7 @@ pub(in super::super) fn only_status(current: Value, mut sent: Value) -> Value {
     value
 }
 
-/// Checks what became of `current`, and who still owns what in it.
+/// Validates the result of a change of `current`, and keeps the owners of its fields.
 pub(in super::super) fn finish(target: &Target, current: &Object, mut sent: Sent) -> Result<Decoded, Status> {
     pin(target, current, &mut sent.value)?;
     let mut decoded = decode_result(target, &sent)?;
@@ -32,7 +32,7 @@ pub(in super::super) fn finish(target: &Target, current: &Object, mut sent: Sent
     Ok(decoded)
 }
 
-/// What came of a change, if it is an object still. A status with an address for a Service that cannot have one is an error; on the
+/// Decodes the result of a change. A status with an address for a Service that cannot have one is an error; on the
 /// main path the address is dropped silently, for there it may be what is left of another type.
 pub(super) fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
     let decoded = decode(target, sent)?;

@@ -6,7 +6,7 @@
 //!                        └─ applied before, not now, and by no other applier ─▶ removed
 //! ```
 //!
-//! What is kept is who applied what (`managedFields` of operation `Apply`, see [`crate::admission::ownership`]), which is what the three
+//! What is stored is who applied what (`managedFields` of operation `Apply`, see [`crate::admission::ownership`]), which is what the three
 //! rules above need. Other writers are not recorded: a field that another client changed by an ordinary write has
 //! no owner, so the next apply sets it again without a conflict, where the API server would report one.
 
@@ -86,7 +86,7 @@ impl Apply {
         manager.name == self.manager && manager.subresource == self.subresource
     }
 
-    /// Takes the fields from others that say something else, if that was asked for.
+    /// Takes fields with another value over from other managers, if `force` is set.
     fn settle_conflicts(&self, live: Option<&Value>, managers: &mut [FieldManager]) -> Result<(), Status> {
         let find = |value: Option<&Value>, path: &ownership::Path| {
             value.and_then(|value| ownership::find(value, path)).cloned()
@@ -149,7 +149,7 @@ impl Apply {
     }
 }
 
-/// What an applied object must say of itself, and may leave to the path.
+/// Checks the header of an applied object, and fills in what it may leave to the path.
 fn settle_header(target: &Target, wanted: &mut Value) -> Result<(), Status> {
     let kind = target.kind;
     let text = |pointer: &str| wanted.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -188,7 +188,7 @@ fn untyped(target: &Target, reason: &str) -> Status {
     ))
 }
 
-/// The time as objects keep it: to the second.
+/// The current time as objects store it: to the second.
 fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)

@@ -1,4 +1,4 @@
-//! `describeNamespace`, as kubectl has it of a server without resource quotas and limit ranges. It tells no Events of a Namespace.
+//! `describeNamespace`, as kubectl prints it for a server without resource quotas and limit ranges. It prints no Events.
 
 use k8s_openapi::api::core::v1::Namespace;
 
