@@ -71,23 +71,25 @@ reasons! {
         Runt "runt" Notice
             "The frame is shorter than an Ethernet header." "Check the sender, the cable and the driver: no valid frame is this short.";
         IpHeader "ip_header" Notice
-            "The IPv4 header is truncated, or its version or header length is invalid." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
+            "The IP header is truncated, its version or header length is invalid, or an IPv6 extension header does not fit the packet." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
         IpLength "ip_length" Notice
-            "The IPv4 total length is larger than the frame, or smaller than the header." "The sender is broken or malicious, or a capture was truncated: compare with the frame on the sender's side.";
+            "The length in the IP header is larger than the frame, or smaller than the header." "The sender is broken or malicious, or a capture was truncated: compare with the frame on the sender's side.";
         IpChecksum "ip_checksum" Notice
             "The IPv4 header checksum is wrong." "The frame was damaged in transit, or the sender left the checksum to hardware that does not fill it in: check the sender's offload settings.";
         BadSource "bad_source" Notice
-            "The source address is not valid as a source: multicast, broadcast, loopback, unspecified, or one of pollgate's own." "Spoofing or a loop: find the source MAC address, and check that no other host uses an address of the gateway.";
+            "The source address is not valid as a source: multicast, broadcast, loopback, unspecified, one of pollgate's own, or link-local (IPv6) although the packet would leave the link." "Spoofing or a loop: find the source MAC address, and check that no other host uses an address of the gateway.";
         TtlExpired "ttl_expired" Notice
-            "The packet's time to live (TTL) expired at the gateway." "Usually a routing loop or a traceroute: check the routes between client, gateway and Pods.";
+            "The packet's time to live (IPv4) or hop limit (IPv6) expired at the gateway." "Usually a routing loop or a traceroute: check the routes between client, gateway and Pods.";
         Fragment "fragment" Warning
             "An IP fragment for an owned address: fragments are not translated." "Lower the sender's MTU or datagram size so that packets arrive unfragmented.";
         L4Header "l4_header" Notice
             "The TCP or UDP header is truncated, or its length fields are wrong." "The sender is broken or malicious: capture on the interface and check the source.";
         Protocol "protocol" Notice
-            "A packet to an owned address with a transport protocol that no Service port uses." "The client uses a protocol other than TCP and UDP; Services with other protocols are not served.";
+            "A packet to an owned address with a transport protocol that no Service port uses, or with IPv6 extension headers that are not skipped: IPsec, a routing header with segments left, or more than eight." "The client uses a protocol other than TCP and UDP; Services with other protocols are not served.";
         Icmp "icmp" Info
             "An ICMP message other than an echo request, to an owned address." "Often an error about a packet sent earlier. If you suspect a path MTU problem, compare the MTUs along the path.";
+        NeighbourSolicitation "neighbour_solicitation" Notice
+            "A neighbour solicitation for an owned address that is not valid: its hop limit is not 255, its checksum is wrong, or its options are malformed." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
         UndefinedPort "undefined_port" Notice
             "A packet to a port of a gateway, load-balancer or external address that no Service has there; the client gets no reply." "Compare the client's port with `pollgate get services`; port scans cause this too.";
         StaleReply "stale_reply" Notice
@@ -121,7 +123,7 @@ reasons! {
         NeighbourUnresolved "neighbour_unresolved" Warning
             "The next hop's MAC address was not resolved in time." "Check that the Pod or router is up and on that link; `ip neigh` on the gateway shows FAILED entries.";
         NeighbourQueueFull "neighbour_queue_full" Warning
-            "Too many frames are already waiting for MAC addresses." "As for `neighbour_unresolved`: a next hop does not answer ARP requests.";
+            "Too many frames are already waiting for MAC addresses." "As for `neighbour_unresolved`: a next hop does not answer ARP requests or neighbour solicitations.";
         HandoverFull "handover_full" Error
             "The ring to the worker that owns the flow was full." "That worker is overloaded: add workers or receive queues, and check that nothing else runs on its CPU.";
         HandedOverTwice "handed_over_twice" Warning
@@ -149,13 +151,13 @@ reasons! {
         OtherMac "other_mac" Info
             "A unicast frame to another host's MAC address." "Normal while a capture tool holds the interface in promiscuous mode, or while a switch floods.";
         Group "group" Info
-            "An IPv4 packet to a multicast or broadcast MAC address." "No action needed: pollgate's addresses are unicast, and the kernel has the frame.";
+            "An IP packet to a multicast or broadcast MAC address." "No action needed: pollgate's addresses are unicast, and the kernel has the frame.";
         EtherType "ether_type" Info
             "An EtherType pollgate does not handle (VLAN tags included)." "No action needed: the kernel has the frame.";
-        Ipv6 "ipv6" Info
-            "An IPv6 packet; pollgate owns no IPv6 address." "No action needed: the kernel has the frame.";
         Arp "arp" Info
             "An ARP packet that does not ask for an owned address." "No action needed: the kernel has the frame.";
+        NeighbourDiscovery "neighbour_discovery" Info
+            "A neighbour solicitation that does not ask for an owned address." "No action needed: the kernel has the frame.";
         NotOwned "not_owned" Info
             "A packet that is not to an owned address and belongs to no flow." "No action needed for the host's own traffic. If it was a reply from a Pod, its flow was evicted or has expired.";
     }

@@ -4,11 +4,13 @@
 //!  frames     0   1   2   3   4        (they stay where the port put them)
 //!  v4.flows   0       2                packets that can belong to a flow, each with its frame's index
 //!  v4.others              3            other packets of the family
+//!  v6                                  the same
 //!  arp            1
+//!  nd                                  neighbour solicitations
 //!  outcomes   ·   ·   ·   ·   ·        one per frame; frame 4 got its own while parsing
 //! ```
 
-use pollgate_common::flow::{Address, V4};
+use pollgate_common::flow::{Address, V4, V6};
 use pollgate_common::reasons::DropReason;
 
 use crate::packet::{Action, Outcome, Packet};
@@ -66,6 +68,21 @@ pub(crate) struct Family<A> {
 }
 
 impl<A: Address> Family<A> {
+    fn new() -> Family<A> {
+        Family { flows: Packets::new(), others: Packets::new() }
+    }
+
+    fn clear(&mut self) {
+        self.flows.count = 0;
+        self.others.count = 0;
+    }
+
+    /// Whether the burst has no packet of the family.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.flows.count + self.others.count == 0
+    }
+
     /// Keeps what was written to `others.next()`, where it belongs.
     pub(crate) fn keep(&mut self) {
         let packet = *self.others.next();
@@ -73,49 +90,62 @@ impl<A: Address> Family<A> {
     }
 }
 
+/// Indexes of frames.
+pub(crate) struct Indexes {
+    list: [u8; BURST],
+    count: usize,
+}
+
+impl Indexes {
+    const NONE: Indexes = Indexes { list: [0; BURST], count: 0 };
+
+    pub(crate) fn add(&mut self, index: u8) {
+        if let Some(slot) = self.list.get_mut(self.count) {
+            *slot = index;
+            self.count += 1;
+        }
+    }
+
+    /// All of them, in order.
+    #[inline]
+    pub(crate) fn as_ref(&self) -> &[u8] {
+        &self.list[..self.count.min(BURST)]
+    }
+}
+
 /// What is known about one burst.
 pub(crate) struct Burst {
     /// The IPv4 packets.
     pub(crate) v4: Family<V4>,
+    /// The IPv6 packets.
+    pub(crate) v6: Family<V6>,
+    /// The frames that are ARP.
+    pub(crate) arp: Indexes,
+    /// The frames that are neighbour solicitations.
+    pub(crate) nd: Indexes,
     /// What becomes of each frame.
     pub(crate) outcomes: Box<[Outcome; BURST]>,
-    arp: [u8; BURST],
-    arp_count: usize,
 }
 
 impl Burst {
     pub(crate) fn new() -> Burst {
         let undecided = Outcome::of(Action::Drop(DropReason::Protocol));
-        let v4 = Family { flows: Packets::new(), others: Packets::new() };
-        Burst { v4, outcomes: Box::new([undecided; BURST]), arp: [0; BURST], arp_count: 0 }
+        let outcomes = Box::new([undecided; BURST]);
+        Burst { v4: Family::new(), v6: Family::new(), arp: Indexes::NONE, nd: Indexes::NONE, outcomes }
     }
 
     /// Forgets the last burst.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        self.v4.flows.count = 0;
-        self.v4.others.count = 0;
-        self.arp_count = 0;
-    }
-
-    /// Notes that the frame at `index` is ARP.
-    pub(crate) fn add_arp(&mut self, index: u8) {
-        if let Some(slot) = self.arp.get_mut(self.arp_count) {
-            *slot = index;
-            self.arp_count += 1;
-        }
-    }
-
-    /// The indexes of the frames that are ARP.
-    #[inline]
-    pub(crate) fn arp(&self) -> &[u8] {
-        &self.arp[..self.arp_count.min(BURST)]
+        self.v4.clear();
+        self.v6.clear();
+        self.arp.count = 0;
+        self.nd.count = 0;
     }
 
     /// Notes what becomes of the frame at `index`.
-    #[inline]
-    pub(crate) fn settle(&mut self, index: usize, outcome: Outcome) {
-        self.outcomes[index % BURST] = outcome;
+    pub(crate) fn settle(&mut self, index: u8, outcome: Outcome) {
+        self.outcomes[usize::from(index) % BURST] = outcome;
     }
 
     /// The outcomes of the first `count` frames.

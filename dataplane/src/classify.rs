@@ -12,11 +12,12 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
-use crate::owned::may_send;
+use crate::owned::{is_link_local, may_send};
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::steer::Towards;
-use crate::wire::{Piece, icmp};
+use crate::wire::Piece;
+use crate::wire::control::Kind;
 
 /// The DNS port (RFC 1035 §4.2).
 const DNS_PORT: u16 = 53;
@@ -81,7 +82,9 @@ pub(crate) fn new_flow<A: Address>(
 ) -> Result<Frontend, Verdict> {
     match destination {
         Destination::Unowned => Err(Verdict::Pass(PassReason::NotOwned)),
-        _ if !may_send(packet.key.src.into(), tables) => Err(Verdict::Drop(DropReason::BadSource)),
+        _ if !may_send(packet.key.src.into(), tables) || is_link_local(packet.key.src.into()) => {
+            Err(Verdict::Drop(DropReason::BadSource))
+        }
         Destination::Frontend(frontend) => Ok(frontend),
         Destination::UndefinedPort(kind) => Err(undefined_port(packet, kind, tables)),
     }
@@ -100,8 +103,8 @@ pub(crate) fn without_flow<A: Address>(packet: &Packet<A>, tables: &Tables) -> V
         return Verdict::Drop(DropReason::Fragment);
     }
     match packet.transport {
-        Transport::Icmp(icmp::Kind::EchoRequest) => Verdict::EchoReply,
-        Transport::Icmp(icmp::Kind::Other) => Verdict::Drop(DropReason::Icmp),
+        Transport::Icmp(Kind::EchoRequest) => Verdict::EchoReply,
+        Transport::Icmp(Kind::Other) => Verdict::Drop(DropReason::Icmp),
         Transport::Tcp | Transport::Udp | Transport::Sctp | Transport::Other => Verdict::Drop(DropReason::Protocol),
     }
 }

@@ -1,10 +1,12 @@
 //! Copies flows for an asker outside the worker: see [`pollgate_common::inspect`].
+//!
+//! A request counts the entries of the IPv4 table, then those of the IPv6 table.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pollgate_common::flow::Address;
+use pollgate_common::flow::{Address, V4, V6};
 use pollgate_common::inspect::{FlowRecord, FlowRequest, Mailbox};
 use pollgate_common::time::Ticks;
 
@@ -28,9 +30,9 @@ impl Inspector {
 
     /// Once per poll. Without a request it reads one flag.
     #[inline]
-    pub(crate) fn poll<A: Address>(&mut self, flows: &FlowTable<A>, now: Ticks) {
+    pub(crate) fn poll(&mut self, v4: &FlowTable<V4>, v6: &FlowTable<V6>, now: Ticks) {
         if let Some(request) = self.request.take().or_else(|| self.mailbox.take()) {
-            self.go_on(request, flows, now);
+            self.go_on(request, v4, v6, now);
         }
     }
 
@@ -40,8 +42,16 @@ impl Inspector {
     }
 
     #[cold]
-    fn go_on<A: Address>(&mut self, mut request: Box<FlowRequest>, flows: &FlowTable<A>, now: Ticks) {
-        copy(&mut request, flows, now);
+    fn go_on(&mut self, mut request: Box<FlowRequest>, v4: &FlowTable<V4>, v6: &FlowTable<V6>, now: Ticks) {
+        if request.next() < v4.entries() {
+            copy(&mut request, v4, 0, now);
+            if request.rest().is_none() {
+                request.advance(v4.entries(), false);
+            }
+        }
+        if request.next() >= v4.entries() {
+            copy(&mut request, v6, v4.entries(), now);
+        }
         let is_done = request.is_full() || request.rest().is_none() || self.mailbox.is_hurried();
         self.request = match is_done {
             // If an earlier answer is still there, this one waits until the next poll.
@@ -51,9 +61,9 @@ impl Inspector {
     }
 }
 
-/// Offers the next flows of the table to the request, until it is full.
-fn copy<A: Address>(request: &mut FlowRequest, flows: &FlowTable<A>, now: Ticks) {
-    let (end, mut next) = (flows.used(), request.next().next_multiple_of(2));
+/// Offers the next flows of the table to the request, until it is full. The request counts from `first` in this table.
+fn copy<A: Address>(request: &mut FlowRequest, flows: &FlowTable<A>, first: u32, now: Ticks) {
+    let (end, mut next) = (flows.used(), (request.next() - first).next_multiple_of(2));
     for _ in 0..LOOKED_AT {
         if next >= end || request.is_full() {
             break;
@@ -64,7 +74,7 @@ fn copy<A: Address>(request: &mut FlowRequest, flows: &FlowTable<A>, now: Ticks)
         }
         next += 2;
     }
-    request.advance(next, next >= end);
+    request.advance(first.saturating_add(next), next >= end);
 }
 
 fn record<A: Address>(client: &Entry<A>, backend: &Entry<A>, now: Ticks) -> FlowRecord {
@@ -99,9 +109,7 @@ fn name(life: Life) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use pollgate_common::flow::{FlowKey, Protocol, V4};
+    use pollgate_common::flow::{FlowKey, Protocol};
     use pollgate_common::inspect::FlowFilter;
     use pollgate_common::tables::ServiceId;
 
@@ -113,27 +121,32 @@ mod tests {
     const SERVICE: ServiceId = ServiceId { index: 5, incarnation: 2 };
     const LONG: Duration = Duration::from_secs(3600);
 
+    /// The addresses of the flows: client, frontend, source, backend.
+    trait Ends: Address {
+        const ENDS: [&str; 4];
+    }
+
+    impl Ends for V4 {
+        const ENDS: [&str; 4] = ["10.0.0.1", "10.96.0.1", "192.0.2.1", "10.244.0.1"];
+    }
+
+    impl Ends for V6 {
+        const ENDS: [&str; 4] = ["2001:db8::1", "2001:db8:96::1", "2001:db8:50::1", "2001:db8:244::1"];
+    }
+
     /// A table with so many UDP flows; flow `n` has client port `n + 1`.
-    fn table(flows: u16) -> FlowTable<V4> {
+    fn table<A: Ends>(flows: u16) -> FlowTable<A> {
         let timeouts =
             Timeouts { tcp_established: LONG, tcp_opening: LONG, tcp_closing: LONG, udp: LONG, udp_stream: LONG };
         let connections = usize::from(flows) + 1;
         let limits = Limits { connections, unconfirmed: connections, new_per_second: 1, timeouts };
         let mut table = FlowTable::new(&limits, [1, 2, 3, 4]).expect("memory");
+        let [client, frontend, source, backend] =
+            A::ENDS.map(|ip| A::from_ip(ip.parse().expect("an address")).expect("of the family"));
         for n in 0..flows {
-            let key = FlowKey {
-                src: V4(Ipv4Addr::new(10, 0, 0, 1)),
-                dst: V4(Ipv4Addr::new(10, 96, 0, 1)),
-                src_port: n + 1,
-                dst_port: 53,
-                protocol: Protocol::Udp.number(),
-            };
-            let to = FlowKey {
-                src: V4(Ipv4Addr::new(192, 0, 2, 1)),
-                dst: V4(Ipv4Addr::new(10, 244, 0, 1)),
-                dst_port: 5353,
-                ..key
-            };
+            let protocol = Protocol::Udp.number();
+            let key = FlowKey { src: client, dst: frontend, src_port: n + 1, dst_port: 53, protocol };
+            let to = FlowKey { src: source, dst: backend, dst_port: 5353, ..key };
             let origin = FlowOrigin { service: SERVICE, backend: 0, backend_incarnation: 0, generation: 1 };
             table.open(key, to, origin, &Segment { seq: 0, ack: 0, flags: 0, scale: 0 }, Ticks(1)).expect("room");
         }
@@ -141,10 +154,19 @@ mod tests {
     }
 
     fn polled(mailbox: &Arc<Mailbox>, table: &FlowTable<V4>, request: FlowRequest) -> (Box<FlowRequest>, u32) {
+        polled_both(mailbox, table, &self::table(0), request)
+    }
+
+    fn polled_both(
+        mailbox: &Arc<Mailbox>,
+        v4: &FlowTable<V4>,
+        v6: &FlowTable<V6>,
+        request: FlowRequest,
+    ) -> (Box<FlowRequest>, u32) {
         let mut inspector = Inspector::new(Arc::clone(mailbox));
         let number = mailbox.ask(Box::new(request)).expect("no other request");
         for polls in 1.. {
-            inspector.poll(table, Ticks(3));
+            inspector.poll(v4, v6, Ticks(3));
             if let Some(answer) = mailbox.answer(number) {
                 assert!(!inspector.is_busy());
                 return (answer, polls);
@@ -173,6 +195,22 @@ mod tests {
     }
 
     #[test]
+    fn the_flows_of_both_families_are_copied_one_after_the_other() {
+        for (v4, v6) in [(1000, 500), (0, 7), (300, 600), (7, 0)] {
+            let (tables, mailbox) = ((table(v4), table(v6)), Arc::default());
+            let (mut seen, mut from) = (Vec::new(), Some(0));
+            while let Some(next) = from {
+                let request = FlowRequest::new(FlowFilter::default(), next, 300);
+                let (answer, _) = polled_both(&mailbox, &tables.0, &tables.1, request);
+                seen.extend(answer.flows().iter().map(|flow| (flow.client.is_ipv6(), flow.client.port())));
+                from = answer.rest();
+            }
+            let of = |flows: u16, family: bool| (1..=flows).map(move |port| (family, port));
+            assert_eq!(seen, of(v4, false).chain(of(v6, true)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn pages_hold_every_flow_once_and_a_poll_looks_at_few() {
         let (table, mailbox) = (table(1000), Arc::default());
         let (mut ports, mut from) = (Vec::new(), Some(0));
@@ -193,9 +231,9 @@ mod tests {
         let (table, mailbox) = (table(1000), Arc::new(Mailbox::default()));
         let mut inspector = Inspector::new(Arc::clone(&mailbox));
         let number = mailbox.ask(Box::new(FlowRequest::new(FlowFilter::default(), 0, 900))).expect("no other request");
-        inspector.poll(&table, Ticks(3));
+        inspector.poll(&table, &self::table(0), Ticks(3));
         mailbox.hurry();
-        inspector.poll(&table, Ticks(3));
+        inspector.poll(&table, &self::table(0), Ticks(3));
         let answer = mailbox.answer(number).expect("an answer");
         let looked_at = LOOKED_AT * 2;
         assert_eq!((answer.flows().len(), answer.rest()), (looked_at as usize, Some(looked_at * 2)));

@@ -6,17 +6,20 @@ use pollgate_common::tables::{FrontendKey, Tables};
 use pollgate_common::time::{Instant, Ticks};
 
 use crate::flow::FlowTable;
-use crate::flow::table::FlowOrigin;
+use crate::flow::room::{self, Room};
+use crate::flow::table::{FlowOrigin, Full};
 use crate::packet::{Packet, Verdict};
 use crate::reply::reject;
 use crate::select::Choice;
 use crate::snat;
 use crate::state::Shared;
 
-/// Opens the flow of `packet`, its first, as chosen. Returns the index of the entry of its client direction.
+/// Opens the flow of `packet`, its first, as chosen. Returns the index of the entry of its client direction. The flows of the
+/// other family, in `other`, count towards the same limits.
 pub(crate) fn flow<A: Address>(
     shared: &mut Shared,
     flows: &mut FlowTable<A>,
+    other: &mut dyn Room,
     packet: &Packet<A>,
     choice: &Choice,
     tables: &Tables,
@@ -33,7 +36,9 @@ pub(crate) fn flow<A: Address>(
         backend_incarnation: choice.backend.incarnation,
         generation: low(tables.generation()),
     };
-    flows.open(packet.key, to, origin, &packet.segment, now).map_err(|_| Verdict::Drop(DropReason::FlowTableFull))
+    room::make(flows, other, now)
+        .and_then(|()| flows.open(packet.key, to, origin, &packet.segment, now))
+        .map_err(|Full| Verdict::Drop(DropReason::FlowTableFull))
 }
 
 /// Whether the backend of the UDP flow at `index` still serves, now that the tables have moved on; notes so if it does.

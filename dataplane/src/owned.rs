@@ -4,6 +4,11 @@ use std::net::IpAddr;
 
 use pollgate_common::tables::Tables;
 
+/// Whether `src` is an IPv6 address that is unique on its link only: no packet from it may leave the link (RFC 4291 §2.5.6).
+pub(crate) fn is_link_local(src: IpAddr) -> bool {
+    matches!(src, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
 /// Whether `src` may be the source of a packet to an owned address. RFC 1122 §3.2.1.3 lists the sources that no host may use;
 /// and no other host may use an owned address.
 pub(crate) fn may_send(src: IpAddr, tables: &Tables) -> bool {

@@ -10,7 +10,7 @@ use pollgate_common::reasons::{DropReason, PassReason};
 
 use crate::flow::table::{Candidate, FlowHash};
 use crate::wire::tcp::Segment;
-use crate::wire::{Piece, ethernet, icmp};
+use crate::wire::{Piece, control, ethernet};
 
 /// The transport layer of a packet. A new transport does not compile until every stage handles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) enum Transport {
     /// SCTP.
     Sctp,
     /// A control message of the packet's own family.
-    Icmp(icmp::Kind),
+    Icmp(control::Kind),
     /// Any other protocol.
     Other,
 }

@@ -1,10 +1,10 @@
 //! Parsing: from bytes to a key, or to the reason why not. Sorts a burst into lanes.
 //!
 //! Only what the frame itself holds is checked, once; of the tables only the interfaces' MAC addresses are read. A frame that is
-//! neither IP nor ARP for this interface's own MAC address is passed. A frame that claims to be IP and is malformed is dropped.
-//! Host requirements: RFC 1122 §3.2.1 (header checks), §3.2.2.6 (broadcast).
+//! neither IP, ARP nor neighbour discovery for this interface's own MAC address is passed. A frame that claims to be IP and is
+//! malformed is dropped. Host requirements: RFC 1122 §3.2.1 (header checks), §3.2.2.6 (broadcast).
 
-use pollgate_common::flow::{FlowKey, V4};
+use pollgate_common::flow::FlowKey;
 use pollgate_common::net::{Mac, Net};
 use pollgate_common::reasons::{DropReason, PassReason};
 
@@ -13,12 +13,12 @@ use crate::memory::prefetch;
 use crate::packet::{Action, Outcome, Packet, Transport};
 use crate::port::Frame;
 use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::icmp::{self, Icmp};
-use crate::wire::ipv4::{self, Ipv4};
-use crate::wire::plain::{self, Plain};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
+use crate::wire::plain::Plain;
 use crate::wire::tcp::{self, Segment, Tcp};
 use crate::wire::udp::{self, Udp};
-use crate::wire::{Header, Ip, Piece, sctp};
+use crate::wire::{Control, Header, Ip, Piece, control, nd, sctp};
 
 /// Reads all frames of a burst into `burst`.
 #[inline]
@@ -32,10 +32,10 @@ pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net) {
         if last.0 != Some(port) {
             last = (Some(port), net.port_link(port).map(|link| link.mac).unwrap_or_default());
         }
-        let packet = burst.v4.flows.next();
-        (packet.frame, packet.own) = (index, last.1);
-        if plain(frame, packet) {
+        if plain::<Ipv4>(frame, index, last.1, burst.v4.flows.next()) {
             burst.v4.flows.keep();
+        } else if plain::<Ipv6>(frame, index, last.1, burst.v6.flows.next()) {
+            burst.v6.flows.keep();
         } else {
             general(frame, index, burst, last.1);
         }
@@ -44,19 +44,20 @@ pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net) {
 
 /// What nearly every frame is. Returns whether this one was.
 #[inline]
-fn plain(frame: &Frame, packet: &mut Packet<V4>) -> bool {
-    let Some(headers) = Plain::check(frame.bytes(), packet.own, frame.offload().is_gso()) else { return false };
+fn plain<I: Ip>(frame: &Frame, index: u8, own: Mac, packet: &mut Packet<I::Address>) -> bool {
+    let Some(headers) = Plain::<I>::check(frame.bytes(), own, frame.offload().is_gso()) else { return false };
     let ip = headers.ip();
+    (packet.frame, packet.own) = (index, own);
     packet.key = headers.key();
     packet.segment = headers.segment();
     if packet.segment.flags & tcp::SYN != 0 {
-        packet.segment = segment(frame.bytes(), plain::L4);
+        packet.segment = segment(frame.bytes(), Plain::<I>::L4);
     }
     packet.hop_limit = ip.hop_limit();
     packet.transport = if headers.is_tcp() { Transport::Tcp } else { Transport::Udp };
     packet.piece = Piece::Whole;
-    packet.l4 = plain::L4;
-    packet.l4_len = ip.total_len() - ipv4::LEN;
+    packet.l4 = Plain::<I>::L4;
+    packet.l4_len = ip.total_len() - I::LEN;
     true
 }
 
@@ -64,26 +65,29 @@ fn plain(frame: &Frame, packet: &mut Packet<V4>) -> bool {
 #[cold]
 fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac) {
     let result = match network(frame, own) {
-        Ok(Network::V4) => {
-            let packet = burst.v4.others.next();
-            (packet.frame, packet.own) = (index, own);
-            ip::<Ipv4>(frame, packet).map(|()| burst.v4.keep()).map_err(Action::Drop)
-        }
+        Ok(Network::V4) => ip::<Ipv4>(frame, index, own, burst.v4.others.next()).map(|()| burst.v4.keep()),
+        Ok(Network::V6) => ip::<Ipv6>(frame, index, own, burst.v6.others.next()).map(|()| burst.v6.keep()),
         Ok(Network::Arp) => {
-            burst.add_arp(index);
+            burst.arp.add(index);
+            Ok(())
+        }
+        Ok(Network::Solicitation) => {
+            burst.nd.add(index);
             Ok(())
         }
         Err(action) => Err(action),
     };
     if let Err(action) = result {
-        burst.settle(usize::from(index), Outcome::of(action));
+        burst.settle(index, Outcome::of(action));
     }
 }
 
 /// The network layers that pollgate handles.
 enum Network {
     V4,
+    V6,
     Arp,
+    Solicitation,
 }
 
 fn network(frame: &Frame, own: Mac) -> Result<Network, Action> {
@@ -93,22 +97,24 @@ fn network(frame: &Frame, own: Mac) -> Result<Network, Action> {
         ethernet::IPV4 if to_us => Ok(Network::V4),
         ethernet::ARP if to_us || to_group => Ok(Network::Arp),
         _ if !to_us && !to_group => Err(Action::Pass(PassReason::OtherMac)),
-        ethernet::IPV4 => Err(Action::Pass(PassReason::Group)),
-        ethernet::IPV6 => Err(Action::Pass(PassReason::Ipv6)),
+        ethernet::IPV6 if nd::target(frame.bytes(), ethernet::LEN).is_some() => Ok(Network::Solicitation),
+        ethernet::IPV6 if to_us => Ok(Network::V6),
+        ethernet::IPV4 | ethernet::IPV6 => Err(Action::Pass(PassReason::Group)),
         _ => Err(Action::Pass(PassReason::EtherType)),
     }
 }
 
-fn ip<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), DropReason> {
-    let ip = I::check(frame.bytes(), ethernet::LEN)?;
+fn ip<I: Ip>(frame: &Frame, index: u8, own: Mac, packet: &mut Packet<I::Address>) -> Result<(), Action> {
+    let (ip, upper) = I::check(frame.bytes(), ethernet::LEN).map_err(Action::Drop)?;
+    (packet.frame, packet.own) = (index, own);
     packet.segment = Segment::default();
     packet.hop_limit = ip.hop_limit();
-    packet.piece = ip.piece();
-    packet.l4 = ethernet::LEN + ip.header_len();
-    packet.l4_len = ip.total_len() - ip.header_len();
-    packet.key = FlowKey { src: ip.src(), dst: ip.dst(), src_port: 0, dst_port: 0, protocol: ip.protocol() };
-    packet.transport = transport::<I>(ip.protocol());
-    if packet.piece == Piece::Whole { whole(frame, packet) } else { Ok(()) }
+    packet.piece = upper.piece;
+    packet.l4 = ethernet::LEN + upper.offset;
+    packet.l4_len = ip.total_len() - upper.offset;
+    packet.key = FlowKey { src: ip.src(), dst: ip.dst(), src_port: 0, dst_port: 0, protocol: upper.protocol };
+    packet.transport = transport::<I>(upper.protocol);
+    if packet.piece == Piece::Whole { whole::<I>(frame, packet).map_err(Action::Drop) } else { Ok(()) }
 }
 
 fn transport<I: Ip>(protocol: u8) -> Transport {
@@ -116,13 +122,13 @@ fn transport<I: Ip>(protocol: u8) -> Transport {
         tcp::PROTOCOL => Transport::Tcp,
         udp::PROTOCOL => Transport::Udp,
         sctp::PROTOCOL => Transport::Sctp,
-        _ if protocol == I::ICMP => Transport::Icmp(icmp::Kind::Other),
+        _ if protocol == I::Control::PROTOCOL => Transport::Icmp(control::Kind::Other),
         _ => Transport::Other,
     }
 }
 
 /// Reads the transport header of a packet that is not a fragment.
-fn whole<A>(frame: &Frame, packet: &mut Packet<A>) -> Result<(), DropReason> {
+fn whole<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), DropReason> {
     let (bytes, l4, len) = (frame.bytes(), packet.l4, packet.l4_len);
     match packet.transport {
         Transport::Tcp => {
@@ -135,8 +141,8 @@ fn whole<A>(frame: &Frame, packet: &mut Packet<A>) -> Result<(), DropReason> {
             (packet.key.src_port, packet.key.dst_port) = (udp.src_port(), udp.dst_port());
         }
         // A message shorter than its header is followed by padding, which is not a header.
-        Transport::Icmp(_) if len >= icmp::LEN => {
-            let kind = Icmp::at(bytes, l4).map_or(icmp::Kind::Other, Icmp::kind);
+        Transport::Icmp(_) if len >= size_of::<I::Control>() => {
+            let kind = I::Control::at(bytes, l4).map_or(control::Kind::Other, I::Control::kind);
             packet.transport = Transport::Icmp(kind);
         }
         Transport::Icmp(_) | Transport::Sctp | Transport::Other => {}
@@ -157,6 +163,7 @@ fn segment(bytes: &[u8], l4: usize) -> Segment {
 mod tests {
     use std::ptr::NonNull;
 
+    use pollgate_common::flow::Address;
     use pollgate_common::net::PortId;
     use proptest::prelude::*;
 
@@ -166,9 +173,15 @@ mod tests {
 
     const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
-    /// A frame for us with a right IP checksum, whatever else `changes` do to it.
+    /// A packet, and its verdict if it has one.
+    type Found<A> = (Packet<A>, Option<Action>);
+
+    const IPV4_L4: usize = Plain::<Ipv4>::L4;
+    const IPV6_L4: usize = Plain::<Ipv6>::L4;
+
+    /// An IPv4 frame for us with a right IP checksum, whatever else `changes` do to it.
     fn frame(protocol: u8, payload: usize, changes: &[(usize, u8)]) -> Vec<u8> {
-        let mut bytes = vec![0u8; plain::L4 + 20 + payload];
+        let mut bytes = vec![0u8; IPV4_L4 + 20 + payload];
         bytes[..6].copy_from_slice(&OWN.0);
         bytes[12..14].copy_from_slice(&[8, 0]);
         let total = u16::try_from(bytes.len() - ethernet::LEN).expect("small").to_be_bytes();
@@ -187,25 +200,52 @@ mod tests {
         bytes
     }
 
+    /// The same for IPv6, which has no sum.
+    fn frame_v6(protocol: u8, payload: usize, changes: &[(usize, u8)]) -> Vec<u8> {
+        let mut bytes = vec![0u8; IPV6_L4 + 20 + payload];
+        bytes[..6].copy_from_slice(&OWN.0);
+        bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        let length = u16::try_from(20 + payload).expect("small").to_be_bytes();
+        bytes[18..22].copy_from_slice(&[length[0], length[1], protocol, 64]);
+        match protocol {
+            17 => bytes[59] = length[1],
+            _ => bytes[66] = 0x50,
+        }
+        for &(at, with) in changes {
+            let at = at % bytes.len();
+            bytes[at] ^= with;
+        }
+        bytes
+    }
+
     /// The packet that `how` finds in the bytes, and its verdict if it has one.
-    fn read(bytes: &mut [u8], how: impl Fn(&Frame, &mut Packet<V4>) -> Option<Action>) -> (Packet<V4>, Option<Action>) {
+    fn read<A: Address>(bytes: &mut [u8], how: impl Fn(&Frame, &mut Packet<A>) -> Option<Action>) -> Found<A> {
         let len = u32::try_from(bytes.len()).expect("small");
         let (port, ptr) = (PortId(0), NonNull::from(bytes).cast());
         // SAFETY: the bytes are borrowed for as long as the frame is there.
         let frame = unsafe { Frame::new(ptr, len, len, Origin::Port(port), port, 0) };
         let mut packet = Packet::new();
-        packet.own = OWN;
         let verdict = how(&frame, &mut packet);
         (packet, verdict)
     }
 
-    /// The way of a packet that `plain` leaves.
-    fn long_way(frame: &Frame, packet: &mut Packet<V4>) -> Option<Action> {
+    /// The way of a packet of this family that `plain` leaves.
+    fn long_way<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Option<Action> {
         match network(frame, OWN) {
-            Ok(Network::V4) => ip::<Ipv4>(frame, packet).err().map(Action::Drop),
-            Ok(Network::Arp) => None,
+            Ok(Network::V4 | Network::V6) => ip::<I>(frame, 0, OWN, packet).err(),
+            Ok(Network::Arp | Network::Solicitation) => None,
             Err(action) => Some(action),
         }
+    }
+
+    /// The packet and verdict of the long way; those of the short way if it takes the frame.
+    fn both<I: Ip>(bytes: &mut [u8]) -> (Found<I::Address>, Option<String>) {
+        let taken = std::cell::Cell::new(false);
+        let short = read(bytes, |frame, packet| {
+            taken.set(plain::<I>(frame, 0, OWN, packet));
+            None
+        });
+        (read(bytes, long_way::<I>), taken.get().then(|| format!("{short:?}")))
     }
 
     proptest! {
@@ -216,17 +256,29 @@ mod tests {
         ) {
             let mut bytes = frame(if udp { 17 } else { 6 }, payload, &changes);
             bytes.truncate(bytes.len() - cut.saturating_sub(50));
-            let taken = std::cell::Cell::new(false);
-            let short = read(&mut bytes, |frame, packet| {
-                taken.set(plain(frame, packet));
-                None
-            });
-            let long = read(&mut bytes, long_way);
-            if taken.get() {
-                prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));
+            let (long, short) = both::<Ipv4>(&mut bytes);
+            if let Some(short) = short {
+                prop_assert_eq!(short, format!("{long:?}"));
             } else {
                 // What it leaves is wrong, or has something that is rare.
-                let rare = bytes.len() < plain::L4 + 20 || bytes[14] != 0x45;
+                let rare = bytes.len() < IPV4_L4 + 20 || bytes[14] != 0x45;
+                let (packet, verdict) = long;
+                prop_assert!(verdict.is_some() || !packet.can_have_flow() || rare, "{packet:?}");
+            }
+        }
+
+        #[test]
+        fn and_so_it_does_for_ipv6(
+            udp in any::<bool>(), payload in 0usize..30, cut in 0usize..70,
+            changes in proptest::collection::vec((0usize..74, any::<u8>()), 0..3),
+        ) {
+            let mut bytes = frame_v6(if udp { 17 } else { 6 }, payload, &changes);
+            bytes.truncate(bytes.len() - cut.saturating_sub(50));
+            let (long, short) = both::<Ipv6>(&mut bytes);
+            if let Some(short) = short {
+                prop_assert_eq!(short, format!("{long:?}"));
+            } else {
+                let rare = bytes.len() < IPV6_L4 + 20 || ![6, 17].contains(&bytes[20]);
                 let (packet, verdict) = long;
                 prop_assert!(verdict.is_some() || !packet.can_have_flow() || rare, "{packet:?}");
             }

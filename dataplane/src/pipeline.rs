@@ -9,14 +9,15 @@ use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
-use crate::burst::{Burst, Family};
+use crate::burst::{Burst, Family, Indexes};
 use crate::classify::{self, Destination};
 use crate::egress::pending;
 use crate::flow::life::{Life, Side, Signal};
+use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
-use crate::packet::{Account, Outcome, Packet, Refusal, Verdict};
+use crate::packet::{Account, Action, Outcome, Packet, Refusal, Verdict};
 use crate::port::{BURST, Frame};
-use crate::reply::{self, arp, reject};
+use crate::reply::{self, arp, nd, reject};
 use crate::state::{Lane, Shared, State};
 use crate::wire::Ip;
 use crate::{open, parse, rewrite, select};
@@ -24,25 +25,47 @@ use crate::{open, parse, rewrite, select};
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
 pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, tables: &Tables, now: Instant) {
     parse::all(frames, burst, tables.net());
-    for at in 0..burst.arp().len() {
-        let index = usize::from(burst.arp()[at]);
-        burst.settle(index, Outcome::of(arp::reply(&mut frames[index], tables)));
+    let Burst { v4, v6, arp, nd, outcomes } = burst;
+    let mut work = Work { frames, outcomes };
+    work.each(arp, |frame| arp::reply(frame, tables));
+    work.each(nd, |frame| nd::reply(frame, tables));
+    let State { shared, v4: lane_v4, v6: lane_v6 } = state;
+    lane(shared, lane_v4, &mut lane_v6.flows, &mut work, v4, tables, now);
+    if !v6.is_empty() {
+        lane(shared, lane_v6, &mut lane_v4.flows, &mut work, v6, tables, now);
     }
-    let Burst { v4, outcomes, .. } = burst;
-    lane(&mut state.shared, &mut state.v4, frames, v4, outcomes, tables, now);
 }
 
-/// The packets of one family.
+/// The frames of a burst, and what becomes of each.
+struct Work<'a> {
+    frames: &'a mut [Frame],
+    outcomes: &'a mut [Outcome; BURST],
+}
+
+impl Work<'_> {
+    /// Lets `reply` decide about these frames.
+    #[inline]
+    fn each(&mut self, indexes: &Indexes, reply: impl Fn(&mut Frame) -> Action) {
+        for index in indexes.as_ref().iter().map(|&index| usize::from(index) % BURST) {
+            if let Some(frame) = self.frames.get_mut(index) {
+                self.outcomes[index] = Outcome::of(reply(frame));
+            }
+        }
+    }
+}
+
+/// The packets of one family. `other`: the flows of the other one.
 #[inline]
 fn lane<I: Ip>(
     shared: &mut Shared,
     lane: &mut Lane<I>,
-    frames: &mut [Frame],
+    other: &mut dyn Room,
+    work: &mut Work<'_>,
     packets: &mut Family<I::Address>,
-    outcomes: &mut [Outcome; BURST],
     tables: &Tables,
     now: Instant,
 ) {
+    let Work { frames, outcomes } = work;
     let flows = packets.flows.as_mut();
     lane.flows.hash_all(flows.iter_mut().map(|packet| (&packet.key, &mut packet.hash)));
     for packet in flows.iter_mut() {
@@ -51,7 +74,7 @@ fn lane<I: Ip>(
     for packet in &*flows {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
-            let (verdict, account) = decide(shared, lane, frame, packet, tables, now);
+            let (verdict, account) = decide(shared, lane, other, frame, packet, tables, now);
             outcomes[index] = Outcome { action: reply::act::<I>(frame, packet, verdict, tables), account };
         }
     }
@@ -68,6 +91,7 @@ fn lane<I: Ip>(
 fn decide<I: Ip>(
     shared: &mut Shared,
     lane: &mut Lane<I>,
+    other: &mut dyn Room,
     frame: &mut Frame,
     packet: &Packet<I::Address>,
     tables: &Tables,
@@ -78,7 +102,7 @@ fn decide<I: Ip>(
     }
     let (index, is_new) = match known(&mut lane.flows, packet, tables, now) {
         Some(index) => (index, false),
-        None => match new_flow(shared, lane, packet, tables, now) {
+        None => match new_flow(shared, lane, other, packet, tables, now) {
             Ok(index) => (index, true),
             Err(verdict) => return (reject::within_rate(verdict, &mut shared.resets, now), Account::NONE),
         },
@@ -119,6 +143,7 @@ fn is_checked<A: Address>(entry: &Entry<A>, tables: &Tables) -> bool {
 fn new_flow<I: Ip>(
     shared: &mut Shared,
     lane: &mut Lane<I>,
+    other: &mut dyn Room,
     packet: &Packet<I::Address>,
     tables: &Tables,
     now: Instant,
@@ -130,7 +155,7 @@ fn new_flow<I: Ip>(
     }
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables)?;
-    open::flow(shared, &mut lane.flows, packet, &choice, tables, now)
+    open::flow(shared, &mut lane.flows, other, packet, &choice, tables, now)
 }
 
 /// Applies the flow's translation and finds the next hop.

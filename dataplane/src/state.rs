@@ -1,16 +1,19 @@
 //! What a worker remembers from burst to burst: a part that is shared, and a lane per family.
 
+use std::io;
+
 use pollgate_common::net::Net;
 use pollgate_common::time::Ticks;
 
 use crate::egress::nexthop::NextHops;
-use crate::flow::FlowTable;
 use crate::flow::table::FlowTotals;
+use crate::flow::{FlowTable, Limits};
 use crate::rate::Rate;
 use crate::snat;
 use crate::steer::Steering;
 use crate::wire::Ip;
 use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
 
 /// The shared part.
 pub(crate) struct Shared {
@@ -31,26 +34,35 @@ pub(crate) struct Lane<I: Ip> {
     pub(crate) next_hops: NextHops<I::Address>,
 }
 
+impl<I: Ip> Lane<I> {
+    /// A lane for `limits`. Fails if the memory cannot be mapped.
+    pub(crate) fn new(limits: &Limits, seeds: [u64; 4]) -> io::Result<Lane<I>> {
+        Ok(Lane { flows: FlowTable::new(limits, seeds)?, next_hops: NextHops::new() })
+    }
+}
+
 /// Everything a worker remembers.
 pub(crate) struct State {
     pub(crate) shared: Shared,
     pub(crate) v4: Lane<Ipv4>,
+    pub(crate) v6: Lane<Ipv6>,
 }
 
 impl State {
     /// Once per poll: forgets the next hops if the network has changed. Returns whether it has.
     pub(crate) fn follow(&mut self, net: &Net) -> bool {
-        self.v4.next_hops.follow(net)
+        self.v4.next_hops.follow(net) | self.v6.next_hops.follow(net)
     }
 
     /// Removes expired flows among the next `budget` entries of each lane.
     pub(crate) fn sweep(&mut self, now: Ticks, budget: usize) {
         self.v4.flows.sweep(now, budget);
+        self.v6.flows.sweep(now, budget);
     }
 
     /// How many flows there are and were.
     pub(crate) fn flow_totals(&self) -> FlowTotals {
-        self.v4.flows.totals()
+        self.v4.flows.totals() + self.v6.flows.totals()
     }
 }
 

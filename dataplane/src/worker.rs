@@ -23,11 +23,10 @@ use crate::burst::Burst;
 pub use crate::egress::dispatch::AskNeighbour;
 use crate::egress::dispatch::Egress;
 use crate::egress::mesh::{Mesh, QUEUE};
-use crate::egress::nexthop::NextHops;
 use crate::egress::pending::{self, Pending};
 use crate::egress::pool::BufferPool;
+use crate::flow::Limits;
 use crate::flow::table::{SWEEP, SWEEP_IDLE};
-use crate::flow::{FlowTable, Limits};
 use crate::idle::Idle;
 use crate::inspect::Inspector;
 use crate::port::{BURST, Frame, Port};
@@ -53,7 +52,7 @@ pub struct Parts {
     pub mesh: Arc<Mesh>,
     /// Which worker owns what.
     pub steering: Steering,
-    /// Its flow table's size and time-outs.
+    /// The size of its flow tables, and time-outs.
     pub limits: Limits,
     /// The process' settings.
     pub settings: Arc<DataplaneSettings>,
@@ -89,7 +88,8 @@ impl Worker {
             resets: Rate::new(reject::RESETS_PER_SECOND),
             steering: parts.steering,
         };
-        let v4 = Lane { flows: FlowTable::new(&parts.limits, parts.seeds)?, next_hops: NextHops::new() };
+        // Each family's table is as large as the limits allow; the limits hold for both together (`flow::room`).
+        let (v4, v6) = (Lane::new(&parts.limits, parts.seeds)?, Lane::new(&parts.limits, parts.seeds)?);
         let egress = Egress {
             worker: parts.worker,
             ports: parts.ports,
@@ -101,7 +101,7 @@ impl Worker {
             out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY)).collect(),
             back: Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY),
         };
-        let state = State { shared, v4 };
+        let state = State { shared, v4, v6 };
         Ok(Worker {
             state,
             egress,
@@ -124,7 +124,7 @@ impl Worker {
         taken += self.round(tables, now);
         self.egress.review(tables.net(), moved, now);
         self.egress.flush(now);
-        self.inspector.poll(&self.state.v4.flows, now.ticks());
+        self.inspector.poll(&self.state.v4.flows, &self.state.v6.flows, now.ticks());
         self.state.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
         self.egress.report(self.state.flow_totals(), tables.generation());
         taken

@@ -190,10 +190,6 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
     }
-    let v6 = needs.owned.iter().filter(|address| address.is_ipv6()).count();
-    if v6 > 0 {
-        warn!("{v6} IPv6 addresses are configured; this version leaves IPv6 frames to the kernel");
-    }
     Ok(())
 }
 

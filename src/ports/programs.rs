@@ -10,8 +10,6 @@
 //! flow outlives its endpoint), and its replies must come here to be translated back. It is forgotten once the longest
 //! time-out has passed. Should another Pod get its address meanwhile, and send from the same port to a client that is
 //! routed here, the worker finds no flow and counts a drop; the kernel, which does not forward here, would do the same.
-//!
-//! IPv4 alone, until the workers translate IPv6: what they would only pass is better left to the kernel from the start.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -71,8 +69,8 @@ impl Programs {
     }
 
     fn own(&self, gone: &[IpAddr], come: &[IpAddr]) {
-        gone.iter().filter(|ip| ip.is_ipv4()).for_each(|&ip| tell(self.rules.disown(ip)));
-        come.iter().filter(|ip| ip.is_ipv4()).for_each(|&ip| tell(self.rules.own(ip)));
+        gone.iter().for_each(|&ip| tell(self.rules.disown(ip)));
+        come.iter().for_each(|&ip| tell(self.rules.own(ip)));
     }
 
     fn serve(&mut self, endpoint: Endpoint) {
@@ -122,7 +120,7 @@ fn endpoints(service: &Option<Arc<ServicePort>>) -> Vec<Endpoint> {
     let Some(service) = service else { return Vec::new() };
     let Some((frontend, _)) = service.frontends.first() else { return Vec::new() };
     let endpoint = |backend: &pollgate_common::tables::Backend| (backend.address, backend.port, frontend.protocol);
-    let serving = service.backends.iter().filter(|backend| backend.serving && backend.address.is_ipv4());
+    let serving = service.backends.iter().filter(|backend| backend.serving);
     serving.map(endpoint).collect()
 }
 

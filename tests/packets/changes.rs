@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use etherparse::ArpOperation;
 use pollgate_control::objects::Kind;
 
-use crate::packets::support::builder::{Ip, arp, tcp, udp};
-use crate::packets::support::lab::{Lab, PODS};
-use crate::packets::support::objects::{echo, endpoints, service, web};
+use super::support::builder::{Ip, tcp, udp, who_has};
+use super::support::family::RESOLUTION;
+use super::support::lab::{Lab, PODS};
+use super::support::objects::{echo, endpoints, service, web};
 
 const FOUR: [&str; 4] = ["10.244.1.10", "10.244.1.11", "10.244.1.12", "10.244.1.13"];
 const CHANGED: [&str; 3] = ["10.244.1.10", "10.244.1.12", "10.244.1.20"];
@@ -187,7 +187,7 @@ fn an_address_two_services_want_is_the_first_ones_until_it_goes() {
 #[test]
 fn an_address_the_kernel_takes_is_left_to_it_and_served_again_when_it_lets_go() {
     let mut lab = Lab::new(&wants("web", 1));
-    let ask = || arp(ArpOperation::REQUEST, "10.244.1.5", "198.51.100.9");
+    let ask = || who_has("10.244.1.5", "198.51.100.9");
     lab.send(PODS, ask());
     assert!(lab.pop(PODS).is_some(), "ours at first");
     lab.network(|facts| facts.addresses.push((1, "198.51.100.9/32".parse().expect("an address"))));
@@ -197,5 +197,5 @@ fn an_address_the_kernel_takes_is_left_to_it_and_served_again_when_it_lets_go() 
     lab.send(PODS, tcp("10.244.1.5:40000", "198.51.100.9:80"));
     assert_eq!(lab.expect(PODS).dst().to_string(), "10.244.1.11:8080");
     let flows = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
-    lab.counters(&[&[("rx", 4), ("tx", 2), ("arp", 1), ("not_owned", 1)], &flows[..]].concat());
+    lab.counters(&[&[("rx", 4), ("tx", 2), (RESOLUTION, 1), ("not_owned", 1)], &flows[..]].concat());
 }

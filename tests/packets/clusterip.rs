@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use crate::packets::support::builder::{Ip, tcp, udp};
-use crate::packets::support::lab::{Lab, PODS};
-use crate::packets::support::objects::{echo, endpoints, service, web};
-use crate::packets::support::seen::Seen;
+use super::support::builder::{Ip, tcp, udp};
+use super::support::family::{CHANGED, HEADER};
+use super::support::lab::{Lab, PODS};
+use super::support::objects::{echo, endpoints, service, web};
+use super::support::seen::Seen;
 
 const THREE: [&str; 3] = ["10.244.1.10", "10.244.1.11", "10.244.2.15"];
 
@@ -45,15 +46,15 @@ fn everything_but_addresses_ports_ttl_and_sums_arrives_as_it_was_sent() {
         ("an odd number of bytes", tcp("10.244.1.5:40000", "10.96.0.50:80").flags("PA").payload("odd")),
         ("TCP options", tcp("10.244.1.5:40001", "10.96.0.50:80").tcp_options(&options)),
         ("IP options", tcp("10.244.1.5:40002", "10.96.0.50:80").ip_options([148, 4, 0, 0])),
-        ("a full frame", tcp("10.244.1.5:40003", "10.96.0.50:80").flags("A").payload(vec![0xa5; 1460])),
+        ("a full frame", tcp("10.244.1.5:40003", "10.96.0.50:80").flags("A").payload(vec![0xa5; 1480 - HEADER])),
     ];
     for (what, packet) in packets {
         let sent = packet.datagram();
         let seen = lab.through(PODS, packet, PODS);
         let mut got = seen.packet.bytes[14..].to_vec();
-        let header = seen.ip.header_len();
-        // Put back what may differ: TTL and sum, destination, destination port, TCP sum.
-        for range in [8..9, 10..12, 16..20, header + 2..header + 4, header + 16..header + 18] {
+        let header = seen.ip.len;
+        // Put back what may differ: in the IP header, the destination port and the TCP sum.
+        for range in CHANGED.iter().cloned().chain([header + 2..header + 4, header + 16..header + 18]) {
             got[range.clone()].copy_from_slice(&sent[range]);
         }
         assert_eq!(got, sent, "{what}");
@@ -150,7 +151,7 @@ fn a_super_frame_passes_whole_and_an_oversized_frame_does_not() {
     let segment = || tcp("10.244.1.5:40000", "10.96.0.50:80").flags("A");
     let seen = lab.through(PODS, segment().payload(vec![7; 60_000]).gso(1448), PODS);
     assert_eq!((seen.payload.len(), seen.packet.offload.gso_size), (60_000, 1448));
-    lab.send(PODS, segment().payload(vec![7; 1461]));
+    lab.send(PODS, segment().payload(vec![7; 1481 - HEADER]));
     let opened = ("flows_opened", 1);
     lab.counters(&[("rx", 2), ("tx", 1), ("tx_too_long", 1), opened, ("flows_live", 1), ("flows_half_open", 1)]);
 }

@@ -1,8 +1,8 @@
 //! DNS, answered in the query's own buffer. Messages are written and read here by hand, apart from the gateway's code.
 
-use crate::packets::support::builder::udp;
-use crate::packets::support::lab::{Lab, OUTSIDE, PODS};
-use crate::packets::support::objects::{endpoints, service, web};
+use super::support::builder::udp;
+use super::support::lab::{Lab, OUTSIDE, PODS};
+use super::support::objects::{endpoints, service, web};
 
 const A: u16 = 1;
 const CNAME: u16 = 5;

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use etherparse::TransportHeader;
 
-use crate::packets::support::builder::{Ip, at, tcp, udp};
-use crate::packets::support::lab::{Lab, OUTSIDE, PODS};
-use crate::packets::support::objects::{echo, web};
-use crate::packets::support::seen::Seen;
+use super::support::builder::{Ip, at, tcp, udp};
+use super::support::lab::{Lab, OUTSIDE, PODS};
+use super::support::objects::{echo, web};
+use super::support::seen::Seen;
 
 const FLOOD: u32 = 40_000;
 const PER_MILLISECOND: u32 = 10;

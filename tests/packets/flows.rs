@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::packets::support::builder::{Ip, tcp, udp};
-use crate::packets::support::lab::{Lab, PODS};
-use crate::packets::support::objects::{echo, endpoints, web};
+use super::support::builder::{Ip, tcp, udp};
+use super::support::lab::{Lab, PODS};
+use super::support::objects::{echo, endpoints, web};
 
 const SERVER: &str = "10.244.1.10:8080";
 

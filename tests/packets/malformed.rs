@@ -7,9 +7,9 @@ use pollgate_common::reasons::DropReason;
 use pollgate_dataplane::port::Offload;
 use pollgate_dataplane::port::memory::Packet;
 
-use crate::packets::support::builder::{Sendable, arp, folded, icmp, tcp, udp};
-use crate::packets::support::lab::{Lab, OUTSIDE, OWN, PODS};
-use crate::packets::support::objects::{echo, shop, web};
+use super::support::builder::{Sendable, arp, folded, icmp, tcp, udp};
+use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
+use super::support::objects::{echo, shop, web};
 
 fn lab() -> Lab {
     Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.11"]), shop("", &["10.244.1.10", "10.244.3.3"])].concat())
@@ -19,7 +19,7 @@ fn lab() -> Lab {
 fn sound() -> Vec<(&'static str, usize, Vec<u8>)> {
     let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\x01\x03web\x07default\x03svc\x07cluster\x05local\0\0\x01\0\x01\
                   \0\0\x29\x10\0\0\0\0\0\0\0";
-    let ip = |packet: crate::packets::support::builder::Ip, port: usize| packet.frame(OWN[port]).bytes;
+    let ip = |packet: super::support::builder::Ip, port: usize| packet.frame(OWN[port]).bytes;
     vec![
         ("a SYN", PODS, ip(tcp("10.244.1.5:40000", "10.96.0.50:80").tcp_options(&[2, 4, 5, 0xb4]), PODS)),
         ("data", PODS, ip(tcp("10.244.1.5:40001", "10.96.0.50:80").flags("PA").payload("data!"), PODS)),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use pollgate_common::net::{Facts, Link, Mac, Route};
 
-use crate::packets::support::builder::{ip, mac_of, tcp};
-use crate::packets::support::lab::{Lab, PODS};
-use crate::packets::support::objects::web;
+use super::support::builder::{ip, mac_of, tcp};
+use super::support::family::HEADER;
+use super::support::lab::{Lab, PODS};
+use super::support::objects::web;
 
 /// A drop reason, and the change of the network that leads to it.
 type Case<'a> = (&'a str, &'a dyn Fn(&mut Facts));
@@ -17,7 +18,7 @@ const STRANGER: &str = "10.244.3.3";
 /// The interface index of the port towards the Pods.
 const LINK: u32 = 2;
 
-fn syn(port: u16) -> crate::packets::support::builder::Ip {
+fn syn(port: u16) -> super::support::builder::Ip {
     tcp(&format!("10.244.1.5:{port}"), "10.96.0.50:80")
 }
 
@@ -106,7 +107,7 @@ fn not_many_frames_wait_in_all() {
 #[test]
 fn a_frame_too_long_for_the_link_is_so_after_waiting_too() {
     let mut lab = Lab::new(&web(&[STRANGER]));
-    lab.send(PODS, syn(40000).flags("A").payload(vec![0; 1461]));
+    lab.send(PODS, syn(40000).flags("A").payload(vec![0; 1481 - HEADER]));
     lab.send(PODS, syn(40000).flags("A").payload(vec![0; 20_000]).gso(1448));
     lab.network(appears(STRANGER));
     assert_eq!(lab.expect(PODS).payload.len(), 20_000);

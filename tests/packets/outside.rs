@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use crate::packets::support::builder::{ip, tcp, udp};
-use crate::packets::support::lab::{GATEWAY, Lab, OUTSIDE, PODS};
-use crate::packets::support::objects::{endpoints, service, shop, web};
-use crate::packets::support::seen::Seen;
+use super::support::builder::{ip, tcp, udp};
+use super::support::lab::{GATEWAY, Lab, OUTSIDE, PODS};
+use super::support::objects::{endpoints, service, shop, web};
+use super::support::seen::Seen;
 
 const CLUSTER_IP: &str = "10.96.0.70:80";
 const NODE_PORT: &str = "192.168.50.10:30080";

@@ -8,10 +8,10 @@ use pollgate_control::objects::Kind;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 
-use crate::packets::support::builder::{Ip, Sendable, arp, icmp, other, tcp, udp};
-use crate::packets::support::faulty::{Refusing, Sole, Tight};
-use crate::packets::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
-use crate::packets::support::objects::{echo, endpoints, service, shop, web};
+use super::support::builder::{Ip, Sendable, arp, icmp, other, solicitation, tcp, udp};
+use super::support::faulty::{Refusing, Sole, Tight};
+use super::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
+use super::support::objects::{echo, endpoints, service, shop, web};
 
 /// A frame of one kind of damage.
 fn damaged(at: usize, value: u8) -> Vec<u8> {
@@ -59,6 +59,12 @@ fn dropped(reason: DropReason) -> Lab {
         DropReason::L4Header => after(one(), PODS, damaged(46, 0x40)),
         DropReason::Protocol => after(one(), PODS, other("10.244.1.5", "10.96.0.50", 47)),
         DropReason::Icmp => after(one(), PODS, icmp("10.244.1.5", "10.96.0.50", 0, 0, [0; 4])),
+        DropReason::NeighbourSolicitation => {
+            let mut frame = solicitation("fe80::5", "2001:db8::10");
+            // As if it had been forwarded.
+            frame[21] = 254;
+            after(Lab::configured("addresses: \"2001:db8::10\"\n", ""), PODS, frame)
+        }
         DropReason::UndefinedPort => after(one(), OUTSIDE, tcp("192.168.50.100:40000", "203.0.113.7:81")),
         DropReason::StaleReply => after(one(), PODS, tcp("10.244.1.10:8080", "192.168.50.10:5000")),
         DropReason::NoSuchClusterIp => after(one(), PODS, tcp("10.244.1.5:40000", "10.96.9.9:80")),
@@ -176,8 +182,8 @@ fn passed(reason: PassReason) -> Lab {
         PassReason::OtherMac => after(one(), PODS, syn().addressed([2, 0, 0, 0, 0, 7])),
         PassReason::Group => after(one(), PODS, syn().addressed([0xff; 6])),
         PassReason::EtherType => after(one(), PODS, ethernet(0x81, 0)),
-        PassReason::Ipv6 => after(one(), PODS, ethernet(0x86, 0xdd)),
         PassReason::Arp => after(one(), PODS, arp(ArpOperation::REQUEST, "10.244.1.5", "10.244.0.1")),
+        PassReason::NeighbourDiscovery => after(one(), PODS, solicitation("fe80::5", "2001:db8::2")),
         PassReason::NotOwned => after(one(), PODS, tcp("10.244.1.5:40000", "192.0.2.1:80")),
     }
 }

@@ -1,8 +1,9 @@
 //! What pollgate refuses, and how the client is told.
 
-use crate::packets::support::builder::{other, tcp, udp};
-use crate::packets::support::lab::{Lab, OUTSIDE, PODS};
-use crate::packets::support::objects::{echo, shop, web};
+use super::support::builder::{other, tcp, udp};
+use super::support::family::QUOTED;
+use super::support::lab::{Lab, OUTSIDE, PODS};
+use super::support::objects::{echo, shop, web};
 
 #[test]
 fn a_tcp_client_of_a_service_without_endpoints_gets_the_reset_of_rfc_9293() {
@@ -35,8 +36,7 @@ fn a_udp_client_gets_port_unreachable_from_the_gateway_quoting_its_packet() {
         let sent = packet.datagram();
         let seen = lab.through(PODS, packet, PODS);
         assert_eq!(seen.to_string(), "icmp 192.168.50.10 > 10.244.1.5 port-unreachable ttl 64");
-        // RFC 1812 §4.3.2.3: as much as fits 576 bytes.
-        assert_eq!(seen.payload, sent[..sent.len().min(576 - 28)]);
+        assert_eq!(seen.payload, sent[..sent.len().min(QUOTED)]);
     }
     lab.counters(&[("rx", 4), ("originated", 4), ("tx", 4), ("reject_no_endpoints", 4)]);
 }

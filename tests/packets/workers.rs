@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::packets::support::builder::{at, tcp, udp};
-use crate::packets::support::lab::{Lab, OUTSIDE, PODS, Setup};
-use crate::packets::support::objects::{echo, endpoints, service, shop, web};
+use super::support::builder::{at, tcp, udp};
+use super::support::family::ECHO_REQUEST;
+use super::support::lab::{Lab, OUTSIDE, PODS, Setup};
+use super::support::objects::{echo, endpoints, service, shop, web};
 
 fn two(manifests: &str) -> Lab {
     Lab::with(Setup { workers: 2, ..Setup::default() }, manifests)
@@ -98,7 +99,7 @@ fn an_external_ip_that_is_a_gateway_address_is_no_port_for_sources() {
 fn what_needs_no_flow_is_done_where_it_arrives() {
     let mut lab = two(&web(&["10.244.1.10"]));
     for worker in 0..2 {
-        lab.push(worker, PODS, crate::packets::support::builder::icmp("10.244.1.5", "10.96.0.50", 8, 0, [0; 4]));
+        lab.push(worker, PODS, super::support::builder::icmp("10.244.1.5", "10.96.0.50", ECHO_REQUEST, 0, [0; 4]));
         lab.run();
         lab.expect(PODS);
         assert_eq!((lab.totals_of(worker).rx, lab.totals_of(worker).tx), (1, 1));

@@ -16,6 +16,7 @@ use crate::port::Frame;
 use crate::rewrite;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
 use crate::wire::{Header, Ip};
 
 /// Maximum number of waiting frames per worker.
@@ -51,6 +52,7 @@ impl IpPacket {
     pub(crate) fn of(frame: &Frame) -> Option<IpPacket> {
         match Ethernet::at(frame.bytes(), 0)?.ether_type() {
             ethernet::IPV4 => IpPacket::read::<Ipv4>(frame),
+            ethernet::IPV6 => IpPacket::read::<Ipv6>(frame),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! The flow table of one worker.
+//! The flow table of one worker, for one family.
 //!
 //! ```text
 //!  hash ─▶ bucket (one cache line)                      entries
@@ -23,7 +23,7 @@
 //! A look-up is split in three so that a burst's cache misses overlap: [`FlowTable::hash_all`] (which prefetches the
 //! buckets), [`FlowTable::probe`] (which prefetches the entry), [`FlowTable::confirm`].
 //!
-//! Memory for IPv4: 2 × 64 B entries + 2 × 64 B / 8 / 0.65 of bucket = 153 B a connection.
+//! Memory for IPv4: 2 × 64 B entries + 2 × 64 B / 8 / 0.65 of bucket = 153 B a connection. IPv6 has entries of 128 B: 281 B.
 
 #![allow(unsafe_code, reason = "declares that all-zero bytes are a bucket, and reads tags as one vector")]
 
@@ -131,7 +131,7 @@ pub struct FlowOrigin {
     pub generation: u32,
 }
 
-/// How many connections there are and were.
+/// How many connections there are and were, in one table or in several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowTotals {
     /// In the table.
@@ -146,6 +146,21 @@ pub struct FlowTotals {
     pub displaced: u64,
     /// Removed for their source port.
     pub taken_over: u64,
+}
+
+impl std::ops::Add for FlowTotals {
+    type Output = FlowTotals;
+
+    fn add(self, other: FlowTotals) -> FlowTotals {
+        FlowTotals {
+            live: self.live + other.live,
+            half_open: self.half_open + other.half_open,
+            expired: self.expired + other.expired,
+            evicted: self.evicted + other.evicted,
+            displaced: self.displaced + other.displaced,
+            taken_over: self.taken_over + other.taken_over,
+        }
+    }
 }
 
 /// The table was full and nothing could be evicted.
@@ -555,6 +570,33 @@ impl<A: Address> FlowTable<A> {
         FlowTotals { live, half_open: self.opening.len, expired, evicted, displaced, taken_over }
     }
 
+    /// Connections that fit.
+    pub fn capacity(&self) -> u64 {
+        self.entries.len() as u64 / 2
+    }
+
+    /// Entries that there are.
+    pub fn entries(&self) -> u32 {
+        u32::try_from(self.entries.len()).unwrap_or(NONE)
+    }
+
+    /// Connections that the client has not confirmed.
+    pub fn unconfirmed(&self) -> u64 {
+        self.opening.len
+    }
+
+    /// How many of these there may be.
+    pub fn most_unconfirmed(&self) -> u64 {
+        self.most_unconfirmed
+    }
+
+    /// Ends the flow that has been unconfirmed longest, if there is one.
+    pub fn displace(&mut self, now: Ticks) {
+        if self.opening.len > 0 && !self.end_first(self.opening, now) {
+            self.displaced += 1;
+        }
+    }
+
     /// Makes room for one more unconfirmed flow, if there are as many as there may be.
     #[inline]
     fn bound_unconfirmed(&mut self, now: Ticks) {
@@ -588,7 +630,7 @@ impl<A: Address> FlowTable<A> {
 
     /// Ends the least useful flow.
     #[cold]
-    fn evict(&mut self, now: Ticks) -> Result<(), Full> {
+    pub fn evict(&mut self, now: Ticks) -> Result<(), Full> {
         let list = if self.closing.len > 0 { self.closing } else { self.opening };
         let has_expired = match list.first {
             NONE => {

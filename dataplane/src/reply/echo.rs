@@ -1,17 +1,16 @@
-//! Echo replies of owned addresses (RFC 792, RFC 1122 §3.2.2.6), in the request's own buffer.
+//! Echo replies of owned addresses (RFC 792, RFC 1122 §3.2.2.6; RFC 4443 §4.2), in the request's own buffer.
 
 use pollgate_common::reasons::DropReason;
 
 use crate::packet::{Action, Packet};
 use crate::port::Frame;
 use crate::rewrite;
-use crate::wire::icmp::Icmp;
-use crate::wire::{Header, Ip};
+use crate::wire::{Control, Header, Ip};
 
 /// Turns the echo request in the frame into its reply.
 pub(crate) fn write<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>) -> Action {
-    let Some(icmp) = Icmp::at_mut(frame.bytes_mut(), packet.l4) else { return Action::Drop(DropReason::Icmp) };
-    icmp.reply_in_place();
+    let Some(message) = I::Control::at_mut(frame.bytes_mut(), packet.l4) else { return Action::Drop(DropReason::Icmp) };
+    message.reply_in_place();
     rewrite::reply_in_place::<I>(frame, packet.own);
     Action::Send(frame.received_on())
 }

@@ -1,6 +1,7 @@
 //! Replies: frames that pollgate writes itself, each in the buffer of the frame that caused it.
 //!
 //! * [`arp`]: who has an owned address.
+//! * [`nd`]: the same for IPv6.
 //! * [`echo`]: echo replies of owned addresses.
 //! * [`dns`]: answers of the cluster's DNS server.
 //! * [`reject`]: what a refused sender gets.
@@ -8,6 +9,7 @@
 pub(crate) mod arp;
 pub(crate) mod dns;
 pub(crate) mod echo;
+pub(crate) mod nd;
 pub(crate) mod reject;
 
 use pollgate_common::tables::Tables;

@@ -1,7 +1,7 @@
 //! Refusals: what the sender gets when pollgate refuses its packet.
 //!
 //! TCP is answered with a reset from the address it tried (RFC 9293 §3.10.7.1), UDP with ICMP port unreachable from the
-//! gateway's address (RFC 1122 §4.1.3.1): both make the client see "connection refused" at once, as kube-proxy's REJECT
+//! gateway's address (RFC 1122 §4.1.3.1, RFC 4443 §3.1): both make the client see "connection refused" at once, as kube-proxy's REJECT
 //! does (Kubernetes `pkg/proxy/nftables/proxier.go`). The refused frame is a drop with its reason; the reply is built in
 //! its buffer and counted as originated.
 
@@ -17,13 +17,10 @@ use crate::packet::{Packet, Refusal, Transport, Verdict};
 use crate::port::{Frame, Offload};
 use crate::rate::Rate;
 use crate::snat;
+use crate::wire::control::{self, Control};
 use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::icmp::{self, Icmp};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::{Header, Ip, checksum};
-
-/// Most bytes an ICMP error has in all (RFC 1812 §4.3.2.3).
-const ERROR_LEN: usize = 576;
 
 /// The verdict that refuses `packet` in the way its transport knows.
 pub(crate) fn verdict<A: Address>(packet: &Packet<A>, reason: DropReason) -> Verdict {
@@ -72,8 +69,8 @@ pub(crate) fn write<I: Ip>(
 ) -> Option<()> {
     match how {
         Refusal::Reset | Refusal::ResetUnknown => reset::<I>(frame, packet),
-        Refusal::PortUnreachable => error::<I>(frame, packet, icmp::Error::PortUnreachable, settings),
-        Refusal::TimeExceeded => error::<I>(frame, packet, icmp::Error::TimeExceeded, settings),
+        Refusal::PortUnreachable => error::<I>(frame, packet, control::Error::PortUnreachable, settings),
+        Refusal::TimeExceeded => error::<I>(frame, packet, control::Error::TimeExceeded, settings),
     }
 }
 
@@ -90,21 +87,22 @@ fn reset<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>) -> Option<()> {
 fn error<I: Ip>(
     frame: &mut Frame,
     packet: &Packet<I::Address>,
-    error: icmp::Error,
+    error: control::Error,
     settings: &DataplaneSettings,
 ) -> Option<()> {
     let from: I::Address = snat::first_address(settings)?;
     let client = packet.key.src;
-    let quoted = packet.ip_len().min(ERROR_LEN - I::LEN - icmp::LEN);
+    let headers = I::LEN + size_of::<I::Control>();
+    let quoted = packet.ip_len().min(I::Control::ERROR_LEN - headers);
     // The quoted packet moves back to make room for the headers in front of it.
-    let start = ethernet::LEN + I::LEN + icmp::LEN;
+    let start = ethernet::LEN + headers;
     let buffer = frame.buffer_mut();
     if buffer.len() < start + quoted {
         return None;
     }
     buffer.copy_within(ethernet::LEN..ethernet::LEN + quoted, start);
-    let header = Icmp::error(error, buffer.get(start..start + quoted)?);
-    write_packet::<I>(frame, packet.own, (from, client), I::ICMP, header.as_bytes(), quoted)
+    let header = I::Control::error(error, from, client, buffer.get(start..start + quoted)?);
+    write_packet::<I>(frame, packet.own, (from, client), I::Control::PROTOCOL, header.as_bytes(), quoted)
 }
 
 /// Writes Ethernet, IP and `header` in front of `payload` bytes that are in place already.

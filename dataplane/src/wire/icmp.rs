@@ -5,39 +5,18 @@
 //!  │ type │ code │ checksum │ rest │ data
 //! ```
 
+use pollgate_common::flow::V4;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::control::{Control, Error, Kind};
 use super::{Header, checksum};
-
-/// Bytes of the header.
-pub const LEN: usize = 8;
-/// IANA protocol number.
-pub const PROTOCOL: u8 = 1;
 
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
 const ECHO: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 const PORT: u8 = 3;
-
-/// The errors pollgate originates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// No service listens on that port (type 3, code 3).
-    PortUnreachable,
-    /// The time to live is exceeded (type 11, code 0).
-    TimeExceeded,
-}
-
-/// The messages that pollgate distinguishes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// An echo request (type 8, code 0).
-    EchoRequest,
-    /// Any other message.
-    Other,
-}
 
 /// An ICMP header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -51,14 +30,16 @@ pub struct Icmp {
 
 impl Header for Icmp {}
 
-impl Icmp {
-    /// The kind of message.
-    pub fn kind(&self) -> Kind {
+impl Control for Icmp {
+    type Address = V4;
+    const PROTOCOL: u8 = 1;
+    const ERROR_LEN: usize = 576;
+
+    fn kind(&self) -> Kind {
         if (self.kind, self.code) == (ECHO, 0) { Kind::EchoRequest } else { Kind::Other }
     }
 
-    /// Turns an echo request into its reply. Only the type changes, and the sum by the same amount.
-    pub fn reply_in_place(&mut self) {
+    fn reply_in_place(&mut self) {
         self.kind = ECHO_REPLY;
         // The type is the high byte of its word: −0x0800 is +0xf7ff in one's complement.
         let sum = checksum::update(self.checksum.get(), 0xf7ff);
@@ -67,8 +48,8 @@ impl Icmp {
         self.checksum = U16::new(if sum == 0 { 0xffff } else { sum });
     }
 
-    /// The header of an error message over `data`, with its checksum.
-    pub fn error(error: Error, data: &[u8]) -> Icmp {
+    /// The sum does not cover the addresses.
+    fn error(error: Error, _src: V4, _dst: V4, data: &[u8]) -> Icmp {
         let (kind, code) = match error {
             Error::PortUnreachable => (UNREACHABLE, PORT),
             Error::TimeExceeded => (TIME_EXCEEDED, 0),
@@ -106,7 +87,7 @@ mod tests {
     #[test]
     fn an_error_sums_over_its_data() {
         let data = [1, 2, 3, 4, 5];
-        let mut bytes = Icmp::error(Error::TimeExceeded, &data).as_bytes().to_vec();
+        let mut bytes = Icmp::error(Error::TimeExceeded, V4::default(), V4::default(), &data).as_bytes().to_vec();
         bytes.extend(data);
         assert_eq!(checksum::fold(checksum::sum(&bytes)), 0xffff);
     }

@@ -6,6 +6,8 @@ use pollgate_common::flow::Address;
 use pollgate_common::header::Header;
 use pollgate_common::reasons::DropReason;
 
+use super::Control;
+
 /// Which part of the original IP packet a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
@@ -17,18 +19,38 @@ pub enum Piece {
     Later,
 }
 
+/// What follows the IP header with its options or extension headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upper {
+    /// IANA number of the protocol.
+    pub protocol: u8,
+    /// Where it starts, from the start of the IP header.
+    pub offset: usize,
+    /// Which part of the original packet this one is.
+    pub piece: Piece,
+}
+
 /// The fixed header of one IP family.
 pub trait Ip: Header + Copy {
     /// The family's address.
     type Address: Address;
+    /// The family's control messages.
+    type Control: Control<Address = Self::Address>;
     /// Bytes of a header without options or extensions, as [`Ip::make`] writes it.
     const LEN: usize;
-    /// IANA protocol number of the family's control messages.
-    const ICMP: u8;
+    /// EtherType of the family.
+    const ETHER_TYPE: u16;
 
-    /// The verified header at `at` of `frame`. Its lengths lie within each other and the frame, and the family's own header
-    /// sum is correct. Trailing Ethernet padding is ignored.
-    fn check(frame: &[u8], at: usize) -> Result<&Self, DropReason>;
+    /// The verified header at `at` of `frame`, and what follows it. Its lengths lie within each other and the frame, and the
+    /// family's own header sum is correct. Trailing Ethernet padding is ignored.
+    fn check(frame: &[u8], at: usize) -> Result<(&Self, Upper), DropReason>;
+
+    /// Whether this fixed header is all there is of IP in front of the protocol that it names, the packet is not a fragment,
+    /// and the header's sum, if it has one, is correct. Lengths are not checked.
+    fn is_plain(&self) -> bool;
+
+    /// The protocol number in the fixed header.
+    fn protocol(&self) -> u8;
 
     /// Source address.
     fn src(&self) -> Self::Address;
@@ -36,20 +58,11 @@ pub trait Ip: Header + Copy {
     /// Destination address.
     fn dst(&self) -> Self::Address;
 
-    /// Bytes from the start of the header to the transport header.
-    fn header_len(&self) -> usize;
-
     /// Bytes of header and payload.
     fn total_len(&self) -> usize;
 
     /// Remaining hops: IPv4's time to live, IPv6's hop limit.
     fn hop_limit(&self) -> u8;
-
-    /// IANA number of the transport protocol.
-    fn protocol(&self) -> u8;
-
-    /// Whether the packet is a fragment, and which one.
-    fn piece(&self) -> Piece;
 
     /// Sets both addresses and decrements the hop limit. `delta` is the difference that the addresses make to a sum
     /// ([`super::checksum::delta`]).

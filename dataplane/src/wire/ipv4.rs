@@ -12,7 +12,8 @@ use pollgate_common::reasons::DropReason;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Header, Ip, Piece, checksum, icmp};
+use super::icmp::Icmp;
+use super::{Header, Ip, Piece, Upper, checksum, ethernet};
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
@@ -40,21 +41,29 @@ pub struct Ipv4 {
 impl Header for Ipv4 {}
 
 impl Ipv4 {
-    /// Whether the header has no options and a correct checksum, and the packet is not a fragment.
-    #[inline]
-    pub fn is_plain(&self) -> bool {
-        let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
-        self.version_ihl == 0x45 && whole && checksum::is_right(zerocopy::transmute_ref!(self))
+    /// Bytes of the header with its options.
+    pub fn header_len(&self) -> usize {
+        usize::from(self.version_ihl & 0xf) * 4
+    }
+
+    /// Which part of the original packet it is.
+    pub fn piece(&self) -> Piece {
+        match (self.fragment.get() & FRAGMENT_OFFSET, self.fragment.get() & MORE_FRAGMENTS) {
+            (0, 0) => Piece::Whole,
+            (0, _) => Piece::First,
+            (_, _) => Piece::Later,
+        }
     }
 }
 
 impl Ip for Ipv4 {
     type Address = V4;
+    type Control = Icmp;
     const LEN: usize = LEN;
-    const ICMP: u8 = icmp::PROTOCOL;
+    const ETHER_TYPE: u16 = ethernet::IPV4;
 
     #[inline]
-    fn check(frame: &[u8], at: usize) -> Result<&Ipv4, DropReason> {
+    fn check(frame: &[u8], at: usize) -> Result<(&Ipv4, Upper), DropReason> {
         let ip = Ipv4::at(frame, at).ok_or(DropReason::IpHeader)?;
         let header_len = ip.header_len();
         if ip.version_ihl >> 4 != 4 || header_len < LEN {
@@ -67,7 +76,18 @@ impl Ip for Ipv4 {
         if checksum::fold(checksum::sum(header)) != 0xffff {
             return Err(DropReason::IpChecksum);
         }
-        Ok(ip)
+        Ok((ip, Upper { protocol: ip.protocol, offset: header_len, piece: ip.piece() }))
+    }
+
+    #[inline]
+    fn is_plain(&self) -> bool {
+        let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
+        self.version_ihl == 0x45 && whole && checksum::is_right(zerocopy::transmute_ref!(self))
+    }
+
+    #[inline]
+    fn protocol(&self) -> u8 {
+        self.protocol
     }
 
     #[inline]
@@ -81,11 +101,6 @@ impl Ip for Ipv4 {
     }
 
     #[inline]
-    fn header_len(&self) -> usize {
-        usize::from(self.version_ihl & 0xf) * 4
-    }
-
-    #[inline]
     fn total_len(&self) -> usize {
         usize::from(self.total_len.get())
     }
@@ -93,20 +108,6 @@ impl Ip for Ipv4 {
     #[inline]
     fn hop_limit(&self) -> u8 {
         self.ttl
-    }
-
-    #[inline]
-    fn protocol(&self) -> u8 {
-        self.protocol
-    }
-
-    #[inline]
-    fn piece(&self) -> Piece {
-        match (self.fragment.get() & FRAGMENT_OFFSET, self.fragment.get() & MORE_FRAGMENTS) {
-            (0, 0) => Piece::Whole,
-            (0, _) => Piece::First,
-            (_, _) => Piece::Later,
-        }
     }
 
     #[inline]

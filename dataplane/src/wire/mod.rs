@@ -6,14 +6,19 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod control;
 pub mod ethernet;
 pub mod icmp;
+pub mod icmpv6;
 pub mod ip;
 pub mod ipv4;
+pub mod ipv6;
+pub mod nd;
 pub mod plain;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-pub use ip::{Ip, Piece};
+pub use control::Control;
+pub use ip::{Ip, Piece, Upper};
 pub use pollgate_common::header::Header;

@@ -1,13 +1,16 @@
 //! Packets to send, built by `etherparse`, so that what the gateway reads was written by somebody else.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header,
-    Ipv4Options, TcpHeader, UdpHeader,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
+    Ipv4Options, Ipv6Header, TcpHeader, UdpHeader,
 };
 use pollgate_dataplane::port::Offload;
 use pollgate_dataplane::port::memory::Packet;
+
+use super::super::IS_V6;
+use super::family::{ETHER_TYPE, HEADER, octets, wire};
 
 /// An Ethernet address.
 pub(crate) type MacBytes = [u8; 6];
@@ -63,7 +66,7 @@ enum L4 {
     Raw,
 }
 
-/// An IPv4 packet.
+/// An IP packet of the suite's family, described by the fields of an IPv4 header.
 #[derive(Clone)]
 pub(crate) struct Ip {
     header: Ipv4Header,
@@ -125,13 +128,13 @@ impl Ip {
         self
     }
 
-    /// With this time to live.
+    /// With this time to live, or hop limit.
     pub(crate) fn ttl(mut self, ttl: u8) -> Ip {
         self.header.time_to_live = ttl;
         self
     }
 
-    /// With IP options (a multiple of four bytes).
+    /// With IP options (a multiple of four bytes); IPv6 has destination options instead.
     pub(crate) fn ip_options<const N: usize>(mut self, options: [u8; N]) -> Ip
     where
         Ipv4Options: From<[u8; N]>,
@@ -178,9 +181,12 @@ impl Ip {
         self
     }
 
-    /// The IPv4 packet alone.
+    /// The IP packet alone.
     pub(crate) fn datagram(&self) -> Vec<u8> {
         let transport = self.transport();
+        if IS_V6 {
+            return self.datagram_v6(&transport);
+        }
         let mut header = self.header.clone();
         header.set_payload_len(transport.len()).expect("it fits a packet");
         header.header_checksum = header.calc_header_checksum();
@@ -189,25 +195,78 @@ impl Ip {
         bytes
     }
 
+    fn datagram_v6(&self, transport: &[u8]) -> Vec<u8> {
+        let (extensions, next) = self.extensions();
+        let (source, destination) = self.addresses();
+        let header = Ipv6Header {
+            payload_length: u16::try_from(extensions.len() + transport.len()).expect("it fits a packet"),
+            next_header: IpNumber(next),
+            hop_limit: self.header.time_to_live,
+            source: source.octets(),
+            destination: destination.octets(),
+            ..Ipv6Header::default()
+        };
+        [&header.to_bytes()[..], &extensions, transport].concat()
+    }
+
+    /// The extension headers, and the number of the first: destination options, then a fragment header.
+    fn extensions(&self) -> (Vec<u8>, u8) {
+        let (mut bytes, mut next) = (Vec::new(), self.header.protocol.0);
+        if self.header.more_fragments || self.header.fragment_offset.value() > 0 {
+            let third = self.header.fragment_offset.value() << 3 | u16::from(self.header.more_fragments);
+            bytes = [&[next, 0][..], &third.to_be_bytes(), &[0, 0, 0x12, 0x34]].concat();
+            next = 44;
+        }
+        if !self.header.options.is_empty() {
+            // Six bytes of padding.
+            bytes = [&[next, 0, 1, 4, 0, 0, 0, 0][..], &bytes].concat();
+            next = 60;
+        }
+        (bytes, next)
+    }
+
+    fn addresses(&self) -> (Ipv6Addr, Ipv6Addr) {
+        let v6 = |address: [u8; 4]| match wire(address.into()) {
+            IpAddr::V6(v6) => v6,
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        };
+        (v6(self.header.source), v6(self.header.destination))
+    }
+
+    fn header_len(&self) -> usize {
+        if IS_V6 { HEADER + self.extensions().0.len() } else { self.header.header_len() }
+    }
+
     fn transport(&self) -> Vec<u8> {
+        let (source, destination) = self.addresses();
+        let (source, destination) = (source.octets(), destination.octets());
         let mut bytes = match &*self.l4 {
             L4::Tcp(header) => {
                 let mut header = header.clone();
-                header.checksum = header.calc_checksum_ipv4(&self.header, &self.payload).expect("it fits a packet");
+                let sum = match IS_V6 {
+                    true => header.calc_checksum_ipv6_raw(source, destination, &self.payload),
+                    false => header.calc_checksum_ipv4(&self.header, &self.payload),
+                };
+                header.checksum = sum.expect("it fits a packet");
                 header.to_bytes().to_vec()
             }
             L4::Udp(header) => {
                 let mut header = header.clone();
                 header.length = u16::try_from(8 + self.payload.len()).expect("it fits a packet");
-                let sum = header.calc_checksum_ipv4(&self.header, &self.payload).expect("it fits a packet");
-                header.checksum = if self.no_checksum { 0 } else { sum };
+                let sum = match IS_V6 {
+                    true => header.calc_checksum_ipv6_raw(source, destination, &self.payload),
+                    false => header.calc_checksum_ipv4(&self.header, &self.payload),
+                };
+                header.checksum = if self.no_checksum { 0 } else { sum.expect("it fits a packet") };
                 header.to_bytes().to_vec()
             }
             L4::Icmp([kind, code, rest @ ..]) => {
                 let mut bytes = vec![*kind, *code, 0, 0];
                 bytes.extend(rest);
-                let whole = [&bytes[..], &self.payload].concat();
-                bytes[2..4].copy_from_slice(&(!folded(&whole)).to_be_bytes());
+                let pseudo = self.pseudo_sum(bytes.len() + self.payload.len()).to_be_bytes();
+                let pseudo = if IS_V6 { &pseudo[..] } else { &[] };
+                let sum = !folded(&[pseudo, &bytes, &self.payload].concat());
+                bytes[2..4].copy_from_slice(&sum.to_be_bytes());
                 bytes
             }
             L4::Raw => Vec::new(),
@@ -229,19 +288,24 @@ impl Ip {
     fn pseudo_sum(&self, len: usize) -> u16 {
         let len = u16::try_from(len).expect("it fits a packet");
         let protocol = [0, self.header.protocol.0];
-        folded(&[&self.header.source[..], &self.header.destination, &protocol, &len.to_be_bytes()].concat())
+        let [source, destination] = [self.header.source, self.header.destination].map(|ip| octets(ip.into()));
+        folded(&[&source[..], &destination, &protocol, &len.to_be_bytes()].concat())
     }
 
     fn offload(&self) -> Offload {
         if !self.partial {
             return Offload::default();
         }
-        let start = u16::try_from(14 + self.header.header_len()).expect("small");
+        let start = u16::try_from(14 + self.header_len()).expect("small");
         let offset = u16::try_from(self.checksum_offset()).expect("small");
         let tcp = matches!(*self.l4, L4::Tcp(_));
         Offload {
             flags: Offload::NEEDS_CSUM,
-            gso_type: self.gso.map_or(0, |_| if tcp { 1 } else { 5 }),
+            gso_type: self.gso.map_or(0, |_| match (tcp, IS_V6) {
+                (true, false) => 1,
+                (true, true) => 4,
+                (false, _) => 5,
+            }),
             hdr_len: if self.gso.is_some() { start + if tcp { 20 } else { 8 } } else { 0 },
             gso_size: self.gso.unwrap_or(0),
             csum_start: start,
@@ -255,13 +319,45 @@ impl Sendable for Ip {
         let header = Ethernet2Header {
             source: link_mac(self.header.source.into()),
             destination: self.to.unwrap_or(to),
-            ether_type: EtherType::IPV4,
+            ether_type: EtherType(ETHER_TYPE),
         };
         let mut bytes = header.to_bytes().to_vec();
         bytes.extend(self.datagram());
         bytes.extend(std::iter::repeat_n(0x5a, self.padding));
         Packet { bytes, offload: self.offload() }
     }
+}
+
+/// The question of the host at `from` for the link-layer address of `target`.
+pub(crate) fn who_has(from: &str, target: &str) -> Vec<u8> {
+    match IS_V6 {
+        true => solicitation(&wire(ip(from)).to_string(), &wire(ip(target)).to_string()),
+        false => arp(ArpOperation::REQUEST, from, target),
+    }
+}
+
+/// A neighbour solicitation of the host with the MAC 02:00:00:00:00:64, to the target's group.
+pub(crate) fn solicitation(from: &str, target: &str) -> Vec<u8> {
+    let (from, target): (Ipv6Addr, Ipv6Addr) = (from.parse().expect("IPv6"), target.parse().expect("IPv6"));
+    let [.., x, y, z] = target.octets();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(x), u16::from_be_bytes([y, z]));
+    let mac = [2, 0, 0, 0, 0, 0x64];
+    let options = if from.is_unspecified() { Vec::new() } else { [&[1, 1][..], &mac].concat() };
+    let payload = [&target.octets()[..], &options].concat();
+    let message = Icmpv6Type::NeighborSolicitation;
+    let header = message.to_header(from.octets(), group.octets(), &payload).expect("it fits a packet");
+    let length = u16::try_from(8 + payload.len()).expect("it fits a packet");
+    let ip = Ipv6Header {
+        payload_length: length,
+        next_header: IpNumber::IPV6_ICMP,
+        hop_limit: 255,
+        source: from.octets(),
+        destination: group.octets(),
+        ..Ipv6Header::default()
+    };
+    let ethernet =
+        Ethernet2Header { source: mac, destination: [0x33, 0x33, 0xff, x, y, z], ether_type: EtherType::IPV6 };
+    [&ethernet.to_bytes()[..], &ip.to_bytes(), &header.to_bytes(), &payload].concat()
 }
 
 /// The one's-complement sum of RFC 1071, word by word.
@@ -288,7 +384,7 @@ pub(crate) fn udp(from: &str, to: &str) -> Ip {
 /// An ICMP message; `rest` is the header's second word.
 pub(crate) fn icmp(from: &str, to: &str, kind: u8, code: u8, rest: [u8; 4]) -> Ip {
     let [a, b, c, d] = rest;
-    Ip::new(ip(from), ip(to), 1, L4::Icmp([kind, code, a, b, c, d]))
+    Ip::new(ip(from), ip(to), if IS_V6 { 58 } else { 1 }, L4::Icmp([kind, code, a, b, c, d]))
 }
 
 /// A packet of some other protocol.

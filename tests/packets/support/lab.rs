@@ -33,6 +33,7 @@ use pollgate_dataplane::steer::Steering;
 use pollgate_dataplane::worker::{Parts, RESERVE, Worker};
 
 use super::builder::{MacBytes, Sendable, ip, link_mac};
+use super::family::{wire_facts, wire_yaml, written};
 use super::seen::Seen;
 
 /// The port towards clients outside the cluster.
@@ -74,6 +75,7 @@ pub(crate) struct Lab {
     cluster: Cluster,
     counters: Arc<Counters>,
     asked: Arc<SegQueue<NeighbourQuery>>,
+    /// As the test writes it.
     facts: Facts,
     net_generation: u64,
     now: Instant,
@@ -95,13 +97,14 @@ impl Lab {
 
     /// As `setup` says.
     pub(crate) fn with(setup: Setup, manifests: &str) -> Lab {
-        let config = configuration(&setup.config);
+        let written = configuration(&setup.config);
+        let config = parse(&wire_yaml(&written));
         let options = Options::from(&config);
         let settings = Arc::clone(&options.settings);
         let counters = Arc::new(Counters::new(usize::from(setup.workers)));
         let mut compiler = Compiler::new(options, Arc::clone(&counters));
-        let facts = Facts::from(&config);
-        compiler.network(Arc::new(Net::new(1, facts.clone())));
+        let facts = Facts::from(&parse(&written));
+        compiler.network(Arc::new(Net::new(1, wire_facts(&facts))));
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
         let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
         let asked = Arc::new(SegQueue::new());
@@ -148,7 +151,7 @@ impl Lab {
 
     /// Applies objects, all or none.
     pub(crate) fn apply(&mut self, manifests: &str) {
-        let documents = manifest::parse("test.yaml", manifests).expect("readable manifests");
+        let documents = manifest::parse("test.yaml", &wire_yaml(manifests)).expect("readable manifests");
         let object = |document: &manifest::Document| Object::from_value(&document.value, "default").expect("an object");
         self.write(documents.iter().map(|document| Write::Apply(object(document))).collect());
     }
@@ -170,7 +173,7 @@ impl Lab {
     pub(crate) fn network(&mut self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.facts);
         self.net_generation += 1;
-        self.compiler.network(Arc::new(Net::new(self.net_generation, self.facts.clone())));
+        self.compiler.network(Arc::new(Net::new(self.net_generation, wire_facts(&self.facts))));
         self.run();
     }
 
@@ -187,7 +190,7 @@ impl Lab {
 
     /// What the workers asked the kernel for since the last call.
     pub(crate) fn asked(&self) -> Vec<IpAddr> {
-        std::iter::from_fn(|| self.asked.pop()).map(|query| query.address).collect()
+        std::iter::from_fn(|| self.asked.pop()).map(|query| written(query.address).into()).collect()
     }
 
     // Packets.
@@ -241,7 +244,7 @@ impl Lab {
             self.pop(port).unwrap_or_else(|| panic!("nothing left on port {port}; counters: {:?}", self.nonzero()));
         let seen = Seen::read(packet);
         assert_eq!(seen.from, OWN[port], "source MAC of {seen}");
-        assert_eq!(seen.to, link_mac(seen.ip.destination.into()), "destination MAC of {seen}");
+        assert_eq!(seen.to, link_mac(seen.ip.destination), "destination MAC of {seen}");
         seen
     }
 
@@ -339,20 +342,25 @@ fn text(mac: MacBytes) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn configuration(more: &str) -> Config {
+fn configuration(more: &str) -> String {
     let outside: Vec<Ipv4Addr> = [1, 100, 101].map(|host| Ipv4Addr::new(192, 168, 50, host)).to_vec();
     let pods: Vec<Ipv4Addr> = (1..=50).map(|host| Ipv4Addr::new(10, 244, 1, host)).chain([ip("10.244.2.15")]).collect();
     let addresses = if more.contains("addresses:") { String::new() } else { format!("addresses: [{GATEWAY}]\n") };
     let flows = if more.contains("flows:") { "" } else { "flows: {max: 4096}\n" };
-    let yaml = format!(
+    let dns = if more.contains("dns:") { "" } else { "dns: {address: 10.96.0.10}\n" };
+    format!(
         "interfaces:\n\
          - {{name: eth0, mac: \"{}\", ip: 192.168.50.2/24, neighbours: {{{}}}, routes: [{{to: default, via: 192.168.50.1}}]}}\n\
          - {{name: eth1, mac: \"{}\", ip: 10.244.0.1/16, neighbours: {{{}}}}}\n\
-         cluster: {{loadBalancerPools: 203.0.113.0/24}}\n{addresses}{flows}{more}",
+         cluster: {{loadBalancerPools: 203.0.113.0/24, serviceCIDRs: 10.96.0.0/16, podCIDRs: 10.244.0.0/16}}\n\
+         {addresses}{flows}{dns}{more}",
         text(OWN[0]),
         neighbours(&outside),
         text(OWN[1]),
         neighbours(&pods),
-    );
-    Config::parse("gateway.yaml", &yaml, Purpose::Replay).unwrap_or_else(|error| panic!("{error}\n{yaml}"))
+    )
+}
+
+fn parse(yaml: &str) -> Config {
+    Config::parse("gateway.yaml", yaml, Purpose::Replay).unwrap_or_else(|error| panic!("{error}\n{yaml}"))
 }

@@ -1,14 +1,16 @@
 //! Packets the gateway sent, read and verified by `etherparse`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
-use etherparse::{Icmpv4Type, Ipv4Header, LinkHeader, NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
+use etherparse::{Icmpv4Type, Icmpv6Type, LinkHeader, NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
 use pollgate_dataplane::port::memory::Packet;
 
+use super::super::IS_V6;
 use super::builder::{MacBytes, folded};
+use super::family::written;
 
-/// An IPv4 packet that left the gateway; every length and checksum in it has been verified.
+/// An IP packet of the suite's family that left the gateway; every length and checksum in it has been verified.
 ///
 /// Prints as one line, without what hardly any test cares about: `tcp 10.0.0.1:4 > 10.0.0.2:80 SA ttl 63`.
 pub(crate) struct Seen {
@@ -19,23 +21,66 @@ pub(crate) struct Seen {
     /// Its destination MAC.
     pub(crate) to: MacBytes,
     /// Its IP header.
-    pub(crate) ip: Ipv4Header,
+    pub(crate) ip: Network,
     /// Its transport header.
     pub(crate) transport: TransportHeader,
     /// What is behind that.
     pub(crate) payload: Vec<u8>,
 }
 
+/// What tests look at in an IP header.
+pub(crate) struct Network {
+    /// Source address.
+    pub(crate) source: Ipv4Addr,
+    /// Destination address.
+    pub(crate) destination: Ipv4Addr,
+    /// Time to live, or hop limit.
+    pub(crate) time_to_live: u8,
+    /// Bytes of the header, extension headers included.
+    pub(crate) len: usize,
+    protocol: u8,
+    /// Both addresses on the wire.
+    addresses: Vec<u8>,
+}
+
+impl Network {
+    /// Reads the header and verifies its sum, if it has one.
+    fn read(headers: &NetHeaders) -> Network {
+        match headers {
+            NetHeaders::Ipv4(ip, _) if !IS_V6 => {
+                assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP header checksum");
+                Network {
+                    source: ip.source.into(),
+                    destination: ip.destination.into(),
+                    time_to_live: ip.time_to_live,
+                    len: ip.header_len(),
+                    protocol: ip.protocol.0,
+                    addresses: [ip.source, ip.destination].concat(),
+                }
+            }
+            NetHeaders::Ipv6(ip, extensions) if IS_V6 => Network {
+                source: written(Ipv6Addr::from(ip.source).into()),
+                destination: written(Ipv6Addr::from(ip.destination).into()),
+                time_to_live: ip.hop_limit,
+                len: ip.header_len() + extensions.header_len(),
+                protocol: extensions.next_header(ip.next_header).expect("a sound chain").0,
+                addresses: [ip.source, ip.destination].concat(),
+            },
+            other => panic!("not of the suite's family: {other:?}"),
+        }
+    }
+}
+
 impl Seen {
     /// Reads `packet`.
     ///
     /// # Panics
-    /// If it is no sound IPv4 packet with a known transport.
+    /// If it is no sound packet of the suite's family with a known transport.
     pub(crate) fn read(packet: Packet) -> Seen {
         let headers =
             PacketHeaders::from_ethernet_slice(&packet.bytes).expect("etherparse reads what the gateway sends");
         let Some(LinkHeader::Ethernet2(ethernet)) = headers.link else { panic!("no Ethernet header") };
-        let Some(NetHeaders::Ipv4(ip, _)) = headers.net else { panic!("no IPv4 header") };
+        let ip = Network::read(&headers.net.expect("an IP header"));
         let transport = headers.transport.expect("a transport header");
         let payload = headers.payload.slice().to_vec();
         let seen = Seen { from: ethernet.source, to: ethernet.destination, ip, transport, payload, packet };
@@ -44,25 +89,44 @@ impl Seen {
     }
 
     fn verify(&self) {
-        assert_eq!(self.ip.header_checksum, self.ip.calc_header_checksum(), "IP header checksum of {self}");
         if self.packet.offload.is_partial() {
             return self.verify_partial();
         }
-        let (is, should) = match &self.transport {
-            TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv4(&self.ip, &self.payload).expect("fits")),
-            TransportHeader::Udp(udp) if udp.checksum == 0 => (0, 0),
-            TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv4(&self.ip, &self.payload).expect("fits")),
-            // Of the two zeros of one's complement a receiver takes either, unless all else is zero too.
-            TransportHeader::Icmpv4(_) => (folded(&self.packet.bytes[14 + self.ip.header_len()..]), 0xffff),
-            other => panic!("unexpected transport {other:?}"),
+        let l4 = &self.packet.bytes[14 + self.ip.len..];
+        match &self.transport {
+            TransportHeader::Udp(udp) if udp.checksum == 0 => {}
+            TransportHeader::Tcp(_) | TransportHeader::Udp(_) | TransportHeader::Icmpv6(_) => {
+                let length = l4.len() - self.padding();
+                let pseudo = self.pseudo_sum(length).to_be_bytes();
+                assert_eq!(folded(&[&pseudo, &l4[..length]].concat()), 0xffff, "transport checksum of {self}");
+            }
+            TransportHeader::Icmpv4(_) => assert_eq!(folded(l4), 0xffff, "transport checksum of {self}"),
+            other @ TransportHeader::Igmp(_) => panic!("unexpected transport {other:?}"),
+        }
+    }
+
+    /// Bytes behind the packet.
+    fn padding(&self) -> usize {
+        let header = match &self.transport {
+            TransportHeader::Tcp(tcp) => tcp.header_len(),
+            TransportHeader::Udp(_)
+            | TransportHeader::Icmpv4(_)
+            | TransportHeader::Icmpv6(_)
+            | TransportHeader::Igmp(_) => 8,
         };
-        assert_eq!(is, should, "transport checksum of {self}");
+        self.packet.bytes.len() - 14 - self.ip.len - header - self.payload.len()
+    }
+
+    /// The pseudo-header's folded sum for so many bytes.
+    fn pseudo_sum(&self, length: usize) -> u16 {
+        let length = u16::try_from(length).expect("it fits a packet");
+        folded(&[&self.ip.addresses[..], &[0, self.ip.protocol], &length.to_be_bytes()].concat())
     }
 
     /// Left to offload: the field is the pseudo-header's folded sum, and the offsets name it.
     fn verify_partial(&self) {
         let offload = self.packet.offload;
-        let start = 14 + self.ip.header_len();
+        let start = 14 + self.ip.len;
         let (is, field) = match &self.transport {
             TransportHeader::Tcp(tcp) => (tcp.checksum, 16),
             TransportHeader::Udp(udp) => (udp.checksum, 6),
@@ -73,20 +137,17 @@ impl Seen {
             (start, field),
             "offsets of {self}"
         );
-        let length = u16::try_from(self.packet.bytes.len() - start).expect("fits");
-        let protocol = [0, self.ip.protocol.0];
-        let pseudo = [&self.ip.source[..], &self.ip.destination, &protocol, &length.to_be_bytes()].concat();
-        assert_eq!(is, folded(&pseudo), "partial checksum of {self}");
+        assert_eq!(is, self.pseudo_sum(self.packet.bytes.len() - start), "partial checksum of {self}");
     }
 
     /// Source address and port; port 0 for ICMP.
     pub(crate) fn src(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip.source.into(), self.ports().0)
+        SocketAddrV4::new(self.ip.source, self.ports().0)
     }
 
     /// Destination address and port; port 0 for ICMP.
     pub(crate) fn dst(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip.destination.into(), self.ports().1)
+        SocketAddrV4::new(self.ip.destination, self.ports().1)
     }
 
     fn ports(&self) -> (u16, u16) {
@@ -110,12 +171,13 @@ impl Seen {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ttl = self.ip.time_to_live;
-        let (src, dst) = (Ipv4Addr::from(self.ip.source), Ipv4Addr::from(self.ip.destination));
+        let (src, dst) = (self.ip.source, self.ip.destination);
         match &self.transport {
             TransportHeader::Tcp(h) => write!(f, "tcp {} > {} {} ttl {ttl}", self.src(), self.dst(), flags(h)),
             TransportHeader::Udp(_) => write!(f, "udp {} > {} ttl {ttl}", self.src(), self.dst()),
             TransportHeader::Icmpv4(h) => write!(f, "icmp {src} > {dst} {} ttl {ttl}", kind(&h.icmp_type)),
-            other => write!(f, "{other:?} {src} > {dst} ttl {ttl}"),
+            TransportHeader::Icmpv6(h) => write!(f, "icmp {src} > {dst} {} ttl {ttl}", kind_v6(&h.icmp_type)),
+            other @ TransportHeader::Igmp(_) => write!(f, "{other:?} {src} > {dst} ttl {ttl}"),
         }
     }
 }
@@ -132,5 +194,15 @@ fn kind(icmp: &Icmpv4Type) -> &'static str {
         Icmpv4Type::DestinationUnreachable(Port) => "port-unreachable",
         Icmpv4Type::TimeExceeded(TtlExceededInTransit) => "time-exceeded",
         other => panic!("unexpected ICMP {other:?}"),
+    }
+}
+
+fn kind_v6(icmp: &Icmpv6Type) -> &'static str {
+    use etherparse::icmpv6::{DestUnreachableCode, TimeExceededCode};
+    match icmp {
+        Icmpv6Type::EchoReply(_) => "echo-reply",
+        Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port) => "port-unreachable",
+        Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded) => "time-exceeded",
+        other => panic!("unexpected ICMPv6 {other:?}"),
     }
 }

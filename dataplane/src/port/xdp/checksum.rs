@@ -21,16 +21,14 @@ use crate::port::{Frame, Offload};
 use crate::wire::checksum::{fold, sum};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
 use crate::wire::{Header, Ip, Piece};
 
 /// Drivers whose frames may come from this machine.
 const VIRTUAL: [&str; 3] = ["veth", "tun", "virtio_net"];
 
 const V4_ADDRESSES: Range<usize> = ethernet::LEN + 12..ethernet::LEN + 20;
-const V6_LENGTH: Range<usize> = ethernet::LEN + 4..ethernet::LEN + 6;
-const V6_NEXT: usize = ethernet::LEN + 6;
-const V6_ADDRESSES: Range<usize> = ethernet::LEN + 8..V6_END;
-const V6_END: usize = ethernet::LEN + 40;
+const V6_ADDRESSES: Range<usize> = ethernet::LEN + 8..ethernet::LEN + 40;
 
 /// Whether frames of this driver must be checked.
 pub(super) fn may_be_partial(driver: &str) -> bool {
@@ -94,9 +92,13 @@ fn v4(bytes: &[u8]) -> Option<Transport<'_>> {
     Some((ethernet::LEN + ip.header_len(), ip.protocol(), u16::try_from(length).ok()?, bytes.get(V4_ADDRESSES)?))
 }
 
-/// IPv6 without extension headers.
 fn v6(bytes: &[u8]) -> Option<Transport<'_>> {
-    Some((V6_END, *bytes.get(V6_NEXT)?, number(bytes.get(V6_LENGTH)?)?, bytes.get(V6_ADDRESSES)?))
+    let (ip, upper) = Ipv6::check(bytes, ethernet::LEN).ok()?;
+    if upper.piece != Piece::Whole {
+        return None;
+    }
+    let length = u16::try_from(ip.total_len() - upper.offset).ok()?;
+    Some((ethernet::LEN + upper.offset, upper.protocol, length, bytes.get(V6_ADDRESSES)?))
 }
 
 fn number(bytes: &[u8]) -> Option<u16> {

@@ -1,0 +1,272 @@
+//! Neighbour discovery (RFC 4861 §4.3, §4.4): solicitations and advertisements, right behind the fixed IPv6 header.
+//!
+//! ```text
+//!  0      1      2          4       8        24
+//!  │ type │ code │ checksum │ flags │ target │ options: type, length in units of eight bytes, …
+//! ```
+//!
+//! Neither has extension headers in front (a fragmented one is to be ignored: RFC 6980), so it is found at a fixed offset.
+
+use std::net::Ipv6Addr;
+
+use pollgate_common::flow::V6;
+use pollgate_common::net::Mac;
+use zerocopy::big_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::icmpv6::Icmpv6;
+use super::ipv6::{self, Ipv6};
+use super::{Control, Header, Ip, checksum};
+
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// The advertisement replies to a solicitation.
+const SOLICITED: u8 = 0x40;
+/// Receivers replace the address that they have.
+const OVERRIDE: u8 = 0x20;
+
+const SOURCE_LINK_ADDRESS: u8 = 1;
+const TARGET_LINK_ADDRESS: u8 = 2;
+
+/// Neighbour discovery is never forwarded: any smaller hop limit comes from elsewhere (RFC 4861 §7.1).
+const HOP_LIMIT: u8 = 255;
+
+/// All nodes of the link (RFC 4291 §2.7.1).
+const ALL_NODES: V6 = V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+
+/// What solicitations and advertisements begin with.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Message {
+    kind: u8,
+    code: u8,
+    checksum: U16,
+    flags: u8,
+    reserved: [u8; 3],
+    target: [u8; 16],
+}
+
+impl Header for Message {}
+
+/// An option with a link-layer address.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LinkAddress {
+    kind: u8,
+    length: u8,
+    mac: [u8; 6],
+}
+
+impl Header for LinkAddress {}
+
+/// An advertisement of one address: IPv6 header, message and the option with the MAC address.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Advertisement {
+    ip: Ipv6,
+    message: Message,
+    option: LinkAddress,
+}
+
+impl Header for Advertisement {}
+
+/// A valid solicitation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Solicitation {
+    /// The sender; unspecified if it probes whether the target is in use.
+    pub src: V6,
+    /// The address it asks about.
+    pub target: V6,
+    /// The sender's MAC address, if the message has it.
+    pub mac: Option<Mac>,
+}
+
+/// The target of the neighbour solicitation whose IPv6 header is at `at`; `None` if the packet is something else. Nothing
+/// else is verified.
+pub fn target(frame: &[u8], at: usize) -> Option<V6> {
+    let (ip, message) = (Ipv6::at(frame, at)?, Message::at(frame, at + ipv6::LEN)?);
+    (ip.protocol() == Icmpv6::PROTOCOL && message.kind == SOLICITATION).then(|| V6(Ipv6Addr::from(message.target)))
+}
+
+/// The multicast group in which the owner of `address` receives solicitations (RFC 4291 §2.7.1).
+pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
+}
+
+/// The MAC address of a multicast group (RFC 2464 §7).
+pub fn group_mac(group: Ipv6Addr) -> Mac {
+    let [.., a, b, c, d] = group.octets();
+    Mac([0x33, 0x33, a, b, c, d])
+}
+
+impl Solicitation {
+    /// Whether the sender has no address yet and asks whether it may use the target.
+    pub fn is_probe(&self) -> bool {
+        self.src.0.is_unspecified()
+    }
+
+    /// The solicitation whose IPv6 header is at `at`, if it is valid by RFC 4861 §7.1.1. `is_partial`: its sum is left to
+    /// offload.
+    pub fn check(frame: &[u8], at: usize, is_partial: bool) -> Option<Solicitation> {
+        let (ip, upper) = Ipv6::check(frame, at).ok()?;
+        let bytes = frame.get(at + upper.offset..at + ip.total_len())?;
+        let message = Message::at(bytes, 0)?;
+        let pseudo = checksum::pseudo(ip.src(), ip.dst(), Icmpv6::PROTOCOL, bytes.len());
+        let is_intact = is_partial || checksum::fold(pseudo + checksum::sum(bytes)) == 0xffff;
+        let is_solicitation = (upper.protocol, upper.offset) == (Icmpv6::PROTOCOL, ipv6::LEN)
+            && (message.kind, message.code) == (SOLICITATION, 0);
+        if !is_solicitation || ip.hop_limit() != HOP_LIMIT || !is_intact {
+            return None;
+        }
+        let mac = source_link_address(&bytes[size_of::<Message>()..])?;
+        let (src, target) = (ip.src(), V6(Ipv6Addr::from(message.target)));
+        let solicitation = Solicitation { src, target, mac };
+        let may_probe = ip.dst().0 == solicited_node(target.0) && mac.is_none();
+        (!target.0.is_multicast() && (!solicitation.is_probe() || may_probe)).then_some(solicitation)
+    }
+}
+
+/// The source link-layer address among the options; `Some(None)` if there is none, `None` if the options are malformed.
+fn source_link_address(mut options: &[u8]) -> Option<Option<Mac>> {
+    let mut found = None;
+    while !options.is_empty() {
+        let len = usize::from(*options.get(1)?) * 8;
+        let option = options.get(..len).filter(|option| !option.is_empty())?;
+        if option[0] == SOURCE_LINK_ADDRESS && len == size_of::<LinkAddress>() {
+            found = LinkAddress::at(option, 0).map(|option| Mac(option.mac));
+        }
+        options = &options[len..];
+    }
+    Some(found)
+}
+
+impl Advertisement {
+    /// The reply to `solicitation` from the host with the MAC address `own`, and the group it goes to if it is for all nodes:
+    /// who probes has no address yet (RFC 4861 §7.2.4).
+    pub fn reply(solicitation: &Solicitation, own: Mac) -> (Advertisement, Option<Mac>) {
+        let Solicitation { src, target, .. } = *solicitation;
+        match solicitation.is_probe() {
+            true => (Advertisement::new(target, ALL_NODES, OVERRIDE, own), Some(group_mac(ALL_NODES.0))),
+            false => (Advertisement::new(target, src, SOLICITED | OVERRIDE, own), None),
+        }
+    }
+
+    fn new(target: V6, dst: V6, flags: u8, own: Mac) -> Advertisement {
+        let total = u16::try_from(size_of::<Advertisement>()).unwrap_or(0);
+        let ip = Ipv6::make(target, dst, Icmpv6::PROTOCOL, total).with_hop_limit(HOP_LIMIT);
+        let target_octets = target.0.octets();
+        let checksum = U16::new(0);
+        let mut message =
+            Message { kind: ADVERTISEMENT, code: 0, checksum, flags, reserved: [0; 3], target: target_octets };
+        let option = LinkAddress { kind: TARGET_LINK_ADDRESS, length: 1, mac: own.0 };
+        let pseudo = checksum::pseudo(target, dst, Icmpv6::PROTOCOL, usize::from(total) - ipv6::LEN);
+        let sum = pseudo + checksum::sum(message.as_bytes()) + checksum::sum(option.as_bytes());
+        message.checksum = U16::new(!checksum::fold(sum));
+        Advertisement { ip, message, option }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{Icmpv6Slice, Icmpv6Type};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOST: V6 = V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x64));
+    const TARGET: V6 = V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x1234, 0x5678));
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
+
+    fn solicitation(src: V6, dst: V6, options: &[u8]) -> Vec<u8> {
+        let message = Message {
+            kind: SOLICITATION,
+            code: 0,
+            checksum: U16::new(0),
+            flags: 0,
+            reserved: [0; 3],
+            target: TARGET.0.octets(),
+        };
+        let mut bytes = message.as_bytes().to_vec();
+        bytes.extend(options);
+        let sum = checksum::pseudo(src, dst, 58, bytes.len()) + checksum::sum(&bytes);
+        bytes[2..4].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+        let total = u16::try_from(ipv6::LEN + bytes.len()).expect("small");
+        [Ipv6::make(src, dst, 58, total).with_hop_limit(255).as_bytes(), &bytes].concat()
+    }
+
+    fn own_option() -> [u8; 8] {
+        [SOURCE_LINK_ADDRESS, 1, 2, 0, 0, 0, 0, 7]
+    }
+
+    #[test]
+    fn the_groups_are_those_of_the_standards() {
+        let group = solicited_node(TARGET.0);
+        assert_eq!(group, "ff02::1:ff34:5678".parse::<Ipv6Addr>().expect("an address"));
+        assert_eq!(group_mac(group), Mac([0x33, 0x33, 0xff, 0x34, 0x56, 0x78]));
+    }
+
+    #[test]
+    fn a_valid_solicitation_is_read() {
+        let group = V6(solicited_node(TARGET.0));
+        let bytes = solicitation(HOST, group, &own_option());
+        assert_eq!(target(&bytes, 0), Some(TARGET));
+        let expected = Solicitation { src: HOST, target: TARGET, mac: Some(MAC) };
+        assert_eq!(Solicitation::check(&bytes, 0, false), Some(expected));
+        let to_us = solicitation(HOST, TARGET, &[]);
+        assert_eq!(Solicitation::check(&to_us, 0, false), Some(Solicitation { mac: None, ..expected }));
+        let probe = solicitation(V6::default(), group, &[14, 1, 1, 2, 3, 4, 5, 6]);
+        let expected = Solicitation { src: V6::default(), target: TARGET, mac: None };
+        assert_eq!(Solicitation::check(&probe, 0, false), Some(expected), "a nonce is skipped");
+    }
+
+    #[test]
+    fn an_invalid_solicitation_is_not() {
+        let group = V6(solicited_node(TARGET.0));
+        let check = |bytes: &[u8]| Solicitation::check(bytes, 0, false);
+        let good = solicitation(HOST, group, &own_option());
+        let with = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(check(&with(7, 254)), None, "it was forwarded");
+        assert_eq!(check(&with(41, 1)), None, "code");
+        assert_eq!(check(&with(63, good[63] ^ 1)), None, "checksum");
+        assert_eq!(check(&solicitation(HOST, group, &[1, 0, 0, 0, 0, 0, 0, 0])), None, "an option of no length");
+        assert_eq!(check(&solicitation(HOST, group, &[1, 2, 0, 0, 0, 0, 0, 0])), None, "an option beyond the packet");
+        assert_eq!(check(&solicitation(HOST, group, &[1])), None, "half an option");
+        assert_eq!(check(&solicitation(V6::default(), TARGET, &[])), None, "a probe is to the group");
+        assert_eq!(check(&solicitation(V6::default(), group, &own_option())), None, "a probe has no address");
+        assert_eq!(check(&good[..ipv6::LEN + 20]), None, "truncated");
+    }
+
+    #[test]
+    fn another_parser_reads_the_advertisements() {
+        let solicitation = Solicitation { src: HOST, target: TARGET, mac: None };
+        let probe = Solicitation { src: V6::default(), ..solicitation };
+        for (asked, dst, mac, solicited) in
+            [(solicitation, HOST, None, true), (probe, ALL_NODES, Some(Mac([0x33, 0x33, 0, 0, 0, 1])), false)]
+        {
+            let (advertisement, group) = Advertisement::reply(&asked, MAC);
+            let bytes = advertisement.as_bytes();
+            assert_eq!(group, mac);
+            let (ip, upper) = Ipv6::check(bytes, 0).expect("a header");
+            assert_eq!((ip.src(), ip.dst(), ip.hop_limit()), (TARGET, dst, 255));
+            let slice = Icmpv6Slice::from_slice(&bytes[upper.offset..]).expect("a message");
+            assert!(slice.is_checksum_valid(TARGET.0.octets(), dst.0.octets()));
+            let Icmpv6Type::NeighborAdvertisement(header) = slice.icmp_type() else { panic!("{slice:?}") };
+            assert_eq!((header.router, header.solicited, header.r#override), (false, solicited, true));
+            assert_eq!(&slice.payload()[16..], [2, 1, 2, 0, 0, 0, 0, 7]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn options_are_read_within_bounds(options in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let bytes = solicitation(HOST, V6(solicited_node(TARGET.0)), &options);
+            let _ = Solicitation::check(&bytes, 0, false);
+        }
+    }
+}
