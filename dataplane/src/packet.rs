@@ -48,13 +48,11 @@ pub(crate) enum Verdict {
     Drop(DropReason),
 }
 
-/// The reply that a refused sender gets.
+/// The reply that a refused sender gets, unless too many have been sent within the last second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// A TCP reset from the address it tried.
     Reset,
-    /// The same, to a segment of an unknown connection: the number of these per second is bounded.
-    ResetUnknown,
     /// ICMP port unreachable from the gateway's address.
     PortUnreachable,
     /// ICMP time exceeded from the gateway's address.

@@ -17,7 +17,7 @@ use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Verdict};
 use crate::port::{BURST, Frame};
-use crate::reply::{self, arp, nd, reject};
+use crate::reply::{self, arp, nd};
 use crate::state::{Lane, Shared, State};
 use crate::wire::Ip;
 use crate::{open, parse, rewrite, select};
@@ -100,14 +100,35 @@ fn decide<I: Ip>(
     if let Some(verdict) = classify::dns(packet, tables) {
         return (verdict, Account::NONE);
     }
-    let (index, is_new) = match known(&mut lane.flows, packet, tables, now) {
-        Some(index) => (index, false),
-        None => match new_flow(shared, lane, other, packet, tables, now) {
-            Ok(index) => (index, true),
-            Err(verdict) => return (reject::within_rate(verdict, &mut shared.resets, now), Account::NONE),
-        },
-    };
-    translate(lane, frame, packet, index, is_new, tables, now)
+    match flow(shared, lane, other, packet, tables, now) {
+        Ok((index, is_new)) => translate(lane, frame, packet, index, is_new, tables, now),
+        Err(verdict) => (shared.refusals.limit(verdict, now), Account::NONE),
+    }
+}
+
+/// The index of the packet's flow, and whether it is a new one.
+#[inline]
+fn flow<I: Ip>(
+    shared: &mut Shared,
+    lane: &mut Lane<I>,
+    other: &mut dyn Room,
+    packet: &Packet<I::Address>,
+    tables: &Tables,
+    now: Instant,
+) -> Result<(u32, bool), Verdict> {
+    match known(&mut lane.flows, packet, tables, now) {
+        Some(index) => within_hop_limit(packet).map(|()| (index, false)),
+        None => new_flow(shared, lane, other, packet, tables, now).map(|index| (index, true)),
+    }
+}
+
+/// Whether the packet may go one hop further (RFC 1812 §5.3.1, RFC 8200 §3).
+#[inline]
+fn within_hop_limit<A>(packet: &Packet<A>) -> Result<(), Verdict> {
+    match packet.hop_limit {
+        0 | 1 => Err(Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded)),
+        2.. => Ok(()),
+    }
 }
 
 /// The index of the flow that the packet belongs to, if there is one and it still holds.
@@ -155,6 +176,7 @@ fn new_flow<I: Ip>(
     }
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables)?;
+    within_hop_limit(packet)?;
     open::flow(shared, &mut lane.flows, other, packet, &choice, tables, now)
 }
 
@@ -170,9 +192,6 @@ fn translate<I: Ip>(
     now: Instant,
 ) -> (Verdict, Account) {
     let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
-    if packet.hop_limit <= 1 {
-        return (Verdict::Refuse(DropReason::TtlExpired, Refusal::TimeExceeded), opened);
-    }
     let Some(entry) = lane.flows.touch(index, now.ticks(), &packet.segment) else {
         return (Verdict::Drop(DropReason::TcpOutOfWindow), opened);
     };

@@ -9,6 +9,7 @@ use crate::egress::nexthop::NextHops;
 use crate::flow::table::FlowTotals;
 use crate::flow::{FlowTable, Limits};
 use crate::rate::Rate;
+use crate::reply::reject;
 use crate::snat;
 use crate::steer::Steering;
 use crate::wire::Ip;
@@ -24,8 +25,7 @@ pub(crate) struct Shared {
     pub(crate) random: Random,
     /// Flows that may be opened.
     pub(crate) new_flows: Rate,
-    /// Resets that may be sent to segments of unknown connections.
-    pub(crate) resets: Rate,
+    pub(crate) refusals: reject::Rates,
 }
 
 /// What is kept per IP family.

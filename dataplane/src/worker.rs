@@ -85,7 +85,7 @@ impl Worker {
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, parts.steering.workers()),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
             new_flows: Rate::new(parts.limits.new_per_second),
-            resets: Rate::new(reject::RESETS_PER_SECOND),
+            refusals: reject::Rates::new(),
             steering: parts.steering,
         };
         // Each family's table is as large as the limits allow; the limits hold for both together (`flow::room`).

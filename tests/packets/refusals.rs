@@ -1,6 +1,8 @@
 //! What pollgate refuses, and how the client is told.
 
-use super::support::builder::{other, tcp, udp};
+use std::time::Duration;
+
+use super::support::builder::{Ip, other, tcp, udp};
 use super::support::family::QUOTED;
 use super::support::lab::{Lab, OUTSIDE, PODS};
 use super::support::objects::{echo, shop, web};
@@ -103,10 +105,30 @@ fn a_packet_at_its_last_hop_is_told_about_not_forwarded() {
         assert_eq!(seen.to_string(), "icmp 192.168.50.10 > 10.244.1.5 time-exceeded ttl 64");
         assert_eq!(seen.payload, sent, "quoted as it came");
     }
+    lab.counters(&[("rx", 2), ("originated", 2), ("tx", 2), ("ttl_expired", 2)]);
     let seen = lab.through(PODS, tcp("10.244.1.5:40000", "10.96.0.50:80").ttl(2), PODS);
     assert_eq!(seen.to_string(), "tcp 10.244.1.5:40000 > 10.244.1.10:8080 S ttl 1");
     let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
     lab.counters(&[&[("rx", 3), ("originated", 2), ("tx", 3), ("ttl_expired", 2)], &flow[..]].concat());
+    // Of a known flow as well.
+    lab.through(PODS, tcp("10.244.1.5:40000", "10.96.0.50:80").ttl(1), PODS);
+    lab.counters(&[&[("rx", 4), ("originated", 3), ("tx", 4), ("ttl_expired", 3)], &flow[..]].concat());
+}
+
+#[test]
+fn refusals_per_second_are_bounded() {
+    let mut lab = Lab::new(&web(&["10.244.1.10"]));
+    let sent = |lab: &mut Lab, packet: Ip| {
+        (0..12_000).for_each(|_| lab.push(0, PODS, packet.clone()));
+        lab.run();
+        lab.take(PODS).len()
+    };
+    let (datagram, segment) = (udp("10.244.1.5:40000", "10.96.0.50:81"), tcp("10.244.1.5:40000", "10.96.0.50:81"));
+    assert_eq!((sent(&mut lab, datagram.clone()), sent(&mut lab, segment.clone())), (1000, 10_000));
+    lab.wait(Duration::from_millis(500));
+    assert_eq!((sent(&mut lab, datagram), sent(&mut lab, segment)), (500, 5000));
+    let refused = [("originated", 16_500), ("tx", 16_500), ("reject_undefined_port", 48_000)];
+    lab.counters(&[&[("rx", 48_000)], &refused[..]].concat());
 }
 
 #[test]

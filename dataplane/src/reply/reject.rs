@@ -34,8 +34,35 @@ pub(crate) fn verdict<A: Address>(packet: &Packet<A>, reason: DropReason) -> Ver
     }
 }
 
-/// Resets that a worker sends in a second to segments of unknown connections.
-pub(crate) const RESETS_PER_SECOND: u32 = 10_000;
+/// TCP resets that a worker sends per second. A reset is no larger than what it answers.
+const RESETS_PER_SECOND: u32 = 10_000;
+
+/// ICMP errors that a worker sends per second (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)). An error quotes the packet, so it can be twice
+/// as large: fewer of them, or spoofed packets would make the gateway a reflector.
+const ERRORS_PER_SECOND: u32 = 1000;
+
+/// The refusals that a worker may still send.
+pub(crate) struct Rates {
+    resets: Rate,
+    errors: Rate,
+}
+
+impl Rates {
+    /// None has been sent.
+    pub(crate) fn new() -> Rates {
+        Rates { resets: Rate::new(RESETS_PER_SECOND), errors: Rate::new(ERRORS_PER_SECOND) }
+    }
+
+    /// `verdict`, or a plain drop if it is a refusal beyond its rate.
+    pub(crate) fn limit(&mut self, verdict: Verdict, now: Instant) -> Verdict {
+        let Verdict::Refuse(reason, how) = verdict else { return verdict };
+        let rate = match how {
+            Refusal::Reset => &mut self.resets,
+            Refusal::PortUnreachable | Refusal::TimeExceeded => &mut self.errors,
+        };
+        if rate.take(now) { verdict } else { Verdict::Drop(reason) }
+    }
+}
 
 /// The verdict on a packet of a connection that is not known and cannot be taken over. A TCP segment is answered with a reset, as
 /// a host does that has forgotten the connection (RFC 9293 §3.10.7.1): a client that lost its connection with a restart or an
@@ -44,19 +71,10 @@ pub(crate) const RESETS_PER_SECOND: u32 = 10_000;
 pub(crate) fn unknown_connection<A: Address>(packet: &Packet<A>, reason: DropReason) -> Verdict {
     match (packet.transport, packet.segment.signal()) {
         (Transport::Tcp, Signal::SynAck | Signal::Segment | Signal::Fin | Signal::Nothing) => {
-            Verdict::Refuse(reason, Refusal::ResetUnknown)
+            Verdict::Refuse(reason, Refusal::Reset)
         }
         (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::Datagram) => Verdict::Drop(reason),
         (Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other, _) => Verdict::Drop(reason),
-    }
-}
-
-/// `verdict`, or a plain drop if it is a reset to an unknown connection and `resets` has no more of them. A reset is no larger
-/// than what it answers, so a flood of segments costs no more than that rate in sending.
-pub(crate) fn within_rate(verdict: Verdict, resets: &mut Rate, now: Instant) -> Verdict {
-    match verdict {
-        Verdict::Refuse(reason, Refusal::ResetUnknown) if !resets.take(now) => Verdict::Drop(reason),
-        other => other,
     }
 }
 
@@ -68,7 +86,7 @@ pub(crate) fn write<I: Ip>(
     settings: &DataplaneSettings,
 ) -> Option<()> {
     match how {
-        Refusal::Reset | Refusal::ResetUnknown => reset::<I>(frame, packet),
+        Refusal::Reset => reset::<I>(frame, packet),
         Refusal::PortUnreachable => error::<I>(frame, packet, control::Error::PortUnreachable, settings),
         Refusal::TimeExceeded => error::<I>(frame, packet, control::Error::TimeExceeded, settings),
     }
