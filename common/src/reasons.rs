@@ -110,8 +110,6 @@ reasons! {
             "No source port is left for another translated flow to this backend." "Widen `nat.ports`, add gateway `addresses`, or add endpoints to the Service.";
         TcpNoFlow "tcp_no_flow" Notice
             "A TCP segment of an unknown connection that cannot be taken over (RST, SYN-ACK, without ACK, or its source would be translated). The sender gets a reset; a RST gets none." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
-        TcpOutOfWindow "tcp_out_of_window" Notice
-            "A RST or FIN whose sequence number does not fit the connection: it was dropped, and the connection is unchanged." "A few are normal: delayed or repeated segments. Many mean that a sender with a spoofed source address tries to break connections: capture on the interface and check the source MAC address.";
         NewFlowRate "new_flow_rate" Error
             "A new flow beyond the number that a worker opens per second." "Check `flows_half_open` in `pollgate stats`: a large number means a flood from spoofed addresses. Otherwise raise `flows.newPerSecond`, or add workers.";
         NoRoute "no_route" Error

@@ -103,6 +103,7 @@ fn name(life: Life) -> &'static str {
         Life::Opening { replied: true, .. } => "replied",
         Life::Established { fin: None } => "established",
         Life::Established { fin: Some(_) } => "half-closed",
+        Life::Reset { .. } => "reset",
         Life::Closing => "closing",
     }
 }

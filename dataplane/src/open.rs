@@ -104,6 +104,6 @@ fn translated<A: Address>(
     let unused = candidates.clone().find(|to| flows.live_index(&to.reversed(), now).is_none());
     let over = unused.or_else(|| candidates.clone().find(|to| flows.make_free(&to.reversed(), now)));
     // The ports towards one backend are few: a flood from spoofed sources must not keep them.
-    let taken = over.or_else(|| flows.take_over(candidates.map(FlowKey::reversed)).map(FlowKey::reversed));
+    let taken = over.or_else(|| flows.take_over(candidates.map(FlowKey::reversed), now).map(FlowKey::reversed));
     taken.ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
 }

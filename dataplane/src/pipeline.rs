@@ -139,14 +139,28 @@ fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tabl
     if flows.expire(index, now.ticks()) {
         return None;
     }
-    let entry = flows.entry(index);
-    let reopened =
-        !packet.segment.is_ordinary() && packet.segment.signal() == Signal::Syn && entry.state.life() == Life::Closing;
-    if !reopened && (is_checked(entry, tables) || open::still_serves(flows, index, tables)) {
+    let is_syn = !packet.segment.is_ordinary() && packet.segment.signal() == Signal::Syn;
+    let holds = match is_syn {
+        true => holds_after_syn(flows, index, tables),
+        false => is_checked(flows.entry(index), tables) || open::still_serves(flows, index, tables),
+    };
+    if holds {
         return Some(index);
     }
     flows.close(index);
     None
+}
+
+/// Whether the flow goes on after a SYN; if not, the SYN opens another one. A connection that was reset may still be alive, since
+/// a blind RST may have hit: then its backend decides what becomes of the SYN.
+#[cold]
+fn holds_after_syn<A: Address>(flows: &mut FlowTable<A>, index: u32, tables: &Tables) -> bool {
+    let state = flows.entry(index).state;
+    match (state.side(), state.life()) {
+        (Side::Client, Life::Closing) => false,
+        (Side::Client, Life::Reset { .. }) => open::still_serves(flows, index, tables),
+        (Side::Backend, _) | (_, Life::Opening { .. } | Life::Established { .. }) => true,
+    }
 }
 
 /// Whether the flow's backend need not be looked up again: a TCP connection keeps it for as long as it lasts, a UDP flow for as
@@ -192,9 +206,7 @@ fn translate<I: Ip>(
     now: Instant,
 ) -> (Verdict, Account) {
     let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
-    let Some(entry) = lane.flows.touch(index, now.ticks(), &packet.segment) else {
-        return (Verdict::Drop(DropReason::TcpOutOfWindow), opened);
-    };
+    let entry = lane.flows.touch(index, now.ticks(), &packet.segment);
     rewrite::translate::<I>(frame, packet, &entry.translation);
     let verdict = match lane.next_hops.of(entry, tables.net()) {
         Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),

@@ -72,7 +72,7 @@ fn is_mid_stream<A>(packet: &Packet<A>) -> bool {
 fn can_take_over(signal: Signal) -> bool {
     match signal {
         Signal::Segment | Signal::Fin => true,
-        Signal::Datagram | Signal::Syn | Signal::SynAck | Signal::Reset | Signal::Nothing => false,
+        Signal::Datagram | Signal::Syn | Signal::SynAck | Signal::Reset | Signal::Restart | Signal::Nothing => false,
     }
 }
 

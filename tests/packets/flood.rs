@@ -1,13 +1,15 @@
 //! Floods of packets from spoofed sources, at a Service whose one backend is alive and replies to each of them.
 //!
 //! ```text
-//!   spoofed ──SYN──▶ Service ──▶ backend ──SYN-ACK──▶ (nobody: no acknowledgement ever comes)
+//!   spoofed ──SYN──▶ Service ──▶ backend ──SYN-ACK──▶ (unreachable: no acknowledgement ever comes)
 //!   100 clients from before, 100 during, 20 after: all must be served
 //! ```
 //!
-//! 40,000 in four seconds of virtual time, ten per millisecond. A real client acknowledges the reply after [`ROUND_TRIP`].
+//! 40,000 sources in four seconds of virtual time, ten per millisecond. A real client acknowledges the reply after
+//! [`ROUND_TRIP`]. The backend keeps the half-open connections of the flood, as one without SYN cookies does: it challenges a
+//! SYN that reuses the port of one of them (RFC 5961 §4), and the client then resets that one and tries again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -22,6 +24,10 @@ const FLOOD: u32 = 40_000;
 const PER_MILLISECOND: u32 = 10;
 /// In milliseconds.
 const ROUND_TRIP: u32 = 100;
+/// Milliseconds after which a client repeats a SYN (RFC 6298 §2).
+const RETRY: u32 = 1000;
+/// The backend's initial sequence number.
+const BACKEND: u32 = 2_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Transport {
@@ -29,28 +35,51 @@ enum Transport {
     Udp,
 }
 
-/// One flood: at which Service, from which side, so that sources are translated or not.
+/// What floods: SYNs, or so many datagrams of each source, a millisecond apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Flood {
+    Syns,
+    Datagrams(u32),
+}
+
+/// One flood: of what, with which real clients beside it, from which side, so that sources are translated or not.
 struct World {
     lab: Lab,
-    transport: Transport,
+    flood: Flood,
+    clients: Transport,
     /// The port that clients are behind.
     side: usize,
     /// What real clients got, not looked at yet.
     inbox: BTreeMap<SocketAddrV4, VecDeque<Seen>>,
+    backend: Backend,
     spoofed: u32,
+    /// Times that a client met a half-open connection.
+    again: u32,
+    /// Sources that send further datagrams, with how many.
+    further: VecDeque<(SocketAddrV4, u32)>,
+}
+
+/// How far a client has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    Served,
+    /// Its first packet must be repeated.
+    Again,
+    Failed,
 }
 
 impl World {
-    fn new(transport: Transport, side: usize, config: &str) -> World {
+    fn new(flood: Flood, clients: Transport, side: usize, config: &str) -> World {
         let lab = Lab::configured(config, &(web(&["10.244.1.10"]) + &echo(&["10.244.1.10"])));
-        World { lab, transport, side, inbox: BTreeMap::new(), spoofed: 0 }
+        let (inbox, backend, further) = (BTreeMap::new(), Backend::default(), VecDeque::new());
+        World { lab, flood, clients, side, inbox, backend, spoofed: 0, again: 0, further }
     }
 
     /// A packet of a client: TCP as the flags and numbers say, or a datagram.
     fn packet(&self, client: SocketAddrV4, flags: &str, (seq, ack): (u32, u32)) -> Ip {
-        match self.transport {
-            Transport::Tcp => tcp(&client.to_string(), "10.96.0.50:80").flags(flags).numbers(seq, ack),
-            Transport::Udp => udp(&client.to_string(), "10.96.0.60:7"),
+        match self.clients {
+            Transport::Tcp => segment(client, flags, (seq, ack)),
+            Transport::Udp => datagram(client),
         }
     }
 
@@ -70,8 +99,25 @@ impl World {
             PODS => SocketAddrV4::new([10, 244, 1, 11 + u8::try_from(n % 39).expect("small")].into(), port),
             _ => SocketAddrV4::new([198, 18, high, low].into(), port),
         };
-        let packet = self.packet(client, "S", (n.wrapping_mul(0x9e37_79b9), 0));
+        let packet = match self.flood {
+            Flood::Syns => segment(client, "S", (n.wrapping_mul(0x9e37_79b9), 0)),
+            Flood::Datagrams(count) => {
+                self.further.push_back((client, count - 1));
+                datagram(client)
+            }
+        };
         self.lab.push(0, self.side, packet);
+    }
+
+    /// The datagrams that follow the first ones of the millisecond before.
+    fn spoof_further(&mut self) {
+        for _ in 0..self.further.len() {
+            let Some((client, left)) = self.further.pop_front() else { return };
+            if left > 0 {
+                self.lab.push(0, self.side, datagram(client));
+                self.further.push_back((client, left - 1));
+            }
+        }
     }
 
     /// Lets the gateway work and the backend reply, until nothing moves.
@@ -84,7 +130,7 @@ impl World {
                     let seen = Seen::read(frame);
                     let to = seen.dst();
                     if port == PODS && to.ip().octets() == [10, 244, 1, 10] {
-                        replies.extend(reply(&seen));
+                        replies.extend(self.backend.reply(&seen));
                     } else if to.ip() == self.client(0).ip() {
                         self.inbox.entry(to).or_default().push_back(seen);
                     }
@@ -110,10 +156,17 @@ impl World {
     }
 
     /// Its second, once the reply has come; whether that is answered as well.
-    fn go_on(&mut self, number: u16) -> bool {
+    fn go_on(&mut self, number: u16) -> Progress {
         let client = self.client(number);
-        let Some(reply) = self.received(client) else { return false };
+        let Some(reply) = self.received(client) else { return Progress::Failed };
         let next = match &reply.transport {
+            TransportHeader::Tcp(header) if header.acknowledgment_number != first_number(number) + 1 => {
+                let reset = self.packet(client, "R", (header.acknowledgment_number, 0));
+                self.lab.send(self.side, reset);
+                self.settle();
+                self.again += 1;
+                return Progress::Again;
+            }
             TransportHeader::Tcp(header) => {
                 assert!(header.syn && header.ack, "{reply}");
                 (first_number(number) + 1, header.sequence_number.wrapping_add(1))
@@ -123,63 +176,100 @@ impl World {
         let packet = self.packet(client, "PA", next).payload("hello");
         self.lab.send(self.side, packet);
         self.settle();
-        self.received(client).is_some_and(|echo| echo.payload == b"hello")
+        match self.received(client).is_some_and(|echo| echo.payload == b"hello") {
+            true => Progress::Served,
+            false => Progress::Failed,
+        }
     }
 
     /// Whether an open connection still works.
     fn works(&mut self, number: u16) -> bool {
         let client = self.client(number);
-        let packet = self.packet(client, "PA", (first_number(number) + 6, 2_000_006)).payload("again");
+        let packet = self.packet(client, "PA", (first_number(number) + 6, BACKEND + 6)).payload("again");
         self.lab.send(self.side, packet);
         self.settle();
         self.received(client).is_some_and(|echo| echo.payload == b"again")
     }
 }
 
+fn segment(client: SocketAddrV4, flags: &str, (seq, ack): (u32, u32)) -> Ip {
+    tcp(&client.to_string(), "10.96.0.50:80").flags(flags).numbers(seq, ack)
+}
+
+fn datagram(client: SocketAddrV4) -> Ip {
+    udp(&client.to_string(), "10.96.0.60:7")
+}
+
 fn first_number(client: u16) -> u32 {
     1_000_000 + u32::from(client) * 1000
 }
 
-/// What the backend sends back: it accepts, and echoes what it is sent.
-fn reply(seen: &Seen) -> Option<Ip> {
-    let (from, to) = (seen.dst().to_string(), seen.src().to_string());
-    match &seen.transport {
-        TransportHeader::Tcp(header) if header.syn => {
-            Some(tcp(&from, &to).flags("SA").numbers(2_000_000, header.sequence_number.wrapping_add(1)))
+/// The backend: it accepts, and echoes what it is sent.
+#[derive(Default)]
+struct Backend {
+    /// The next sequence number of each half-open connection's client.
+    half_open: HashMap<SocketAddrV4, u32>,
+}
+
+impl Backend {
+    fn reply(&mut self, seen: &Seen) -> Option<Ip> {
+        let (from, to) = (seen.dst().to_string(), seen.src().to_string());
+        match &seen.transport {
+            TransportHeader::Tcp(header) if header.rst => {
+                let is_exact = self.half_open.get(&seen.src()) == Some(&header.sequence_number);
+                is_exact.then(|| self.half_open.remove(&seen.src()));
+                None
+            }
+            TransportHeader::Tcp(header) if header.syn => {
+                let next = header.sequence_number.wrapping_add(1);
+                let expected = *self.half_open.entry(seen.src()).or_insert(next);
+                let (flags, seq) = if expected == next { ("SA", BACKEND) } else { ("A", BACKEND + 1) };
+                Some(tcp(&from, &to).flags(flags).numbers(seq, expected))
+            }
+            TransportHeader::Tcp(header) if !seen.payload.is_empty() => {
+                self.half_open.remove(&seen.src());
+                let ack = header.sequence_number.wrapping_add(u32::try_from(seen.payload.len()).expect("small"));
+                let echo = tcp(&from, &to).flags("PA").numbers(header.acknowledgment_number, ack);
+                Some(echo.payload(seen.payload.clone()))
+            }
+            TransportHeader::Udp(_) => Some(udp(&from, &to).payload(seen.payload.clone())),
+            _ => None,
         }
-        TransportHeader::Tcp(header) if !seen.payload.is_empty() => {
-            let ack = header.sequence_number.wrapping_add(u32::try_from(seen.payload.len()).expect("small"));
-            let echo = tcp(&from, &to).flags("PA").numbers(header.acknowledgment_number, ack);
-            Some(echo.payload(seen.payload.clone()))
-        }
-        TransportHeader::Udp(_) => Some(udp(&from, &to).payload(seen.payload.clone())),
-        _ => None,
     }
 }
 
 /// The flood, and clients before, during and after it; the world afterwards.
-fn flooded(transport: Transport, side: usize, config: &str) -> World {
-    let mut world = World::new(transport, side, config);
+fn flooded(flood: Flood, clients: Transport, side: usize, config: &str) -> World {
+    let mut world = World::new(flood, clients, side, config);
     let (before, during, after) = (0..100u16, 100..200u16, 200..220u16);
     for number in before.clone() {
         world.begin(number);
-        assert!(world.go_on(number), "client {number}, before the flood");
+        assert_eq!(world.go_on(number), Progress::Served, "client {number}, before the flood");
     }
-    let mut waiting: VecDeque<(u32, u16)> = VecDeque::new();
+    // By when: clients that wait for a reply, and clients that repeat their first packet.
+    let (mut waiting, mut again) = (VecDeque::<(u32, u16)>::new(), VecDeque::<(u32, u16)>::new());
     let mut arrivals = during.clone();
     let mut served = 0;
-    for millisecond in 0..FLOOD / PER_MILLISECOND + ROUND_TRIP {
+    for millisecond in 0.. {
+        if millisecond > FLOOD / PER_MILLISECOND && waiting.is_empty() && again.is_empty() {
+            break;
+        }
+        world.spoof_further();
         if millisecond < FLOOD / PER_MILLISECOND {
             (0..PER_MILLISECOND).for_each(|_| world.spoof());
         }
-        if millisecond % 40 == 20
-            && let Some(number) = arrivals.next()
-        {
+        let arrives = if millisecond % 40 == 20 { arrivals.next() } else { None };
+        let repeats = again.pop_front_if(|(due, _)| *due <= millisecond).map(|(_, number)| number);
+        for number in arrives.into_iter().chain(repeats) {
             world.begin(number);
             waiting.push_back((millisecond + ROUND_TRIP, number));
         }
         while let Some((_, number)) = waiting.pop_front_if(|(due, _)| *due == millisecond) {
-            served += u32::from(world.go_on(number));
+            match world.go_on(number) {
+                Progress::Served => served += 1,
+                Progress::Again => again.push_back((millisecond + RETRY, number)),
+                Progress::Failed => {}
+            }
         }
         world.settle();
         world.lab.wait(Duration::from_millis(1));
@@ -188,7 +278,14 @@ fn flooded(transport: Transport, side: usize, config: &str) -> World {
     for number in after {
         world.begin(number);
         world.lab.wait(Duration::from_millis(u64::from(ROUND_TRIP)));
-        assert!(world.go_on(number), "client {number}, after the flood");
+        let progress = match world.go_on(number) {
+            Progress::Again => {
+                world.begin(number);
+                world.go_on(number)
+            }
+            progress => progress,
+        };
+        assert_eq!(progress, Progress::Served, "client {number}, after the flood: {:?}", world.lab.totals());
     }
     for number in before.chain(during) {
         assert!(world.works(number), "the connection of client {number}");
@@ -199,12 +296,14 @@ fn flooded(transport: Transport, side: usize, config: &str) -> World {
 /// Packets of 220 clients and the flood: three each way for 200 of the clients, two for 20, one for each spoofed one.
 const PACKETS: u64 = 2 * (200 * 3 + 20 * 2 + FLOOD as u64);
 
-/// The counters after a flood: what is left, and how the rest went.
+/// The counters after a flood of unconfirmed flows: what is left, and how the rest went.
 fn finish(mut world: World, bound: std::ops::RangeInclusive<u64>, how: &str) {
     let live = world.lab.totals().flows_live;
     assert!(bound.contains(&(live - 220)), "{:?}", world.lab.totals());
     let flows = [("flows_opened", 40_220), ("flows_live", live), ("flows_half_open", live - 220), (how, 40_220 - live)];
-    world.lab.counters(&[&[("rx", PACKETS), ("tx", PACKETS)], &flows[..]].concat());
+    // SYN, challenge and RST of each client that met a half-open connection.
+    let packets = PACKETS + 3 * u64::from(world.again);
+    world.lab.counters(&[&[("rx", packets), ("tx", packets)], &flows[..]].concat());
 }
 
 /// Half of the table, less the few clients that were confirmed after the flood had ended.
@@ -214,20 +313,51 @@ const PORTS: std::ops::RangeInclusive<u64> = 28_000..=28_976;
 
 #[test]
 fn a_flood_of_spoofed_syns_costs_clients_nothing() {
-    finish(flooded(Transport::Tcp, PODS, "flows: {max: 65536}\n"), UNCONFIRMED, "flows_displaced");
+    finish(flooded(Flood::Syns, Transport::Tcp, PODS, "flows: {max: 65536}\n"), UNCONFIRMED, "flows_displaced");
 }
 
 #[test]
 fn a_flood_of_spoofed_syns_takes_no_source_port_for_good() {
-    finish(flooded(Transport::Tcp, OUTSIDE, "flows: {max: 1048576}\n"), PORTS, "ports_taken_over");
+    let world = flooded(Flood::Syns, Transport::Tcp, OUTSIDE, "flows: {max: 1048576}\n");
+    assert!(world.again > 20, "{} clients met a half-open connection", world.again);
+    finish(world, PORTS, "ports_taken_over");
 }
 
 #[test]
 fn a_flood_of_spoofed_datagrams_costs_clients_nothing() {
-    finish(flooded(Transport::Udp, PODS, "flows: {max: 65536}\n"), UNCONFIRMED, "flows_displaced");
+    let flood = Flood::Datagrams(1);
+    finish(flooded(flood, Transport::Udp, PODS, "flows: {max: 65536}\n"), UNCONFIRMED, "flows_displaced");
 }
 
 #[test]
 fn a_flood_of_spoofed_datagrams_takes_no_source_port_for_good() {
-    finish(flooded(Transport::Udp, OUTSIDE, "flows: {max: 1048576}\n"), PORTS, "ports_taken_over");
+    let flood = Flood::Datagrams(1);
+    finish(flooded(flood, Transport::Udp, OUTSIDE, "flows: {max: 1048576}\n"), PORTS, "ports_taken_over");
+}
+
+/// The counters after a flood of datagrams that confirms its flows: nothing was dropped, and nearly all flows of the flood that
+/// are gone made room `how`.
+fn finish_confirmed(world: World, how: &str) {
+    let totals = world.lab.totals();
+    world.lab.balance();
+    assert_eq!((totals.rx, totals.dropped(), totals.passed()), (totals.tx, 0, 0));
+    let removed: HashMap<&str, u64> = totals.counters().map(|(counter, value)| (counter.name, value)).collect();
+    assert_eq!(removed[how], totals.flows_opened - totals.flows_live, "{totals:?}");
+    assert!(removed[how] > 10_000, "{totals:?}");
+}
+
+#[test]
+fn a_flood_of_confirmed_datagram_flows_makes_room_in_a_full_table() {
+    for (datagrams, clients) in [(2, Transport::Tcp), (3, Transport::Udp)] {
+        let world = flooded(Flood::Datagrams(datagrams), clients, PODS, "flows: {max: 16384}\n");
+        finish_confirmed(world, "flows_evicted");
+    }
+}
+
+#[test]
+fn a_flood_of_confirmed_datagram_flows_takes_no_source_port_for_good() {
+    for datagrams in [2, 3] {
+        let world = flooded(Flood::Datagrams(datagrams), Transport::Udp, OUTSIDE, "flows: {max: 1048576}\n");
+        finish_confirmed(world, "ports_taken_over");
+    }
 }

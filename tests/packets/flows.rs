@@ -195,23 +195,24 @@ fn an_acknowledgement_of_something_else_confirms_nothing() {
 }
 
 #[test]
-fn a_blind_reset_or_fin_is_dropped_and_the_connection_lives_on() {
+fn a_blind_reset_or_fin_is_sent_on_and_the_connection_lives_on() {
     let mut lab = Lab::new(&both());
     lab.through(PODS, there(1, "S").numbers(5_000_000, 0), PODS);
     lab.through(PODS, back(1, "SA").numbers(7_000_000, 5_000_001), PODS);
     lab.through(PODS, there(1, "A").numbers(5_000_001, 7_000_001), PODS);
     for flags in ["R", "RA", "FA"] {
-        lab.send(PODS, there(1, flags).numbers(0x9000_0000, 7_000_001));
-        lab.send(PODS, back(1, flags).numbers(0x9000_0000, 5_000_001));
+        // Its receiver knows the numbers exactly, and ignores it or sends a challenge (RFC 5961 §3).
+        lab.through(PODS, there(1, flags).numbers(0x9000_0000, 7_000_001), PODS);
+        lab.through(PODS, back(1, flags).numbers(0x9000_0000, 5_000_001), PODS);
     }
     lab.jump(Duration::from_secs(3600));
     lab.through(PODS, back(1, "PA").numbers(7_000_001, 5_000_001), PODS);
     let flows = [("flows_opened", 1), ("flows_live", 1)];
-    lab.counters(&[&[("rx", 10), ("tx", 4), ("tcp_out_of_window", 6)], &flows[..]].concat());
+    lab.counters(&[&[("rx", 10), ("tx", 10), ("tcp_out_of_window", 6)], &flows[..]].concat());
     // The real one ends it.
     lab.through(PODS, there(1, "R").numbers(5_000_001, 0), PODS);
     lab.wait(Duration::from_secs(63));
-    lab.counters(&[("rx", 11), ("tx", 5), ("tcp_out_of_window", 6), ("flows_opened", 1), ("flows_expired", 1)]);
+    lab.counters(&[("rx", 11), ("tx", 11), ("tcp_out_of_window", 6), ("flows_opened", 1), ("flows_expired", 1)]);
 }
 
 #[test]
@@ -229,8 +230,52 @@ fn numbers_may_wrap_and_a_connection_that_moves_gigabytes_is_followed() {
         lab.send(PODS, there(1, "A").numbers(seq, ack));
         lab.take(PODS);
     }
-    lab.send(PODS, back(1, "R").numbers(ack.wrapping_sub(1 << 30), seq));
-    let totals = lab.totals();
-    assert_eq!((totals.flows_live, totals.rx - totals.tx), (1, 1), "a blind one");
+    lab.through(PODS, back(1, "R").numbers(ack.wrapping_sub(1 << 30), seq), PODS);
+    assert_eq!(lab.totals().tcp_out_of_window, 1, "a blind one");
     lab.through(PODS, back(1, "R").numbers(ack, seq), PODS);
+    assert_eq!(lab.totals().tcp_out_of_window, 1);
+}
+
+/// The connection of client 1, shaken hands, from these numbers on.
+fn connected(lab: &mut Lab, client: u32, backend: u32) {
+    lab.through(PODS, there(1, "S").numbers(client, 0), PODS);
+    lab.through(PODS, back(1, "SA").numbers(backend, client + 1), PODS);
+    lab.through(PODS, there(1, "A").numbers(client + 1, backend + 1), PODS);
+}
+
+#[test]
+fn a_blind_reset_that_fits_by_chance_ends_nothing_if_both_sides_go_on() {
+    let mut lab = Lab::new(&both());
+    connected(&mut lab, 5_000_000, 7_000_000);
+    lab.through(PODS, there(1, "R").numbers(5_000_900, 0), PODS);
+    // A blind SYN on top of it does not open another flow.
+    lab.through(PODS, there(1, "S").numbers(1, 0), PODS);
+    lab.through(PODS, back(1, "A").numbers(7_000_001, 5_000_001), PODS);
+    lab.through(PODS, there(1, "PA").numbers(5_000_001, 7_000_001), PODS);
+    lab.jump(Duration::from_secs(3600));
+    lab.through(PODS, back(1, "PA").numbers(7_000_001, 5_000_001), PODS);
+    lab.counters(&[("rx", 8), ("tx", 8), ("flows_opened", 1), ("flows_live", 1)]);
+}
+
+#[test]
+fn a_client_that_lost_its_connection_connects_again_from_the_same_port() {
+    let mut lab = Lab::new(&both());
+    connected(&mut lab, 5_000_000, 7_000_000);
+    // The backend has lost it as well, and accepts: the numbers of the new connection count from here on.
+    connected(&mut lab, 3_000_000_000, 2_000_000_000);
+    lab.through(PODS, there(1, "R").numbers(5_000_001, 0), PODS);
+    assert_eq!(lab.totals().tcp_out_of_window, 1, "a late one of the first connection");
+    lab.through(PODS, there(1, "FA").numbers(3_000_000_001, 2_000_000_001), PODS);
+    lab.through(PODS, back(1, "FA").numbers(2_000_000_001, 3_000_000_002), PODS);
+    lab.wait(Duration::from_secs(63));
+    lab.counters(&[("rx", 9), ("tx", 9), ("tcp_out_of_window", 1), ("flows_opened", 1), ("flows_expired", 1)]);
+}
+
+#[test]
+fn after_a_reset_the_same_port_connects_to_the_same_backend_while_it_serves() {
+    let mut lab = Lab::new(&both());
+    connected(&mut lab, 5_000_000, 7_000_000);
+    lab.through(PODS, there(1, "R").numbers(5_000_001, 0), PODS);
+    connected(&mut lab, 6_000_000, 8_000_000);
+    lab.counters(&[("rx", 7), ("tx", 7), ("flows_opened", 1), ("flows_live", 1)]);
 }

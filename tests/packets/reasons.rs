@@ -98,13 +98,6 @@ fn dropped(reason: DropReason) -> Lab {
             after(lab, OUTSIDE, tcp("192.168.50.100:3", "10.96.0.50:80"))
         }
         DropReason::TcpNoFlow => after(one(), PODS, syn().flags("R")),
-        DropReason::TcpOutOfWindow => {
-            let mut lab = one();
-            lab.send(PODS, syn());
-            lab.send(PODS, tcp("10.244.1.10:8080", "10.244.1.5:40000").flags("SA"));
-            lab.send(PODS, syn().flags("A"));
-            after(lab, PODS, syn().flags("R").numbers(0x8000_0000, 0))
-        }
         DropReason::NewFlowRate => {
             let mut lab = Lab::configured("flows: {newPerSecond: 1}\n", &web(&["10.244.1.10"]));
             lab.send(PODS, syn());

@@ -217,6 +217,7 @@ impl Egress {
         counters.flows_evicted.set(flows.evicted);
         counters.flows_displaced.set(flows.displaced);
         counters.ports_taken_over.set(flows.taken_over);
+        counters.tcp_out_of_window.set(flows.out_of_window);
         counters.generation.set(generation);
     }
 

@@ -18,7 +18,7 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 
-use super::life::{self, Life, Side, Signal};
+use super::life::{Life, Side};
 use super::sequence::{Expected, Scale};
 use crate::memory::Zeroed;
 
@@ -26,7 +26,7 @@ use crate::memory::Zeroed;
 ///
 /// ```text
 ///  bit 7   quiet: an ordinary packet of this direction does not change the flow's life
-///  2 … 5   life: 0 … 5 opening (replied × FIN), 6 … 8 established (FIN), 9 closing
+///  2 … 5   life: 0 … 5 opening (replied × FIN), 6 … 8 established (FIN), 9 … 11 reset (who goes on), 12 closing
 ///  0 … 1   side: 0 none, 1 client, 2 backend
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,26 +38,29 @@ impl State {
     const SIDE: u8 = 0b11;
     const LIFE_SHIFT: u32 = 2;
     const ESTABLISHED: u8 = 6;
-    const CLOSING: u8 = 9;
+    const RESET: u8 = 9;
+    const CLOSING: u8 = 12;
 
     /// The state of the direction that `side` sends in, of a flow in `life`.
     pub fn new(side: Side, life: Life) -> State {
-        let fin = |fin| match fin {
+        let number = |side| match side {
             None => 0,
             Some(Side::Client) => 1,
             Some(Side::Backend) => 2,
         };
         let code = match life {
-            Life::Opening { replied, fin: by } => u8::from(replied) * 3 + fin(by),
-            Life::Established { fin: by } => State::ESTABLISHED + fin(by),
+            Life::Opening { replied, fin } => u8::from(replied) * 3 + number(fin),
+            Life::Established { fin } => State::ESTABLISHED + number(fin),
+            Life::Reset { spoken } => State::RESET + number(spoken),
             Life::Closing => State::CLOSING,
         };
-        let side_code = match side {
-            Side::Client => 1,
-            Side::Backend => 2,
+        let is_quiet = match (life, side) {
+            (Life::Opening { replied, .. }, Side::Client) => !replied,
+            (Life::Opening { replied, .. }, Side::Backend) => replied,
+            (Life::Established { .. } | Life::Closing, _) => true,
+            (Life::Reset { spoken }, side) => spoken == Some(side),
         };
-        let is_quiet = [Signal::Datagram, Signal::Segment].iter().all(|&signal| life::next(life, side, signal) == life);
-        State(side_code | code << State::LIFE_SHIFT | if is_quiet { State::QUIET } else { 0 })
+        State(number(Some(side)) | code << State::LIFE_SHIFT | if is_quiet { State::QUIET } else { 0 })
     }
 
     /// Whether the entry is in use.
@@ -82,14 +85,15 @@ impl State {
     #[inline]
     pub fn life(self) -> Life {
         let code = (self.0 & !State::QUIET) >> State::LIFE_SHIFT;
-        let fin = match code % 3 {
+        let side = match code % 3 {
             1 => Some(Side::Client),
             2 => Some(Side::Backend),
             _ => None,
         };
         match code {
-            0..State::ESTABLISHED => Life::Opening { replied: code >= 3, fin },
-            State::ESTABLISHED..State::CLOSING => Life::Established { fin },
+            0..State::ESTABLISHED => Life::Opening { replied: code >= 3, fin: side },
+            State::ESTABLISHED..State::RESET => Life::Established { fin: side },
+            State::RESET..State::CLOSING => Life::Reset { spoken: side },
             State::CLOSING.. => Life::Closing,
         }
     }
@@ -193,21 +197,23 @@ impl<A: Address> Entry<A> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::life::{self, Signal};
     use super::*;
 
     #[test]
     fn a_byte_holds_every_state_and_a_free_entry_is_none() {
-        let fins = [None, Some(Side::Client), Some(Side::Backend)];
-        let opening = fins.iter().flat_map(|&fin| [true, false].map(|replied| Life::Opening { replied, fin }));
-        let lives = opening.chain(fins.iter().map(|&fin| Life::Established { fin })).chain([Life::Closing]);
-        for life in lives {
+        let sides = [None, Some(Side::Client), Some(Side::Backend)];
+        let opening = sides.iter().flat_map(|&fin| [true, false].map(|replied| Life::Opening { replied, fin }));
+        let established = sides.iter().map(|&fin| Life::Established { fin });
+        let reset = sides.iter().map(|&spoken| Life::Reset { spoken });
+        for life in opening.chain(established).chain(reset).chain([Life::Closing]) {
             for side in [Side::Client, Side::Backend] {
                 let state = State::new(side, life);
                 assert!(state.is_used());
                 assert_eq!((state.side(), state.life()), (side, life));
-                let waits = matches!((side, life), (Side::Client, Life::Opening { replied: true, .. }))
-                    || matches!((side, life), (Side::Backend, Life::Opening { replied: false, .. }));
-                assert_eq!(state.is_quiet(), !waits, "{side:?} {life:?}");
+                let stays = |signal| life::next(life, side, signal) == life;
+                let is_quiet = stays(Signal::Datagram) && stays(Signal::Segment);
+                assert_eq!(state.is_quiet(), is_quiet, "{side:?} {life:?}");
             }
         }
         assert!(!State::default().is_used());

@@ -3,8 +3,10 @@
 //! ```text
 //!                 reply                client confirms            FIN both ways
 //!   Opening ─────────────▶ Opening ─────────────────▶ Established ─────────────▶ Closing
-//!   (client only)          (replied)                                                ▲
-//!      └──────────────────────┴────────────── RST ──────────┴──────────────────────┘
+//!   (client only)          (replied)                    │      ▲                    ▲
+//!                             │                     RST ▼      │ both sides go on   │
+//!                             │                        Reset ──┘ ───── FIN ─────────┤
+//!                             └────────────── RST ──────────────────────────────────┘
 //! ```
 //!
 //! A flow is **unconfirmed** while it is opening: its source address may be spoofed. A reply proves nothing about the client,
@@ -26,6 +28,9 @@ pub enum Side {
 }
 
 /// How far a flow has come. `fin` is the side that has sent FIN, if only one has.
+///
+/// `Reset` is not the end at once: the RST may be a blind one whose number fitted by chance (RFC 5961 §3). Then both sides go on,
+/// and so does the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     /// The client has not confirmed the flow.
@@ -40,7 +45,12 @@ pub enum Life {
         /// The side that has sent FIN.
         fin: Option<Side>,
     },
-    /// The connection is over: FIN both ways, or RST.
+    /// An established connection that one side has reset. `spoken` is the side that has sent an ordinary segment since.
+    Reset {
+        /// The side that goes on.
+        spoken: Option<Side>,
+    },
+    /// The connection is over: FIN both ways, or RST while it was opening or half closed.
     Closing,
 }
 
@@ -59,6 +69,8 @@ pub enum Signal {
     Fin,
     /// TCP: RST.
     Reset,
+    /// TCP: a SYN-ACK of another connection between the same ports. The backend has lost or ended the one before.
+    Restart,
     /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. It changes nothing.
     Nothing,
 }
@@ -74,19 +86,31 @@ impl Life {
     pub fn is_opening(self) -> bool {
         matches!(self, Life::Opening { .. })
     }
+
+    /// Whether the connection is over, or seems to be.
+    #[inline]
+    pub fn is_over(self) -> bool {
+        matches!(self, Life::Reset { .. } | Life::Closing)
+    }
 }
 
 /// The life after a packet from `side`.
 pub fn next(life: Life, side: Side, signal: Signal) -> Life {
-    use Signal::{Datagram, Fin, Nothing, Reset, Segment, Syn, SynAck};
+    use Signal::{Datagram, Fin, Nothing, Reset, Restart, Segment, Syn, SynAck};
     match (life, side, signal) {
         // RFC 9293 §3.10.7.4, fifth: a segment without ACK is dropped by its receiver.
         (life, _, Nothing) => life,
+        // Only the backend replies to a SYN.
+        (life, Side::Client, Restart) => life,
         // RFC 9293 §3.3.2: nothing leads back from the closing states. RFC 7857 §2.2: late segments and a repeated RST are
         // still translated. (A SYN opens a new flow, which is not this flow's next state: RFC 9293 §3.10.7.4, RFC 6191.)
-        (Life::Closing, _, Datagram | Syn | SynAck | Segment | Fin | Reset) => Life::Closing,
+        (Life::Closing, _, Datagram | Syn | SynAck | Segment | Fin | Reset | Restart) => Life::Closing,
+
+        // RFC 9293 §3.5.1, figure 9: a client in SYN-SENT resets what is left of an older connection, and goes on.
+        (Life::Opening { replied: false, .. }, Side::Client, Reset) => life,
         // RFC 9293 §3.10.7.3 and .4, second: the receiver aborts the connection. RFC 7857 §2.2: the flow stays for a while.
-        (Life::Opening { .. } | Life::Established { .. }, _, Reset) => Life::Closing,
+        (Life::Opening { .. } | Life::Established { fin: Some(_) }, _, Reset) => Life::Closing,
+        (Life::Established { fin: None } | Life::Reset { .. }, _, Reset) => Life::Reset { spoken: None },
 
         // RFC 9293 §3.3.2, SYN-SENT; RFC 4787 REQ-5: the client repeats itself.
         (Life::Opening { replied: false, .. }, Side::Client, Datagram | Syn | SynAck | Segment) => life,
@@ -99,6 +123,8 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
         (Life::Opening { fin, .. }, Side::Backend, Datagram | Syn | SynAck | Segment) => {
             Life::Opening { replied: true, fin }
         }
+        // RFC 9293 §3.5.1: the client has begun anew before it confirmed the connection before.
+        (Life::Opening { .. }, Side::Backend, Restart) => Life::Opening { replied: true, fin: None },
         // RFC 9293 §3.10.4: a server may close before the handshake is over.
         (Life::Opening { fin, .. }, Side::Backend, Fin) => {
             finish(fin, Side::Backend, |fin| Life::Opening { replied: true, fin })
@@ -116,9 +142,20 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
 
         // RFC 9293 §3.3.2: ESTABLISHED. RFC 5961 §4: a SYN does not change a synchronised connection, whatever its number.
         (Life::Established { .. }, _, Datagram | Syn | SynAck | Segment) => life,
+        // RFC 9293 §3.5.1: the client lost its end and connects from the same port; the backend no longer has its own.
+        (Life::Established { .. }, Side::Backend, Restart) => Life::ESTABLISHED,
         // RFC 9293 §3.3.2: FIN-WAIT and CLOSE-WAIT after the first FIN, which may last (RFC 5382 REQ-5: transitory only
         // once both have closed); LAST-ACK, CLOSING and TIME-WAIT after the second.
         (Life::Established { fin }, side, Fin) => finish(fin, side, |fin| Life::Established { fin }),
+
+        // RFC 5961 §3.2: the receiver of a blind RST sends a challenge and both go on. After a real one, its sender has no
+        // connection left to send for.
+        (Life::Reset { spoken: Some(first) }, side, Segment) if first != side => Life::ESTABLISHED,
+        (Life::Reset { .. }, side, Segment) => Life::Reset { spoken: Some(side) },
+        (Life::Reset { .. }, _, Fin) => Life::Closing,
+        (Life::Reset { .. }, _, Datagram | Syn | SynAck) => life,
+        // The client connects again from the same port.
+        (Life::Reset { .. }, Side::Backend, Restart) => Life::Opening { replied: true, fin: None },
     }
 }
 
@@ -136,45 +173,110 @@ mod tests {
 
     use super::*;
 
-    /// The obvious model: it keeps every packet and reads the whole history for each question.
+    /// The obvious model: it keeps every packet of the present connection and reads that whole history for each question.
     #[derive(Debug, Default)]
-    struct History(Vec<(Side, Signal)>);
+    struct History {
+        packets: Vec<(Side, Signal)>,
+        /// The connection began with a SYN-ACK: its SYN was seen in the one before.
+        replied: bool,
+        /// A client has confirmed a connection of this flow, and no RST has ended it since.
+        trusted: bool,
+    }
 
     impl History {
-        fn position(&self, wanted: impl Fn(Side, Signal) -> bool) -> Option<usize> {
-            self.0.iter().position(|&(side, signal)| wanted(side, signal))
+        fn add(&mut self, side: Side, signal: Signal) {
+            let begins = side == Side::Backend && signal == Signal::Restart && !self.is_over();
+            if !begins {
+                self.packets.push((side, signal));
+                return;
+            }
+            let trusted = self.is_confirmed() && !self.is_reset();
+            *self = History { packets: Vec::new(), replied: true, trusted };
         }
 
-        fn has_finished(&self, by: Side) -> bool {
-            self.position(|side, signal| side == by && signal == Signal::Fin).is_some()
+        fn position(&self, wanted: impl Fn(Side, Signal) -> bool) -> Option<usize> {
+            self.packets.iter().position(|&(side, signal)| wanted(side, signal))
+        }
+
+        /// What came after the reply; `None`: it has not come.
+        fn after_reply(&self) -> Option<&[(Side, Signal)]> {
+            let reply = self.position(|side, signal| side == Side::Backend && signal != Signal::Nothing);
+            if self.replied { Some(&self.packets) } else { reply.map(|reply| &self.packets[reply..]) }
+        }
+
+        fn acknowledges(side: Side, signal: Signal) -> bool {
+            let acknowledges = match signal {
+                Signal::Datagram | Signal::SynAck | Signal::Segment | Signal::Fin => true,
+                Signal::Syn | Signal::Reset | Signal::Restart | Signal::Nothing => false,
+            };
+            side == Side::Client && acknowledges
         }
 
         /// The client has sent something that acknowledges, after the backend has sent anything of meaning.
         fn is_confirmed(&self) -> bool {
-            let reply = self.position(|side, signal| side == Side::Backend && signal != Signal::Nothing);
-            let Some(reply) = reply else { return false };
-            self.0[reply..].iter().any(|&(side, signal)| {
-                let acknowledges = match signal {
-                    Signal::Datagram | Signal::SynAck | Signal::Segment | Signal::Fin => true,
-                    Signal::Syn | Signal::Reset | Signal::Nothing => false,
-                };
-                side == Side::Client && acknowledges
-            })
+            let after = self.after_reply().unwrap_or_default();
+            self.trusted || after.iter().any(|&(side, signal)| History::acknowledges(side, signal))
+        }
+
+        /// Who has sent FIN in `packets`, each side once, in order.
+        fn finished(packets: &[(Side, Signal)]) -> Vec<Side> {
+            let mut sides: Vec<Side> =
+                packets.iter().filter(|(_, signal)| *signal == Signal::Fin).map(|&(side, _)| side).collect();
+            sides.dedup();
+            sides.truncate(2);
+            sides
+        }
+
+        /// Walks the packets up to each RST: what it ended, and whether both sides went on after it.
+        fn ended_by_reset(&self) -> (bool, Option<&[(Side, Signal)]>) {
+            let mut pending: Option<usize> = None;
+            for (at, &(side, signal)) in self.packets.iter().enumerate() {
+                let before = History { packets: self.packets[..at].to_vec(), ..*self };
+                if let Some(reset) = pending {
+                    let since = &self.packets[reset + 1..=at];
+                    let spoke = |by| since.contains(&(by, Signal::Segment));
+                    if signal == Signal::Fin {
+                        return (true, None);
+                    }
+                    if spoke(Side::Client) && spoke(Side::Backend) {
+                        pending = None;
+                    }
+                }
+                if signal != Signal::Reset {
+                    continue;
+                }
+                let is_open = History::finished(&before.packets).is_empty();
+                match (before.is_confirmed(), before.after_reply().is_some(), side) {
+                    (false, false, Side::Client) => {}
+                    (true, ..) if is_open => pending = Some(at),
+                    _ => return (true, None),
+                }
+            }
+            (false, pending.map(|reset| &self.packets[reset + 1..]))
+        }
+
+        fn is_reset(&self) -> bool {
+            self.ended_by_reset().1.is_some()
         }
 
         fn is_over(&self) -> bool {
-            let reset = self.position(|_, signal| signal == Signal::Reset).is_some();
-            reset || (self.has_finished(Side::Client) && self.has_finished(Side::Backend))
+            self.ended_by_reset().0 || History::finished(&self.packets).len() == 2
         }
 
         fn agrees(&self, life: Life) -> bool {
-            let first_fin = [Side::Client, Side::Backend].into_iter().find(|&side| self.has_finished(side));
+            let fin = History::finished(&self.packets).first().copied();
             match life {
                 Life::Closing => self.is_over(),
-                Life::Established { fin } => !self.is_over() && self.is_confirmed() && fin == first_fin,
-                Life::Opening { replied, fin } => {
-                    let reply = self.position(|side, signal| side == Side::Backend && signal != Signal::Nothing);
-                    !self.is_over() && !self.is_confirmed() && replied == reply.is_some() && fin == first_fin
+                Life::Reset { spoken } => {
+                    let since = self.ended_by_reset().1;
+                    let last = since.map(|since| since.iter().find(|(_, signal)| *signal == Signal::Segment));
+                    !self.is_over() && last.is_some_and(|last| last.map(|&(side, _)| side) == spoken)
+                }
+                Life::Established { fin: by } => {
+                    !self.is_over() && !self.is_reset() && self.is_confirmed() && by == fin
+                }
+                Life::Opening { replied, fin: by } => {
+                    !self.is_over() && !self.is_confirmed() && replied == self.after_reply().is_some() && by == fin
                 }
             }
         }
@@ -193,7 +295,8 @@ mod tests {
             4 => Just(Signal::Datagram),
             4 => Just(Signal::Nothing),
             2 => Just(Signal::Fin),
-            1 => Just(Signal::Reset),
+            2 => Just(Signal::Reset),
+            1 => Just(Signal::Restart),
         ]
     }
 
@@ -204,7 +307,7 @@ mod tests {
             let (mut life, mut history) = (Life::NEW, History::default());
             for (side, signal) in packets {
                 life = next(life, side, signal);
-                history.0.push((side, signal));
+                history.add(side, signal);
                 prop_assert!(history.agrees(life), "{life:?} after {history:?}");
             }
         }
@@ -244,6 +347,26 @@ mod tests {
         let half = Life::Established { fin: Some(Side::Backend) };
         assert_eq!(after(&[('<', Signal::Fin), ('<', Signal::Fin), ('>', Signal::Segment)]), half);
         assert_eq!(after(&[('<', Signal::Fin), ('>', Signal::Fin)]), Life::Closing);
-        assert_eq!(after(&[('<', Signal::Reset)]), Life::Closing);
+        assert_eq!(after(&[('>', Signal::Fin), ('<', Signal::Reset)]), Life::Closing);
+    }
+
+    #[test]
+    fn a_reset_ends_a_connection_unless_both_sides_go_on() {
+        let reset = [('>', Signal::Syn), ('<', Signal::SynAck), ('>', Signal::Segment), ('>', Signal::Reset)];
+        let after = |more: &[(char, Signal)]| after(&[&reset, more].concat());
+        assert_eq!(after(&[]), Life::Reset { spoken: None });
+        assert_eq!(
+            after(&[('<', Signal::Segment), ('<', Signal::Segment)]),
+            Life::Reset { spoken: Some(Side::Backend) }
+        );
+        assert_eq!(after(&[('<', Signal::Segment), ('>', Signal::Segment)]), Life::ESTABLISHED);
+        assert_eq!(after(&[('>', Signal::Syn)]), Life::Reset { spoken: None }, "a SYN changes nothing");
+        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Restart)]), Life::Opening { replied: true, fin: None });
+    }
+
+    #[test]
+    fn a_client_may_reset_what_is_left_of_another_connection() {
+        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Nothing), ('>', Signal::Reset)]), Life::NEW);
+        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Reset)]), Life::Closing);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each family has its own table, since the size of an entry differs. Each table is as large as the limits allow, so that
 //! either family can use all of it, and the kernel gives it memory as it fills. The limits hold for the sum: before a flow is
-//! opened, the family that has more gives way. So a flood of one family costs that family first, and a gateway without IPv6
+//! opened, the family that has more flows to spare gives way. So a flood of one family costs that family first, and a gateway without IPv6
 //! has exactly its IPv4 table.
 
 use pollgate_common::flow::Address;
@@ -18,6 +18,9 @@ pub trait Room {
     /// Connections that their client has not confirmed.
     fn unconfirmed(&self) -> u64;
 
+    /// Connections that may be evicted.
+    fn spare(&self) -> u64;
+
     /// Ends the flow that has been unconfirmed longest, if there is one.
     fn displace(&mut self, now: Ticks);
 
@@ -32,6 +35,10 @@ impl<A: Address> Room for FlowTable<A> {
 
     fn unconfirmed(&self) -> u64 {
         FlowTable::unconfirmed(self)
+    }
+
+    fn spare(&self) -> u64 {
+        FlowTable::spare(self)
     }
 
     fn displace(&mut self, now: Ticks) {
@@ -63,7 +70,7 @@ fn share<A: Address>(flows: &mut FlowTable<A>, other: &mut dyn Room, now: Ticks)
         return Ok(());
     }
     let (more, fewer): (&mut dyn Room, &mut dyn Room) =
-        if other.live() > flows.live() { (other, flows) } else { (flows, other) };
+        if other.spare() > flows.spare() { (other, flows) } else { (flows, other) };
     more.evict(now).or_else(|Full| fewer.evict(now))
 }
 
@@ -118,8 +125,8 @@ mod tests {
 
     /// Has backend and client confirm the flow.
     fn establish<A: Family>(flows: &mut FlowTable<A>, client: u32) {
-        flows.touch(client ^ 1, NOW, &segment(SYN | ACK, 20, 11)).expect("it fits");
-        flows.touch(client, NOW, &segment(ACK, 11, 21)).expect("it fits");
+        flows.touch(client ^ 1, NOW, &segment(SYN | ACK, 20, 11));
+        flows.touch(client, NOW, &segment(ACK, 11, 21));
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! Why acknowledgements and not the sender's own numbers: a RST that answers a segment carries exactly the number that
 //! segment acknowledged (RFC 9293 §3.10.7.1), and an end that aborts with data on the way has its RST answered by the other
 //! end's next acknowledgement. So the bound may be one window and still refuses no real RST (RFC 5961 §3 wants the exact
-//! number; an end that keeps to it sends a challenge, and the RST that answers it has it).
+//! number; an end that keeps to it sends a challenge, and the RST that answers it has it). A RST or FIN that does not fit is
+//! sent on, since its receiver knows the numbers better; it only changes nothing here.
 //!
 //! A blind RST hits with one in 13 000 without window scaling, one in 500 with Linux' usual scale of 7, one in 4 where the
 //! scale is not known (a connection taken over in the middle). The word is written when it has moved by more than [`STEP`],
@@ -27,6 +28,9 @@ pub const STEP: u32 = 1 << 16;
 
 /// Room at both ends of the window: what the word lags behind, the length of a super-frame, and segments out of order.
 const SLACK: u32 = 2 * STEP;
+
+/// The most data sent before the handshake is over: an initial window of ten segments (RFC 7413 §4.2, RFC 6928).
+const EARLY: u32 = 1 << 14;
 
 /// The largest window without scaling.
 const WINDOW: u32 = 65535;
@@ -53,9 +57,16 @@ impl Scale {
     const KNOWN: u8 = 1 << 7;
     /// The scale is not: the connection was taken over in the middle.
     const GUESSED: u8 = 1 << 6;
+    /// The scale itself.
+    const SHIFT: u8 = 0xf;
 
     fn new(scale: u8) -> Scale {
         Scale(scale.min(MOST_SCALE))
+    }
+
+    /// The larger of this scale and another one that is offered.
+    fn or_more(self, scale: u8) -> Scale {
+        Scale::new(scale.max(self.0 & Scale::SHIFT))
     }
 
     fn guessed() -> Scale {
@@ -63,7 +74,7 @@ impl Scale {
     }
 
     fn window(self) -> u32 {
-        WINDOW << (self.0 & 0xf).min(MOST_SCALE)
+        WINDOW << (self.0 & Scale::SHIFT).min(MOST_SCALE)
     }
 
     fn is_known(self) -> bool {
@@ -90,19 +101,17 @@ impl Expected {
         self.is_within(number, SLACK, self.scale.window() + SLACK)
     }
 
-    /// Whether `ack` acknowledges what has just been expected. Nothing but a handshake has been seen yet: no window of data
-    /// can have gone beyond it, unless the connection was taken over in the middle.
+    /// Whether `ack` acknowledges what has just been expected: a SYN, and what its sender may have sent with it (RFC 7413), or
+    /// anything in the window if the connection was taken over in the middle.
     fn is_acknowledged_by(self, ack: u32) -> bool {
-        self.scale.is_known() && if self.scale.is_guessed() { self.takes(ack) } else { self.is_within(ack, STEP, STEP) }
+        self.scale.is_known() && if self.scale.is_guessed() { self.takes(ack) } else { self.is_within(ack, 0, EARLY) }
     }
 
-    /// Follows an ordinary segment's acknowledgement. One that is more than a window away from the last belongs to no
-    /// segment of this connection (RFC 5961 §5).
-    pub fn follow(&mut self, ack: u32) {
+    /// Whether `ack` can be the next acknowledgement. One that is more than a window away from the last belongs to no segment
+    /// of this connection (RFC 5961 §5).
+    fn is_near(self, ack: u32) -> bool {
         let most = self.scale.window() + SLACK;
-        if !self.scale.is_known() || self.is_within(ack, most, most) {
-            self.set(ack);
-        }
+        !self.scale.is_known() || self.is_within(ack, most, most)
     }
 }
 
@@ -121,7 +130,13 @@ impl Numbers {
         let mut numbers = Numbers::default();
         match segment.signal() {
             Signal::Syn => numbers.syn(segment),
-            Signal::Datagram | Signal::SynAck | Signal::Segment | Signal::Fin | Signal::Reset | Signal::Nothing => {
+            Signal::Datagram
+            | Signal::SynAck
+            | Signal::Segment
+            | Signal::Fin
+            | Signal::Reset
+            | Signal::Restart
+            | Signal::Nothing => {
                 numbers.client.scale = Scale::guessed();
                 numbers.client.set(segment.ack);
                 numbers.backend.scale = Scale::guessed();
@@ -134,28 +149,21 @@ impl Numbers {
     /// that its receiver would not take. Follows the numbers.
     pub fn read(&mut self, life: Life, side: Side, segment: &Segment) -> Option<Signal> {
         let signal = segment.signal();
-        match (life, signal) {
-            (Life::Closing, _) | (_, Signal::Datagram | Signal::Nothing) => Some(signal),
-            (Life::Opening { .. } | Life::Established { .. }, Signal::Reset) => {
-                self.may_end(side, segment).then_some(signal)
+        let is_connected = match life {
+            Life::Closing => return Some(signal),
+            Life::Opening { .. } => false,
+            Life::Established { .. } | Life::Reset { .. } => true,
+        };
+        match signal {
+            Signal::Datagram | Signal::Nothing | Signal::Restart => Some(signal),
+            Signal::Reset => self.may_end(life, side, segment).then_some(signal),
+            Signal::Fin if !self.may_end(life, side, segment) => None,
+            Signal::Syn | Signal::SynAck | Signal::Segment | Signal::Fin if !is_connected => {
+                Some(self.opening(life, side, signal, segment))
             }
-            (Life::Established { .. }, Signal::Fin) => {
-                let ends = self.may_end(side, segment);
-                ends.then(|| self.of(side).follow(segment.ack));
-                ends.then_some(signal)
-            }
-            (Life::Opening { replied, .. }, Signal::Fin) => {
-                let ends = self.may_end(side, segment);
-                ends.then(|| self.opening(replied, side, signal, segment))
-            }
-            (Life::Opening { replied, .. }, Signal::Syn | Signal::SynAck | Signal::Segment) => {
-                Some(self.opening(replied, side, signal, segment))
-            }
-            (Life::Established { .. }, Signal::Segment) => {
-                self.of(side).follow(segment.ack);
-                Some(signal)
-            }
-            (Life::Established { .. }, Signal::Syn | Signal::SynAck) => Some(signal),
+            Signal::Segment | Signal::Fin => Some(self.connected(side, signal, segment)),
+            Signal::SynAck => Some(self.syn_ack_again(side, segment)),
+            Signal::Syn => Some(signal),
         }
     }
 
@@ -166,18 +174,35 @@ impl Numbers {
         }
     }
 
-    /// The client's SYN: the backend will expect the number after it, and no window beyond before it has named its own.
+    /// What the receiver of a segment from `side` expects.
+    fn of_receiver(&self, side: Side) -> Expected {
+        match side {
+            Side::Client => self.backend,
+            Side::Backend => self.client,
+        }
+    }
+
+    /// The client's SYN: the backend will expect the number after it. The client's largest window is not known to be smaller
+    /// than an earlier SYN said.
     fn syn(&mut self, segment: &Segment) {
-        self.client = Expected { next: 0, scale: Scale::new(segment.scale) };
+        self.client = Expected { next: 0, scale: self.client.scale.or_more(segment.scale) };
         self.backend = Expected::default();
         self.backend.set(segment.seq.wrapping_add(1));
     }
 
+    /// The backend's SYN-ACK: from here on, both numbers are known.
+    fn syn_ack(&mut self, segment: &Segment) {
+        self.backend.scale = self.backend.scale.or_more(segment.scale);
+        self.backend.set(segment.ack);
+        self.client.set(segment.seq.wrapping_add(1));
+    }
+
     /// What a segment says while the client has not confirmed the flow: nothing, if it does not fit what was seen before.
-    fn opening(&mut self, replied: bool, side: Side, signal: Signal, segment: &Segment) -> Signal {
+    fn opening(&mut self, life: Life, side: Side, signal: Signal, segment: &Segment) -> Signal {
+        let is_replied = !matches!(life, Life::Opening { replied: false, .. });
         let fits = match (side, signal) {
             (Side::Client, Signal::Syn) => {
-                if !replied {
+                if !is_replied {
                     self.syn(segment);
                 }
                 true
@@ -188,15 +213,18 @@ impl Numbers {
             }
             (Side::Backend, Signal::SynAck) => {
                 let fits = self.backend.is_acknowledged_by(segment.ack);
-                if fits {
-                    self.backend.scale = Scale::new(segment.scale);
-                    self.backend.set(segment.ack);
-                    self.client.set(segment.seq.wrapping_add(1));
+                if fits || is_replied {
+                    self.syn_ack(segment);
+                }
+                if is_replied && !fits {
+                    return Signal::Restart;
                 }
                 fits
             }
-            (Side::Client, _) if !replied => {
-                self.client.follow(segment.ack);
+            (Side::Client, _) if !is_replied => {
+                if self.client.is_near(segment.ack) {
+                    self.client.set(segment.ack);
+                }
                 true
             }
             (Side::Client, _) => {
@@ -207,23 +235,57 @@ impl Numbers {
                 fits
             }
             (Side::Backend, _) => {
-                // It may still hold an older connection of these addresses, and challenge the SYN: the client's RST then has
-                // the number it names here (RFC 9293 §3.5.1, RFC 5961 §4).
+                // A challenge from an older connection of these addresses does not fit (RFC 9293 §3.5.1, RFC 5961 §4).
                 let fits = self.client.scale.is_known() && self.client.takes(segment.seq);
-                self.backend.set(segment.ack);
+                if fits {
+                    self.backend.set(segment.ack);
+                }
                 fits
             }
         };
         if fits { signal } else { Signal::Nothing }
     }
 
-    /// Whether a RST or FIN from `side` has a number that the other side would take (RFC 9293 §3.10.7, RFC 5961 §3).
-    fn may_end(&self, side: Side, segment: &Segment) -> bool {
+    /// What an ordinary segment or FIN says to a confirmed connection: nothing, unless both its numbers fit. Its acknowledgement
+    /// is followed if either fits: the connection may have moved on where its packets were not seen here, by another gateway.
+    fn connected(&mut self, side: Side, signal: Signal, segment: &Segment) -> Signal {
+        let receiver = self.of_receiver(side);
+        let is_expected = receiver.scale.is_known() && receiver.takes(segment.seq);
+        let is_near = self.of(side).is_near(segment.ack);
+        if is_expected || is_near {
+            self.of(side).set(segment.ack);
+        }
+        match signal {
+            Signal::Fin => Signal::Fin,
+            _ if is_expected && is_near => signal,
+            _ => Signal::Nothing,
+        }
+    }
+
+    /// What a SYN-ACK says to a confirmed connection: nothing if it is this connection's own, repeated. Otherwise the backend has
+    /// accepted another one from the client's port.
+    fn syn_ack_again(&mut self, side: Side, segment: &Segment) -> Signal {
         match side {
-            Side::Client => !self.backend.scale.is_known() || self.backend.takes(segment.seq),
-            Side::Backend if self.client.scale.is_known() => self.client.takes(segment.seq),
-            // RFC 9293 §3.10.7.3: in SYN-SENT, a RST must acknowledge the SYN.
-            Side::Backend => segment.has_ack() && self.backend.is_acknowledged_by(segment.ack),
+            Side::Client => Signal::SynAck,
+            Side::Backend if self.client.takes(segment.seq) && self.backend.is_near(segment.ack) => Signal::SynAck,
+            Side::Backend => {
+                self.syn_ack(segment);
+                Signal::Restart
+            }
+        }
+    }
+
+    /// Whether a RST or FIN from `side` has a number that the other side would take (RFC 9293 §3.10.7, RFC 5961 §3).
+    fn may_end(&self, life: Life, side: Side, segment: &Segment) -> bool {
+        let receiver = self.of_receiver(side);
+        let is_expected = receiver.scale.is_known() && receiver.takes(segment.seq);
+        // RFC 9293 §3.10.7.3: in SYN-SENT, a RST must acknowledge the SYN.
+        let refuses = segment.has_ack() && self.backend.is_acknowledged_by(segment.ack);
+        match (life, side) {
+            (Life::Opening { .. }, Side::Backend) => is_expected || refuses,
+            // It ends nothing: the client goes on.
+            (Life::Opening { replied: false, .. }, Side::Client) => true,
+            (Life::Opening { .. } | Life::Established { .. } | Life::Reset { .. } | Life::Closing, _) => is_expected,
         }
     }
 }
@@ -260,7 +322,7 @@ mod tests {
         let mut numbers = Numbers::opened_by(&segment(SYN, 5_000_000, 0));
         assert_eq!(numbers.read(OPENING, Side::Backend, &segment(SYN | ACK, 9, 900)), Some(Signal::Nothing));
         numbers.read(OPENING, Side::Backend, &segment(SYN | ACK, 7_000_000, 5_000_001));
-        for blind in [0, 6_900_000, 7_100_000, 0x8000_0000] {
+        for blind in [0, 6_900_000, 7_000_000, 7_020_000, 7_100_000, 0x8000_0000] {
             let ack = segment(ACK, 5_000_001, blind);
             assert_eq!(numbers.read(REPLIED, Side::Client, &ack), Some(Signal::Nothing), "{blind}");
         }
@@ -273,26 +335,32 @@ mod tests {
         let mut numbers = Numbers::opened_by(&segment(SYN, 5_000_000, 0));
         let refusal = segment(RST | ACK, 0, 5_000_001);
         assert_eq!(numbers.read(OPENING, Side::Backend, &refusal), Some(Signal::Reset));
+        let mut replied = numbers;
+        replied.read(OPENING, Side::Backend, &segment(SYN | ACK, 7_000_000, 5_000_001));
+        assert_eq!(replied.read(REPLIED, Side::Backend, &refusal), Some(Signal::Reset), "of a repeated SYN");
         for blind in [segment(RST, 0, 0), segment(RST | ACK, 0, 1), segment(RST, 5_000_001, 0)] {
             assert_eq!(numbers.read(OPENING, Side::Backend, &blind), None, "{blind:?}");
         }
         // The client changes its mind: its RST has the next number.
-        assert_eq!(numbers.read(OPENING, Side::Client, &segment(RST, 5_000_001, 0)), Some(Signal::Reset));
+        assert_eq!(replied.read(REPLIED, Side::Client, &segment(RST, 5_000_001, 0)), Some(Signal::Reset));
+        assert_eq!(replied.read(REPLIED, Side::Client, &segment(RST, 0x9000_0000, 0)), None);
     }
 
     #[test]
-    fn a_challenged_syn_lets_the_reset_through_that_answers_the_challenge() {
+    fn a_challenge_is_no_reply_and_the_syn_can_still_be_accepted() {
         let mut numbers = Numbers::opened_by(&segment(SYN, 5_000_000, 0));
         let challenge = segment(ACK, 70, 3_000_000_000);
-        assert_eq!(numbers.read(OPENING, Side::Backend, &challenge), Some(Signal::Nothing), "it is no reply");
+        assert_eq!(numbers.read(OPENING, Side::Backend, &challenge), Some(Signal::Nothing));
         let reset = segment(RST, 3_000_000_000, 0);
-        assert_eq!(numbers.read(OPENING, Side::Client, &reset), Some(Signal::Reset));
+        assert_eq!(numbers.read(OPENING, Side::Client, &reset), Some(Signal::Reset), "it resets the older connection");
+        let syn_ack = segment(SYN | ACK, 7_000_000, 5_000_001);
+        assert_eq!(numbers.read(OPENING, Side::Backend, &syn_ack), Some(Signal::SynAck));
     }
 
     #[test]
     fn taken_over_in_the_middle_nothing_is_known_until_each_side_has_spoken() {
         let mut numbers = Numbers::opened_by(&segment(ACK, 5_000_000, 900_000_000));
-        assert_eq!(numbers.read(OPENING, Side::Client, &segment(RST, 77, 0)), Some(Signal::Reset), "accepted");
+        assert_eq!(numbers.read(OPENING, Side::Client, &segment(RST, 77, 0)), Some(Signal::Reset), "it ends nothing");
         let reply = segment(ACK, 900_000_000, 4_999_000);
         assert_eq!(numbers.read(OPENING, Side::Backend, &reply), Some(Signal::Segment));
         assert_eq!(numbers.read(REPLIED, Side::Client, &segment(ACK, 5_000_000, 930_000_000)), Some(Signal::Segment));
@@ -351,12 +419,58 @@ mod tests {
         }
 
         #[test]
-        fn a_spoofed_acknowledgement_is_undone_by_the_next_real_one(spoofed in any::<u32>()) {
+        fn a_spoofed_acknowledgement_is_undone_by_the_next_real_one(ack in any::<u32>(), seq in any::<u32>()) {
             let mut numbers = connected(0, 0);
-            numbers.client.follow(spoofed);
-            numbers.client.follow(1);
-            prop_assert!(numbers.client.takes(1));
+            numbers.read(Life::ESTABLISHED, Side::Client, &segment(ACK, seq, ack));
+            numbers.read(Life::ESTABLISHED, Side::Client, &segment(ACK, 1, 1));
             prop_assert_eq!(numbers.client.next, 1);
+            prop_assert_eq!(numbers.read(Life::ESTABLISHED, Side::Backend, &segment(RST, 1, 0)), Some(Signal::Reset));
         }
+
+        /// The connection is carried by another gateway for a while, and comes back.
+        #[test]
+        fn what_one_side_sent_elsewhere_is_caught_up_with(by_client in any::<bool>(), sent in any::<u32>()) {
+            let mut numbers = connected(0, 0);
+            let (sender, receiver) = if by_client { (Side::Client, Side::Backend) } else { (Side::Backend, Side::Client) };
+            let next = 1u32.wrapping_add(sent);
+            numbers.read(Life::ESTABLISHED, receiver, &segment(ACK, 1, next));
+            let fin = segment(FIN | ACK, next, 1);
+            prop_assert_eq!(numbers.read(Life::ESTABLISHED, sender, &fin), Some(Signal::Fin));
+        }
+
+        /// The client loses its end and connects again from the same port, while the backend has lost its own.
+        #[test]
+        fn another_connection_from_the_same_port_is_followed(
+            client in any::<u32>(), backend in any::<u32>(), life in prop_oneof![
+                Just(REPLIED), Just(Life::ESTABLISHED), Just(Life::Reset { spoken: None }),
+            ],
+        ) {
+            let mut numbers = connected(0, 0);
+            let far = |number: u32| number > 1 << 30 && number < u32::MAX - (1 << 30);
+            prop_assume!(far(client) && far(backend));
+            let syn_ack = segment(SYN | ACK, backend, client.wrapping_add(1));
+            numbers.read(life, Side::Client, &segment(SYN, client, 0));
+            prop_assert_eq!(numbers.read(life, Side::Backend, &syn_ack), Some(Signal::Restart));
+            for (side, seq) in [(Side::Client, client + 1), (Side::Backend, backend + 1)] {
+                let mut now = numbers;
+                prop_assert_eq!(now.read(Life::ESTABLISHED, side, &segment(RST, seq, 0)), Some(Signal::Reset));
+            }
+        }
+    }
+
+    #[test]
+    fn a_repeated_syn_ack_is_no_other_connection() {
+        let mut numbers = connected(100, 900);
+        let syn_ack = segment(SYN | ACK, 900, 101);
+        for life in [REPLIED, Life::ESTABLISHED, Life::Reset { spoken: None }] {
+            assert_eq!(numbers.read(life, Side::Backend, &syn_ack), Some(Signal::SynAck), "{life:?}");
+        }
+    }
+
+    #[test]
+    fn a_syn_without_options_does_not_narrow_the_window() {
+        let mut numbers = Numbers::opened_by(&segment(SYN, 100, 0));
+        numbers.read(OPENING, Side::Client, &Segment { scale: 0, ..segment(SYN, 100, 0) });
+        assert_eq!(numbers.client.scale.window(), 65535 << SCALE);
     }
 }

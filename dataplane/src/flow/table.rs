@@ -14,9 +14,11 @@
 //!   entries a call. No timers, no list to relink per packet.
 //! * **Lists**: flows that the client has not confirmed are in one list, flows that are over in another, each in the order
 //!   in which they came to be so. The links are in the entries; only a change of life touches them.
-//! * **Full**: the flow that is evicted for a new one is the one that has been over longest, then the unconfirmed one opened
-//!   first, then the UDP flow idle longest among a bounded sample. An established TCP connection never is; if there is
-//!   nothing else, the new flow is refused.
+//! * **Full**: the flow that is evicted for a new one is the one that has been over longest, then an unconfirmed one that is
+//!   idle for [`HANDSHAKE`]. If there is neither, the kind of which there are more makes room: the unconfirmed flow opened
+//!   first, or the confirmed UDP flow idle longest among a bounded sample. So a flood pays for itself, whichever kind of flow
+//!   it makes. An established TCP connection is never evicted; if there is nothing else, the new flow is refused.
+//! * **Source ports** that are all taken are given up by the same rule, among the flows that hold the candidates.
 //! * **Unconfirmed flows** are bounded in number as well: beyond the bound, the one opened first makes room. A flood of them
 //!   costs the clients that connect meanwhile nothing, as long as one handshake takes less time than that many new flows.
 //!
@@ -46,6 +48,10 @@ use crate::wire::tcp::Segment;
 const WAYS: usize = 8;
 /// Flows looked at to find a UDP flow to evict.
 const SAMPLE: usize = 32;
+/// The most, if there is none among the first of them: connections opened one after the other lie side by side.
+const MOST_SAMPLE: usize = 512;
+/// Longer than any handshake: an unconfirmed flow that is idle for so many ticks (3.2 s) is given up first.
+const HANDSHAKE: u32 = 3;
 /// Flows the sweeper looks at in one call of a busy worker.
 pub const SWEEP: usize = 16;
 /// And of one with nothing else to do.
@@ -146,6 +152,8 @@ pub struct FlowTotals {
     pub displaced: u64,
     /// Removed for their source port.
     pub taken_over: u64,
+    /// RSTs and FINs that did not fit their connection.
+    pub out_of_window: u64,
 }
 
 impl std::ops::Add for FlowTotals {
@@ -159,6 +167,7 @@ impl std::ops::Add for FlowTotals {
             evicted: self.evicted + other.evicted,
             displaced: self.displaced + other.displaced,
             taken_over: self.taken_over + other.taken_over,
+            out_of_window: self.out_of_window + other.out_of_window,
         }
     }
 }
@@ -180,6 +189,8 @@ pub struct FlowTable<A: Address> {
     opening: List,
     /// Flows that are over, in the order in which they ended.
     closing: List,
+    /// UDP flows that their client has confirmed.
+    streams: u64,
     live: u64,
     /// Flows opened so far.
     opened: u32,
@@ -187,6 +198,7 @@ pub struct FlowTable<A: Address> {
     evicted: u64,
     displaced: u64,
     taken_over: u64,
+    out_of_window: u64,
     cursor: u32,
     swept_at: Ticks,
     idle: IdleTimes,
@@ -204,6 +216,32 @@ struct List {
 
 impl List {
     const EMPTY: List = List { first: NONE, last: NONE, len: 0 };
+
+    fn first(self) -> Option<u32> {
+        (self.first != NONE).then_some(self.first)
+    }
+}
+
+/// Flows of one kind that hold something which another needs.
+struct Crowd<T> {
+    count: u32,
+    /// The one of the highest age, with its age.
+    oldest: Option<(u32, T)>,
+}
+
+impl<T> Default for Crowd<T> {
+    fn default() -> Crowd<T> {
+        Crowd { count: 0, oldest: None }
+    }
+}
+
+impl<T> Crowd<T> {
+    fn add(&mut self, age: u32, flow: T) {
+        self.count += 1;
+        if self.oldest.as_ref().is_none_or(|(oldest, _)| age > *oldest) {
+            self.oldest = Some((age, flow));
+        }
+    }
 }
 
 /// [`Timeouts`] in ticks.
@@ -255,12 +293,14 @@ impl<A: Address> FlowTable<A> {
             free: NONE,
             opening: List::EMPTY,
             closing: List::EMPTY,
+            streams: 0,
             live: 0,
             opened: 0,
             expired: 0,
             evicted: 0,
             displaced: 0,
             taken_over: 0,
+            out_of_window: 0,
             cursor: 0,
             swept_at: Ticks(0),
             idle: IdleTimes::new(&limits.timeouts),
@@ -373,27 +413,28 @@ impl<A: Address> FlowTable<A> {
         self.link_both(client).inspect_err(|_| self.give_back(client))?;
         self.set_numbers(client, numbers);
         self.set_life(client, Life::NEW);
-        self.append(Life::NEW, client);
+        self.append(client);
         self.live += 1;
         self.opened = self.opened.wrapping_add(1);
         Ok(client)
     }
 
-    /// Notes that a packet came for the direction at `index`, and returns its entry. `None`: it is a RST or FIN that does
-    /// not fit the connection, and nothing was noted.
+    /// Notes that a packet came for the direction at `index`, and returns its entry. A RST or FIN that does not fit the
+    /// connection is counted, and does not keep it alive.
     #[inline]
-    pub fn touch(&mut self, index: u32, now: Ticks, segment: &Segment) -> Option<&mut Entry<A>> {
+    pub fn touch(&mut self, index: u32, now: Ticks, segment: &Segment) -> &mut Entry<A> {
         let entry = &self.entries[index as usize];
         let has_moved = segment.ack.wrapping_sub(entry.expects) > STEP;
         if (has_moved || !segment.is_ordinary() || !entry.state.is_quiet()) && !self.advance(index, segment) {
-            return None;
+            self.out_of_window += 1;
+            return &mut self.entries[index as usize];
         }
         let entry = &mut self.entries[index as usize];
         // Most packets come within a tick of the last: then the line stays clean.
         if entry.last_seen != now {
             entry.last_seen = now;
         }
-        Some(entry)
+        entry
     }
 
     /// The packets that may change a flow's life or its numbers: few of an established flow's. Returns whether the packet
@@ -415,11 +456,24 @@ impl<A: Address> FlowTable<A> {
         };
         let after = life::next(life, side, signal);
         if after != life {
-            self.remove(client_of(index));
-            self.set_life(index, after);
-            self.append(after, client_of(index));
+            self.change_life(client_of(index), after);
         }
         true
+    }
+
+    fn change_life(&mut self, client: u32, after: Life) {
+        let before = self.entries[client as usize].state.life();
+        if before.is_opening() == after.is_opening() && before.is_over() == after.is_over() {
+            // It keeps its place in its list.
+            self.set_life(client, after);
+            return;
+        }
+        if after.is_opening() {
+            self.entries[peer(client) as usize].mark = self.opened;
+        }
+        self.remove(client);
+        self.set_life(client, after);
+        self.append(client);
     }
 
     fn numbers(&self, index: u32) -> Numbers {
@@ -440,17 +494,41 @@ impl<A: Address> FlowTable<A> {
         self.entries[peer(client) as usize].state = State::new(Side::Backend, life);
     }
 
-    /// Ends the flow that has been unconfirmed longest among those that `keys` belong to. Returns its key, free now.
+    /// Ends the flow that is needed least among those that `keys` belong to. Returns its key, free now. `None`: all of them are
+    /// established TCP connections, or UDP flows in use.
     #[cold]
-    pub fn take_over(&mut self, keys: impl Iterator<Item = FlowKey<A>>) -> Option<FlowKey<A>> {
-        let unconfirmed = keys.filter_map(|key| {
-            let index = self.find(self.hash(&key), &key)?;
-            Some((self.unconfirmed_for(index)?, index, key))
-        });
-        let (_, index, key) = unconfirmed.max_by_key(|(age, ..)| *age)?;
-        self.close(index);
+    pub fn take_over(&mut self, keys: impl Iterator<Item = FlowKey<A>>, now: Ticks) -> Option<FlowKey<A>> {
+        let (mut unconfirmed, mut streams) = (Crowd::default(), Crowd::default());
+        for key in keys {
+            let Some(index) = self.find(self.hash(&key), &key) else { continue };
+            let client = client_of(index);
+            match self.unconfirmed_for(client) {
+                Some(age) => unconfirmed.add(age, (client, key)),
+                None if self.is_stream(client) => streams.add(self.idle(client, now), (client, key)),
+                None => {}
+            }
+        }
+        let stream = streams.oldest.filter(|&(idle, _)| idle > 0);
+        let is_stale = unconfirmed.oldest.is_some_and(|(_, (client, _))| self.idle(client, now) >= HANDSHAKE);
+        let (_, (client, key)) = match is_stale || unconfirmed.count >= streams.count {
+            true => unconfirmed.oldest.or(stream)?,
+            false => stream.or(unconfirmed.oldest)?,
+        };
+        self.close(client);
         self.taken_over += 1;
         Some(key)
+    }
+
+    /// Whether the flow is of UDP, and confirmed.
+    fn is_stream(&self, client: u32) -> bool {
+        let entry = &self.entries[client as usize];
+        entry.state.is_used() && entry.protocol() == Some(Protocol::Udp) && !entry.state.life().is_opening()
+    }
+
+    /// Ticks since the last packet of the flow.
+    fn idle(&self, client: u32, now: Ticks) -> u32 {
+        let idle = |index: u32| now.since(self.entries[index as usize].last_seen);
+        idle(client).min(idle(peer(client)))
     }
 
     /// How many flows have been opened since the one at `index`, if its client has not confirmed it.
@@ -468,7 +546,12 @@ impl<A: Address> FlowTable<A> {
     /// Whether `key` belongs to no flow. A flow that is over, but not swept away yet, makes room.
     pub fn make_free(&mut self, key: &FlowKey<A>, now: Ticks) -> bool {
         let Some(index) = self.live_index(key, now) else { return true };
-        let over = self.entry(index).state.life() == Life::Closing;
+        let over = match self.entry(index).state.life() {
+            Life::Closing => true,
+            // Its ends may still go on.
+            Life::Reset { .. } => self.idle(client_of(index), now) >= HANDSHAKE,
+            Life::Opening { .. } | Life::Established { .. } => false,
+        };
         if over {
             self.close(index);
         }
@@ -528,13 +611,15 @@ impl<A: Address> FlowTable<A> {
         let idle = &self.idle;
         match (entry.protocol(), entry.state.life()) {
             (Some(Protocol::Udp) | None, Life::Opening { .. }) => idle.udp,
-            (Some(Protocol::Udp) | None, Life::Established { .. } | Life::Closing) => idle.udp_stream,
+            (Some(Protocol::Udp) | None, Life::Established { .. } | Life::Reset { .. } | Life::Closing) => {
+                idle.udp_stream
+            }
             (Some(Protocol::Tcp | Protocol::Sctp), Life::Opening { .. }) if self.is_crowded() => {
                 idle.tcp_opening_crowded
             }
             (Some(Protocol::Tcp | Protocol::Sctp), Life::Opening { .. }) => idle.tcp_opening,
             (Some(Protocol::Tcp | Protocol::Sctp), Life::Established { .. }) => idle.tcp_established,
-            (Some(Protocol::Tcp | Protocol::Sctp), Life::Closing) => idle.tcp_closing,
+            (Some(Protocol::Tcp | Protocol::Sctp), Life::Reset { .. } | Life::Closing) => idle.tcp_closing,
         }
     }
 
@@ -566,8 +651,8 @@ impl<A: Address> FlowTable<A> {
 
     /// How many connections there are and were.
     pub fn totals(&self) -> FlowTotals {
-        let FlowTable { live, expired, evicted, displaced, taken_over, .. } = *self;
-        FlowTotals { live, half_open: self.opening.len, expired, evicted, displaced, taken_over }
+        let FlowTable { live, expired, evicted, displaced, taken_over, out_of_window, .. } = *self;
+        FlowTotals { live, half_open: self.opening.len, expired, evicted, displaced, taken_over, out_of_window }
     }
 
     /// Connections that fit.
@@ -585,14 +670,21 @@ impl<A: Address> FlowTable<A> {
         self.opening.len
     }
 
-    /// How many of these there may be.
+    /// Connections that may be evicted: all but established TCP.
+    pub fn spare(&self) -> u64 {
+        self.closing.len + self.opening.len + self.streams
+    }
+
+    /// How many connections there may be that the client has not confirmed.
     pub fn most_unconfirmed(&self) -> u64 {
         self.most_unconfirmed
     }
 
     /// Ends the flow that has been unconfirmed longest, if there is one.
     pub fn displace(&mut self, now: Ticks) {
-        if self.opening.len > 0 && !self.end_first(self.opening, now) {
+        if let Some(client) = self.opening.first()
+            && !self.end(client, now)
+        {
             self.displaced += 1;
         }
     }
@@ -604,7 +696,7 @@ impl<A: Address> FlowTable<A> {
             return;
         }
         let is_full = self.free == NONE && !self.has_fresh();
-        match (self.end_first(self.opening, now), is_full) {
+        match (self.end(self.opening.first, now), is_full) {
             (true, _) => {}
             (false, true) => self.evicted += 1,
             (false, false) => self.displaced += 1,
@@ -628,50 +720,52 @@ impl<A: Address> FlowTable<A> {
         self.take_free().ok_or(Full)
     }
 
-    /// Ends the least useful flow.
+    /// Ends the flow that is needed least.
     #[cold]
     pub fn evict(&mut self, now: Ticks) -> Result<(), Full> {
-        let list = if self.closing.len > 0 { self.closing } else { self.opening };
-        let has_expired = match list.first {
-            NONE => {
-                let client = self.most_idle(now).ok_or(Full)?;
-                let has_expired = self.expire(client, now);
-                if !has_expired {
-                    self.close(client);
-                }
-                has_expired
-            }
-            _ => self.end_first(list, now),
-        };
+        let client = self.needed_least(now).ok_or(Full)?;
+        let has_expired = self.end(client, now);
         self.evicted += u64::from(!has_expired);
         Ok(())
     }
 
-    /// Ends the first flow of a list, if it has any; returns whether its time was over anyway.
-    fn end_first(&mut self, list: List, now: Ticks) -> bool {
-        let has_expired = self.expire(list.first, now);
+    fn needed_least(&mut self, now: Ticks) -> Option<u32> {
+        let (over, unconfirmed) = (self.closing.first(), self.opening.first());
+        let stale = unconfirmed.filter(|&client| self.idle(client, now) >= HANDSHAKE);
+        if let Some(client) = over.or(stale) {
+            return Some(client);
+        }
+        match self.streams > self.opening.len {
+            true => self.most_idle(now).or(unconfirmed),
+            false => unconfirmed.or_else(|| self.most_idle(now)),
+        }
+    }
+
+    /// Ends a flow; returns whether its time was over anyway.
+    fn end(&mut self, client: u32, now: Ticks) -> bool {
+        let has_expired = self.expire(client, now);
         if !has_expired {
-            self.close(list.first);
+            self.close(client);
         }
         has_expired
     }
 
-    /// The flow idle longest among the next [`SAMPLE`] that need not stay: UDP, or any whose time is over.
+    /// The flow idle longest among the next [`SAMPLE`], or a few more, that need not stay: confirmed UDP, or any whose time is over.
     fn most_idle(&mut self, now: Ticks) -> Option<u32> {
         let total = u32::try_from(self.entries.len()).unwrap_or(NONE);
         let mut best: Option<(u32, u32)> = None;
-        for _ in 0..SAMPLE {
+        for looked_at in 0..MOST_SAMPLE {
+            if looked_at >= SAMPLE && best.is_some() {
+                break;
+            }
             self.cursor = if self.cursor + 3 >= total { 0 } else { self.cursor + 2 };
             let client = self.cursor;
-            let entry = &self.entries[client as usize];
-            let may_go = match entry.protocol() {
-                Some(Protocol::Udp) | None => entry.state.is_used(),
-                Some(Protocol::Tcp | Protocol::Sctp) => entry.state.is_used() && self.is_expired(client, now),
-            };
+            let is_used = self.entries[client as usize].state.is_used();
+            let may_go = self.is_stream(client) || is_used && self.is_expired(client, now);
             if !may_go {
                 continue;
             }
-            let idle = now.since(entry.last_seen).min(now.since(self.entries[peer(client) as usize].last_seen));
+            let idle = self.idle(client, now);
             if best.is_none_or(|(most, _)| idle > most) {
                 best = Some((idle, client));
             }
@@ -684,13 +778,14 @@ impl<A: Address> FlowTable<A> {
         match life {
             Life::Opening { .. } => Some(&mut self.opening),
             Life::Established { .. } => None,
-            Life::Closing => Some(&mut self.closing),
+            Life::Reset { .. } | Life::Closing => Some(&mut self.closing),
         }
     }
 
     /// Appends a flow to the list of its life.
-    fn append(&mut self, life: Life, client: u32) {
-        let Some(list) = self.list(life) else { return };
+    fn append(&mut self, client: u32) {
+        self.streams += u64::from(self.is_stream(client));
+        let Some(list) = self.list(self.entries[client as usize].state.life()) else { return };
         let before = std::mem::replace(&mut list.last, client);
         list.len += 1;
         if before == NONE {
@@ -704,6 +799,7 @@ impl<A: Address> FlowTable<A> {
 
     /// Takes a flow out of the list of its life.
     fn remove(&mut self, client: u32) {
+        self.streams -= u64::from(self.is_stream(client));
         let (next, before) = (self.entries[client as usize].link, self.entries[peer(client) as usize].link);
         let Some(list) = self.list(self.entries[client as usize].state.life()) else { return };
         list.len -= 1;
@@ -949,8 +1045,8 @@ mod tests {
     fn confirm(table: &mut FlowTable<V4>, client: u32, now: Ticks) {
         let is_tcp = table.entry(client).protocol() == Some(Protocol::Tcp);
         let (reply, next) = if is_tcp { (SYN_ACK, from_client(tcp::ACK)) } else { (DATAGRAM, DATAGRAM) };
-        table.touch(peer(client), now, &reply).expect("it fits");
-        table.touch(client, now, &next).expect("it fits");
+        table.touch(peer(client), now, &reply);
+        table.touch(client, now, &next);
     }
 
     fn life(table: &FlowTable<V4>, index: u32) -> Life {
@@ -991,13 +1087,13 @@ mod tests {
         let there = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
         let back = peer(there);
         assert!(!table.is_expired(there, Ticks(56)) && table.is_expired(there, Ticks(57)), "60 s unconfirmed");
-        table.touch(back, Ticks(1), &SYN_ACK).expect("it fits");
+        table.touch(back, Ticks(1), &SYN_ACK);
         assert!(life(&table, there).is_opening() && table.is_expired(there, Ticks(58)), "a reply confirms nothing");
-        table.touch(there, Ticks(1), &from_client(tcp::ACK)).expect("it fits");
+        table.touch(there, Ticks(1), &from_client(tcp::ACK));
         assert!(life(&table, back) == Life::ESTABLISHED && !table.is_expired(there, Ticks(50_000)));
-        table.touch(there, Ticks(2), &from_client(tcp::FIN | tcp::ACK)).expect("it fits");
+        table.touch(there, Ticks(2), &from_client(tcp::FIN | tcp::ACK));
         assert_eq!(life(&table, back), Life::Established { fin: Some(Side::Client) }, "half closed is not closed");
-        table.touch(back, Ticks(3), &from_backend(tcp::FIN | tcp::ACK)).expect("it fits");
+        table.touch(back, Ticks(3), &from_backend(tcp::FIN | tcp::ACK));
         assert_eq!((life(&table, there), life(&table, back)), (Life::Closing, Life::Closing));
         assert!(table.is_expired(there, Ticks(3 + 57)));
     }
@@ -1010,12 +1106,14 @@ mod tests {
         for index in [there, peer(there)] {
             for flags in [tcp::RST, tcp::RST | tcp::ACK, tcp::FIN | tcp::ACK] {
                 let blind = Segment { seq: 0x7000_0000, ack: 0x7000_0000, flags, scale: 0 };
-                assert!(table.touch(index, Ticks(5), &blind).is_none());
+                table.touch(index, Ticks(5), &blind);
             }
             assert_eq!((life(&table, index), table.entry(index).last_seen), (Life::ESTABLISHED, Ticks(0)));
         }
-        assert!(table.touch(there, Ticks(5), &from_client(tcp::RST)).is_some());
-        assert_eq!(life(&table, there), Life::Closing);
+        assert_eq!(table.totals().out_of_window, 6);
+        table.touch(there, Ticks(5), &from_client(tcp::RST));
+        assert_eq!(life(&table, there), Life::Reset { spoken: None });
+        assert_eq!(table.totals().out_of_window, 6);
     }
 
     #[test]
@@ -1082,7 +1180,7 @@ mod tests {
         confirm(&mut table, indices[0], Ticks(9));
         confirm(&mut table, indices[1], Ticks(0));
         confirm(&mut table, indices[3], Ticks(0));
-        table.touch(indices[3], Ticks(0), &from_client(tcp::RST)).expect("it fits");
+        table.touch(indices[3], Ticks(0), &from_client(tcp::RST));
         let mut evicts = |n: u32| {
             let there = open(&mut table, n, Protocol::Tcp, Ticks(9)).expect("room");
             confirm(&mut table, there, Ticks(9));
@@ -1091,10 +1189,65 @@ mod tests {
             gone.collect::<Vec<u32>>()
         };
         assert_eq!(evicts(10), [3], "over");
-        assert_eq!(evicts(11), [2, 3], "unconfirmed");
+        assert_eq!(evicts(11), [2, 3], "unconfirmed for long");
         assert_eq!(evicts(12), [1, 2, 3], "the datagrams idle longest");
         assert_eq!(evicts(13), [0, 1, 2, 3], "and the others");
         assert_eq!(open(&mut table, 14, Protocol::Tcp, Ticks(9)), Err(Full), "connections stay");
+    }
+
+    #[test]
+    fn the_kind_of_which_there_are_more_makes_room() {
+        let mut table = table(10);
+        // Six confirmed datagram flows, four handshakes that have just begun.
+        for n in 0..10 {
+            let protocol = if n < 6 { Protocol::Udp } else { Protocol::Tcp };
+            let there = open(&mut table, n, protocol, Ticks(u32::from(n > 0))).expect("room");
+            if n < 6 {
+                confirm(&mut table, there, Ticks(u32::from(n > 0)));
+            }
+        }
+        let is_there = |table: &FlowTable<V4>, n| {
+            find(table, &keys(n, if n < 6 { Protocol::Udp } else { Protocol::Tcp }).0).is_some()
+        };
+        open(&mut table, 10, Protocol::Tcp, Ticks(2)).expect("room");
+        assert!(!is_there(&table, 0), "the datagrams idle longest");
+        open(&mut table, 11, Protocol::Tcp, Ticks(2)).expect("room");
+        assert!(!is_there(&table, 6), "as many handshakes as datagram flows: the one begun first");
+        open(&mut table, 12, Protocol::Tcp, Ticks(9)).expect("room");
+        assert!(!is_there(&table, 7) && (1..6).all(|n| is_there(&table, n)), "an old one in any case");
+        assert_eq!((table.streams, table.opening.len, table.evicted), (5, 5, 3));
+    }
+
+    #[test]
+    fn a_source_port_is_given_up_by_the_kind_that_holds_more_of_them() {
+        let mut table = table(10);
+        for n in 0..6 {
+            let there = open(&mut table, n, Protocol::Udp, Ticks(0)).expect("room");
+            if n < 4 {
+                confirm(&mut table, there, Ticks(u32::from(n != 2)));
+            }
+        }
+        let all = (0..6).map(|n| keys(n, Protocol::Udp).0);
+        assert_eq!(table.take_over(all.clone(), Ticks(2)), Some(keys(2, Protocol::Udp).0), "idle longest");
+        assert_eq!(table.take_over(all.clone(), Ticks(1)), Some(keys(4, Protocol::Udp).0), "those in use stay");
+        assert_eq!(table.take_over(all.clone(), Ticks(3)), Some(keys(5, Protocol::Udp).0), "unconfirmed for long");
+        let in_use = table.take_over(all.clone(), Ticks(1));
+        assert_eq!((in_use, table.taken_over, table.streams), (None, 3, 3));
+        // A connection is never given up.
+        let there = open(&mut table, 6, Protocol::Tcp, Ticks(0)).expect("room");
+        confirm(&mut table, there, Ticks(0));
+        assert_eq!(table.take_over([keys(6, Protocol::Tcp).0].into_iter(), Ticks(900)), None);
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_keeps_its_key_while_it_may_go_on() {
+        let mut table = table(10);
+        let there = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
+        confirm(&mut table, there, Ticks(0));
+        table.touch(there, Ticks(0), &from_client(tcp::RST));
+        let key = keys(0, Protocol::Tcp).0;
+        assert!(!table.make_free(&key, Ticks(2)));
+        assert!(table.make_free(&key, Ticks(3)) && find(&table, &key).is_none());
     }
 
     #[test]
@@ -1108,7 +1261,7 @@ mod tests {
         assert_eq!((table.live(), table.displaced), (11, 0));
         // One of them repeats itself: the order is that of opening.
         let repeats = find(&table, &keys(1, Protocol::Tcp).0).expect("it is open");
-        table.touch(repeats, Ticks(1), &SYN).expect("it fits");
+        table.touch(repeats, Ticks(1), &SYN);
         for n in 11..15 {
             open(&mut table, n, Protocol::Tcp, Ticks(1)).expect("room");
         }
@@ -1185,7 +1338,7 @@ mod tests {
                         opening.retain(|&open| open != index);
                     }
                     (2, Some(index)) => {
-                        table.touch(index, Ticks(0), &from_client(tcp::RST));
+                        table.touch(peer(index), Ticks(0), &from_backend(tcp::RST | tcp::ACK));
                         opening.retain(|&open| open != index);
                         if !closing.contains(&index) {
                             closing.push(index);

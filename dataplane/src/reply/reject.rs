@@ -73,7 +73,7 @@ pub(crate) fn unknown_connection<A: Address>(packet: &Packet<A>, reason: DropRea
         (Transport::Tcp, Signal::SynAck | Signal::Segment | Signal::Fin | Signal::Nothing) => {
             Verdict::Refuse(reason, Refusal::Reset)
         }
-        (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::Datagram) => Verdict::Drop(reason),
+        (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::Restart | Signal::Datagram) => Verdict::Drop(reason),
         (Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other, _) => Verdict::Drop(reason),
     }
 }

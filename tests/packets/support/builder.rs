@@ -106,10 +106,15 @@ impl Ip {
         self
     }
 
-    /// With the flags named: S, A, F, R, P in any order; all others are off.
+    /// With the flags named: S, A, F, R, P in any order; all others are off. The numbers become those of a connection of which
+    /// nothing but the handshake was seen.
     pub(crate) fn flags(self, flags: &str) -> Ip {
         let has = |flag| flags.contains(flag);
-        self.tcp_header(|h| (h.syn, h.ack, h.fin, h.rst, h.psh) = (has('S'), has('A'), has('F'), has('R'), has('P')))
+        self.tcp_header(|h| {
+            (h.syn, h.ack, h.fin, h.rst, h.psh) = (has('S'), has('A'), has('F'), has('R'), has('P'));
+            h.sequence_number = if h.syn { INITIAL } else { INITIAL + 1 };
+            h.acknowledgment_number = if h.ack { INITIAL + 1 } else { 0 };
+        })
     }
 
     /// With these sequence and acknowledgement numbers.
@@ -367,10 +372,13 @@ pub(crate) fn folded(bytes: &[u8]) -> u16 {
     u16::try_from(sum).expect("folded")
 }
 
+/// Both sides' initial sequence number.
+const INITIAL: u32 = 1000;
+
 /// A TCP SYN from one socket to another.
 pub(crate) fn tcp(from: &str, to: &str) -> Ip {
     let (from, to) = (at(from), at(to));
-    let header = TcpHeader { syn: true, ..TcpHeader::new(from.port(), to.port(), 1000, 64240) };
+    let header = TcpHeader { syn: true, ..TcpHeader::new(from.port(), to.port(), INITIAL, 64240) };
     Ip::new(*from.ip(), *to.ip(), 6, L4::Tcp(Box::new(header)))
 }
 
