@@ -21,6 +21,15 @@ use crate::wire::Ip;
 /// Carries out `verdict` as far as a reply is to be written into the frame. A refusal that cannot be written is a plain drop.
 #[inline]
 pub(crate) fn act<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, verdict: Verdict, tables: &Tables) -> Action {
+    // Most packets are sent on: they cost no call.
+    match verdict {
+        Verdict::Send(port) => Action::Send(port),
+        other => rarer::<I>(frame, packet, other, tables),
+    }
+}
+
+#[inline(never)]
+fn rarer<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, verdict: Verdict, tables: &Tables) -> Action {
     match verdict {
         Verdict::Send(port) => Action::Send(port),
         Verdict::EchoReply => echo::write::<I>(frame, packet),
