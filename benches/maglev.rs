@@ -1,5 +1,4 @@
-//! Building Maglev tables: every size with the most backends that it is used for, and the one with a time budget,
-//! 65 537 × 1 000.
+//! Building Maglev tables: sizes by the number of backends, and forced ones, of which 65 537 × 1 000 has a time budget.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
@@ -9,35 +8,31 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pollgate_common::hash::RingHash;
-use pollgate_control::compile::maglev::{
-    LARGE, PLACES_PER_BACKEND, PLACES_PER_BACKEND_IN_LARGE, SIZES, Weighted, build, size_for,
-};
+use pollgate_control::compile::maglev::{MOST_BACKENDS, Shape, Weighted, build};
 
 fn maglev(c: &mut Criterion) {
     let mut group = c.benchmark_group("maglev");
     let hash = RingHash::new("pollgate");
-    for (size, count) in cases() {
+    for (shape, count) in cases() {
+        let size = shape.slots();
         let backends = backends(count);
         group.throughput(Throughput::Elements(u64::from(size)));
         group.bench_function(BenchmarkId::new("build", format!("{size}x{count}")), |b| {
-            let ring = build(&hash, &backends, size);
+            let ring = build(&hash, &backends, shape);
             let highest = ring.entries().iter().max().copied();
             assert_eq!((ring.entries().len(), highest), (size as usize, Some(count as u16 - 1)), "all are in it");
-            b.iter(|| black_box(build(&hash, black_box(&backends), size)));
+            b.iter(|| black_box(build(&hash, black_box(&backends), shape)));
         });
     }
     group.finish();
 }
 
-/// Sizes with numbers of backends.
-fn cases() -> Vec<(u32, u32)> {
-    let most = |size| size / if size < LARGE { PLACES_PER_BACKEND } else { PLACES_PER_BACKEND_IN_LARGE };
-    // The smallest size is for a Service without backends.
-    let mut cases: Vec<(u32, u32)> =
-        SIZES.into_iter().map(|size| (size, most(size))).filter(|case| case.1 > 0).collect();
-    assert!(cases.iter().all(|&(size, most)| size_for(most as usize) == Some(size)), "as the compiler would choose");
-    cases.push((65_537, 1_000));
-    cases
+/// Shapes with numbers of backends.
+fn cases() -> Vec<(Shape, u32)> {
+    let auto = [2, 10, 40, 100, 654, 1000, MOST_BACKENDS];
+    let auto = auto.into_iter().map(|count| (Shape::for_backends(count).expect("not too many"), count as u32));
+    let forced = [(4_093, 10), (65_537, 10), (65_537, 1_000), (524_287, 5_242)];
+    auto.chain(forced.into_iter().map(|(size, count)| (Shape::forced(size), count))).collect()
 }
 
 fn backends(count: u32) -> Vec<Weighted> {

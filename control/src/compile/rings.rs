@@ -10,12 +10,14 @@ use pollgate_common::tables::Ring;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
-use super::maglev::{self, Identity, MOST_BACKENDS, Weighted};
+use super::maglev::{self, Identity, MOST_BACKENDS, Shape, Weighted};
 
 /// All rings in use, by the set of backends they are built over.
 pub struct Rings {
     hash: RingHash,
     forced: Option<u32>,
+    /// Over any one backend: it has every slot, so one slot is enough.
+    single: Arc<Ring>,
     /// By a 128-bit hash of the set: a collision is as likely as a broken machine.
     known: Mutex<HashMap<u128, Weak<Ring>>>,
 }
@@ -33,19 +35,22 @@ pub struct TooMany {
 impl Rings {
     /// Rings under `hash`; `forced` is `maglev.tableSize`, or `None` for a size by the number of backends.
     pub fn new(hash: RingHash, forced: Option<u32>) -> Rings {
-        Rings { hash, forced, known: Mutex::new(new_map()) }
+        Rings { hash, forced, single: Arc::new(Ring::new(Box::new([0]))), known: Mutex::new(new_map()) }
     }
 
     /// The ring over `members`, which are in order and each there once.
     pub fn ring(&self, members: &[Identity]) -> Result<Arc<Ring>, TooMany> {
-        let size = self.size(members.len())?;
-        let key = key(members, size);
+        let shape = self.shape(members.len())?;
+        if let [_] = members {
+            return Ok(Arc::clone(&self.single));
+        }
+        let key = key(members, shape);
         let known = self.known().get(&key).and_then(Weak::upgrade);
         if let Some(ring) = known {
             return Ok(ring);
         }
         let weighted: Vec<Weighted> = members.iter().map(|&identity| Weighted { identity, weight: 1 }).collect();
-        let built = Arc::new(maglev::build(&self.hash, &weighted, size));
+        let built = Arc::new(maglev::build(&self.hash, &weighted, shape));
         let mut known = self.known();
         if let Some(ring) = known.get(&key).and_then(Weak::upgrade) {
             return Ok(ring);
@@ -64,18 +69,22 @@ impl Rings {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn size(&self, members: usize) -> Result<u32, TooMany> {
-        match self.forced {
-            Some(size) if members <= size as usize => Ok(size),
-            Some(size) => Err(TooMany { found: members, limit: size as usize }),
-            None => maglev::size_for(members).ok_or(TooMany { found: members, limit: MOST_BACKENDS }),
+    fn shape(&self, members: usize) -> Result<Shape, TooMany> {
+        let Some(size) = self.forced else {
+            return Shape::for_backends(members).ok_or(TooMany { found: members, limit: MOST_BACKENDS });
+        };
+        // A ring's entries have 16 bits, and one value of them is no backend.
+        let limit = (size as usize).min(usize::from(u16::MAX));
+        if members > limit {
+            return Err(TooMany { found: members, limit });
         }
+        Ok(Shape::forced(size))
     }
 }
 
-fn key(members: &[Identity], size: u32) -> u128 {
+fn key(members: &[Identity], shape: Shape) -> u128 {
     let mut hasher = SipHasher13::new();
-    hasher.write_u32(size);
+    hasher.write_u32(shape.slots());
     for (address, port) in members {
         hasher.write(&wide(*address));
         hasher.write_u16(*port);
@@ -98,6 +107,8 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &rings.ring(&members(3)).expect("few")));
         let other = rings.ring(&members(4)).expect("few");
         assert!(!Arc::ptr_eq(&first, &other));
+        let single = rings.ring(&members(1)).expect("few");
+        assert!(Arc::ptr_eq(&single, &rings.ring(&members(2)[1..]).expect("few")), "one has all, whichever it is");
         drop((first, other));
         rings.tidy();
         assert!(rings.known().is_empty());

@@ -1,111 +1,118 @@
-//! Filling a table: the same slots as one walk after another would take step by step, found in three ways.
+//! Filling a table: what rounds of one look per backend would give, found in two ways.
 //!
 //! ```text
-//! most slots free     one step after another until a slot is free       the first or second is
-//! fewer               eight steps at a time, their slots seen at once    a free one among them is picked without a branch
-//! few, known by name  how many steps away is each? the nearest           a multiplication for each
+//! most cells have room    every backend looks at the next cell of its walk     no branch on what it finds there
+//! few, known by name      how many looks away is each? the nearest pairs       a multiplication for each
 //! ```
 //!
-//! A loop of single steps ends after a random number of them, which no branch predictor learns: in the second way, a
-//! misprediction costs more than a needless look. And it takes ln(size) steps per slot, half of them for the last √size slots. A
-//! permutation is `at, at + skip, at + 2·skip, …` modulo a prime, so the number of steps to a slot is a division by `skip` in
-//! that field: a multiplication by its inverse.
+//! A look takes what the cell has left, up to the backend's quota. Whether a cell has room is a coin toss that no branch
+//! predictor learns, so in cells of one slot the look writes in any case. And rounds take ln(cells) looks per cell, half of them for
+//! the last √cells. A walk is `at, at + skip, at + 2·skip, …` modulo a prime, so the number of looks to a cell is a
+//! division by `skip` in that field: a multiplication by its inverse. The pairs of a backend and a cell, sorted by that
+//! number, are the looks that find room, in their order.
 
-/// Steps taken at once.
-const AT_ONCE: usize = 8;
+/// A slot without an owner. Owners are fewer.
+const FREE: u16 = u16::MAX;
 
-/// A backend on its way through its permutation of the slots.
+/// A backend on its walk through the cells.
 pub(super) struct Walk {
-    /// The next slot to look at.
+    /// The cell it looks at next.
     pub(super) at: u32,
-    /// From one slot to the next; not zero, less than the size.
+    /// From one cell to the next; not zero, less than the number of cells.
     pub(super) skip: u32,
+    /// The slots it still gets.
+    pub(super) quota: u32,
+    /// What is written into its slots.
+    pub(super) owner: u16,
 }
 
-/// A table that is being filled. Its size is a prime of at most 20 bits.
-pub(super) struct Table {
+/// The slots of a table of `cells` cells, `each` slots in a cell. Together, the walks' quotas are all slots; in each round the
+/// walks look in their order.
+pub(super) fn fill(walks: Vec<Walk>, cells: u32, each: u32) -> Box<[u16]> {
+    let field = Field::new(cells);
+    match each {
+        1 => Singles { slots: vec![FREE; cells as usize], field }.filled(walks),
+        _ => Cells { slots: vec![0; (cells * each) as usize], each: each as usize, field }.filled(walks),
+    }
+}
+
+/// Cells of one slot each. Their number is a prime of at most 20 bits.
+struct Singles {
     slots: Vec<u16>,
-    /// 1 for a slot that is taken. A byte each: words that are written and read alternately would stall.
-    taken: Vec<u8>,
-    left: usize,
-    /// From so few free slots on, several steps are taken at once.
-    fewer: usize,
-    /// From so few free slots on, they are known one by one.
-    few: usize,
-    free: Vec<u32>,
     field: Field,
 }
 
-impl Table {
-    pub(super) fn new(size: u32) -> Table {
-        let len = size as usize;
-        Table {
-            slots: vec![0; len],
-            taken: vec![0; len],
-            left: len,
-            fewer: len * 7 / 10,
-            few: len.isqrt() * 7 / 10,
-            free: Vec::new(),
-            field: Field::new(size),
-        }
-    }
-
-    /// The slots, once all are taken.
-    pub(super) fn filled(&mut self) -> Option<Box<[u16]>> {
-        (self.left == 0).then(|| std::mem::take(&mut self.slots).into_boxed_slice())
-    }
-
-    /// Gives the walk's owner the next free slot on its way. There must be one.
-    #[inline]
-    pub(super) fn take_next(&mut self, walk: &mut Walk, owner: u16) {
-        let slot = match self.left {
-            left if left > self.fewer => self.step(walk),
-            left if left > self.few => self.steps(walk),
-            _ => self.nearest(walk),
-        };
-        walk.at = self.field.add(slot, walk.skip);
-        self.taken[slot as usize] = 1;
-        self.slots[slot as usize] = owner;
-        self.left -= 1;
-    }
-
-    #[inline]
-    fn step(&self, walk: &Walk) -> u32 {
-        let mut slot = walk.at;
-        while self.taken[slot as usize] != 0 {
-            slot = self.field.add(slot, walk.skip);
-        }
-        slot
-    }
-
-    #[inline]
-    fn steps(&self, walk: &Walk) -> u32 {
-        let add = |slot, skip| self.field.add(slot, skip);
-        let two = add(walk.skip, walk.skip);
-        let four = add(two, two);
-        let mut first = walk.at;
-        loop {
-            let second = add(first, walk.skip);
-            let half = [first, second, add(first, two), add(second, two)];
-            let slots: [u32; AT_ONCE] = std::array::from_fn(|i| if i < 4 { half[i] } else { add(half[i - 4], four) });
-            let bits = slots.iter().rev().fold(0u32, |bits, &at| (bits << 1) | u32::from(self.taken[at as usize]));
-            if let Some(&slot) = slots.get(bits.trailing_ones() as usize) {
-                return slot;
+impl Singles {
+    fn filled(mut self, mut walks: Vec<Walk>) -> Box<[u16]> {
+        let mut left = self.slots.len();
+        // Pairs grow with the square.
+        let few = left.isqrt() / 4;
+        walks.retain(|walk| walk.quota > 0);
+        while left > few {
+            let mut done = false;
+            for walk in &mut walks {
+                let slot = &mut self.slots[walk.at as usize];
+                let free = *slot == FREE;
+                *slot = if free { walk.owner } else { *slot };
+                walk.quota -= u32::from(free);
+                walk.at = self.field.add(walk.at, walk.skip);
+                left -= usize::from(free);
+                done |= walk.quota == 0;
             }
-            first = add(slots[AT_ONCE - 1], walk.skip);
+            if done {
+                walks.retain(|walk| walk.quota > 0);
+            }
         }
+        self.fill_nearest(&mut walks);
+        self.slots.into_boxed_slice()
     }
 
-    fn nearest(&mut self, walk: &Walk) -> u32 {
-        if self.free.is_empty() {
-            self.free = (0..self.field.size).filter(|&slot| self.taken[slot as usize] == 0).collect();
+    /// The last cells: all pairs of a walk and a cell, the nearest first.
+    fn fill_nearest(&mut self, walks: &mut [Walk]) {
+        let free: Vec<u32> = (0..).zip(&self.slots).filter(|(_, slot)| **slot == FREE).map(|(cell, _)| cell).collect();
+        let mut pairs = Vec::with_capacity(walks.len() * free.len());
+        for (index, walk) in (0u64..).zip(&*walks) {
+            let inverse = self.field.inverse(walk.skip);
+            let looks = |cell: u32| u64::from(self.field.multiply(self.field.subtract(cell, walk.at), inverse));
+            // Looks, then the order of the walks; 20 bits each.
+            pairs.extend(free.iter().map(|&cell| looks(cell) << 40 | index << 20 | u64::from(cell)));
         }
-        let inverse = self.field.inverse(walk.skip);
-        let steps = |slot: u32| self.field.multiply(self.field.subtract(slot, walk.at), inverse);
-        // Steps are different for different slots: there is one nearest. In one number, so that no branch is guessed.
-        let numbered = self.free.iter().zip(0u64..).map(|(&slot, index)| (u64::from(steps(slot)) << 32) | index);
-        let nearest = numbered.min().unwrap_or_default() & u64::from(u32::MAX);
-        self.free.swap_remove(usize::try_from(nearest).unwrap_or_default())
+        pairs.sort_unstable();
+        let low = |bits: u64| usize::try_from(bits & 0xf_ffff).unwrap_or_default();
+        for pair in pairs {
+            let (walk, slot) = (&mut walks[low(pair >> 20)], &mut self.slots[low(pair)]);
+            if walk.quota > 0 && *slot == FREE {
+                *slot = walk.owner;
+                walk.quota -= 1;
+            }
+        }
+    }
+}
+
+/// Cells of several slots, each filled from its first slot on. Their number is a prime of at most 20 bits.
+struct Cells {
+    slots: Vec<u16>,
+    each: usize,
+    field: Field,
+}
+
+impl Cells {
+    fn filled(mut self, mut walks: Vec<Walk>) -> Box<[u16]> {
+        let mut taken = vec![0usize; self.slots.len() / self.each];
+        walks.retain(|walk| walk.quota > 0);
+        while !walks.is_empty() {
+            for walk in &mut walks {
+                let cell = walk.at as usize;
+                walk.at = self.field.add(walk.at, walk.skip);
+                let takes = (self.each - taken[cell]).min(walk.quota as usize);
+                let first = cell * self.each + taken[cell];
+                self.slots[first..first + takes].fill(walk.owner);
+                taken[cell] += takes;
+                walk.quota -= u32::try_from(takes).unwrap_or_default();
+            }
+            walks.retain(|walk| walk.quota > 0);
+        }
+        self.slots.into_boxed_slice()
     }
 }
 
@@ -162,6 +169,22 @@ mod tests {
     use super::super::SIZES;
     use super::*;
 
+    /// The definition: in each round, each backend with a quota looks at one cell and takes what it finds there.
+    fn by_rounds(mut walks: Vec<Walk>, cells: u32, each: u32) -> Vec<u16> {
+        let mut slots: Vec<Vec<u16>> = vec![Vec::new(); cells as usize];
+        while walks.iter().any(|walk| walk.quota > 0) {
+            for walk in &mut walks {
+                let cell = &mut slots[walk.at as usize];
+                while walk.quota > 0 && cell.len() < each as usize {
+                    cell.push(walk.owner);
+                    walk.quota -= 1;
+                }
+                walk.at = (walk.at + walk.skip) % cells;
+            }
+        }
+        slots.concat()
+    }
+
     proptest! {
         #[test]
         fn the_field_divides(size in prop::sample::select(&SIZES[..]), a in any::<u32>(), b in any::<u32>()) {
@@ -173,26 +196,23 @@ mod tests {
             prop_assert_eq!(field.add(field.subtract(a, b), b), a);
         }
 
-        /// Against the definition: each backend in turn steps to the next free slot.
         #[test]
-        fn both_ways_take_the_places_that_steps_would(
-            size in prop::sample::select(&SIZES[..5]),
-            seeds in prop::collection::vec((any::<u32>(), any::<u32>()), 1..40),
+        fn both_ways_take_the_slots_that_rounds_would(
+            cells in prop::sample::select(&SIZES[..5]),
+            each in 1u32..20,
+            seeds in prop::collection::vec((any::<u32>(), any::<u32>(), 0u32..100), 1..40),
         ) {
-            let walk = |&(at, skip): &(u32, u32)| Walk { at: at % size, skip: skip % (size - 1) + 1 };
-            let (mut walks, mut plain): (Vec<Walk>, Vec<Walk>) = seeds.iter().map(|s| (walk(s), walk(s))).unzip();
-            let (mut table, mut expected) = (Table::new(size), vec![None; size as usize]);
-            for turn in 0..size as usize {
-                let owner = turn % walks.len();
-                table.take_next(&mut walks[owner], u16::try_from(owner).expect("few"));
-                let walk = &mut plain[owner];
-                while expected[walk.at as usize].is_some() {
-                    walk.at = (walk.at + walk.skip) % size;
-                }
-                expected[walk.at as usize] = Some(u16::try_from(owner).expect("few"));
-            }
-            let slots: Vec<Option<u16>> = table.filled().expect("full").iter().copied().map(Some).collect();
-            prop_assert_eq!(slots, expected);
+            let slots = cells * each;
+            let weights: u32 = seeds.iter().map(|seed| seed.2).sum::<u32>() + 1;
+            let walk = |(owner, &(at, skip, weight)): (u16, &(u32, u32, u32))| {
+                Walk { at: at % cells, skip: skip % (cells - 1) + 1, quota: slots * weight / weights, owner }
+            };
+            let walks = || -> Vec<Walk> {
+                let mut walks: Vec<Walk> = (0..).zip(&seeds).map(walk).collect();
+                walks[0].quota = slots - walks[1..].iter().map(|walk| walk.quota).sum::<u32>();
+                walks
+            };
+            prop_assert_eq!(&*fill(walks(), cells, each), by_rounds(walks(), cells, each));
         }
     }
 }
