@@ -129,9 +129,10 @@ pub(crate) fn a_sleeping_worker_is_woken_by_a_frame_and_not_for_long_by_a_link_e
         !readable(&port, 20)
     });
     assert!(quiet, "the socket stays readable although there is nothing to read");
+    let sleeper = std::fs::read_link("/proc/thread-self").expect("procfs");
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            until_asleep(&sleeper);
             inject::<P>(&cable, &[experimental(3, 60)]);
         });
         assert!(readable(&port, 60_000), "a frame wakes who sleeps");

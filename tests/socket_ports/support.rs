@@ -126,6 +126,16 @@ pub(crate) fn is_experimental(frame: &Frame) -> bool {
     frame.bytes().get(12..14) == Some(&[0x88, 0xb5])
 }
 
+/// Waits until a thread, by its directory in procfs, waits for something itself.
+pub(crate) fn until_asleep(thread: &std::path::Path) {
+    let stat = std::path::Path::new("/proc").join(thread).join("stat");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !std::fs::read_to_string(&stat).expect("it runs").contains(") S ") {
+        assert!(std::time::Instant::now() < deadline, "it never waits");
+        std::thread::yield_now();
+    }
+}
+
 pub(crate) fn readable(port: &impl Port, milliseconds: i32) -> bool {
     use std::os::fd::AsRawFd;
     let fd = port.wait_on().expect("a socket").as_raw_fd();

@@ -252,8 +252,8 @@ fn a_disk_that_works_again_takes_writes_and_holds_nothing_that_was_refused() {
     let kept = outcome(&fixture.send(create("kept"))).expect("done").revision;
     disk.set(State::Fails);
     assert!(matches!(outcome(&fixture.send(create("lost"))), Err(WriteError::Store(_))));
-    // Long enough for an attempt to recover that fails as well.
-    thread::sleep(FIRST_REST + TICK * 5);
+    // An attempt to recover fails as well.
+    disk.wait_for_failure(SOON);
     assert!(matches!(outcome(&fixture.send(create("lost"))), Err(WriteError::Store(_))));
     disk.set(State::Works);
     let commit = fixture.until_taken("later");
@@ -280,6 +280,16 @@ fn news_of_the_network_do_not_wait_for_the_disk() {
     outcome(&answer).expect("done");
 }
 
+/// Waits until a thread, by its directory in procfs, waits for something itself.
+fn until_asleep(thread: &std::path::Path) {
+    let stat = std::path::Path::new("/proc").join(thread).join("stat");
+    let deadline = Instant::now() + SOON;
+    while !std::fs::read_to_string(&stat).expect("it runs").contains(") S ") {
+        assert!(Instant::now() < deadline, "it never waits");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn a_stop_finishes_what_is_queued() {
     let (store, disk) = faulty::store();
@@ -287,8 +297,12 @@ fn a_stop_finishes_what_is_queued() {
     let fixture = Fixture { commands, log: log.clone(), control: ControlHandle { stop: None, thread: None } };
     disk.set(State::Hangs);
     let answers: Vec<_> = (0..10).map(|n| fixture.send(create(&format!("web-{n}")))).collect();
-    let stopping = thread::spawn(move || control.stop());
-    thread::sleep(Duration::from_millis(20));
+    let (me, itself) = std::sync::mpsc::channel();
+    let stopping = thread::spawn(move || {
+        me.send(std::fs::read_link("/proc/thread-self").expect("procfs")).expect("awaited");
+        control.stop();
+    });
+    until_asleep(&itself.recv().expect("started"));
     disk.set(State::Works);
     stopping.join().expect("stopped");
     assert!(answers.iter().all(|answer| outcome(answer).is_ok()));

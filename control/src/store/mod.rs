@@ -488,6 +488,7 @@ fn tells_damage(error: &io::Error) -> bool {
 #[cfg(test)]
 pub(crate) mod faulty {
     use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
 
     use redb::backends::InMemoryBackend;
 
@@ -495,7 +496,7 @@ pub(crate) mod faulty {
 
     /// A store on such a disk, and the hand on it.
     pub(crate) fn store() -> (Store, Arc<Disk>) {
-        let disk = Arc::new(Disk { memory: InMemoryBackend::new(), state: Mutex::default(), changed: Condvar::new() });
+        let disk = Arc::new(Disk { memory: InMemoryBackend::new(), health: Mutex::default(), changed: Condvar::new() });
         let again = Arc::clone(&disk);
         (Store::blank(move || Handle(Arc::clone(&again))), disk)
     }
@@ -511,8 +512,15 @@ pub(crate) mod faulty {
     #[derive(Debug)]
     pub(crate) struct Disk {
         memory: InMemoryBackend,
-        state: Mutex<State>,
+        health: Mutex<Health>,
         changed: Condvar,
+    }
+
+    #[derive(Debug, Default)]
+    struct Health {
+        state: State,
+        /// Operations that have failed.
+        failures: u32,
     }
 
     #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -525,17 +533,29 @@ pub(crate) mod faulty {
 
     impl Disk {
         pub(crate) fn set(&self, state: State) {
-            *self.state.lock().expect("no panic holds it") = state;
+            self.health.lock().expect("no panic holds it").state = state;
             self.changed.notify_all();
         }
 
+        /// Waits until one more operation has failed.
+        pub(crate) fn wait_for_failure(&self, patience: Duration) {
+            let health = self.health.lock().expect("no panic holds it");
+            let before = health.failures;
+            let wait = self.changed.wait_timeout_while(health, patience, |health| health.failures == before);
+            let timed_out = wait.expect("no panic holds it").1.timed_out();
+            assert!(!timed_out, "no operation failed within {patience:?}");
+        }
+
         fn ready(&self) -> io::Result<()> {
-            let state = self.state.lock().expect("no panic holds it");
-            let state = self.changed.wait_while(state, |state| *state == State::Hangs).expect("no panic holds it");
-            match *state {
-                State::Fails => Err(io::Error::from_raw_os_error(libc::EIO)),
-                _ => Ok(()),
+            let health = self.health.lock().expect("no panic holds it");
+            let hangs = |health: &mut Health| health.state == State::Hangs;
+            let mut health = self.changed.wait_while(health, hangs).expect("no panic holds it");
+            if health.state != State::Fails {
+                return Ok(());
             }
+            health.failures += 1;
+            self.changed.notify_all();
+            Err(io::Error::from_raw_os_error(libc::EIO))
         }
     }
 
