@@ -11,6 +11,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
+use std::net::IpAddr;
 
 use crate::config::{self, Config};
 use crate::failure::Failure;
@@ -41,6 +42,8 @@ struct Plan {
     workers: Vec<usize>,
     /// Sysctls that `run` would set to 0.
     switched_off: Vec<String>,
+    /// Owned addresses that the kernel has no route to.
+    unrouted: Vec<IpAddr>,
     faults: Vec<String>,
 }
 
@@ -62,7 +65,8 @@ fn look(config: &Config) -> Plan {
         .extend(names.map(|interface| gateway::GatewayError::Taken { interface: interface.name.clone() }.to_string()));
     let ask = |interface| ask(interface, workers.len(), &machine, &mut faults);
     let interfaces = config.interfaces.iter().filter_map(ask).collect();
-    Plan { interfaces, workers, switched_off, faults, machine }
+    let unrouted = host::unrouted(&config.owned_addresses());
+    Plan { interfaces, workers, switched_off, unrouted, faults, machine }
 }
 
 fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
@@ -119,7 +123,8 @@ impl Plan {
             Some(advise::for_interface(&interface.nic, mode, &self.workers, &self.machine))
         };
         let interfaces = self.interfaces.iter().filter_map(of).flatten();
-        interfaces.chain(advise::for_machine(&self.machine, &self.workers)).collect()
+        let machine = advise::for_machine(&self.machine, &self.workers);
+        interfaces.chain(machine).chain(advise::for_unrouted(&self.unrouted)).collect()
     }
 }
 
@@ -208,7 +213,14 @@ mod tests {
         let chosen =
             |nic: Nic| Interface { choice: host::choose(Backend::Auto, &nic, workers.len(), &machine).ok(), nic };
         let interfaces = nics.into_iter().map(chosen).collect();
-        Plan { interfaces, workers: workers.to_vec(), switched_off: Vec::new(), faults: Vec::new(), machine }
+        Plan {
+            interfaces,
+            workers: workers.to_vec(),
+            switched_off: Vec::new(),
+            unrouted: Vec::new(),
+            faults: Vec::new(),
+            machine,
+        }
     }
 
     #[test]

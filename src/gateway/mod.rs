@@ -46,6 +46,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Config;
 use crate::host;
+use crate::host::advise::{self, Advice};
 use crate::ports::follow::follow;
 use claim::claim_interfaces;
 pub(crate) use claim::is_claimed;
@@ -189,6 +190,9 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     let needs = host::Needs::from(config);
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
+    }
+    if let Some(Advice { finding, command, why }) = advise::for_unrouted(&host::unrouted(&needs.owned)) {
+        warn!("{finding}: {why}: {command}");
     }
     Ok(())
 }

@@ -187,6 +187,12 @@ pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
     if faults.is_empty() { Ok(on) } else { Err(faults) }
 }
 
+/// Those of the owned addresses for which the kernel would report "no route" to the sender.
+pub fn unrouted(owned: &[IpAddr]) -> Vec<IpAddr> {
+    let is_refused = |address: &&IpAddr| matches!(address, IpAddr::V6(v6) if query::is_refused(*v6));
+    owned.iter().filter(is_refused).copied().collect()
+}
+
 fn missing_capabilities() -> Vec<HostFault> {
     const NEEDED: [(u32, &str, &str); 2] = [
         (13, "CAP_NET_RAW", "receiving and sending frames"),

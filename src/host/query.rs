@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 
 use pnet::datalink::{self, NetworkInterface};
@@ -38,6 +38,14 @@ pub(super) fn addresses() -> Vec<(String, IpAddr)> {
         interface.ips.into_iter().map(move |network| (name.clone(), network.ip()))
     };
     datalink::interfaces().into_iter().flat_map(of).collect()
+}
+
+/// Whether the kernel would answer a packet for this address that it must not forward: it has no route to it, or one that says
+/// so. Connecting a datagram socket looks up the route and sends nothing.
+pub(super) fn is_refused(address: Ipv6Addr) -> bool {
+    let looked_up = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect((address, 9)));
+    let refusals = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES];
+    looked_up.is_err_and(|error| error.raw_os_error().is_some_and(|code| refusals.contains(&code)))
 }
 
 /// The value of a sysctl, by its name as sysctl(8) writes it; `None` if the kernel does not have it.

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use pollgate_common::net::Mac;
 use pollgate_dataplane::ethtool::{Interface, OffloadSwitch};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
@@ -181,8 +182,19 @@ impl Namespace {
         self.change(|| format!("removing {interface}"), async |handle| handle.link().del(index).execute().await)
     }
 
-    /// Gives an interface an address with its prefix.
+    /// Gives an interface an address with its prefix. An IPv6 address can be used at once.
     pub fn add_address(&self, interface: &str, address: IpNet) -> Result<(), LabError> {
+        self.give_address(interface, address, false)
+    }
+
+    /// Gives an interface an IPv6 address that it may use unless another host has it (RFC 4862 §5.4).
+    pub fn add_address_unless_taken(&self, interface: &str, address: IpNet) -> Result<(), LabError> {
+        self.sysctl(&format!("net.ipv6.conf.{interface}.accept_dad"), "1")?;
+        self.sysctl(&format!("net.ipv6.conf.{interface}.dad_transmits"), "1")?;
+        self.give_address(interface, address, true)
+    }
+
+    fn give_address(&self, interface: &str, address: IpNet, unless_taken: bool) -> Result<(), LabError> {
         if address.addr().is_ipv6() {
             self.sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "0")?;
         }
@@ -191,8 +203,7 @@ impl Namespace {
             || format!("adding the address {address} to {interface}"),
             async |handle| {
                 let mut request = handle.address().add(index, address.addr(), address.prefix_len());
-                if address.addr().is_ipv6() {
-                    // Without looking for duplicates first, it can be used at once.
+                if address.addr().is_ipv6() && !unless_taken {
                     request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
                 }
                 request.execute().await
@@ -214,6 +225,20 @@ impl Namespace {
             None => route,
         };
         self.change(what, async |handle| handle.route().add(route.build()).execute().await)
+    }
+
+    /// Discards IPv6 packets that there is no other route for. Otherwise the kernel answers them with "no route" (ICMPv6), even
+    /// if it forwards nothing.
+    pub fn discard_unrouted_v6(&self) -> Result<(), LabError> {
+        let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+            .priority(u32::MAX)
+            .build();
+        route.header.kind = RouteType::BlackHole;
+        self.change(
+            || "adding a route that discards".to_owned(),
+            async |handle| handle.route().add(route).execute().await,
+        )
     }
 
     /// Writes down a neighbour for good.

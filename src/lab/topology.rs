@@ -29,6 +29,8 @@ pub struct Segment {
     pub name: String,
     /// The kernel's address on the gateway's interface, with the segment's prefix.
     pub gateway: IpNet,
+    /// Its IPv6 address there; none: the segment has no IPv6.
+    pub gateway_v6: Option<IpNet>,
     /// The hosts on it.
     pub hosts: Vec<HostPlan>,
 }
@@ -40,6 +42,8 @@ pub struct HostPlan {
     pub name: String,
     /// Its address on `eth0`. A full-length prefix makes it reach everything through the gateway.
     pub address: IpNet,
+    /// Its IPv6 address, likewise.
+    pub address_v6: Option<IpNet>,
 }
 
 /// The network, made. The namespaces end when it is dropped.
@@ -58,6 +62,8 @@ pub struct Host {
     pub namespace: Namespace,
     /// Its address.
     pub address: IpAddr,
+    /// Its IPv6 address, if it has one.
+    pub address_v6: Option<IpAddr>,
 }
 
 impl Segment {
@@ -69,9 +75,32 @@ impl Segment {
         let address = |text: &str| -> IpNet {
             text.parse().unwrap_or_else(|_| panic!("expected ADDRESS/LENGTH, found {text:?}"))
         };
-        let host = |&(name, text): &(&str, &str)| HostPlan { name: name.to_owned(), address: address(text) };
-        Segment { name: name.to_owned(), gateway: address(gateway), hosts: hosts.iter().map(host).collect() }
+        let host =
+            |&(name, text): &(&str, &str)| HostPlan { name: name.to_owned(), address: address(text), address_v6: None };
+        Segment {
+            name: name.to_owned(),
+            gateway: address(gateway),
+            gateway_v6: None,
+            hosts: hosts.iter().map(host).collect(),
+        }
     }
+
+    /// The same with IPv6 addresses beside the IPv4 addresses ([`v6_beside`]).
+    #[must_use]
+    pub fn dual_stack(mut self) -> Segment {
+        self.gateway_v6 = v6_beside(self.gateway);
+        self.hosts.iter_mut().for_each(|host| host.address_v6 = v6_beside(host.address));
+        self
+    }
+}
+
+/// The IPv6 address that a host has beside an IPv4 address: `fd00:10:244:1::5/64` beside `10.244.1.5/24`, and `/128` beside
+/// `/32`.
+pub fn v6_beside(address: IpNet) -> Option<IpNet> {
+    let IpNet::V4(v4) = address else { return None };
+    let [a, b, c, d] = v4.addr().octets();
+    let len = if v4.prefix_len() == 32 { 128 } else { 64 };
+    format!("fd00:{a}:{b}:{c}::{d}/{len}").parse().ok()
 }
 
 /// The network of the guide's example: two nodes with Pods, and one client outside the cluster.
@@ -99,20 +128,29 @@ impl Network {
         for segment in segments {
             network.add(segment, queues)?;
         }
+        if segments.iter().any(|segment| segment.gateway_v6.is_some()) {
+            network.gateway.discard_unrouted_v6()?;
+        }
         Ok(network)
     }
 
     fn add(&mut self, segment: &Segment, queues: u32) -> Result<(), LabError> {
         let bridge = Namespace::new(&segment.name)?;
         Veth::new((&bridge, "uplink"), (&self.gateway, &segment.name)).queues(queues).make()?;
-        self.gateway.add_address(&segment.name, segment.gateway)?;
+        for address in std::iter::once(segment.gateway).chain(segment.gateway_v6) {
+            self.gateway.add_address(&segment.name, address)?;
+        }
         let mut ports = vec!["uplink".to_owned()];
         for (at, plan) in segment.hosts.iter().enumerate() {
             let port = format!("port{at}");
             let namespace = Namespace::new(&plan.name)?;
             Veth::new((&bridge, &port), (&namespace, "eth0")).make()?;
             attach(&namespace, plan.address, segment.gateway.addr())?;
-            self.hosts.push(Host { namespace, address: plan.address.addr() });
+            if let (Some(address), Some(gateway)) = (plan.address_v6, segment.gateway_v6) {
+                attach(&namespace, address, gateway.addr())?;
+            }
+            let address_v6 = plan.address_v6.map(|address| address.addr());
+            self.hosts.push(Host { namespace, address: plan.address.addr(), address_v6 });
             ports.push(port);
         }
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();

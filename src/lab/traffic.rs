@@ -323,19 +323,37 @@ fn datagram(namespace: &Namespace, to: SocketAddr, payload: &[u8], patience: Dur
     Ok(answer)
 }
 
-/// The response of a DNS server to a query for IPv4 addresses.
+/// The response of a DNS server to a query for addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// RFC 1035 §4.1.1: 0 no error, 3 no such name.
     pub rcode: u8,
-    /// The A records of the answer section.
-    pub addresses: Vec<Ipv4Addr>,
+    /// The A and AAAA records of the answer section.
+    pub addresses: Vec<IpAddr>,
     /// The targets of its CNAME records, in order, without the final dot.
     pub aliases: Vec<String>,
 }
 
 /// Queries a DNS server for a name's A records (RFC 1035), over UDP.
 pub fn ask_dns(namespace: &Namespace, server: SocketAddr, name: &str, patience: Duration) -> io::Result<DnsAnswer> {
+    query_dns(namespace, server, name, TYPE_A, patience)
+}
+
+/// The same for its AAAA records (RFC 3596).
+pub fn ask_dns_v6(namespace: &Namespace, server: SocketAddr, name: &str, patience: Duration) -> io::Result<DnsAnswer> {
+    query_dns(namespace, server, name, TYPE_AAAA, patience)
+}
+
+const TYPE_A: u8 = 1;
+const TYPE_AAAA: u8 = 28;
+
+fn query_dns(
+    namespace: &Namespace,
+    server: SocketAddr,
+    name: &str,
+    kind: u8,
+    patience: Duration,
+) -> io::Result<DnsAnswer> {
     let id = 0x7067u16;
     let mut query = id.to_be_bytes().to_vec();
     query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
@@ -344,7 +362,7 @@ pub fn ask_dns(namespace: &Namespace, server: SocketAddr, name: &str, patience: 
         query.push(length.ok_or_else(|| io::Error::other(format!("{name:?} is not a DNS name")))?);
         query.extend(label.as_bytes());
     }
-    query.extend([0, 0, 1, 0, 1]);
+    query.extend([0, 0, kind, 0, 1]);
     let answer = datagram(namespace, server, &query, patience)?;
     parse_dns(&answer, &query).ok_or_else(|| io::Error::other(format!("a malformed DNS answer: {answer:02x?}")))
 }
@@ -363,7 +381,8 @@ fn parse_dns(answer: &[u8], query: &[u8]) -> Option<DnsAnswer> {
         let length = usize::from(u16::from_be_bytes([*rest.get(8)?, *rest.get(9)?]));
         let data = rest.get(10..10 + length)?;
         match kind {
-            [0, 1] => addresses.push(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?)),
+            [0, TYPE_A] => addresses.push(<[u8; 4]>::try_from(data).ok()?.into()),
+            [0, TYPE_AAAA] => addresses.push(<[u8; 16]>::try_from(data).ok()?.into()),
             [0, 5] => aliases.push(read_name(answer, answer.len() - rest.len() + 10)?),
             _ => {}
         }

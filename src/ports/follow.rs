@@ -3,7 +3,8 @@
 //! ```text
 //!                                           ┌─▶ network: which neighbours and addresses to watch
 //!  publication: what it changed, no more ───┼─▶ fanout programs: which worker (AF_PACKET, io_uring)
-//!                                           └─▶ steering programs: whose frame (AF_XDP)
+//!                                           ├─▶ steering programs: whose frame (AF_XDP)
+//!                                           └─▶ multicast groups: in which hosts ask for IPv6 addresses
 //! ```
 //!
 //! Called on the control thread after each publication. Its cost depends on what the publication changed, not on the size
@@ -26,6 +27,7 @@ pub fn follow(owned: OwnedAddresses, mut steered: Steered, from_start: &[IpAddr]
         if !gone.is_empty() || !come.is_empty() {
             owned.change(gone.iter().copied(), come.iter().copied());
         }
+        steered.groups.follow(&gone, &come, tables);
         steered.fanouts.follow(&gone, &come, replaced);
         if let Some(programs) = &mut steered.programs {
             programs.follow(&gone, &come, replaced, tables.net());

@@ -10,6 +10,7 @@
 
 mod fanout;
 pub mod follow;
+mod groups;
 mod programs;
 
 use std::io;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use pollgate_common::net::PortId;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_dataplane::bpf::classic::Program as FanoutProgram;
+use pollgate_dataplane::ethtool;
 use pollgate_dataplane::port::packet::{Fanout, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions};
@@ -28,6 +30,7 @@ use tracing::{info, warn};
 use crate::config::{Backend, Config, Interface};
 use crate::host::{self, Choice, Machine, Mode, Nic};
 use fanout::Fanouts;
+use groups::Groups;
 use programs::Programs;
 
 /// Slots of a receive ring, each for one frame of the interface's MTU.
@@ -55,10 +58,11 @@ pub enum PortsError {
     },
 }
 
-/// What chooses frames for the workers, to be kept in step with the tables ([`follow::follow`]).
+/// What chooses frames for the workers and lets them come, to be kept in step with the tables ([`follow::follow`]).
 pub struct Steered {
     fanouts: Fanouts,
     programs: Option<Programs>,
+    groups: Groups,
 }
 
 /// Opens ports, worker by worker.
@@ -159,8 +163,16 @@ impl<'a> Opener<'a> {
         let owned = self.config.owned_addresses();
         let patience = self.config.flows.tcp_established;
         let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));
-        Steered { fanouts: self.fanouts, programs }
+        let mut groups = Groups::new(self.config.interfaces.iter().filter_map(indexed));
+        groups.join_all(&self.config.addresses);
+        Steered { fanouts: self.fanouts, programs, groups }
     }
+}
+
+/// An interface's name and index.
+fn indexed(interface: &Interface) -> Option<(String, u32)> {
+    let index = ethtool::Interface::new(&interface.name).and_then(|device| device.index()).ok()?;
+    Some((interface.name.clone(), index))
 }
 
 /// How each interface is to be polled.

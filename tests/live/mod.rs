@@ -8,6 +8,7 @@
 
 mod bulk;
 mod changes;
+mod dual_stack;
 mod dump;
 mod flood;
 mod manifests;
@@ -27,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
     [
         bulk::TESTS,
         changes::TESTS,
+        dual_stack::TESTS,
         dump::TESTS,
         flood::TESTS,
         manifests::TESTS,

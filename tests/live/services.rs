@@ -1,7 +1,7 @@
 //! Each kind of Service, reached in each way it can be.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 
 use pollgate::lab::traffic::{ask_dns, ask_http, ask_tcp, ask_udp, connect};
 use pollgate_common::reasons::DropReason as Reason;
@@ -97,7 +97,7 @@ fn names_are_answered_for_pods_and_for_outside() {
         let ask = |name| ask_dns(site.host(host), at(DNS), name, PATIENCE).expect("an answer");
         for name in ["backend-service.default.svc.cluster.local", "BackEnd-Service.default.SVC.cluster.local"] {
             let answer = ask(name);
-            assert_eq!((answer.rcode, answer.addresses), (0, vec![Ipv4Addr::new(10, 96, 0, 50)]), "{name}");
+            assert_eq!((answer.rcode, answer.addresses), (0, vec![ip("10.96.0.50")]), "{name}");
         }
         assert_eq!(ask("no-such-service.default.svc.cluster.local").rcode, 3);
     }

@@ -123,8 +123,9 @@ impl Site {
 
     /// Waits until the gateway knows the MAC address of every host. On a busy machine that may take longer than frames wait
     /// for it, and a frame that is dropped would be counted.
-    fn resolve_neighbours(&self) {
-        for Host { address, .. } in self.network.hosts() {
+    pub(crate) fn resolve_neighbours(&self) {
+        let addresses = self.network.hosts().iter().flat_map(|host| [Some(host.address), host.address_v6]);
+        for address in &addresses.flatten().collect::<Vec<_>>() {
             ping(self.network.gateway(), *address, PATIENCE).expect("the host's kernel answers the gateway's");
             until("the gateway knows the host", || self.net().next_hop(*address).is_ok());
         }
@@ -240,7 +241,7 @@ pub(crate) fn guide_manifest() -> String {
 /// The servers of all Pods: TCP at 8080, HTTP at 80, UDP at 7000.
 pub(crate) fn servers(network: &Network) -> Vec<Server> {
     let of = |name: &str| {
-        let Host { namespace, address } = network.host(name);
+        let Host { namespace, address, .. } = network.host(name);
         let at = |port| SocketAddr::new(*address, port);
         [
             Server::tcp(namespace, at(8080), name).expect("a TCP server"),

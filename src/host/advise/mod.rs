@@ -7,10 +7,12 @@
 mod advice;
 mod interface;
 mod machine;
+mod routes;
 
 pub use advice::Advice;
 pub use interface::for_interface;
 pub use machine::for_machine;
+pub use routes::for_unrouted;
 
 #[cfg(test)]
 mod tests {
