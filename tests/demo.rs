@@ -27,7 +27,7 @@ tests! {
 const BINARY: &str = env!("CARGO_BIN_EXE_pollgate");
 
 /// Lines that must be there, in this order, whoever runs it.
-const STORY: [&str; 24] = [
+const STORY: [&str; 27] = [
     "$ pollgate get services",
     "backend-service        ClusterIP      10.96.0.50 ",
     "external-service       ExternalName   <none>          my.database.example.com",
@@ -44,6 +44,9 @@ const STORY: [&str; 24] = [
     "http://192.168.50.10:30081/",
     "ok     only backend-1 and backend-2 answered, evenly",
     "ok     the Pods saw the gateway's address, 192.168.50.10",
+    "ok     its name has an AAAA record with the IPv6 ClusterIP",
+    "ok     only backend-1 and backend-2 answered, evenly",
+    "ok     over IPv6 too, the Pods saw frontend-app's own address, fd00:10:244:1::5",
     "has no endpoints: refused",
     "10.96.0.50:9999: refused",
     "ok     backend-2 is no longer an endpoint",

@@ -35,13 +35,14 @@ use stay::UserNamespace;
 /// A part of the demo. It returns why it could not run to its end.
 type Scene = fn(&Stage, &mut Page) -> Checked;
 
-const SCENES: [(&str, Scene); 9] = [
+const SCENES: [(&str, Scene); 10] = [
     ("The Services", objects::services),
     ("Selector: which Pods are endpoints of backend-service", objects::selector),
     ("DNS: a stable name for a changing set of Pods", names::resolve),
     ("ClusterIP: one stable address for all Pods of a Service", visits::cluster_ip),
     ("NodePort and LoadBalancer: access from outside the cluster", visits::from_outside),
     ("UDP is balanced in the same way", visits::udp),
+    ("IPv6: the same Service in both families", visits::dual_stack),
     ("No endpoint, or no such port: the client is refused at once", change::refusal),
     ("A Pod leaves the Service and comes back", change::relabel),
     ("Counters: where every frame went", books::balance),

@@ -8,7 +8,7 @@ use super::stage::{FRONTEND, PATIENCE, Stage};
 use crate::lab::traffic::{DnsAnswer, ask_dns};
 
 /// The cluster's DNS address, which is the gateway's own.
-const SERVER: ([u8; 4], u16) = ([10, 96, 0, 10], 53);
+pub(super) const SERVER: ([u8; 4], u16) = ([10, 96, 0, 10], 53);
 
 /// A Service, an unknown name, a Service that is only an alias.
 pub(super) fn resolve(stage: &Stage, page: &mut Page) -> Checked {

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use ipnet::IpNet;
 use pollgate_control::api::APPLY_PATH;
 use pollgate_control::explain::Explanation;
 use pollgate_control::objects::manifest;
@@ -23,7 +24,7 @@ use crate::failure::Failure;
 use crate::gateway::Gateway;
 use crate::host;
 use crate::lab::Namespace;
-use crate::lab::topology::{Network, Segment, guide};
+use crate::lab::topology::{Network, Segment, guide, v6_beside};
 use crate::lab::traffic::Server;
 
 /// The objects of the guide in the repository, and those that only the demo needs.
@@ -31,12 +32,15 @@ const MANIFESTS: [(&str, &str); 2] =
     [("examples/guide.yaml", include_str!("../../examples/guide.yaml")), ("more.yaml", include_str!("more.yaml"))];
 
 /// The gateway's configuration, but for what depends on the machine.
-const CONFIG: &str = "
+const CONFIG: &str = r#"
 interfaces: [{ name: node-1 }, { name: node-2 }, { name: outside }]
-addresses: 192.168.50.10
-cluster: { loadBalancerPools: 192.168.50.200-192.168.50.219 }
+addresses: [192.168.50.10, "fd00:192:168:50::10"]
+cluster:
+  loadBalancerPools: 192.168.50.200-192.168.50.219
+  serviceCIDRs: [10.96.0.0/16, "fd00:10:96::/112"]
+  podCIDRs: [10.244.0.0/16, "fd00:10:244::/48"]
 flows: { max: 65536 }
-";
+"#;
 
 /// Where Pods listen: TCP, HTTP and UDP.
 const TCP: u16 = 8080;
@@ -69,6 +73,8 @@ pub(super) struct PodServers {
     pub(super) tcp: Server,
     pub(super) http: Server,
     pub(super) udp: Server,
+    /// TCP at its IPv6 address.
+    pub(super) tcp_v6: Server,
 }
 
 impl Stage {
@@ -76,7 +82,7 @@ impl Stage {
     pub(super) fn build(scratch: &Scratch, page: &mut Page) -> Result<Stage, DemoError> {
         page.chapter("The lab");
         let objects = objects()?;
-        let plan = named_after_pods(guide(), &objects);
+        let plan = named_after_pods(guide().into_iter().map(Segment::dual_stack).collect(), &objects);
         let (network, lab_took) = timed(|| Network::new(&plan, 1));
         let network = network?;
         let pods = serve(&network).map_err(system("starting the Pods' servers"))?;
@@ -190,7 +196,17 @@ fn objects() -> Result<Vec<Value>, DemoError> {
         let documents = manifest::parse(source, text).map_err(|error| Failure::refused(error.to_string()));
         objects.extend(documents.map_err(refused("reading the manifests"))?.into_iter().map(|document| document.value));
     }
+    objects.iter_mut().for_each(add_ipv6);
     Ok(objects)
+}
+
+/// Gives a Pod the IPv6 address of its host, as the kubelet of a dual-stack cluster would report it.
+fn add_ipv6(object: &mut Value) {
+    let address = object["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
+    let Some(IpNet::V6(beside)) = address.and_then(|address| v6_beside(address.into())) else { return };
+    if let Some(all) = object["status"]["podIPs"].as_array_mut() {
+        all.push(json!({"ip": beside.addr()}));
+    }
 }
 
 /// A lab host has the name of the Pod whose address it has, so that servers have the names that `get pods` shows.
@@ -209,12 +225,14 @@ fn serve(network: &Network) -> std::io::Result<Vec<PodServers>> {
     let pods = network.hosts().iter().filter(|host| ![FRONTEND, OUTSIDE].contains(&host.namespace.name()));
     let serve = |host: &crate::lab::topology::Host| {
         let (namespace, name) = (&host.namespace, host.namespace.name());
+        let v6 = host.address_v6.ok_or_else(|| std::io::Error::other(format!("{name} has no IPv6 address")))?;
         Ok(PodServers {
             name: name.to_owned(),
             address: host.address,
             tcp: Server::tcp(namespace, (host.address, TCP).into(), name)?,
             http: Server::http(namespace, (host.address, HTTP).into(), name)?,
             udp: Server::udp(namespace, (host.address, UDP).into(), name)?,
+            tcp_v6: Server::tcp(namespace, (v6, TCP).into(), name)?,
         })
     };
     pods.map(serve).collect()

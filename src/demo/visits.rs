@@ -5,10 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use super::names::SERVER;
 use super::objects::load_balancer;
 use super::page::{Checked, Page, row, same, table};
 use super::stage::{BACKENDS, FRONTEND, OUTSIDE, PATIENCE, PodServers, Stage, socket_address};
-use crate::lab::traffic::{ask_http, ask_tcp, ask_udp};
+use crate::lab::traffic::{ask_dns_v6, ask_http, ask_tcp, ask_udp};
 
 /// Connections of one visit. With 200, a fair choice of two gives one of them less than 30 % once in 10⁸ runs.
 pub(super) const VISITS: usize = 200;
@@ -71,6 +72,37 @@ pub(super) fn udp(stage: &Stage, page: &mut Page) -> Checked {
     visit.tell(stage, page, &BACKENDS);
     let (client, seen) = (stage.network.host(FRONTEND).address, stage.sources(|pod| &pod.udp));
     page.check("the Pods saw frontend-app's own address here too", same(&seen, &BTreeSet::from([client])));
+    Ok(())
+}
+
+/// One Service with a ClusterIP of each family.
+pub(super) fn dual_stack(stage: &Stage, page: &mut Page) -> Checked {
+    let spec = &stage.get("services/dual-service")?["spec"];
+    let address = |at: usize| socket_address(&spec["clusterIPs"][at], &spec["ports"][0]["port"]);
+    let addresses = [address(0)?, address(1)?];
+    let (server, name) = (SERVER.into(), "dual-service.default.svc.cluster.local");
+    let answer = ask_dns_v6(stage.host(FRONTEND), server, name, PATIENCE);
+    let answer = answer.map_err(|error| format!("querying {name}: {error}"))?;
+    page.say(&format!(
+        "dual-service has ipFamilyPolicy RequireDualStack. Its Pods have an address of each family, and it has a \
+         ClusterIP of each: {} and {}. Connections from frontend-app per Pod, over each:",
+        addresses[0].ip(),
+        addresses[1].ip()
+    ));
+    page.check(
+        "its name has an AAAA record with the IPv6 ClusterIP",
+        same(&answer.addresses, &vec![addresses[1].ip()]),
+    );
+    for address in addresses {
+        let visit = Visit::make(|_| ask_tcp(stage.host(FRONTEND), address, PATIENCE));
+        visit.tell(stage, page, &BACKENDS);
+    }
+    let client = stage.network.host(FRONTEND).address_v6.ok_or("frontend-app has no IPv6 address")?;
+    let seen = stage.sources(|pod| &pod.tcp_v6);
+    page.check(
+        &format!("over IPv6 too, the Pods saw frontend-app's own address, {client}"),
+        same(&seen, &BTreeSet::from([client])),
+    );
     Ok(())
 }
 
