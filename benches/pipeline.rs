@@ -55,7 +55,9 @@ fn established(c: &mut Criterion) {
             b.iter(|| black_box(ground.touch()));
         });
         for (name, mix) in [("udp", Mix::Udp), ("tcp", Mix::Tcp)] {
-            measure(&mut group, BenchmarkId::new(name, flows), || Scene::new(Source::new(MAC, mix, flows, 1)));
+            let source = || Source::new(MAC, mix, flows, 1);
+            measure(&mut group, BenchmarkId::new(name, flows), || Scene::new(source()));
+            measure(&mut group, BenchmarkId::new(format!("{name}6"), flows), || Scene::new(source().v6()));
         }
     }
     group.finish();

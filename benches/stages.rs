@@ -11,19 +11,18 @@
 mod support;
 
 use std::hint::black_box;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pollgate_common::flow::V4;
+use pollgate_common::flow::{V4, V6};
 use pollgate_common::net::{Facts, Link, Mac, Net, NextHop, PortId};
 use pollgate_dataplane::flow::Translation;
 use pollgate_dataplane::flow::entry::Tuple;
 use pollgate_dataplane::port::{BURST, Frame, Origin};
 use pollgate_dataplane::stages::Parsed;
 use pollgate_dataplane::wire::checksum;
-use support::frames::SHORT;
 use support::site::MAC;
 use support::{Mix, Source};
 
@@ -35,14 +34,22 @@ struct Burst {
 
 impl Burst {
     fn new(mix: Mix, change: impl Fn(&mut [u8])) -> Burst {
-        let mut source = Source::new(MAC, mix, BURST as u32, 1);
+        Burst::of(Source::new(MAC, mix, BURST as u32, 1), change)
+    }
+
+    /// IPv6 frames.
+    fn v6(mix: Mix) -> Burst {
+        Burst::of(Source::new(MAC, mix, BURST as u32, 1).v6(), |_| {})
+    }
+
+    fn of(mut source: Source, change: impl Fn(&mut [u8])) -> Burst {
         let mut buffers: Box<[[u8; 128]]> = vec![[0; 128]; BURST].into();
         let frames = buffers.iter_mut().enumerate().map(|(flow, buffer)| {
-            source.write(flow as u32, &mut buffer[..]);
+            let len = source.write(flow as u32, &mut buffer[..]) as u32;
             change(&mut buffer[..]);
             let (ptr, port) = (NonNull::from(&mut buffer[..]).cast(), PortId(0));
             // SAFETY: 128 bytes that do not move and are accessed only through this frame.
-            unsafe { Frame::new(ptr, SHORT as u32, 128, Origin::Port(port), port, 0) }
+            unsafe { Frame::new(ptr, len, 128, Origin::Port(port), port, 0) }
         });
         Burst { frames: frames.collect(), _buffers: buffers }
     }
@@ -79,7 +86,10 @@ fn parse(c: &mut Criterion) {
     let udp = || Burst::new(Mix::Udp, plain);
     let tcp = || Burst::new(Mix::Tcp, plain);
     let options = || Burst::new(Mix::Both, with_option);
-    for (name, burst) in [("udp", &udp as &dyn Fn() -> Burst), ("tcp", &tcp), ("options", &options)] {
+    let (udp6, tcp6) = (|| Burst::v6(Mix::Udp), || Burst::v6(Mix::Tcp));
+    let bursts: [(&str, &dyn Fn() -> Burst); 5] =
+        [("udp", &udp), ("tcp", &tcp), ("options", &options), ("udp6", &udp6), ("tcp6", &tcp6)];
+    for (name, burst) in bursts {
         group.bench_function(name, |b| {
             let (burst, mut parsed) = (burst(), Parsed::default());
             assert_eq!(parsed.parse(&burst.frames, &net), BURST, "all can belong to flows");
@@ -111,6 +121,21 @@ fn rewrite(c: &mut Criterion) {
             assert_eq!(parsed.parse(&burst.frames, &net()), BURST);
             b.iter(|| parsed.rewrite(black_box(&mut burst.frames), &translation, &next_hop));
             assert!(burst.frames.iter().all(|frame| frame.bytes()[30..34] == [10, 240, 0, 1]), "rewritten");
+        });
+    }
+    let to = Tuple {
+        src: V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x0af8, 0)),
+        dst: V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x0af0, 1)),
+        src_port: 1024,
+        dst_port: 8080,
+    };
+    let translation = Translation { to, addresses: 0x1234, whole: 0x4321 };
+    for (name, mix) in [("udp6", Mix::Udp), ("tcp6", Mix::Tcp)] {
+        group.bench_function(name, |b| {
+            let (mut burst, mut parsed) = (Burst::v6(mix), Parsed::default());
+            assert_eq!(parsed.parse(&burst.frames, &net()), BURST);
+            b.iter(|| parsed.rewrite_v6(black_box(&mut burst.frames), &translation, &next_hop));
+            assert!(burst.frames.iter().all(|frame| frame.bytes()[50..54] == [10, 240, 0, 1]), "rewritten");
         });
     }
     group.finish();

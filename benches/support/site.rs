@@ -9,6 +9,7 @@ use pollgate_common::net::PortId;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::{BURST, Port};
 
+use super::cluster::Family;
 use super::{Endless, Make, Order, Remote, Source, cluster, without_allocation};
 
 /// The gateway's MAC.
@@ -29,6 +30,25 @@ interfaces:
     routes: [ {{ to: 0.0.0.0/0, via: 192.168.0.254 }} ]
 addresses: 192.168.50.10
 cluster: {{ podCIDRs: 10.240.0.0/12 }}
+flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
+"
+    );
+    Config::parse("bench", &text, Purpose::Replay).expect("a valid configuration")
+}
+
+/// The same with the IPv6 addresses that stand for those ([`Family::address`]).
+fn config_v6(most_flows: u32) -> Config {
+    let text = format!(
+        "
+interfaces:
+  - name: eth0
+    mac: 02:00:00:00:00:01
+    ip: '2001:db8::192.168.0.1/120'
+    neighbours: {{ '2001:db8::192.168.0.254': '02:00:00:00:00:fe' }}
+    routes: [ {{ to: '::/0', via: '2001:db8::192.168.0.254' }} ]
+addresses: '2001:db8::192.168.50.10'
+cluster: {{ podCIDRs: '2001:db8::10.240.0.0/108', serviceCIDRs: '2001:db8::10.96.0.0/112' }}
+dns: {{ address: '2001:db8::10.96.0.10' }}
 flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
 "
     );
@@ -63,17 +83,25 @@ pub(crate) struct Site {
 impl Site {
     /// With `services` Services of ten endpoints, and frames from `make` in buffers of `stride` bytes.
     pub(crate) fn new(make: impl Make + 'static, stride: usize, services: u32, most_flows: u32) -> Site {
+        Site::of(Family::V4, make, stride, services, most_flows)
+    }
+
+    fn of(family: Family, make: impl Make + 'static, stride: usize, services: u32, most_flows: u32) -> Site {
         let (port, remote) = Endless::new(PortId(0), make, stride);
         let ports: Vec<Box<dyn Port>> = vec![Box::new(port)];
-        let mut offline = Offline::empty(&config(most_flows), ports).expect("memory for the flow table");
-        offline.write(cluster::services(services, 10)).expect("valid objects");
+        let config = match family {
+            Family::V4 => config(most_flows),
+            Family::V6 => config_v6(most_flows),
+        };
+        let mut offline = Offline::empty(&config, ports).expect("memory for the flow table");
+        offline.write(cluster::services_of(family, services, 10)).expect("valid objects");
         Site { offline, remote, now: Instant(0) }
     }
 
     /// Processes one frame of every flow, so that all flows are open. After that, frames are of random flows.
     pub(crate) fn opened(scene: &Scene) -> Site {
         let source = &scene.source;
-        let mut site = Site::new(source.clone(), scene.stride, source.services, scene.most_flows);
+        let mut site = Site::of(source.family, source.clone(), scene.stride, source.services, scene.most_flows);
         site.remote.tcp_flags(SYN);
         for _ in 0..source.flows.div_ceil(BURST as u32) {
             site.poll();
