@@ -10,6 +10,7 @@
 //! there are none, those that are terminating but still serving; computed apart for the cluster-wide set and the local
 //! one, so that a node whose last Pod is terminating does not turn clients away while others have ready Pods.
 //! Among the ready ones of the cluster-wide set, topology hints may prefer some ([`super::topology`]); the local set ignores them.
+//! An endpoint of weight 0 keeps its flows, and for new ones it is as if it were not there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::thread;
 
 use pollgate_common::tables::Ring;
 
-use super::maglev::Identity;
+use super::maglev::{Identity, Weighted};
 use super::rings::{Rings, TooMany};
 use super::topology::{self, Locality};
 use crate::cluster::Cluster;
@@ -97,15 +98,18 @@ impl Drafter<'_> {
         let endpoints: Vec<&ResolvedEndpoint> =
             port.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family).collect();
         let alive = endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
+        let alive = alive.copied().map(identity).collect();
+        let open: Vec<&ResolvedEndpoint> = endpoints.into_iter().filter(|endpoint| endpoint.weight > 0).collect();
         Ok(Choice {
-            alive: alive.copied().map(identity).collect(),
-            cluster: self.share(usable(topology::preferred(&endpoints, self.locality).into_iter()))?,
-            local: self.share(usable(endpoints.iter().copied().filter(|e| self.locality.is_local(e))))?,
+            alive,
+            cluster: self.share(&usable(topology::preferred(&open, self.locality).into_iter()))?,
+            local: self.share(&usable(open.iter().copied().filter(|e| self.locality.is_local(e))))?,
         })
     }
 
-    fn share(&self, members: Vec<Identity>) -> Result<Share, TooMany> {
-        Ok(Share { ring: self.rings.ring(&members)?, members })
+    fn share(&self, members: &[Weighted]) -> Result<Share, TooMany> {
+        let identities = members.iter().map(|member| member.identity).collect();
+        Ok(Share { ring: self.rings.ring(members)?, members: identities })
     }
 }
 
@@ -121,13 +125,14 @@ pub fn ports_by_family(service: &ResolvedService) -> impl Iterator<Item = (usize
     (0..ports).flat_map(move |port| families.clone().into_iter().map(move |family| (port, family)))
 }
 
-/// The ready ones, or else those that are terminating but serving; in order, each once.
-fn usable<'a>(endpoints: impl Iterator<Item = &'a ResolvedEndpoint> + Clone) -> Vec<Identity> {
-    let ready: BTreeSet<Identity> = endpoints.clone().filter(|e| e.ready).map(identity).collect();
+/// The ready ones, or else those that are terminating but serving; in the order given, which is that of their identity.
+fn usable<'a>(endpoints: impl Iterator<Item = &'a ResolvedEndpoint> + Clone) -> Vec<Weighted> {
+    let weighted = |e: &ResolvedEndpoint| Weighted { identity: identity(e), weight: e.weight.into() };
+    let ready: Vec<Weighted> = endpoints.clone().filter(|e| e.ready).map(weighted).collect();
     if !ready.is_empty() {
-        return ready.into_iter().collect();
+        return ready;
     }
-    endpoints.filter(|e| e.serving && e.terminating).map(identity).collect::<BTreeSet<_>>().into_iter().collect()
+    endpoints.filter(|e| e.serving && e.terminating).map(weighted).collect()
 }
 
 #[cfg(test)]
@@ -137,6 +142,73 @@ mod tests {
 
     use super::*;
     use crate::testing::{World, pod, service};
+
+    /// `n1 r` is a ready endpoint on node n1; `t` one that is terminating and serves, `g` one that is terminating and does not,
+    /// `x` one that is not ready; `0` after it is its weight. Their addresses are numbered from 1. Returns the cluster-wide set, the local one, and
+    /// those that keep their flows.
+    fn chosen(locality: Locality<'_>, endpoints: &[&str]) -> [String; 3] {
+        let mut world = World::new();
+        let slice = |(number, text): (usize, &&str)| {
+            let words: Vec<&str> = text.split(' ').collect();
+            let (ready, serving, terminating) = match words[1] {
+                "r" => (true, true, false),
+                "t" => (false, true, true),
+                "g" => (false, false, true),
+                _ => (false, false, false),
+            };
+            let conditions = json!({"ready": ready, "serving": serving, "terminating": terminating});
+            let annotations = words.get(2).map(|weight| json!({"pollgate.io/weight": weight}));
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": format!("a-{number}"), "labels": {"kubernetes.io/service-name": "a"}, "annotations": annotations},
+                "ports": [{"name": "", "port": 80}],
+                "endpoints": [{"addresses": [format!("10.0.0.{}", number + 1)], "nodeName": words[0], "conditions": conditions}]})
+        };
+        world.apply([service("a", json!({"ports": [{"port": 80}]}))]);
+        world.apply(endpoints.iter().enumerate().map(slice));
+        let rings = Rings::new(RingHash::new("pollgate"), None);
+        let drafter = Drafter { cluster: &world.cluster, locality, rings: &rings };
+        let names = BTreeSet::from([ServiceName::new("default", "a")]);
+        let draft = drafter.draft_all(&names, 1).pop().flatten().expect("there is one");
+        let choice = draft.ports[0].choice.as_ref().expect("few endpoints");
+        let numbers = |members: &[Identity]| {
+            let last = |member: &Identity| member.0.to_string().rsplit('.').next().map(str::to_owned);
+            members.iter().filter_map(last).collect::<Vec<_>>().join(" ")
+        };
+        let alive: Vec<Identity> = choice.alive.iter().copied().collect();
+        [numbers(&choice.cluster.members), numbers(&choice.local.members), numbers(&alive)]
+    }
+
+    /// K `pkg/proxy/topology_test.go`, TestCategorizeEndpoints.
+    #[test]
+    fn each_set_falls_back_to_terminating_endpoints_by_itself() {
+        let here = Locality { node: Some("n1"), zone: None };
+        let cases: [(&str, &[&str], [&str; 3]); 8] = [
+            ("ready ones on both nodes", &["n1 r", "n2 r"], ["1 2", "1", "1 2"]),
+            ("none here", &["n2 r"], ["1", "", "1"]),
+            ("the last one here is terminating", &["n1 t", "n2 r"], ["2", "1", "1 2"]),
+            ("a ready one here as well", &["n1 t", "n1 r", "n2 r"], ["2 3", "2", "1 2 3"]),
+            ("all are terminating", &["n1 t", "n2 t"], ["1 2", "1", "1 2"]),
+            ("one of them no longer serves", &["n1 g", "n2 t"], ["2", "", "2"]),
+            ("none is ready, none is terminating", &["n1 x", "n2 x"], ["", "", ""]),
+            ("none at all", &[], ["", "", ""]),
+        ];
+        for (name, endpoints, expected) in cases {
+            assert_eq!(chosen(here, endpoints), expected, "{name}");
+        }
+        assert_eq!(chosen(Locality::default(), &["n1 t", "n2 r"]), ["2", "2", "1 2"], "the whole cluster is local");
+    }
+
+    #[test]
+    fn an_endpoint_of_weight_0_keeps_its_flows_and_gets_no_new_ones() {
+        let here = Locality { node: Some("n1"), zone: None };
+        assert_eq!(chosen(here, &["n1 r 0", "n2 r"]), ["2", "", "1 2"]);
+        assert_eq!(
+            chosen(here, &["n1 r 0", "n1 t", "n2 r 0"]),
+            ["2", "2", "1 2 3"],
+            "as if only the second were there"
+        );
+        assert_eq!(chosen(here, &["n1 r 0"]), ["", "", "1"]);
+    }
 
     #[test]
     fn many_threads_draft_what_one_does() {

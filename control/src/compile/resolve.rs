@@ -22,6 +22,7 @@ use crate::cluster::Cluster;
 use crate::objects::Object;
 pub use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
 use crate::objects::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, parse_ip, parse_protocol};
+use crate::objects::weight;
 
 /// Older than `spec.loadBalancerSourceRanges`, and still in use.
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
@@ -90,6 +91,8 @@ pub struct ResolvedEndpoint {
     pub serving: bool,
     /// Is terminating.
     pub terminating: bool,
+    /// Its share of new flows, relative to the others; 0: none.
+    pub weight: u16,
     /// The node it runs on.
     pub node: Option<String>,
     /// The zone it runs in.
@@ -174,8 +177,9 @@ fn resolve_port(port: &ServicePort, slices: &[(Family, &EndpointSlice)]) -> Opti
         let joined = slice.ports.iter().flatten().filter(|candidate| {
             candidate.name.as_deref() == Some(&name) && parse_protocol(candidate.protocol.as_deref()) == Some(protocol)
         });
+        let weight = weight::of_slice(&slice.metadata);
         for number in joined.filter_map(|port| port.port.and_then(nonzero_port)) {
-            for endpoint in slice.endpoints.iter().filter_map(|e| resolve_endpoint(e, *family, number)) {
+            for endpoint in slice.endpoints.iter().filter_map(|e| resolve_endpoint(e, *family, number, weight)) {
                 keep_better(&mut endpoints, endpoint);
             }
         }
@@ -197,7 +201,7 @@ fn keep_better(endpoints: &mut BTreeMap<(IpAddr, u16), ResolvedEndpoint>, endpoi
     }
 }
 
-fn resolve_endpoint(endpoint: &Endpoint, family: Family, port: u16) -> Option<ResolvedEndpoint> {
+fn resolve_endpoint(endpoint: &Endpoint, family: Family, port: u16, weight: u16) -> Option<ResolvedEndpoint> {
     let address = parse_ip(endpoint.addresses.first()?).filter(|address| Family::of(*address) == family)?;
     let conditions = endpoint.conditions.as_ref();
     Some(ResolvedEndpoint {
@@ -206,6 +210,7 @@ fn resolve_endpoint(endpoint: &Endpoint, family: Family, port: u16) -> Option<Re
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+        weight,
         node: endpoint.node_name.clone().filter(|node| !node.is_empty()),
         zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),
         hints: endpoint.hints.as_ref().map(resolve_hints).unwrap_or_default(),
@@ -341,6 +346,26 @@ mod tests {
         ]);
         let endpoints = resolved(&world, "a").ports[0].endpoints.clone();
         assert_eq!((endpoints.len(), endpoints[0].node.as_deref()), (1, Some("n1")));
+    }
+
+    #[test]
+    fn a_weight_is_that_of_the_slice() {
+        let mut world = World::new();
+        let with = |number: u8, annotations: Value| {
+            let address = format!("10.0.0.{number}");
+            let ports = json!([{"name": "", "port": 80}]);
+            let mut slice = slice(&format!("a-{number}"), "IPv4", ports, json!([{"addresses": [address]}]));
+            slice["metadata"]["annotations"] = annotations;
+            slice
+        };
+        world.apply([
+            service("a", json!({"ports": [{"port": 80}]})),
+            with(1, json!({})),
+            with(2, json!({"service.cilium.io/weight": "7"})),
+            with(3, json!({"service.cilium.io/weight": "7", "pollgate.io/weight": "0"})),
+        ]);
+        let weights: Vec<u16> = resolved(&world, "a").ports[0].endpoints.iter().map(|e| e.weight).collect();
+        assert_eq!(weights, [100, 7, 0]);
     }
 
     #[test]

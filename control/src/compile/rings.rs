@@ -10,7 +10,7 @@ use pollgate_common::tables::Ring;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
-use super::maglev::{self, Identity, MOST_BACKENDS, Shape, Weighted};
+use super::maglev::{self, MOST_BACKENDS, Shape, Weighted};
 
 /// All rings in use, by the set of backends they are built over.
 pub struct Rings {
@@ -38,19 +38,19 @@ impl Rings {
         Rings { hash, forced, single: Arc::new(Ring::new(Box::new([0]))), known: Mutex::new(new_map()) }
     }
 
-    /// The ring over `members`, which are in order and each there once.
-    pub fn ring(&self, members: &[Identity]) -> Result<Arc<Ring>, TooMany> {
+    /// The ring over `members`, which are in the order of their identity, each there once and with a weight.
+    pub fn ring(&self, members: &[Weighted]) -> Result<Arc<Ring>, TooMany> {
         let shape = self.shape(members.len())?;
         if let [_] = members {
             return Ok(Arc::clone(&self.single));
         }
-        let key = key(members, shape);
+        let members = reduced(members);
+        let key = key(&members, shape);
         let known = self.known().get(&key).and_then(Weak::upgrade);
         if let Some(ring) = known {
             return Ok(ring);
         }
-        let weighted: Vec<Weighted> = members.iter().map(|&identity| Weighted { identity, weight: 1 }).collect();
-        let built = Arc::new(maglev::build(&self.hash, &weighted, shape));
+        let built = Arc::new(maglev::build(&self.hash, &members, shape));
         let mut known = self.known();
         if let Some(ring) = known.get(&key).and_then(Weak::upgrade) {
             return Ok(ring);
@@ -82,12 +82,26 @@ impl Rings {
     }
 }
 
-fn key(members: &[Identity], shape: Shape) -> u128 {
+/// The same shares in the smallest numbers, so that equal weights are one ring, whatever they are.
+fn reduced(members: &[Weighted]) -> Vec<Weighted> {
+    let divisor = members.iter().fold(0, |divisor, member| common_divisor(divisor, member.weight)).max(1);
+    members.iter().map(|member| Weighted { weight: member.weight / divisor, ..*member }).collect()
+}
+
+fn common_divisor(mut a: u32, mut b: u32) -> u32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+fn key(members: &[Weighted], shape: Shape) -> u128 {
     let mut hasher = SipHasher13::new();
     hasher.write_u32(shape.slots());
-    for (address, port) in members {
+    for Weighted { identity: (address, port), weight } in members {
         hasher.write(&wide(*address));
         hasher.write_u16(*port);
+        hasher.write_u32(*weight);
     }
     hasher.finish128().as_u128()
 }
@@ -96,19 +110,24 @@ fn key(members: &[Identity], shape: Shape) -> u128 {
 mod tests {
     use super::*;
 
-    fn members(n: u8) -> Vec<Identity> {
-        (1..=n).map(|i| (format!("10.244.0.{i}").parse().expect("an address"), 80)).collect()
+    fn members(n: u8, weight: u32) -> Vec<Weighted> {
+        let identity = |i| (format!("10.244.0.{i}").parse().expect("an address"), 80);
+        (1..=n).map(|i| Weighted { identity: identity(i), weight }).collect()
     }
 
     #[test]
     fn equal_sets_share_one_ring_and_unused_ones_go() {
         let rings = Rings::new(RingHash::new("pollgate"), None);
-        let first = rings.ring(&members(3)).expect("few");
-        assert!(Arc::ptr_eq(&first, &rings.ring(&members(3)).expect("few")));
-        let other = rings.ring(&members(4)).expect("few");
+        let first = rings.ring(&members(3, 100)).expect("few");
+        assert!(Arc::ptr_eq(&first, &rings.ring(&members(3, 100)).expect("few")));
+        assert!(Arc::ptr_eq(&first, &rings.ring(&members(3, 7)).expect("few")), "equal weights");
+        let mut heavier = members(3, 100);
+        heavier[0].weight = 200;
+        assert!(!Arc::ptr_eq(&first, &rings.ring(&heavier).expect("few")));
+        let other = rings.ring(&members(4, 100)).expect("few");
         assert!(!Arc::ptr_eq(&first, &other));
-        let single = rings.ring(&members(1)).expect("few");
-        assert!(Arc::ptr_eq(&single, &rings.ring(&members(2)[1..]).expect("few")), "one has all, whichever it is");
+        let single = rings.ring(&members(1, 100)).expect("few");
+        assert!(Arc::ptr_eq(&single, &rings.ring(&members(2, 7)[1..]).expect("few")), "one has all, whichever it is");
         drop((first, other));
         rings.tidy();
         assert!(rings.known().is_empty());
@@ -117,8 +136,9 @@ mod tests {
     #[test]
     fn a_forced_size_holds_for_all_and_limits_say_so() {
         let rings = Rings::new(RingHash::new("pollgate"), Some(251));
-        assert_eq!(rings.ring(&members(3)).expect("few").entries().len(), 251);
-        let many: Vec<Identity> = (0..252u16).map(|port| ("10.0.0.1".parse().expect("an address"), port)).collect();
+        assert_eq!(rings.ring(&members(3, 100)).expect("few").entries().len(), 251);
+        let identity = |port| ("10.0.0.1".parse().expect("an address"), port);
+        let many: Vec<Weighted> = (0..252).map(|port| Weighted { identity: identity(port), weight: 1 }).collect();
         assert_eq!(rings.ring(&many).err(), Some(TooMany { found: 252, limit: 251 }));
     }
 }

@@ -85,6 +85,7 @@ mod tests {
             ready: words[1] == "r",
             serving: true,
             terminating: words[1] == "t",
+            weight: 100,
             node: None,
             zone: None,
             hints: Hints { nodes: hints("node="), zones: hints("zone=") },

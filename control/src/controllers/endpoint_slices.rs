@@ -1,7 +1,7 @@
 //! The endpoint controller: Pods a Service selects become EndpointSlices.
 //!
 //! ```text
-//! Service.selector ─▶ Pods ─ membership ─▶ endpoints ─ group by resolved ports ─▶ pack, 100 per slice
+//! Service.selector ─▶ Pods ─ membership ─▶ endpoints ─ group by ports, weight ─▶ pack, 100 per slice
 //!                                                                                 └ in place: a slice keeps what it has
 //! ```
 //!
@@ -20,13 +20,14 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::membership::{Member, Ports, ZONE_LABEL, hostname, members, node_name, pod_addresses, reference};
+use super::membership::{Member, ZONE_LABEL, hostname, members, node_name, pod_addresses, reference};
 use super::slices::{
-    Endpoints, MANAGED_BY, MANAGED_BY_LABEL, Packing, TRIGGER_TIME, free_name, is_ours, owner_uid, pack,
+    Endpoints, Group, MANAGED_BY, MANAGED_BY_LABEL, Packing, TRIGGER_TIME, free_name, is_ours, owner_uid, pack,
 };
 use super::{endpoints_v1, hints};
 use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, ServiceType, SpecExt};
+use crate::objects::weight;
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 
 /// Brings the slices of every Service the batch may have affected up to date.
@@ -114,12 +115,14 @@ fn own_slices(view: &mut Overlay<'_>, name: &ServiceName, service: &Service) -> 
     own.iter().filter_map(|slice| slice.as_slice().cloned()).collect()
 }
 
-/// The endpoints of one family, those with the same ports together. A Pod without an address of it is none of them.
-fn grouped(members: &[Member], name: &ServiceName, spec: &ServiceSpec, family: Family) -> BTreeMap<Ports, Endpoints> {
-    let mut groups: BTreeMap<Ports, Endpoints> = BTreeMap::new();
+/// The endpoints of one family, those with the same ports and weight together. A Pod without an address of it is none of them.
+fn grouped(members: &[Member], name: &ServiceName, spec: &ServiceSpec, family: Family) -> BTreeMap<Group, Endpoints> {
+    let mut groups: BTreeMap<Group, Endpoints> = BTreeMap::new();
     for member in members {
         let Some(endpoint) = endpoint(member, name, spec, family) else { continue };
-        groups.entry(member.ports.clone()).or_default().insert(member.pod.name().to_owned(), endpoint);
+        let weight = weight::of_pod(member.pod.metadata()).map(|weight| weight.to_string());
+        let group = Group { ports: member.ports.clone(), weight };
+        groups.entry(group).or_default().insert(member.pod.name().to_owned(), endpoint);
     }
     groups
 }

@@ -11,6 +11,7 @@ use super::membership::{Ports, SlicePort};
 use crate::cluster::names::generated_name;
 use crate::cluster::overlay::Overlay;
 use crate::objects::service::ServiceName;
+use crate::objects::weight::WEIGHT_ANNOTATION;
 use crate::objects::{Key, Kind, Object};
 
 /// The label that names the manager of a slice.
@@ -22,6 +23,36 @@ pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigg
 /// Endpoints packed into one slice; kube-controller-manager's default.
 const SLICE_SIZE: usize = 100;
 
+/// What the endpoints of a slice have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Group {
+    pub(super) ports: Ports,
+    /// The weight, if Pods have one: a slice can say it, an endpoint cannot.
+    pub(super) weight: Option<String>,
+}
+
+impl Group {
+    fn of(slice: &EndpointSlice) -> Group {
+        let weight = slice.metadata.annotations.as_ref().and_then(|annotations| annotations.get(WEIGHT_ANNOTATION));
+        Group { ports: ports_of(slice), weight: weight.cloned() }
+    }
+
+    fn write(&self, slice: &mut EndpointSlice) {
+        slice.ports = Some(self.ports.iter().cloned().map(port_of).collect());
+        match &self.weight {
+            Some(weight) => {
+                let annotations = slice.metadata.annotations.get_or_insert_default();
+                annotations.insert(WEIGHT_ANNOTATION.to_owned(), weight.clone());
+            }
+            None => {
+                if let Some(annotations) = &mut slice.metadata.annotations {
+                    annotations.remove(WEIGHT_ANNOTATION);
+                }
+            }
+        }
+    }
+}
+
 /// Endpoints by Pod.
 pub(super) type Endpoints = BTreeMap<String, Endpoint>;
 
@@ -32,39 +63,39 @@ pub(super) struct Packing {
 }
 
 /// Puts endpoints into slices, disturbing as little as can be. Slices that are new have no name yet.
-pub(super) fn pack(own: Vec<EndpointSlice>, mut wanted: BTreeMap<Ports, Endpoints>) -> Packing {
+pub(super) fn pack(own: Vec<EndpointSlice>, mut wanted: BTreeMap<Group, Endpoints>) -> Packing {
     let mut packing = Packing { keep: Vec::new(), spare: Vec::new() };
-    let mut by_ports: BTreeMap<Ports, Vec<(bool, EndpointSlice)>> = BTreeMap::new();
+    let mut by_group: BTreeMap<Group, Vec<(bool, EndpointSlice)>> = BTreeMap::new();
     for mut slice in own {
-        let ports = ports_of(&slice);
+        let group = Group::of(&slice);
         let before = slice.endpoints.len();
-        let Some(group) = wanted.get_mut(&ports) else {
+        let Some(endpoints) = wanted.get_mut(&group) else {
             packing.spare.push(slice);
             continue;
         };
         let old = std::mem::take(&mut slice.endpoints);
-        slice.endpoints = old.iter().filter_map(|endpoint| group.remove(pod_of(endpoint)?)).collect();
+        slice.endpoints = old.iter().filter_map(|endpoint| endpoints.remove(pod_of(endpoint)?)).collect();
         let changed = slice.endpoints.len() != before || slice.endpoints != old;
         match slice.endpoints.is_empty() {
             true => packing.spare.push(slice),
-            false => by_ports.entry(ports).or_default().push((changed, slice)),
+            false => by_group.entry(group).or_default().push((changed, slice)),
         }
     }
-    for (ports, group) in wanted {
-        let slices = by_ports.remove(&ports).unwrap_or_default();
-        fill(&mut packing, &ports, slices, group.into_values().collect());
+    for (group, endpoints) in wanted {
+        let slices = by_group.remove(&group).unwrap_or_default();
+        fill(&mut packing, &group, slices, endpoints.into_values().collect());
     }
     if packing.keep.is_empty() {
         let mut placeholder = packing.spare.pop().unwrap_or_default();
         placeholder.endpoints = Vec::new();
-        placeholder.ports = Some(Vec::new());
+        Group::default().write(&mut placeholder);
         packing.keep.push(placeholder);
     }
     packing
 }
 
 /// New endpoints go where something changes anyway, then into the fullest slice with room, then into fresh ones.
-fn fill(packing: &mut Packing, ports: &Ports, mut slices: Vec<(bool, EndpointSlice)>, endpoints: Vec<Endpoint>) {
+fn fill(packing: &mut Packing, group: &Group, mut slices: Vec<(bool, EndpointSlice)>, endpoints: Vec<Endpoint>) {
     slices.sort_by_key(|(changed, slice)| (!*changed, std::cmp::Reverse(slice.endpoints.len())));
     let mut endpoints = endpoints.into_iter().peekable();
     for (_, mut slice) in slices {
@@ -75,7 +106,7 @@ fn fill(packing: &mut Packing, ports: &Ports, mut slices: Vec<(bool, EndpointSli
     while endpoints.peek().is_some() {
         let mut slice = packing.spare.pop().unwrap_or_default();
         slice.endpoints = endpoints.by_ref().take(SLICE_SIZE).collect();
-        slice.ports = Some(ports.iter().cloned().map(port_of).collect());
+        group.write(&mut slice);
         packing.keep.push(slice);
     }
 }

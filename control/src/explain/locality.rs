@@ -15,7 +15,7 @@ pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String>
     let mut notes: Vec<String> = Vec::new();
     for (at, family) in ports_by_family(service) {
         let endpoints = service.ports[at].endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family);
-        let endpoints: Vec<&ResolvedEndpoint> = endpoints.collect();
+        let endpoints: Vec<&ResolvedEndpoint> = endpoints.filter(|endpoint| endpoint.weight > 0).collect();
         let found = local_notes(settings, service, &endpoints).into_iter().chain(hint_note(settings, &endpoints));
         let added: Vec<String> = found.filter(|note| !notes.contains(note)).collect();
         notes.extend(added);

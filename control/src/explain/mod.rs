@@ -11,6 +11,7 @@
 
 pub mod lint;
 mod locality;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -371,6 +372,7 @@ fn notes(
         notes.extend(empty_note(resolved));
     }
     notes.extend(locality::notes(cluster, resolved));
+    notes.extend(weights::notes(resolved));
     notes.extend(partial_port_notes(resolved));
     notes.extend(unserved_notes(resolved));
     notes.extend(balancer_note(cluster, service, spec));

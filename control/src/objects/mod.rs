@@ -15,6 +15,7 @@ pub mod manifest;
 pub(crate) mod merge;
 pub(crate) mod schema;
 pub mod service;
+pub mod weight;
 
 use std::fmt;
 

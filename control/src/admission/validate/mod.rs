@@ -22,7 +22,7 @@ pub(crate) use self::service::misplaced_addresses;
 
 use crate::objects::fault::Fault;
 use crate::objects::service::parse_ip;
-use crate::objects::{Kind, Object};
+use crate::objects::{Kind, Object, weight};
 
 /// Most bytes of all annotations of an object.
 const MAX_ANNOTATIONS: usize = 256 << 10;
@@ -73,6 +73,21 @@ fn metadata(object: &Object, faults: &mut Vec<Fault>) {
     }
     if let Some(pairs) = &metadata.annotations {
         annotations("metadata.annotations", pairs, faults);
+    }
+    weights(object, faults);
+}
+
+/// A weight that cannot be read is refused on the kinds of which one is read: it would not be noticed otherwise.
+fn weights(object: &Object, faults: &mut Vec<Fault>) {
+    match object.kind() {
+        // Endpoints hand their annotations on to the slices that mirror them.
+        Kind::Pod | Kind::Endpoints | Kind::EndpointSlice => {}
+        Kind::Service | Kind::Node | Kind::Namespace | Kind::Event => return,
+    }
+    for (key, text) in weight::annotations(object.metadata()) {
+        if weight::parse(text).is_none() {
+            faults.push(Fault::invalid(format!("metadata.annotations[{key}]"), text, weight::NOT_A_WEIGHT));
+        }
     }
 }
 

@@ -93,6 +93,30 @@ fn labels_and_annotations() {
 }
 
 #[test]
+fn weights() {
+    let with = |kind: Kind, key: &str, weight: &str| {
+        let mut value = of(kind, "p");
+        value["metadata"]["annotations"] = json!({key: weight});
+        if kind == Kind::EndpointSlice {
+            value["addressType"] = json!("IPv4");
+            value["endpoints"] = json!([]);
+        }
+        value
+    };
+    for (kind, key) in [
+        (Kind::Pod, "pollgate.io/weight"),
+        (Kind::EndpointSlice, "pollgate.io/weight"),
+        (Kind::EndpointSlice, "service.cilium.io/weight"),
+    ] {
+        let told =
+            format!("metadata.annotations[{key}]: Invalid value: \"65536\": must be an integer between 0 and 65535");
+        refused(&with(kind, key, "65536"), &[&told]);
+        World::new().apply([with(kind, key, "65535")]);
+    }
+    World::new().apply([with(Kind::Node, "pollgate.io/weight", "of a Node, nobody reads it")]);
+}
+
+#[test]
 fn endpoints() {
     let of = |subsets: Value| json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "a"}, "subsets": subsets});
     let address = |ip: &str| json!([{"addresses": [{"ip": ip}]}]);

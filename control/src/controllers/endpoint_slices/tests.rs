@@ -310,3 +310,33 @@ fn a_pod_that_changes_its_labels_moves_from_service_to_service() {
     assert_eq!(commit.changes.len(), 5, "the Pod, two slices, two Endpoints");
     assert_eq!((world.slices("a")[0].endpoints.len(), world.slices("b")[0].endpoints.len()), (0, 1));
 }
+
+#[test]
+fn a_pods_weight_is_its_slices() {
+    let mut world = World::new();
+    let weighted = |name: &str, ip: &str, weight: Option<&str>| {
+        let mut pod = pod(name, "a", ip);
+        pod["metadata"]["annotations"] = weight.map_or(json!(null), |weight| json!({"pollgate.io/weight": weight}));
+        pod
+    };
+    let seen = |world: &World| -> Vec<(Option<String>, Vec<String>)> {
+        let weight = |slice: &EndpointSlice| slice.metadata.annotations.as_ref()?.get("pollgate.io/weight").cloned();
+        let addresses = |slice: &EndpointSlice| slice.endpoints.iter().flat_map(|e| e.addresses.clone()).collect();
+        let mut seen: Vec<_> = world.slices("a").iter().map(|slice| (weight(slice), addresses(slice))).collect();
+        seen.sort();
+        seen
+    };
+    let slice = |weight: Option<&str>, addresses: &[&str]| {
+        (weight.map(str::to_owned), addresses.iter().map(|&address| address.to_owned()).collect::<Vec<_>>())
+    };
+    world.apply([web("a"), weighted("p1", "10.0.0.1", None), weighted("p2", "10.0.0.2", None)]);
+    assert_eq!(seen(&world), [slice(None, &["10.0.0.1", "10.0.0.2"])]);
+    world.apply([weighted("p2", "10.0.0.2", Some("050")), weighted("p3", "10.0.0.3", Some("50"))]);
+    assert_eq!(seen(&world), [slice(None, &["10.0.0.1"]), slice(Some("50"), &["10.0.0.2", "10.0.0.3"])]);
+    world.apply([weighted("p2", "10.0.0.2", Some("0")), weighted("p3", "10.0.0.3", None)]);
+    assert_eq!(seen(&world), [slice(None, &["10.0.0.1", "10.0.0.3"]), slice(Some("0"), &["10.0.0.2"])]);
+    world.delete(Kind::Pod, "p1");
+    world.delete(Kind::Pod, "p2");
+    world.delete(Kind::Pod, "p3");
+    assert_eq!(seen(&world), [slice(None, &[])], "the last slice has no weight");
+}
