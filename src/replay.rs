@@ -21,6 +21,7 @@ use pollgate_control::objects::manifest::{self, Document, ManifestError};
 use pollgate_control::objects::service::ServiceName;
 use pollgate_control::objects::{Kind, Object};
 use pollgate_control::observe::stats::{self, CounterValues, ReplayStats};
+use pollgate_dataplane::affinity::Affinity;
 use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::pcap::{self, PcapError, PcapPort, Record, Track};
@@ -67,8 +68,8 @@ pub enum ReplayError {
     /// The configuration needs what this version does not support.
     #[error("{0}")]
     NotDone(String),
-    /// The flow table could not be allocated.
-    #[error("flows.max: cannot map the flow table: {0}")]
+    /// A table could not be allocated.
+    #[error("flows.max, flows.affinity: cannot map the tables: {0}")]
     Memory(io::Error),
 }
 
@@ -146,6 +147,7 @@ impl Offline {
             limits: config.into(),
             settings,
             counters: Arc::clone(&counters),
+            affinity: Arc::new(Affinity::new(config.flows.affinity, SEEDS).map_err(ReplayError::Memory)?),
             mailbox: Arc::default(),
             ask: Box::new(|_| {}),
             seeds: SEEDS,

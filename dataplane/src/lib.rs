@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod affinity;
 pub mod bpf;
 mod burst;
 mod classify;

@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 ///
 /// # Safety
 /// All-zero bytes must be a valid value of the type, and the type must need no `Drop`.
-pub(crate) unsafe trait Zeroed: Copy {}
+pub(crate) unsafe trait Zeroed {}
 
 /// A fixed array of `T` in its own mapping, initially all zero.
 pub(crate) struct Mapped<T: Zeroed> {
@@ -24,6 +24,9 @@ pub(crate) struct Mapped<T: Zeroed> {
 
 // SAFETY: it owns its memory like a Box, and T is Send.
 unsafe impl<T: Zeroed + Send> Send for Mapped<T> {}
+
+// SAFETY: a shared reference to it gives shared references to T, and T is Sync.
+unsafe impl<T: Zeroed + Sync> Sync for Mapped<T> {}
 
 impl<T: Zeroed> Mapped<T> {
     /// Maps memory for `len` elements. Fails with the kernel's error if there is not enough memory.

@@ -7,8 +7,9 @@ use pollgate_common::flow::{Address, Protocol};
 use pollgate_common::net::NoNextHop;
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
-use pollgate_common::time::Instant;
+use pollgate_common::time::{Instant, Ticks};
 
+use crate::affinity::{Client, Endpoint};
 use crate::burst::{Burst, Family, Indexes};
 use crate::classify::{self, Destination};
 use crate::egress::pending;
@@ -101,7 +102,7 @@ fn decide<I: Ip>(
         return (verdict, Account::NONE);
     }
     match flow(shared, lane, other, packet, tables, now) {
-        Ok((index, is_new)) => translate(lane, frame, packet, index, is_new, tables, now),
+        Ok(flow) => translate(shared, lane, frame, packet, flow, tables, now),
         Err(verdict) => (shared.refusals.limit(verdict, now), Account::NONE),
     }
 }
@@ -189,24 +190,33 @@ fn new_flow<I: Ip>(
         return Err(Verdict::HandOver(owner));
     }
     let frontend = classify::new_flow(packet, destination, tables)?;
-    let choice = select::choose(packet, frontend, tables)?;
+    let choice = select::choose(packet, frontend, tables, &shared.affinity, now.ticks())?;
     within_hop_limit(packet)?;
-    open::flow(shared, &mut lane.flows, other, packet, &choice, tables, now)
+    let index = open::flow(shared, &mut lane.flows, other, packet, &choice, tables, now)?;
+    if let Some(timeout) = choice.affinity {
+        let client = Client { service: choice.service, address: packet.key.src.into() };
+        shared.note(client, Endpoint::new(choice.slot, &choice.backend), timeout, false, now.ticks());
+    }
+    Ok(index)
 }
 
 /// Applies the flow's translation and finds the next hop.
 #[inline]
 fn translate<I: Ip>(
+    shared: &mut Shared,
     lane: &mut Lane<I>,
     frame: &mut Frame,
     packet: &Packet<I::Address>,
-    index: u32,
-    is_new: bool,
+    (index, is_new): (u32, bool),
     tables: &Tables,
     now: Instant,
 ) -> (Verdict, Account) {
     let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
+    let was_opening = lane.flows.entry(index).state.life().is_opening();
     let entry = lane.flows.touch(index, now.ticks(), &packet.segment);
+    if was_opening && shared.affinity.is_used() {
+        confirmed(shared, entry, tables, now.ticks());
+    }
     rewrite::translate::<I>(frame, packet, &entry.translation);
     let verdict = match lane.next_hops.of(entry, tables.net()) {
         Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),
@@ -218,4 +228,19 @@ fn translate<I: Ip>(
         Err(error) => Verdict::Drop(pending::reason(error)),
     };
     (verdict, Account { packets: 1, ..opened })
+}
+
+/// Notes which endpoint the client keeps, if its packet has confirmed the flow: only a client that exists can do that.
+#[cold]
+fn confirmed<A: Address>(shared: &mut Shared, entry: &Entry<A>, tables: &Tables, now: Ticks) {
+    match (entry.state.side(), entry.state.life()) {
+        (Side::Client, Life::Established { .. }) => {}
+        (Side::Client, Life::Opening { .. } | Life::Reset { .. } | Life::Closing) | (Side::Backend, _) => return,
+    }
+    let service = tables.service_by_id(entry.service_id());
+    if let Some(timeout) = service.and_then(|service| service.client_ip_affinity) {
+        let client = Client { service: entry.service_id(), address: entry.key.src.into() };
+        let endpoint = Endpoint { slot: entry.backend, incarnation: entry.backend_incarnation };
+        shared.note(client, endpoint, timeout, true, now);
+    }
 }

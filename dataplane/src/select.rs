@@ -1,21 +1,25 @@
 //! Selection: which backend a new flow gets, and whether its source is translated.
 //!
-//! The choice is Maglev's: a keyed hash of the 5-tuple (of the source address alone under ClientIP affinity) picks from
-//! the pool's ring, so every gateway with the same configuration picks the same backend.
+//! The choice is the ring's: a keyed hash of the 5-tuple (of the source address alone under ClientIP affinity) picks from
+//! the pool's ring, so every gateway with the same configuration picks the same backend. Under ClientIP affinity a backend that the client
+//! was given before comes first ([`crate::affinity`]).
 //!
 //! A TCP segment in the middle of an unknown connection may open a flow the same way: that is fail-over, since the other
 //! gateway picked by the same ring. Not with RST or SYN, not without ACK, and only where the source is not translated: the
 //! source port that the other gateway chose is not known here.
 //!
-//! Everything here is pure: from a packet and the tables to a choice or a verdict.
+//! Nothing here changes anything: from a packet, the tables and what is remembered of its client to a choice or a verdict.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::DropReason;
 use pollgate_common::settings::DataplaneSettings;
-use pollgate_common::tables::{Backend, Frontend, FrontendKind, ServiceId, ServicePort, Tables};
+use pollgate_common::tables::{Backend, Frontend, FrontendKind, Pool, ServiceId, ServicePort, Tables};
+use pollgate_common::time::Ticks;
 
+use crate::affinity::{Affinity, Client};
 use crate::flow::life::Signal;
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
@@ -34,10 +38,18 @@ pub(crate) struct Choice {
     pub(crate) snat: bool,
     /// The packet is from the middle of a connection that another gateway opened.
     pub(crate) mid_stream: bool,
+    /// How long the client keeps the backend, if it does.
+    pub(crate) affinity: Option<Duration>,
 }
 
 /// The backend for the flow that `packet` opens to `frontend`.
-pub(crate) fn choose<A: Address>(packet: &Packet<A>, frontend: Frontend, tables: &Tables) -> Result<Choice, Verdict> {
+pub(crate) fn choose<A: Address>(
+    packet: &Packet<A>,
+    frontend: Frontend,
+    tables: &Tables,
+    affinity: &Affinity,
+    now: Ticks,
+) -> Result<Choice, Verdict> {
     let settings = tables.settings();
     let service = tables.service(frontend.service).ok_or(Verdict::Drop(DropReason::UndefinedPort))?;
     let from = packet.key.src.into();
@@ -45,13 +57,31 @@ pub(crate) fn choose<A: Address>(packet: &Packet<A>, frontend: Frontend, tables:
         return Err(Verdict::Drop(DropReason::SourceNotAllowed));
     }
     let policy = snat::policy(frontend.kind, service, settings.is_pod(from), settings.masquerade_all);
-    let (slot, backend) = backend(packet, service, policy, settings)?;
+    let pool = if policy.local { &service.local } else { &service.cluster };
+    let (slot, backend) = match kept(from, service, pool, affinity, now) {
+        Some(kept) => kept,
+        None => backend(packet, service, policy, settings)?,
+    };
     let snat = policy.snat || from == backend.address;
     let mid_stream = is_mid_stream(packet);
     if mid_stream && (snat || !can_take_over(packet.segment.signal())) {
         return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
-    Ok(Choice { service: service.id, slot, backend: *backend, snat, mid_stream })
+    let affinity = service.client_ip_affinity;
+    Ok(Choice { service: service.id, slot, backend: *backend, snat, mid_stream, affinity })
+}
+
+/// The backend that the client was given before, if the Service remembers and `pool` has it.
+fn kept<'a>(
+    from: IpAddr,
+    service: &'a ServicePort,
+    pool: &Pool,
+    affinity: &Affinity,
+    now: Ticks,
+) -> Option<(u16, &'a Backend)> {
+    service.client_ip_affinity?;
+    let endpoint = affinity.remembered(Client { service: service.id, address: from }, now)?;
+    service.chosen_before(pool, endpoint.slot, endpoint.incarnation)
 }
 
 fn lets_in(service: &ServicePort, from: IpAddr) -> bool {
@@ -101,7 +131,7 @@ fn ring_hash<A: Address>(
     let (src, dst): (IpAddr, IpAddr) = (key.src.into(), key.dst.into());
     let protocol = Protocol::from_number(key.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
     Ok(match service.client_ip_affinity {
-        true => settings.ring_hash.source(src),
-        false => settings.ring_hash.flow(src, dst, key.src_port, key.dst_port, protocol),
+        Some(_) => settings.ring_hash.source(src),
+        None => settings.ring_hash.flow(src, dst, key.src_port, key.dst_port, protocol),
     })
 }

@@ -111,7 +111,7 @@ mod tests {
             frontends: Box::default(),
             internal_local,
             external_local,
-            client_ip_affinity: false,
+            client_ip_affinity: None,
             source_ranges: Box::default(),
             backends: Box::default(),
             cluster: Pool::empty(),

@@ -1,10 +1,13 @@
 //! What a worker remembers from burst to burst: a part that is shared, and a lane per family.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use pollgate_common::net::Net;
 use pollgate_common::time::Ticks;
 
+use crate::affinity::{Affinity, AffinityTotals, Client, Endpoint};
 use crate::egress::nexthop::NextHops;
 use crate::flow::table::FlowTotals;
 use crate::flow::{FlowTable, Limits};
@@ -26,6 +29,16 @@ pub(crate) struct Shared {
     /// Flows that may be opened.
     pub(crate) new_flows: Rate,
     pub(crate) refusals: reject::Rates,
+    /// Which endpoints clients keep; shared with the other workers.
+    pub(crate) affinity: Arc<Affinity>,
+    pub(crate) affinity_totals: AffinityTotals,
+}
+
+impl Shared {
+    /// Notes that a flow of the client was opened or `confirmed`.
+    pub(crate) fn note(&mut self, client: Client, endpoint: Endpoint, timeout: Duration, confirmed: bool, now: Ticks) {
+        self.affinity.note(client, endpoint, timeout, confirmed, now, &mut self.affinity_totals);
+    }
 }
 
 /// What is kept per IP family.

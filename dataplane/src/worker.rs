@@ -19,6 +19,7 @@ use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
+use crate::affinity::{Affinity, AffinityTotals};
 use crate::burst::Burst;
 pub use crate::egress::dispatch::AskNeighbour;
 use crate::egress::dispatch::Egress;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub settings: Arc<DataplaneSettings>,
     /// Where it counts.
     pub counters: Arc<Counters>,
+    /// Which endpoints clients keep: one table for all workers.
+    pub affinity: Arc<Affinity>,
     /// Where requests for copies of its flows are left.
     pub mailbox: Arc<Mailbox>,
     /// How it asks for a neighbour.
@@ -87,6 +90,8 @@ impl Worker {
             new_flows: Rate::new(parts.limits.new_per_second),
             refusals: reject::Rates::new(),
             steering: parts.steering,
+            affinity: parts.affinity,
+            affinity_totals: AffinityTotals::default(),
         };
         // Each family's table is as large as the limits allow; the limits hold for both together (`flow::room`).
         let (v4, v6) = (Lane::new(&parts.limits, parts.seeds)?, Lane::new(&parts.limits, parts.seeds)?);
@@ -126,7 +131,7 @@ impl Worker {
         self.egress.flush(now);
         self.inspector.poll(&self.state.v4.flows, &self.state.v6.flows, now.ticks());
         self.state.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
-        self.egress.report(self.state.flow_totals(), tables.generation());
+        self.egress.report(self.state.flow_totals(), self.state.shared.affinity_totals, tables.generation());
         taken
     }
 

@@ -300,6 +300,7 @@ addresses: 192.168.0.10
             ("workers: {cpus: [-1]}", "workers.cpus[0]: expected a whole number from 0 to 65535 (found -1)"),
             ("workers: {idle: never}", "workers.idle: expected adaptive or poll (found never)"),
             ("flows: {max: 0}", "flows.max: expected a whole number from 1 to 268435456 (found 0)"),
+            ("flows: {affinity: 0}", "flows.affinity: expected a whole number from 1 to 268435456 (found 0)"),
             ("flows: {newPerSecond: 0}", "flows.newPerSecond: expected a whole number from 1 to 100000000 (found 0)"),
             (
                 "flows: {unconfirmedPercent: 101}",

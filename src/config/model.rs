@@ -186,6 +186,8 @@ pub struct Flows {
     pub new_per_second: u32,
     /// Percentage of each worker's flows that their clients may not have confirmed.
     pub unconfirmed_percent: u8,
+    /// Clients whose endpoint is remembered.
+    pub affinity: usize,
     /// A TCP connection that its client has confirmed and that is silent for this long is forgotten.
     pub tcp_established: Duration,
     /// The same before the client has confirmed it.

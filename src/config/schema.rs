@@ -230,6 +230,7 @@ fn flows(mut section: Section<'_>) -> Flows {
     let max = section.field("max").integer(1..=MOST_FLOWS).unwrap_or(1 << 20);
     let new_per_second = section.field("newPerSecond").integer(1..=MOST_NEW_FLOWS).unwrap_or(1_000_000);
     let unconfirmed_percent = section.field("unconfirmedPercent").integer(1..=100).unwrap_or(50);
+    let affinity = section.field("affinity").integer(1..=MOST_FLOWS).unwrap_or(1 << 19);
     let mut age = |key, default| {
         let within = |text: &str| values::duration(text).filter(|age| FLOW_AGES.contains(age));
         let read = section.field(key).parsed("a duration from 1s to 365d such as 1h30m", within);
@@ -239,6 +240,7 @@ fn flows(mut section: Section<'_>) -> Flows {
         max,
         new_per_second,
         unconfirmed_percent,
+        affinity,
         tcp_established: age("tcpEstablished", 86_400),
         tcp_opening: age("tcpOpening", 60),
         tcp_closing: age("tcpClosing", 60),

@@ -13,6 +13,7 @@ use pollgate_common::inspect::Mailbox;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::HostNetwork;
+use pollgate_dataplane::affinity::Affinity;
 use pollgate_dataplane::egress::mesh::{Mesh, Waker};
 use pollgate_dataplane::flow::Limits;
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
@@ -47,6 +48,8 @@ pub(crate) fn make(
     let steering = Steering::new(count, random_seed());
     let mut opener = Opener::new(config, settings, steering.clone(), count)?;
     let limits = Limits::from(config).share(workers);
+    let affinity = Affinity::new(config.flows.affinity, random_seed());
+    let affinity = Arc::new(affinity.map_err(system("mapping the affinity table (flows.affinity)"))?);
     let make = |(worker, wake): (u16, WakeUp)| {
         let parts = Parts {
             worker,
@@ -56,6 +59,7 @@ pub(crate) fn make(
             limits,
             settings: Arc::clone(settings),
             counters: Arc::clone(counters),
+            affinity: Arc::clone(&affinity),
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
             ask: Box::new(network.resolver().into_fn()),
             seeds: random_seed(),

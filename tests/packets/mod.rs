@@ -11,10 +11,12 @@
 mod v4 {
     const IS_V6: bool = false;
 
+    mod affinity;
     mod arp_icmp;
     mod changes;
     mod clusterip;
     mod dns;
+    mod drain;
     mod flood;
     mod flows;
     mod malformed;
@@ -30,8 +32,10 @@ mod v4 {
 mod v6 {
     const IS_V6: bool = true;
 
+    mod affinity;
     mod changes;
     mod clusterip;
+    mod drain;
     mod flood;
     mod flows;
     mod nd_icmpv6;

@@ -334,7 +334,7 @@ fn under_client_ip_affinity_a_client_keeps_its_endpoint_whatever_its_port() {
         chosen.extend(endpoints);
     }
     assert_eq!(chosen.len(), 3, "different clients get different ones");
-    let opened = [("flows_opened", 150), ("flows_live", 150), ("flows_half_open", 150)];
+    let opened = [("flows_opened", 150), ("flows_live", 150), ("flows_half_open", 150), ("affinity_remembered", 30)];
     lab.counters(&[&[("rx", 150), ("tx", 150)], &opened[..]].concat());
 }
 

@@ -203,7 +203,7 @@ mod tests {
             frontends: Box::new([(key(address, 80), FrontendKind::ClusterIp)]),
             internal_local: false,
             external_local: false,
-            client_ip_affinity: false,
+            client_ip_affinity: None,
             source_ranges: Box::default(),
             backends: (0..backends).map(|_| backend).collect(),
             cluster: Pool::new(Arc::clone(&ring), slots.clone()),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -113,8 +114,8 @@ pub struct ServicePort {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
-    /// `sessionAffinity: ClientIP`: the source address alone decides the backend.
-    pub client_ip_affinity: bool,
+    /// `sessionAffinity: ClientIP`: a client keeps its backend for so long after each new flow.
+    pub client_ip_affinity: Option<Duration>,
     /// `loadBalancerSourceRanges` of this family. If empty, every source is allowed unless `closed_to_family`.
     pub source_ranges: Box<[IpNet]>,
     /// There are source ranges, but none of this family: no source is allowed.
@@ -139,6 +140,12 @@ impl ServicePort {
         let ordinal = pool.ring.pick(hash)?;
         let slot = *pool.order.get(usize::from(ordinal))?;
         Some((slot, self.backends.get(usize::from(slot))?))
+    }
+
+    /// The backend at `slot`, if it is of this incarnation and `pool` may choose it.
+    pub fn chosen_before(&self, pool: &Pool, slot: u16, incarnation: u16) -> Option<(u16, &Backend)> {
+        let backend = self.backends.get(usize::from(slot)).filter(|backend| backend.incarnation == incarnation)?;
+        pool.order.contains(&slot).then_some((slot, backend))
     }
 
     /// Whether the slot still holds the backend of this incarnation, and that backend is serving.

@@ -39,7 +39,7 @@ pub fn compile(
         frontends: frontends(service, port, family, settings),
         internal_local: service.internal_local,
         external_local: service.external_local,
-        client_ip_affinity: service.affinity_timeout.is_some(),
+        client_ip_affinity: service.affinity_timeout,
         source_ranges: service
             .source_ranges
             .iter()

@@ -435,7 +435,7 @@ fn has_room(items: usize, backends: usize, next: &ServicePort, limit: usize) -> 
 
 fn service_item(service: &ServicePort) -> ServiceItem {
     let policy = |is_local: bool| if is_local { "Local" } else { "Cluster" }.to_owned();
-    let affinity = if service.client_ip_affinity { "ClientIP" } else { "None" };
+    let affinity = if service.client_ip_affinity.is_some() { "ClientIP" } else { "None" };
     let (cluster, local) = (members(service, &service.cluster), members(service, &service.local));
     let backend = |(slot, backend): (usize, &Backend)| BackendItem {
         slot: u16::try_from(slot).unwrap_or(u16::MAX),

@@ -7,6 +7,7 @@ use pollgate_common::net::{NeighbourQuery, Net, NoNextHop, PortId};
 use pollgate_common::reasons::DropReason;
 use pollgate_common::time::Instant;
 
+use crate::affinity::AffinityTotals;
 use crate::egress::mesh::Mesh;
 use crate::egress::pending::{IpPacket, Pending};
 use crate::egress::pool::BufferPool;
@@ -208,8 +209,8 @@ impl Egress {
         }
     }
 
-    /// Copies the flow table's totals at the end of a poll.
-    pub(crate) fn report(&self, flows: FlowTotals, generation: u64) {
+    /// Copies the totals of the flow table and of the affinity table at the end of a poll.
+    pub(crate) fn report(&self, flows: FlowTotals, affinity: AffinityTotals, generation: u64) {
         let counters = self.counters();
         counters.flows_live.set(flows.live);
         counters.flows_half_open.set(flows.half_open);
@@ -218,6 +219,9 @@ impl Egress {
         counters.flows_displaced.set(flows.displaced);
         counters.ports_taken_over.set(flows.taken_over);
         counters.tcp_out_of_window.set(flows.out_of_window);
+        counters.affinity_remembered.set(affinity.remembered);
+        counters.affinity_displaced.set(affinity.displaced);
+        counters.affinity_refused.set(affinity.refused);
         counters.generation.set(generation);
     }
 

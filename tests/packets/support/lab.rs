@@ -25,6 +25,7 @@ use pollgate_control::compile::{Compiler, Options};
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
 use pollgate_control::observe::stats;
+use pollgate_dataplane::affinity::Affinity;
 use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::flow::Limits;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
@@ -107,6 +108,7 @@ impl Lab {
         compiler.network(Arc::new(Net::new(1, wire_facts(&facts))));
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
         let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
+        let affinity = Arc::new(Affinity::new(config.flows.affinity, [9, 10, 11, 12]).expect("memory"));
         let asked = Arc::new(SegQueue::new());
         let (mut workers, mut wires) = (Vec::new(), Vec::new());
         for worker in 0..setup.workers {
@@ -120,6 +122,7 @@ impl Lab {
                 limits: Limits::from(&config).share(usize::from(setup.workers)),
                 settings: Arc::clone(&settings),
                 counters: Arc::clone(&counters),
+                affinity: Arc::clone(&affinity),
                 mailbox: Arc::default(),
                 ask: Box::new(move |query| asked.push(query)),
                 seeds: [5, 6, 7, 8 + u64::from(worker)],

@@ -5,11 +5,18 @@ pub(crate) fn service(name: &str, spec: &str) -> String {
     format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n")
 }
 
-/// The slice of a Service without selector: ready endpoints, each `ADDRESS` or `ADDRESS@NODE`, and their port.
+/// The slice of a Service without selector: endpoints, each `ADDRESS` or `ADDRESS@NODE`, and their port. They are ready, but those that end in
+/// `~` are terminating and serve.
 pub(crate) fn endpoints(service: &str, protocol: &str, port: u16, addresses: &[&str]) -> String {
-    let endpoint = |endpoint: &&str| match endpoint.split_once('@') {
-        Some((address, node)) => format!("  - {{addresses: [{address}], nodeName: {node}}}\n"),
-        None => format!("  - {{addresses: [{endpoint}]}}\n"),
+    let endpoint = |endpoint: &&str| {
+        let (place, conditions) = match endpoint.strip_suffix('~') {
+            Some(place) => (place, ", conditions: {ready: false, serving: true, terminating: true}"),
+            None => (*endpoint, ""),
+        };
+        match place.split_once('@') {
+            Some((address, node)) => format!("  - {{addresses: [{address}], nodeName: {node}{conditions}}}\n"),
+            None => format!("  - {{addresses: [{place}]{conditions}}}\n"),
+        }
     };
     let list: String = addresses.iter().map(endpoint).collect();
     let list = if list.is_empty() { "endpoints: []\n".to_owned() } else { format!("endpoints:\n{list}") };
