@@ -129,7 +129,7 @@ reasons! {
         TxFull "tx_full" Error
             "The interface's transmit queue was full." "The egress interface is slower than the ingress, or its CPU is busy: check queues and link speed.";
         TxTooLong "tx_too_long" Warning
-            "The packet is larger than the egress interface's MTU." "Use the same MTU along the path, or lower the senders' MTU.";
+            "The packet is larger than the egress interface's MTU. Its sender gets an ICMP error with that MTU, unless it lets routers fragment the packet." "Normal when a sender learns the MTU of a path. If it goes on, check that ICMP errors reach the senders, or use the same MTU along the path.";
         TxLinkDown "tx_link_down" Error
             "The interface went down while sending." "Bring the link up; `ip link` shows its state.";
         TxError "tx_error" Error

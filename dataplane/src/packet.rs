@@ -57,6 +57,8 @@ pub(crate) enum Refusal {
     PortUnreachable,
     /// ICMP time exceeded from the gateway's address.
     TimeExceeded,
+    /// ICMP fragmentation needed, or ICMPv6 packet too big, with this MTU in bytes, from the gateway's address.
+    TooBig(u16),
 }
 
 /// What is left to do with a frame once its verdict is carried out: every reply is written.

@@ -18,7 +18,7 @@ use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Verdict};
 use crate::port::{BURST, Frame};
-use crate::reply::{self, arp, nd};
+use crate::reply::{self, arp, nd, reject};
 use crate::state::{Lane, Shared, State};
 use crate::wire::Ip;
 use crate::{open, parse, rewrite, select};
@@ -200,7 +200,7 @@ fn new_flow<I: Ip>(
     Ok(index)
 }
 
-/// Applies the flow's translation and finds the next hop.
+/// Finds the next hop and applies the flow's translation.
 #[inline]
 fn translate<I: Ip>(
     shared: &mut Shared,
@@ -217,9 +217,14 @@ fn translate<I: Ip>(
     if was_opening && shared.affinity.is_used() {
         confirmed(shared, entry, tables, now.ticks());
     }
+    let next = lane.next_hops.of(entry, tables.net());
+    if let Ok(next) = next
+        && rewrite::is_too_long(packet.ip_len(), frame, next)
+    {
+        return (shared.refusals.limit(reject::too_big::<I>(frame, next.mtu), now), opened);
+    }
     rewrite::translate::<I>(frame, packet, &entry.translation);
-    let verdict = match lane.next_hops.of(entry, tables.net()) {
-        Ok(next) if rewrite::is_too_long(packet.ip_len(), frame, next) => Verdict::Drop(DropReason::TxTooLong),
+    let verdict = match next {
         Ok(next) => {
             rewrite::address(frame, next);
             Verdict::Send(next.port)

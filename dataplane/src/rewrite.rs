@@ -10,8 +10,8 @@ use crate::packet::{Packet, Transport};
 use crate::port::Frame;
 use crate::wire::checksum;
 use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::tcp::Tcp;
-use crate::wire::udp::Udp;
+use crate::wire::tcp::{self, Tcp};
+use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip};
 
 /// New addresses, ports and sums; one hop less.
@@ -51,10 +51,23 @@ pub(crate) fn address(frame: &mut Frame, next: &NextHop) {
     }
 }
 
-/// Whether the IP packet of `len` bytes in the frame is more than the next hop's link carries. A super-frame never is.
+/// Whether the IP packet of `len` bytes in the frame is more than the next hop's link carries. Of a super-frame, the segments
+/// count that the kernel or the hardware makes of it.
 #[inline]
 pub(crate) fn is_too_long(len: usize, frame: &Frame, next: &NextHop) -> bool {
-    len > next.mtu as usize && !frame.offload().is_gso()
+    len > next.mtu as usize && (!frame.offload().is_gso() || segment_len(len, frame) > next.mtu as usize)
+}
+
+/// Bytes of the IP packets that a super-frame of `len` bytes becomes. Its transport header is where its sum starts.
+#[cold]
+fn segment_len(len: usize, frame: &Frame) -> usize {
+    let offload = frame.offload();
+    let l4 = usize::from(offload.csum_start);
+    let header = match usize::from(offload.csum_offset) {
+        tcp::CHECKSUM => Tcp::at(frame.bytes(), l4).map_or(tcp::LEN, Tcp::header_len),
+        _ => udp::LEN,
+    };
+    len.min((l4 + header + usize::from(offload.gso_size)).saturating_sub(ethernet::LEN))
 }
 
 /// Sends an IP packet back to its sender: MAC and IP addresses are swapped, the hop limit starts anew.

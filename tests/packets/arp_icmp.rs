@@ -4,7 +4,7 @@ use etherparse::{ArpOperation, ArpPacketSlice, Icmpv4Type, TransportHeader};
 
 use super::support::builder::{MacBytes, arp, arp_as, icmp, ip, link_mac, mac_of, tcp, udp};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
-use super::support::objects::shop;
+use super::support::objects::{echo, shop};
 
 const OWNED: [&str; 5] = ["192.168.50.10", "10.96.0.10", "10.96.0.70", "203.0.113.7", "198.51.100.7"];
 
@@ -120,4 +120,14 @@ fn arp_to(mac: MacBytes) -> Vec<u8> {
     let mut frame = arp(ArpOperation::REQUEST, "192.168.50.100", "192.168.50.10");
     frame[..6].copy_from_slice(&mac);
     frame
+}
+
+#[test]
+fn a_sender_that_lets_routers_fragment_is_told_nothing() {
+    let mut lab = Lab::new(&echo(&["10.244.1.10"]));
+    lab.through(PODS, udp("10.244.1.5:40000", "10.96.0.60:7"), PODS);
+    lab.network(|facts| facts.links[PODS].mtu = 1300);
+    lab.send(PODS, udp("10.244.1.5:40000", "10.96.0.60:7").payload(vec![0; 1400]).fragment(0, false));
+    let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
+    lab.counters(&[&[("rx", 2), ("tx", 1), ("tx_too_long", 1)], &flow[..]].concat());
 }

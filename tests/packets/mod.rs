@@ -17,6 +17,7 @@ mod v4 {
     mod clusterip;
     mod dns;
     mod drain;
+    mod errors;
     mod flood;
     mod flows;
     mod malformed;
@@ -36,6 +37,7 @@ mod v6 {
     mod changes;
     mod clusterip;
     mod drain;
+    mod errors;
     mod flood;
     mod flows;
     mod nd_icmpv6;

@@ -34,6 +34,16 @@ pub(crate) fn verdict<A: Address>(packet: &Packet<A>, reason: DropReason) -> Ver
     }
 }
 
+/// The verdict on a packet that the next hop's link, of `mtu` bytes, cannot carry: its sender is told, so that it can send less
+/// (RFC 1191 §4, RFC 8201 §4). A packet that a router may fragment has a sender that does not ask for it.
+pub(crate) fn too_big<I: Ip>(frame: &Frame, mtu: u32) -> Verdict {
+    let asks = I::at(frame.bytes(), ethernet::LEN).is_some_and(|ip| !ip.may_fragment());
+    match u16::try_from(mtu) {
+        Ok(mtu) if asks => Verdict::Refuse(DropReason::TxTooLong, Refusal::TooBig(mtu)),
+        _ => Verdict::Drop(DropReason::TxTooLong),
+    }
+}
+
 /// TCP resets that a worker sends per second. A reset is no larger than what it answers.
 const RESETS_PER_SECOND: u32 = 10_000;
 
@@ -58,7 +68,7 @@ impl Rates {
         let Verdict::Refuse(reason, how) = verdict else { return verdict };
         let rate = match how {
             Refusal::Reset => &mut self.resets,
-            Refusal::PortUnreachable | Refusal::TimeExceeded => &mut self.errors,
+            Refusal::PortUnreachable | Refusal::TimeExceeded | Refusal::TooBig(_) => &mut self.errors,
         };
         if rate.take(now) { verdict } else { Verdict::Drop(reason) }
     }
@@ -89,6 +99,7 @@ pub(crate) fn write<I: Ip>(
         Refusal::Reset => reset::<I>(frame, packet),
         Refusal::PortUnreachable => error::<I>(frame, packet, control::Error::PortUnreachable, settings),
         Refusal::TimeExceeded => error::<I>(frame, packet, control::Error::TimeExceeded, settings),
+        Refusal::TooBig(mtu) => error::<I>(frame, packet, control::Error::TooBig(mtu), settings),
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Error {
     PortUnreachable,
     /// The time to live, or the hop limit, is exceeded.
     TimeExceeded,
+    /// The packet is larger than the next link's MTU, which is this many bytes, and may not be fragmented.
+    TooBig(u16),
 }
 
 /// The messages that pollgate distinguishes.

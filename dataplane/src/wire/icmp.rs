@@ -17,6 +17,7 @@ const UNREACHABLE: u8 = 3;
 const ECHO: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 const PORT: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
 
 /// An ICMP header.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -50,11 +51,14 @@ impl Control for Icmp {
 
     /// The sum does not cover the addresses.
     fn error(error: Error, _src: V4, _dst: V4, data: &[u8]) -> Icmp {
-        let (kind, code) = match error {
-            Error::PortUnreachable => (UNREACHABLE, PORT),
-            Error::TimeExceeded => (TIME_EXCEEDED, 0),
+        let (kind, code, mtu) = match error {
+            Error::PortUnreachable => (UNREACHABLE, PORT, 0),
+            Error::TimeExceeded => (TIME_EXCEEDED, 0, 0),
+            Error::TooBig(mtu) => (UNREACHABLE, FRAGMENTATION_NEEDED, mtu),
         };
-        let mut icmp = Icmp { kind, code, checksum: U16::new(0), rest: [0; 4] };
+        // RFC 1191 §4: the low half of the second word.
+        let [high, low] = mtu.to_be_bytes();
+        let mut icmp = Icmp { kind, code, checksum: U16::new(0), rest: [0, 0, high, low] };
         let sum = checksum::sum(icmp.as_bytes()) + checksum::sum(data);
         icmp.checksum = U16::new(!checksum::fold(sum));
         icmp

@@ -13,6 +13,7 @@ use super::control::{Control, Error, Kind};
 use super::{Header, checksum};
 
 const UNREACHABLE: u8 = 1;
+const TOO_BIG: u8 = 2;
 const TIME_EXCEEDED: u8 = 3;
 const ECHO: u8 = 128;
 const ECHO_REPLY: u8 = 129;
@@ -48,11 +49,13 @@ impl Control for Icmpv6 {
     }
 
     fn error(error: Error, src: V6, dst: V6, data: &[u8]) -> Icmpv6 {
-        let (kind, code) = match error {
-            Error::PortUnreachable => (UNREACHABLE, PORT),
-            Error::TimeExceeded => (TIME_EXCEEDED, 0),
+        let (kind, code, mtu) = match error {
+            Error::PortUnreachable => (UNREACHABLE, PORT, 0),
+            Error::TimeExceeded => (TIME_EXCEEDED, 0, 0),
+            Error::TooBig(mtu) => (TOO_BIG, 0, mtu),
         };
-        let mut icmp = Icmpv6 { kind, code, checksum: U16::new(0), rest: [0; 4] };
+        let rest = u32::from(mtu).to_be_bytes();
+        let mut icmp = Icmpv6 { kind, code, checksum: U16::new(0), rest };
         let pseudo = checksum::pseudo(src, dst, Self::PROTOCOL, size_of::<Icmpv6>() + data.len());
         let sum = pseudo + checksum::sum(icmp.as_bytes()) + checksum::sum(data);
         icmp.checksum = U16::new(!checksum::fold(sum));
@@ -91,6 +94,7 @@ mod tests {
         for (error, expected) in [
             (Error::PortUnreachable, Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port)),
             (Error::TimeExceeded, Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded)),
+            (Error::TooBig(1300), Icmpv6Type::PacketTooBig { mtu: 1300 }),
         ] {
             let mut bytes = Icmpv6::error(error, SRC, DST, &data).as_bytes().to_vec();
             bytes.extend(data);

@@ -64,6 +64,9 @@ pub trait Ip: Header + Copy {
     /// Remaining hops: IPv4's time to live, IPv6's hop limit.
     fn hop_limit(&self) -> u8;
 
+    /// Whether a router may fragment the packet.
+    fn may_fragment(&self) -> bool;
+
     /// Sets both addresses and decrements the hop limit. `delta` is the difference that the addresses make to a sum
     /// ([`super::checksum::delta`]).
     fn translate(&mut self, src: Self::Address, dst: Self::Address, delta: u16);

@@ -110,6 +110,10 @@ impl Ip for Ipv4 {
         self.ttl
     }
 
+    fn may_fragment(&self) -> bool {
+        self.fragment.get() & DONT_FRAGMENT == 0
+    }
+
     #[inline]
     fn translate(&mut self, src: V4, dst: V4, delta: u16) {
         self.src = src.0.octets();

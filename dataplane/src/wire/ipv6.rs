@@ -170,6 +170,11 @@ impl Ip for Ipv6 {
         self.hop_limit
     }
 
+    /// Only the sender may (RFC 8200 §5).
+    fn may_fragment(&self) -> bool {
+        false
+    }
+
     /// There is no header sum.
     #[inline]
     fn translate(&mut self, src: V6, dst: V6, _delta: u16) {

@@ -16,6 +16,8 @@ use crate::flow::life::Signal;
 pub const LEN: usize = 20;
 /// IANA protocol number.
 pub const PROTOCOL: u8 = 6;
+/// Offset of the checksum in the header.
+pub const CHECKSUM: usize = 16;
 /// No more data from the sender.
 pub const FIN: u8 = 0x01;
 /// Synchronise sequence numbers.

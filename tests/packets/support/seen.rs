@@ -188,10 +188,12 @@ fn flags(tcp: &TcpHeader) -> String {
 }
 
 fn kind(icmp: &Icmpv4Type) -> &'static str {
-    use etherparse::icmpv4::{DestUnreachableHeader::Port, TimeExceededCode::TtlExceededInTransit};
+    use etherparse::icmpv4::DestUnreachableHeader::{FragmentationNeeded, Port};
+    use etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit;
     match icmp {
         Icmpv4Type::EchoReply(_) => "echo-reply",
         Icmpv4Type::DestinationUnreachable(Port) => "port-unreachable",
+        Icmpv4Type::DestinationUnreachable(FragmentationNeeded { .. }) => "too-big",
         Icmpv4Type::TimeExceeded(TtlExceededInTransit) => "time-exceeded",
         other => panic!("unexpected ICMP {other:?}"),
     }
@@ -202,6 +204,7 @@ fn kind_v6(icmp: &Icmpv6Type) -> &'static str {
     match icmp {
         Icmpv6Type::EchoReply(_) => "echo-reply",
         Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port) => "port-unreachable",
+        Icmpv6Type::PacketTooBig { .. } => "too-big",
         Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded) => "time-exceeded",
         other => panic!("unexpected ICMPv6 {other:?}"),
     }
