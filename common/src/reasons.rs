@@ -87,7 +87,7 @@ reasons! {
         Protocol "protocol" Notice
             "A packet to an owned address with a transport protocol that no Service port uses, or with IPv6 extension headers that are not skipped: IPsec, a routing header with segments left, or more than eight." "The client uses a protocol other than TCP and UDP; Services with other protocols are not served.";
         Icmp "icmp" Info
-            "An ICMP message other than an echo request, to an owned address." "Often an error about a packet sent earlier. If you suspect a path MTU problem, compare the MTUs along the path.";
+            "An ICMP message to an owned address that is neither an echo request nor an error about a flow." "Often an error about a connection that is over.";
         NeighbourSolicitation "neighbour_solicitation" Notice
             "A neighbour solicitation for an owned address that is not valid: its hop limit is not 255, its checksum is wrong, or its options are malformed." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
         UndefinedPort "undefined_port" Notice

@@ -111,7 +111,8 @@ impl Outcome {
 /// What is known about one packet of a burst. Overwritten in place, burst after burst.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet<A> {
-    /// Addresses always, ports for a whole TCP or UDP packet.
+    /// Addresses always, ports for a whole TCP or UDP packet. Of an ICMP error about one: the reverse of the packet that it quotes,
+    /// so that it belongs to the same flow as what its receiver gets.
     pub(crate) key: FlowKey<A>,
     /// Index of its frame in the burst.
     pub(crate) frame: u8,
@@ -153,8 +154,10 @@ impl<A: Address> Packet<A> {
     #[inline]
     pub(crate) fn can_have_flow(&self) -> bool {
         let has_ports = match self.transport {
-            Transport::Tcp | Transport::Udp => true,
-            Transport::Sctp | Transport::Icmp(_) | Transport::Other => false,
+            Transport::Tcp | Transport::Udp | Transport::Icmp(control::Kind::Error) => true,
+            Transport::Sctp | Transport::Icmp(control::Kind::EchoRequest | control::Kind::Other) | Transport::Other => {
+                false
+            }
         };
         has_ports && self.piece == Piece::Whole
     }

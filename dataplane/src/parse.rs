@@ -143,11 +143,37 @@ fn whole<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), Dr
         // A message shorter than its header is followed by padding, which is not a header.
         Transport::Icmp(_) if len >= size_of::<I::Control>() => {
             let kind = I::Control::at(bytes, l4).map_or(control::Kind::Other, I::Control::kind);
-            packet.transport = Transport::Icmp(kind);
+            packet.transport = Transport::Icmp(match kind {
+                control::Kind::Error => about::<I>(bytes, packet),
+                control::Kind::EchoRequest | control::Kind::Other => kind,
+            });
         }
         Transport::Icmp(_) | Transport::Sctp | Transport::Other => {}
     }
     Ok(())
+}
+
+/// Reads the packet that an ICMP error quotes. If it can belong to a flow, the error gets that flow's key; any other error is a
+/// message like others. An error goes to the sender of the packet (RFC 792; RFC 4443 §2.4): one that does not is not about it.
+fn about<I: Ip>(bytes: &[u8], packet: &mut Packet<I::Address>) -> control::Kind {
+    let quoted = bytes.get(packet.l4 + size_of::<I::Control>()..packet.l4 + packet.l4_len).unwrap_or_default();
+    let Some((ip, upper)) = I::quoted(quoted) else { return control::Kind::Other };
+    let Some(ports) = control::Ports::at(quoted, upper.offset) else { return control::Kind::Other };
+    let has_ports = match transport::<I>(upper.protocol) {
+        Transport::Tcp | Transport::Udp => upper.piece != Piece::Later,
+        Transport::Sctp | Transport::Icmp(_) | Transport::Other => false,
+    };
+    if !has_ports || ip.src() != packet.key.dst {
+        return control::Kind::Other;
+    }
+    packet.key = FlowKey {
+        src: ip.dst(),
+        dst: ip.src(),
+        src_port: ports.dst(),
+        dst_port: ports.src(),
+        protocol: upper.protocol,
+    };
+    control::Kind::Error
 }
 
 /// What a connection's life depends on in the segment whose header is at `l4`, options included.

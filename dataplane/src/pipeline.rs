@@ -3,8 +3,8 @@
 //! A burst goes through in passes, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! asked for before the first is read, all buckets before the first is searched, all entries before the first is compared.
 
-use pollgate_common::flow::{Address, Protocol};
-use pollgate_common::net::NoNextHop;
+use pollgate_common::flow::{Address, FlowKey, Protocol};
+use pollgate_common::net::{NextHop, NoNextHop};
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::{Instant, Ticks};
@@ -16,11 +16,13 @@ use crate::egress::pending;
 use crate::flow::life::{Life, Side, Signal};
 use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
-use crate::packet::{Account, Action, Outcome, Packet, Refusal, Verdict};
+use crate::owned::{is_link_local, may_send};
+use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
 use crate::reply::{self, arp, nd, reject};
 use crate::state::{Lane, Shared, State};
-use crate::wire::Ip;
+use crate::wire::control::{Control, Kind};
+use crate::wire::{Ip, ethernet};
 use crate::{open, parse, rewrite, select};
 
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
@@ -101,10 +103,59 @@ fn decide<I: Ip>(
     if let Some(verdict) = classify::dns(packet, tables) {
         return (verdict, Account::NONE);
     }
+    if packet.transport == Transport::Icmp(Kind::Error) {
+        return (about_flow(shared, lane, frame, packet, tables, now), Account::NONE);
+    }
     match flow(shared, lane, other, packet, tables, now) {
         Ok(flow) => translate(shared, lane, frame, packet, flow, tables, now),
         Err(verdict) => (shared.refusals.limit(verdict, now), Account::NONE),
     }
+}
+
+/// An ICMP error about a packet of a flow goes to the end that sent the packet. It changes nothing of the flow, since anybody can
+/// send one (RFC 5927 §4): the end that gets it checks the numbers that it quotes.
+#[cold]
+fn about_flow<I: Ip>(
+    shared: &Shared,
+    lane: &mut Lane<I>,
+    frame: &mut Frame,
+    packet: &Packet<I::Address>,
+    tables: &Tables,
+    now: Instant,
+) -> Verdict {
+    let Some(ip) = I::at(frame.bytes(), ethernet::LEN) else { return Verdict::Drop(DropReason::IpHeader) };
+    let key = FlowKey { src: ip.src(), dst: ip.dst(), src_port: 0, dst_port: 0, protocol: I::Control::PROTOCOL };
+    let found = lane.flows.confirm(packet.candidate, packet.hash, &packet.key);
+    let Some(index) = found.filter(|&index| !lane.flows.is_expired(index, now.ticks())) else {
+        return about_no_flow(shared, packet, key, tables);
+    };
+    if !may_send(key.src.into(), tables) || is_link_local(key.src.into()) {
+        return Verdict::Drop(DropReason::BadSource);
+    }
+    // No error is sent about an error (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
+    if within_hop_limit(packet).is_err() {
+        return Verdict::Drop(DropReason::TtlExpired);
+    }
+    let entry = lane.flows.entry_mut(index);
+    let next = lane.next_hops.of(entry, tables.net());
+    if let Ok(next) = next
+        && rewrite::is_too_long(packet.ip_len(), frame, next)
+    {
+        return Verdict::Drop(DropReason::TxTooLong);
+    }
+    rewrite::quoted::<I>(frame, packet, &entry.translation);
+    send(frame, next)
+}
+
+/// An ICMP error about a flow that this worker does not have: another one may have it. `key` is the error's own.
+fn about_no_flow<A: Address>(shared: &Shared, packet: &Packet<A>, key: FlowKey<A>, tables: &Tables) -> Verdict {
+    if let Ok(destination) = Destination::of(&packet.key, tables) {
+        let owner = shared.steering.owner(&packet.key, destination.towards(), tables.settings());
+        if owner != shared.worker {
+            return Verdict::HandOver(owner);
+        }
+    }
+    classify::without_flow(&Packet { key, ..*packet }, tables)
 }
 
 /// The index of the packet's flow, and whether it is a new one.
@@ -224,15 +275,20 @@ fn translate<I: Ip>(
         return (shared.refusals.limit(reject::too_big::<I>(frame, next.mtu), now), opened);
     }
     rewrite::translate::<I>(frame, packet, &entry.translation);
-    let verdict = match next {
+    (send(frame, next), Account { packets: 1, ..opened })
+}
+
+/// The verdict on a translated packet; addresses its frame if the next hop is known.
+#[inline]
+fn send(frame: &mut Frame, next: Result<&NextHop, NoNextHop>) -> Verdict {
+    match next {
         Ok(next) => {
             rewrite::address(frame, next);
             Verdict::Send(next.port)
         }
         Err(NoNextHop::Neighbour(_)) => Verdict::Pend,
         Err(error) => Verdict::Drop(pending::reason(error)),
-    };
-    (verdict, Account { packets: 1, ..opened })
+    }
 }
 
 /// Notes which endpoint the client keeps, if its packet has confirmed the flow: only a client that exists can do that.

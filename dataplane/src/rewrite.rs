@@ -9,6 +9,7 @@ use crate::flow::Translation;
 use crate::packet::{Packet, Transport};
 use crate::port::Frame;
 use crate::wire::checksum;
+use crate::wire::control::{Control, Ports};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::udp::{self, Udp};
@@ -40,6 +41,55 @@ pub(crate) fn translate<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, t
         }
         // They have no flows: `Packet::can_have_flow`.
         Transport::Sctp | Transport::Icmp(_) | Transport::Other => {}
+    }
+}
+
+/// An ICMP error about a packet of a flow, for the end that sent the packet (RFC 5508 §4.2, for both families): the quoted packet
+/// becomes what that end has sent, the error goes to it, and comes from the address that it knows if the other end sent it.
+pub(crate) fn quoted<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, translation: &Translation<I::Address>) {
+    let (to, l4) = (&translation.to, packet.l4);
+    let end = l4 + packet.l4_len;
+    let Some(bytes) = frame.bytes_mut().get_mut(..end) else { return };
+    let Some(outer) = I::at_mut(bytes, ethernet::LEN) else { return };
+    let words = |address: I::Address| -> std::net::IpAddr { address.into() };
+    let from = outer.src();
+    let src = if from == packet.key.src { to.src } else { from };
+    let before = [words(from).into(), words(outer.dst()).into()];
+    let addresses = checksum::delta(&before, &[words(src).into(), words(to.dst).into()]);
+    outer.translate(src, to.dst, addresses);
+    let Some(data) = bytes.get_mut(l4 + size_of::<I::Control>()..) else { return };
+    let before = checksum::sum(data);
+    sent_as::<I>(data, translation);
+    let delta = checksum::fold(checksum::sum(data) + u32::from(!checksum::fold(before)));
+    if let Some(message) = I::Control::at_mut(bytes, l4) {
+        message.adjust(delta, addresses);
+    }
+}
+
+/// The packet of the opposite direction at the start of `quoted`, as its sender has sent it. It may be truncated.
+fn sent_as<I: Ip>(quoted: &mut [u8], translation: &Translation<I::Address>) {
+    let to = &translation.to;
+    let Some((_, upper)) = I::quoted(quoted) else { return };
+    if let Some(ip) = I::at_mut(quoted, 0) {
+        ip.set_addresses(to.dst, to.src, translation.addresses);
+    }
+    let delta = checksum::Transport::full(translation.whole);
+    match upper.protocol {
+        tcp::PROTOCOL => {
+            if let Some(tcp) = Tcp::at_mut(quoted, upper.offset) {
+                return tcp.translate(to.dst_port, to.src_port, delta);
+            }
+        }
+        udp::PROTOCOL => {
+            if let Some(udp) = Udp::at_mut(quoted, upper.offset) {
+                return udp.translate(to.dst_port, to.src_port, delta);
+            }
+        }
+        // Parsing lets no other protocol through.
+        _ => return,
+    }
+    if let Some(ports) = Ports::at_mut(quoted, upper.offset) {
+        ports.set(to.dst_port, to.src_port);
     }
 }
 

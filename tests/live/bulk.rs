@@ -7,17 +7,20 @@ use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{connect, echo_bulk, greeting};
 use pollgate::lab::{Namespace, OffloadSwitch};
 use pollgate_common::counters::Totals;
+use pollgate_common::reasons::DropReason as Reason;
 
 use crate::live::support::{CLUSTER_IP, PATIENCE, Site, at};
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
+use crate::shared::until;
 
 tests! {
     [Lab] =>
         a_gigabyte_comes_back_as_it_was_in_super_frames,
         bulk_is_source_translated_in_super_frames_too,
         bulk_comes_back_as_it_was_where_nothing_is_left_to_offload,
-        several_bulks_at_once_share_the_workers;
+        several_bulks_at_once_share_the_workers,
+        a_connection_goes_on_when_the_next_link_carries_less;
 }
 
 /// Payload of a full TCP segment on Ethernet, with time stamps.
@@ -72,6 +75,36 @@ fn bulk_comes_back_as_it_was_where_nothing_is_left_to_offload() {
         let totals = bulk(&site, site.host(from), at(to), BYTES / 2);
         assert!(totals.tx >= BYTES / SEGMENT, "{} frames cannot have carried it one segment each", totals.tx);
         assert!(totals.tx_bytes / totals.tx <= SEGMENT + 66, "frames of {} bytes", totals.tx_bytes / totals.tx);
+    }
+}
+
+/// The client's packets fit its own link, and suddenly not the one behind the gateway: it must learn of that from the gateway.
+fn a_connection_goes_on_when_the_next_link_carries_less() {
+    for has_offloads in [true, false] {
+        let network = Network::new(&guide(), 1).expect("a network");
+        if !has_offloads {
+            network.hosts().iter().for_each(|host| plain(&host.namespace, "eth0"));
+            network.interfaces().iter().for_each(|interface| plain(network.gateway(), interface));
+        }
+        let site = Site::on(network);
+        let stream = connect(site.host("outside-client"), at("192.168.50.10:30701"), PATIENCE).expect("a connection");
+        greeting(&stream).expect("a greeting");
+        let shrunk = std::thread::scope(|scope| {
+            let bulk = scope.spawn(|| echo_bulk(&stream, 100 << 20).expect("all of it"));
+            until("much of it has gone", || site.gateway().counters().totals().tx_bytes > 20 << 20);
+            let pods = site.network.hosts().iter().filter(|host| host.address.to_string().starts_with("10.244."));
+            pods.for_each(|pod| pod.namespace.set_mtu("eth0", 1300).expect("set"));
+            for interface in ["node-1", "node-2"] {
+                site.network.gateway().set_mtu(interface, 1300).expect("set");
+            }
+            let shrunk = Instant::now();
+            bulk.join().expect("no panic");
+            shrunk
+        });
+        println!("the rest took {:?}", shrunk.elapsed());
+        let totals = site.at_rest(&[Reason::TxTooLong]);
+        // What was on its way before the workers knew of the change is dropped by the port.
+        assert!(totals.originated > 0 && totals.drops_of(Reason::TxTooLong) >= totals.originated, "{totals:?}");
     }
 }
 

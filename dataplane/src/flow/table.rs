@@ -592,7 +592,7 @@ impl<A: Address> FlowTable<A> {
 
     /// Whether neither direction of the flow has been seen within its time-out. Reads the peer only if this one is idle.
     #[inline]
-    fn is_expired(&self, index: u32, now: Ticks) -> bool {
+    pub fn is_expired(&self, index: u32, now: Ticks) -> bool {
         let entry = &self.entries[index as usize];
         if entry.last_seen == now {
             return false;

@@ -16,6 +16,7 @@ const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
 const ECHO: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
 const PORT: u8 = 3;
 const FRAGMENTATION_NEEDED: u8 = 4;
 
@@ -37,7 +38,11 @@ impl Control for Icmp {
     const ERROR_LEN: usize = 576;
 
     fn kind(&self) -> Kind {
-        if (self.kind, self.code) == (ECHO, 0) { Kind::EchoRequest } else { Kind::Other }
+        match (self.kind, self.code) {
+            (ECHO, 0) => Kind::EchoRequest,
+            (UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _) => Kind::Error,
+            _ => Kind::Other,
+        }
     }
 
     fn reply_in_place(&mut self) {
@@ -47,6 +52,11 @@ impl Control for Icmp {
         // One's complement has two zeros. For a message of zeros alone only this one is correct. (Identifier, sequence
         // number and data may all be zero; in TCP, UDP and IP some field never is.) For other messages both are correct.
         self.checksum = U16::new(if sum == 0 { 0xffff } else { sum });
+    }
+
+    /// The sum does not cover the addresses.
+    fn adjust(&mut self, data: u16, _addresses: u16) {
+        self.checksum = U16::new(checksum::update(self.checksum.get(), data.into()));
     }
 
     /// The sum does not cover the addresses.

@@ -15,6 +15,7 @@ use super::{Header, checksum};
 const UNREACHABLE: u8 = 1;
 const TOO_BIG: u8 = 2;
 const TIME_EXCEEDED: u8 = 3;
+const PARAMETER_PROBLEM: u8 = 4;
 const ECHO: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 const PORT: u8 = 4;
@@ -38,7 +39,11 @@ impl Control for Icmpv6 {
     const ERROR_LEN: usize = 1280;
 
     fn kind(&self) -> Kind {
-        if (self.kind, self.code) == (ECHO, 0) { Kind::EchoRequest } else { Kind::Other }
+        match (self.kind, self.code) {
+            (ECHO, 0) => Kind::EchoRequest,
+            (UNREACHABLE | TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM, _) => Kind::Error,
+            _ => Kind::Other,
+        }
     }
 
     fn reply_in_place(&mut self) {
@@ -46,6 +51,10 @@ impl Control for Icmpv6 {
         // The type is the high byte of its word. Of the two zeros of one's complement either is correct: the pseudo-header
         // is never zero.
         self.checksum = U16::new(checksum::update(self.checksum.get(), u32::from(ECHO_REPLY - ECHO) << 8));
+    }
+
+    fn adjust(&mut self, data: u16, addresses: u16) {
+        self.checksum = U16::new(checksum::update(self.checksum.get(), u32::from(data) + u32::from(addresses)));
     }
 
     fn error(error: Error, src: V6, dst: V6, data: &[u8]) -> Icmpv6 {

@@ -45,6 +45,10 @@ pub trait Ip: Header + Copy {
     /// family's own header sum is correct. Trailing Ethernet padding is ignored.
     fn check(frame: &[u8], at: usize) -> Result<(&Self, Upper), DropReason>;
 
+    /// The header at the start of `packet`, which an error quotes and which may end before its lengths say, and what follows it.
+    /// `None`: it ends within the headers, or is of another family.
+    fn quoted(packet: &[u8]) -> Option<(&Self, Upper)>;
+
     /// Whether this fixed header is all there is of IP in front of the protocol that it names, the packet is not a fragment,
     /// and the header's sum, if it has one, is correct. Lengths are not checked.
     fn is_plain(&self) -> bool;
@@ -70,6 +74,9 @@ pub trait Ip: Header + Copy {
     /// Sets both addresses and decrements the hop limit. `delta` is the difference that the addresses make to a sum
     /// ([`super::checksum::delta`]).
     fn translate(&mut self, src: Self::Address, dst: Self::Address, delta: u16);
+
+    /// Sets both addresses of a quoted packet, and nothing else.
+    fn set_addresses(&mut self, src: Self::Address, dst: Self::Address, delta: u16);
 
     /// Swaps source and destination and sets the hop limit to 64, for a reply in the same buffer.
     fn reply_in_place(&mut self);

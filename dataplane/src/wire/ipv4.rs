@@ -79,6 +79,13 @@ impl Ip for Ipv4 {
         Ok((ip, Upper { protocol: ip.protocol, offset: header_len, piece: ip.piece() }))
     }
 
+    fn quoted(packet: &[u8]) -> Option<(&Ipv4, Upper)> {
+        let ip = Ipv4::at(packet, 0)?;
+        let header_len = ip.header_len();
+        let fits = ip.version_ihl >> 4 == 4 && (LEN..=packet.len()).contains(&header_len);
+        fits.then_some((ip, Upper { protocol: ip.protocol, offset: header_len, piece: ip.piece() }))
+    }
+
     #[inline]
     fn is_plain(&self) -> bool {
         let whole = self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
@@ -121,6 +128,12 @@ impl Ip for Ipv4 {
         // The TTL is the high byte of its word. A decrement by one is −0x0100, which in one's complement is +0xfeff.
         self.ttl = self.ttl.wrapping_sub(1);
         self.checksum = U16::new(checksum::update(self.checksum.get(), u32::from(delta) + 0xfeff));
+    }
+
+    fn set_addresses(&mut self, src: V4, dst: V4, delta: u16) {
+        self.src = src.0.octets();
+        self.dst = dst.0.octets();
+        self.checksum = U16::new(checksum::update(self.checksum.get(), delta.into()));
     }
 
     fn reply_in_place(&mut self) {

@@ -139,6 +139,11 @@ impl Ip for Ipv6 {
         Ok((ip, ip.upper(packet).ok_or(DropReason::IpHeader)?))
     }
 
+    fn quoted(packet: &[u8]) -> Option<(&Ipv6, Upper)> {
+        let ip = Ipv6::at(packet, 0)?;
+        if ip.is_plain() { Some((ip, ip.upper(packet)?)) } else { None }
+    }
+
     /// The version is all there is to check; extension headers are protocols of their own.
     #[inline]
     fn is_plain(&self) -> bool {
@@ -181,6 +186,11 @@ impl Ip for Ipv6 {
         self.src = src.0.octets();
         self.dst = dst.0.octets();
         self.hop_limit = self.hop_limit.wrapping_sub(1);
+    }
+
+    fn set_addresses(&mut self, src: V6, dst: V6, _delta: u16) {
+        self.src = src.0.octets();
+        self.dst = dst.0.octets();
     }
 
     fn reply_in_place(&mut self) {

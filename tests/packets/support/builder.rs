@@ -11,6 +11,7 @@ use pollgate_dataplane::port::memory::Packet;
 
 use super::super::IS_V6;
 use super::family::{ETHER_TYPE, HEADER, octets, wire};
+use super::seen::Seen;
 
 /// An Ethernet address.
 pub(crate) type MacBytes = [u8; 6];
@@ -393,6 +394,15 @@ pub(crate) fn udp(from: &str, to: &str) -> Ip {
 pub(crate) fn icmp(from: &str, to: &str, kind: u8, code: u8, rest: [u8; 4]) -> Ip {
     let [a, b, c, d] = rest;
     Ip::new(ip(from), ip(to), if IS_V6 { 58 } else { 1 }, L4::Icmp([kind, code, a, b, c, d]))
+}
+
+/// An error of the router or host `from` about the first `len` bytes of a packet that was sent to it; it goes to that packet's
+/// sender. The MTU counts for one error only.
+pub(crate) fn about(from: &str, seen: &Seen, (kind, code): (u8, u8), len: usize) -> Ip {
+    let packet = &seen.packet.bytes[14..];
+    let mtu = 1300u16.to_be_bytes();
+    let sender = seen.src().ip().to_string();
+    icmp(from, &sender, kind, code, [0, 0, mtu[0], mtu[1]]).payload(&packet[..len.min(packet.len())])
 }
 
 /// A packet of some other protocol.
