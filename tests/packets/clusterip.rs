@@ -149,11 +149,12 @@ fn a_checksum_left_to_offload_stays_left_to_it() {
 fn a_super_frame_passes_whole_and_an_oversized_frame_does_not() {
     let mut lab = Lab::new(&web(&["10.244.1.10"]));
     let segment = || tcp("10.244.1.5:40000", "10.96.0.50:80").flags("A");
-    let seen = lab.through(PODS, segment().payload(vec![7; 60_000]).gso(1448), PODS);
-    assert_eq!((seen.payload.len(), seen.packet.offload.gso_size), (60_000, 1448));
-    lab.send(PODS, segment().payload(vec![7; 1481 - HEADER]));
-    let opened = ("flows_opened", 1);
-    lab.counters(&[("rx", 2), ("tx", 1), ("tx_too_long", 1), opened, ("flows_live", 1), ("flows_half_open", 1)]);
+    let seen = lab.through(PODS, segment().payload(vec![7; 60_000]).gso(1428), PODS);
+    assert_eq!((seen.payload.len(), seen.packet.offload.gso_size), (60_000, 1428));
+    let seen = lab.through(PODS, segment().payload(vec![7; 1481 - HEADER]), PODS);
+    assert_eq!(seen.to_string(), "icmp 192.168.50.10 > 10.244.1.5 too-big ttl 64");
+    let flow = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
+    lab.counters(&[&[("rx", 2), ("originated", 1), ("tx", 2), ("tx_too_long", 1)], &flow[..]].concat());
 }
 
 #[test]

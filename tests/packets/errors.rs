@@ -76,7 +76,7 @@ fn quotes(error: &Seen, sent: &[u8]) {
     let (mut quoted, mut sent) = (error.payload.clone(), sent[..error.payload.len()].to_vec());
     assert!(IS_V6 || folded(&quoted[..HEADER]) == 0xffff, "the quoted header's sum");
     for bytes in [&mut quoted, &mut sent] {
-        HOPS.iter().for_each(|range| bytes[range.clone()].fill(0));
+        HOPS.iter().for_each(|&at| bytes[at] = 0);
     }
     assert_eq!(quoted, sent, "{error}");
 }

@@ -108,7 +108,7 @@ fn not_many_frames_wait_in_all() {
 fn a_frame_too_long_for_the_link_is_so_after_waiting_too() {
     let mut lab = Lab::new(&web(&[STRANGER]));
     lab.send(PODS, syn(40000).flags("A").payload(vec![0; 1481 - HEADER]));
-    lab.send(PODS, syn(40000).flags("A").payload(vec![0; 20_000]).gso(1448));
+    lab.send(PODS, syn(40000).flags("A").payload(vec![0; 20_000]).gso(1428));
     lab.network(appears(STRANGER));
     assert_eq!(lab.expect(PODS).payload.len(), 20_000);
     lab.counters(&[&[("rx", 2), ("tx", 1), ("tx_too_long", 1)], &flows(1)[..]].concat());

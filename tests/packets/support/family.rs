@@ -16,8 +16,8 @@ pub(crate) const ETHER_TYPE: u16 = if IS_V6 { 0x86dd } else { 0x0800 };
 pub(crate) const ECHO_REQUEST: u8 = if IS_V6 { 128 } else { 8 };
 /// Type and code of the errors that others send: time exceeded, port unreachable, packet too big.
 pub(crate) const ERRORS: [(u8, u8); 3] = if IS_V6 { [(3, 0), (1, 4), (2, 0)] } else { [(11, 0), (3, 3), (3, 4)] };
-/// The bytes of an IP header that say how many hops are left, with the header's sum.
-pub(crate) const HOPS: &[std::ops::Range<usize>] = if IS_V6 { &[7..8] } else { &[8..9, 10..12] };
+/// Offsets of the bytes of an IP header that say how many hops are left, with the header's sum.
+pub(crate) const HOPS: &[usize] = if IS_V6 { &[7] } else { &[8, 10, 11] };
 /// Counter of questions for a link-layer address that are left to the kernel.
 pub(crate) const RESOLUTION: &str = if IS_V6 { "neighbour_discovery" } else { "arp" };
 /// Bytes of an IP header without options or extension headers.
