@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pollgate_common::counters::Counters;
 use pollgate_common::hash::RingHash;
-use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use pollgate_control::cluster::{self, Cluster, Commit, Write};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
@@ -68,7 +68,7 @@ pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
         dns: vec![std::net::Ipv4Addr::new(10, 96, 0, 10).into()],
         pod_cidrs: vec!["10.240.0.0/12".parse().expect("a CIDR")],
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a CIDR")],
-        masquerade_all: false,
+        masquerade: Masquerade::Kubernetes,
         snat_ports: 1024..=29_999,
         ring_hash: RingHash::new("pollgate"),
     };

@@ -7,6 +7,17 @@ use ipnet::IpNet;
 
 use crate::hash::RingHash;
 
+/// Whose source is translated. That of a Pod that reaches itself always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// As kube-proxy does.
+    Kubernetes,
+    /// Also traffic from Pods to ClusterIPs (kube-proxy's `--masquerade-all`).
+    All,
+    /// Nobody's else: replies come back through the gateway by routing.
+    Never,
+}
+
 /// Settings that do not change while the process runs.
 #[derive(Debug)]
 pub struct DataplaneSettings {
@@ -20,8 +31,8 @@ pub struct DataplaneSettings {
     pub pod_cidrs: Vec<IpNet>,
     /// Ranges from which ClusterIPs are allocated.
     pub service_cidrs: Vec<IpNet>,
-    /// Also SNAT traffic from Pods to ClusterIPs (kube-proxy's `--masquerade-all`).
-    pub masquerade_all: bool,
+    /// Whose source is translated.
+    pub masquerade: Masquerade,
     /// Source ports for SNAT.
     pub snat_ports: RangeInclusive<u16>,
     /// The hash that all gateways of a fleet share.

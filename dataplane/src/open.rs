@@ -13,6 +13,7 @@ use crate::reply::reject;
 use crate::select::Choice;
 use crate::snat;
 use crate::state::Shared;
+use crate::steer::Towards;
 
 /// Opens the flow of `packet`, its first, as chosen. Returns the index of the entry of its client direction. The flows of the
 /// other family, in `other`, count towards the same limits.
@@ -59,7 +60,7 @@ pub(crate) fn low(generation: u64) -> u32 {
 }
 
 /// What the client's packets become. If the backend already knows this client's address and port from another
-/// Service, the replies of both would look alike: then the source is translated too, unless that would break a connection
+/// Service, the replies of both would look alike: then the source port is another one, unless that would break a connection
 /// that was taken over.
 fn target<A: Address>(
     shared: &mut Shared,
@@ -80,7 +81,23 @@ fn target<A: Address>(
     if choice.mid_stream {
         return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
-    translated(shared, flows, &plain, tables, now)
+    from_another_port(shared, flows, &plain, tables, now)
+}
+
+/// `plain` with the client's address and another port of those that this worker owns, such that the reply's key is free.
+fn from_another_port<A: Address>(
+    shared: &mut Shared,
+    flows: &mut FlowTable<A>,
+    plain: &FlowKey<A>,
+    tables: &Tables,
+    now: Ticks,
+) -> Result<FlowKey<A>, Verdict> {
+    let seed = shared.random.next();
+    let with = |src_port| FlowKey { src_port, ..*plain };
+    let owner = |to: &FlowKey<A>| shared.steering.owner(&to.reversed(), Towards::Client, tables.settings());
+    let candidates =
+        snat::client_ports(seed).map(with).filter(|to| owner(to) == shared.worker).take(snat::TRIES as usize);
+    free(flows, candidates, now)
 }
 
 /// `plain` with a gateway address as the source, and a port of the worker's share such that the reply's key is free.
@@ -98,7 +115,15 @@ fn translated<A: Address>(
     // A Service may have an external IP that is a gateway address: its ports are not for sources.
     let frontend = |port| tables.frontend(&FrontendKey { address: src.into(), port, protocol }).is_some();
     let ports = shared.ports.candidates(shared.random.next()).filter(|&port| !frontend(port));
-    let candidates = ports.map(|src_port| FlowKey { src, src_port, ..*plain });
+    free(flows, ports.map(|src_port| FlowKey { src, src_port, ..*plain }), now)
+}
+
+/// The first candidate whose reply's key is free, or can be made free.
+fn free<A: Address>(
+    flows: &mut FlowTable<A>,
+    candidates: impl Iterator<Item = FlowKey<A>> + Clone,
+    now: Ticks,
+) -> Result<FlowKey<A>, Verdict> {
     // The backend may still hold its end of a flow that is over (TIME_WAIT, RFC 9293 §3.3.2) and turn away the first try of
     // one that looks the same: such a port is the second choice.
     let unused = candidates.clone().find(|to| flows.live_index(&to.reversed(), now).is_none());

@@ -56,7 +56,7 @@ pub(crate) fn choose<A: Address>(
     if frontend.kind == FrontendKind::LoadBalancer && !lets_in(service, from) {
         return Err(Verdict::Drop(DropReason::SourceNotAllowed));
     }
-    let policy = snat::policy(frontend.kind, service, settings.is_pod(from), settings.masquerade_all);
+    let policy = snat::policy(frontend.kind, service, settings.is_pod(from), settings.masquerade);
     let pool = if policy.local { &service.local } else { &service.cluster };
     let (slot, backend) = match kept(from, service, pool, affinity, now) {
         Some(kept) => kept,

@@ -10,7 +10,9 @@
 //! | Pod → node port, load balancer, external IP | all, SNAT | all |
 //! | outside → the same | all, SNAT | local |
 //!
-//! The source is also translated if the chosen backend is the client itself (hairpin).
+//! The source is also translated if the chosen backend is the client itself (hairpin). `nat.masquerade: never` leaves it at that.
+//! If a source is not translated but the backend knows this client's port from another Service, the client keeps its address and
+//! gets another port ([`client_ports`]).
 //!
 //! **Which port**: a random port of the worker's share for which the key of the reply is free. Ports that were not used
 //! recently are preferred, because the backend remembers closed connections. Keys contain the backend's address and port,
@@ -21,7 +23,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use pollgate_common::flow::Address;
-use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use pollgate_common::tables::{FrontendKind, ServicePort};
 
 /// Ports tried before the pool counts as exhausted. If nine tenths of a share are in use towards one backend, one flow in
@@ -38,7 +40,12 @@ pub(crate) struct Policy {
 }
 
 /// Looks up the matrix above.
-pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade_all: bool) -> Policy {
+pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade: Masquerade) -> Policy {
+    let policy = kubernetes(kind, service, from_pod, masquerade == Masquerade::All);
+    Policy { snat: policy.snat && masquerade != Masquerade::Never, ..policy }
+}
+
+fn kubernetes(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade_all: bool) -> Policy {
     if kind.is_internal() {
         return Policy { local: service.internal_local, snat: !from_pod || masquerade_all };
     }
@@ -93,6 +100,13 @@ impl Ports {
     }
 }
 
+/// The ports to try for a client that keeps its address, for a random `seed`: all but the privileged ones, from a random one on.
+pub(crate) fn client_ports(seed: u64) -> impl Iterator<Item = u16> + Clone {
+    const FIRST: u64 = 1024;
+    const COUNT: u64 = (1 << 16) - FIRST;
+    (0..COUNT).filter_map(move |step| u16::try_from(FIRST + (seed % COUNT + step) % COUNT).ok())
+}
+
 /// The worker whose share contains `port`; `None` if it is not a SNAT port.
 pub(crate) fn worker_of(port: u16, range: &RangeInclusive<u16>, workers: u16) -> Option<u16> {
     range.contains(&port).then(|| (port - range.start()) % workers.max(1))
@@ -126,7 +140,7 @@ mod tests {
     fn the_matrix_is_kubernetes() {
         use FrontendKind::{ClusterIp, External, LoadBalancer, NodePort};
         let at = |kind, itp, etp, pod| {
-            let Policy { local, snat } = policy(kind, &service(itp, etp), pod, false);
+            let Policy { local, snat } = policy(kind, &service(itp, etp), pod, Masquerade::Kubernetes);
             (if local { "local" } else { "all" }, if snat { "SNAT" } else { "" })
         };
         assert_eq!(at(ClusterIp, false, false, true), ("all", ""));
@@ -141,7 +155,15 @@ mod tests {
             assert_eq!(at(kind, false, false, false), ("all", "SNAT"));
             assert_eq!(at(kind, false, true, false), ("local", ""));
         }
-        assert!(policy(ClusterIp, &service(false, false), true, true).snat, "masqueradeAll");
+        assert!(policy(ClusterIp, &service(false, false), true, Masquerade::All).snat, "masqueradeAll");
+        for kind in [ClusterIp, NodePort, LoadBalancer, External] {
+            for (local, pod) in [(false, false), (false, true), (true, false), (true, true)] {
+                let service = service(local, local);
+                let kubernetes = policy(kind, &service, pod, Masquerade::Kubernetes);
+                let never = policy(kind, &service, pod, Masquerade::Never);
+                assert_eq!(never, Policy { snat: false, ..kubernetes }, "the endpoints are the same");
+            }
+        }
     }
 
     #[test]
@@ -174,7 +196,7 @@ mod tests {
             dns: vec![],
             pod_cidrs: vec![],
             service_cidrs: vec![],
-            masquerade_all: false,
+            masquerade: Masquerade::Kubernetes,
             snat_ports: 1024..=29999,
             ring_hash: RingHash::new(""),
         };

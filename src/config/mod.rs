@@ -229,6 +229,10 @@ addresses: 192.168.0.10
                 "colour: unknown key; known here: node, zone, host, interfaces, addresses, cluster, dns, nat, \
                  workers, flows, maglev, api, metrics",
             ),
+            (
+                "nat: {masquerade: never, masqueradeAll: true}",
+                "nat.masqueradeAll: expected false, because nat.masquerade is never (found true)",
+            ),
             ("nat: {masquaradeAll: true}", "nat.masquaradeAll: unknown key; did you mean masqueradeAll?"),
             ("cluster: {podCIDRS: []}", "cluster.podCIDRS: unknown key; did you mean podCIDRs?"),
             ("nat: yes", "nat: expected a mapping of keys (found yes)"),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use pollgate_common::settings::Masquerade;
 
 /// Table sizes that `maglev.tableSize` may name.
 pub const MAGLEV_TABLE_SIZES: &[u32] = &pollgate_control::compile::maglev::SIZES;
@@ -149,8 +150,8 @@ pub enum PodRecords {
 /// Source translation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nat {
-    /// Translate the source of every flow, not only of those for which Kubernetes requires it.
-    pub masquerade_all: bool,
+    /// Whose source is translated.
+    pub masquerade: Masquerade,
     /// Source ports to translate to, on each of [`Config::addresses`].
     pub ports: RangeInclusive<u16>,
 }

@@ -33,7 +33,7 @@ impl From<&Config> for DataplaneSettings {
             dns: config.dns.addresses.clone(),
             pod_cidrs: config.cluster.pod_cidrs.clone(),
             service_cidrs: config.cluster.service_cidrs.clone(),
-            masquerade_all: config.nat.masquerade_all,
+            masquerade: config.nat.masquerade,
             snat_ports: config.nat.ports.clone(),
             ring_hash: RingHash::new(&config.maglev.seed),
         }

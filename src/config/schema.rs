@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use pollgate_common::settings::Masquerade;
 
 use super::model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
@@ -187,12 +188,24 @@ fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
 }
 
 fn nat(mut section: Section<'_>, cluster: &Cluster, node_ports: &Field<'_>) -> Nat {
-    let masquerade_all = section.field("masqueradeAll").boolean().unwrap_or(false);
+    let masquerade = masquerade(&section.field("masquerade"), &section.field("masqueradeAll"));
     let ports_field = section.field("ports");
     section.finish();
     let ports = port_range(&ports_field, 1024..=29999);
     rules::ports_apart(&ports, &ports_field, &cluster.node_port_range, node_ports);
-    Nat { masquerade_all, ports }
+    Nat { masquerade, ports }
+}
+
+fn masquerade(mode: &Field<'_>, all: &Field<'_>) -> Masquerade {
+    let mode = mode.choice(&[("kubernetes", Masquerade::Kubernetes), ("never", Masquerade::Never)]);
+    match (mode, all.boolean()) {
+        (Some(Masquerade::Never), Some(true)) => {
+            all.fault(format_args!("false, because nat.masquerade is never"));
+            Masquerade::Never
+        }
+        (_, Some(true)) => Masquerade::All,
+        (mode, _) => mode.unwrap_or(Masquerade::Kubernetes),
+    }
 }
 
 fn workers(mut section: Section<'_>) -> Workers {

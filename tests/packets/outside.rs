@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::support::builder::{ip, tcp, udp};
-use super::support::lab::{GATEWAY, Lab, OUTSIDE, PODS};
+use super::support::lab::{GATEWAY, Lab, OUTSIDE, PODS, Setup};
 use super::support::objects::{endpoints, service, shop, web};
 use super::support::seen::Seen;
 
@@ -246,7 +246,7 @@ fn two_services_with_one_endpoint_are_told_apart_though_the_client_uses_one_port
     let first = lab.through(PODS, tcp("10.244.1.5:40000", "10.96.0.50:80"), PODS);
     let second = lab.through(PODS, tcp("10.244.1.5:40000", "10.96.0.51:80"), PODS);
     assert_eq!(first.src().to_string(), "10.244.1.5:40000");
-    assert!(is_snat(&second), "{second}");
+    assert!(second.src().ip() == first.src().ip() && second.src().port() != 40000, "{second}");
     for (seen, vip) in [(first, "10.96.0.50:80"), (second, "10.96.0.51:80")] {
         let back = lab.through(PODS, tcp("10.244.1.10:8080", &seen.src().to_string()).flags("SA"), PODS);
         assert_eq!(back.to_string(), format!("tcp {vip} > 10.244.1.5:40000 SA ttl 63"));
@@ -256,6 +256,50 @@ fn two_services_with_one_endpoint_are_told_apart_though_the_client_uses_one_port
     lab.take(PODS);
     // The first has not been confirmed, the second is over.
     lab.counters(&[("rx", 5), ("tx", 5), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 1)]);
+}
+
+#[test]
+fn a_pod_keeps_its_address_whatever_services_it_reaches_the_same_endpoint_by() {
+    let of = |name: &str, address: &str| {
+        let spec = format!("clusterIP: {address}, ports: [{{port: 7, protocol: UDP, targetPort: 7007}}]");
+        service(name, &spec) + &endpoints(name, "UDP", 7007, &["10.244.1.10"])
+    };
+    const VIPS: [&str; 3] = ["10.96.0.61", "10.96.0.62", "10.96.0.63"];
+    let services: String = ["a", "b", "c"].iter().zip(VIPS).map(|(name, address)| of(name, address)).collect();
+    let mut lab = Lab::with(Setup { workers: 2, ..Setup::default() }, &services);
+    let mut sources = BTreeSet::new();
+    for port in 40_000..40_200 {
+        for vip in VIPS {
+            let client = format!("10.244.1.5:{port}");
+            let seen = lab.through(PODS, udp(&client, &format!("{vip}:7")), PODS);
+            assert_eq!(seen.src().ip().to_string(), "10.244.1.5");
+            assert!(sources.insert(seen.src()), "each source once");
+            let back = lab.through(PODS, udp("10.244.1.10:7007", &seen.src().to_string()), PODS);
+            assert_eq!(back.to_string(), format!("udp {vip}:7 > {client} ttl 63"));
+        }
+    }
+    assert_eq!(lab.totals().flows_live, 600);
+    assert_eq!(lab.totals().dropped(), 0);
+    lab.balance();
+}
+
+#[test]
+fn without_masquerading_endpoints_see_their_clients() {
+    let never = "nat: {masquerade: never}\n";
+    let mut lab = Lab::configured(never, &shop("", &["10.244.1.10"]));
+    for (n, address) in (0..).zip(ALL) {
+        let client = format!("192.168.50.100:{}", 50_000 + n);
+        let seen = lab.through(OUTSIDE, tcp(&client, address), PODS);
+        assert_eq!(seen.to_string(), format!("tcp {client} > 10.244.1.10:8080 S ttl 63"), "{address}");
+        let back = lab.through(PODS, tcp("10.244.1.10:8080", &client).flags("SA"), OUTSIDE);
+        assert_eq!(back.to_string(), format!("tcp {address} > {client} SA ttl 63"));
+    }
+    let hairpin = lab.through(PODS, tcp("10.244.1.10:40000", LOAD_BALANCER), PODS);
+    assert!(is_snat(&hairpin), "a Pod that reaches itself: {hairpin}");
+    let joined = lab.through(OUTSIDE, tcp("192.168.50.100:60000", NODE_PORT).flags("A"), PODS);
+    assert_eq!(joined.dst().to_string(), "10.244.1.10:8080", "another gateway's connection");
+    let flows = [("flows_opened", 6), ("flows_live", 6), ("flows_half_open", 6)];
+    lab.counters(&[&[("rx", 10), ("tx", 10)], &flows[..]].concat());
 }
 
 #[test]

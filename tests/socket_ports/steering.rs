@@ -6,7 +6,7 @@ use std::time::Instant as Clock;
 use pollgate_common::flow::{FlowKey, Protocol, V4};
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::PortId;
-use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use pollgate_common::tables::FrontendKey;
 use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::Frame;
@@ -23,7 +23,7 @@ fn settings() -> DataplaneSettings {
         dns: vec![],
         pod_cidrs: vec![],
         service_cidrs: vec![],
-        masquerade_all: false,
+        masquerade: Masquerade::Kubernetes,
         snat_ports: 1024..=29999,
         ring_hash: RingHash::new(""),
     }

@@ -169,6 +169,7 @@ mod tests {
     use super::*;
     use crate::flow::Protocol;
     use crate::hash::RingHash;
+    use crate::settings::Masquerade;
     use crate::sharded::SHARDS;
 
     fn settings() -> Arc<DataplaneSettings> {
@@ -178,7 +179,7 @@ mod tests {
             dns: vec!["10.96.0.10".parse().expect("an address")],
             pod_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
             service_cidrs: vec!["10.96.0.0/16".parse().expect("a prefix")],
-            masquerade_all: false,
+            masquerade: Masquerade::Kubernetes,
             snat_ports: 1024..=29999,
             ring_hash: RingHash::new("pollgate"),
         })

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use pollgate_common::counters::Counters;
 use pollgate_common::hash::RingHash;
-use pollgate_common::settings::DataplaneSettings;
+use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use serde_json::{Value, json};
 
 use super::*;
@@ -19,7 +19,7 @@ fn settings() -> Arc<DataplaneSettings> {
         dns: vec!["10.96.0.10".parse().unwrap()],
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        masquerade_all: false,
+        masquerade: Masquerade::Kubernetes,
         snat_ports: 1024..=29999,
         ring_hash: RingHash::new("pollgate"),
     })

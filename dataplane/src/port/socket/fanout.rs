@@ -350,6 +350,8 @@ mod tests {
     use pollgate_common::hash::RingHash;
     use proptest::prelude::*;
 
+    use pollgate_common::settings::Masquerade;
+
     use super::*;
     use crate::bpf::classic::{MOST, machine};
     use crate::steer::Towards;
@@ -406,7 +408,7 @@ mod tests {
             dns,
             pod_cidrs,
             service_cidrs,
-            masquerade_all: false,
+            masquerade: Masquerade::Kubernetes,
             snat_ports,
             ring_hash,
         }
