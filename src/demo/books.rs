@@ -54,14 +54,15 @@ fn sum(totals: &Totals, came: u64, went: u64) -> String {
     let number = |n: u64| format!("{n:>8}");
     let passes = PassReason::ALL.iter().filter(|&&reason| totals.passes_of(reason) > 0);
     let passes: Vec<&str> = passes.map(|reason| reason.name()).collect();
-    let passed = format!("left to the kernel ({})", passes.join(", "));
+    let passes = passes.join(", ");
     let rows = [
         row([&"rx", &number(totals.rx), &"frames received"]),
         row([&"originated", &number(totals.originated), &"created here: resets and ICMP errors"]),
         row([&"", &number(came), &"= total in"]),
         row([&"", &"", &""]),
         row([&"tx", &number(totals.tx), &"sent"]),
-        row([&"passed", &number(totals.passed()), &passed]),
+        row([&"passed", &number(totals.passed()), &"left to the kernel, for the reasons"]),
+        row([&"", &"", &passes]),
         row([&"consumed", &number(totals.consumed), &"processed here, no reply needed"]),
         row([&"dropped", &number(totals.dropped()), &"not delivered; see the reasons below"]),
         row([&"held", &number(totals.waiting()), &"waiting for a MAC address, or being handed over between workers"]),
