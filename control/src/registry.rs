@@ -10,7 +10,7 @@
 
 use crate::admission::{apply, ownership, strategy, validate};
 use crate::cluster::change::is_from_files;
-use crate::cluster::index::claimed_node_ports;
+use crate::cluster::index::{claimed_node_ports, data_bytes};
 use crate::cluster::names::{generated_name, uid};
 use crate::cluster::overlay::Overlay;
 use crate::cluster::termination;
@@ -22,6 +22,9 @@ use crate::controllers::{self, allocate, mirror, slices, start};
 use crate::objects::fault::Fault;
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
+
+/// Most bytes of all values of ConfigMaps and Secrets.
+const MAX_DATA: usize = 32 << 20;
 
 /// The permanent namespaces that cannot be deleted. The remaining one comes back.
 const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-public", "kube-system"];
@@ -302,9 +305,23 @@ impl Transaction<'_> {
         if !faults.is_empty() {
             return Err(invalid(key, faults));
         }
+        self.check_room(&key, &object, old)?;
         self.ensure_namespace(&key);
         self.view.put(object);
         Ok(())
+    }
+
+    /// ConfigMaps and Secrets are only kept for other programs, so their size is bounded.
+    fn check_room(&self, key: &Key, object: &Object, old: Option<&Object>) -> Result<(), Rejected> {
+        let (new, old) = (data_bytes(object), old.map_or(0, data_bytes));
+        if new <= old || self.view.data_bytes() - old + new <= MAX_DATA {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is forbidden: all ConfigMaps and Secrets together may not exceed {MAX_DATA} bytes",
+            quoted(key)
+        );
+        Err(Rejected { key: key.clone(), reason: RefusalReason::Forbidden, message, faults: Vec::new() })
     }
 
     fn ensure_namespace(&mut self, key: &Key) {

@@ -84,7 +84,7 @@ fn it_finds_out_what_there_is() {
     let place = &Place::new();
     let output = place.kubectl_output(&["version"]);
     let told = text(output.stdout);
-    assert!(output.status.success() && told.contains("\nServer Version: v1.33.0+pollgate-"), "{told}");
+    assert!(output.status.success() && told.contains("\nServer Version: v1.36.0+pollgate-"), "{told}");
     let versions = place.kubectl(&["api-versions"]);
     assert!(["v1", "discovery.k8s.io/v1"].iter().all(|one| versions.lines().any(|line| line == *one)), "{versions}");
     assert!(place.kubectl(&["cluster-info"]).contains("https://127.0.0.1:6443"));

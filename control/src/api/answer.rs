@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use super::render;
 use super::request::Target;
@@ -43,7 +43,7 @@ pub(super) fn deleted(api: &Api, target: &Target, key: &Key, commit: &Commit) ->
     let last = last.or_else(|| api.replica.object(key)).ok_or_else(|| Status::not_found(key))?;
     Ok(match key.kind {
         Kind::Service | Kind::Pod => render::object(StatusCode::OK, &last, target.options.form),
-        _ => axum::Json(status::deleted(&last)).into_response(),
+        _ => render::value(StatusCode::OK, &status::deleted(&last), target.options.form.media),
     })
 }
 

@@ -55,9 +55,7 @@ impl Budget {
 }
 
 /// The media types of whole objects.
-pub(crate) const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
-/// The media types of an object to be created.
-pub(crate) const CREATED_TYPES: &[&str] = &["application/json", "application/yaml", PROTOBUF];
+pub(crate) const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml", PROTOBUF];
 
 /// Reads a body of one of the media types `known`; without a `Content-Type` it is read as the first of them.
 pub(crate) async fn read(
@@ -79,7 +77,7 @@ pub(crate) async fn read(
     Ok((claim, bytes, media))
 }
 
-/// Decodes JSON, or YAML of one or more documents; a `List` in YAML gives its items.
+/// Decodes JSON, protobuf, or YAML of one or more documents; a `List` in YAML gives its items.
 pub(crate) async fn decode(bytes: Vec<u8>, media: &'static str) -> Result<Vec<Value>, Status> {
     if bytes.len() < LARGE {
         return decode_now(&bytes, media);
@@ -93,9 +91,6 @@ pub(crate) async fn decode_one(bytes: Vec<u8>, media: &'static str) -> Result<Se
     let few = bytes.len() < LARGE;
     let decode = move || match media.ends_with("json") {
         true => decode::json(&bytes).map_err(|error| not_json(&error)),
-        false if media == PROTOBUF => protobuf::decode(&bytes)
-            .map(Sent::from)
-            .map_err(|reason| Status::bad_request(format!("the body is not valid protobuf: {reason}"))),
         false => single(decode_now(&bytes, media)?).map(Sent::from),
     };
     if few {
@@ -121,6 +116,11 @@ fn decode_now(bytes: &[u8], media: &str) -> Result<Vec<Value>, Status> {
     if media.ends_with("json") {
         let value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
         return Ok(vec![value]);
+    }
+    if media == PROTOBUF {
+        let value = protobuf::decode(bytes);
+        let told = |reason| Status::bad_request(format!("the body is not valid protobuf: {reason}"));
+        return value.map(|value| vec![value]).map_err(told);
     }
     let text =
         std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))?;

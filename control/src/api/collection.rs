@@ -12,8 +12,9 @@ use axum::response::Response;
 
 use super::body::{self, OBJECT_LIMIT, OBJECT_TYPES};
 use super::deletion::Deletion;
+use super::form::Form;
 use super::query::{Parameters, text};
-use super::render::{self, Form, ListMeta};
+use super::render::{self, ListMeta};
 use super::selector::Wanted;
 use super::shared::Api;
 use super::status::Status;
@@ -51,11 +52,11 @@ pub(crate) async fn delete(
     for _ in 0..ATTEMPTS {
         let (revision, objects) = api.replica.list(wanted);
         if objects.is_empty() {
-            return Ok(answer(wanted, revision, objects, form));
+            return answer(wanted, revision, objects, form).await;
         }
         let writes = objects.iter().map(|object| deletion.write(object.key())).collect();
         match api.write(writes, deletion.dry_run, api.budget.claim(0)?).await? {
-            Ok(commit) => return Ok(answer(wanted, commit.revision, objects, form)),
+            Ok(commit) => return answer(wanted, commit.revision, objects, form).await,
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(refused(&error)),
         }
@@ -72,8 +73,9 @@ async fn with_body(api: &Api, headers: &HeaderMap, body: Body, deletion: Deletio
     }
 }
 
-fn answer(wanted: &Wanted, revision: u64, objects: Vec<Arc<Object>>, form: Form) -> Response {
-    render::list(wanted.kind, &ListMeta { revision, token: None, remaining: None }, objects.into_iter().map(Ok), form)
+async fn answer(wanted: &Wanted, revision: u64, objects: Vec<Arc<Object>>, form: Form) -> Result<Response, Status> {
+    let meta = ListMeta { revision, token: None, remaining: None };
+    render::list(wanted.kind, &meta, objects.into_iter().map(Ok), form).await
 }
 
 /// Whether another client has changed or deleted one of them meanwhile.

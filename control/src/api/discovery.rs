@@ -46,11 +46,11 @@ pub(crate) fn router() -> Router<Api> {
         .route("/readyz", get(ready))
 }
 
-/// The API level follows the object types; what is ours is after the plus sign, as semantic versions have it.
+/// The level of Kubernetes whose behaviour this is; what is ours is after the plus sign, as semantic versions have it.
 fn version() -> Value {
     json!({
-        "major": "1", "minor": "33",
-        "gitVersion": concat!("v1.33.0+pollgate-", env!("CARGO_PKG_VERSION")),
+        "major": "1", "minor": "36",
+        "gitVersion": concat!("v1.36.0+pollgate-", env!("CARGO_PKG_VERSION")),
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "",
         "goVersion": "", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),

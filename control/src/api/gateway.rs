@@ -141,10 +141,11 @@ fn items(mut value: Value) -> Vec<Value> {
 }
 
 fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {
-    let head = format!(
-        r#"{{"kind":"ApplyResult","apiVersion":"pollgate.io/v1alpha1","metadata":{{"resourceVersion":"{}"}},"items":["#,
-        commit.revision
-    );
+    let head = [
+        ("kind", json!("ApplyResult")),
+        ("apiVersion", json!("pollgate.io/v1alpha1")),
+        ("metadata", json!({"resourceVersion": commit.revision.to_string()})),
+    ];
     let changes: std::collections::HashMap<Key, usize> =
         commit.changes.iter().enumerate().map(|(index, change)| (change.key.clone(), index)).collect();
     let api = api.clone();
@@ -157,7 +158,7 @@ fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {
         };
         Some(json!({"result": ApplyOutcome::of(change).as_str(), "object": object.map(|object| object.to_value())}))
     });
-    render::stream(head, results)
+    render::stream(&head, "items", results)
 }
 
 async fn explain_service(

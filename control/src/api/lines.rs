@@ -17,7 +17,9 @@ use axum::body::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::render::{self, Form};
+use super::form::{Form, Media, MetaVersion, View};
+use super::protobuf;
+use super::render;
 use super::selector::Wanted;
 use super::status::Status;
 use crate::cluster::{Change, Commit};
@@ -97,7 +99,7 @@ impl Lines {
     /// The line of `commit`'s change number `index`. Tables come without their columns.
     pub(crate) fn line(&self, commit: &Commit, index: usize, event: Event, form: Form) -> Option<Bytes> {
         let now = Timestamp::now();
-        let second = if form == Form::Json { 0 } else { now.as_second() };
+        let second = if matches!(form.view, View::Table(..)) { now.as_second() } else { 0 };
         let name = Name { revision: commit.revision, index, event, form, second };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = kept.lines.get(&name) {
@@ -125,20 +127,20 @@ impl Kept {
 
 /// The line of an event; `columns` go with the first Table of a watch.
 fn line(event: Event, object: &Object, form: Form, columns: Option<&Value>, now: Timestamp) -> Vec<u8> {
-    let shown = match form {
-        Form::Json => object.to_value(),
-        Form::Table(include) => {
+    let shown = match form.view {
+        View::Table(version, include) => {
             let revision = object.metadata().resource_version.as_deref().unwrap_or_default();
-            table(revision, columns, render::row(object, include, now))
+            table(version, revision, columns, render::row(object, include, version, now))
         }
+        view => view.of(object).unwrap_or_default(),
     };
-    text(event.name(), &shown)
+    encoded(event.name(), &shown, form.media)
 }
 
-fn table(revision: &str, columns: Option<&Value>, row: Option<Value>) -> Value {
+fn table(version: MetaVersion, revision: &str, columns: Option<&Value>, row: Option<Value>) -> Value {
     let rows: Vec<Value> = row.into_iter().collect();
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision},
+        "kind": "Table", "apiVersion": version.api_version(), "metadata": {"resourceVersion": revision},
         "columnDefinitions": columns, "rows": rows,
     })
 }
@@ -157,24 +159,30 @@ pub(crate) fn first_table(commit: &Commit, index: usize, event: Event, form: For
 /// A bookmark: everything up to `revision` has been sent.
 pub(crate) fn bookmark(kind: Kind, revision: u64, form: Form, ends_initial_events: bool) -> Bytes {
     let revision = revision.to_string();
-    let mut object = match form {
-        Form::Table(_) => table(&revision, None, None),
-        Form::Json => json!({
-            "kind": kind.name(), "apiVersion": kind.api_version(),
-            "metadata": {"resourceVersion": revision, "creationTimestamp": null},
-        }),
+    let (name, version) = match form.view {
+        View::Metadata(version) => ("PartialObjectMetadata", version.api_version()),
+        View::Whole | View::Table(..) => (kind.name(), kind.api_version()),
+    };
+    let mut object = match form.view {
+        View::Table(version, _) => table(version, &revision, None, None),
+        View::Whole | View::Metadata(_) => {
+            json!({"kind": name, "apiVersion": version, "metadata": {"resourceVersion": revision}})
+        }
     };
     if ends_initial_events {
         object["metadata"]["annotations"] = json!({INITIAL_EVENTS_END: "true"});
     }
-    text("BOOKMARK", &object).into()
+    encoded("BOOKMARK", &object, form.media).into()
 }
 
 /// The end of a watch that cannot continue.
-pub(crate) fn error(status: &Status) -> Bytes {
-    text("ERROR", &status.to_value()).into()
+pub(crate) fn error(status: &Status, form: Form) -> Bytes {
+    encoded("ERROR", &status.to_value(), form.media).into()
 }
 
-fn text(kind: &str, object: &Value) -> Vec<u8> {
-    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()
+fn encoded(event: &str, object: &Value, media: Media) -> Vec<u8> {
+    match media {
+        Media::Protobuf => protobuf::watch_event(event, object),
+        Media::Json | Media::Yaml => format!("{{\"type\":\"{event}\",\"object\":{object}}}\n").into_bytes(),
+    }
 }

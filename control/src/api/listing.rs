@@ -21,8 +21,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::form::Form;
 use super::query::{Parameters, text};
-use super::render::{self, Form, ListMeta};
+use super::render::{self, ListMeta};
 use super::selector::Wanted;
 use super::shared::Api;
 use super::status::Status;
@@ -77,7 +78,7 @@ pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Pa
     let meta = ListMeta { revision, token, remaining };
     let (kind, api, wanted) = (wanted.kind, api.clone(), wanted.clone());
     let walk = Walk { api, wanted, revision, page: page.objects.into_iter(), next };
-    Ok(render::list(kind, &meta, walk, form))
+    render::list(kind, &meta, walk, form).await
 }
 
 /// The objects of a list at one revision, looked up page by page as they are sent: a list that is read slowly costs no more

@@ -16,9 +16,9 @@
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
 //!                selector  label and field selectors             deletion  DeleteOptions
-//!                protobuf  the few bodies sent in no other form
-//!     responses: answer    to committed writes                   render  objects, lists, Tables, streamed
-//!                status    errors as Status objects
+//!     responses: form      what a client accepts                 answer  to committed writes
+//!                render    objects, lists, Tables, streamed      status  errors as Status objects
+//!          both: protobuf  the other encoding of objects, lists and events
 //! shared     what the handlers share: the replica, and the way to the control thread
 //!   view     the replica that all reads come from             history  its recent changes
 //! ```
@@ -38,6 +38,7 @@ mod deletion;
 mod discovery;
 mod dump;
 mod error;
+mod form;
 mod gateway;
 mod history;
 mod https;

@@ -5,8 +5,8 @@
 //! schemas are those of the generated types, so they describe what is actually read; the merge keys are [`crate::objects::schema`]'s, so
 //! they are those that patches use.
 //!
-//! Documents are JSON only. A client that accepts only protobuf gets 406; `kubectl` then uses its built-in schemas. Each
-//! document is built once, at the first request, and kept: a megabyte in all.
+//! Documents are JSON; that of version 2 is also there as protobuf, which is all that `kubectl` and `helm` accept for it. Each
+//! is built once, at the first request, and kept: two megabytes in all.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -19,8 +19,9 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 
 use super::body::OBJECT_TYPES;
+use super::form::{Form, Media};
 use super::patch::PATCH_TYPES;
-use super::render::Form;
+use super::protobuf::openapi::{self as gnostic, OPENAPI_V2};
 use super::shared::Api;
 use super::status::Status;
 use crate::objects::Kind;
@@ -61,21 +62,45 @@ enum Dialect {
 
 static CORE: LazyLock<Bytes> = LazyLock::new(|| bytes(&document(Dialect::V3, &[GROUP_VERSIONS[0].1])));
 static DISCOVERY: LazyLock<Bytes> = LazyLock::new(|| bytes(&document(Dialect::V3, &[GROUP_VERSIONS[1].1])));
-static V2: LazyLock<Bytes> =
-    LazyLock::new(|| bytes(&document(Dialect::V2, &GROUP_VERSIONS.map(|(_, version)| version))));
+static V2: LazyLock<Bytes> = LazyLock::new(|| bytes(&v2()));
+static V2_PROTOBUF: LazyLock<Bytes> = LazyLock::new(|| gnostic::document(&v2()).into());
 
 pub(crate) fn router() -> Router<Api> {
     Router::new()
-        .route("/openapi/v2", get(async |headers: HeaderMap| answer(&headers, &V2)))
+        .route("/openapi/v2", get(async |headers: HeaderMap| answer_v2(&headers)))
         .route("/openapi/v3", get(async || axum::Json(index())))
         .route("/openapi/v3/api/v1", get(async |headers: HeaderMap| answer(&headers, &CORE)))
         .route("/openapi/v3/apis/discovery.k8s.io/v1", get(async |headers: HeaderMap| answer(&headers, &DISCOVERY)))
 }
 
+fn v2() -> Value {
+    document(Dialect::V2, &GROUP_VERSIONS.map(|(_, version)| version))
+}
+
 fn answer(headers: &HeaderMap, document: &'static LazyLock<Bytes>) -> Result<Response, Status> {
-    Form::of(headers, "")?;
-    let json = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json)], Bytes::clone(document)).into_response())
+    if Form::of(headers, "")?.media == Media::Protobuf {
+        return Err(Status::not_acceptable());
+    }
+    Ok(body("application/json", document))
+}
+
+/// In the first of the forms that the client names.
+fn answer_v2(headers: &HeaderMap) -> Result<Response, Status> {
+    // Earlier clients spell it with a dot.
+    const SPELLINGS: [&str; 2] = [OPENAPI_V2, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"];
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in accepts.flat_map(|value| value.split(',')) {
+        match range.split(';').next().unwrap_or_default().trim() {
+            "application/json" | "application/*" | "*/*" => break,
+            spelling if SPELLINGS.contains(&spelling) => return Ok(body(OPENAPI_V2, &V2_PROTOBUF)),
+            _ => {}
+        }
+    }
+    answer(headers, &V2)
+}
+
+fn body(media: &'static str, document: &'static LazyLock<Bytes>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(media))], Bytes::clone(document)).into_response()
 }
 
 fn bytes(document: &Value) -> Bytes {

@@ -1,20 +1,20 @@
 //! Response bodies: single objects, lists, and Tables for clients that ask for them.
 //!
 //! Lists are streamed: an item is looked up and encoded when the connection has room for it, so a list of 100 000 objects
-//! costs one page of them and one chunk, not a hundred megabytes per client.
+//! costs one page of them and one chunk, not a hundred megabytes per client. In protobuf a list begins with its length, so
+//! its objects are encoded twice: once to be counted, on another thread, and once to be sent.
 //!
-//! `Accept: application/json;as=Table;v=v1;g=meta.k8s.io` (what `kubectl get` sends) asks for the columns that `kubectl` shows.
-//! They come from the printers that the command line uses too.
+//! The columns of Tables come from the printers that the command line uses too.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::form::{Form, Include, Media, MetaVersion, View};
+use super::protobuf;
 use super::status::Status;
 use super::view::NoState;
 use crate::objects::{Kind, Object};
@@ -23,91 +23,40 @@ use crate::printers::{Column, Table};
 /// Encoded items are collected into chunks of at least this many bytes.
 const CHUNK: usize = 64 << 10;
 
-/// The form a client wants objects in.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Form {
-    /// As they are.
-    #[default]
-    Json,
-    /// As rows of a `Table`, each with the requested part of the object.
-    Table(Include),
-}
-
-/// What a row of a Table holds besides its cells.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Include {
-    /// The object's metadata, as a `PartialObjectMetadata`.
-    #[default]
-    Metadata,
-    /// The whole object.
-    Object,
-    /// Nothing.
-    Nothing,
-}
-
-impl Form {
-    /// The first form in `Accept` that is supported; `include` is the parameter `includeObject`.
-    pub(crate) fn of(headers: &HeaderMap, include: &str) -> Result<Self, Status> {
-        let mut accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-        if accepts.peek().is_none() {
-            return Ok(Self::Json);
-        }
-        accepts
-            .flat_map(|value| value.split(','))
-            .find_map(|range| Self::of_range(range, include).transpose())
-            .unwrap_or_else(|| Err(Status::not_acceptable()))
-    }
-
-    /// The form that one media range asks for; `None` if it is not supported.
-    fn of_range(range: &str, include: &str) -> Result<Option<Self>, Status> {
-        let mut parts = range.split(';').map(str::trim);
-        if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
-            return Ok(None);
-        }
-        let parameter = |name: &str| {
-            range.split(';').skip(1).filter_map(|part| part.trim().split_once('=')).find(|(key, _)| *key == name)
-        };
-        match (parameter("as"), parameter("v")) {
-            (None, _) => Ok(Some(Self::Json)),
-            (Some((_, "Table")), Some((_, "v1"))) => Include::parse(include).map(|include| Some(Self::Table(include))),
-            _ => Ok(None),
-        }
-    }
-}
-
-impl Include {
-    fn parse(text: &str) -> Result<Self, Status> {
-        match text {
-            "" | "Metadata" => Ok(Self::Metadata),
-            "Object" => Ok(Self::Object),
-            "None" => Ok(Self::Nothing),
-            other => Err(Status::bad_request(format!(
-                "includeObject: Unsupported value: {other:?}: supported values: \"None\", \"Metadata\", \"Object\""
-            ))),
-        }
-    }
-
-    fn of(self, object: &Object) -> Value {
-        match self {
-            Self::Nothing => Value::Null,
-            Self::Object => object.to_value(),
-            Self::Metadata => json!({
-                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata(),
-            }),
-        }
-    }
+/// An object's JSON as the API shows it.
+pub(crate) fn shown(object: &Object) -> Value {
+    object.to_value()
 }
 
 /// One object.
 pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Response {
-    match form {
-        Form::Json => (code, Json(object.to_value())).into_response(),
-        Form::Table(include) => {
-            let version = object.metadata().resource_version.clone().unwrap_or_default();
-            let meta = json!({"resourceVersion": version});
-            (code, table(object.kind(), &meta, std::iter::once(Ok(Arc::clone(object))), include)).into_response()
+    match (form.view, form.view.of(object)) {
+        (View::Table(version, include), _) => {
+            let revision = object.metadata().resource_version.clone().unwrap_or_default();
+            let rows: Vec<Value> = row(object, include, version, jiff::Timestamp::now()).into_iter().collect();
+            let table = json!({
+                "kind": "Table", "apiVersion": version.api_version(), "metadata": {"resourceVersion": revision},
+                "columnDefinitions": columns(object.kind()), "rows": rows,
+            });
+            value(code, &table, form.media)
         }
+        (_, shown) => value(code, &shown.unwrap_or_default(), form.media),
     }
+}
+
+/// Any object, from its JSON.
+pub(crate) fn value(code: StatusCode, value: &Value, media: Media) -> Response {
+    let body = match media {
+        Media::Json => value.to_string().into_bytes(),
+        Media::Yaml => yaml(value),
+        Media::Protobuf => protobuf::encode(value),
+    };
+    (code, [(header::CONTENT_TYPE, media.content_type())], body).into_response()
+}
+
+fn yaml(value: &Value) -> Vec<u8> {
+    // Writing to memory does not fail, and every JSON value can be written.
+    serde_saphyr::to_string(value).unwrap_or_default().into_bytes()
 }
 
 /// The objects of a response, each of which may be unavailable.
@@ -140,37 +89,75 @@ impl ListMeta {
 }
 
 /// A list of objects of one kind.
-pub(crate) fn list(kind: Kind, meta: &ListMeta, objects: impl Objects, form: Form) -> Response {
+pub(crate) async fn list(kind: Kind, meta: &ListMeta, objects: impl Objects, form: Form) -> Result<Response, Status> {
     let meta = meta.to_value();
-    match form {
-        Form::Json => {
-            let (name, version) = (kind.name(), kind.api_version());
-            let head = format!(r#"{{"kind":"{name}List","apiVersion":"{version}","metadata":{meta},"items":["#);
-            stream_while(head, objects.map(|object| object.map(|object| object.to_value())))
-        }
-        Form::Table(include) => table(kind, &meta, objects, include),
+    let (name, version) = match form.view {
+        View::Whole => (format!("{}List", kind.name()), kind.api_version()),
+        View::Metadata(version) => ("PartialObjectMetadataList".to_owned(), version.api_version()),
+        View::Table(version, _) => ("Table".to_owned(), version.api_version()),
+    };
+    if form.media == Media::Protobuf {
+        return protobuf_list(kind, (&name, version), &meta, objects, form.view).await;
     }
-}
-
-/// All columns, wide ones with priority 1, and nothing shortened: the client decides what it shows.
-fn table(kind: Kind, meta: &Value, objects: impl Objects, include: Include) -> Response {
     let now = jiff::Timestamp::now();
-    let columns = columns(kind);
-    let head = format!(
-        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":{columns},"rows":["#
-    );
-    stream_while(head, objects.filter_map(move |object| object.map(|object| row(&object, include, now)).transpose()))
+    let items = objects.filter_map(move |object| {
+        let shown = |object: Arc<Object>| match form.view {
+            View::Table(version, include) => row(&object, include, version, now),
+            view => view.of(&object).map(|value| as_item(value, view)),
+        };
+        object.map(shown).transpose()
+    });
+    let fields = match form.view {
+        View::Table(..) => vec![("columnDefinitions", columns(kind))],
+        View::Whole | View::Metadata(_) => Vec::new(),
+    };
+    let list = if matches!(form.view, View::Table(..)) { "rows" } else { "items" };
+    let head = [vec![("kind", json!(name)), ("apiVersion", json!(version)), ("metadata", meta)], fields].concat();
+    Ok(stream_while(form.media, &head, list, items))
 }
 
-/// The definitions of a kind's columns.
+/// In a list of whole objects the list alone has a kind.
+fn as_item(mut value: Value, view: View) -> Value {
+    if let (View::Whole, Some(fields)) = (view, value.as_object_mut()) {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    value
+}
+
+async fn protobuf_list(
+    kind: Kind,
+    (name, version): (&str, &str),
+    meta: &Value,
+    objects: impl Objects,
+    view: View,
+) -> Result<Response, Status> {
+    let message = if view == View::Whole { kind.name() } else { "PartialObjectMetadata" };
+    let item = move |object: &Object| protobuf::list_item(message, &view.of(object).unwrap_or_default());
+    let count = move || {
+        let objects: Vec<Arc<Object>> = objects.collect::<Result<_, NoState>>()?;
+        let length = objects.iter().map(|object| item(object).len()).sum::<usize>();
+        Ok((objects, length))
+    };
+    let counted = tokio::task::spawn_blocking(count).await.map_err(|error| Status::internal(error.to_string()))?;
+    let (objects, length) = counted.map_err(|error: NoState| Status::internal(error.to_string()))?;
+    let first = protobuf::list_head(meta);
+    let head = protobuf::head(version, name, first.len() + length);
+    let items = objects.into_iter().map(move |object| Ok(item(&object)));
+    let chunks = Chunks { pending: [head, first].concat(), items: Some(items), end: Vec::new() };
+    Ok(chunked(Media::Protobuf, chunks))
+}
+
+/// The definitions of a kind's columns: all of them, wide ones with priority 1, and nothing shortened: the client decides what
+/// it shows.
 pub(crate) fn columns(kind: Kind) -> Value {
     Table::of(kind, [], true, jiff::Timestamp::UNIX_EPOCH).columns.iter().map(column).collect()
 }
 
 /// An object's row.
-pub(crate) fn row(object: &Object, include: Include, now: jiff::Timestamp) -> Option<Value> {
+pub(crate) fn row(object: &Object, include: Include, version: MetaVersion, now: jiff::Timestamp) -> Option<Value> {
     let row = Table::of(object.kind(), [object], true, now).rows.pop()?;
-    Some(json!({"cells": row.cells, "object": include.of(object)}))
+    Some(json!({"cells": row.cells, "object": include.of(object, version)}))
 }
 
 fn column(column: &Column) -> Value {
@@ -181,40 +168,70 @@ fn column(column: &Column) -> Value {
     })
 }
 
-/// Streams `head`, the items with commas between them, and the closing `]}`.
-pub(crate) fn stream(head: String, items: impl Iterator<Item = Value> + Send + 'static) -> Response {
-    stream_while(head, items.map(Ok))
+/// Streams an object of the fields `head` and of a list of `items`, in JSON.
+pub(crate) fn stream(
+    head: &[(&str, Value)],
+    list: &str,
+    items: impl Iterator<Item = Value> + Send + 'static,
+) -> Response {
+    stream_while(Media::Json, head, list, items.map(Ok))
 }
 
 /// The same for items that may be unavailable: then the response and its connection are cut off.
-fn stream_while(head: String, items: impl Iterator<Item = Result<Value, NoState>> + Send + 'static) -> Response {
-    let chunks = Chunks { pending: head.into_bytes(), items: Some(items), first: true };
+fn stream_while(
+    media: Media,
+    head: &[(&str, Value)],
+    list: &str,
+    mut items: impl Iterator<Item = Result<Value, NoState>> + Send + 'static,
+) -> Response {
+    let mut fields = String::new();
+    if media == Media::Yaml {
+        let fields: serde_json::Map<String, Value> =
+            head.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let mut pending = yaml(&Value::Object(fields));
+        let first = items.next();
+        pending.extend(format!("{list}:{}\n", if first.is_none() { " []" } else { "" }).bytes());
+        // A list of one item, for each of them.
+        let items = first.into_iter().chain(items).map(|item| item.map(|item| yaml(&json!([item]))));
+        return chunked(media, Chunks { pending, items: Some(items), end: Vec::new() });
+    }
+    for (name, value) in head {
+        fields.push_str(&format!("{name:?}:{value},"));
+    }
+    let mut first = true;
+    let items = items.map(move |item| {
+        let comma = if std::mem::take(&mut first) { "" } else { "," };
+        item.map(|item| format!("{comma}{item}").into_bytes())
+    });
+    let pending = format!("{{{fields}{list:?}:[").into_bytes();
+    chunked(media, Chunks { pending, items: Some(items), end: b"]}".to_vec() })
+}
+
+fn chunked<I>(media: Media, chunks: Chunks<I>) -> Response
+where
+    I: Iterator<Item = Result<Vec<u8>, NoState>> + Send + 'static,
+{
     let body = Body::from_stream(futures_util::stream::iter(chunks));
-    let json = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, json)], body).into_response()
+    ([(header::CONTENT_TYPE, media.content_type())], body).into_response()
 }
 
 struct Chunks<I> {
     pending: Vec<u8>,
     /// Nothing once the end is written.
     items: Option<I>,
-    first: bool,
+    end: Vec<u8>,
 }
 
-impl<I: Iterator<Item = Result<Value, NoState>>> Iterator for Chunks<I> {
+impl<I: Iterator<Item = Result<Vec<u8>, NoState>>> Iterator for Chunks<I> {
     type Item = Result<Bytes, NoState>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while let Some(items) = self.items.as_mut().filter(|_| self.pending.len() < CHUNK) {
             match items.next() {
-                Some(Ok(item)) => {
-                    let comma = if std::mem::take(&mut self.first) { "" } else { "," };
-                    // Writing to memory does not fail.
-                    let _ = write!(self.pending, "{comma}{item}");
-                }
+                Some(Ok(item)) => self.pending.extend(item),
                 Some(Err(error)) => return Some(Err(error)),
                 None => {
-                    self.pending.extend_from_slice(b"]}");
+                    self.pending.append(&mut self.end);
                     self.items = None;
                 }
             }

@@ -9,8 +9,8 @@ use axum::extract::{Extension, FromRequestParts, Path};
 use axum::http::request::Parts;
 
 use super::deletion::Deletion;
+use super::form::Form;
 use super::query::{Parameters, boolean, dry_run, query};
-use super::render::Form;
 use super::selector::{FieldSelector, LabelSelector, Wanted};
 use super::status::Status;
 use crate::objects::{Key, Kind};

@@ -13,7 +13,7 @@ use axum::response::Response;
 use axum::routing::{any, get};
 
 use super::answer::{answer, deleted};
-use super::body::{self, CREATED_TYPES, Claim, OBJECT_LIMIT, OBJECT_TYPES};
+use super::body::{self, Claim, OBJECT_LIMIT, OBJECT_TYPES};
 use super::decode::{Decoded, Sent, decode, warn};
 use super::patch::{change, finish, only_status, patch};
 use super::request::{Options, Part, Target};
@@ -101,14 +101,14 @@ async fn read(State(api): State<Api>, target: Target) -> Result<Response, Status
 }
 
 async fn create(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
-    let (claim, sent, _) = receive(&api, &headers, body, CREATED_TYPES).await?;
+    let (claim, sent, _) = receive(&api, &headers, body).await?;
     let Decoded { object, warnings } = decode(&target, &sent)?;
     let response = write(&api, &target, object.key(), Write::Create(object), claim).await?;
     Ok(warn(response, &warnings))
 }
 
 async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
-    let (claim, sent, size) = receive(&api, &headers, body, OBJECT_TYPES).await?;
+    let (claim, sent, size) = receive(&api, &headers, body).await?;
     if target.part == Part::Status {
         drop(claim);
         return replace_status(&api, &target, sent, size).await;
@@ -143,13 +143,8 @@ async fn delete(State(api): State<Api>, target: Target, headers: HeaderMap, body
     deleted(&api, &target, &key, &commit)
 }
 
-async fn receive(
-    api: &Api,
-    headers: &HeaderMap,
-    body: Body,
-    known: &'static [&'static str],
-) -> Result<(Claim, Sent, usize), Status> {
-    let (claim, bytes, media) = body::read(&api.budget, headers, body, known, OBJECT_LIMIT).await?;
+async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<(Claim, Sent, usize), Status> {
+    let (claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
     let size = bytes.len();
     Ok((claim, body::decode_one(bytes, media).await?, size))
 }

@@ -227,7 +227,8 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
             "reportingComponent",
             "type",
         ],
-        Kind::Endpoints | Kind::EndpointSlice => &[],
+        Kind::Secret => &["type"],
+        Kind::Endpoints | Kind::EndpointSlice | Kind::ConfigMap => &[],
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use pollgate_common::hash::random_seed;
@@ -29,10 +29,11 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::form::{Form, View};
 use super::lines::{self, Event};
 use super::listing::{reach, revision};
 use super::query::{Parameters, flag, text};
-use super::render::{self, Form};
+use super::render;
 use super::selector::Wanted;
 use super::shared::Api;
 use super::status::Status;
@@ -57,6 +58,7 @@ pub(crate) fn watch(api: &Api, wanted: Wanted, form: Form, parameters: &Paramete
         return Err(Status::invalid_options(&faults));
     }
     let options = Options::of(parameters)?;
+    let form = form.of_stream()?;
     let permit = Arc::clone(&api.watches).try_acquire_owned();
     let permit = permit.map_err(|_| Status::too_many_watches(api.limits.watches))?;
     let watcher = Watcher::new(api, wanted, form, &options, permit);
@@ -64,8 +66,7 @@ pub(crate) fn watch(api: &Api, wanted: Wanted, form: Form, parameters: &Paramete
         let line = watcher.next().await?;
         Some((Ok::<Bytes, Infallible>(line), watcher))
     });
-    let json = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json)], Body::from_stream(lines)).into_response())
+    Ok(([(header::CONTENT_TYPE, form.media.stream_type())], Body::from_stream(lines)).into_response())
 }
 
 /// The options of a watch.
@@ -185,7 +186,7 @@ impl Watcher {
         };
         let now = Instant::now();
         Self {
-            columns: matches!(form, Form::Table(_)).then(|| render::columns(wanted.kind)),
+            columns: matches!(form.view, View::Table(..)).then(|| render::columns(wanted.kind)),
             wanted,
             form,
             stage,
@@ -205,7 +206,7 @@ impl Watcher {
             Ok(bytes) => bytes,
             Err(status) => {
                 self.stage = Stage::Over;
-                Some(lines::error(&status))
+                Some(lines::error(&status, self.form))
             }
         }
     }

@@ -16,6 +16,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use ahash::HashMap;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Service;
 
 use crate::objects::service::{ServiceName, ServiceType, SpecExt, parse_ip};
@@ -48,6 +49,8 @@ pub(crate) struct Index {
     /// Events by the revision they were written at, oldest first.
     events: BTreeSet<(u64, Key)>,
     nodes: usize,
+    /// Bytes of all values of ConfigMaps and Secrets.
+    data: usize,
 }
 
 impl Index {
@@ -126,6 +129,11 @@ impl Index {
         self.events.iter().map(|(_, key)| key)
     }
 
+    /// Bytes of all values of ConfigMaps and Secrets.
+    pub(crate) fn data_bytes(&self) -> usize {
+        self.data
+    }
+
     pub(crate) fn node_count(&self) -> usize {
         self.nodes
     }
@@ -143,6 +151,7 @@ impl Index {
             }
             Object::Event(_) => drop(self.events.insert((revision(&object), key.clone()))),
             Object::Node(_) => self.nodes += 1,
+            Object::ConfigMap(_) | Object::Secret(_) => self.data += data_bytes(&object),
             Object::Namespace(_) | Object::Endpoints(_) => {}
         }
         self.objects.insert(key, object);
@@ -160,6 +169,7 @@ impl Index {
             Object::EndpointSlice(_) => self.forget_slice(&object),
             Object::Event(_) => drop(self.events.remove(&(revision(&object), key.clone()))),
             Object::Node(_) => self.nodes -= 1,
+            Object::ConfigMap(_) | Object::Secret(_) => self.data -= data_bytes(&object),
             Object::Namespace(_) | Object::Endpoints(_) => {}
         }
         Some(object)
@@ -238,6 +248,21 @@ pub(crate) fn claimed_node_ports(service: &Service) -> impl Iterator<Item = u16>
     let ports =
         spec.flat_map(|spec| spec.ports().iter().map(|port| port.node_port).chain([spec.health_check_node_port]));
     ports.flatten().filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+/// Bytes of all keys and values of a ConfigMap or Secret; 0 for other kinds.
+pub(crate) fn data_bytes(object: &Object) -> usize {
+    let bytes = |data: &Option<BTreeMap<String, ByteString>>| {
+        data.iter().flatten().map(|(key, value)| key.len() + value.0.len()).sum::<usize>()
+    };
+    match object {
+        Object::ConfigMap(map) => {
+            let text = map.data.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+            text + bytes(&map.binary_data)
+        }
+        Object::Secret(secret) => bytes(&secret.data),
+        _ => 0,
+    }
 }
 
 /// A LoadBalancer without a class of another implementation, and without an address.

@@ -21,7 +21,7 @@ use ahash::{HashMap, HashSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::cluster::change::{Change, Commit};
-use crate::cluster::index::{Index, Label};
+use crate::cluster::index::{Index, Label, data_bytes};
 use crate::cluster::names::uid;
 use crate::cluster::settings::ClusterSettings;
 use crate::cluster::termination;
@@ -188,6 +188,12 @@ impl<'a> Overlay<'a> {
         let gone = self.hidden.iter().filter(|key| key.kind == Kind::Event && self.base.object(key).is_some());
         let count = self.base.events().len() - gone.count() + self.over.events().len();
         base.chain(self.over.events()).take(count.saturating_sub(kept)).cloned().collect()
+    }
+
+    /// Bytes of all values of ConfigMaps and Secrets.
+    pub(crate) fn data_bytes(&self) -> usize {
+        let hidden = self.hidden.iter().filter_map(|key| self.base.object(key)).map(|object| data_bytes(object));
+        self.base.data_bytes() - hidden.sum::<usize>() + self.over.data_bytes()
     }
 
     /// Whether there is any Node.

@@ -55,7 +55,7 @@ fn affected(view: &Overlay<'_>) -> BTreeSet<ServiceName> {
                 nodes.insert(key.name.as_str());
             }
             Kind::Endpoints => drop(services.insert(ServiceName::new(&*key.namespace, &*key.name))),
-            Kind::Node | Kind::Namespace | Kind::Event => {}
+            Kind::Node | Kind::Namespace | Kind::ConfigMap | Kind::Secret | Kind::Event => {}
         }
     }
     if !nodes.is_empty() {

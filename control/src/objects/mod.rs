@@ -19,7 +19,7 @@ pub mod weight;
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::schemars::{Schema, SchemaGenerator};
@@ -161,6 +161,10 @@ kinds! {
     /// `discovery.k8s.io/v1 EndpointSlice`
     EndpointSlice, as_slice, "discovery.k8s.io/v1", ["endpointslice", "endpointslices"],
         namespaced: true, status: false, categories: [];
+    /// `v1 ConfigMap`
+    ConfigMap, as_config_map, "v1", ["configmap", "configmaps", "cm"], namespaced: true, status: false, categories: [];
+    /// `v1 Secret`
+    Secret, as_secret, "v1", ["secret", "secrets"], namespaced: true, status: false, categories: [];
     /// `v1 Event`
     Event, as_event, "v1", ["event", "events", "ev"], namespaced: true, status: false, categories: [];
 }
@@ -442,7 +446,7 @@ mod tests {
             faults(json!({})),
             [
                 "apiVersion: Required value: expected the version of the kind, such as v1",
-                "kind: Required value: expected one of Namespace, Node, Pod, Service, Endpoints, EndpointSlice, Event",
+                "kind: Required value: expected one of Namespace, Node, Pod, Service, Endpoints, EndpointSlice, ConfigMap, Secret, Event",
                 name
             ]
         );
@@ -462,7 +466,7 @@ mod tests {
             ),
             (
                 json!({"apiVersion": "v1", "kind": "Deployment", "metadata": {"name": "a"}}),
-                r#"kind: Unsupported value: "Deployment": supported values: "Namespace", "Node", "Pod", "Service", "Endpoints", "EndpointSlice", "Event""#,
+                r#"kind: Unsupported value: "Deployment": supported values: "Namespace", "Node", "Pod", "Service", "Endpoints", "EndpointSlice", "ConfigMap", "Secret", "Event""#,
             ),
             (
                 json!({"apiVersion": "v1", "kind": "EndpointSlice", "metadata": {"name": "a"}}),

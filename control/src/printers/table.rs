@@ -1,6 +1,6 @@
 //! `kubectl get`: one row an object.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service};
@@ -104,6 +104,8 @@ fn columns(kind: Kind) -> &'static [Column] {
             &const { [column("Name"), column("AddressType"), column("Ports"), column("Endpoints"), column("Age")] }
         }
         Kind::Endpoints => &const { [column("Name"), column("Endpoints"), column("Age")] },
+        Kind::ConfigMap => &const { [column("Name"), column("Data"), column("Age")] },
+        Kind::Secret => &const { [column("Name"), column("Type"), column("Data"), column("Age")] },
         Kind::Namespace => &const { [column("Name"), column("Status"), column("Age")] },
         Kind::Event => {
             &const {
@@ -167,6 +169,14 @@ fn cells(object: &Object, wide: bool, now: Timestamp) -> Vec<String> {
         Object::Endpoints(endpoints) => vec![name, ready_endpoints(endpoints), age],
         Object::EndpointSlice(slice) => slice_cells(slice, name, age),
         Object::Event(event) => event_cells(event, name, now),
+        Object::ConfigMap(map) => {
+            let count = map.data.as_ref().map_or(0, BTreeMap::len) + map.binary_data.as_ref().map_or(0, BTreeMap::len);
+            vec![name, count.to_string(), age]
+        }
+        Object::Secret(secret) => {
+            let count = secret.data.as_ref().map_or(0, BTreeMap::len);
+            vec![name, secret.type_.clone().unwrap_or_default(), count.to_string(), age]
+        }
         Object::Namespace(namespace) => vec![name, namespace_status(namespace), age],
         Object::Pod(pod) => pod_cells(pod, name, age),
         Object::Node(node) => node_cells(node, name, age),

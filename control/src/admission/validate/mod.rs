@@ -4,6 +4,7 @@
 //! `pkg/util/validation`: that is what operators search for and what tools match on. Only what pollgate acts on is checked; a Pod's
 //! volumes are its kubelet's business, and there is none here.
 
+mod data;
 mod endpoints;
 mod fields;
 pub(crate) mod names;
@@ -43,6 +44,8 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fau
         (Object::EndpointSlice(slice), old) => self::slice::check(slice, old.and_then(Object::as_slice), faults),
         (Object::Pod(pod), _) => pod_addresses(pod, faults),
         (Object::Event(event), _) => self::event(event, faults),
+        (Object::ConfigMap(map), old) => data::config_map(map, old.and_then(Object::as_config_map), faults),
+        (Object::Secret(secret), old) => data::secret(secret, old.and_then(Object::as_secret), faults),
         (Object::Namespace(_) | Object::Node(_), _) => {}
     }
 }
@@ -52,7 +55,13 @@ fn metadata(object: &Object, faults: &mut Vec<Fault>) {
     let fault_of_name = match object.kind() {
         // A Service may begin with a digit since KEP-5311.
         Kind::Service | Kind::Namespace => names::label,
-        Kind::Node | Kind::Pod | Kind::Endpoints | Kind::EndpointSlice | Kind::Event => names::subdomain,
+        Kind::Node
+        | Kind::Pod
+        | Kind::Endpoints
+        | Kind::EndpointSlice
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::Event => names::subdomain,
     };
     if let Some(prefix) = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty())
         && let Some(detail) = fault_of_name(&names::as_prefix(prefix))

@@ -62,6 +62,21 @@ pub(crate) fn label_value(text: &str) -> Option<String> {
     too_long(text, 63).or_else(|| (!text.is_empty() && !is_word(text)).then(|| LABEL_VALUE.to_owned()))
 }
 
+/// The key of a value of a ConfigMap or Secret (`IsConfigMapKey`).
+pub(super) fn config_key(text: &str) -> Vec<String> {
+    const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+         'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+    let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let dots = match text {
+        "." => Some("must not be '.'"),
+        ".." => Some("must not be '..'"),
+        text if text.starts_with("..") => Some("must not start with '..'"),
+        _ => None,
+    };
+    let word = (!fits).then(|| KEY.to_owned());
+    too_long(text, 253).into_iter().chain(word).chain(dots.map(str::to_owned)).collect()
+}
+
 /// A host's full name, with or without the final dot (apimachinery `IsFullyQualifiedDomainName`).
 pub(super) fn domain_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);

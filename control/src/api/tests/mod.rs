@@ -2,6 +2,7 @@
 
 mod apply;
 mod dump;
+mod encodings;
 mod https;
 mod objects;
 mod patches;
@@ -153,6 +154,8 @@ impl Gateway {
 struct Answer {
     code: u16,
     headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+    /// The body, if it is a text.
     text: String,
 }
 
@@ -164,8 +167,8 @@ impl Answer {
     /// The answer of which these bytes have been read.
     fn read_on(stream: &mut impl Read, mut bytes: Vec<u8>) -> Self {
         stream.read_to_end(&mut bytes).expect("an answer in time");
-        let text = String::from_utf8(bytes).expect("UTF-8");
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+        let (head, body) = (std::str::from_utf8(&bytes[..end]).expect("UTF-8"), &bytes[end + 4..]);
         let mut lines = head.lines();
         let code = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a code").parse().expect("a number");
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
@@ -176,8 +179,9 @@ impl Answer {
             *line += &format!("{comma}{value}");
         }
         let chunked = headers.get("transfer-encoding").is_some_and(|value| value == "chunked");
-        let text = if chunked { unchunk(body) } else { body.to_owned() };
-        Self { code, headers, text }
+        let body = if chunked { unchunk(body) } else { body.to_owned() };
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Self { code, headers, body, text }
     }
 
     fn json(&self) -> Value {
@@ -209,16 +213,17 @@ impl Answer {
     }
 }
 
-fn unchunk(mut body: &str) -> String {
-    let mut text = String::new();
+fn unchunk(mut body: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
     loop {
-        let (size, rest) = body.split_once("\r\n").expect("a chunk");
-        let size = usize::from_str_radix(size, 16).expect("a size");
+        let end = body.windows(2).position(|window| window == b"\r\n").expect("a chunk");
+        let size = std::str::from_utf8(&body[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+        let (size, rest) = (size.expect("a size"), &body[end + 2..]);
         if size == 0 {
-            return text;
+            return whole;
         }
-        text += &rest[..size];
-        body = rest[size..].strip_prefix("\r\n").expect("the end of a chunk");
+        whole.extend(&rest[..size]);
+        body = rest[size..].strip_prefix(b"\r\n").expect("the end of a chunk");
     }
 }
 

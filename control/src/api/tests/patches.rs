@@ -251,5 +251,8 @@ fn openapi_is_found_by_its_index_and_tells_the_parameters_of_a_patch() {
     assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
     assert_eq!(gateway.get("/openapi/v2").expect(200).at("/swagger"), "2.0");
     let protobuf = [("Accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
-    gateway.send("GET", "/openapi/v2", &protobuf, "").expect(406);
+    let document = gateway.send("GET", "/openapi/v2", &protobuf, "").expect(200);
+    assert_eq!(document.headers["content-type"], protobuf[0].1);
+    assert!(document.text.contains("x-kubernetes-patch-merge-key") && document.text.contains("fieldValidation"));
+    gateway.send("GET", "/openapi/v2", &[("Accept", "application/vnd.kubernetes.protobuf")], "").expect(406);
 }

@@ -92,7 +92,8 @@ fn writes_over_the_budget_are_told_to_come_again() {
 #[test]
 fn unknown_paths_and_methods_are_statuses() {
     let gateway = Gateway::new();
-    for path in ["/", "/api/v1/secrets", "/api/v2", "/apis/apps/v1/deployments", "/api/v1/namespaces/a/services/b/c/d"]
+    for path in
+        ["/", "/api/v1/limitranges", "/api/v2", "/apis/apps/v1/deployments", "/api/v1/namespaces/a/services/b/c/d"]
     {
         gateway.get(path).refused(404, "NotFound", "the server could not find the requested resource");
     }

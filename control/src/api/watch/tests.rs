@@ -96,7 +96,7 @@ impl Both {
         let options =
             Options { revision, initial: false, mark: false, bookmarks: false, lasts: Duration::from_secs(3600) };
         let permit = Arc::clone(&self.api.watches).try_acquire_owned().expect("the only one");
-        Watcher::new(&self.api, wanted.clone(), Form::Json, &options, permit)
+        Watcher::new(&self.api, wanted.clone(), Form::default(), &options, permit)
     }
 }
 

@@ -5,6 +5,7 @@
 //! object, its slices ─▶ service, endpoints, namespace, generic ─▶ Page ─▶ text
 //! ```
 
+mod data;
 mod endpoints;
 mod generic;
 mod namespace;
@@ -31,6 +32,8 @@ pub fn describe(object: &Object, slices: &[Object], events: Option<&[Object]>, n
         Object::Endpoints(endpoints) => endpoints::describe(&mut page, endpoints),
         Object::EndpointSlice(slice) => endpoints::describe_slice(&mut page, slice),
         Object::Namespace(namespace) => namespace::describe(&mut page, namespace),
+        Object::ConfigMap(map) => data::describe_config_map(&mut page, map),
+        Object::Secret(secret) => data::describe_secret(&mut page, secret),
         Object::Event(_) => generic::describe(&mut page, object, Items::Plain),
         Object::Pod(_) | Object::Node(_) => generic::describe(&mut page, object, Items::Marked),
     }
