@@ -8,6 +8,8 @@
 //! A batch is all or nothing: later writes see earlier ones, and the controllers run once, at its end. A refusal does not
 //! end the batch: the remaining writes are still checked, so that a client gets every fault at once.
 
+use std::sync::Arc;
+
 use crate::admission::{apply, ownership, strategy, validate};
 use crate::cluster::change::is_from_files;
 use crate::cluster::index::{claimed_node_ports, data_bytes};
@@ -181,23 +183,29 @@ impl Transaction<'_> {
 
     fn apply(&mut self, mut object: Object) -> Result<Key, Rejected> {
         self.generate_name(&mut object);
-        let key = object.key();
+        let (merged, old) = self.merged(&object)?;
+        self.settle_merged(merged, old.as_deref())?;
+        Ok(object.key())
+    }
+
+    /// The object that applying a manifest leads to, and the one it is applied to. Who owns its fields follows from the latter,
+    /// whatever the manifest says.
+    fn merged(&self, manifest: &Object) -> Result<(Object, Option<Arc<Object>>), Rejected> {
+        let key = manifest.key();
         let old = self.view.object(&key).cloned();
-        let mut merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        let mut merged = apply::merge(manifest, old.as_deref()).map_err(|faults| invalid(key, faults))?;
         match &old {
             Some(old) => ownership::carry(old, &mut merged),
             None => merged.metadata_mut().managed_fields = None,
         }
-        self.settle_merged(merged, old.as_deref())?;
-        Ok(key)
+        Ok((merged, old))
     }
 
     /// As apply. An object that existed before is not marked as the files', and neither is a Namespace: its deletion would
     /// remove everything in it.
     fn follow(&mut self, object: Object) -> Result<Key, Rejected> {
         let key = object.key();
-        let old = self.view.object(&key).cloned();
-        let mut merged = apply::merge(&object, old.as_deref()).map_err(|faults| invalid(key.clone(), faults))?;
+        let (mut merged, old) = self.merged(&object)?;
         if key.kind != Kind::Namespace && old.as_deref().is_none_or(is_from_files) {
             let annotations = merged.metadata_mut().annotations.get_or_insert_default();
             annotations.insert(FROM_FILES.to_owned(), "true".to_owned());

@@ -47,6 +47,21 @@ fn the_metadata_that_is_ours_is_ours() {
     assert_eq!(again.service("a").metadata.uid.unwrap(), uid);
 }
 
+/// A file that was dumped from a cluster has the owners of the fields there.
+#[test]
+fn who_owns_a_field_is_not_for_a_manifest_to_say() {
+    let mut dumped = web("a");
+    dumped["metadata"]["managedFields"] = json!([{"manager": "theirs", "operation": "Apply", "apiVersion": "v1",
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:selector": {}}}}]);
+    for write in [Write::Apply as fn(Object) -> Write, Write::Follow] {
+        let mut world = World::new();
+        world.write(vec![write(object(dumped.clone()))]).unwrap();
+        assert_eq!(world.service("a").metadata.managed_fields, None, "created");
+        world.write(vec![write(object(dumped.clone()))]).unwrap();
+        assert_eq!(world.service("a").metadata.managed_fields, None, "applied again");
+    }
+}
+
 #[test]
 fn two_writers_of_one_version_conflict() {
     let mut world = World::new();
