@@ -15,12 +15,13 @@ use crate::cluster::change::is_from_files;
 use crate::cluster::index::{claimed_node_ports, data_bytes};
 use crate::cluster::names::{generated_name, uid};
 use crate::cluster::overlay::Overlay;
+use crate::cluster::settings::SliceManager;
 use crate::cluster::termination;
 use crate::cluster::{
     Cluster, ClusterSettings, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Write,
 };
 use crate::controllers::start::new_namespace;
-use crate::controllers::{self, allocate, mirror, slices, start};
+use crate::controllers::{self, allocate, membership, mirror, slices, start};
 use crate::objects::fault::Fault;
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
@@ -236,6 +237,10 @@ impl Transaction<'_> {
 
     fn terminate(&mut self, key: Key, grace: u32, preconditions: &Preconditions) -> Result<Key, Rejected> {
         let mut object = self.checked(&key, preconditions)?.clone();
+        if termination::is_over_at_once(&object) {
+            self.view.remove(&key);
+            return Ok(key);
+        }
         termination::begin(&mut object, grace, self.view.now());
         self.view.put(object);
         Ok(key)
@@ -271,7 +276,8 @@ impl Transaction<'_> {
     /// Removes what belongs to a Service: its Endpoints, whoever wrote them, and the slices that a controller made or that
     /// name it as their owner. A slice written by hand stays, as in Kubernetes: the Service may be created again.
     fn remove_dependents(&mut self, service: &ServiceName) {
-        for slice in self.view.slices(service).iter().filter(|slice| belongs_to(slice, service)) {
+        let manager = self.view.settings().slice_manager;
+        for slice in self.view.slices(service).iter().filter(|slice| belongs_to(slice, service, manager)) {
             self.view.remove(&slice.key());
         }
         let endpoints = Key::new(Kind::Endpoints, &*service.namespace, &*service.name);
@@ -303,12 +309,15 @@ impl Transaction<'_> {
     fn admit(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
         let key = object.key();
         let mut faults = Vec::new();
+        if let Object::Pod(pod) = &mut object {
+            membership::copy_topology(&self.view, pod);
+        }
         if let Object::Service(service) = &mut object {
             allocate::settle_families(service, old.and_then(Object::as_service), self.view.settings(), &mut faults);
         }
         validate::object(&object, old, &mut faults);
         if let (Object::Service(service), true) = (&mut object, faults.is_empty()) {
-            allocate::allocate(&self.view, service, &mut faults);
+            allocate::allocate(&self.view, service, old.and_then(Object::as_service), &mut faults);
         }
         if !faults.is_empty() {
             return Err(invalid(key, faults));
@@ -364,20 +373,17 @@ pub(crate) fn from_the_start(mut object: Object) -> Object {
 
 /// Whether a slice is removed with its Service: a controller made it, or it names the Service as its owner. By name alone:
 /// a dumped slice carries a dumped uid.
-fn belongs_to(slice: &Object, service: &ServiceName) -> bool {
+fn belongs_to(slice: &Object, service: &ServiceName, manager: SliceManager) -> bool {
     let owners = slice.metadata().owner_references.iter().flatten();
     let mut owners = owners.filter(|owner| owner.kind == "Service" && owner.name == service.name);
-    slices::is_ours(slice) || mirror::is_ours(slice) || owners.next().is_some()
+    slices::is_ours(manager, slice) || mirror::is_ours(manager, slice) || owners.next().is_some()
 }
 
-/// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing creates an object of these kinds. One with a version
-/// or uid does not: it names an object that existed.
+/// As in Kubernetes (`AllowCreateOnUpdate`), a replacement of nothing creates an object of these kinds, whatever its version.
+/// One with a uid does not: it names an object that existed.
 fn may_be_made_by_replacing(object: &Object) -> bool {
-    let metadata = object.metadata();
-    let open = |field: &Option<String>| field.as_ref().is_none_or(String::is_empty);
     matches!(object.kind(), Kind::Service | Kind::Endpoints | Kind::Event)
-        && open(&metadata.resource_version)
-        && open(&metadata.uid)
+        && object.metadata().uid.as_ref().is_none_or(String::is_empty)
 }
 
 /// A version or uid in the object must be the current one.

@@ -87,7 +87,7 @@ fn description(client: &Client, key: &Key, with_events: bool) -> Result<String, 
         Kind::Service => objects(&slices_of(client, &key.namespace, &key.name)?, Kind::EndpointSlice)?,
         _ => Vec::new(),
     };
-    let events = match with_events && key.kind != Kind::Namespace {
+    let events = match with_events && !matches!(key.kind, Kind::Namespace | Kind::Secret) {
         true => Some(events_about(client, &object)?),
         false => None,
     };

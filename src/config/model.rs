@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use pollgate_common::settings::Masquerade;
+pub(super) use pollgate_control::cluster::SliceManager;
 
 /// Table sizes that `maglev.tableSize` may name.
 pub const MAGLEV_TABLE_SIZES: &[u32] = &pollgate_control::compile::maglev::SIZES;
@@ -121,6 +122,8 @@ pub struct Cluster {
     pub node_port_range: RangeInclusive<u16>,
     /// Addresses for Services of type LoadBalancer; both ends of one family, ascending, disjoint.
     pub load_balancer_pools: Vec<RangeInclusive<IpAddr>>,
+    /// The name under which EndpointSlices are made.
+    pub slice_manager: SliceManager,
 }
 
 /// The cluster's DNS service.

@@ -51,6 +51,7 @@ impl From<&Config> for ClusterSettings {
             dns_addresses: config.dns.addresses.clone(),
             node: config.node.clone(),
             zone: config.zone.clone(),
+            slice_manager: config.cluster.slice_manager,
         }
     }
 }

@@ -11,7 +11,7 @@ use pollgate_common::settings::Masquerade;
 
 use super::model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
-    Metrics, Nat, PodRecords, Purpose, Route, Workers,
+    Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
@@ -151,6 +151,9 @@ fn cluster<'a>(mut section: Section<'a>) -> (Cluster, Field<'a>) {
     let service_field = section.field("serviceCIDRs");
     let ports_field = section.field("nodePortRange");
     let pool_field = section.field("loadBalancerPools");
+    let slice_manager = section
+        .field("sliceManager")
+        .choice(&[("kubernetes", SliceManager::Kubernetes), ("pollgate", SliceManager::Pollgate)]);
     section.finish();
     let cluster = Cluster {
         domain: domain.unwrap_or_else(|| "cluster.local".to_owned()),
@@ -160,6 +163,7 @@ fn cluster<'a>(mut section: Section<'a>) -> (Cluster, Field<'a>) {
         load_balancer_pools: list(&pool_field, |item| {
             item.parsed("a CIDR, or a range such as 192.0.2.10-192.0.2.20", values::address_range)
         }),
+        slice_manager: slice_manager.unwrap_or_default(),
     };
     rules::cluster(&cluster, &service_field, &pod_field, &pool_field);
     (cluster, ports_field)

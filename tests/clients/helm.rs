@@ -131,13 +131,11 @@ fn a_chart_is_installed_upgraded_listed_and_removed() {
         assert_eq!(field(".metadata.annotations.meta\\.helm\\.sh/release-name"), "one");
         let node_port = field(".spec.ports[0].nodePort");
         let listed = helm.done("helm_list", json!({"namespace": "sales"}));
-        assert!(listed.contains("one") && listed.contains("shop-1.2.3"), "{listed}");
+        let listed: Value = serde_json::from_str(&listed).expect("a list");
+        assert_eq!((&listed[0]["name"], &listed[0]["chart_version"]), (&json!("one"), &json!("1.2.3")), "{listed}");
         let upgrade = json!({"release_name": "one", "namespace": "sales", "chart": chart, "values": {"port": 81}});
         helm.done("helm_upgrade", upgrade);
-        assert_eq!(
-            (field(".spec.ports[0].port"), field(".spec.ports[0].nodePort") == node_port),
-            ("81".into(), version == "v4")
-        );
+        assert_eq!((field(".spec.ports[0].port"), field(".spec.ports[0].nodePort") == node_port), ("81".into(), true));
         helm.done("helm_rollback", json!({"release_name": "one", "namespace": "sales", "revision": 1}));
         assert_eq!(field(".spec.ports[0].port"), "80");
         let kept = place.kubectl(&["get", "secrets", "-n", "sales", "-o", "name", "-l", "owner=helm,name=one"]);

@@ -90,6 +90,9 @@ fn it_finds_out_what_there_is() {
     assert!(place.kubectl(&["cluster-info"]).contains("https://127.0.0.1:6443"));
     assert_eq!(place.kubectl(&["config", "current-context"]), "pollgate\n");
     assert_eq!(place.kubectl(&["get", "--raw", "/readyz"]), "ok");
+    assert_eq!(place.kubectl(&["auth", "can-i", "create", "services"]), "yes\n");
+    assert!(place.kubectl(&["auth", "can-i", "--list"]).contains("*.*"));
+    assert_eq!(place.kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.groups[0]}"]), "system:masters");
 }
 
 fn get_prints_the_tables() {

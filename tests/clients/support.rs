@@ -12,6 +12,10 @@ use tempfile::TempDir;
 use crate::live::support::Site;
 use crate::shared::needs::{kubectl, python, python_path};
 
+/// What an API server says to every request for Endpoints.
+const ENDPOINTS_DEPRECATED: &str =
+    "Warning: v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\n";
+
 const LISTEN: &str = "127.0.0.1:6443";
 
 /// A gateway with the guide's objects, and a home for its clients.
@@ -66,11 +70,11 @@ impl Place {
         self.kubectl_command().args(words).output().expect("started")
     }
 
-    /// What kubectl prints when it succeeds and has nothing to complain of.
+    /// What kubectl prints when it succeeds and has nothing to complain of, but that Endpoints are deprecated.
     #[track_caller]
     pub(crate) fn kubectl(&self, words: &[&str]) -> String {
         let output = self.kubectl_output(words);
-        let (out, err) = (text(output.stdout), text(output.stderr));
+        let (out, err) = (text(output.stdout), text(output.stderr).replace(ENDPOINTS_DEPRECATED, ""));
         assert!(output.status.success() && err.is_empty(), "kubectl {words:?}: {}\n{out}\n{err}", output.status);
         out
     }

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ClientIPConfig, Pod, Secret, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    ClientIPConfig, Node, Pod, PodIP, PodStatus, Secret, Service, ServicePort, ServiceSpec, ServiceStatus,
+    SessionAffinityConfig,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -47,7 +48,8 @@ pub(crate) fn prepare(object: &mut Object, old: Option<&Object>) {
             }
         }
         Object::Secret(secret) => prepare_secret(secret),
-        Object::Node(_) | Object::ConfigMap(_) | Object::Event(_) => {}
+        Object::Node(node) => prepare_node(node),
+        Object::ConfigMap(_) | Object::Event(_) => {}
     }
 }
 
@@ -82,14 +84,40 @@ pub(crate) fn explicit_addresses(service: &Service) -> impl Iterator<Item = IpAd
     crate::cluster::index::claimed_addresses(service).chain(wanted)
 }
 
-/// Of the defaults of a Pod only what a client depends on: `kubectl debug` requires the security context.
+/// Of the defaults of a Pod only what a client depends on: `kubectl debug` requires the security context, and clients select by
+/// restart policy and scheduler.
 fn prepare_pod(pod: &mut Pod) {
-    pod.status.get_or_insert_default().phase.get_or_insert_with(|| "Pending".to_owned());
+    let status = pod.status.get_or_insert_default();
+    status.phase.get_or_insert_with(|| "Pending".to_owned());
+    settle_pod_addresses(status);
     let Some(spec) = &mut pod.spec else { return };
     spec.security_context.get_or_insert_default();
+    text(&mut spec.restart_policy, "Always");
+    text(&mut spec.scheduler_name, "default-scheduler");
     let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
     for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
         port.protocol.get_or_insert_with(|| "TCP".to_owned());
+    }
+}
+
+/// `podIP` is the first of `podIPs`; if they differ, `podIP` counts (K `Convert_v1_PodStatus_To_core_PodStatus`).
+fn settle_pod_addresses(status: &mut PodStatus) {
+    let first = status.pod_ips.as_ref().and_then(|ips| ips.first()).map(|first| first.ip.clone());
+    match status.pod_ip.clone().filter(|ip| !ip.is_empty()) {
+        None => status.pod_ip = first,
+        primary if primary == first => {}
+        Some(ip) => status.pod_ips = Some(vec![PodIP { ip }]),
+    }
+}
+
+/// The same for `podCIDR` and `podCIDRs`.
+fn prepare_node(node: &mut Node) {
+    let Some(spec) = &mut node.spec else { return };
+    let first = spec.pod_cidrs.as_ref().and_then(|cidrs| cidrs.first()).cloned();
+    match spec.pod_cidr.clone().filter(|cidr| !cidr.is_empty()) {
+        None => spec.pod_cidr = first,
+        primary if primary == first => {}
+        Some(cidr) => spec.pod_cidrs = Some(vec![cidr]),
     }
 }
 
@@ -118,12 +146,14 @@ fn prepare_service(service: &mut Service, old: Option<&Service>) {
     settle_status(service, old);
 }
 
+/// Sets a text that is not given.
+fn text(field: &mut Option<String>, value: &str) {
+    if field.as_deref().unwrap_or_default().is_empty() {
+        *field = Some(value.to_owned());
+    }
+}
+
 fn default(spec: &mut ServiceSpec) {
-    let text = |field: &mut Option<String>, value: &str| {
-        if field.as_deref().unwrap_or_default().is_empty() {
-            *field = Some(value.to_owned());
-        }
-    };
     text(&mut spec.type_, "ClusterIP");
     text(&mut spec.session_affinity, "None");
     match spec.session_affinity.as_deref() {
@@ -177,7 +207,7 @@ fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
             spec.ip_family_policy = old.ip_family_policy.clone();
         }
     }
-    if old.needs_node_ports() && spec.needs_node_ports() {
+    if old.allocates_node_ports() && spec.allocates_node_ports() {
         keep_node_ports(spec, old);
     }
     if old.needs_health_check_port() && spec.needs_health_check_port() && unset(spec.health_check_node_port) {
@@ -254,7 +284,7 @@ fn drop_unneeded(spec: &mut ServiceSpec, old: &ServiceSpec) {
         drop_same(&mut spec.ip_family_policy, &old.ip_family_policy);
         drop_same(&mut spec.internal_traffic_policy, &old.internal_traffic_policy);
     }
-    if old.needs_node_ports() && !spec.needs_node_ports() && node_ports(spec).is_subset(&node_ports(old)) {
+    if old.allocates_node_ports() && !spec.allocates_node_ports() && node_ports(spec).is_subset(&node_ports(old)) {
         spec.ports.iter_mut().flatten().for_each(|port| port.node_port = None);
     }
     if old.needs_health_check_port() && !spec.needs_health_check_port() {

@@ -2,15 +2,20 @@
 //!
 //! Every write holds a [`Claim`] on one budget, from before its first byte is read until the response. So neither many
 //! small writes nor a few large ones can take more memory than the budget allows; a write that does not fit gets 429. A
-//! body that is too long, too slow or incomplete ends with a `Status` and a closed connection.
+//! body that is too long, too slow or incomplete ends with a `Status` and a closed connection. What is not needed of a body is read
+//! and thrown away: see [`Patient`].
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{HeaderMap, header};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderMap, Request, header};
 use futures_util::StreamExt;
+use hyper::body::{Frame, Incoming, SizeHint};
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +23,7 @@ use super::decode::{self, Sent};
 use super::protobuf::{self, PROTOBUF};
 use super::status::Status;
 use crate::objects::manifest;
+use crate::yaml;
 
 /// Longest body of one object, bytes: the API server's own limit.
 pub(crate) const OBJECT_LIMIT: usize = 3 << 20;
@@ -31,9 +37,74 @@ const UNIT: usize = 64 << 10;
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// Bodies of this size or more are decoded on another thread, so that the API's thread can serve other clients.
 const LARGE: usize = 256 << 10;
-/// If a client sends too much, this many more bytes are read, so that it reads the response instead of finding the
-/// connection closed while it sends.
-const PATIENCE: usize = 16 << 20;
+/// Longest pause in a body which is not needed.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Most bytes that are read of a body which is not needed.
+const PATIENCE: usize = APPLY_LIMIT + (16 << 20);
+
+/// The body of a request. If it is dropped before it was read, the rest is read, within bounds, and thrown away: a client that
+/// still sends would otherwise find its connection reset, and never see the response that says why.
+pub(crate) struct Patient {
+    /// Nothing once it has been read, or failed.
+    body: Option<Incoming>,
+    /// Whether the client waits for a word before it sends the body. Without one it does not send it.
+    held_back: bool,
+}
+
+impl Patient {
+    pub(crate) fn wrap(request: Request<Incoming>) -> Request<Self> {
+        let held_back = request.headers().contains_key(header::EXPECT);
+        request.map(|body| Self { body: Some(body), held_back })
+    }
+}
+
+impl HttpBody for Patient {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.held_back = false;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Patient {
+    fn drop(&mut self) {
+        let body = self.body.take().filter(|body| !body.is_end_stream() && !self.held_back);
+        if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
+            runtime.spawn(discard(Body::new(body)));
+        }
+    }
+}
+
+async fn discard(body: Body) {
+    let deadline = Instant::now() + BODY_TIME;
+    let (mut chunks, mut left) = (body.into_data_stream(), PATIENCE);
+    // A client that has stopped sending is reading, or gone.
+    let soon = || deadline.min(Instant::now() + PAUSE);
+    while let Ok(Some(Ok(chunk))) = timeout_at(soon(), chunks.next()).await {
+        match left.checked_sub(chunk.len()) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
+}
 
 /// A share of the budget; returned when dropped.
 #[derive(Debug)]
@@ -68,7 +139,6 @@ pub(crate) async fn read(
     let media = media_type(headers, known)?;
     let length = content_length(headers);
     if length.is_some_and(|length| length > limit) {
-        discard(body, length).await;
         return Err(Status::too_large(limit));
     }
     // A chunked body counts with its longest allowed length.
@@ -91,13 +161,29 @@ pub(crate) async fn decode_one(bytes: Vec<u8>, media: &'static str) -> Result<Se
     let few = bytes.len() < LARGE;
     let decode = move || match media.ends_with("json") {
         true => decode::json(&bytes).map_err(|error| not_json(&error)),
-        false => single(decode_now(&bytes, media)?).map(Sent::from),
+        false if media == PROTOBUF => single(decode_now(&bytes, media)?).map(Sent::from),
+        // Of several documents the API server reads the first.
+        false => first_document(&bytes).map(Sent::from),
     };
     if few {
         return decode();
     }
     let decoded = tokio::task::spawn_blocking(decode).await;
     decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+}
+
+fn first_document(bytes: &[u8]) -> Result<Value, Status> {
+    let parsed = yaml::parse(text(bytes)?);
+    let first = parsed.trees.into_iter().map(|tree| tree.value).find(|value| !value.is_null());
+    match (first, parsed.errors.into_iter().next()) {
+        (Some(first), _) => Ok(first),
+        (None, Some(error)) => Err(Status::bad_request(format!("body:{}: {}", error.line, error.message))),
+        (None, None) => Err(Status::bad_request("expected one object in the body, found 0")),
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Status> {
+    std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))
 }
 
 /// The one object of a body.
@@ -122,9 +208,7 @@ fn decode_now(bytes: &[u8], media: &str) -> Result<Vec<Value>, Status> {
         let told = |reason| Status::bad_request(format!("the body is not valid protobuf: {reason}"));
         return value.map(|value| vec![value]).map_err(told);
     }
-    let text =
-        std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))?;
-    let documents = manifest::parse("body", text).map_err(|error| Status::bad_request(error.to_string()))?;
+    let documents = manifest::parse("body", text(bytes)?).map_err(|error| Status::bad_request(error.to_string()))?;
     Ok(documents.into_iter().map(|document| document.value).collect())
 }
 
@@ -160,13 +244,4 @@ async fn collect(body: Body, limit: usize, expected: usize) -> Result<Vec<u8>, S
         }
         bytes.extend_from_slice(&chunk);
     }
-}
-
-async fn discard(body: Body, length: Option<usize>) {
-    if length.is_some_and(|length| length > APPLY_LIMIT + PATIENCE) {
-        return;
-    }
-    let deadline = Instant::now() + BODY_TIME;
-    let mut chunks = body.into_data_stream();
-    while let Ok(Some(Ok(_))) = timeout_at(deadline, chunks.next()).await {}
 }

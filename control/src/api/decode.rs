@@ -19,11 +19,11 @@ use axum::response::Response;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::advice::advice;
 use super::request::{FieldValidation, Target};
 use super::status::Status;
 use crate::objects::Object;
 use crate::objects::fault::Fault;
-use crate::objects::service::{SpecExt, parse_ip};
 
 /// Most warnings in one response, and most characters in each, as for the API server.
 const MOST_WARNINGS: usize = 64;
@@ -122,46 +122,6 @@ fn check_path(target: &Target, object: &Object) -> Result<(), Status> {
         )));
     }
     Ok(())
-}
-
-/// What is legal in a Service and has no effect, in the API server's words (K `pkg/api/service/warnings.go`).
-fn advice(object: &Object) -> Vec<String> {
-    let Some(spec) = object.as_service().and_then(|service| service.spec.as_ref()) else {
-        return Vec::new();
-    };
-    let mut warnings = Vec::new();
-    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    let external_ips = spec.external_ips.as_deref().unwrap_or_default();
-    if spec.cluster_ip.as_deref() == Some("None") {
-        let sticky = spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None");
-        let ignored = [
-            ("loadBalancerIP", given(&spec.load_balancer_ip)),
-            ("externalIPs", !external_ips.is_empty()),
-            ("SessionAffinity", sticky),
-        ];
-        let ignored = ignored.into_iter().filter(|(_, set)| *set);
-        warnings.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
-    }
-    if spec.service_type() != crate::objects::service::ServiceType::ExternalName && given(&spec.external_name) {
-        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
-    }
-    let cluster_ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    for (field, ips) in [("clusterIPs", cluster_ips), ("externalIPs", external_ips)] {
-        let sloppy = |(index, ip): (usize, &String)| sloppy_address(&format!("spec.{field}[{index}]"), ip);
-        warnings.extend(ips.iter().enumerate().filter_map(sloppy));
-    }
-    warnings
-}
-
-fn sloppy_address(field: &str, ip: &str) -> Option<String> {
-    let canonical = parse_ip(ip)?.to_string();
-    let leading_zeros = ip.parse::<std::net::IpAddr>().is_err();
-    leading_zeros.then(|| {
-        format!(
-            "{field}: non-standard IP address {ip:?} will be considered invalid in a future Kubernetes release: use \
-             {canonical:?}"
-        )
-    })
 }
 
 /// Adds the warnings to a response, each as a `Warning` header.
@@ -283,22 +243,6 @@ mod tests {
         assert_eq!(values[0], br#"299 - "a \"b\"X: y""#);
         assert_eq!(values[1].len(), LONGEST_WARNING + 8);
         assert_eq!(values[2], "299 - \"ünï\"".as_bytes());
-    }
-
-    #[test]
-    fn services_that_say_what_is_ignored_are_told() {
-        let told = |spec: Value| advice(&crate::testing::object(crate::testing::service("a", spec)));
-        let headless = json!({"clusterIP": "None", "sessionAffinity": "ClientIP", "externalName": "x"});
-        let expected = [
-            "spec.SessionAffinity is ignored for headless services",
-            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
-        ];
-        assert_eq!(told(headless), expected);
-        let sloppy = told(json!({"externalIPs": ["192.0.2.1", "192.000.002.010"]}));
-        let expected = "spec.externalIPs[1]: non-standard IP address \"192.000.002.010\" will be considered invalid in a \
-                        future Kubernetes release: use \"192.0.2.10\"";
-        assert_eq!(sloppy, [expected]);
-        assert!(told(json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]})).is_empty());
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

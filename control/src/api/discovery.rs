@@ -13,6 +13,7 @@ use axum::routing::get;
 use serde_json::{Value, json};
 
 use super::collection;
+use super::review::Review;
 use super::shared::Api;
 use crate::objects::Kind;
 
@@ -20,6 +21,9 @@ use crate::objects::Kind;
 pub(crate) const OWN_GROUP: &str = "pollgate.io";
 /// The version of [`OWN_GROUP`].
 pub(crate) const OWN_VERSION: &str = "v1alpha1";
+
+/// All groups besides the core group.
+const GROUPS: [&str; 4] = ["authentication.k8s.io", "authorization.k8s.io", "discovery.k8s.io", OWN_GROUP];
 
 /// The verbs of every kind, besides [`DELETE_COLLECTION`].
 const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -36,14 +40,46 @@ pub(crate) fn router() -> Router<Api> {
         .route("/version", get(async || Json(version())))
         .route("/api", get(async |headers: HeaderMap| either(&headers, core(), &[""])))
         .route("/api/v1", get(async || Json(resources("v1"))))
-        .route("/apis", get(async |headers: HeaderMap| either(&headers, groups(), &["discovery.k8s.io", OWN_GROUP])))
+        .route("/apis", get(async |headers: HeaderMap| either(&headers, groups(), &GROUPS)))
         .route("/apis/discovery.k8s.io", get(async || Json(group("discovery.k8s.io", "v1"))))
         .route("/apis/discovery.k8s.io/v1", get(async || Json(resources("discovery.k8s.io/v1"))))
         .route("/apis/pollgate.io", get(async || Json(group(OWN_GROUP, OWN_VERSION))))
         .route("/apis/pollgate.io/v1alpha1", get(async || Json(resources("pollgate.io/v1alpha1"))))
+        .merge(reviews())
         .route("/healthz", get(async || "ok"))
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(ready))
+        // The one check by name that every API server has.
+        .route("/healthz/ping", get(async || "ok"))
+        .route("/livez/ping", get(async || "ok"))
+        .route("/readyz/ping", get(async || "ok"))
+}
+
+/// The documents of the groups of reviews.
+fn reviews() -> Router<Api> {
+    Review::GROUPS.into_iter().fold(Router::new(), |router, name| {
+        let path = format!("/apis/{name}");
+        let resources = move || {
+            let resources = Review::ALL.into_iter().filter(|review| review.group() == name).map(review_resource);
+            let resources: Vec<Value> = resources.collect();
+            let version = format!("{name}/v1");
+            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources})
+        };
+        router
+            .route(&path, get(async move || Json(group(name, "v1"))))
+            .route(&format!("{path}/v1"), get(async move || Json(resources())))
+    })
+}
+
+fn review_resource(review: Review) -> Value {
+    json!({
+        "name": review.plural(), "singularName": singular(review), "namespaced": false, "kind": review.kind(),
+        "verbs": ["create"],
+    })
+}
+
+fn singular(review: Review) -> &'static str {
+    review.plural().trim_end_matches('s')
 }
 
 /// The level of Kubernetes whose behaviour this is; what is ours is after the plus sign, as semantic versions have it.
@@ -97,7 +133,8 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 fn aggregated(group: &str) -> Value {
     let version = if group == OWN_GROUP { OWN_VERSION } else { "v1" };
     let kinds = Kind::ALL.into_iter().filter(|kind| kind.group() == group);
-    let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
+    let reviews = Review::ALL.into_iter().filter(|review| review.group() == group).map(aggregated_review);
+    let resources: Vec<Value> = kinds.map(aggregated_resource).chain(reviews).collect();
     json!({
         "metadata": {"name": group},
         "versions": [{"version": version, "freshness": "Current", "resources": resources}],
@@ -113,6 +150,14 @@ fn aggregated_resource(kind: Kind) -> Value {
         "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
         "verbs": verbs(kind), "shortNames": kind.short_names(), "categories": kind.categories(),
         "subresources": if kind.has_status() { vec![status] } else { Vec::new() },
+    })
+}
+
+fn aggregated_review(review: Review) -> Value {
+    let response = json!({"group": review.group(), "version": "v1", "kind": review.kind()});
+    json!({
+        "resource": review.plural(), "singularResource": singular(review), "responseKind": response, "scope": "Cluster",
+        "verbs": ["create"],
     })
 }
 
@@ -148,7 +193,7 @@ fn status(kind: Kind) -> Option<Value> {
 }
 
 fn groups() -> Value {
-    let mut groups = [group("discovery.k8s.io", "v1"), group(OWN_GROUP, OWN_VERSION)];
+    let mut groups = GROUPS.map(|name| group(name, if name == OWN_GROUP { OWN_VERSION } else { "v1" }));
     for group in groups.iter_mut().filter_map(Value::as_object_mut) {
         group.remove("kind");
         group.remove("apiVersion");

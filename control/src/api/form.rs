@@ -12,9 +12,9 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::protobuf::PROTOBUF;
-use super::render;
 use super::status::Status;
 use crate::objects::Object;
+use crate::objects::shown::shown;
 
 /// How objects are encoded, and what is shown of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,7 +136,7 @@ impl View {
     /// The object that shows `object`; `None` for a row of a Table.
     pub(crate) fn of(self, object: &Object) -> Option<Value> {
         match self {
-            Self::Whole => Some(render::shown(object)),
+            Self::Whole => Some(shown(object)),
             Self::Metadata(version) => Some(partial(object, version)),
             Self::Table(..) => None,
         }
@@ -167,7 +167,7 @@ impl Include {
     pub(crate) fn of(self, object: &Object, version: MetaVersion) -> Value {
         match self {
             Self::Nothing => Value::Null,
-            Self::Object => render::shown(object),
+            Self::Object => shown(object),
             Self::Metadata => partial(object, version),
         }
     }

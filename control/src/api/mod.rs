@@ -10,12 +10,14 @@
 //!                 listing     lists, in pages, of the current or an earlier revision
 //!                 collection  delete everything a list would show
 //!                 watch       changes, event by event            lines  each event encoded once for all clients
+//!               review      what a client may do: everything
 //!               gateway     pollgate.io: apply a whole list at once, explain, stats
 //!               dump        pollgate.io: compiled tables and flows, in pages
 //!               kubeconfig  what clients of https need; only on the Unix socket
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
 //!                selector  label and field selectors             deletion  DeleteOptions
+//!                advice    warnings about what is legal and of no use
 //!     responses: form      what a client accepts                 answer  to committed writes
 //!                render    objects, lists, Tables, streamed      status  errors as Status objects
 //!          both: protobuf  the other encoding of objects, lists and events
@@ -30,6 +32,7 @@
 //! The API has a thread and a single-threaded runtime of its own. It waits for the control thread only for
 //! the result of a write, and never delays the control thread.
 
+mod advice;
 mod answer;
 mod body;
 mod collection;
@@ -54,6 +57,7 @@ mod query;
 mod render;
 mod request;
 mod resources;
+mod review;
 mod selector;
 mod server;
 mod shared;
@@ -211,6 +215,7 @@ fn router(api: Api, only_here: Router<Api>) -> Router {
         .merge(discovery::router())
         .merge(openapi::router())
         .merge(resources::router())
+        .merge(review::router())
         .merge(gateway::router())
         .merge(dump::router())
         .merge(only_here)

@@ -86,8 +86,7 @@ fn answer(headers: &HeaderMap, document: &'static LazyLock<Bytes>) -> Result<Res
 
 /// In the first of the forms that the client names.
 fn answer_v2(headers: &HeaderMap) -> Result<Response, Status> {
-    // Earlier clients spell it with a dot.
-    const SPELLINGS: [&str; 2] = [OPENAPI_V2, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"];
+    const SPELLINGS: [&str; 2] = [OPENAPI_V2, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"];
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     for range in accepts.flat_map(|value| value.split(',')) {
         match range.split(';').next().unwrap_or_default().trim() {

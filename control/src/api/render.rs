@@ -23,11 +23,6 @@ use crate::printers::{Column, Table};
 /// Encoded items are collected into chunks of at least this many bytes.
 const CHUNK: usize = 64 << 10;
 
-/// An object's JSON as the API shows it.
-pub(crate) fn shown(object: &Object) -> Value {
-    object.to_value()
-}
-
 /// One object.
 pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Response {
     match (form.view, form.view.of(object)) {

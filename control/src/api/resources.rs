@@ -9,17 +9,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{any, get};
 
 use super::answer::{answer, deleted};
 use super::body::{self, Claim, OBJECT_LIMIT, OBJECT_TYPES};
 use super::decode::{Decoded, Sent, decode, warn};
-use super::patch::{change, finish, only_status, patch};
+use super::patch::{change, finish, patch, with_spec_of};
 use super::request::{Options, Part, Target};
 use super::shared::Api;
 use super::status::Status;
-use super::{collection, listing, query, render, watch};
+use super::{advice, collection, listing, query, render, watch};
 use crate::cluster::Write;
 use crate::objects::{Key, Kind, Object};
 
@@ -47,7 +48,11 @@ fn kind_router(kind: Kind) -> Router<Api> {
         true => router.merge(status_router(kind, &root)),
         false => router,
     };
-    router.layer(Extension(kind))
+    let router = router.layer(Extension(kind));
+    match kind {
+        Kind::Endpoints => router.layer(map_response(async |response| warn(response, &[advice::ENDPOINTS.to_owned()]))),
+        _ => router,
+    }
 }
 
 /// Subresources that Kubernetes has (`kubectl logs`, `exec`, `scale`): the error names what is missing.
@@ -123,7 +128,7 @@ async fn replace_status(api: &Api, target: &Target, sent: Sent, size: usize) -> 
     decode(target, &sent)?;
     let make = |current: Option<&Object>| {
         let current = current.ok_or_else(|| Status::not_found(&target.key()))?;
-        let value = only_status(current.to_value(), sent.value.clone());
+        let value = with_spec_of(&current.to_value(), sent.value.clone());
         finish(target, current, Sent { value, repeated: sent.repeated.clone() })
     };
     change(api, target, size, make).await

@@ -1,7 +1,7 @@
 //! Label and field selectors, as a list request gives them.
 //!
 //! The grammar is Kubernetes' (apimachinery `pkg/labels/selector.go`): requirements joined by commas, all of which must
-//! hold: `app=web`, `app==web`, `tier!=db`, `env in (prod, test)`, `env notin (dev)`, `app`, `!app`. As there, `!=` and
+//! hold: `app=web`, `app==web`, `tier!=db`, `env in (prod, test)`, `env notin (dev)`, `app`, `!app`, `n>3`, `n<3`. As there, `!=` and
 //! `notin` also select objects that lack the label.
 //!
 //! Field selectors support `=`, `==` and `!=`, and for each kind the fields that the API server supports.
@@ -56,6 +56,8 @@ enum Test {
     NotIn(Vec<String>),
     Exists,
     Missing,
+    GreaterThan(i64),
+    LessThan(i64),
 }
 
 impl LabelSelector {
@@ -82,8 +84,14 @@ impl Test {
             Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
             Test::Exists => value.is_some(),
             Test::Missing => value.is_none(),
+            Test::GreaterThan(than) => number(value).is_some_and(|number| number > *than),
+            Test::LessThan(than) => number(value).is_some_and(|number| number < *than),
         }
     }
+}
+
+fn number(value: Option<&String>) -> Option<i64> {
+    value?.parse().ok()
 }
 
 /// The requirements of `text`; an empty or blank text has none.
@@ -114,6 +122,10 @@ fn parse_requirement(text: &str) -> Option<Requirement> {
         (key, Test::NotIn(vec![label_value(value)?]))
     } else if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
         (key, Test::In(vec![label_value(value)?]))
+    } else if let Some((key, value)) = text.split_once('>') {
+        (key, Test::GreaterThan(value.trim().parse().ok()?))
+    } else if let Some((key, value)) = text.split_once('<') {
+        (key, Test::LessThan(value.trim().parse().ok()?))
     } else if let Some((key, rest)) = text.split_once(char::is_whitespace) {
         (key, parse_set(rest.trim())?)
     } else {
@@ -167,7 +179,8 @@ impl FieldSelector {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        text.split(',').map(|part| parse_field_test(part.trim(), kind)).collect::<Result<_, _>>().map(Self)
+        let terms = split_terms(text).into_iter().filter(|term| !term.is_empty());
+        terms.map(|term| parse_field_test(text, term, kind)).collect::<Result<_, _>>().map(Self)
     }
 
     pub(crate) fn matches(&self, object: &Object) -> bool {
@@ -182,21 +195,64 @@ impl FieldSelector {
     }
 }
 
-fn parse_field_test(text: &str, kind: Kind) -> Result<FieldTest, String> {
-    let (field, value, equal) = if let Some((field, value)) = text.split_once("!=") {
-        (field, value, false)
-    } else if let Some((field, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        (field, value, true)
-    } else {
-        return Err(format!("invalid field selector: {text:?}; expected FIELD=VALUE"));
-    };
+/// The terms of a field selector, which commas part that no backslash precedes.
+fn split_terms(text: &str) -> Vec<&str> {
+    let (mut terms, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b',' => {
+                terms.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.push(&text[start..]);
+    terms
+}
+
+/// A value without its escapes: `\,`, `\=`, `\\`.
+fn unescape(text: &str) -> Result<String, String> {
+    let (mut value, mut characters) = (String::new(), text.chars());
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some(escaped @ ('\\' | ',' | '=')) => value.push(escaped),
+                other => {
+                    let sequence: String = ['\\'].into_iter().chain(other).collect();
+                    return Err(format!("invalid field selector: invalid escape sequence: {sequence}"));
+                }
+            },
+            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {character}")),
+            plain => value.push(plain),
+        }
+    }
+    Ok(value)
+}
+
+/// Field, value, and whether they are to be equal; the operator that comes first counts.
+fn split_term(term: &str) -> Option<(&str, &str, bool)> {
+    term.char_indices().find_map(|(at, _)| {
+        let (field, rest) = term.split_at(at);
+        let operators = [("!=", false), ("==", true), ("=", true)];
+        let found = operators.into_iter().find_map(|(operator, equal)| Some((rest.strip_prefix(operator)?, equal)));
+        found.map(|(value, equal)| (field, value, equal))
+    })
+}
+
+fn parse_field_test(text: &str, term: &str, kind: Kind) -> Result<FieldTest, String> {
+    let split = split_term(term).ok_or_else(|| format!("invalid selector: '{text}'; can't understand '{term}'"));
+    let (field, value, equal) = split?;
+    let value = unescape(value)?;
     let field = match field.trim() {
         "metadata.name" => Field::Name,
         "metadata.namespace" if kind.namespaced() => Field::Namespace,
         other if selectable(kind).contains(&other) => Field::At(format!("/{}", other.replace('.', "/"))),
         other => return Err(format!("field label not supported: {other}")),
     };
-    Ok(FieldTest { field, value: value.trim().to_owned(), equal })
+    Ok(FieldTest { field, value, equal })
 }
 
 /// The fields beside the metadata that the API server can select `kind` by.
@@ -225,6 +281,7 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
             "involvedObject.fieldPath",
             "reason",
             "reportingComponent",
+            "source",
             "type",
         ],
         Kind::Secret => &["type"],
@@ -234,6 +291,11 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
 
 /// A missing field is compared as the empty text, a missing boolean as `false`.
 fn value_at(object: &Object, pointer: &str) -> String {
+    if let (Object::Event(event), "/source") = (object, pointer) {
+        let component = event.source.as_ref().and_then(|source| source.component.clone());
+        let component = component.filter(|component| !component.is_empty());
+        return component.or_else(|| event.reporting_component.clone()).unwrap_or_default();
+    }
     if let Some(text) = text_at(object, pointer) {
         return text.to_owned();
     }
@@ -290,6 +352,11 @@ mod tests {
             ("app=web, env=dev", false),
             ("example.com/tier=1", true),
             ("app=", false),
+            ("example.com/tier>0", true),
+            ("example.com/tier > 1", false),
+            ("example.com/tier<2", true),
+            ("app>0", false),
+            ("none<1", false),
         ];
         for (text, expected) in cases {
             let selector = LabelSelector::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -312,6 +379,8 @@ mod tests {
             "app=(x)",
             "-app",
             "a/b/c",
+            "a>b",
+            "a>",
         ] {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
@@ -333,11 +402,31 @@ mod tests {
             ("status.podIP=", true),
             ("spec.hostNetwork=false", true),
             ("spec.schedulerName=mine", false),
+            ("metadata.name=a,", true),
+            (",,metadata.name==a", true),
+            ("metadata.name=a\\,b", false),
+            ("metadata.name!=a\\=b", true),
         ] {
             assert_eq!(FieldSelector::parse(text, Kind::Pod).expect("valid").matches(&pod), expected, "{text}");
         }
         let error = FieldSelector::parse("spec.nodeName=one", Kind::Service).expect_err("not a Service's field");
         assert_eq!(error, "field label not supported: spec.nodeName");
-        assert!(FieldSelector::parse("metadata.name", Kind::Pod).is_err());
+        for (text, expected) in [
+            ("metadata.name", "invalid selector: 'metadata.name'; can't understand 'metadata.name'"),
+            ("metadata.name=a=b", "invalid field selector: unescaped character in value: ="),
+            ("metadata.name=a\\b", "invalid field selector: invalid escape sequence: \\b"),
+        ] {
+            assert_eq!(FieldSelector::parse(text, Kind::Pod), Err(expected.to_owned()));
+        }
+        let event = |more: serde_json::Value| {
+            let mut value =
+                json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "involvedObject": {}});
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Object::from_value(&value, "default").expect("an event")
+        };
+        let selector = FieldSelector::parse("source=kubelet", Kind::Event).expect("valid");
+        assert!(selector.matches(&event(json!({"source": {"component": "kubelet"}}))));
+        assert!(selector.matches(&event(json!({"source": {}, "reportingComponent": "kubelet"}))));
+        assert!(!selector.matches(&event(json!({"source": {"component": "other"}, "reportingComponent": "kubelet"}))));
     }
 }

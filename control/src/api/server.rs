@@ -36,6 +36,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::body::Patient;
 use super::error::ApiError;
 use super::idle::{Busy, Idle, Seat};
 
@@ -260,7 +261,7 @@ impl Place {
         let router = TowerToHyperService::new(router);
         let service = service_fn(move |request| {
             let busy = seat.busy();
-            let answer = router.call(request);
+            let answer = router.call(Patient::wrap(request));
             async move { answer.await.map(|answer| busy_until_sent(answer, busy)) }
         });
         let mut builder = http1::Builder::new();

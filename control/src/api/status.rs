@@ -255,6 +255,19 @@ impl Status {
         status.about(kind, "meta.k8s.io", "")
     }
 
+    /// A review of access must name one thing.
+    pub(crate) fn incomplete_access_review() -> Self {
+        let fault = Fault::invalid(
+            "spec.resourceAttributes",
+            &[][..],
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        );
+        let message = format!("SelfSubjectAccessReview.authorization.k8s.io \"\" is invalid: {fault}");
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        status.details.causes = vec![cause("", &fault)];
+        status.about("SelfSubjectAccessReview", "authorization.k8s.io", "")
+    }
+
     /// Fields of an applied object belong to other managers and have another value: manager and path of each.
     pub(crate) fn apply_conflict(conflicts: &[(String, String)]) -> Self {
         let message = match conflicts {

@@ -244,7 +244,8 @@ pub(crate) fn ingress_addresses(service: &Service) -> impl Iterator<Item = IpAdd
 
 /// The node ports a Service holds, its health check port included.
 pub(crate) fn claimed_node_ports(service: &Service) -> impl Iterator<Item = u16> + '_ {
-    let spec = service.spec.iter();
+    // Other types may carry numbers, which hold nothing.
+    let spec = service.spec.iter().filter(|spec| spec.needs_node_ports());
     let ports =
         spec.flat_map(|spec| spec.ports().iter().map(|port| port.node_port).chain([spec.health_check_node_port]));
     ports.flatten().filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0)

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::change::{Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Write};
-pub use self::settings::{ClusterSettings, IpRange};
+pub use self::settings::{ClusterSettings, IpRange, SliceManager};
 
 use self::change::is_from_files;
 use self::index::{Index, claimed_node_ports};

@@ -9,6 +9,39 @@ use ipnet::IpNet;
 
 use crate::objects::service::Family;
 
+/// The name under which the controllers make EndpointSlices: the value of `endpointslice.kubernetes.io/managed-by`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SliceManager {
+    /// Kubernetes' own names, by which clients find the slices of its controllers.
+    #[default]
+    Kubernetes,
+    /// Names of our own, for a gateway whose slices must not be taken for a cluster's, or a cluster's for its own.
+    Pollgate,
+}
+
+impl SliceManager {
+    /// The manager of slices made from Pods.
+    pub(crate) fn endpoints(self) -> &'static str {
+        match self {
+            SliceManager::Kubernetes => "endpointslice-controller.k8s.io",
+            SliceManager::Pollgate => "endpointslice-controller.pollgate",
+        }
+    }
+
+    /// The manager of slices made from Endpoints.
+    pub(crate) fn mirror(self) -> &'static str {
+        match self {
+            SliceManager::Kubernetes => "endpointslicemirroring-controller.k8s.io",
+            SliceManager::Pollgate => "endpointslicemirroring-controller.pollgate",
+        }
+    }
+
+    /// Whether a manager of slices is one of ours. Our own names always are: a gateway that had another setting made them.
+    pub(crate) fn is_ours(self, manager: &str, name: fn(SliceManager) -> &'static str) -> bool {
+        [name(self), name(SliceManager::Pollgate)].contains(&manager)
+    }
+}
+
 /// The part of the configuration that objects depend on: what the allocators may assign and what they may not, and the
 /// gateway's node and zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +60,8 @@ pub struct ClusterSettings {
     pub node: Option<String>,
     /// Its zone. For explanations.
     pub zone: Option<String>,
+    /// The name under which the controllers make EndpointSlices.
+    pub slice_manager: SliceManager,
 }
 
 impl Default for ClusterSettings {
@@ -41,6 +76,7 @@ impl Default for ClusterSettings {
             dns_addresses: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
             node: None,
             zone: None,
+            slice_manager: SliceManager::default(),
         }
     }
 }

@@ -16,6 +16,15 @@ use crate::objects::Object;
 /// When the Pod is to be removed.
 const ENDS_AT: &str = "pollgate.io/ends-at";
 
+/// Whether there is nothing to wait for: a Pod that has ended, or that no Node runs (K `pkg/registry/core/pod/strategy.go`).
+pub(crate) fn is_over_at_once(object: &Object) -> bool {
+    object.as_pod().is_some_and(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        matches!(phase, Some("Failed" | "Succeeded")) || node.is_none_or(str::is_empty)
+    })
+}
+
 /// Makes the object terminating for `grace` seconds from now; if it is already, for no longer than that.
 pub(crate) fn begin(object: &mut Object, grace: u32, now: Timestamp) {
     let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -57,10 +66,29 @@ mod tests {
 
     fn terminating(grace: u32) -> (World, Key) {
         let mut world = World::new();
-        world.apply([web("a"), pod("p", "a", "10.1.0.1")]);
+        world.apply([web("a"), placed()]);
         let key = Key::new(Kind::Pod, "default", "p");
         world.write(vec![Write::Terminate(key.clone(), grace, Preconditions::default())]).unwrap();
         (world, key)
+    }
+
+    fn placed() -> serde_json::Value {
+        let mut value = pod("p", "a", "10.1.0.1");
+        value["spec"]["nodeName"] = "n".into();
+        value
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_or_never_began_goes_at_once() {
+        let mut ended = placed();
+        ended["status"]["phase"] = "Succeeded".into();
+        for value in [ended, pod("p", "a", "10.1.0.1")] {
+            let mut world = World::new();
+            world.apply([value]);
+            let key = Key::new(Kind::Pod, "default", "p");
+            world.write(vec![Write::Terminate(key.clone(), 30, Preconditions::default())]).unwrap();
+            assert!(world.cluster.object(&key).is_none());
+        }
     }
 
     fn after(seconds: i64) -> Timestamp {
@@ -95,7 +123,7 @@ mod tests {
             world.write(vec![Write::Terminate(key.clone(), grace, Preconditions::default())]).unwrap();
             assert_eq!(ends_at(world.cluster.object(&key).unwrap()), Some(after(left)));
         }
-        world.write(vec![Write::Replace(object(pod("p", "a", "10.1.0.1")))]).unwrap();
+        world.write(vec![Write::Replace(object(placed()))]).unwrap();
         let pod = world.cluster.object(&key).unwrap();
         assert_eq!((ends_at(pod), pod.metadata().deletion_grace_period_seconds), (Some(after(5)), Some(5)));
         world.delete(Kind::Pod, "p");

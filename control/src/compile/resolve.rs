@@ -130,7 +130,10 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         if proxied && !headless { ips } else { Vec::new() }
     };
     let slices: Vec<(Family, &EndpointSlice)> = usable_slices(cluster, name, headless).collect();
-    let ports = if proxied { resolve_ports(spec, &slices) } else { Vec::new() };
+    let mut ports = if proxied { resolve_ports(spec, &slices) } else { Vec::new() };
+    if !spec.needs_node_ports() {
+        ports.iter_mut().for_each(|port| port.node_port = None);
+    }
     Some(ResolvedService {
         name: name.clone(),
         kind: spec.service_type(),
@@ -301,7 +304,7 @@ mod tests {
         let mut world = World::new();
         world.apply([
             service("a", json!({"ports": [{"name": "dns", "port": 53}, {"name": "dns-udp", "port": 53, "protocol": "UDP"}]})),
-            slice("a-1", "IPv4", json!([{"name": "dns", "port": 5353}, {"name": "dns-udp", "port": 5354, "protocol": "UDP"}, {"name": "dns-udp2", "port": 1}]), json!([{"addresses": ["10.0.0.041", "10.0.0.42"]}])),
+            slice("a-1", "IPv4", json!([{"name": "dns", "port": 5353}, {"name": "dns-udp", "port": 5354, "protocol": "UDP"}, {"name": "dns-udp2", "port": 1}]), json!([{"addresses": ["10.0.0.41", "10.0.0.42"]}])),
             slice("a-2", "IPv4", json!([{"name": "dns"}, {"name": "dns-udp", "port": 9, "protocol": "TCP"}]), json!([{"addresses": ["10.0.0.9"]}])),
             slice("a-3", "FQDN", json!([{"name": "dns", "port": 5353}]), json!([{"addresses": ["x.example"]}])),
             slice("a-4", "IPv6", json!([{"name": "dns", "port": 5353}]), json!([{"addresses": ["fd00::1"]}])),
@@ -388,7 +391,7 @@ mod tests {
         let mut balancer = service(
             "a",
             json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local",
-            "loadBalancerSourceRanges": [" 10.1.2.3/8"], "externalIPs": ["198.51.100.1"], "ports": [{"port": 80}]}),
+            "loadBalancerSourceRanges": [" 10.0.0.0/8"], "externalIPs": ["198.51.100.1"], "ports": [{"port": 80}]}),
         );
         balancer["status"] =
             json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1", "ipMode": "Proxy"}, {"ip": "203.0.113.2"}]}});

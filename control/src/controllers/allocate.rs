@@ -16,7 +16,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
 use crate::cluster::index::ingress_addresses;
 use crate::cluster::names::hash;
@@ -25,6 +25,8 @@ use crate::cluster::settings::{ClusterSettings, IpRange};
 use crate::objects::Object;
 use crate::objects::fault::Fault;
 use crate::objects::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
+
+const ALLOCATED: &str = "provided port is already allocated";
 
 /// Settles `ipFamilyPolicy` and `ipFamilies` (K `pkg/registry/core/service/storage/alloc.go`, `initIPFamilyFields`). Without a
 /// policy the previous one stays: leaving it out adds or removes no address.
@@ -134,13 +136,13 @@ fn check_families(
 }
 
 /// Allocates what a Service needs and does not have, and checks what it requests.
-pub(crate) fn allocate(view: &Overlay<'_>, service: &mut Service, faults: &mut Vec<Fault>) {
+pub(crate) fn allocate(view: &Overlay<'_>, service: &mut Service, old: Option<&Service>, faults: &mut Vec<Fault>) {
     let name = ServiceName::of(service);
     let Some(spec) = service.spec.as_mut() else {
         return;
     };
     cluster_ips(view, spec, &name, faults);
-    node_ports(view, spec, &name, faults);
+    node_ports(view, spec, old.and_then(|old| old.spec.as_ref()), &name, faults);
     health_check_port(view, spec, &name, faults);
     balancer_addresses(view, service, &name);
 }
@@ -284,36 +286,60 @@ fn port_bands(size: u128) -> [Range<u128>; 2] {
     [fixed..size, 0..fixed]
 }
 
-fn node_ports(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
-    let declined =
-        spec.service_type() == ServiceType::LoadBalancer && spec.allocate_load_balancer_node_ports == Some(false);
-    let wanted = spec.needs_node_ports() && !declined;
+/// Allocates node ports (K `initNodePorts`, `updateNodePorts`). Only when a Service is created do two ports with the same number
+/// and different protocols get one node port; a later change gives each its own.
+fn node_ports(
+    view: &Overlay<'_>,
+    spec: &mut ServiceSpec,
+    old: Option<&ServiceSpec>,
+    name: &ServiceName,
+    faults: &mut Vec<Fault>,
+) {
+    if !spec.needs_node_ports() {
+        spec.ports.iter_mut().flatten().for_each(|port| port.node_port = requested_port(port));
+        return;
+    }
+    let wanted = spec.allocates_node_ports();
     let mut ports = spec.ports.take().unwrap_or_default();
-    let mut held: Vec<i32> = ports.iter().filter_map(|port| port.node_port).filter(|port| *port != 0).collect();
+    let requested: Vec<(i32, i32)> = ports.iter().filter_map(|port| Some((port.port, requested_port(port)?))).collect();
+    let former: Vec<i32> = old.iter().flat_map(|old| old.ports()).filter_map(requested_port).collect();
+    let mut held: Vec<i32> = requested.iter().map(|(_, node_port)| *node_port).collect();
     held.extend(spec.health_check_node_port);
-    for index in 0..ports.len() {
+    // What this write has taken so far: service port, node port.
+    let mut taken: Vec<(i32, i32)> = Vec::new();
+    for (index, port) in ports.iter_mut().enumerate() {
         let field = format!("spec.ports[{index}].nodePort");
-        match ports[index].node_port.filter(|port| *port != 0) {
-            Some(asked) => check_node_port(view, asked, &field, name, faults),
-            None if wanted => {
-                let sibling = ports.iter().find(|other| {
-                    other.port == ports[index].port
-                        && other.protocol != ports[index].protocol
-                        && other.node_port.is_some_and(|port| port != 0)
-                });
-                let shared = sibling.and_then(|other| other.node_port);
-                let seed = format!("{name}/{}", ports[index].name.as_deref().unwrap_or_default());
-                let port = shared.or_else(|| free_node_port(view, &seed, &held, name));
-                match port {
-                    Some(port) => held.push(port),
+        let sibling = || {
+            let of_port = |pairs: &[(i32, i32)]| pairs.iter().find(|(of, _)| *of == port.port).map(|(_, found)| *found);
+            of_port(&taken).or_else(|| of_port(&requested)).filter(|_| old.is_none() && wanted)
+        };
+        let Some(asked) = requested_port(port).or_else(sibling) else {
+            port.node_port = None;
+            if wanted {
+                let seed = format!("{name}/{}", port.name.as_deref().unwrap_or_default());
+                port.node_port = free_node_port(view, &seed, &held, name);
+                match port.node_port {
+                    Some(free) => taken.push((port.port, free)),
                     None => faults.push(Fault::invalid(field, 0, "failed to allocate a nodePort: range is full")),
                 }
-                ports[index].node_port = port;
+                held.extend(port.node_port);
             }
-            None => ports[index].node_port = None,
+            continue;
+        };
+        let by_another = taken.iter().any(|(of, node_port)| *node_port == asked && *of != port.port);
+        if by_another && old.is_none() {
+            faults.push(Fault::invalid(&*field, asked, ALLOCATED));
+        } else if !former.contains(&asked) {
+            check_node_port(view, asked, &field, name, faults);
         }
+        port.node_port = Some(asked);
+        taken.push((port.port, asked));
     }
     spec.ports = (!ports.is_empty()).then_some(ports);
+}
+
+fn requested_port(port: &ServicePort) -> Option<i32> {
+    port.node_port.filter(|port| *port != 0)
 }
 
 fn health_check_port(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
@@ -323,7 +349,7 @@ fn health_check_port(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceN
     let field = "spec.healthCheckNodePort";
     if let Some(asked) = spec.health_check_node_port.filter(|port| *port != 0) {
         if spec.ports().iter().any(|port| port.node_port == Some(asked)) {
-            faults.push(Fault::invalid(field, asked, "provided port is already allocated"));
+            faults.push(Fault::invalid(field, asked, ALLOCATED));
         }
         return check_node_port(view, asked, field, name, faults);
     }
@@ -342,7 +368,7 @@ fn check_node_port(view: &Overlay<'_>, asked: i32, field: &str, name: &ServiceNa
         return;
     }
     if owner.is_some() {
-        faults.push(Fault::invalid(field, asked, "provided port is already allocated"));
+        faults.push(Fault::invalid(field, asked, ALLOCATED));
     } else if port.is_none() {
         let (first, last) = (range.start(), range.end());
         let detail = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");

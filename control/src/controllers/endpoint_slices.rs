@@ -9,7 +9,8 @@
 //! Service, which makes it level-triggered: whatever was missed or tampered with is repaired by the next look. Only what
 //! has to change does: see [`super::slices`].
 //!
-//! Only slices with our own `managed-by` are ours. Slices written by hand or dumped from a cluster carry another, or none.
+//! Only slices with our `managed-by` are ours: Kubernetes' by default, so that those dumped from a cluster with their Services are
+//! taken over, as its controller would; with another setting a name that no cluster has. Slices written by hand have none.
 //!
 //! The same look at the Pods also gives the Service's Endpoints, the older form of the same list ([`super::endpoints_v1`]).
 
@@ -21,11 +22,11 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::membership::{Member, ZONE_LABEL, hostname, members, node_name, pod_addresses, reference};
-use super::slices::{
-    Endpoints, Group, MANAGED_BY, MANAGED_BY_LABEL, Packing, TRIGGER_TIME, free_name, is_ours, owner_uid, pack,
-};
+use super::slices::{Endpoints, Group, MANAGED_BY_LABEL, Packing, TRIGGER_TIME, free_name, is_ours, owner_uid, pack};
 use super::{endpoints_v1, hints};
+use crate::admission::validate::names::unusable_address;
 use crate::cluster::overlay::Overlay;
+use crate::cluster::settings::SliceManager;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, ServiceType, SpecExt};
 use crate::objects::weight;
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
@@ -40,6 +41,7 @@ pub(super) fn run(view: &mut Overlay<'_>) {
 fn affected(view: &Overlay<'_>) -> BTreeSet<ServiceName> {
     let mut services = BTreeSet::new();
     let mut nodes = BTreeSet::new();
+    let manager = view.settings().slice_manager;
     for (key, old) in view.touched() {
         let new = view.object(key);
         let versions = [old, new];
@@ -48,8 +50,9 @@ fn affected(view: &Overlay<'_>) -> BTreeSet<ServiceName> {
             Kind::Service => drop(services.insert(ServiceName::new(&*key.namespace, &*key.name))),
             Kind::Pod => services.extend(versions.flat_map(|pod| view.services_selecting(pod))),
             Kind::EndpointSlice => {
-                services
-                    .extend(versions.filter(|slice| is_ours(slice)).filter_map(|slice| ServiceName::of_slice(slice)));
+                services.extend(
+                    versions.filter(|slice| is_ours(manager, slice)).filter_map(|slice| ServiceName::of_slice(slice)),
+                );
             }
             Kind::Node if old.map(|node| node.label(ZONE_LABEL)) != new.map(|node| node.label(ZONE_LABEL)) => {
                 nodes.insert(key.name.as_str());
@@ -76,13 +79,13 @@ fn reconcile(view: &mut Overlay<'_>, name: &ServiceName) {
         return;
     };
     let Some(spec) = &service.spec else { return };
-    let ours = own_slices(view, name, service);
     let families = match (spec.service_type(), spec.selector()) {
         (ServiceType::ExternalName, _) => Vec::new(),
         // When a selector is removed, its endpoints stay for the client to manage.
         (_, None) => return,
         (_, Some(_)) => spec.families(),
     };
+    let ours = own_slices(view, name, service);
     for slice in ours.iter().filter(|slice| !Family::parse(&slice.address_type).is_some_and(|f| families.contains(&f)))
     {
         view.remove(&key(slice));
@@ -91,14 +94,16 @@ fn reconcile(view: &mut Overlay<'_>, name: &ServiceName) {
         return endpoints_v1::remove(view, name);
     };
     let members = members(view, name, spec);
+    let triggered = is_triggered(view, name, &members);
     for family in families {
         let own = ours.iter().filter(|slice| slice.address_type == family.as_str()).cloned().collect();
         let Packing { keep, spare } = pack(own, grouped(&members, name, spec, family));
         for slice in spare {
             view.remove(&key(&slice));
         }
-        for slice in keep {
-            put_slice(view, slice, service, name, family);
+        for mut slice in keep {
+            slice.address_type = family.as_str().to_owned();
+            put_slice(view, slice, service, name, triggered);
         }
     }
     endpoints_v1::write(view, name, service, &members, primary);
@@ -107,7 +112,8 @@ fn reconcile(view: &mut Overlay<'_>, name: &ServiceName) {
 /// The controller's own slices of a Service. Those it made for another Service of that name, by their owner's uid, are
 /// removed, so that watchers see a deletion.
 fn own_slices(view: &mut Overlay<'_>, name: &ServiceName, service: &Service) -> Vec<EndpointSlice> {
-    let slices = view.slices(name).into_iter().filter(|slice| is_ours(slice));
+    let manager = view.settings().slice_manager;
+    let slices = view.slices(name).into_iter().filter(|slice| is_ours(manager, slice));
     let (own, former): (Vec<_>, Vec<_>) = slices.partition(|slice| owner_uid(slice) == service.metadata.uid.as_deref());
     for slice in former {
         view.remove(&slice.key());
@@ -130,6 +136,10 @@ fn grouped(members: &[Member], name: &ServiceName, spec: &ServiceSpec, family: F
 fn endpoint(member: &Member, service: &ServiceName, spec: &ServiceSpec, family: Family) -> Option<Endpoint> {
     let (pod, conditions) = (member.pod.as_pod()?, member.conditions);
     let address = pod_addresses(pod).into_iter().find(|address| Family::of(*address) == family)?;
+    // A slice with such an address would be refused, and with it all its other endpoints.
+    if unusable_address("", address).is_some() {
+        return None;
+    }
     let mut endpoint = Endpoint {
         addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
@@ -148,14 +158,13 @@ fn endpoint(member: &Member, service: &ServiceName, spec: &ServiceSpec, family: 
 }
 
 /// Stores a slice; one that did not change stays as it is, trigger time included.
-fn put_slice(view: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, name: &ServiceName, family: Family) {
+fn put_slice(view: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service, name: &ServiceName, triggered: bool) {
     if slice.metadata.name.is_none() {
-        slice.metadata.name = Some(free_name(view, name, family.as_str()));
+        slice.metadata.name = Some(free_name(view, name, &slice.address_type));
         slice.metadata.generate_name = Some(format!("{}-", name.name));
     }
     slice.metadata.namespace = Some(name.namespace.clone());
-    slice.address_type = family.as_str().to_owned();
-    slice.metadata.labels = Some(labels(service, name));
+    slice.metadata.labels = Some(labels(service, name, view.settings().slice_manager));
     slice.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Service".to_owned(),
@@ -167,20 +176,41 @@ fn put_slice(view: &mut Overlay<'_>, mut slice: EndpointSlice, service: &Service
     let before = view.object(&key(&slice)).and_then(|object| object.as_slice());
     if before != Some(&slice) {
         let annotations = slice.metadata.annotations.get_or_insert_default();
-        annotations.insert(TRIGGER_TIME.to_owned(), view.now().to_string());
+        match triggered {
+            true => drop(annotations.insert(TRIGGER_TIME.to_owned(), view.now().to_string())),
+            false => drop(annotations.remove(TRIGGER_TIME)),
+        }
         view.put(Object::EndpointSlice(Box::new(slice)));
     }
 }
 
+/// Whether what changed is something whose effect is to be measured: a Service that is new, or a Pod that became ready or stopped
+/// being so (kubernetes/endpointslice `trigger_time_tracker.go`). Other changes leave no trigger time.
+fn is_triggered(view: &Overlay<'_>, name: &ServiceName, members: &[Member]) -> bool {
+    let service = name.key();
+    let ready = |pod: &Object| {
+        let conditions = pod.as_pod().and_then(|pod| pod.status.as_ref()?.conditions.clone());
+        conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready")
+    };
+    view.touched().any(|(key, old)| match key.kind {
+        Kind::Service => *key == service && old.is_none(),
+        Kind::Pod => {
+            let member = members.iter().find(|member| member.pod.key() == *key);
+            member.is_some_and(|member| ready(&member.pod) != old.and_then(|old| ready(old)))
+        }
+        _ => false,
+    })
+}
+
 /// The Service's labels, and those that say what this slice is.
-fn labels(service: &Service, name: &ServiceName) -> BTreeMap<String, String> {
+fn labels(service: &Service, name: &ServiceName, manager: SliceManager) -> BTreeMap<String, String> {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS_LABEL);
     if service.spec.as_ref().is_some_and(SpecExt::is_headless) {
         labels.insert(HEADLESS_LABEL.to_owned(), String::new());
     }
     labels.insert(SERVICE_NAME_LABEL.to_owned(), name.name.clone());
-    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels.insert(MANAGED_BY_LABEL.to_owned(), manager.endpoints().to_owned());
     labels
 }
 

@@ -20,6 +20,17 @@ use crate::objects::{Key, Kind, Object};
 
 /// Where a Node says in which zone it is.
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// And in which region.
+const REGION_LABEL: &str = "topology.kubernetes.io/region";
+
+/// A Pod has the zone and the region of its Node as labels (K `plugin/pkg/admission/podtopologylabels`).
+pub(crate) fn copy_topology(view: &Overlay<'_>, pod: &mut Pod) {
+    let node = node_name(pod).and_then(|node| view.object(&Key::new(Kind::Node, "", node)));
+    let found = [ZONE_LABEL, REGION_LABEL].map(|label| Some((label, node?.label(label)?.to_owned())));
+    for (label, value) in found.into_iter().flatten() {
+        pod.metadata.labels.get_or_insert_default().insert(label.to_owned(), value);
+    }
+}
 
 /// The conditions of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

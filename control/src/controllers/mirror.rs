@@ -7,7 +7,7 @@
 //! The rules are Kubernetes' (K `pkg/controller/endpointslicemirroring`): only where the Service is there and has no selector, not
 //! where the Endpoints are labelled `endpointslice.kubernetes.io/skip-mirror: "true"` (their author writes slices too) or hold a
 //! leader's lock; at most 1,000 addresses of a subset, ready ones first; addresses are normalised; what is no address is left
-//! out. As with slices from Pods, the slices carry our own `managed-by`: a mirror dumped from a cluster is not ours.
+//! out. What is ours is told by `managed-by`, as with slices from Pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,11 +19,10 @@ use super::membership::Ports;
 use super::slices::{MANAGED_BY_LABEL, TRIGGER_TIME, free_name, port_of, ports_of};
 use crate::admission::apply::LAST_APPLIED;
 use crate::cluster::overlay::Overlay;
+use crate::cluster::settings::SliceManager;
 use crate::objects::service::{Family, ServiceName, SpecExt, parse_ip};
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 
-/// Our own name as the manager of slices.
-pub(crate) const MANAGED_BY: &str = "endpointslicemirroring-controller.pollgate";
 /// Says that the author of the Endpoints writes slices too.
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Endpoints that are no endpoints but a lock.
@@ -32,8 +31,8 @@ const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 const SLICE_CAPACITY: usize = 1000;
 
 /// Whether this controller made the slice.
-pub(crate) fn is_ours(slice: &Object) -> bool {
-    slice.label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
+pub(crate) fn is_ours(manager: SliceManager, slice: &Object) -> bool {
+    slice.label(MANAGED_BY_LABEL).is_some_and(|label| manager.is_ours(label, SliceManager::mirror))
 }
 
 /// Brings the mirrors of all Endpoints the batch may have affected up to date.
@@ -45,12 +44,15 @@ pub(super) fn run(view: &mut Overlay<'_>) {
 
 fn affected(view: &Overlay<'_>) -> BTreeSet<ServiceName> {
     let mut names = BTreeSet::new();
+    let manager = view.settings().slice_manager;
     for (key, old) in view.touched() {
         match key.kind {
             Kind::Service | Kind::Endpoints => drop(names.insert(ServiceName::new(&*key.namespace, &*key.name))),
             Kind::EndpointSlice => {
                 let versions = [old, view.object(key)].into_iter().flatten();
-                names.extend(versions.filter(|slice| is_ours(slice)).filter_map(|slice| ServiceName::of_slice(slice)));
+                names.extend(
+                    versions.filter(|slice| is_ours(manager, slice)).filter_map(|slice| ServiceName::of_slice(slice)),
+                );
             }
             _ => {}
         }
@@ -79,7 +81,12 @@ fn reconcile(view: &mut Overlay<'_>, name: &ServiceName) {
 }
 
 fn own_slices(view: &Overlay<'_>, name: &ServiceName) -> Vec<EndpointSlice> {
-    view.slices(name).iter().filter(|slice| is_ours(slice)).filter_map(|slice| slice.as_slice().cloned()).collect()
+    let manager = view.settings().slice_manager;
+    view.slices(name)
+        .iter()
+        .filter(|slice| is_ours(manager, slice))
+        .filter_map(|slice| slice.as_slice().cloned())
+        .collect()
 }
 
 fn is_mirrored(view: &Overlay<'_>, name: &ServiceName, endpoints: &Endpoints) -> bool {
@@ -145,7 +152,7 @@ fn put_slice(view: &mut Overlay<'_>, mut slice: EndpointSlice, name: &ServiceNam
     slice.metadata.namespace = Some(name.namespace.clone());
     let mut labels = metadata.labels.unwrap_or_default();
     labels.insert(SERVICE_NAME_LABEL.to_owned(), name.name.clone());
-    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels.insert(MANAGED_BY_LABEL.to_owned(), view.settings().slice_manager.mirror().to_owned());
     slice.metadata.labels = Some(labels);
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.retain(|key, _| key != LAST_APPLIED && key != TRIGGER_TIME);
@@ -184,7 +191,11 @@ mod tests {
     /// Endpoints of each mirrored slice: `type ports: address=ready …`.
     fn mirrored(world: &World) -> Vec<String> {
         let slices = world.slices("a").into_iter().filter(|slice| {
-            slice.metadata.labels.as_ref().is_some_and(|labels| labels[MANAGED_BY_LABEL] == MANAGED_BY)
+            slice
+                .metadata
+                .labels
+                .as_ref()
+                .is_some_and(|labels| labels[MANAGED_BY_LABEL] == SliceManager::Kubernetes.mirror())
         });
         let mut shown: Vec<String> = slices
             .map(|slice| {
@@ -207,7 +218,7 @@ mod tests {
         world.apply([
             db(),
             endpoints(json!([
-                {"addresses": [{"ip": "10.0.0.041", "nodeName": "n1", "hostname": "h"}, {"ip": "fd00:0:0::1"}],
+                {"addresses": [{"ip": "10.0.0.41", "nodeName": "n1", "hostname": "h"}, {"ip": "fd00:0:0::1"}],
                  "notReadyAddresses": [{"ip": "10.0.0.42"}], "ports": [{"name": "sql", "port": 5432}]},
                 {"addresses": [{"ip": "10.0.0.43"}], "ports": [{"name": "sql", "port": 5433}]},
             ])),

@@ -10,14 +10,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use super::membership::{Ports, SlicePort};
 use crate::cluster::names::generated_name;
 use crate::cluster::overlay::Overlay;
+use crate::cluster::settings::SliceManager;
 use crate::objects::service::ServiceName;
 use crate::objects::weight::WEIGHT_ANNOTATION;
 use crate::objects::{Key, Kind, Object};
 
 /// The label that names the manager of a slice.
 pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// The endpoint controller's own name as the manager of slices.
-pub(crate) const MANAGED_BY: &str = "endpointslice-controller.pollgate";
 /// When the endpoints of a Service changed last, for kube-proxy's latency metric.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Endpoints packed into one slice; kube-controller-manager's default.
@@ -134,8 +133,8 @@ pub(super) fn free_name(view: &Overlay<'_>, service: &ServiceName, salt: &str) -
 }
 
 /// Whether the endpoint controller made the slice.
-pub(crate) fn is_ours(slice: &Object) -> bool {
-    slice.label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
+pub(crate) fn is_ours(manager: SliceManager, slice: &Object) -> bool {
+    slice.label(MANAGED_BY_LABEL).is_some_and(|label| manager.is_ours(label, SliceManager::endpoints))
 }
 
 /// The uid of the Service that owns a slice.

@@ -19,10 +19,9 @@ use std::fmt::Write;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SliceManager};
 use crate::compile::resolve::{ResolvedService, resolve};
 use crate::controllers::membership::{Exclusion, find_port, membership, node_name, pod_addresses};
-use crate::controllers::mirror;
 use crate::controllers::slices::{self, MANAGED_BY_LABEL};
 use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
 use crate::objects::{Kind, Object};
@@ -185,7 +184,7 @@ pub struct ForeignSlice {
 impl ForeignSlice {
     /// Whether it mirrors Endpoints that a client wrote.
     pub fn is_mirror(&self) -> bool {
-        self.managed_by == mirror::MANAGED_BY
+        SliceManager::default().is_ours(&self.managed_by, SliceManager::mirror)
     }
 }
 
@@ -343,7 +342,8 @@ fn pod_endpoints(spec: &ServiceSpec, pod: &Pod) -> Vec<String> {
 }
 
 fn foreign_slices(cluster: &Cluster, name: &ServiceName) -> Vec<ForeignSlice> {
-    let foreign = cluster.slices(name).filter(|slice| !slices::is_ours(slice));
+    let manager = cluster.settings().slice_manager;
+    let foreign = cluster.slices(name).filter(|slice| !slices::is_ours(manager, slice));
     foreign
         .map(|slice| ForeignSlice {
             name: slice.name().to_owned(),

@@ -15,6 +15,7 @@ pub mod manifest;
 pub(crate) mod merge;
 pub(crate) mod schema;
 pub mod service;
+pub(crate) mod shown;
 pub mod weight;
 
 use std::fmt;
@@ -131,7 +132,7 @@ macro_rules! kinds {
             }
 
             fn decode(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Object> {
-                match kind { $(Kind::$kind => typed(value, faults).map(Object::$kind)),* }
+                match kind { $(Kind::$kind => typed(kind, value, faults).map(Object::$kind)),* }
             }
 
             $(
@@ -345,10 +346,29 @@ fn required_text<'a>(
     None
 }
 
+/// Go's time that is not given. The generated types have one for the condition of a Service, which must have a time.
+pub(crate) const NO_TIME: &str = "0001-01-01T00:00:00Z";
+
+/// What Kubernetes reads and the generated types do not: no value for a label, no time for the condition of a Service.
+fn fill_nulls(kind: Kind, value: &mut Value) {
+    for pointer in ["/metadata/labels", "/metadata/annotations", "/spec/selector", "/data"] {
+        let pairs = value.pointer_mut(pointer).and_then(Value::as_object_mut);
+        pairs.into_iter().flatten().filter(|(_, value)| value.is_null()).for_each(|(_, value)| *value = "".into());
+    }
+    let conditions = value.pointer_mut("/status/conditions").filter(|_| kind == Kind::Service);
+    for condition in conditions.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
+        let time = condition.entry("lastTransitionTime").or_insert(Value::Null);
+        if time.is_null() {
+            *time = NO_TIME.into();
+        }
+    }
+}
+
 /// Decodes, and reports the first wrong type or else every unknown field.
-fn typed<T: DeserializeOwned + Serialize>(value: &Value, faults: &mut Vec<Fault>) -> Option<Box<T>> {
+fn typed<T: DeserializeOwned + Serialize>(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Box<T>> {
     let mut value = value.clone();
     quantities_to_text(&mut value);
+    fill_nulls(kind, &mut value);
     // Their faults have been reported already; the decoder would report them again, or stop at them.
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|key, _| key != "apiVersion" && key != "kind");

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 
 use crate::objects::{Key, Kind, Object};
@@ -141,8 +142,24 @@ impl Family {
 }
 
 /// An address, read as generously as kube-proxy does: leading zeros are decimal, not octal (K `TestBadIPs`).
+/// IPv4 in IPv6 is IPv4.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| parse_sloppy_v4(text).map(IpAddr::V4))
+    let address: Option<IpAddr> = text.parse().ok().or_else(|| parse_sloppy_v4(text).map(IpAddr::V4));
+    address.map(|address| address.to_canonical())
+}
+
+/// A range, read strictly: no leading zeros.
+pub(crate) fn parse_strict_cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let plain = length == "0" || !length.starts_with(['0', '+']);
+    IpNet::new(address.parse().ok()?, length.parse().ok().filter(|_| plain)?).ok()
+}
+
+/// A range, read as generously. Its address may have bits behind the prefix.
+pub(crate) fn parse_cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+    IpNet::new(parse_ip(address)?, length.parse().ok().filter(|_| digits)?).ok()
 }
 
 fn parse_sloppy_v4(text: &str) -> Option<Ipv4Addr> {
@@ -174,6 +191,8 @@ pub trait SpecExt {
     fn needs_cluster_ip(&self) -> bool;
     /// Is of a type that has node ports (which it may yet have declined).
     fn needs_node_ports(&self) -> bool;
+    /// Gets a node port for each port that requests none: of such a type, and not declined.
+    fn allocates_node_ports(&self) -> bool;
     /// A LoadBalancer that keeps to local endpoints.
     fn needs_health_check_port(&self) -> bool;
     /// NodePort, LoadBalancer, or with external IPs.
@@ -204,6 +223,12 @@ impl SpecExt for ServiceSpec {
 
     fn needs_node_ports(&self) -> bool {
         matches!(self.service_type(), ServiceType::NodePort | ServiceType::LoadBalancer)
+    }
+
+    fn allocates_node_ports(&self) -> bool {
+        let declined =
+            self.service_type() == ServiceType::LoadBalancer && self.allocate_load_balancer_node_ports == Some(false);
+        self.needs_node_ports() && !declined
     }
 
     fn needs_health_check_port(&self) -> bool {
@@ -262,6 +287,7 @@ mod tests {
             ("10.0.0.256", None),
             ("10.0.0.1.2", None),
             ("10.0.0.+1", None),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
             ("1234::5678:0000:0000:9abc:def0", Some("1234::5678:0:0:9abc:def0")),
         ] {
             assert_eq!(parse_ip(text).map(|ip| ip.to_string()).as_deref(), parsed, "{text}");

@@ -54,7 +54,9 @@ mod tests {
 
     fn terminating(grace: u32) -> (World, Key) {
         let mut world = World::new();
-        world.apply([web("a"), pod("p", "a", "10.1.0.1")]);
+        let mut placed = pod("p", "a", "10.1.0.1");
+        placed["spec"]["nodeName"] = "n".into();
+        world.apply([web("a"), placed]);
         let key = Key::new(Kind::Pod, "default", "p");
         world.write(vec![Write::Terminate(key.clone(), grace, Preconditions::default())]).unwrap();
         (world, key)

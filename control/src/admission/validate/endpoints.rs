@@ -35,10 +35,8 @@ fn subset(subset: &EndpointSubset, field: &str, faults: &mut Vec<Fault>) {
 }
 
 fn address(address: &EndpointAddress, field: &str, faults: &mut Vec<Fault>) {
-    let detail = match parse_ip(&address.ip) {
-        None => Some(names::NOT_AN_ADDRESS.to_owned()),
-        Some(ip) => names::unusable_address(&address.ip, ip),
-    };
+    let strict = names::strict_address(&address.ip).map(str::to_owned);
+    let detail = strict.or_else(|| names::unusable_address(&address.ip, parse_ip(&address.ip)?));
     faults.extend(detail.map(|detail| Fault::invalid(format!("{field}.ip"), &address.ip, &detail)));
     if let Some(hostname) = address.hostname.as_deref().filter(|hostname| !hostname.is_empty())
         && let Some(detail) = names::label(hostname)

@@ -8,6 +8,8 @@ mod data;
 mod endpoints;
 mod fields;
 pub(crate) mod names;
+mod node;
+mod pod;
 mod service;
 mod slice;
 
@@ -16,13 +18,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Event;
 
 use self::fields::label_pairs;
 pub(crate) use self::service::misplaced_addresses;
 
 use crate::objects::fault::Fault;
-use crate::objects::service::parse_ip;
 use crate::objects::{Kind, Object, weight};
 
 /// Most bytes of all annotations of an object.
@@ -33,8 +34,9 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fau
     metadata(object, faults);
     match (object, old) {
         (Object::Service(service), old) => {
-            self::service::check(service, faults);
-            if let Some(Object::Service(old)) = old {
+            let old = old.and_then(Object::as_service);
+            self::service::check(service, old, faults);
+            if let Some(old) = old {
                 self::service::check_change(service, old, faults);
             }
         }
@@ -42,11 +44,12 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fau
             self::endpoints::check(endpoints, old.and_then(Object::as_endpoints), faults);
         }
         (Object::EndpointSlice(slice), old) => self::slice::check(slice, old.and_then(Object::as_slice), faults),
-        (Object::Pod(pod), _) => pod_addresses(pod, faults),
+        (Object::Pod(pod), old) => self::pod::check(pod, old.and_then(Object::as_pod), faults),
+        (Object::Node(node), old) => self::node::check(node, old.and_then(Object::as_node), faults),
         (Object::Event(event), _) => self::event(event, faults),
         (Object::ConfigMap(map), old) => data::config_map(map, old.and_then(Object::as_config_map), faults),
         (Object::Secret(secret), old) => data::secret(secret, old.and_then(Object::as_secret), faults),
-        (Object::Namespace(_) | Object::Node(_), _) => {}
+        (Object::Namespace(_), _) => {}
     }
 }
 
@@ -91,7 +94,7 @@ fn weights(object: &Object, faults: &mut Vec<Fault>) {
     match object.kind() {
         // Endpoints hand their annotations on to the slices that mirror them.
         Kind::Pod | Kind::Endpoints | Kind::EndpointSlice => {}
-        Kind::Service | Kind::Node | Kind::Namespace | Kind::Event => return,
+        Kind::Service | Kind::Node | Kind::Namespace | Kind::ConfigMap | Kind::Secret | Kind::Event => return,
     }
     for (key, text) in weight::annotations(object.metadata()) {
         if weight::parse(text).is_none() {
@@ -109,19 +112,6 @@ fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<F
     }
     if pairs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_ANNOTATIONS {
         faults.push(Fault::too_long(field, MAX_ANNOTATIONS));
-    }
-}
-
-fn pod_addresses(pod: &Pod, faults: &mut Vec<Fault>) {
-    let Some(status) = &pod.status else { return };
-    let mut check = |field: String, ip: &str| {
-        if !ip.is_empty() && parse_ip(ip).is_none() {
-            faults.push(Fault::invalid(field, ip, names::NOT_AN_ADDRESS));
-        }
-    };
-    check("status.podIP".to_owned(), status.pod_ip.as_deref().unwrap_or_default());
-    for (index, ip) in status.pod_ips.iter().flatten().enumerate() {
-        check(format!("status.podIPs[{index}].ip"), &ip.ip);
     }
 }
 

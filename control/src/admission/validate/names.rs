@@ -5,7 +5,10 @@
 
 use std::net::IpAddr;
 
+use crate::objects::service::{parse_cidr, parse_ip, parse_strict_cidr};
+
 pub(super) const NOT_AN_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 pub(super) const NOT_A_PORT: &str = "must be between 1 and 65535, inclusive";
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
@@ -113,8 +116,31 @@ pub(super) fn port_name(text: &str) -> Vec<&'static str> {
     cases.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail).collect()
 }
 
+/// An address in the form that everybody reads alike (`IsValidIPForLegacyField`): what is wrong with the text, if anything.
+pub(super) fn strict_address(text: &str) -> Option<&'static str> {
+    match (parse_ip(text), text.parse::<IpAddr>()) {
+        (None, _) => Some(NOT_AN_ADDRESS),
+        (Some(_), Err(_)) => Some("must not have leading 0s"),
+        (Some(ip), Ok(written)) => (ip != written).then_some("must not be an IPv4-mapped IPv6 address"),
+    }
+}
+
+/// The same of a range (`IsValidCIDRForLegacyField`).
+pub(super) fn strict_cidr(text: &str) -> Option<&'static str> {
+    match (parse_cidr(text), parse_strict_cidr(text)) {
+        (None, None) => Some(NOT_A_CIDR),
+        (Some(_), None) => Some("must not have leading 0s in IP or prefix length"),
+        (_, Some(written)) if written.addr().to_canonical() != written.addr() => {
+            Some("must not have an IPv4-mapped IPv6 address")
+        }
+        (_, Some(written)) => {
+            (written.addr() != written.network()).then_some("must not have bits set beyond the prefix length")
+        }
+    }
+}
+
 /// Why no packet can be sent to this address from elsewhere (K `ValidateEndpointIP`); `text` is how it was written.
-pub(super) fn unusable_address(text: &str, address: IpAddr) -> Option<String> {
+pub(crate) fn unusable_address(text: &str, address: IpAddr) -> Option<String> {
     let (link_local, link_local_multicast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
@@ -185,6 +211,30 @@ mod tests {
             ("Http", false),
         ] {
             assert_eq!(port_name(text).is_empty(), fine, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_strictly() {
+        for (text, expected) in [
+            ("10.0.0.1", None),
+            ("FD00::1", None),
+            ("10.0.0.01", Some("must not have leading 0s")),
+            ("::ffff:10.0.0.1", Some("must not be an IPv4-mapped IPv6 address")),
+            ("10.0.0", Some(NOT_AN_ADDRESS)),
+        ] {
+            assert_eq!(strict_address(text), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("10.0.0.0/8", None),
+            ("fd00::/8", None),
+            ("010.0.0.0/8", Some("must not have leading 0s in IP or prefix length")),
+            ("::ffff:10.0.0.0/104", Some("must not have an IPv4-mapped IPv6 address")),
+            ("10.0.0.1/8", Some("must not have bits set beyond the prefix length")),
+            ("10.0.0.0", Some(NOT_A_CIDR)),
+            ("10.0.0.0/33", Some(NOT_A_CIDR)),
+        ] {
+            assert_eq!(strict_cidr(text), expected, "{text}");
         }
     }
 

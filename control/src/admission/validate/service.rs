@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::fields::{label_pairs, one_of, protocol};
 use super::names;
 use crate::objects::fault::Fault;
-use crate::objects::service::{Family, NONE, ServiceType, SpecExt, parse_ip};
+use crate::objects::service::{Family, NONE, ServiceType, SpecExt, parse_cidr, parse_ip};
 
 /// A port that would expose the kubelet.
 const KUBELET_PORT: i32 = 10250;
@@ -18,8 +17,8 @@ const MAX_AFFINITY_SECONDS: i32 = 86_400;
 const INGRESS: &str = "status.loadBalancer.ingress";
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-/// Adds what is wrong with a defaulted Service.
-pub(super) fn check(service: &Service, faults: &mut Vec<Fault>) {
+/// Adds what is wrong with a defaulted Service. Addresses that `old` has too are not looked at again.
+pub(super) fn check(service: &Service, old: Option<&Service>, faults: &mut Vec<Fault>) {
     let Some(spec) = &service.spec else {
         return faults.push(Fault::required("spec", ""));
     };
@@ -30,12 +29,13 @@ pub(super) fn check(service: &Service, faults: &mut Vec<Fault>) {
     }
     affinity(spec, faults);
     families(spec, faults);
-    cluster_ips(spec, faults);
-    external_ips(spec, faults);
-    source_ranges(service, spec, faults);
+    let old_spec = old.and_then(|old| old.spec.as_ref());
+    cluster_ips(spec, old_spec, faults);
+    external_ips(spec, old_spec, faults);
+    source_ranges(service, spec, old_spec, faults);
     balancer(spec, faults);
     policies(spec, faults);
-    status(service, faults);
+    status(service, old, faults);
 }
 
 /// Adds what may not be changed from `old`.
@@ -166,9 +166,6 @@ fn repeated_ports(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
         if spec.service_type() == ServiceType::ClusterIp {
             faults.push(Fault::forbidden(&*field, "may not be used when `type` is 'ClusterIP'"));
         }
-        if spec.service_type() == ServiceType::ExternalName {
-            faults.push(Fault::forbidden(&*field, "may not be used when `type` is 'ExternalName'"));
-        }
         if !node_ports.insert((protocol, node_port)) {
             faults.push(Fault::duplicate(field, &*node_port.to_string()));
         }
@@ -205,7 +202,7 @@ fn families(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn cluster_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<Fault>) {
     let ips = spec.cluster_ips.as_deref().unwrap_or_default();
     let field = "spec.clusterIPs";
     if spec.cluster_ip.is_none() && !ips.is_empty() {
@@ -220,8 +217,10 @@ fn cluster_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     if ips.len() > 1 && ips.iter().any(|ip| ip == NONE) {
         return faults.push(Fault::invalid(field, ips, "'None' must be the first and only value"));
     }
-    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != NONE && parse_ip(ip).is_none()) {
-        faults.push(Fault::invalid(format!("{field}[{index}]"), ip, names::NOT_AN_ADDRESS));
+    let held = old.and_then(|old| old.cluster_ips.as_deref()).unwrap_or_default();
+    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != NONE && !held.contains(ip)) {
+        let detail = names::strict_address(ip);
+        faults.extend(detail.map(|detail| Fault::invalid(format!("{field}[{index}]"), ip, detail)));
     }
     if let [Some(a), Some(b)] = [ips.first(), ips.get(1)].map(|ip| ip.and_then(|ip| parse_ip(ip)))
         && Family::of(a) == Family::of(b)
@@ -231,27 +230,27 @@ fn cluster_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn external_ips(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn external_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<Fault>) {
+    let held = old.and_then(|old| old.external_ips.as_deref()).unwrap_or_default();
     for (index, ip) in spec.external_ips.iter().flatten().enumerate() {
-        let detail = match parse_ip(ip) {
-            None => Some(names::NOT_AN_ADDRESS.to_owned()),
-            Some(address) => names::unusable_address(ip, address),
-        };
+        let strict = names::strict_address(ip).filter(|_| !held.contains(ip)).map(str::to_owned);
+        let detail = strict.or_else(|| names::unusable_address(ip, parse_ip(ip)?));
         faults.extend(detail.map(|detail| Fault::invalid(format!("spec.externalIPs[{index}]"), ip, &detail)));
     }
 }
 
-fn source_ranges(service: &Service, spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn source_ranges(service: &Service, spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<Fault>) {
     let balancer = spec.service_type() == ServiceType::LoadBalancer;
-    let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-    let valid = |text: &str| text.trim().parse::<IpNet>().is_ok();
+    let valid = |text: &str| parse_cidr(text.trim()).is_some();
     let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     let field = "spec.loadBalancerSourceRanges";
     if !ranges.is_empty() && !balancer {
         return faults.push(Fault::forbidden(field, "may only be used when `type` is 'LoadBalancer'"));
     }
-    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| !valid(range)) {
-        faults.push(Fault::invalid(format!("{field}[{index}]"), range, detail));
+    let held = old.and_then(|old| old.load_balancer_source_ranges.as_deref()).unwrap_or_default();
+    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| !held.contains(range)) {
+        let detail = names::strict_cidr(range.trim());
+        faults.extend(detail.map(|detail| Fault::invalid(format!("{field}[{index}]"), range, detail)));
     }
     let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(SOURCE_RANGES_ANNOTATION));
     if let Some(text) = annotation.filter(|_| balancer && ranges.is_empty())
@@ -284,12 +283,13 @@ fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
 }
 
 /// There is no cloud behind this: the addresses in a status may be of any origin (K `ValidateLoadBalancerStatus`).
-fn status(service: &Service, faults: &mut Vec<Fault>) {
+fn status(service: &Service, old: Option<&Service>, faults: &mut Vec<Fault>) {
     if let Some(fault) = misplaced_addresses(service) {
         return faults.push(fault);
     }
     for (index, point) in addresses(service).iter().enumerate() {
-        ingress(point, &format!("{INGRESS}[{index}]"), faults);
+        let held = old.is_some_and(|old| addresses(old).iter().any(|before| before.ip == point.ip));
+        ingress(point, held, &format!("{INGRESS}[{index}]"), faults);
     }
 }
 
@@ -305,10 +305,10 @@ fn addresses(service: &Service) -> &[LoadBalancerIngress] {
     balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
 }
 
-fn ingress(point: &LoadBalancerIngress, field: &str, faults: &mut Vec<Fault>) {
+fn ingress(point: &LoadBalancerIngress, held: bool, field: &str, faults: &mut Vec<Fault>) {
     let ip = point.ip.as_deref().unwrap_or_default();
-    if !ip.is_empty() && parse_ip(ip).is_none() {
-        faults.push(Fault::invalid(format!("{field}.ip"), ip, names::NOT_AN_ADDRESS));
+    if let Some(detail) = names::strict_address(ip).filter(|_| !ip.is_empty() && !held) {
+        faults.push(Fault::invalid(format!("{field}.ip"), ip, detail));
     }
     match point.ip_mode.as_deref() {
         Some(_) if ip.is_empty() => {

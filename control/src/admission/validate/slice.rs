@@ -28,24 +28,26 @@ pub(super) fn check(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: 
         known if TYPES.contains(&known) => {}
         other => faults.push(Fault::not_supported("addressType", other, &TYPES)),
     }
-    endpoints(slice, faults);
+    endpoints(slice, old, faults);
     ports(slice, faults);
     if old.is_some_and(|old| old.address_type != slice.address_type) {
         faults.push(Fault::invalid("addressType", &slice.address_type, "field is immutable"));
     }
 }
 
-fn endpoints(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
+fn endpoints(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Vec<Fault>) {
     if slice.endpoints.len() > MAX_ENDPOINTS {
         return faults.push(Fault::too_many("endpoints", slice.endpoints.len(), MAX_ENDPOINTS));
     }
+    let former: BTreeSet<&String> =
+        old.iter().flat_map(|old| &old.endpoints).flat_map(|point| &point.addresses).collect();
     for (index, point) in slice.endpoints.iter().enumerate() {
-        endpoint(point, &slice.address_type, &format!("endpoints[{index}]"), faults);
+        endpoint(point, &former, &slice.address_type, &format!("endpoints[{index}]"), faults);
     }
 }
 
-fn endpoint(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
-    addresses(endpoint, address_type, field, faults);
+fn endpoint(endpoint: &Endpoint, former: &BTreeSet<&String>, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
+    addresses(endpoint, |address| former.contains(address), address_type, field, faults);
     if let Some(node) = &endpoint.node_name
         && let Some(detail) = names::subdomain(node)
     {
@@ -68,7 +70,13 @@ fn endpoint(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut V
     }
 }
 
-fn addresses(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
+fn addresses(
+    endpoint: &Endpoint,
+    held: impl Fn(&String) -> bool,
+    address_type: &str,
+    field: &str,
+    faults: &mut Vec<Fault>,
+) {
     if endpoint.addresses.is_empty() {
         faults.push(Fault::required(format!("{field}.addresses"), "must contain at least 1 address"));
     } else if endpoint.addresses.len() > MAX_ADDRESSES {
@@ -76,7 +84,10 @@ fn addresses(endpoint: &Endpoint, address_type: &str, field: &str, faults: &mut 
     }
     for (index, address) in endpoint.addresses.iter().enumerate() {
         let detail = match (Family::parse(address_type), parse_ip(address)) {
-            (Some(family), Some(ip)) if Family::of(ip) == family => names::unusable_address(address, ip),
+            (Some(family), Some(ip)) if Family::of(ip) == family => {
+                let strict = names::strict_address(address).filter(|_| !held(address)).map(str::to_owned);
+                strict.or_else(|| names::unusable_address(address, ip))
+            }
             (Some(family), _) => Some(format!("must be a valid {} address", family.as_str())),
             (None, _) if address_type == "FQDN" => names::domain_name(address),
             (None, _) => None,

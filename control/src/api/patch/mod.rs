@@ -28,7 +28,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 
-pub(super) use self::result::{finish, only_status};
+pub(super) use self::result::{finish, with_spec_of};
 use self::server_side::Apply;
 use super::answer::answer;
 use super::body::{self, OBJECT_LIMIT};
@@ -144,7 +144,7 @@ impl Patch {
             Self::Apply(_) => Vec::new(),
         };
         if target.part == Part::Status {
-            after = only_status(before, after);
+            after = with_spec_of(&before, after);
         }
         finish(target, current, Sent { value: after, repeated })
     }

@@ -9,19 +9,18 @@ use crate::admission::ownership;
 use crate::admission::validate;
 use crate::objects::Object;
 
-/// The current object with the status of `sent`, and the version that `sent` names.
-pub(in super::super) fn only_status(current: Value, mut sent: Value) -> Value {
-    let mut value = current;
-    let version = sent.pointer("/metadata/resourceVersion").filter(|version| version.is_string()).cloned();
-    if let (Some(version), Some(metadata)) = (version, value.get_mut("metadata")) {
-        metadata["resourceVersion"] = version;
+/// What was sent to `/status`, with the current spec: labels, annotations and finalizers count, as with the API server.
+pub(in super::super) fn with_spec_of(current: &Value, mut sent: Value) -> Value {
+    if let Some(fields) = sent.as_object_mut() {
+        fields.remove("spec");
+        fields.extend(current.get("spec").map(|spec| ("spec".to_owned(), spec.clone())));
     }
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("status");
-        fields
-            .extend(sent.get_mut("status").filter(|status| !status.is_null()).map(|s| ("status".to_owned(), s.take())));
+    // Kubernetes keeps a Pod's owners here: old kubelets do not send them.
+    let owners = current.pointer("/metadata/ownerReferences").filter(|_| current["kind"] == "Pod").cloned();
+    if let (Some(owners), Some(metadata)) = (owners, metadata_of(&mut sent)) {
+        metadata.insert("ownerReferences".to_owned(), owners);
     }
-    value
+    sent
 }
 
 /// Validates the result of a change of `current`, and keeps the owners of its fields.

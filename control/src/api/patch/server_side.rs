@@ -19,7 +19,7 @@ use super::super::body;
 use super::super::decode::{Decoded, Sent};
 use super::super::request::{Part, Target};
 use super::super::status::Status;
-use super::result::{decode_result, metadata_of, pin};
+use super::result::{decode_result, pin};
 use crate::admission::ownership::{self, FieldManager, FieldSet};
 use crate::objects::Object;
 use crate::objects::merge::{Rules, overlay, without_nulls};
@@ -49,10 +49,7 @@ impl Apply {
             fields.retain(|name, _| name != "spec");
         }
         let shape = Shape::of(target.kind);
-        let mut fields = FieldSet::of(shape, &wanted).map_err(|reason| untyped(target, &reason))?;
-        if target.part == Part::Status {
-            fields.0.retain(|path| path.first().is_some_and(|step| step == "f:status"));
-        }
+        let fields = FieldSet::of(shape, &wanted).map_err(|reason| untyped(target, &reason))?;
         Ok(Self { manager, subresource, force: target.options.force == Some(true), shape, wanted, fields })
     }
 
@@ -116,13 +113,7 @@ impl Apply {
         let Some(mut value) = live else {
             return self.wanted.clone();
         };
-        let mut wanted = self.wanted.clone();
-        if self.subresource == "status"
-            && let Some(metadata) = metadata_of(&mut wanted)
-        {
-            metadata.retain(|name, _| name == "resourceVersion");
-        }
-        overlay(Rules::ServerSide, self.shape, &mut value, wanted);
+        overlay(Rules::ServerSide, self.shape, &mut value, self.wanted.clone());
         value
     }
 

@@ -18,8 +18,10 @@ PB = next(CRATES.glob("*/k8s-pb-0.9.0/src"))
 OPENAPI = next(CRATES.glob("*/k8s-openapi-0.29.0/src/v1_35"))
 
 CORE, DISCOVERY, META = "api/core/v1", "api/discovery/v1", "apimachinery/pkg/apis/meta/v1"
+REVIEWS = [("authorization", "AccessReview"), ("authorization", "RulesReview"), ("authentication", "Review")]
 ROOTS = [(CORE, kind) for kind in "Namespace Node Pod Service Endpoints ConfigMap Secret Event".split()]
 ROOTS += [(DISCOVERY, "EndpointSlice")]
+ROOTS += [(f"api/{group}/v1", f"SelfSubject{kind}") for group, kind in REVIEWS]
 ROOTS += [(META, kind) for kind in "DeleteOptions Status ListMeta PartialObjectMetadata".split()]
 
 # Values with a JSON of their own.
@@ -81,7 +83,7 @@ def identity(package, name):
 def resolve(package, path):
     """The package and name of a Rust type, seen from a package."""
     for wrapper in ["::core::option::Option", "::prost::alloc::vec::Vec", "::prost::alloc::boxed::Box"]:
-        path = re.sub(rf"^{wrapper}<(.*)>$", r"\1", path)
+        path = re.sub(rf"^{wrapper}<(.*?),?>$", r"\1", path)
     segments, place = path.split("::"), package.split("/")
     while segments[0] == "super":
         place, segments = place[:-1], segments[1:]

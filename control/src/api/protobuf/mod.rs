@@ -23,7 +23,14 @@ pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const MAGIC: &[u8] = b"k8s\0";
 
 /// Types that are no kinds and are read or written alone.
-const OTHERS: [&str; 3] = ["DeleteOptions", "Status", "PartialObjectMetadata"];
+const OTHERS: [&str; 6] = [
+    "DeleteOptions",
+    "Status",
+    "PartialObjectMetadata",
+    "SelfSubjectAccessReview",
+    "SelfSubjectRulesReview",
+    "SelfSubjectReview",
+];
 
 /// The object in a body.
 ///
@@ -117,6 +124,8 @@ fn fields(message: &str, object: &Value) -> Vec<u8> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use k8s_pb::api::authentication::v1 as authentication;
+    use k8s_pb::api::authorization::v1 as authorization;
     use k8s_pb::api::core::v1 as core;
     use k8s_pb::api::discovery::v1 as discovery;
     use k8s_pb::apimachinery::pkg::apis::meta::v1 as meta;
@@ -198,6 +207,9 @@ pub(crate) mod tests {
             "DeleteOptions" => again::<meta::DeleteOptions>(raw),
             "Status" => again::<meta::Status>(raw),
             "PartialObjectMetadata" => again::<meta::PartialObjectMetadata>(raw),
+            "SelfSubjectAccessReview" => again::<authorization::SelfSubjectAccessReview>(raw),
+            "SelfSubjectRulesReview" => again::<authorization::SelfSubjectRulesReview>(raw),
+            "SelfSubjectReview" => again::<authentication::SelfSubjectReview>(raw),
             other => panic!("no message for {other}"),
         }
     }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::wire::{put_bytes, put_number};
 
-/// The media type that clients ask for.
-pub(crate) const OPENAPI_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media type. Clients ask for it with a `@` before `v1.0`, which no media type may have, and refuse to read such an answer.
+pub(crate) const OPENAPI_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// A message in the making.
 #[derive(Default)]

@@ -93,7 +93,7 @@ fn a_status_is_applied_by_itself() {
         (applied.at("/status/conditions/0/type"), applied.at("/spec/type")),
         (json!("Ready"), json!("ClusterIP"))
     );
-    assert_eq!(applied.at("/metadata/labels"), Value::Null);
+    assert_eq!(applied.at("/metadata/labels"), json!({"x": "y"}), "as with the API server");
     assert_eq!(applied.at("/metadata/managedFields/1/subresource"), "status");
     object["status"] = json!({});
     let cleared = apply_to(&gateway, &format!("{WEB}/status?fieldManager=m"), &object).expect(200);

@@ -8,6 +8,7 @@ mod objects;
 mod patches;
 mod races;
 mod trouble;
+mod upstream;
 mod watching;
 
 use std::collections::BTreeMap;

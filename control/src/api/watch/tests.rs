@@ -108,7 +108,7 @@ fn named(object: &Object) -> (String, String) {
 type Known = BTreeMap<(String, String), Value>;
 
 fn known(objects: &[Arc<Object>]) -> Known {
-    objects.iter().map(|object| (named(object), object.to_value())).collect()
+    objects.iter().map(|object| (named(object), crate::objects::shown::shown(object))).collect()
 }
 
 /// Takes an event into account as a client does, and checks that it fits what is known.

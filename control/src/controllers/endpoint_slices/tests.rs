@@ -1,5 +1,6 @@
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -81,7 +82,11 @@ fn a_slice_says_whose_it_is() {
     let labels: Vec<(&str, &str)> = slice.metadata.labels.iter().flatten().map(|(k, v)| (&**k, &**v)).collect();
     assert_eq!(
         labels,
-        [("endpointslice.kubernetes.io/managed-by", MANAGED_BY), ("kubernetes.io/service-name", "a"), ("team", "x")]
+        [
+            ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"),
+            ("kubernetes.io/service-name", "a"),
+            ("team", "x")
+        ]
     );
     assert!(slice.metadata.name.as_ref().unwrap().starts_with("a-"));
     assert_eq!(slice.metadata.owner_references.as_ref().unwrap()[0].uid, world.service("a").metadata.uid.unwrap());
@@ -146,7 +151,8 @@ fn named_ports_are_the_pods_own() {
     let mut world = World::new();
     let named = |name: &str, ip: &str, port: i32| {
         let mut pod = pod(name, "a", ip);
-        pod["spec"] = json!({"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 1, "protocol": "UDP"}, {"name": "http", "containerPort": port}]}],
+        pod["spec"] = json!({"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 1, "protocol": "UDP"}]},
+                {"name": "d", "ports": [{"name": "http", "containerPort": port}]}],
             "initContainers": [{"name": "i", "ports": [{"name": "init", "containerPort": 7}]}, {"name": "s", "restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 9}]}]});
         pod
     };
@@ -241,7 +247,7 @@ fn slices_of_others_are_left_alone_and_ours_are_put_right() {
     let mut world = World::new();
     world.apply([web("a"), pod("p", "a", "10.0.0.1")]);
     let foreign = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "a-dump", "labels": {"kubernetes.io/service-name": "a", "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}},
+        "metadata": {"name": "a-dump", "labels": {"kubernetes.io/service-name": "a", "endpointslice.kubernetes.io/managed-by": "by-hand"}},
         "endpoints": [{"addresses": ["10.9.9.9"]}], "ports": [{"port": 80}]});
     world.apply([foreign]);
     assert_eq!(world.slices("a").len(), 2);
@@ -339,4 +345,90 @@ fn a_pods_weight_is_its_slices() {
     world.delete(Kind::Pod, "p2");
     world.delete(Kind::Pod, "p3");
     assert_eq!(seen(&world), [slice(None, &[])], "the last slice has no weight");
+}
+
+#[test]
+fn a_trigger_time_is_that_of_readiness_alone() {
+    let mut world = World::new();
+    let trigger = |world: &World| {
+        let annotations = world.slices("a")[0].metadata.annotations.clone();
+        annotations.is_some_and(|annotations| annotations.contains_key(TRIGGER_TIME))
+    };
+    world.apply([web("a"), pod("p", "a", "10.0.0.1"), pod("q", "a", "10.0.0.2")]);
+    assert!(trigger(&world), "the Service is new");
+    let mut labelled = web("a");
+    labelled["metadata"]["labels"] = json!({"team": "x"});
+    world.apply([labelled]);
+    assert!(!trigger(&world), "only a label changed");
+    let mut unready = pod("p", "a", "10.0.0.1");
+    unready["status"]["conditions"][0]["status"] = json!("False");
+    world.apply([unready]);
+    assert!(trigger(&world), "a Pod is no longer ready");
+    world.delete(Kind::Pod, "q");
+    assert!(!trigger(&world), "a Pod is gone");
+}
+
+#[test]
+fn slices_of_either_name_are_taken_over() {
+    let slice = |manager: &str| {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [],
+            "metadata": {"name": "dumped", "labels": {SERVICE_NAME_LABEL: "a", MANAGED_BY_LABEL: manager}}})
+    };
+    let names = |settings: crate::cluster::ClusterSettings, manager: &str| {
+        let mut world = World::with(settings);
+        world.apply([web("a"), pod("p", "a", "10.0.0.1"), slice(manager)]);
+        let managers =
+            world.slices("a").into_iter().map(|slice| slice.metadata.labels.unwrap()[MANAGED_BY_LABEL].clone());
+        managers.collect::<Vec<String>>()
+    };
+    let (theirs, ours) = (SliceManager::Kubernetes.endpoints(), SliceManager::Pollgate.endpoints());
+    let settings = |slice_manager| crate::cluster::ClusterSettings { slice_manager, ..Default::default() };
+    assert_eq!(names(settings(SliceManager::Kubernetes), theirs), [theirs]);
+    assert_eq!(names(settings(SliceManager::Kubernetes), ours), [theirs], "of an earlier setting");
+    assert_eq!(names(settings(SliceManager::Pollgate), ours), [ours]);
+    let mut both = names(settings(SliceManager::Pollgate), theirs);
+    both.sort();
+    assert_eq!(both, [theirs, ours], "a cluster's stays");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever Pods, Services and Endpoints are admitted, what a controller makes of them would be admitted too.
+    #[test]
+    fn what_a_controller_writes_is_valid(
+        ips in prop::collection::vec(prop::sample::select(vec![
+            "10.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.1.1", "224.0.0.1", "fd00::1", "fe80::1", "::1", "010.0.0.7",
+        ]), 1..5),
+        names in prop::collection::vec(prop::sample::select(vec!["http", "80", "a--b", "A", "x.y", ""]), 3),
+        numbers in prop::collection::vec(-1..70_000i32, 2),
+        node in prop::sample::select(vec!["n", "N n", ""]),
+        headless: bool,
+    ) {
+        let mut world = World::new();
+        let mut try_to = |value: Value| {
+            // What is not a valid object has no effect.
+            let Ok(object) = Object::from_value(&value, "default") else { return };
+            let _ = world.write(vec![crate::cluster::Write::Create(object)]);
+        };
+        let ports = json!([{"name": "p", "port": 80, "targetPort": names[0]}, {"name": "q", "port": 81, "targetPort": numbers[0]}]);
+        let cluster_ip = if headless { json!("None") } else { Value::Null };
+        try_to(service("a", json!({"selector": {"app": "a"}, "ports": ports, "clusterIP": cluster_ip})));
+        try_to(service("b", json!({"ports": [{"port": 80}]})));
+        for (index, ip) in ips.iter().enumerate() {
+            let mut value = pod(&format!("p{index}"), "a", ip);
+            value["spec"]["hostname"] = json!(names[1]);
+            value["spec"]["subdomain"] = json!("a");
+            value["spec"]["nodeName"] = json!(node);
+            value["spec"]["containers"][0]["ports"] = json!([{"name": names[2], "containerPort": numbers[1]}]);
+            try_to(value);
+            try_to(json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "b"}, "subsets": [
+                {"addresses": [{"ip": ip, "hostname": names[1], "nodeName": node}], "ports": [{"name": names[0], "port": numbers[0]}]}]}));
+        }
+        for slice in world.cluster.objects(Kind::EndpointSlice, None) {
+            let mut faults = Vec::new();
+            crate::admission::validate::object(slice, None, &mut faults);
+            prop_assert!(faults.is_empty(), "{faults:?}");
+        }
+    }
 }

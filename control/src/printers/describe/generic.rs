@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::page::Page;
 use crate::objects::Object;
+use crate::objects::shown::shown;
 
 /// Fields that are printed at the top, or not at all.
 const LEFT_OUT: [&str; 5] = ["managedFields", "name", "namespace", "labels", "annotations"];
@@ -33,7 +34,10 @@ pub(super) enum Items {
 
 pub(super) fn describe(page: &mut Page, object: &Object, items: Items) {
     page.identity(object.metadata());
-    let mut content = object.to_value();
+    let mut content = match items {
+        Items::Plain => shown(object),
+        Items::Marked => object.to_value(),
+    };
     if let Some(metadata) = content.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|key, _| !LEFT_OUT.contains(&key.as_str()));
     }
