@@ -27,7 +27,7 @@ fn row(method: &'static str, path: &'static str, body: Value, code: u16) -> Row 
 }
 
 impl Row {
-    fn as_media(mut self, media: &'static str) -> Row {
+    fn sent_as(mut self, media: &'static str) -> Row {
         self.media = media;
         self
     }
@@ -103,16 +103,16 @@ fn the_status_of_a_service_has_metadata_and_conditions() {
             json!({"metadata": {"annotations": {"patchedstatus": "true"}}, "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}}),
             200,
         )
-        .as_media(MERGE_PATCH)
+        .sent_as(MERGE_PATCH)
         .with(json!({
             "/metadata/annotations/patchedstatus": "true",
             "/status/loadBalancer/ingress/0": {"ip": "203.0.113.1", "ipMode": "VIP"},
         })),
         row("PATCH", ONE_STATUS, json!({"status": {"conditions": [condition]}}), 200)
-            .as_media(MERGE_PATCH)
+            .sent_as(MERGE_PATCH)
             .with(json!({"/status/conditions/0": condition, "/status/loadBalancer/ingress/0/ip": "203.0.113.1"})),
         row("PATCH", ONE_STATUS, json!({"metadata": {"labels": {"a": "b"}, "finalizers": ["example.com/f"]}, "spec": {"type": "NodePort"}}), 200)
-            .as_media(STRATEGIC)
+            .sent_as(STRATEGIC)
             .with(json!({"/metadata/labels/a": "b", "/metadata/finalizers/0": "example.com/f", "/spec/type": "LoadBalancer"})),
         // What a PUT does not have is gone, in the metadata too.
         row("PUT", ONE_STATUS, json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"c": "d"}}, "spec": {"ports": [{"port": 1}]}, "status": {"loadBalancer": {}}}), 200)
@@ -126,7 +126,7 @@ fn the_address_of_a_pod_is_one() {
     check([
         row("POST", PODS, pod("p", "a", "10.0.0.1"), 201),
         row("PATCH", POD_STATUS, json!({"status": {"podIP": "10.0.0.2"}}), 200)
-            .as_media(MERGE_PATCH)
+            .sent_as(MERGE_PATCH)
             .with(json!({"/status/podIP": "10.0.0.2", "/status/podIPs": [{"ip": "10.0.0.2"}]})),
         row(
             "PATCH",
@@ -134,7 +134,7 @@ fn the_address_of_a_pod_is_one() {
             json!({"status": {"podIP": null, "podIPs": [{"ip": "10.0.0.3"}, {"ip": "fd00::3"}]}}),
             200,
         )
-        .as_media(MERGE_PATCH)
+        .sent_as(MERGE_PATCH)
         .with(json!({"/status/podIP": "10.0.0.3", "/status/podIPs/1/ip": "fd00::3"})),
         row(
             "PATCH",
@@ -142,7 +142,7 @@ fn the_address_of_a_pod_is_one() {
             json!({"status": {"podIP": "10.0.0.4", "podIPs": [{"ip": "10.0.0.4"}, {"ip": "10.0.0.5"}]}}),
             422,
         )
-        .as_media(MERGE_PATCH)
+        .sent_as(MERGE_PATCH)
         .refused(
             "Invalid",
             &[(
@@ -164,17 +164,17 @@ fn node_ports_are_given_kept_and_given_back() {
         row("POST", SERVICES, requested, 201).with(json!({"/spec/ports/0/nodePort": 30500})),
         // Without a number, and with 0, a port keeps the one it has.
         row("PATCH", ONE, json!([{"op": "remove", "path": "/spec/ports/0/nodePort"}]), 200)
-            .as_media(JSON_PATCH)
+            .sent_as(JSON_PATCH)
             .with(json!({"/spec/ports/0/nodePort": 30500})),
         row("PATCH", ONE, json!([{"op": "replace", "path": "/spec/ports/0/nodePort", "value": 0}]), 200)
-            .as_media(JSON_PATCH)
+            .sent_as(JSON_PATCH)
             .with(json!({"/spec/ports/0/nodePort": 30500})),
         // Declined, it is given back.
         row("PATCH", ONE, json!({"spec": {"allocateLoadBalancerNodePorts": false}}), 200)
-            .as_media(MERGE_PATCH)
+            .sent_as(MERGE_PATCH)
             .with(json!({"/spec/ports/0/nodePort": null})),
         row("PATCH", ONE, json!({"spec": {"ports": [{"port": 80, "nodePort": 30501}]}}), 200)
-            .as_media(MERGE_PATCH)
+            .sent_as(MERGE_PATCH)
             .with(json!({"/spec/ports/0/nodePort": 30501})),
         row("PUT", ONE, balancer(false), 200).with(json!({"/spec/ports/0/nodePort": null})),
         row("DELETE", ONE, Value::Null, 200),
@@ -223,7 +223,7 @@ fn pods_and_nodes_are_checked_and_defaulted() {
         row("POST", PODS, container(json!({})), 422)
             .refused("Invalid", &[("spec.containers[0].ports[0].containerPort", "Required value")]),
         row("POST", "/api/v1/nodes", node, 201).with(json!({"/spec/podCIDRs": ["10.1.0.0/24"]})),
-        row("PATCH", NODE, json!({"spec": {"podCIDR": "10.2.0.0/24"}}), 422).as_media(MERGE_PATCH).refused(
+        row("PATCH", NODE, json!({"spec": {"podCIDR": "10.2.0.0/24"}}), 422).sent_as(MERGE_PATCH).refused(
             "Invalid",
             &[("spec.podCIDRs", "Forbidden: node updates may not change podCIDR except from \"\" to valid")],
         ),
@@ -236,7 +236,7 @@ fn pods_and_nodes_are_checked_and_defaulted() {
             .with(json!({"/items/0/metadata/name": "p", "/items/0/kind": null})),
         row("DELETE", "/api/v1/namespaces/default/pods/p?gracePeriodSeconds=30", Value::Null, 200)
             .with(json!({"/metadata/deletionGracePeriodSeconds": 30})),
-        row("PATCH", POD_STATUS, json!({"status": {"phase": "Succeeded"}}), 200).as_media(MERGE_PATCH),
+        row("PATCH", POD_STATUS, json!({"status": {"phase": "Succeeded"}}), 200).sent_as(MERGE_PATCH),
         row("DELETE", "/api/v1/namespaces/default/pods/p?gracePeriodSeconds=30", Value::Null, 200),
         row("GET", POD, Value::Null, 404).refused("NotFound", &[]),
     ]);

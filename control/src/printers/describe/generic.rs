@@ -149,27 +149,33 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "uid": "u-1", "finalizers": ["a/b", "c/d"]},
             "count": 3, "involvedObject": {"kind": "Pod", "name": "p"}, "message": "one\ntwo", "reason": "Sync"}),
         );
-        let expected = "\
-Name:         e
-Namespace:    foo
-Labels:       <none>
-Annotations:  <none>
-API Version:  v1
-Count:        3
-Involved Object:
-  Kind:   Pod
-  Name:   p
-Kind:     Event
-Message:  one
-two
-Metadata:
-  Finalizers:
-    a/b
-    c/d
-  UID:   u-1
-Reason:  Sync
-Events:  <none>
-";
+        let expected = concat!(
+            "Name:             e\n",
+            "Namespace:        foo\n",
+            "Labels:           <none>\n",
+            "Annotations:      <none>\n",
+            "API Version:      v1\n",
+            "Count:            3\n",
+            "Event Time:       <nil>\n",
+            "First Timestamp:  <nil>\n",
+            "Involved Object:\n",
+            "  Kind:          Pod\n",
+            "  Name:          p\n",
+            "Kind:            Event\n",
+            "Last Timestamp:  <nil>\n",
+            "Message:         one\n",
+            "two\n",
+            "Metadata:\n",
+            "  Finalizers:\n",
+            "    a/b\n",
+            "    c/d\n",
+            "  UID:                u-1\n",
+            "Reason:               Sync\n",
+            "Reporting Component:  \n",
+            "Reporting Instance:   \n",
+            "Source:\n",
+            "Events:  <none>\n",
+        );
         assert_eq!(described(&event, &[], &[]), expected);
     }
 
