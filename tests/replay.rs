@@ -344,3 +344,53 @@ fn wrong_usage_fails_with_2() {
         assert_eq!(bench.fails(arguments).0, Some(2), "{arguments:?}");
     }
 }
+
+/// A dual-stack gateway: a Pod's SYN to an IPv6 ClusterIP is translated, or refused.
+#[test]
+fn ipv6_is_replayed_like_ipv4() {
+    let bench = Bench::new();
+    bench.write(
+        "gateway.yaml",
+        CONFIG.replace("ip: 10.244.0.1/16", "ip: [10.244.0.1/16, \"fd00:244::1/64\"]").replace(
+            "10.244.1.10: \"02:00:00:00:01:0a\"",
+            "10.244.1.10: \"02:00:00:00:01:0a\", \"fd00:244::a\": \"02:00:00:00:01:0b\"",
+        ) + "cluster: { serviceCIDRs: [10.96.0.0/16, \"fd00:96::/112\"], podCIDRs: [10.244.0.0/16, \"fd00:244::/64\"] }\n",
+    );
+    bench.write(
+        "objects.yaml",
+        "apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ipFamilies: [IPv6], clusterIP: \"fd00:96::50\", ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv6
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+ports: [{port: 8080}]
+endpoints: [{addresses: [\"fd00:244::a\"]}]
+",
+    );
+    let ip = |text: &str| text.parse::<std::net::Ipv6Addr>().expect("an address").octets();
+    let syn = |dst: &str, port: u16| {
+        let builder = PacketBuilder::ethernet2(CLIENT_POD, ETH1).ipv6(ip("fd00:244::5"), ip(dst), 64);
+        let mut frame = Vec::new();
+        builder.tcp(40000, port, 1, 64240).syn().write(&mut frame, b"").expect("memory");
+        frame
+    };
+    bench.capture("eth1.pcap", &[record(0, syn("fd00:96::50", 80)), record(1_000_000, syn("fd00:96::50", 81))]);
+    bench.succeeds(&["--in", "eth1=eth1.pcap", "--out", "eth1=eth1.out", "--counters", "counters.json"]);
+    let sent = bench.records("eth1.out");
+    assert_eq!(sent.len(), 2);
+    let headers = etherparse::PacketHeaders::from_ethernet_slice(&sent[0].bytes).expect("a sound packet");
+    let Some(etherparse::NetHeaders::Ipv6(header, _)) = headers.net else { panic!("not IPv6") };
+    let Some(etherparse::TransportHeader::Tcp(tcp)) = headers.transport else { panic!("not TCP") };
+    assert_eq!((header.source, header.destination, header.hop_limit), (ip("fd00:244::5"), ip("fd00:244::a"), 63));
+    assert_eq!((tcp.destination_port, tcp.checksum), (8080, tcp.calc_checksum_ipv6(&header, &[]).expect("fits")));
+    assert_eq!(sent[0].bytes[..6], [2, 0, 0, 0, 1, 0x0b]);
+    // The port that the Service does not have: a reset, from the address that was tried.
+    assert_eq!((&sent[1].bytes[22..38], &sent[1].bytes[..6]), (&ip("fd00:96::50")[..], &CLIENT_POD[..]));
+    let counters = bench.counters("counters.json");
+    assert_eq!(counters["drops"], serde_json::json!({ "reject_undefined_port": 1 }));
+    assert_eq!((counters["rx"].as_u64(), counters["tx"].as_u64()), (Some(2), Some(2)));
+}

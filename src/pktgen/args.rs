@@ -1,13 +1,13 @@
 //! The arguments, and the plan they make.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pollgate_common::hash::random_seed;
 use pollgate_common::net::Mac;
 
-use super::addresses::{Block, Target, Tuples};
+use super::addresses::{Block, Family, Target, Tuples};
 use super::flows::{FlowPlan, Order};
 use super::pace::{self, Rate};
 use super::ports::Backend;
@@ -30,22 +30,24 @@ pub struct PktgenArgs {
     /// The interface on the backends' side, where translated packets arrive; may be the same
     #[arg(long, value_name = "IF")]
     pub sink: Option<String>,
-    /// Services to send to: ADDRESS:PORT, NETWORK/LENGTH:PORT or FIRST-LAST:PORT (repeatable, or separated by commas)
+    /// Services to send to: ADDRESS:PORT, NETWORK/LENGTH:PORT or FIRST-LAST:PORT (repeatable, or separated by commas);
+    /// IPv6 addresses in brackets
     #[arg(long, value_name = "ADDR:PORT", required = true, value_delimiter = ',')]
     pub to: Vec<String>,
-    /// Client addresses: ADDRESS, NETWORK/LENGTH or FIRST-LAST; pktgen answers ARP for them
-    #[arg(long, value_name = "CIDR", default_value = "198.18.0.0/16")]
-    pub from: String,
-    /// Backend addresses, in the same forms; pktgen answers ARP for them on the sink and counts the packets of each
+    /// Client addresses: ADDRESS, NETWORK/LENGTH or FIRST-LAST; pktgen answers ARP and neighbour solicitations for them
+    /// [default: 198.18.0.0/16, or 2001:2::/112]
+    #[arg(long, value_name = "CIDR")]
+    pub from: Option<String>,
+    /// Backend addresses, in the same forms; pktgen answers for them on the sink and counts the packets of each
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub answer: Vec<String>,
-    /// More addresses to answer ARP for, on both sides, such as the next hops of the gateway's routes
+    /// More addresses to answer for, on both sides, such as the next hops of the gateway's routes
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub next_hop: Vec<String>,
-    /// The gateway's address on the clients' side; its hardware address is resolved by ARP
+    /// The gateway's address on the clients' side; its hardware address is resolved by ARP or neighbour discovery
     #[arg(long, value_name = "ADDR", required_unless_present = "gateway_mac")]
-    pub gateway: Option<Ipv4Addr>,
-    /// The gateway's hardware address, instead of resolving it by ARP
+    pub gateway: Option<IpAddr>,
+    /// The gateway's hardware address, instead of resolving it
     #[arg(long, value_name = "MAC", value_parser = mac)]
     pub gateway_mac: Option<Mac>,
     /// Send each packet back from the sink, through the gateway
@@ -54,7 +56,7 @@ pub struct PktgenArgs {
     /// Packets per second, such as 250k or 1.5M; or max: as many as the port accepts
     #[arg(short, long, value_name = "PPS|max", default_value = "max", value_parser = rate)]
     pub rate: Rate,
-    /// Bytes per frame without FCS, up to 1514; or imix: 60, 590 and 1514 as 7:4:1 [default: 64, TCP 72]
+    /// Bytes per frame without FCS, up to 1514; or imix: 60, 590 and 1514 as 7:4:1 [default: 64, TCP 72; 80 and 92 over IPv6]
     #[arg(long, value_name = "BYTES|imix", value_parser = size)]
     pub size: Option<Size>,
     /// Protocol of the packets
@@ -135,8 +137,9 @@ pub(super) struct Plan {
 impl PktgenArgs {
     /// The plan that the arguments make together, or the contradiction.
     pub(super) fn plan(&self) -> Result<Plan, String> {
-        let clients = parse("--from", &self.from)?;
         let targets = self.to.iter().map(|text| parse("--to", text)).collect::<Result<Vec<Target>, _>>()?;
+        let family = targets.first().map_or(Family::V4, |target| target.block.family());
+        let clients: Block = parse("--from", self.from.as_deref().unwrap_or_else(|| default_clients(family)))?;
         let backends = self.answer.iter().map(|text| parse("--answer", text)).collect::<Result<Vec<Block>, _>>()?;
         let next_hops = self.next_hop.iter().map(|text| parse("--next-hop", text)).collect::<Result<_, _>>()?;
         let endpoints: u64 = backends.iter().map(Block::count).sum();
@@ -149,6 +152,11 @@ impl PktgenArgs {
             && let Some(target) = targets.iter().find(|target| target.port == self.stray_port)
         {
             return Err(format!("--stray-port {}: a Service in --to uses this port", target.port));
+        }
+        let blocks = targets.iter().map(|target| &target.block).chain([&clients]).chain(&backends);
+        let gateway = self.gateway.map(Family::of);
+        if !blocks.map(Block::family).chain(gateway).all(|other| other == family) {
+            return Err("--to, --from, --answer and --gateway must be of one IP family".to_owned());
         }
         let tuples = Tuples::new(clients, targets);
         let plan = Plan { tuples: tuples.count(), send: self.send_plan(tuples)?, clients, backends, next_hops };
@@ -174,7 +182,7 @@ impl PktgenArgs {
         Ok(SendPlan {
             rate: self.rate,
             burst: usize::from(self.burst),
-            size: self.checked_size()?,
+            size: self.checked_size(tuples.family())?,
             flows: FlowPlan {
                 count: self.flows,
                 first: self.first_flow / self.flows * self.flows,
@@ -190,8 +198,8 @@ impl PktgenArgs {
         })
     }
 
-    fn checked_size(&self) -> Result<Size, String> {
-        let smallest = template::smallest(self.protocol != Protocol::Udp);
+    fn checked_size(&self, family: Family) -> Result<Size, String> {
+        let smallest = template::smallest(family, self.protocol != Protocol::Udp);
         match self.size {
             None => Ok(Size::Bytes(smallest.max(64))),
             Some(Size::Bytes(size)) if !(smallest..=LARGEST).contains(&size) => {
@@ -199,6 +207,14 @@ impl PktgenArgs {
             }
             Some(size) => Ok(size),
         }
+    }
+}
+
+/// Networks for benchmarks (RFC 2544 appendix C.2.2; RFC 5180 §8): 65 thousand addresses.
+fn default_clients(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "198.18.0.0/16",
+        Family::V6 => "2001:2::/112",
     }
 }
 
@@ -298,12 +314,22 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_services_have_ipv6_clients() {
+        let plan = plan("--gateway 2001:db8::1 --to [2001:db8:96::1-2001:db8:96::5]:80").expect("a plan");
+        assert_eq!((plan.clients.family(), plan.tuples), (Family::V6, 5 * 65535 * 64512));
+        assert_eq!(plan.send.size, Size::Bytes(80));
+    }
+
+    #[test]
     fn wrong_lines_are_told_what_is_wrong() {
         let gateway = "--gateway 10.0.0.1";
         let cases = [
             ("--to 10.96.0.1:80".to_owned(), "--gateway"),
             (format!("{gateway} --to 10.96.0.1"), "--to: expected ADDRESS:PORT"),
-            (format!("{gateway} --to [2001:db8::1]:80"), "--to: expected IPv4 addresses"),
+            (format!("{gateway} --to [2001:db8::1]:80"), "of one IP family"),
+            (format!("{gateway} --to 10.96.0.1:80 --from 2001:db8::/112"), "of one IP family"),
+            ("--gateway 2001:db8::1 --to [2001:db8::7]:80 --size 79".to_owned(), "--size 79: expected 80"),
+            ("--gateway 2001:db8::1 --to [2001:db8::/64]:80".to_owned(), "--to: 2001:db8::/64: at most 4294967296"),
             (format!("{gateway} --to 10.96.0.1:80 --size 59"), "--size 59: expected 60"),
             (format!("{gateway} --to 10.96.0.1:80 --size 64 --protocol mix"), "--size 64: expected 72"),
             (format!("{gateway} --to 10.96.0.1:9 --hit-ratio 0.5"), "--stray-port 9"),

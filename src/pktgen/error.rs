@@ -1,7 +1,7 @@
 //! Why there was no run.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::ports::InterfaceError;
@@ -12,15 +12,16 @@ pub enum PktgenError {
     /// An interface cannot be used.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
-    /// No ARP reply for the gateway's address.
+    /// No reply for the gateway's address.
     #[error(
-        "no ARP reply from {gateway} on {interface} within {} s: check that the gateway is up and connected to this \
+        "no reply to {} from {gateway} on {interface} within {} s: check that the gateway is up and connected to this \
          interface, or set its hardware address with --gateway-mac",
+        if gateway.is_ipv4() { "ARP" } else { "neighbour solicitations" },
         patience.as_secs()
     )]
     NoAnswer {
         /// The address that was resolved.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
         /// The interface.
         interface: String,
         /// How long.
@@ -30,7 +31,7 @@ pub enum PktgenError {
     #[error("interrupted while resolving {gateway} on {interface}: nothing was sent")]
     Interrupted {
         /// The address that was resolved.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
         /// The interface.
         interface: String,
     },

@@ -18,7 +18,7 @@
 //! **Loss is where it happened.** Frames that the sending port refused were never sent; frames that came too fast for the
 //! receiving ring are counted apart from those that the gateway lost.
 //!
-//! IPv4 only, as the gateway. No real TCP: see `template`.
+//! A run has one IP family. No real TCP: see `template`.
 
 mod addresses;
 mod args;

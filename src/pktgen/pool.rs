@@ -1,7 +1,7 @@
 //! Buffers for the packets that are sent.
 //!
 //! A fixed number, made at start. Ports write headers and stamps only: after them a buffer always holds zeros, so a
-//! packet of any size is made by writing its first 72 bytes.
+//! packet of any size is made by writing its first 92 bytes.
 //!
 //! `unsafe` here: a frame is a pointer into the pool, lent and taken back by number.
 

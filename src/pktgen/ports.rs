@@ -1,6 +1,6 @@
 //! Opening a side's port.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use pnet::datalink;
 use pollgate_common::net::{Mac, PortId};
@@ -78,7 +78,7 @@ pub(super) fn open(
     option: &'static str,
     name: &str,
     port: PortId,
-    addresses: impl Iterator<Item = Ipv4Addr>,
+    addresses: impl Iterator<Item = IpAddr>,
 ) -> Result<Opened, InterfaceError> {
     let mac = hardware_address(option, name)?;
     let options =
@@ -96,12 +96,12 @@ pub(super) fn open(
 fn open_xdp(
     name: &str,
     port: PortId,
-    addresses: impl Iterator<Item = Ipv4Addr>,
+    addresses: impl Iterator<Item = IpAddr>,
 ) -> Result<(Box<dyn Port>, Program), InterfaceError> {
-    let addresses: Vec<Ipv4Addr> = addresses.collect();
+    let addresses: Vec<IpAddr> = addresses.collect();
     let rules = Rules::with_room(u32::try_from(addresses.len()).unwrap_or(u32::MAX))?;
     let refused = |source| InterfaceError::Addresses { name: name.to_owned(), source };
-    addresses.into_iter().try_for_each(|address| rules.own(address.into())).map_err(refused)?;
+    addresses.into_iter().try_for_each(|address| rules.own(address)).map_err(refused)?;
     let program = Program::attach(name, &rules)?;
     let interfaces = [(&program, port)];
     let options = XdpOptions { interfaces: &interfaces, worker: 0, workers: 1, frames: RING_FRAMES, busy_poll: false };

@@ -31,7 +31,7 @@ use super::tally::Span;
 
 /// Buffers of the sending side: what a port may keep for a while, and a burst.
 const BUFFERS: usize = 1024;
-/// How long to wait for an ARP reply of the gateway, and how often to send a request.
+/// How long to wait for the gateway's hardware address, and how often to ask.
 const ARP_PATIENCE: Duration = Duration::from_secs(3);
 const ARP_PAUSE: Duration = Duration::from_millis(500);
 /// The drain ends after this time without packets; a shorter time once all have arrived; and at the latest after the third.
@@ -94,7 +94,7 @@ fn open(
     Ok((Side::new(task, id, mac, port, BUFFERS), program))
 }
 
-/// Sends ARP requests until a reply comes.
+/// Asks for the gateway's hardware address until a reply comes.
 fn gateway_mac(args: &PktgenArgs, client: &mut Side, clock: &Clock, stop: &AtomicBool) -> Result<Mac, PktgenError> {
     let gateway = match (args.gateway_mac, args.gateway) {
         (Some(mac), _) => return Ok(mac),

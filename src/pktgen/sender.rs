@@ -3,6 +3,7 @@
 use pollgate_common::net::Mac;
 use pollgate_common::time::Instant;
 
+use super::addresses::Family;
 use super::addresses::Tuple;
 use super::clock::Clock;
 use super::flows::{Flow, FlowPlan, Flows};
@@ -86,7 +87,7 @@ impl Sender {
             pacer: Pacer::new(plan.rate, start),
             churn,
             flows: Flows::new(plan.flows.clone()),
-            templates: Templates::new(plan.size, own, gateway),
+            templates: Templates::new(plan.flows.tuples.family(), plan.size, own, gateway),
             hits: Chooser::new(plan.hits),
             sent: 0,
             bytes: 0,
@@ -163,14 +164,14 @@ struct Templates {
 }
 
 impl Templates {
-    fn new(size: Size, own: Mac, gateway: Mac) -> Templates {
+    fn new(family: Family, size: Size, own: Mac, gateway: Mac) -> Templates {
         let sizes = match size {
             Size::Bytes(size) => vec![size],
             Size::Imix => IMIX.to_vec(),
         };
         let of = |kind| {
-            let smallest = super::template::smallest(kind != Kind::Udp);
-            sizes.iter().map(|size| Template::new(kind, smallest.max(*size), own, gateway)).collect()
+            let smallest = super::template::smallest(family, kind != Kind::Udp);
+            sizes.iter().map(|size| Template::new(family, kind, smallest.max(*size), own, gateway)).collect()
         };
         Templates { by_kind: [of(Kind::Udp), of(Kind::Syn), of(Kind::Ack)], turn: 0 }
     }

@@ -1,7 +1,7 @@
 //! One side of the gateway: a port, and what is done with the frames that come in by it.
 //!
 //! ```text
-//!  rx ─▶ ARP for an address of ours ─▶ reply
+//!  rx ─▶ ARP or neighbour solicitation for an address of ours ─▶ reply
 //!     └▶ a packet of this run ─▶ counted ─▶ sent back (the sink, with --reply)
 //!     └▶ anything else ─▶ given back
 //! ```
@@ -9,7 +9,7 @@
 //! A side belongs to one thread. Nothing here allocates per packet, and the clock is read once per burst.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -34,7 +34,7 @@ pub(super) struct Task {
     pub(super) run: u16,
     /// The clients' addresses.
     pub(super) clients: Block,
-    /// Addresses for which this side replies to ARP.
+    /// Addresses for which this side replies to ARP and neighbour solicitations.
     pub(super) answers: Vec<Block>,
     /// Endpoints to be counted one by one.
     pub(super) endpoints: Vec<Block>,
@@ -180,8 +180,8 @@ impl Side {
         count
     }
 
-    /// Sends an ARP request for `wanted`.
-    pub(super) fn ask(&mut self, wanted: Ipv4Addr, clock: &Clock) {
+    /// Asks for the hardware address of `wanted`.
+    pub(super) fn ask(&mut self, wanted: IpAddr, clock: &Clock) {
         let request = neighbour::request(self.mac, self.task.clients.nth(0), wanted);
         if let Some(mut frame) = self.lend(request.len()) {
             frame.bytes_mut().copy_from_slice(&request);
@@ -190,8 +190,8 @@ impl Side {
         }
     }
 
-    /// Receives a burst only to find the ARP reply for `wanted`; replies to ARP requests meanwhile.
-    pub(super) fn listen(&mut self, wanted: Ipv4Addr, clock: &Clock) -> Option<Mac> {
+    /// Receives a burst only to find the reply for `wanted`; replies to others meanwhile.
+    pub(super) fn listen(&mut self, wanted: IpAddr, clock: &Clock) -> Option<Mac> {
         self.port.rx(clock.now(), BURST, &mut self.frames);
         let told = self.frames.iter().find_map(|frame| neighbour::told(frame.bytes(), wanted));
         self.take_all(clock.now());
@@ -208,7 +208,7 @@ impl Side {
 
     fn take(&mut self, mut frame: Frame, now: Instant) {
         let Some(arrival) = Arrival::read(frame.bytes(), self.task.run, &self.task.clients) else {
-            if neighbour::answer(frame.bytes_mut(), &self.task.answers, self.mac) {
+            if neighbour::answer(&mut frame, &self.task.answers, self.mac) {
                 self.seen.arp_answered += 1;
                 return self.out.push(frame);
             }
@@ -260,7 +260,7 @@ impl Side {
 }
 
 /// Which of all addresses of `blocks` it is.
-fn position(blocks: &[Block], address: Ipv4Addr) -> Option<usize> {
+fn position(blocks: &[Block], address: IpAddr) -> Option<usize> {
     let mut before = 0;
     for block in blocks {
         if let Some(position) = block.position(address) {

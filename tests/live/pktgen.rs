@@ -39,6 +39,7 @@ tests! {
     [Lab] =>
         what_is_sent_arrives_at_the_endpoints_and_is_told,
         with_reply_each_packet_makes_the_round_trip,
+        it_speaks_ipv6,
         it_answers_for_its_endpoints,
         one_interface_can_be_both_sides,
         an_interrupted_run_still_reports_and_tells_each_second_how_it_goes,
@@ -82,20 +83,39 @@ impl Bench {
 
     /// With a gateway that has to ask for its neighbours.
     fn asking() -> Bench {
-        let (wire, space) = (Namespace::new("wire").expect("made"), Namespace::new("gateway").expect("made"));
-        for (name, address) in [("left", "10.244.1.1/24"), ("right", "10.244.2.1/24")] {
-            Veth::new((&wire, name), (&space, name)).make().expect("a veth pair");
-            space.add_address(name, address.parse().expect("an address")).expect("given");
-        }
-        let directory = TempDir::new().expect("a directory");
-        let config = Config::parse("gateway.yaml", &configuration(directory.path()), Purpose::Run).expect("a config");
-        let gateway = space.run(|| Gateway::start(&config, Arc::new(AtomicBool::new(false)))).expect("a gateway");
-        let client = Client::new(&socket(directory.path())).expect("a client");
         let objects = [("udp", "UDP", "10.96.0.5"), ("tcp", "TCP", "10.96.0.3"), ("other", "UDP", "10.96.0.6")]
             .into_iter()
             .flat_map(|(name, protocol, address)| service(name, protocol, address, &BEHIND_RIGHT))
             .chain(service("near", "UDP", "10.96.0.4", &["10.244.1.21"]))
             .collect::<Vec<_>>();
+        Bench::with(["10.244.1.1/24", "10.244.2.1/24"], "addresses: [10.244.1.10]\n", &objects)
+    }
+
+    /// The same with IPv6 alone.
+    fn asking_v6() -> Bench {
+        let more = "addresses: \"fd00:10:244:1::10\"\ndns: { address: \"fd00:10:96::10\" }\n\
+                    cluster: { serviceCIDRs: \"fd00:10:96::/112\", podCIDRs: \"fd00:10:244::/48\" }\n";
+        let behind_right = ["fd00:10:244:2::11", "fd00:10:244:2::12", "fd00:10:244:2::13"];
+        let objects = [("udp", "UDP", "fd00:10:96::5"), ("tcp", "TCP", "fd00:10:96::3")]
+            .into_iter()
+            .flat_map(|(name, protocol, address)| service(name, protocol, address, &behind_right))
+            .collect::<Vec<_>>();
+        Bench::with(["fd00:10:244:1::1/64", "fd00:10:244:2::1/64"], more, &objects)
+    }
+
+    /// With these addresses of the gateway's kernel, left and right.
+    fn with(addresses: [&str; 2], more: &str, objects: &[Value]) -> Bench {
+        let (wire, space) = (Namespace::new("wire").expect("made"), Namespace::new("gateway").expect("made"));
+        for (name, address) in ["left", "right"].into_iter().zip(addresses) {
+            Veth::new((&wire, name), (&space, name)).make().expect("a veth pair");
+            space.add_address(name, address.parse().expect("an address")).expect("given");
+        }
+        space.discard_unrouted_v6().expect("a route");
+        let directory = TempDir::new().expect("a directory");
+        let text = configuration(directory.path()) + more;
+        let config = Config::parse("gateway.yaml", &text, Purpose::Run).expect("a config");
+        let gateway = space.run(|| Gateway::start(&config, Arc::new(AtomicBool::new(false)))).expect("a gateway");
+        let client = Client::new(&socket(directory.path())).expect("a client");
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
         client.post(&format!("{APPLY_PATH}?namespace=default"), &list).expect("applied");
         Bench { wire, gateway: Some(gateway), space, _directory: directory }
@@ -144,7 +164,6 @@ fn try_run(wire: &Namespace, line: &str) -> (String, Result<(), Failure>) {
 fn configuration(directory: &Path) -> String {
     format!(
         "interfaces: [{{ name: left }}, {{ name: right }}]\n\
-         addresses: [10.244.1.10]\n\
          workers: {{ count: 1 }}\n\
          flows: {{ max: 65536 }}\n\
          api: {{ socket: {}, state: {} }}\n",
@@ -156,13 +175,14 @@ fn configuration(directory: &Path) -> String {
 /// Port 80 of `address`, for endpoints at port 8080.
 fn service(name: &str, protocol: &str, address: &str, endpoints: &[&str]) -> [Value; 2] {
     let endpoint = |address: &&str| json!({ "addresses": [address], "conditions": { "ready": true } });
+    let family = if address.contains(':') { "IPv6" } else { "IPv4" };
     [
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
             "spec": { "clusterIP": address, "ports": [{ "protocol": protocol, "port": 80, "targetPort": 8080 }] },
         }),
         json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
             "ports": [{ "protocol": protocol, "port": 8080 }],
             "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
@@ -222,6 +242,23 @@ fn with_reply_each_packet_makes_the_round_trip() {
         assert_eq!(after.flows_opened - before.flows_opened, services, "{line}: both ways are one flow");
         assert!(after.tx - before.tx >= 2 * sent, "{line}");
         assert_eq!(after.dropped(), before.dropped(), "{line}: {after:?}");
+    }
+}
+
+/// Neighbours are found by solicitations in both directions, and each packet makes the round trip.
+fn it_speaks_ipv6() {
+    const SIDES: &str = "-i left --sink right --gateway fd00:10:244:1::1 --from fd00:10:244:1::100-fd00:10:244:1::109 \
+                         --answer fd00:10:244:2::11-fd00:10:244:2::13";
+    let bench = Bench::asking_v6();
+    for (line, least) in [("--to [fd00:10:96::5]:80", 80), ("--to [fd00:10:96::3]:80 --protocol tcp", 92)] {
+        let before = bench.totals();
+        let report = bench.run(&format!("{SIDES} {line} --reply --flows 40 {CALM}"));
+        nothing_lost(&report);
+        let sent = number(&report, "/sent/packets");
+        assert_eq!((number(&report, "/sent/bytes"), number(&report, "/halfway")), (sent * least, sent), "{report:#}");
+        assert_eq!(number(&report, "/endpoints/used"), 3);
+        let after = bench.totals();
+        assert_eq!(after.flows_opened - before.flows_opened, 40, "{line}: both ways are one flow");
     }
 }
 
@@ -319,7 +356,7 @@ fn what_cannot_be_used_is_told_with_what_to_do() {
     Veth::new((&wire, "left"), (&far, "left")).make().expect("a veth pair");
     let told = |line: &str| try_run(&wire, line).1.expect_err(line).to_string();
     let silent = told("-i left --gateway 10.244.1.1 --to 10.96.0.5:80");
-    assert!(silent.contains("no ARP reply from 10.244.1.1 on left within 3 s"), "{silent}");
+    assert!(silent.contains("no reply to ARP from 10.244.1.1 on left within 3 s"), "{silent}");
     assert!(silent.contains("--gateway-mac"), "{silent}");
     let missing = told("-i lefft --gateway 10.244.1.1 --to 10.96.0.5:80");
     assert!(missing.contains("interface \"lefft\" does not exist") && missing.contains("left"), "{missing}");

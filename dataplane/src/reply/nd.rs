@@ -13,7 +13,7 @@ use crate::packet::Action;
 use crate::port::{Frame, Offload};
 use crate::wire::Header;
 use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::nd::{self, Advertisement, Solicitation};
+use crate::wire::nd::{self, Discovery, Solicitation};
 
 /// Answers the solicitation of an owned address, in the same buffer. Any other one is left to the kernel.
 pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
@@ -37,8 +37,8 @@ pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
 /// Replaces the solicitation by its reply; `None` if the buffer is too small.
 fn write(frame: &mut Frame, solicitation: &Solicitation, tables: &Tables) -> Option<()> {
     let own: Mac = tables.net().port_link(frame.received_on()).map(|link| link.mac).unwrap_or_default();
-    let (advertisement, group) = Advertisement::reply(solicitation, own);
-    let end = ethernet::LEN + size_of::<Advertisement>();
+    let (advertisement, group) = Discovery::reply(solicitation, own);
+    let end = ethernet::LEN + size_of::<Discovery>();
     let buffer = frame.buffer_mut();
     buffer.get_mut(ethernet::LEN..end)?.copy_from_slice(advertisement.as_bytes());
     let header = Ethernet::at_mut(buffer, 0)?;

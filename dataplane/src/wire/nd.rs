@@ -60,16 +60,16 @@ pub struct LinkAddress {
 
 impl Header for LinkAddress {}
 
-/// An advertisement of one address: IPv6 header, message and the option with the MAC address.
+/// A solicitation or advertisement of one address: IPv6 header, message and the option with the sender's MAC address.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Advertisement {
+pub struct Discovery {
     ip: Ipv6,
     message: Message,
     option: LinkAddress,
 }
 
-impl Header for Advertisement {}
+impl Header for Discovery {}
 
 /// A valid solicitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,29 +142,45 @@ fn source_link_address(mut options: &[u8]) -> Option<Option<Mac>> {
     Some(found)
 }
 
-impl Advertisement {
+impl Discovery {
     /// The reply to `solicitation` from the host with the MAC address `own`, and the group it goes to if it is for all nodes:
     /// who probes has no address yet (RFC 4861 §7.2.4).
-    pub fn reply(solicitation: &Solicitation, own: Mac) -> (Advertisement, Option<Mac>) {
+    pub fn reply(solicitation: &Solicitation, own: Mac) -> (Discovery, Option<Mac>) {
         let Solicitation { src, target, .. } = *solicitation;
+        let advertise = |dst, flags| Discovery::new(target, dst, (ADVERTISEMENT, flags), target, own);
         match solicitation.is_probe() {
-            true => (Advertisement::new(target, ALL_NODES, OVERRIDE, own), Some(group_mac(ALL_NODES.0))),
-            false => (Advertisement::new(target, src, SOLICITED | OVERRIDE, own), None),
+            true => (advertise(ALL_NODES, OVERRIDE), Some(group_mac(ALL_NODES.0))),
+            false => (advertise(src, SOLICITED | OVERRIDE), None),
         }
     }
 
-    fn new(target: V6, dst: V6, flags: u8, own: Mac) -> Advertisement {
-        let total = u16::try_from(size_of::<Advertisement>()).unwrap_or(0);
-        let ip = Ipv6::make(target, dst, Icmpv6::PROTOCOL, total).with_hop_limit(HOP_LIMIT);
-        let target_octets = target.0.octets();
-        let checksum = U16::new(0);
-        let mut message =
-            Message { kind: ADVERTISEMENT, code: 0, checksum, flags, reserved: [0; 3], target: target_octets };
-        let option = LinkAddress { kind: TARGET_LINK_ADDRESS, length: 1, mac: own.0 };
-        let pseudo = checksum::pseudo(target, dst, Icmpv6::PROTOCOL, usize::from(total) - ipv6::LEN);
+    /// The question of `src`, which has the MAC address `own`, for that of `target`, and the group it goes to.
+    pub fn question(src: V6, target: V6, own: Mac) -> (Discovery, Mac) {
+        let group = solicited_node(target.0);
+        (Discovery::new(src, V6(group), (SOLICITATION, 0), target, own), group_mac(group))
+    }
+
+    fn new(src: V6, dst: V6, (kind, flags): (u8, u8), target: V6, own: Mac) -> Discovery {
+        let total = u16::try_from(size_of::<Discovery>()).unwrap_or(0);
+        let ip = Ipv6::make(src, dst, Icmpv6::PROTOCOL, total).with_hop_limit(HOP_LIMIT);
+        let (checksum, target) = (U16::new(0), target.0.octets());
+        let mut message = Message { kind, code: 0, checksum, flags, reserved: [0; 3], target };
+        let option_kind = if kind == SOLICITATION { SOURCE_LINK_ADDRESS } else { TARGET_LINK_ADDRESS };
+        let option = LinkAddress { kind: option_kind, length: 1, mac: own.0 };
+        let pseudo = checksum::pseudo(src, dst, Icmpv6::PROTOCOL, usize::from(total) - ipv6::LEN);
         let sum = pseudo + checksum::sum(message.as_bytes()) + checksum::sum(option.as_bytes());
         message.checksum = U16::new(!checksum::fold(sum));
-        Advertisement { ip, message, option }
+        Discovery { ip, message, option }
+    }
+
+    /// The address that the advertisement in the frame is about, and its MAC address. Only what a reply of a neighbour has is
+    /// read: the option must come first.
+    pub fn advertised(frame: &[u8], at: usize) -> Option<(V6, Mac)> {
+        let Discovery { ip, message, option } = Discovery::at(frame, at)?;
+        let is_it = ip.protocol() == Icmpv6::PROTOCOL
+            && message.kind == ADVERTISEMENT
+            && (option.kind, option.length) == (TARGET_LINK_ADDRESS, 1);
+        is_it.then(|| (V6(Ipv6Addr::from(message.target)), Mac(option.mac)))
     }
 }
 
@@ -249,7 +265,7 @@ mod tests {
         for (asked, dst, mac, solicited) in
             [(solicitation, HOST, None, true), (probe, ALL_NODES, Some(Mac([0x33, 0x33, 0, 0, 0, 1])), false)]
         {
-            let (advertisement, group) = Advertisement::reply(&asked, MAC);
+            let (advertisement, group) = Discovery::reply(&asked, MAC);
             let bytes = advertisement.as_bytes();
             assert_eq!(group, mac);
             let (ip, upper) = Ipv6::check(bytes, 0).expect("a header");
@@ -259,7 +275,19 @@ mod tests {
             let Icmpv6Type::NeighborAdvertisement(header) = slice.icmp_type() else { panic!("{slice:?}") };
             assert_eq!((header.router, header.solicited, header.r#override), (false, solicited, true));
             assert_eq!(&slice.payload()[16..], [2, 1, 2, 0, 0, 0, 0, 7]);
+            assert_eq!(Discovery::advertised(bytes, 0), Some((TARGET, MAC)));
         }
+    }
+
+    #[test]
+    fn a_question_is_a_valid_solicitation() {
+        let (question, group) = Discovery::question(HOST, TARGET, MAC);
+        let expected = Solicitation { src: HOST, target: TARGET, mac: Some(MAC) };
+        assert_eq!(Solicitation::check(question.as_bytes(), 0, false), Some(expected));
+        assert_eq!(
+            (group, Discovery::advertised(question.as_bytes(), 0)),
+            (Mac([0x33, 0x33, 0xff, 0x34, 0x56, 0x78]), None)
+        );
     }
 
     proptest! {
