@@ -189,7 +189,7 @@ counters! {
     flows_expired Counter Flows "Flows removed after their time-out.",
     flows_evicted Counter Flows "Flows evicted from a full table to make room for new ones.",
     flows_displaced Counter Flows "Unconfirmed flows removed for new ones, because there were as many as `flows.unconfirmedPercent` allows.",
-    ports_taken_over Counter Flows "Unconfirmed flows and idle UDP flows removed because a new flow needed their source-translation port.",
+    ports_taken_over Counter Flows "Unconfirmed flows, idle UDP flows and half-closed connections removed because a new flow needed their source-translation port.",
     tcp_out_of_window Counter Frames "TCP RSTs and FINs whose sequence number does not fit the connection: sent on, but the flow is unchanged.",
     affinity_remembered Counter Events "Clients of Services with ClientIP affinity that began to be remembered.",
     affinity_displaced Counter Events "Remembered clients that were forgotten to make room for others.",

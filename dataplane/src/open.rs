@@ -124,11 +124,11 @@ fn free<A: Address>(
     candidates: impl Iterator<Item = FlowKey<A>> + Clone,
     now: Ticks,
 ) -> Result<FlowKey<A>, Verdict> {
-    // The backend may still hold its end of a flow that is over (TIME_WAIT, RFC 9293 §3.3.2) and turn away the first try of
-    // one that looks the same: such a port is the second choice.
-    let unused = candidates.clone().find(|to| flows.live_index(&to.reversed(), now).is_none());
-    let over = unused.or_else(|| candidates.clone().find(|to| flows.make_free(&to.reversed(), now)));
-    // The ports towards one backend are few: a flood from spoofed sources must not keep them.
-    let taken = over.or_else(|| flows.take_over(candidates.map(FlowKey::reversed), now).map(FlowKey::reversed));
+    let replies = candidates.map(FlowKey::reversed);
+    // One of the first two is nearly always free. The backend may still hold its end of a flow that is over (TIME_WAIT, RFC 9293
+    // §3.3.2) and turn away the first try of one that looks the same: such a port is the second choice. The ports towards one
+    // backend are few: a flood from spoofed sources must not keep them.
+    let unused = replies.clone().take(2).find(|reply| flows.live_index(reply, now).is_none());
+    let taken = unused.or_else(|| flows.free_key(replies, now)).map(FlowKey::reversed);
     taken.ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
 }

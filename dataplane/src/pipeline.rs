@@ -203,15 +203,19 @@ fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tabl
     None
 }
 
-/// Whether the flow goes on after a SYN; if not, the SYN opens another one. A connection that was reset may still be alive, since
-/// a blind RST may have hit: then its backend decides what becomes of the SYN.
+/// Whether the flow goes on after a SYN; if not, the SYN opens another one. Its backend decides what becomes of the SYN, as long as
+/// it serves: a connection that was reset may still be alive, since a blind RST may have hit. A backend that neither replies nor
+/// serves any more is not asked for ever.
 #[cold]
 fn holds_after_syn<A: Address>(flows: &mut FlowTable<A>, index: u32, tables: &Tables) -> bool {
     let state = flows.entry(index).state;
     match (state.side(), state.life()) {
         (Side::Client, Life::Closing) => false,
-        (Side::Client, Life::Reset { .. }) => open::still_serves(flows, index, tables),
-        (Side::Backend, _) | (_, Life::Opening { .. } | Life::Established { .. }) => true,
+        (Side::Client, Life::Opening { replied: false, .. } | Life::Reset { .. }) => {
+            open::still_serves(flows, index, tables)
+        }
+        (Side::Client, Life::Established { .. }) => !flows.is_silent(index) || open::still_serves(flows, index, tables),
+        (Side::Backend, _) | (_, Life::Opening { .. }) => true,
     }
 }
 

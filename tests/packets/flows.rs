@@ -272,6 +272,38 @@ fn a_client_that_lost_its_connection_connects_again_from_the_same_port() {
 }
 
 #[test]
+fn a_client_that_connects_again_from_the_same_port_does_not_wait_for_a_dead_endpoint() {
+    let mut lab = Lab::new(&both());
+    connected(&mut lab, 5_000_000, 7_000_000);
+    lab.through(PODS, there(2, "S"), PODS);
+    // The Pod dies without a word, and another takes its place.
+    lab.apply(&endpoints("web", "TCP", 8080, &["10.244.1.11"]));
+    let again =
+        |lab: &mut Lab, port: u16| lab.through(PODS, there(port, "S").numbers(9_000_000, 0), PODS).dst().to_string();
+    assert_eq!(again(&mut lab, 2), "10.244.1.11:8080", "it was never connected");
+    assert_eq!(again(&mut lab, 1), SERVER, "it may still be there");
+    lab.wait(Duration::from_secs(5));
+    assert_eq!(again(&mut lab, 1), SERVER, "the first of this time");
+    assert_eq!(again(&mut lab, 1), "10.244.1.11:8080");
+    lab.counters(&[("rx", 8), ("tx", 8), ("flows_opened", 4), ("flows_live", 2), ("flows_half_open", 2)]);
+}
+
+#[test]
+fn a_blind_reset_and_a_blind_fin_together_end_nothing_either() {
+    let mut lab = Lab::new(&both());
+    connected(&mut lab, 5_000_000, 7_000_000);
+    for flags in ["FA", "R", "FA"] {
+        // They fit by chance, but for the acknowledgement of the FIN.
+        lab.through(PODS, there(1, flags).numbers(5_000_900, 0x9000_0000), PODS);
+    }
+    lab.through(PODS, back(1, "A").numbers(7_000_001, 5_000_001), PODS);
+    lab.through(PODS, there(1, "PA").numbers(5_000_001, 7_000_001), PODS);
+    lab.jump(Duration::from_secs(3600));
+    lab.through(PODS, back(1, "PA").numbers(7_000_001, 5_000_001), PODS);
+    lab.counters(&[("rx", 9), ("tx", 9), ("tcp_out_of_window", 2), ("flows_opened", 1), ("flows_live", 1)]);
+}
+
+#[test]
 fn after_a_reset_the_same_port_connects_to_the_same_backend_while_it_serves() {
     let mut lab = Lab::new(&both());
     connected(&mut lab, 5_000_000, 7_000_000);

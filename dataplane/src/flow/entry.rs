@@ -160,7 +160,7 @@ pub struct Entry<A> {
     /// TCP: the sequence number that who sends here expects next from the other side.
     pub expects: u32,
     /// The client's direction: generation of the tables the backend was last found serving in (low 32 bits). The backend's:
-    /// the flow's number in the order of opening.
+    /// the flow's number in the order of opening while it is opening, then the number after the client's last SYN.
     pub mark: u32,
     /// In the table's list that the flow is in: the client's direction names the next flow, the backend's the one before.
     pub link: u32,

@@ -5,7 +5,7 @@
 //!   Opening ─────────────▶ Opening ─────────────────▶ Established ─────────────▶ Closing
 //!   (client only)          (replied)                    │      ▲                    ▲
 //!                             │                     RST ▼      │ both sides go on   │
-//!                             │                        Reset ──┘ ───── FIN ─────────┤
+//!                             │                        Reset ──┘                    │
 //!                             └────────────── RST ──────────────────────────────────┘
 //! ```
 //!
@@ -50,7 +50,7 @@ pub enum Life {
         /// The side that goes on.
         spoken: Option<Side>,
     },
-    /// The connection is over: FIN both ways, or RST while it was opening or half closed.
+    /// The connection is over: FIN both ways, or RST while it was opening.
     Closing,
 }
 
@@ -109,8 +109,8 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
         // RFC 9293 §3.5.1, figure 9: a client in SYN-SENT resets what is left of an older connection, and goes on.
         (Life::Opening { replied: false, .. }, Side::Client, Reset) => life,
         // RFC 9293 §3.10.7.3 and .4, second: the receiver aborts the connection. RFC 7857 §2.2: the flow stays for a while.
-        (Life::Opening { .. } | Life::Established { fin: Some(_) }, _, Reset) => Life::Closing,
-        (Life::Established { fin: None } | Life::Reset { .. }, _, Reset) => Life::Reset { spoken: None },
+        (Life::Opening { .. }, _, Reset) => Life::Closing,
+        (Life::Established { .. } | Life::Reset { .. }, _, Reset) => Life::Reset { spoken: None },
 
         // RFC 9293 §3.3.2, SYN-SENT; RFC 4787 REQ-5: the client repeats itself.
         (Life::Opening { replied: false, .. }, Side::Client, Datagram | Syn | SynAck | Segment) => life,
@@ -152,8 +152,8 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
         // connection left to send for.
         (Life::Reset { spoken: Some(first) }, side, Segment) if first != side => Life::ESTABLISHED,
         (Life::Reset { .. }, side, Segment) => Life::Reset { spoken: Some(side) },
-        (Life::Reset { .. }, _, Fin) => Life::Closing,
-        (Life::Reset { .. }, _, Datagram | Syn | SynAck) => life,
+        // A blind RST and a blind FIN together end no more than one of them does.
+        (Life::Reset { .. }, _, Datagram | Syn | SynAck | Fin) => life,
         // The client connects again from the same port.
         (Life::Reset { .. }, Side::Backend, Restart) => Life::Opening { replied: true, fin: None },
     }
@@ -177,31 +177,36 @@ mod tests {
     #[derive(Debug, Default)]
     struct History {
         packets: Vec<(Side, Signal)>,
-        /// The connection began with a SYN-ACK: its SYN was seen in the one before.
+        /// What follows was replied to, and confirmed, before.
         replied: bool,
-        /// A client has confirmed a connection of this flow, and no RST has ended it since.
-        trusted: bool,
+        confirmed: bool,
     }
 
     impl History {
         fn add(&mut self, side: Side, signal: Signal) {
             let begins = side == Side::Backend && signal == Signal::Restart && !self.is_over();
-            if !begins {
-                self.packets.push((side, signal));
+            if begins {
+                let confirmed = self.is_confirmed() && self.reset().is_none();
+                *self = History { packets: Vec::new(), replied: true, confirmed };
                 return;
             }
-            let trusted = self.is_confirmed() && !self.is_reset();
-            *self = History { packets: Vec::new(), replied: true, trusted };
+            self.packets.push((side, signal));
+            let since = self.reset().map(|reset| &self.packets[reset + 1..]).unwrap_or_default();
+            let both = [Side::Client, Side::Backend].iter().all(|&by| since.contains(&(by, Signal::Segment)));
+            if both {
+                *self = History { packets: Vec::new(), replied: true, confirmed: true };
+            }
         }
 
-        fn position(&self, wanted: impl Fn(Side, Signal) -> bool) -> Option<usize> {
-            self.packets.iter().position(|&(side, signal)| wanted(side, signal))
+        fn before(&self, at: usize) -> History {
+            History { packets: self.packets[..at].to_vec(), ..*self }
         }
 
         /// What came after the reply; `None`: it has not come.
         fn after_reply(&self) -> Option<&[(Side, Signal)]> {
-            let reply = self.position(|side, signal| side == Side::Backend && signal != Signal::Nothing);
-            if self.replied { Some(&self.packets) } else { reply.map(|reply| &self.packets[reply..]) }
+            let is_reply = |&(side, signal): &(Side, Signal)| side == Side::Backend && signal != Signal::Nothing;
+            let reply = if self.replied { Some(0) } else { self.packets.iter().position(is_reply) };
+            reply.map(|reply| &self.packets[reply..])
         }
 
         fn acknowledges(side: Side, signal: Signal) -> bool {
@@ -215,65 +220,52 @@ mod tests {
         /// The client has sent something that acknowledges, after the backend has sent anything of meaning.
         fn is_confirmed(&self) -> bool {
             let after = self.after_reply().unwrap_or_default();
-            self.trusted || after.iter().any(|&(side, signal)| History::acknowledges(side, signal))
+            self.confirmed || after.iter().any(|&(side, signal)| History::acknowledges(side, signal))
         }
 
-        /// Who has sent FIN in `packets`, each side once, in order.
-        fn finished(packets: &[(Side, Signal)]) -> Vec<Side> {
-            let mut sides: Vec<Side> =
-                packets.iter().filter(|(_, signal)| *signal == Signal::Fin).map(|&(side, _)| side).collect();
+        /// Who has sent FIN, in order.
+        fn finished(&self) -> Vec<Side> {
+            let fins = self.packets.iter().filter(|(_, signal)| *signal == Signal::Fin);
+            let mut sides: Vec<Side> = fins.map(|&(side, _)| side).collect();
             sides.dedup();
-            sides.truncate(2);
             sides
         }
 
-        /// Walks the packets up to each RST: what it ended, and whether both sides went on after it.
-        fn ended_by_reset(&self) -> (bool, Option<&[(Side, Signal)]>) {
-            let mut pending: Option<usize> = None;
-            for (at, &(side, signal)) in self.packets.iter().enumerate() {
-                let before = History { packets: self.packets[..at].to_vec(), ..*self };
-                if let Some(reset) = pending {
-                    let since = &self.packets[reset + 1..=at];
-                    let spoke = |by| since.contains(&(by, Signal::Segment));
-                    if signal == Signal::Fin {
-                        return (true, None);
-                    }
-                    if spoke(Side::Client) && spoke(Side::Backend) {
-                        pending = None;
-                    }
-                }
-                if signal != Signal::Reset {
-                    continue;
-                }
-                let is_open = History::finished(&before.packets).is_empty();
-                match (before.is_confirmed(), before.after_reply().is_some(), side) {
-                    (false, false, Side::Client) => {}
-                    (true, ..) if is_open => pending = Some(at),
-                    _ => return (true, None),
-                }
-            }
-            (false, pending.map(|reset| &self.packets[reset + 1..]))
+        fn has_finished(&self) -> bool {
+            self.finished().len() > 1
         }
 
-        fn is_reset(&self) -> bool {
-            self.ended_by_reset().1.is_some()
+        /// The RSTs, where they are, that did not just reset an older connection for the client.
+        fn resets(&self) -> impl Iterator<Item = usize> {
+            let all = self.packets.iter().enumerate().filter(|(_, (_, signal))| *signal == Signal::Reset);
+            let real = all.filter(|&(at, &(side, _))| side == Side::Backend || self.before(at).after_reply().is_some());
+            real.map(|(at, _)| at)
+        }
+
+        /// The last RST of a connection that was confirmed and not over when the first one came.
+        fn reset(&self) -> Option<usize> {
+            let first = self.before(self.resets().next()?);
+            if first.is_confirmed() && !first.has_finished() { self.resets().last() } else { None }
         }
 
         fn is_over(&self) -> bool {
-            self.ended_by_reset().0 || History::finished(&self.packets).len() == 2
+            match self.resets().next() {
+                Some(_) => self.reset().is_none(),
+                None => self.has_finished(),
+            }
         }
 
         fn agrees(&self, life: Life) -> bool {
-            let fin = History::finished(&self.packets).first().copied();
+            let fin = self.finished().first().copied();
             match life {
                 Life::Closing => self.is_over(),
                 Life::Reset { spoken } => {
-                    let since = self.ended_by_reset().1;
-                    let last = since.map(|since| since.iter().find(|(_, signal)| *signal == Signal::Segment));
-                    !self.is_over() && last.is_some_and(|last| last.map(|&(side, _)| side) == spoken)
+                    let since = self.reset().map(|reset| &self.packets[reset + 1..]);
+                    let first = since.map(|since| since.iter().find(|(_, signal)| *signal == Signal::Segment));
+                    !self.is_over() && first.is_some_and(|first| first.map(|&(side, _)| side) == spoken)
                 }
                 Life::Established { fin: by } => {
-                    !self.is_over() && !self.is_reset() && self.is_confirmed() && by == fin
+                    !self.is_over() && self.reset().is_none() && self.is_confirmed() && by == fin
                 }
                 Life::Opening { replied, fin: by } => {
                     !self.is_over() && !self.is_confirmed() && replied == self.after_reply().is_some() && by == fin
@@ -347,7 +339,7 @@ mod tests {
         let half = Life::Established { fin: Some(Side::Backend) };
         assert_eq!(after(&[('<', Signal::Fin), ('<', Signal::Fin), ('>', Signal::Segment)]), half);
         assert_eq!(after(&[('<', Signal::Fin), ('>', Signal::Fin)]), Life::Closing);
-        assert_eq!(after(&[('>', Signal::Fin), ('<', Signal::Reset)]), Life::Closing);
+        assert_eq!(after(&[('>', Signal::Fin), ('<', Signal::Reset)]), Life::Reset { spoken: None });
     }
 
     #[test]
@@ -360,7 +352,9 @@ mod tests {
             Life::Reset { spoken: Some(Side::Backend) }
         );
         assert_eq!(after(&[('<', Signal::Segment), ('>', Signal::Segment)]), Life::ESTABLISHED);
-        assert_eq!(after(&[('>', Signal::Syn)]), Life::Reset { spoken: None }, "a SYN changes nothing");
+        for signal in [Signal::Syn, Signal::Fin] {
+            assert_eq!(after(&[('>', signal)]), Life::Reset { spoken: None }, "{signal:?} changes nothing");
+        }
         assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Restart)]), Life::Opening { replied: true, fin: None });
     }
 

@@ -24,6 +24,9 @@ pub trait Room {
     /// Ends the flow that has been unconfirmed longest, if there is one.
     fn displace(&mut self, now: Ticks);
 
+    /// Ends a flow that is over, or unconfirmed for longer than a handshake takes; returns whether there was one.
+    fn evict_spent(&mut self, now: Ticks) -> bool;
+
     /// Ends the least useful flow.
     fn evict(&mut self, now: Ticks) -> Result<(), Full>;
 }
@@ -43,6 +46,10 @@ impl<A: Address> Room for FlowTable<A> {
 
     fn displace(&mut self, now: Ticks) {
         FlowTable::displace(self, now);
+    }
+
+    fn evict_spent(&mut self, now: Ticks) -> bool {
+        FlowTable::evict_spent(self, now)
     }
 
     fn evict(&mut self, now: Ticks) -> Result<(), Full> {
@@ -67,6 +74,9 @@ fn share<A: Address>(flows: &mut FlowTable<A>, other: &mut dyn Room, now: Ticks)
         more.displace(now);
     }
     if flows.live() + other.live() < flows.capacity() {
+        return Ok(());
+    }
+    if flows.evict_spent(now) || other.evict_spent(now) {
         return Ok(());
     }
     let (more, fewer): (&mut dyn Room, &mut dyn Room) =

@@ -122,6 +122,8 @@ pub struct Numbers {
     pub client: Expected,
     /// The backend, of the client.
     pub backend: Expected,
+    /// The number after the client's last SYN to a connection that was confirmed before.
+    pub syn: u32,
 }
 
 impl Numbers {
@@ -157,13 +159,20 @@ impl Numbers {
         match signal {
             Signal::Datagram | Signal::Nothing | Signal::Restart => Some(signal),
             Signal::Reset => self.may_end(life, side, segment).then_some(signal),
+            // Both numbers must fit: a FIN is easier to send blindly than a RST, since nothing challenges it.
             Signal::Fin if !self.may_end(life, side, segment) => None,
+            Signal::Fin if is_connected && !self.of(side).is_near(segment.ack) => None,
             Signal::Syn | Signal::SynAck | Signal::Segment | Signal::Fin if !is_connected => {
                 Some(self.opening(life, side, signal, segment))
             }
             Signal::Segment | Signal::Fin => Some(self.connected(side, signal, segment)),
             Signal::SynAck => Some(self.syn_ack_again(side, segment)),
-            Signal::Syn => Some(signal),
+            Signal::Syn => {
+                if side == Side::Client {
+                    self.syn = segment.seq.wrapping_add(1);
+                }
+                Some(signal)
+            }
         }
     }
 
@@ -262,17 +271,16 @@ impl Numbers {
         }
     }
 
-    /// What a SYN-ACK says to a confirmed connection: nothing if it is this connection's own, repeated. Otherwise the backend has
-    /// accepted another one from the client's port.
+    /// What a SYN-ACK says to a confirmed connection: nothing if it is this connection's own, repeated. If it acknowledges the
+    /// client's last SYN, the backend has accepted another connection from the client's port.
     fn syn_ack_again(&mut self, side: Side, segment: &Segment) -> Signal {
-        match side {
-            Side::Client => Signal::SynAck,
-            Side::Backend if self.client.takes(segment.seq) && self.backend.is_near(segment.ack) => Signal::SynAck,
-            Side::Backend => {
-                self.syn_ack(segment);
-                Signal::Restart
-            }
+        let is_own = self.client.takes(segment.seq) && self.backend.is_near(segment.ack);
+        let accepts = segment.ack.wrapping_sub(self.syn) <= EARLY;
+        if side == Side::Client || is_own || !accepts {
+            return Signal::SynAck;
         }
+        self.syn_ack(segment);
+        Signal::Restart
     }
 
     /// Whether a RST or FIN from `side` has a number that the other side would take (RFC 9293 §3.10.7, RFC 5961 §3).
@@ -410,10 +418,15 @@ mod tests {
             for (side, own) in [(Side::Client, client), (Side::Backend, backend)] {
                 let away = blind.wrapping_sub(own.wrapping_add(1));
                 let hits = away <= FAR || away >= SLACK.wrapping_neg();
-                for (flags, signal) in [(RST, Signal::Reset), (FIN | ACK, Signal::Fin)] {
-                    let mut now = numbers;
-                    let read = now.read(Life::ESTABLISHED, side, &segment(flags, blind, 0));
-                    prop_assert_eq!(read, hits.then_some(signal));
+                let mut now = numbers;
+                let read = now.read(Life::ESTABLISHED, side, &segment(RST, blind, 0));
+                prop_assert_eq!(read, hits.then_some(Signal::Reset));
+                // A FIN must guess both numbers.
+                let other = if side == Side::Client { backend } else { client };
+                for ack in [other.wrapping_add(1), other.wrapping_add(1 << 31)] {
+                    let read = now.read(Life::ESTABLISHED, side, &segment(FIN | ACK, blind, ack));
+                    prop_assert_eq!(read, (hits && ack == other.wrapping_add(1)).then_some(Signal::Fin));
+                    now = numbers;
                 }
             }
         }
@@ -455,6 +468,17 @@ mod tests {
                 let mut now = numbers;
                 prop_assert_eq!(now.read(Life::ESTABLISHED, side, &segment(RST, seq, 0)), Some(Signal::Reset));
             }
+        }
+    }
+
+    #[test]
+    fn a_syn_ack_without_the_syn_changes_nothing() {
+        let before = connected(100, 900);
+        let mut numbers = before;
+        let spoofed = segment(SYN | ACK, 3_000_000_000, 3_000_000_000);
+        for life in [Life::ESTABLISHED, Life::Reset { spoken: None }] {
+            assert_eq!(numbers.read(life, Side::Backend, &spoofed), Some(Signal::SynAck));
+            assert_eq!(numbers, before);
         }
     }
 

@@ -36,6 +36,8 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
 
+use smallvec::SmallVec;
+
 use super::entry::{Entry, State, Translation};
 pub use super::hash::FlowHash;
 use super::hash::FlowHasher;
@@ -50,6 +52,8 @@ const WAYS: usize = 8;
 const SAMPLE: usize = 32;
 /// The most, if there is none among the first of them: connections opened one after the other lie side by side.
 const MOST_SAMPLE: usize = 512;
+/// Keys that a new flow can have, at most.
+pub const CANDIDATES: usize = 64;
 /// Longer than any handshake: an unconfirmed flow that is idle for so many ticks (3.2 s) is given up first.
 const HANDSHAKE: u32 = 3;
 /// Flows the sweeper looks at in one call of a busy worker.
@@ -200,6 +204,8 @@ pub struct FlowTable<A: Address> {
     taken_over: u64,
     out_of_window: u64,
     cursor: u32,
+    /// Flows that were looked at within a tick without one to give up.
+    fruitless: (Ticks, u32),
     swept_at: Ticks,
     idle: IdleTimes,
     /// Flows of `opening` at most.
@@ -219,6 +225,31 @@ impl List {
 
     fn first(self) -> Option<u32> {
         (self.first != NONE).then_some(self.first)
+    }
+}
+
+/// Who holds what another flow needs, by kind.
+struct Holders<T> {
+    unconfirmed: Crowd<T>,
+    streams: Crowd<T>,
+    half_closed: Crowd<T>,
+}
+
+impl<T> Default for Holders<T> {
+    fn default() -> Holders<T> {
+        Holders { unconfirmed: Crowd::default(), streams: Crowd::default(), half_closed: Crowd::default() }
+    }
+}
+
+impl<T> Holders<T> {
+    /// The one that is needed least. `is_stale`: the oldest unconfirmed one has had time for a handshake.
+    fn least(self, is_stale: bool) -> Option<T> {
+        let stream = self.streams.oldest.filter(|&(idle, _)| idle > 0);
+        let first = match is_stale || self.unconfirmed.count >= self.streams.count {
+            true => self.unconfirmed.oldest.or(stream),
+            false => stream.or(self.unconfirmed.oldest),
+        };
+        first.or(self.half_closed.oldest).map(|(_, flow)| flow)
     }
 }
 
@@ -302,6 +333,7 @@ impl<A: Address> FlowTable<A> {
             taken_over: 0,
             out_of_window: 0,
             cursor: 0,
+            fruitless: (Ticks(0), 0),
             swept_at: Ticks(0),
             idle: IdleTimes::new(&limits.timeouts),
             most_unconfirmed: limits.unconfirmed.max(1) as u64,
@@ -468,8 +500,12 @@ impl<A: Address> FlowTable<A> {
             self.set_life(client, after);
             return;
         }
+        let backend = &mut self.entries[peer(client) as usize];
         if after.is_opening() {
-            self.entries[peer(client) as usize].mark = self.opened;
+            backend.mark = self.opened;
+        } else if before.is_opening() {
+            // No SYN yet of another connection: the next number is that of this one's.
+            backend.mark = backend.expects;
         }
         self.remove(client);
         self.set_life(client, after);
@@ -479,13 +515,18 @@ impl<A: Address> FlowTable<A> {
     fn numbers(&self, index: u32) -> Numbers {
         let client = client_of(index);
         let expected = |index: u32| self.entries[index as usize].expected();
-        Numbers { client: expected(client), backend: expected(peer(client)) }
+        let syn = self.entries[peer(client) as usize].mark;
+        Numbers { client: expected(client), backend: expected(peer(client)), syn }
     }
 
     fn set_numbers(&mut self, index: u32, numbers: Numbers) {
         let client = client_of(index);
         self.entries[client as usize].expect(numbers.client);
-        self.entries[peer(client) as usize].expect(numbers.backend);
+        let backend = &mut self.entries[peer(client) as usize];
+        backend.expect(numbers.backend);
+        if !backend.state.life().is_opening() {
+            backend.mark = numbers.syn;
+        }
     }
 
     fn set_life(&mut self, index: u32, life: Life) {
@@ -494,29 +535,68 @@ impl<A: Address> FlowTable<A> {
         self.entries[peer(client) as usize].state = State::new(Side::Backend, life);
     }
 
-    /// Ends the flow that is needed least among those that `keys` belong to. Returns its key, free now. `None`: all of them are
-    /// established TCP connections, or UDP flows in use.
+    /// The first of `keys` that belongs to no flow, or is made free: by a flow that is over, or by the one that is needed least
+    /// among those that the keys belong to. `None`: all of them are connections and UDP flows in use.
     #[cold]
-    pub fn take_over(&mut self, keys: impl Iterator<Item = FlowKey<A>>, now: Ticks) -> Option<FlowKey<A>> {
-        let (mut unconfirmed, mut streams) = (Crowd::default(), Crowd::default());
-        for key in keys {
-            let Some(index) = self.find(self.hash(&key), &key) else { continue };
-            let client = client_of(index);
-            match self.unconfirmed_for(client) {
-                Some(age) => unconfirmed.add(age, (client, key)),
-                None if self.is_stream(client) => streams.add(self.idle(client, now), (client, key)),
-                None => {}
+    pub fn free_key(&mut self, keys: impl Iterator<Item = FlowKey<A>>, now: Ticks) -> Option<FlowKey<A>> {
+        let mut keys: SmallVec<[(FlowKey<A>, FlowHash); CANDIDATES]> =
+            keys.map(|key| (key, FlowHash::default())).collect();
+        self.hash_all(keys.iter_mut().map(|(key, hash)| (&*key, hash)));
+        let probed: SmallVec<[Candidate; CANDIDATES]> = keys.iter().map(|(_, hash)| self.probe(*hash)).collect();
+        let (mut over, mut holders) = (None, Holders::default());
+        for ((key, hash), candidate) in keys.into_iter().zip(probed) {
+            let Some(index) = self.confirm(candidate, hash, &key) else { return Some(key) };
+            if self.expire(index, now) {
+                return Some(key);
             }
+            let client = client_of(index);
+            if over.is_none() && self.is_over(client, now) {
+                over = Some((client, key));
+            }
+            self.add(&mut holders, (client, key), now);
         }
-        let stream = streams.oldest.filter(|&(idle, _)| idle > 0);
-        let is_stale = unconfirmed.oldest.is_some_and(|(_, (client, _))| self.idle(client, now) >= HANDSHAKE);
-        let (_, (client, key)) = match is_stale || unconfirmed.count >= streams.count {
-            true => unconfirmed.oldest.or(stream)?,
-            false => stream.or(unconfirmed.oldest)?,
-        };
+        if let Some((client, key)) = over {
+            self.close(client);
+            return Some(key);
+        }
+        let is_stale = holders.unconfirmed.oldest.is_some_and(|(_, (client, _))| self.idle(client, now) >= HANDSHAKE);
+        let (client, key) = holders.least(is_stale)?;
         self.close(client);
         self.taken_over += 1;
         Some(key)
+    }
+
+    /// Adds the flow to those of its kind, if it may have to give up its key.
+    fn add(&self, holders: &mut Holders<(u32, FlowKey<A>)>, flow: (u32, FlowKey<A>), now: Ticks) {
+        let client = flow.0;
+        match self.unconfirmed_for(client) {
+            Some(age) => holders.unconfirmed.add(age, flow),
+            None if self.is_stream(client) => holders.streams.add(self.idle(client, now), flow),
+            None if self.is_left_half_closed(client, now) => holders.half_closed.add(self.idle(client, now), flow),
+            None => {}
+        }
+    }
+
+    /// Whether the connection is over, as far as is known.
+    fn is_over(&self, client: u32, now: Ticks) -> bool {
+        match self.entry(client).state.life() {
+            Life::Closing => true,
+            // Its ends may still go on.
+            Life::Reset { .. } => self.idle(client, now) >= HANDSHAKE,
+            Life::Opening { .. } | Life::Established { .. } => false,
+        }
+    }
+
+    /// Whether one side has closed the connection, and both have been silent for as long as one that is over stays.
+    fn is_left_half_closed(&self, client: u32, now: Ticks) -> bool {
+        let life = self.entries[client as usize].state.life();
+        matches!(life, Life::Established { fin: Some(_) }) && self.idle(client, now) > self.idle.tcp_closing
+    }
+
+    /// Whether the backend has not replied to the client's last packets.
+    pub fn is_silent(&self, client: u32) -> bool {
+        let (there, back) = (self.entries[client as usize].last_seen, self.entries[peer(client) as usize].last_seen);
+        there > back && there.since(back) >= HANDSHAKE
     }
 
     /// Whether the flow is of UDP, and confirmed.
@@ -546,12 +626,7 @@ impl<A: Address> FlowTable<A> {
     /// Whether `key` belongs to no flow. A flow that is over, but not swept away yet, makes room.
     pub fn make_free(&mut self, key: &FlowKey<A>, now: Ticks) -> bool {
         let Some(index) = self.live_index(key, now) else { return true };
-        let over = match self.entry(index).state.life() {
-            Life::Closing => true,
-            // Its ends may still go on.
-            Life::Reset { .. } => self.idle(client_of(index), now) >= HANDSHAKE,
-            Life::Opening { .. } | Life::Established { .. } => false,
-        };
+        let over = self.is_over(client_of(index), now);
         if over {
             self.close(index);
         }
@@ -729,12 +804,24 @@ impl<A: Address> FlowTable<A> {
         Ok(())
     }
 
+    /// Ends a flow that is over, or unconfirmed and idle for longer than a handshake takes; returns whether there was one.
+    pub fn evict_spent(&mut self, now: Ticks) -> bool {
+        let Some(client) = self.spent(now) else { return false };
+        let has_expired = self.end(client, now);
+        self.evicted += u64::from(!has_expired);
+        true
+    }
+
+    fn spent(&self, now: Ticks) -> Option<u32> {
+        let stale = self.opening.first().filter(|&client| self.idle(client, now) >= HANDSHAKE);
+        self.closing.first().or(stale)
+    }
+
     fn needed_least(&mut self, now: Ticks) -> Option<u32> {
-        let (over, unconfirmed) = (self.closing.first(), self.opening.first());
-        let stale = unconfirmed.filter(|&client| self.idle(client, now) >= HANDSHAKE);
-        if let Some(client) = over.or(stale) {
+        if let Some(client) = self.spent(now) {
             return Some(client);
         }
+        let unconfirmed = self.opening.first();
         match self.streams > self.opening.len {
             true => self.most_idle(now).or(unconfirmed),
             false => unconfirmed.or_else(|| self.most_idle(now)),
@@ -752,25 +839,32 @@ impl<A: Address> FlowTable<A> {
 
     /// The flow idle longest among the next [`SAMPLE`], or a few more, that need not stay: confirmed UDP, or any whose time is over.
     fn most_idle(&mut self, now: Ticks) -> Option<u32> {
-        let total = u32::try_from(self.entries.len()).unwrap_or(NONE);
-        let mut best: Option<(u32, u32)> = None;
+        let total = self.entries() / 2;
+        if self.fruitless.0 != now {
+            self.fruitless = (now, 0);
+        }
+        // Once round in vain: nothing can be given up before the clock ticks.
+        if self.fruitless.1 >= total {
+            return None;
+        }
+        let (mut best, mut half_closed) = (Crowd::default(), Crowd::default());
         for looked_at in 0..MOST_SAMPLE {
-            if looked_at >= SAMPLE && best.is_some() {
+            if looked_at >= SAMPLE && best.count > 0 {
                 break;
             }
-            self.cursor = if self.cursor + 3 >= total { 0 } else { self.cursor + 2 };
+            self.cursor = if self.cursor + 3 >= 2 * total { 0 } else { self.cursor + 2 };
             let client = self.cursor;
             let is_used = self.entries[client as usize].state.is_used();
-            let may_go = self.is_stream(client) || is_used && self.is_expired(client, now);
-            if !may_go {
-                continue;
-            }
-            let idle = self.idle(client, now);
-            if best.is_none_or(|(most, _)| idle > most) {
-                best = Some((idle, client));
+            if self.is_stream(client) || is_used && self.is_expired(client, now) {
+                best.add(self.idle(client, now), client);
+            } else if is_used && self.is_left_half_closed(client, now) {
+                half_closed.add(self.idle(client, now), client);
             }
         }
-        best.map(|(_, client)| client)
+        let found = best.oldest.or(half_closed.oldest).map(|(_, client)| client);
+        let looked_at = u32::try_from(MOST_SAMPLE).unwrap_or(u32::MAX);
+        self.fruitless.1 = if found.is_some() { 0 } else { self.fruitless.1.saturating_add(looked_at) };
+        found
     }
 
     /// The list of flows in this life, if there is one.
@@ -1227,16 +1321,36 @@ mod tests {
                 confirm(&mut table, there, Ticks(u32::from(n != 2)));
             }
         }
-        let all = (0..6).map(|n| keys(n, Protocol::Udp).0);
-        assert_eq!(table.take_over(all.clone(), Ticks(2)), Some(keys(2, Protocol::Udp).0), "idle longest");
-        assert_eq!(table.take_over(all.clone(), Ticks(1)), Some(keys(4, Protocol::Udp).0), "those in use stay");
-        assert_eq!(table.take_over(all.clone(), Ticks(3)), Some(keys(5, Protocol::Udp).0), "unconfirmed for long");
-        let in_use = table.take_over(all.clone(), Ticks(1));
-        assert_eq!((in_use, table.taken_over, table.streams), (None, 3, 3));
-        // A connection is never given up.
-        let there = open(&mut table, 6, Protocol::Tcp, Ticks(0)).expect("room");
+        // Keys that belong to a flow; the port of the one that is made free.
+        let free = |table: &mut FlowTable<V4>, now: u32| {
+            let all = (0..6).map(|n| keys(n, Protocol::Udp).0).filter(|key| find(table, key).is_some());
+            let taken: Vec<_> = all.collect();
+            table.free_key(taken.into_iter(), Ticks(now)).map(|key| key.src_port - 1)
+        };
+        assert_eq!(free(&mut table, 2), Some(2), "idle longest");
+        assert_eq!(free(&mut table, 1), Some(4), "those in use stay");
+        assert_eq!(free(&mut table, 3), Some(5), "unconfirmed for long");
+        assert_eq!((free(&mut table, 1), table.taken_over, table.streams), (None, 3, 3));
+        let unused = keys(5, Protocol::Udp).0;
+        assert_eq!(table.free_key([unused].into_iter(), Ticks(1)), Some(unused), "it has no flow");
+    }
+
+    #[test]
+    fn a_half_closed_connection_gives_up_its_key_and_place_if_both_sides_are_silent() {
+        let mut table = table(1);
+        let there = open(&mut table, 0, Protocol::Tcp, Ticks(0)).expect("room");
         confirm(&mut table, there, Ticks(0));
-        assert_eq!(table.take_over([keys(6, Protocol::Tcp).0].into_iter(), Ticks(900)), None);
+        let key = keys(0, Protocol::Tcp).0;
+        assert_eq!(table.free_key([key].into_iter(), Ticks(900)), None, "a connection is never given up");
+        assert_eq!(open(&mut table, 1, Protocol::Tcp, Ticks(900)), Err(Full));
+        table.touch(peer(there), Ticks(900), &from_backend(tcp::FIN | tcp::ACK));
+        assert_eq!(table.free_key([key].into_iter(), Ticks(900 + 56)), None, "60 s");
+        assert_eq!(open(&mut table, 1, Protocol::Tcp, Ticks(900 + 56)), Err(Full));
+        assert_eq!(table.free_key([key].into_iter(), Ticks(900 + 57)), Some(key));
+        let there = open(&mut table, 0, Protocol::Tcp, Ticks(1000)).expect("room");
+        confirm(&mut table, there, Ticks(1000));
+        table.touch(there, Ticks(1000), &from_client(tcp::FIN | tcp::ACK));
+        open(&mut table, 1, Protocol::Tcp, Ticks(1000 + 57)).expect("its place");
     }
 
     #[test]
