@@ -130,7 +130,8 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         if proxied && !headless { ips } else { Vec::new() }
     };
     let slices: Vec<(Family, &EndpointSlice)> = usable_slices(cluster, name, headless).collect();
-    let mut ports = if proxied { resolve_ports(spec, &slices) } else { Vec::new() };
+    let here = cluster.settings().node.as_deref();
+    let mut ports = if proxied { resolve_ports(spec, &slices, here) } else { Vec::new() };
     if !spec.needs_node_ports() {
         ports.iter_mut().for_each(|port| port.node_port = None);
     }
@@ -167,12 +168,12 @@ fn usable_slices<'a>(
     slices.filter_map(|slice| slice.as_slice()).filter_map(|slice| Some((Family::parse(&slice.address_type)?, slice)))
 }
 
-fn resolve_ports(spec: &ServiceSpec, slices: &[(Family, &EndpointSlice)]) -> Vec<ResolvedPort> {
+fn resolve_ports(spec: &ServiceSpec, slices: &[(Family, &EndpointSlice)], here: Option<&str>) -> Vec<ResolvedPort> {
     let ports = spec.ports().iter();
-    ports.filter_map(|port| resolve_port(port, slices)).collect()
+    ports.filter_map(|port| resolve_port(port, slices, here)).collect()
 }
 
-fn resolve_port(port: &ServicePort, slices: &[(Family, &EndpointSlice)]) -> Option<ResolvedPort> {
+fn resolve_port(port: &ServicePort, slices: &[(Family, &EndpointSlice)], here: Option<&str>) -> Option<ResolvedPort> {
     let name = port.name.clone().unwrap_or_default();
     let protocol = parse_protocol(port.protocol.as_deref())?;
     let mut endpoints = BTreeMap::new();
@@ -183,7 +184,7 @@ fn resolve_port(port: &ServicePort, slices: &[(Family, &EndpointSlice)]) -> Opti
         let weight = weight::of_slice(&slice.metadata);
         for number in joined.filter_map(|port| port.port.and_then(nonzero_port)) {
             for endpoint in slice.endpoints.iter().filter_map(|e| resolve_endpoint(e, *family, number, weight)) {
-                keep_better(&mut endpoints, endpoint);
+                keep_better(&mut endpoints, endpoint, here);
             }
         }
     }
@@ -196,10 +197,20 @@ fn resolve_port(port: &ServicePort, slices: &[(Family, &EndpointSlice)]) -> Opti
     })
 }
 
-/// One endpoint in two slices is one endpoint. kube-proxy prefers the copy that is local; a copy without a node never is.
-fn keep_better(endpoints: &mut BTreeMap<(IpAddr, u16), ResolvedEndpoint>, endpoint: ResolvedEndpoint) {
+/// One endpoint in two slices is one endpoint. kube-proxy prefers the copy that is local, which is on the node `here`; a copy without
+/// a node never is.
+fn keep_better(
+    endpoints: &mut BTreeMap<(IpAddr, u16), ResolvedEndpoint>,
+    endpoint: ResolvedEndpoint,
+    here: Option<&str>,
+) {
+    let rank = |endpoint: &ResolvedEndpoint| match endpoint.node.as_deref() {
+        None => 0,
+        node if node == here => 2,
+        Some(_) => 1,
+    };
     let known = endpoints.get(&(endpoint.address, endpoint.port));
-    if known.is_none_or(|known| known.node.is_none() && endpoint.node.is_some()) {
+    if known.is_none_or(|known| rank(known) < rank(&endpoint)) {
         endpoints.insert((endpoint.address, endpoint.port), endpoint);
     }
 }
@@ -284,6 +295,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cluster::ClusterSettings;
     use crate::testing::{World, pod, service, web};
 
     fn resolved(world: &World, name: &str) -> ResolvedService {
@@ -340,15 +352,19 @@ mod tests {
 
     #[test]
     fn one_endpoint_in_two_slices_is_one() {
-        let mut world = World::new();
-        let port = json!([{"name": "", "port": 80}]);
-        world.apply([
-            service("a", json!({"ports": [{"port": 80}]})),
-            slice("a-1", "IPv4", port.clone(), json!([{"addresses": ["10.0.0.1"]}])),
-            slice("a-2", "IPv4", port, json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}])),
-        ]);
-        let endpoints = resolved(&world, "a").ports[0].endpoints.clone();
-        assert_eq!((endpoints.len(), endpoints[0].node.as_deref()), (1, Some("n1")));
+        for (here, kept) in [(None, "n1"), (Some("n1"), "n1"), (Some("n2"), "n2"), (Some("n3"), "n1")] {
+            let mut world =
+                World::with(ClusterSettings { node: here.map(str::to_owned), ..ClusterSettings::default() });
+            let port = || json!([{"name": "", "port": 80}]);
+            world.apply([
+                service("a", json!({"ports": [{"port": 80}]})),
+                slice("a-1", "IPv4", port(), json!([{"addresses": ["10.0.0.1"]}])),
+                slice("a-2", "IPv4", port(), json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}])),
+                slice("a-3", "IPv4", port(), json!([{"addresses": ["10.0.0.1"], "nodeName": "n2"}])),
+            ]);
+            let endpoints = resolved(&world, "a").ports[0].endpoints.clone();
+            assert_eq!((endpoints.len(), endpoints[0].node.as_deref()), (1, Some(kept)), "a gateway on {here:?}");
+        }
     }
 
     #[test]
