@@ -38,10 +38,11 @@ fn restore(
     open: fn(&Path) -> Result<(Store, Restored), StoreError>,
 ) -> Result<(Store, Cluster), GatewayError> {
     let path = &config.api.state;
-    let (store, Restored { objects, revision }) = open(path)?;
+    let (store, Restored { objects, revision, created }) = open(path)?;
     let count = objects.len();
-    let cluster = Cluster::restore(config.into(), objects, revision)
+    let mut cluster = Cluster::restore(config.into(), objects, revision)
         .map_err(|reason| GatewayError::Restore { path: path.clone(), reason: Box::new(reason) })?;
+    cluster.begin_at(created);
     info!("{}: {count} objects, revision {revision}", path.display());
     Ok((store, cluster))
 }

@@ -20,6 +20,8 @@ pub(crate) mod termination;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 pub use self::change::{Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Write};
 pub use self::settings::{ClusterSettings, IpRange, SliceManager};
 
@@ -53,6 +55,17 @@ impl Cluster {
     /// Adds an object without checking its addresses and ports.
     pub(crate) fn insert(&mut self, object: Object) {
         self.index.insert(Arc::new(object));
+    }
+
+    /// Gives the objects that always exist, and are not saved, the time at which the state began.
+    pub fn begin_at(&mut self, time: jiff::Timestamp) {
+        let open = |object: &&Arc<Object>| object.metadata().creation_timestamp.is_none();
+        let all = Kind::ALL.into_iter().flat_map(|kind| self.objects(kind, None));
+        let objects: Vec<Arc<Object>> = all.filter(open).cloned().collect();
+        for mut object in objects {
+            Arc::make_mut(&mut object).metadata_mut().creation_timestamp = Some(Time(time));
+            self.index.insert(object);
+        }
     }
 
     /// Adds saved Pods. [`Cluster::restore`] works without them, for they hold no address or port; planning does not.

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::{fmt, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition};
 
@@ -89,6 +90,8 @@ pub struct Restored {
     pub objects: Vec<Object>,
     /// The revision of the last commit on disk; 1 in a new file.
     pub revision: u64,
+    /// When the file was made; if that is not known, when its oldest object was.
+    pub created: Timestamp,
 }
 
 /// Why the state file could not be opened or written.
@@ -235,7 +238,7 @@ impl Store {
         // The old one holds the lock.
         self.database = None;
         let database = (self.open)()?;
-        let (_, revision) = read_meta(&database).map_err(|error| damaged(&self.path, error))?;
+        let Meta { revision, .. } = read_meta(&database).map_err(|error| damaged(&self.path, error))?;
         let known = failed.first().map(|first| first.revision.saturating_sub(1)).zip(failed.last());
         let is_ours = |revision| known.is_none_or(|(first, last)| (first..=last.revision).contains(&revision));
         if !revision.is_some_and(is_ours) {
@@ -340,6 +343,7 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
     transaction.open_table(OBJECTS)?;
     transaction.open_table(META)?.insert("format", FORMAT)?;
     transaction.open_table(META)?.insert("revision", FIRST_REVISION)?;
+    transaction.open_table(META)?.insert("created", Timestamp::now().as_second().unsigned_abs())?;
     transaction.commit()?;
     Ok(())
 }
@@ -362,7 +366,7 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn load(path: &Path, database: &Database) -> Result<Restored, StoreError> {
-    let (format, revision) = read_meta(database).map_err(|error| damaged(path, error))?;
+    let Meta { format, revision, created } = read_meta(database).map_err(|error| damaged(path, error))?;
     match format {
         Some(FORMAT) => {}
         Some(found) => {
@@ -376,17 +380,29 @@ fn load(path: &Path, database: &Database) -> Result<Restored, StoreError> {
     let (pods, behind) = PODS;
     let others = [(Unbounded, Excluded(pods)), (Included(behind), Unbounded)];
     let objects = read_objects(database, &others).map_err(|reason| damaged(path, reason))?;
-    Ok(Restored { objects, revision })
+    let oldest =
+        || objects.iter().filter_map(|object| object.metadata().creation_timestamp.clone()).map(|time| time.0).min();
+    let created = created.and_then(|seconds| Timestamp::from_second(seconds.try_into().ok()?).ok()).or_else(oldest);
+    Ok(Restored { objects, revision, created: created.unwrap_or_else(Timestamp::now) })
 }
 
-fn read_meta(database: &Database) -> Result<(Option<u64>, Option<u64>), redb::Error> {
+/// What is stored besides the objects.
+#[derive(Default)]
+struct Meta {
+    format: Option<u64>,
+    revision: Option<u64>,
+    /// Seconds; a state of an earlier version has none.
+    created: Option<u64>,
+}
+
+fn read_meta(database: &Database) -> Result<Meta, redb::Error> {
     let transaction = database.begin_read()?;
     let meta = match transaction.open_table(META) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, None)),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Meta::default()),
         meta => meta?,
     };
     let value = |key| Ok::<_, redb::Error>(meta.get(key)?.map(|value| value.value()));
-    Ok((value("format")?, value("revision")?))
+    Ok(Meta { format: value("format")?, revision: value("revision")?, created: value("created")? })
 }
 
 /// An object as it is stored: its key, and its JSON.

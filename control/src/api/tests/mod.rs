@@ -54,8 +54,9 @@ impl Gateway {
     /// On a state file, with what it holds; as after a restart.
     fn restored(state: &Path) -> Self {
         let (store, restored) = Store::open(state).expect("the file");
-        let cluster =
+        let mut cluster =
             Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision).expect("consistent");
+        cluster.begin_at(restored.created);
         Self::on(store, cluster)
     }
 

@@ -407,6 +407,9 @@ fn a_restart_keeps_the_state() {
         "/apis/discovery.k8s.io/v1/endpointslices",
     ];
     let before = lists.map(|list| gateway.get(list).expect(200).json());
+    for item in before.iter().flat_map(|list| list["items"].as_array().into_iter().flatten()) {
+        assert!(item["metadata"]["creationTimestamp"].is_string(), "from the start: {item}");
+    }
     gateway.stop();
     let gateway = restarted();
     assert_eq!(lists.map(|list| gateway.get(list).expect(200).json()), before);
