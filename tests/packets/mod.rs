@@ -40,6 +40,7 @@ mod v6 {
     mod errors;
     mod flood;
     mod flows;
+    mod malformed_v6;
     mod nd_icmpv6;
     mod neighbours;
     mod outside;
