@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use pollgate::host::{
-    Changed, Feature, HostFault, Machine, Needs, Nic, OffloadSwitch, Queues, check, look, receive_queues,
+    Changed, Feature, HostFault, Machine, Needs, Nic, OffloadSwitch, Queues, check, look, receive_queues, unrouted,
 };
 use pollgate::lab::{Namespace, Veth};
 
@@ -18,6 +18,7 @@ tests! {
         a_veth_runs_programs_itself_and_copies,
         a_host_that_is_as_it_should_be_is_left_alone,
         all_faults_are_told_with_what_to_do,
+        an_ipv6_address_needs_a_route_that_keeps_the_kernel_silent,
         forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong;
 }
 
@@ -135,4 +136,12 @@ fn forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong() 
         "set net.ipv4.conf.eth0.forwarding=0; it stays set (undo: sysctl -w net.ipv4.conf.eth0.forwarding=1)"
     );
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
+}
+
+fn an_ipv6_address_needs_a_route_that_keeps_the_kernel_silent() {
+    let space = Namespace::new("host").expect("made");
+    let owned = ["10.96.0.10", "fd00:10:96::10"].map(|text| text.parse().expect("an address"));
+    assert_eq!(space.run(|| unrouted(&owned)), owned[1..]);
+    space.discard_unrouted_v6().expect("a route");
+    assert!(space.run(|| unrouted(&owned)).is_empty());
 }
