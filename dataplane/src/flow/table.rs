@@ -15,7 +15,7 @@
 //! * **Lists**: flows that the client has not confirmed are in one list, flows that are over in another, each in the order
 //!   in which they came to be so. The links are in the entries; only a change of life touches them.
 //! * **Full**: the flow that is evicted for a new one is the one that has been over longest, then an unconfirmed one that is
-//!   idle for [`HANDSHAKE`]. If there is neither, the kind of which there are more makes room: the unconfirmed flow opened
+//!   idle for `HANDSHAKE`. If there is neither, the kind of which there are more makes room: the unconfirmed flow opened
 //!   first, or the confirmed UDP flow idle longest among a bounded sample. So a flood pays for itself, whichever kind of flow
 //!   it makes. An established TCP connection is never evicted; if there is nothing else, the new flow is refused.
 //! * **Source ports** that are all taken are given up by the same rule, among the flows that hold the candidates.
