@@ -345,7 +345,8 @@ fn counters(place: &Place) {
     until("the counters add up", || place.done(&["stats"]).contains(adds_up));
     let stats: Value = serde_json::from_str(&place.done(&["stats", "-o", "json"])).expect("JSON");
     let number = |name: &str| stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {stats}"));
-    assert!(number("rx") > 20 * 8 && number("tx") > 20 * 8, "{stats}");
+    // Three packets of the handshake, and a request, a reply and a FIN each way; acknowledgements may ride along.
+    assert!(number("rx") >= 20 * 7 && number("tx") >= 20 * 7, "{stats}");
     assert_eq!(number("flows_opened"), 20);
     assert_eq!(stats["workers"].as_array().map(Vec::len), Some(2));
     let services = stats["services"].as_object().expect("services");
