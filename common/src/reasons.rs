@@ -105,9 +105,9 @@ reasons! {
         SourceNotAllowed "source_not_allowed" Info
             "The client's address is in none of the Service's loadBalancerSourceRanges." "To allow the client, add its range to the Service.";
         FlowTableFull "flow_table_full" Error
-            "The flow table had no room for a new flow, and no flow was old enough to be evicted for it." "Raise `flows.max`, or find the Service with so many new flows: `pollgate stats`.";
+            "The flow table had no room for a new flow, and no flow in it may be evicted: established TCP connections never are." "Raise `flows.max`, or find the Service with so many new flows: `pollgate stats`.";
         SnatPortsExhausted "snat_ports_exhausted" Error
-            "No source port is left for another translated flow to this backend." "Widen `nat.ports`, add gateway `addresses`, or add endpoints to the Service.";
+            "No source port is left for another translated flow to this backend, or no gateway address is of its IP family." "Add gateway `addresses` (of each IP family that is served), widen `nat.ports`, or add endpoints to the Service.";
         TcpNoFlow "tcp_no_flow" Notice
             "A TCP segment of an unknown connection that cannot be taken over (RST, SYN-ACK, without ACK, or its source would be translated). The sender gets a reset; a RST gets none." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
         NewFlowRate "new_flow_rate" Error

@@ -14,7 +14,7 @@ pub enum Masquerade {
     Kubernetes,
     /// Also traffic from Pods to ClusterIPs (kube-proxy's `--masquerade-all`).
     All,
-    /// Nobody's else: replies come back through the gateway by routing.
+    /// No other source: routing brings replies back through the gateway.
     Never,
 }
 

@@ -19,13 +19,13 @@
 //!  value = slot 16 │ incarnation 16 │ expires 31 │ confirmed 1
 //! ```
 //!
-//! A reader takes an entry whose words give its own tag. Halves of two writes give a tag that nobody has (one chance in
+//! A reader takes an entry whose words give its own tag. Halves of two writes give a tag that no client has (one chance in
 //! 2⁶³), so such an entry is not found and makes room like any other. The key of the hash is random: no sender can aim at another's
 //! entry, or at its bucket.
 //!
-//! **Bounds.** Anybody can make an entry, with one packet from any address. There are as many entries as the table was made for, eight
+//! **Bounds.** Any sender can create an entry, with one packet from any address. There are as many entries as the table was made for, eight
 //! to a bucket. If a bucket is full, a client that is not confirmed takes the place of another such, never of a confirmed
-//! one; a confirmed one prefers their places too. Who is displaced gets the ring's choice, which is the same endpoint unless endpoints
+//! one; a confirmed one prefers their places too. A displaced client gets the ring's choice, which is the same endpoint unless endpoints
 //! have changed in the meantime.
 
 #![allow(unsafe_code, reason = "declares that all-zero bytes are a bucket")]

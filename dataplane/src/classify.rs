@@ -12,7 +12,7 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
-use crate::owned::{is_link_local, may_send};
+use crate::owned::{may_pass, may_send};
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::steer::Towards;
@@ -82,9 +82,7 @@ pub(crate) fn new_flow<A: Address>(
 ) -> Result<Frontend, Verdict> {
     match destination {
         Destination::Unowned => Err(Verdict::Pass(PassReason::NotOwned)),
-        _ if !may_send(packet.key.src.into(), tables) || is_link_local(packet.key.src.into()) => {
-            Err(Verdict::Drop(DropReason::BadSource))
-        }
+        _ if !may_pass(packet.key.src.into(), tables) => Err(Verdict::Drop(DropReason::BadSource)),
         Destination::Frontend(frontend) => Ok(frontend),
         Destination::UndefinedPort(kind) => Err(undefined_port(packet, kind, tables)),
     }

@@ -7,13 +7,15 @@ use pollgate_common::time::{Instant, Ticks};
 
 use crate::flow::FlowTable;
 use crate::flow::room::{self, Room};
-use crate::flow::table::{FlowOrigin, Full};
+use crate::flow::table::{CANDIDATES, FlowOrigin, Full};
 use crate::packet::{Packet, Verdict};
 use crate::reply::reject;
 use crate::select::Choice;
 use crate::snat;
 use crate::state::Shared;
 use crate::steer::Towards;
+
+const _: () = assert!(snat::TRIES as usize <= CANDIDATES, "or a search for a port allocates");
 
 /// Opens the flow of `packet`, its first, as chosen. Returns the index of the entry of its client direction. The flows of the
 /// other family, in `other`, count towards the same limits.

@@ -16,7 +16,7 @@ use crate::egress::pending;
 use crate::flow::life::{Life, Side, Signal};
 use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
-use crate::owned::{is_link_local, may_send};
+use crate::owned::may_pass;
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
 use crate::reply::{self, arp, nd, reject};
@@ -112,7 +112,7 @@ fn decide<I: Ip>(
     }
 }
 
-/// An ICMP error about a packet of a flow goes to the end that sent the packet. It changes nothing of the flow, since anybody can
+/// An ICMP error about a packet of a flow goes to the end that sent the packet. It changes nothing of the flow, since any host can
 /// send one (RFC 5927 §4): the end that gets it checks the numbers that it quotes.
 #[cold]
 fn about_flow<I: Ip>(
@@ -129,7 +129,7 @@ fn about_flow<I: Ip>(
     let Some(index) = found.filter(|&index| !lane.flows.is_expired(index, now.ticks())) else {
         return about_no_flow(shared, packet, key, tables);
     };
-    if !may_send(key.src.into(), tables) || is_link_local(key.src.into()) {
+    if !may_pass(key.src.into(), tables) {
         return Verdict::Drop(DropReason::BadSource);
     }
     // No error is sent about an error (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
@@ -204,8 +204,8 @@ fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tabl
 }
 
 /// Whether the flow goes on after a SYN; if not, the SYN opens another one. Its backend decides what becomes of the SYN, as long as
-/// it serves: a connection that was reset may still be alive, since a blind RST may have hit. A backend that neither replies nor
-/// serves any more is not asked for ever.
+/// it serves: a connection that was reset may still be alive, since a blind RST may have hit. If the backend neither
+/// replies nor serves, the SYN opens a new flow.
 #[cold]
 fn holds_after_syn<A: Address>(flows: &mut FlowTable<A>, index: u32, tables: &Tables) -> bool {
     let state = flows.entry(index).state;

@@ -26,8 +26,8 @@ use pollgate_common::flow::Address;
 use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use pollgate_common::tables::{FrontendKind, ServicePort};
 
-/// Ports tried before the pool counts as exhausted. If nine tenths of a share are in use towards one backend, one flow in
-/// 800 is refused.
+/// Ports tried before the pool counts as exhausted. If nine tenths of a share are established TCP
+/// connections towards one backend, one flow in 800 is refused.
 pub(crate) const TRIES: u32 = 64;
 
 /// Which endpoints may serve, and whether the source is translated.
@@ -90,7 +90,8 @@ impl Ports {
         Ports { first: *range.start(), workers: workers.max(1), worker, count }
     }
 
-    /// The ports to try for a random `seed`: all ports of the share in order, from a random one on.
+    /// The ports to try for a random `seed`: up to [`TRIES`] ports of the share, in order from a random one
+    /// on.
     pub(crate) fn candidates(&self, seed: u64) -> impl Iterator<Item = u16> + Clone + use<> {
         let (first, workers, worker, count) =
             (u32::from(self.first), u32::from(self.workers), u32::from(self.worker), self.count);

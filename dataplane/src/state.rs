@@ -67,7 +67,7 @@ impl State {
         self.v4.next_hops.follow(net) | self.v6.next_hops.follow(net)
     }
 
-    /// Removes expired flows among the next `budget` entries of each lane.
+    /// Removes expired flows among the next `budget` flows of each lane.
     pub(crate) fn sweep(&mut self, now: Ticks, budget: usize) {
         self.v4.flows.sweep(now, budget);
         self.v6.flows.sweep(now, budget);

@@ -41,7 +41,7 @@ impl Groups {
         Groups { interfaces, addresses: HashSet::new(), users: HashMap::new() }
     }
 
-    /// Joins the groups of the gateway's own addresses.
+    /// Joins the groups of addresses that are owned from the start.
     pub(super) fn join_all(&mut self, addresses: &[IpAddr]) {
         for address in addresses {
             if let IpAddr::V6(v6) = address {
@@ -79,7 +79,8 @@ impl Groups {
             if let Err(error) = interface.join(group) {
                 warn!(
                     "{}: joining the group {group}, in which hosts ask for {address}: {error}; hosts on this link may not \
-                     find the address (net.ipv6.conf.{}.disable_ipv6 must be 0)",
+                     find the address (net.ipv6.conf.{}.disable_ipv6 must be 0; many addresses need a larger \
+                     net.core.optmem_max)",
                     interface.name, interface.name
                 );
             }

@@ -14,6 +14,7 @@ mod groups;
 mod programs;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::net::PortId;
@@ -164,7 +165,9 @@ impl<'a> Opener<'a> {
         let patience = self.config.flows.tcp_established;
         let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));
         let mut groups = Groups::new(self.config.interfaces.iter().filter_map(indexed));
-        groups.join_all(&self.config.addresses);
+        let is_routed = |address: &IpAddr| self.config.cluster.service_cidrs.iter().any(|cidr| cidr.contains(address));
+        let on_link: Vec<IpAddr> = owned.iter().copied().filter(|address| !is_routed(address)).collect();
+        groups.join_all(&on_link);
         Steered { fanouts: self.fanouts, programs, groups }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! Pod            pollgate.io/weight          ─▶ the slices made from it, one slice for each weight
 //! EndpointSlice  pollgate.io/weight          ─▶ each of its endpoints
+//! Endpoints      pollgate.io/weight          ─▶ the slices that mirror them
 //!                service.cilium.io/weight    ─▶ the same, without the other: Cilium's own (1.20), which has only slices
 //! ```
 //!
@@ -19,10 +20,10 @@ pub const CILIUM_WEIGHT_ANNOTATION: &str = "service.cilium.io/weight";
 /// The weight of an endpoint without any.
 pub const DEFAULT: u16 = 100;
 
-/// What a weight that cannot be read is told.
+/// The validation message for an invalid weight.
 pub const NOT_A_WEIGHT: &str = "must be an integer between 0 and 65535";
 
-/// A weight as text; `None` if it is none.
+/// A weight from its text; `None` if the text is not a weight.
 pub fn parse(text: &str) -> Option<u16> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)

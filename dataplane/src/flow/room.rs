@@ -90,12 +90,19 @@ mod tests {
     use std::time::Duration;
 
     use pollgate_common::flow::{FlowKey, Protocol, V4, V6};
+    use pollgate_common::tables::ServiceId;
 
     use super::*;
     use crate::flow::table::{FlowOrigin, Limits, Timeouts};
     use crate::wire::tcp::{ACK, SYN, Segment};
 
     const NOW: Ticks = Ticks(1);
+    const ORIGIN: FlowOrigin = FlowOrigin {
+        service: ServiceId { index: 0, incarnation: 0 },
+        backend: 0,
+        backend_incarnation: 0,
+        generation: 1,
+    };
 
     fn table<A: Address>(connections: usize, unconfirmed: usize) -> FlowTable<A> {
         let long = Duration::from_secs(3600);
@@ -129,8 +136,7 @@ mod tests {
         make(flows, other, NOW)?;
         let [src, dst, backend] = [1, 2, 3].map(A::host);
         let key = FlowKey { src, dst, src_port: port, dst_port: 80, protocol: Protocol::Tcp.number() };
-        let origin = FlowOrigin { service: Default::default(), backend: 0, backend_incarnation: 0, generation: 1 };
-        flows.open(key, FlowKey { dst: backend, ..key }, origin, &segment(SYN, 10, 0), NOW)
+        flows.open(key, FlowKey { dst: backend, ..key }, ORIGIN, &segment(SYN, 10, 0), NOW)
     }
 
     /// Has backend and client confirm the flow.
@@ -184,6 +190,31 @@ mod tests {
         establish(&mut v6, client);
         assert_eq!(open(&mut v6, &mut v4, 2), Err(Full));
         assert_eq!(open(&mut v4, &mut v6, 9), Err(Full));
+    }
+
+    #[test]
+    fn idle_datagram_flows_of_a_nearly_empty_table_make_room() {
+        const MOST: u16 = 4000;
+        let (mut v4, mut v6) = (table::<V4>(MOST.into(), MOST.into()), table::<V6>(MOST.into(), MOST.into()));
+        for port in 0..2 {
+            let client = v6.open(udp(port), udp(port), ORIGIN, &Segment::default(), Ticks(0)).expect("room");
+            v6.touch(client ^ 1, Ticks(0), &Segment::default());
+            v6.touch(client, Ticks(0), &Segment::default());
+        }
+        for port in 0..MOST - 2 {
+            let client = open(&mut v4, &mut v6, port).expect("room");
+            establish(&mut v4, client);
+        }
+        for port in MOST..MOST + 2 {
+            let client = open(&mut v4, &mut v6, port).expect("a datagram flow makes room");
+            establish(&mut v4, client);
+        }
+        assert_eq!((v4.live(), v6.live()), (MOST.into(), 0));
+        assert_eq!(open(&mut v4, &mut v6, MOST + 2), Err(Full));
+    }
+
+    fn udp(port: u16) -> FlowKey<V6> {
+        FlowKey { protocol: Protocol::Udp.number(), ..key_of(port) }
     }
 
     fn key_of(port: u16) -> FlowKey<V6> {

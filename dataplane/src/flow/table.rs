@@ -11,13 +11,14 @@
 //!   (tag and index; the entry itself never moves).
 //! * **Entries** are found by exact comparison of the whole key; the tag only saves fetching the wrong line.
 //! * **Expiry** is a coarse clock in the entry, written when it changes, and a sweeper that looks at a bounded number of
-//!   entries a call. No timers, no list to relink per packet.
+//!   flows per call. No timers, no list to relink per packet.
 //! * **Lists**: flows that the client has not confirmed are in one list, flows that are over in another, each in the order
 //!   in which they came to be so. The links are in the entries; only a change of life touches them.
 //! * **Full**: the flow that is evicted for a new one is the one that has been over longest, then an unconfirmed one that is
 //!   idle for `HANDSHAKE`. If there is neither, the kind of which there are more makes room: the unconfirmed flow opened
 //!   first, or the confirmed UDP flow idle longest among a bounded sample. So a flood pays for itself, whichever kind of flow
-//!   it makes. An established TCP connection is never evicted; if there is nothing else, the new flow is refused.
+//!   it makes. Last comes a TCP connection that one side has closed, if both have been silent for the closing time-out. No
+//!   other established TCP connection is ever evicted; if there is nothing else, the new flow is refused.
 //! * **Source ports** that are all taken are given up by the same rule, among the flows that hold the candidates.
 //! * **Unconfirmed flows** are bounded in number as well: beyond the bound, the one opened first makes room. A flood of them
 //!   costs the clients that connect meanwhile nothing, as long as one handshake takes less time than that many new flows.
@@ -50,7 +51,7 @@ use crate::wire::tcp::Segment;
 const WAYS: usize = 8;
 /// Flows looked at to find a UDP flow to evict.
 const SAMPLE: usize = 32;
-/// The most, if there is none among the first of them: connections opened one after the other lie side by side.
+/// Flows looked at if there is none among the first of them: connections opened one after the other lie side by side.
 const MOST_SAMPLE: usize = 512;
 /// Keys that a new flow can have, at most.
 pub const CANDIDATES: usize = 64;
@@ -70,7 +71,7 @@ const NONE: u32 = u32::MAX;
 pub struct Timeouts {
     /// TCP, confirmed by the client.
     pub tcp_established: Duration,
-    /// TCP, not confirmed; less once the table is three quarters full.
+    /// TCP, not confirmed; less once the table of its family is three quarters full.
     pub tcp_opening: Duration,
     /// TCP, after FIN both ways or RST.
     pub tcp_closing: Duration,
@@ -839,7 +840,8 @@ impl<A: Address> FlowTable<A> {
 
     /// The flow idle longest among the next [`SAMPLE`], or a few more, that need not stay: confirmed UDP, or any whose time is over.
     fn most_idle(&mut self, now: Ticks) -> Option<u32> {
-        let total = self.entries() / 2;
+        // What was never used need not be looked at: in a gateway with two families, that may be most of the table.
+        let total = self.fresh / 2;
         if self.fruitless.0 != now {
             self.fruitless = (now, 0);
         }

@@ -34,8 +34,8 @@ pub(crate) fn verdict<A: Address>(packet: &Packet<A>, reason: DropReason) -> Ver
     }
 }
 
-/// The verdict on a packet that the next hop's link, of `mtu` bytes, cannot carry: its sender is told, so that it can send less
-/// (RFC 1191 §4, RFC 8201 §4). A packet that a router may fragment has a sender that does not ask for it.
+/// The verdict on a packet that the next hop's link, of `mtu` bytes, cannot carry: its sender gets an ICMP error with the MTU
+/// (RFC 1191 §4, RFC 8201 §4). A packet that a router may fragment gets none.
 pub(crate) fn too_big<I: Ip>(frame: &Frame, mtu: u32) -> Verdict {
     let asks = I::at(frame.bytes(), ethernet::LEN).is_some_and(|ip| !ip.may_fragment());
     match u16::try_from(mtu) {

@@ -156,7 +156,7 @@ mod tests {
         ] {
             assert_eq!(refused(value), [expected]);
         }
-        let docker = with("Secret", json!({"type": "kubernetes.io/dockercfg", "stringData": {".dockercfg": "geheim"}}));
+        let docker = with("Secret", json!({"type": "kubernetes.io/dockercfg", "stringData": {".dockercfg": "hidden"}}));
         let told = refused(docker);
         assert!(told[0].starts_with("data[.dockercfg]: Invalid value: \"<secret contents redacted>\": "), "{told:?}");
     }
