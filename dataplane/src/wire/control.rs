@@ -1,10 +1,9 @@
 //! The interface of a family's control messages, ICMP and ICMPv6, to the stages of the pipeline.
 
 use pollgate_common::flow::Address;
+use pollgate_common::header::Header;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-use super::Header;
 
 /// The start of a TCP or UDP header. Of the transport header, an error need not quote more than eight bytes (RFC 792).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]

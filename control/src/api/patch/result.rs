@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::super::decode::{Decoded, Sent, decode};
-use super::super::request::{Part, Target};
-use super::super::status::Status;
 use crate::admission::ownership;
 use crate::admission::validate;
+use crate::api::decode::{Decoded, Sent, decode};
+use crate::api::request::{Part, Target};
+use crate::api::status::Status;
 use crate::objects::Object;
 
 /// What was sent to `/status`, with the current spec: labels, annotations and finalizers count, as with the API server.
