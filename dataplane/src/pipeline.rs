@@ -149,13 +149,18 @@ fn about_flow<I: Ip>(
 
 /// An ICMP error about a flow that this worker does not have: another one may have it. `key` is the error's own.
 fn about_no_flow<A: Address>(shared: &Shared, packet: &Packet<A>, key: FlowKey<A>, tables: &Tables) -> Verdict {
-    if let Ok(destination) = Destination::of(&packet.key, tables) {
-        let owner = shared.steering.owner(&packet.key, destination.towards(), tables.settings());
-        if owner != shared.worker {
-            return Verdict::HandOver(owner);
-        }
+    if let Ok(destination) = Destination::of(&packet.key, tables)
+        && let Err(hand_over) = here(shared, packet, destination, tables)
+    {
+        return hand_over;
     }
     classify::without_flow(&Packet { key, ..*packet }, tables)
+}
+
+/// Whether this worker owns the flow that the packet belongs to or would open; the verdict if another one does.
+fn here<A: Address>(shared: &Shared, packet: &Packet<A>, to: Destination, tables: &Tables) -> Result<(), Verdict> {
+    let owner = shared.steering.owner(&packet.key, to.towards(), tables.settings());
+    if owner == shared.worker { Ok(()) } else { Err(Verdict::HandOver(owner)) }
 }
 
 /// The index of the packet's flow, and whether it is a new one.
@@ -240,10 +245,7 @@ fn new_flow<I: Ip>(
     now: Instant,
 ) -> Result<u32, Verdict> {
     let destination = Destination::of(&packet.key, tables)?;
-    let owner = shared.steering.owner(&packet.key, destination.towards(), tables.settings());
-    if owner != shared.worker {
-        return Err(Verdict::HandOver(owner));
-    }
+    here(shared, packet, destination, tables)?;
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables, &shared.affinity, now.ticks())?;
     within_hop_limit(packet)?;

@@ -60,7 +60,7 @@ pub(crate) fn choose<A: Address>(
     let pool = if policy.local { &service.local } else { &service.cluster };
     let (slot, backend) = match kept(from, service, pool, affinity, now) {
         Some(kept) => kept,
-        None => backend(packet, service, policy, settings)?,
+        None => backend(packet, service, policy, pool, settings)?,
     };
     let snat = policy.snat || from == backend.address;
     let mid_stream = is_mid_stream(packet);
@@ -110,13 +110,13 @@ fn backend<'a, A: Address>(
     packet: &Packet<A>,
     service: &'a ServicePort,
     policy: Policy,
+    pool: &Pool,
     settings: &DataplaneSettings,
 ) -> Result<(u16, &'a Backend), Verdict> {
     if !service.has_any {
         return Err(reject::verdict(packet, DropReason::RejectNoEndpoints));
     }
     let hash = ring_hash(&packet.key, service, settings)?;
-    let pool = if policy.local { &service.local } else { &service.cluster };
     service.choose(pool, hash).ok_or_else(|| match policy.local {
         true => Verdict::Drop(DropReason::NoLocalEndpoints),
         false => reject::verdict(packet, DropReason::RejectNoEndpoints),

@@ -50,13 +50,7 @@ fn answer_solicitation(frame: &mut Frame, is_ours: impl Fn(IpAddr) -> bool, own:
     let is_partial = frame.offload().is_partial();
     let asked = Solicitation::check(frame.bytes(), ethernet::LEN, is_partial);
     let asked = asked.filter(|asked| is_ours(asked.target.0.into()))?;
-    let (advertisement, group) = Discovery::reply(&asked, own);
-    let end = ethernet::LEN + size_of::<Discovery>();
-    let buffer = frame.buffer_mut();
-    buffer.get_mut(ethernet::LEN..end)?.copy_from_slice(advertisement.as_bytes());
-    let header = Ethernet::at_mut(buffer, 0)?;
-    let to = group.or(asked.mac).unwrap_or_else(|| header.src());
-    header.set_addresses(own, to);
+    let end = asked.answer_in_place(own, frame.buffer_mut())?;
     frame.set_len(end);
     Some(())
 }

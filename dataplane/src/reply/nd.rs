@@ -6,14 +6,12 @@ use std::net::IpAddr;
 use pollgate_common::net::Mac;
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::Tables;
-use zerocopy::IntoBytes;
 
 use crate::owned::may_send;
 use crate::packet::Action;
 use crate::port::{Frame, Offload};
-use crate::wire::Header;
-use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::nd::{self, Discovery, Solicitation};
+use crate::wire::ethernet;
+use crate::wire::nd::{self, Solicitation};
 
 /// Answers the solicitation of an owned address, in the same buffer. Any other one is left to the kernel.
 pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
@@ -37,13 +35,7 @@ pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
 /// Replaces the solicitation by its reply; `None` if the buffer is too small.
 fn write(frame: &mut Frame, solicitation: &Solicitation, tables: &Tables) -> Option<()> {
     let own: Mac = tables.net().port_link(frame.received_on()).map(|link| link.mac).unwrap_or_default();
-    let (advertisement, group) = Discovery::reply(solicitation, own);
-    let end = ethernet::LEN + size_of::<Discovery>();
-    let buffer = frame.buffer_mut();
-    buffer.get_mut(ethernet::LEN..end)?.copy_from_slice(advertisement.as_bytes());
-    let header = Ethernet::at_mut(buffer, 0)?;
-    let to = group.or(solicitation.mac).unwrap_or_else(|| header.src());
-    header.set_addresses(own, to);
+    let end = solicitation.answer_in_place(own, frame.buffer_mut())?;
     frame.set_len(end);
     frame.set_offload(Offload::default());
     Some(())

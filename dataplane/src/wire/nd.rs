@@ -14,6 +14,7 @@ use pollgate_common::net::Mac;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::ethernet::{self, Ethernet};
 use super::icmpv6::Icmpv6;
 use super::ipv6::{self, Ipv6};
 use super::{Control, Header, Ip, checksum};
@@ -107,6 +108,18 @@ impl Solicitation {
         self.src.0.is_unspecified()
     }
 
+    /// Replaces the solicitation, whose frame `buffer` starts with, by its reply from the host with the MAC address `own`. Returns
+    /// the length of that frame; `None` if the buffer is too small.
+    pub fn answer_in_place(&self, own: Mac, buffer: &mut [u8]) -> Option<usize> {
+        let (advertisement, group) = Discovery::reply(self, own);
+        let end = ethernet::LEN + size_of::<Discovery>();
+        buffer.get_mut(ethernet::LEN..end)?.copy_from_slice(advertisement.as_bytes());
+        let header = Ethernet::at_mut(buffer, 0)?;
+        let to = group.or(self.mac).unwrap_or_else(|| header.src());
+        header.set_addresses(own, to);
+        Some(end)
+    }
+
     /// The solicitation whose IPv6 header is at `at`, if it is valid by RFC 4861 §7.1.1. `is_partial`: its sum is left to
     /// offload.
     pub fn check(frame: &[u8], at: usize, is_partial: bool) -> Option<Solicitation> {
@@ -145,7 +158,7 @@ fn source_link_address(mut options: &[u8]) -> Option<Option<Mac>> {
 impl Discovery {
     /// The reply to `solicitation` from the host with the MAC address `own`, and the group it goes to if it is for all nodes:
     /// who probes has no address yet (RFC 4861 §7.2.4).
-    pub fn reply(solicitation: &Solicitation, own: Mac) -> (Discovery, Option<Mac>) {
+    fn reply(solicitation: &Solicitation, own: Mac) -> (Discovery, Option<Mac>) {
         let Solicitation { src, target, .. } = *solicitation;
         let advertise = |dst, flags| Discovery::new(target, dst, (ADVERTISEMENT, flags), target, own);
         match solicitation.is_probe() {
