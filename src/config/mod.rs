@@ -186,6 +186,7 @@ mod tests {
 interfaces:
   - name: eth0
     mac: 02:00:00:00:00:01
+    mtu: 9000
     ip: [192.168.0.1/24, "2001:db8::fe/64"]
     neighbours: { 192.168.0.254: "02:00:00:00:00:fe" }
     routes: [ { to: 0.0.0.0/0, via: 192.168.0.254 }, { to: default, via: "2001:db8::1" }, { to: 10.0.0.0/8 } ]
@@ -194,7 +195,7 @@ addresses: 192.168.0.10
         )
         .unwrap();
         let link = config.interfaces[0].link.as_ref().unwrap();
-        assert_eq!(link.mac, [2, 0, 0, 0, 0, 1]);
+        assert_eq!((link.mac, link.mtu), ([2, 0, 0, 0, 0, 1], 9000));
         assert_eq!(link.addresses[0].to_string(), "192.168.0.1/24", "host bits are kept");
         let neighbour = ("192.168.0.254".parse().unwrap(), [2, 0, 0, 0, 0, 0xfe]);
         assert_eq!(link.neighbours, [neighbour]);
@@ -371,7 +372,7 @@ gateway.yaml:1: addresses[1]: expected a unicast IPv4 or IPv6 address (found 127
 gateway.yaml:1: addresses[2]: expected each address only once (found 192.168.50.10)
 gateway.yaml:4: interfaces[0].backend: expected auto, xdp, packet or uring (found AF_XDP)
 gateway.yaml:5: interfaces[1].name: expected each interface only once (found eth1)
-gateway.yaml:6: interfaces[1].mtu: unknown key; known here: name, backend, mac, ip, neighbours, routes
+gateway.yaml:6: interfaces[1].mtu: expected this key only for `pollgate replay`; `run` asks the kernel instead (found 9000)
 gateway.yaml:7: interfaces[2].backend: expected auto, xdp, packet or uring (found dpdk)
 gateway.yaml:7: interfaces[2].name: expected the name of an interface such as eth1 (found nothing)
 gateway.yaml:8: interfaces[2].mac: expected this key only for `pollgate replay`; `run` asks the kernel instead (found 02:00:00:00:00:01)");
@@ -399,6 +400,27 @@ gateway.yaml:7: interfaces[0].routes[0].to: expected a network such as 10.244.1.
 gateway.yaml:8: interfaces[0].routes[1].to: expected a network such as 10.244.1.0/24, or default (found 10.0.0.1/8)
 gateway.yaml:9: interfaces[0].routes[2].dev: unknown key; known here: to, via
 gateway.yaml:9: interfaces[0].routes[2].via: expected a next hop in the same family as 10.0.0.0/8 (found ::1)");
+    }
+
+    #[test]
+    fn a_replay_has_the_mtu_of_ethernet_unless_another_is_given() {
+        let with = |more: &str| {
+            let text =
+                format!("addresses: 192.168.50.10\ninterfaces:\n  - {{name: eth1, mac: 02:00:00:00:00:01{more}}}\n");
+            replay(&text).map(|config| config.interfaces[0].link.as_ref().unwrap().mtu)
+        };
+        assert_eq!((with(""), with(", mtu: 68"), with(", mtu: 65535")), (Ok(1500), Ok(68), Ok(65535)));
+        assert_eq!(with(", mtu: 1280, ip: '2001:db8::1/64'"), Ok(1280));
+        for wrong in ["67", "65536", "1.5", "jumbo", "-1"] {
+            let told = with(&format!(", mtu: {wrong}")).unwrap_err();
+            let expected = "gateway.yaml:3: interfaces[0].mtu: expected a whole number from 68 to 65535 (found ";
+            assert!(told.starts_with(expected), "{told}");
+        }
+        for v6 in ["ip: '2001:db8::1/64'", "neighbours: {'fe80::1': 02:00:00:00:00:fe}", "routes: [{to: '2000::/3'}]"] {
+            let told = with(&format!(", mtu: 1279, {v6}")).unwrap_err();
+            let expected = "gateway.yaml:3: interfaces[0].mtu: expected at least 1280 on an interface with IPv6";
+            assert!(told.starts_with(expected), "{v6}: {told}");
+        }
     }
 
     #[test]

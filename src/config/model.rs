@@ -92,6 +92,8 @@ pub enum Backend {
 pub struct Link {
     /// Hardware address of the interface.
     pub mac: [u8; 6],
+    /// Largest IP packet it carries, in bytes.
+    pub mtu: u32,
     /// The interface's own addresses with the length of their prefix; host bits are kept.
     pub addresses: Vec<IpNet>,
     /// Hardware addresses of neighbours, in the order of the file.

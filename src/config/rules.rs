@@ -7,8 +7,21 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::model::Cluster;
+use super::model::{Cluster, Link};
 use super::reader::Field;
+
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5). With a smaller one, the kernel has no IPv6 there.
+const MIN_V6_MTU: u32 = 1280;
+
+/// A link that carries IPv6 has the MTU for it.
+pub(super) fn mtu(link: &Link, field: &Field<'_>) {
+    let is_v6 = link.addresses.iter().any(|net| net.addr().is_ipv6())
+        || link.neighbours.iter().any(|(address, _)| address.is_ipv6())
+        || link.routes.iter().any(|route| route.to.addr().is_ipv6());
+    if is_v6 && link.mtu < MIN_V6_MTU {
+        field.fault(format_args!("at least {MIN_V6_MTU} on an interface with IPv6 addresses, neighbours or routes"));
+    }
+}
 
 /// The ranges of ClusterIPs, Pods and pools must not overlap: an address would have two owners.
 pub(super) fn cluster(cluster: &Cluster, services: &Field<'_>, pods: &Field<'_>, pools: &Field<'_>) {

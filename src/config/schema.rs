@@ -32,6 +32,9 @@ const MOST_CPUS: usize = 1 << 16;
 /// Flow ages are counted in seconds; a year is as good as unlimited.
 const FLOW_AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 
+/// The MTU of a link: IPv4 has no smaller one (RFC 791), and no IP packet is longer.
+const MTUS: RangeInclusive<u32> = 68..=65_535;
+
 /// What `api.listen` may be, and why nothing else.
 const LISTEN: &str = "a loopback address and port such as 127.0.0.1:6443; the token is the only protection, so use an \
                       SSH tunnel from other hosts";
@@ -104,22 +107,26 @@ fn backend(field: &Field<'_>) -> Backend {
 /// them from the kernel, and a copy in a file would become wrong one day.
 fn link(section: &mut Section<'_>, purpose: Purpose) -> Option<Link> {
     let mac = section.field("mac");
+    let mtu = section.field("mtu");
     let addresses = section.field("ip");
     let neighbours = section.field("neighbours");
     let routes = section.field("routes");
     if purpose == Purpose::Run {
-        for field in [mac, addresses, neighbours, routes].iter().filter(|field| field.is_present()) {
+        for field in [mac, mtu, addresses, neighbours, routes].iter().filter(|field| field.is_present()) {
             field.fault("this key only for `pollgate replay`; `run` asks the kernel instead");
         }
         return None;
     }
     const PREFIX: &str = "an address with its prefix length such as 192.168.0.1/24";
-    Some(Link {
+    let link = Link {
         mac: required(&mac, "a hardware address such as 02:00:00:00:00:01", values::mac).unwrap_or_default(),
+        mtu: mtu.integer(MTUS).unwrap_or(1500),
         addresses: list(&addresses, |item| item.parsed(PREFIX, |text| text.parse().ok())),
         neighbours: neighbours.pairs().into_iter().filter_map(neighbour).collect(),
         routes: list(&routes, route),
-    })
+    };
+    rules::mtu(&link, &mtu);
+    Some(link)
 }
 
 fn neighbour((address, field): (&str, Field<'_>)) -> Option<(IpAddr, [u8; 6])> {
