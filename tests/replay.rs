@@ -1,5 +1,6 @@
 //! `pollgate replay`: captures in, captures out, the same bytes every time; and what it says when it cannot.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -393,4 +394,328 @@ endpoints: [{addresses: [\"fd00:244::a\"]}]
     let counters = bench.counters("counters.json");
     assert_eq!(counters["drops"], serde_json::json!({ "reject_undefined_port": 1 }));
     assert_eq!((counters["rx"].as_u64(), counters["tx"].as_u64()), (Some(2), Some(2)));
+}
+
+// Changes of objects: `--then`.
+
+/// A Pod of the Service, with further metadata.
+fn pod(name: &str, last: u8, metadata: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: web}}{metadata}}}
+spec: {{containers: [{{name: web, image: web}}]}}
+status: {{podIP: 10.244.1.{last}, podIPs: [{{ip: 10.244.1.{last}}}], phase: Running, conditions: [{{type: Ready, status: \"True\"}}]}}
+"
+    )
+}
+
+const SECOND: u64 = 1_000_000_000;
+const ETH1_ONLY: [&str; 6] = ["--in", "eth1=in.pcap", "--out", "eth1=out.pcap", "--counters", "counters.json"];
+
+impl Bench {
+    /// With a second endpoint's neighbour, and its Pod in a file.
+    fn with_replica() -> Bench {
+        let bench = Bench::new();
+        let more = "10.244.1.11: \"02:00:00:00:01:0b\", 10.244.1.5:";
+        bench.write("gateway.yaml", CONFIG.replace("10.244.1.5:", more));
+        bench.write("replica.yaml", pod("web-2", 11, ""));
+        bench
+    }
+
+    /// Replays these frames of eth1 with these changes, twice: the same each time. Returns the destinations of the frames sent.
+    fn changed(&self, frames: &[Record], changes: &[&str]) -> Vec<[u8; 4]> {
+        self.capture("in.pcap", frames);
+        let then: Vec<&str> = changes.iter().flat_map(|change| ["--then", change]).collect();
+        let both = || {
+            self.succeeds(&[&ETH1_ONLY[..], &then].concat());
+            ["out.pcap", "counters.json"].map(|name| fs::read(self.path(name)).expect("written"))
+        };
+        assert_eq!(both(), both());
+        self.records("out.pcap").iter().map(|record| destination(&record.bytes)).collect()
+    }
+
+    /// Asserts every counter: those named have these values, all others are zero; the frames add up.
+    fn counted(&self, expected: &[(&str, u64)], services: &Value) {
+        let counters = self.counters("counters.json");
+        let fields = counters.as_object().expect("an object");
+        let number = |name: &str| fields[name].as_u64().expect(name);
+        let bytes = |name: &str| self.records(name).iter().map(|record| record.bytes.len() as u64).sum::<u64>();
+        assert_eq!((number("rx_bytes"), number("tx_bytes")), (bytes("in.pcap"), bytes("out.pcap")));
+        let plain = fields.iter().filter(|(name, _)| !["rx_bytes", "tx_bytes", "bursts"].contains(&name.as_str()));
+        let plain = plain.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
+        let by_reason = ["drops", "passes"].into_iter().flat_map(|kind| fields[kind].as_object().expect(kind));
+        let by_reason = by_reason.map(|(name, value)| (name.clone(), value.as_u64().expect("a number")));
+        let found: BTreeMap<String, u64> = plain.chain(by_reason).filter(|(_, count)| *count > 0).collect();
+        let expected: BTreeMap<String, u64> =
+            expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        assert_eq!(found, expected);
+        let drops: u64 = fields["drops"].as_object().expect("drops").values().filter_map(Value::as_u64).sum();
+        let accounted = number("tx") + number("passed") + number("consumed") + drops + number("held");
+        assert_eq!(number("rx") + number("originated"), accounted, "frames that came, frames accounted for");
+        assert_eq!(&fields["services"], services);
+    }
+}
+
+fn destination(frame: &[u8]) -> [u8; 4] {
+    frame[30..34].try_into().expect("IPv4")
+}
+
+/// SYNs of a Pod from consecutive ports, `each` ns apart.
+fn syns(first: u16, count: u16, each: u64) -> Vec<Record> {
+    (0..count).map(|n| record(u64::from(n) * each, syn(first + n))).collect()
+}
+
+const WEB_1: [u8; 4] = [10, 244, 1, 10];
+const WEB_2: [u8; 4] = [10, 244, 1, 11];
+
+#[test]
+fn objects_that_are_applied_later_count_from_then_on() {
+    let bench = Bench::with_replica();
+    // Frames at 0, 1, … 19 s; the change at 10 s comes before the frame of that time.
+    let sent = bench.changed(&syns(40000, 20, SECOND), &["10=replica.yaml"]);
+    assert_eq!(sent[..10], [WEB_1; 10]);
+    assert!(sent[10..].contains(&WEB_2) && sent[10..].contains(&WEB_1), "{sent:?}");
+    let packets: u64 = sent.len() as u64;
+    let bytes = bench.records("out.pcap").iter().map(|record| record.bytes.len() as u64).sum::<u64>();
+    // The network, the start state, the first objects, the change: each is a generation.
+    let counters =
+        [("rx", 20), ("tx", 20), ("flows_opened", 20), ("flows_live", 20), ("flows_half_open", 20), ("generation", 4)];
+    bench.counted(&counters, &served("default/web:80", packets, bytes, 20));
+}
+
+/// What `--counters` says of the Service port, beside the one that is always there.
+fn served(name: &str, packets: u64, bytes: u64, flows: u64) -> Value {
+    let idle = serde_json::json!({"packets": 0, "bytes": 0, "flows": 0});
+    serde_json::json!({name: {"packets": packets, "bytes": bytes, "flows": flows}, "default/kubernetes:https": idle})
+}
+
+/// An acknowledgement of a Pod in the middle of a connection to the ClusterIP.
+fn ack(port: u16) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(CLIENT_POD, ETH1).ipv4([10, 244, 1, 5], [10, 96, 0, 50], 64);
+    let mut frame = Vec::new();
+    builder.tcp(port, 80, 2, 64240).ack(2).write(&mut frame, b"").expect("memory");
+    frame
+}
+
+/// A terminating endpoint keeps its flows and gets no new ones while another is ready; when it is gone, TCP flows stay where they are.
+#[test]
+fn an_endpoint_is_drained() {
+    let bench = Bench::with_replica();
+    let leaving = ", deletionTimestamp: \"2023-11-14T22:14:00Z\", deletionGracePeriodSeconds: 30";
+    bench.write("leaving.yaml", pod("web-1", 10, leaving));
+    let before = syns(40000, 5, SECOND);
+    let kept = (0..5).map(|n| record(10 * SECOND + u64::from(n), ack(40000 + n)));
+    let new = (0..5).map(|n| record(11 * SECOND + u64::from(n), syn(41000 + n)));
+    let orphans = (0..5).map(|n| record(13 * SECOND + u64::from(n), ack(40000 + n)));
+    let frames: Vec<Record> = before.into_iter().chain(kept).chain(new).chain(orphans).collect();
+    let changes = ["12=-pod/default/web-1", "5=replica.yaml", "5=leaving.yaml"];
+    let sent = bench.changed(&frames, &changes);
+    assert_eq!((&sent[..10], &sent[10..15], &sent[15..]), (&[WEB_1; 10][..], &[WEB_2; 5][..], &[WEB_1; 5][..]));
+    let counters =
+        [("rx", 20), ("tx", 20), ("flows_opened", 10), ("flows_live", 10), ("flows_half_open", 10), ("generation", 6)];
+    bench.counted(&counters, &served("default/web:80", 20, 20 * 54, 10));
+}
+
+/// A grace period ends by the virtual time: control's clock is the capture's.
+#[test]
+fn a_grace_period_ends_in_virtual_time() {
+    let bench = Bench::with_replica();
+    // As the gateway writes it when a Pod is deleted with a grace period.
+    let ends = ", deletionTimestamp: \"2023-11-14T22:13:30Z\", deletionGracePeriodSeconds: 10, annotations: {pollgate.io/ends-at: \"2023-11-14T22:13:30Z\"}";
+    bench.write("ends.yaml", pod("web-1", 10, ends));
+    // The first frame is of 22:13:20: the Pod is the last endpoint, so it serves until its time is over.
+    let frames: Vec<Record> = [0u16, 9, 10, 11].map(|at| record(u64::from(at) * SECOND, syn(40000 + at))).to_vec();
+    let sent = bench.changed(&frames, &["1=ends.yaml"]);
+    assert_eq!(sent[..2], [WEB_1; 2]);
+    assert_eq!(sent[2..], [[10, 244, 1, 5]; 2], "resets");
+    let counters = [
+        ("rx", 4),
+        ("tx", 4),
+        ("originated", 2),
+        ("reject_no_endpoints", 2),
+        ("flows_opened", 2),
+        ("flows_live", 2),
+        ("flows_half_open", 2),
+        ("generation", 5),
+    ];
+    bench.counted(&counters, &served("default/web:80", 2, 108, 2));
+}
+
+/// A client keeps its endpoint through changes of others until the time-out of its Service, counted from its last connection.
+#[test]
+fn affinity_times_out_in_virtual_time() {
+    let bench = Bench::with_replica();
+    let sticky = "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}\n  selector";
+    bench.write("objects.yaml", MANIFESTS.replace("  selector", sticky) + "---" + &pod("web-2", 11, ""));
+    let frames = [record(0, syn(40000)), record(50 * SECOND, syn(40001)), record(180 * SECOND, syn(40002))];
+    let first = bench.changed(&frames[..1], &[])[0];
+    let (chosen, other) = if first == WEB_1 { ("web-1", "web-2") } else { ("web-2", "web-1") };
+    let last = if chosen == "web-1" { 10 } else { 11 };
+    // The endpoint goes and comes back: it is forgotten, so the other one is remembered, and kept while it is.
+    bench.write("back.yaml", pod(chosen, last, ""));
+    let gone = format!("1=-pod/default/{chosen}");
+    let frames = [
+        record(0, syn(40000)),
+        record(2 * SECOND, syn(40001)),
+        record(50 * SECOND, syn(40002)),
+        record(180 * SECOND, syn(40003)),
+    ];
+    let sent = bench.changed(&frames, &[&gone, "3=back.yaml"]);
+    let second = if other == "web-1" { WEB_1 } else { WEB_2 };
+    assert_eq!(sent, [first, second, second, first], "remembered until the time-out, then the ring's choice");
+    let counters = [
+        ("rx", 4),
+        ("tx", 4),
+        ("flows_opened", 4),
+        ("flows_live", 1),
+        ("flows_half_open", 1),
+        ("flows_expired", 3),
+        ("affinity_remembered", 2),
+        ("generation", 5),
+    ];
+    bench.counted(&counters, &served("default/web:80", 4, 4 * 54, 4));
+}
+
+#[test]
+fn a_deleted_service_is_gone_and_its_connections_stay() {
+    let bench = Bench::with_replica();
+    let frames = [
+        record(0, syn(40000)),
+        record(SECOND, syn(40001)),
+        record(2 * SECOND, ack(40000)),
+        record(3 * SECOND, syn(40002)),
+    ];
+    // At one time, the first on the command line is the first: the Service is applied, then deleted.
+    bench.write(
+        "other.yaml",
+        MANIFESTS
+            .split("---")
+            .next()
+            .expect("the Service")
+            .replace("name: web", "name: other")
+            .replace("clusterIP: 10.96.0.50", "clusterIP: 10.96.0.51")
+            .replace(", nodePort: 30080", ""),
+    );
+    let changes = ["1.5=-svc/default/web", "2=other.yaml", "2=-service/default/other"];
+    let sent = bench.changed(&frames, &changes);
+    // The ClusterIP is in a Service CIDR: nobody has it.
+    assert_eq!(sent, [WEB_1; 3]);
+    let counters = [
+        ("rx", 4),
+        ("tx", 3),
+        ("no_such_cluster_ip", 1),
+        ("flows_opened", 2),
+        ("flows_live", 2),
+        ("flows_half_open", 2),
+        ("generation", 6),
+    ];
+    let idle = serde_json::json!({"default/kubernetes:https": {"packets": 0, "bytes": 0, "flows": 0}});
+    bench.counted(&counters, &idle);
+}
+
+#[test]
+fn changes_outside_the_frames_are_made_too() {
+    let bench = Bench::with_replica();
+    // A time stamp of the capture, before its first frame; and a change after the last one.
+    let changes = ["1699999999.5=-pod/default/web-1", "100=replica.yaml"];
+    assert_eq!(bench.changed(&[record(0, syn(40000))], &changes), [[10, 244, 1, 5]]);
+    let counters = [("rx", 1), ("tx", 1), ("originated", 1), ("reject_no_endpoints", 1), ("generation", 5)];
+    bench.counted(&counters, &served("default/web:80", 0, 0, 0));
+    assert_eq!(bench.changed(&[], &["0=replica.yaml"]), [[0; 4]; 0]);
+    bench.counted(&[("generation", 4)], &served("default/web:80", 0, 0, 0));
+}
+
+#[test]
+fn a_change_that_cannot_be_made_is_told_before_anything_is_replayed() {
+    let bench = Bench::with_replica();
+    bench.capture("in.pcap", &[record(0, syn(40000))]);
+    bench.write("broken.yaml", "kind: [\n");
+    bench.write("shapeless.yaml", "kind: Pod\nmetadata: {name: x}\n");
+    bench.write(
+        "taken.yaml",
+        "# a comment\n".to_owned()
+            + MANIFESTS.trim_start().split("---").next().expect("the Service").replace("name: web", "name: b").as_str(),
+    );
+    bench.write("empty.yaml", "");
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&["5=nowhere.yaml"], &["--then 5=nowhere.yaml: nowhere.yaml: cannot be read"]),
+        (&["5=broken.yaml"], &["--then 5=broken.yaml: broken.yaml:"]),
+        (&["5=empty.yaml"], &["--then 5=empty.yaml: empty.yaml: no objects found"]),
+        (&["5=shapeless.yaml"], &["--then 5=shapeless.yaml: shapeless.yaml:1: apiVersion: Required value"]),
+        (
+            &["5=taken.yaml"],
+            &["--then 5=taken.yaml: taken.yaml:7: spec.clusterIPs: ", "provided IP is already allocated"],
+        ),
+        (&["5=-svc/default/b"], &["--then 5=-svc/default/b: services \"b\" not found"]),
+        (&["5=-svc/default/web", "6=-svc/default/web"], &["--then 6=-svc/default/web: services \"web\" not found"]),
+        // Every file is read, and each fault is told.
+        (&["5=nowhere.yaml", "1=broken.yaml"], &["--then 1=broken.yaml: broken.yaml:", "--then 5=nowhere.yaml: "]),
+    ];
+    for (changes, told) in cases {
+        let then: Vec<&str> = changes.iter().flat_map(|change| ["--then", change]).collect();
+        let (code, stderr) = bench.fails(&[&ETH1_ONLY[..], &then].concat());
+        assert_eq!(code, Some(1), "{changes:?}: {stderr}");
+        told.iter().for_each(|text| assert!(stderr.contains(text), "{changes:?} says {stderr:?}, not {text:?}"));
+        assert!(!bench.path("out.pcap").exists(), "{changes:?}: nothing is written");
+    }
+    for wrong in ["5", "x=replica.yaml", "5=", "5=-web", "5=-gizmo/default/web"] {
+        let (code, stderr) = bench.fails(&["--in", "eth1=in.pcap", "--then", wrong]);
+        assert_eq!(code, Some(2), "{wrong}: {stderr}");
+    }
+}
+
+/// A datagram of so many bytes from outside, which no router may fragment.
+fn whole_datagram(port: u16, len: usize) -> Vec<u8> {
+    let mut header =
+        etherparse::Ipv4Header::new(0, 64, etherparse::IpNumber::UDP, [198, 51, 100, 9], [192, 168, 0, 10])
+            .expect("fits");
+    header.dont_fragment = true;
+    let builder = PacketBuilder::ethernet2(ROUTER, ETH0).ip(etherparse::IpHeaders::Ipv4(header, Default::default()));
+    let mut frame = Vec::new();
+    builder.udp(port, 30053).write(&mut frame, &vec![7; len - 28]).expect("memory");
+    frame
+}
+
+/// The MTU of the interface towards the endpoint decides: a packet that is longer is dropped, and its sender learns the MTU (RFC 1191 §4).
+#[test]
+fn an_interface_has_the_mtu_of_the_configuration() {
+    let bench = Bench::new();
+    bench.write("gateway.yaml", CONFIG.replace("  - name: eth1\n", "  - name: eth1\n    mtu: 1300\n"));
+    bench.write(
+        "objects.yaml",
+        MANIFESTS.replace("port: 80, targetPort: 8080, nodePort: 30080", "port: 53, protocol: UDP, nodePort: 30053"),
+    );
+    bench.capture("in.pcap", &[record(0, whole_datagram(40000, 1300)), record(SECOND, whole_datagram(40000, 1301))]);
+    bench.succeeds(&[
+        "--in",
+        "eth0=in.pcap",
+        "--out",
+        "eth0=back.pcap",
+        "--out",
+        "eth1=on.pcap",
+        "--counters",
+        "counters.json",
+    ]);
+    let (on, back) = (bench.records("on.pcap"), bench.records("back.pcap"));
+    assert_eq!((on.len(), back.len(), on[0].bytes.len()), (1, 1, 14 + 1300));
+    let error = &back[0].bytes[14..];
+    assert_eq!(
+        (error[9], &error[12..20]),
+        (1, &[192, 168, 0, 10, 198, 51, 100, 9][..]),
+        "ICMP, from the gateway's address"
+    );
+    assert_eq!(
+        (&error[20..22], &error[26..28]),
+        (&[3, 4][..], &1300u16.to_be_bytes()[..]),
+        "fragmentation needed, the MTU"
+    );
+    let counters = bench.counters("counters.json");
+    assert_eq!(counters["drops"], serde_json::json!({"tx_too_long": 1}));
+    let numbers =
+        ["rx", "originated", "tx", "passed", "consumed", "held", "flows_opened"].map(|name| counters[name].as_u64());
+    assert_eq!(numbers, [2, 1, 2, 0, 0, 0, 1].map(Some));
+    let once = serde_json::json!({"packets": 1, "bytes": 1314, "flows": 1});
+    assert_eq!(counters["services"]["default/web:53"], once);
 }

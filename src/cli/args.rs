@@ -9,6 +9,7 @@ use pollgate_control::observe::dump::Table;
 use crate::config::DEFAULT_SOCKET;
 use crate::output::Machine;
 use crate::pktgen::PktgenArgs;
+use crate::replay::Then;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -98,6 +99,9 @@ pub struct ReplayArgs {
     /// Kubernetes objects: a file, or a directory of *.yaml, *.yml and *.json
     #[arg(long, value_name = "PATH")]
     pub manifests: PathBuf,
+    /// Apply more objects SECONDS after the first frame, or delete one: SECONDS=-KIND/NAMESPACE/NAME (repeatable)
+    #[arg(long, value_name = "SECONDS=PATH", value_parser = Then::parse)]
+    pub then: Vec<Then>,
     /// Frames received on an interface: pcap or pcapng (repeatable)
     #[arg(long = "in", value_name = "IF=FILE", required = true, value_parser = Capture::parse)]
     pub inputs: Vec<Capture>,

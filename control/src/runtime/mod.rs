@@ -40,9 +40,9 @@ use crossbeam::channel::{Receiver, RecvError, Sender, bounded, never, select, ti
 use pollgate_common::net::Net;
 
 pub use self::command::{Command, Outcome, Reply, Settled, SettledSink, WriteError, WriteRequest};
+pub use self::schedule::Schedule;
 
 use self::disk::{Disk, Job};
-use self::schedule::Schedule;
 use crate::cluster::{Cluster, Commit, Write};
 use crate::compile::sink::TableSink;
 use crate::objects::Kind;

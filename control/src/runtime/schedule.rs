@@ -10,17 +10,17 @@ use crate::objects::{Key, Kind};
 
 /// The Pods that are to be removed, in the order of their time.
 #[derive(Debug, Default)]
-pub(crate) struct Schedule(BTreeSet<(Timestamp, Key)>);
+pub struct Schedule(BTreeSet<(Timestamp, Key)>);
 
 impl Schedule {
     /// Those of a restored cluster.
-    pub(crate) fn of(cluster: &Cluster) -> Self {
+    pub fn of(cluster: &Cluster) -> Self {
         let pods = cluster.objects(Kind::Pod, None);
         Self(pods.filter_map(|pod| Some((ends_at(pod)?, pod.key()))).collect())
     }
 
     /// Applies the changes of a commit.
-    pub(crate) fn follow(&mut self, commit: &Commit) {
+    pub fn follow(&mut self, commit: &Commit) {
         for change in commit.changes.iter().filter(|change| change.key.kind == Kind::Pod) {
             if let Some(end) = change.old.as_deref().and_then(ends_at) {
                 self.0.remove(&(end, change.key.clone()));
@@ -31,8 +31,13 @@ impl Schedule {
         }
     }
 
+    /// When the next one is to be removed.
+    pub fn next(&self) -> Option<Timestamp> {
+        self.0.first().map(|(end, _)| *end)
+    }
+
     /// Removes and returns those whose time is over.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Key> {
+    pub fn due(&mut self, now: Timestamp) -> Vec<Key> {
         let mut due = Vec::new();
         while let Some((_, key)) =
             self.0.first().is_some_and(|(end, _)| *end <= now).then(|| self.0.pop_first()).flatten()
