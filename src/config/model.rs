@@ -126,6 +126,8 @@ pub struct Cluster {
     pub load_balancer_pools: Vec<RangeInclusive<IpAddr>>,
     /// The name under which EndpointSlices are made.
     pub slice_manager: SliceManager,
+    /// Whether `spec.externalIPs` of Services are served.
+    pub external_ips: bool,
 }
 
 /// The cluster's DNS service.

@@ -52,6 +52,7 @@ impl From<&Config> for ClusterSettings {
             node: config.node.clone(),
             zone: config.zone.clone(),
             slice_manager: config.cluster.slice_manager,
+            serves_external_ips: config.cluster.external_ips,
         }
     }
 }

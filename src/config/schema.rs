@@ -161,6 +161,7 @@ fn cluster<'a>(mut section: Section<'a>) -> (Cluster, Field<'a>) {
     let slice_manager = section
         .field("sliceManager")
         .choice(&[("kubernetes", SliceManager::Kubernetes), ("pollgate", SliceManager::Pollgate)]);
+    let external_ips = section.field("externalIPs").boolean();
     section.finish();
     let cluster = Cluster {
         domain: domain.unwrap_or_else(|| "cluster.local".to_owned()),
@@ -171,6 +172,7 @@ fn cluster<'a>(mut section: Section<'a>) -> (Cluster, Field<'a>) {
             item.parsed("a CIDR, or a range such as 192.0.2.10-192.0.2.20", values::address_range)
         }),
         slice_manager: slice_manager.unwrap_or_default(),
+        external_ips: external_ips.unwrap_or(true),
     };
     rules::cluster(&cluster, &service_field, &pod_field, &pool_field);
     (cluster, ports_field)

@@ -199,3 +199,23 @@ fn an_address_the_kernel_takes_is_left_to_it_and_served_again_when_it_lets_go() 
     let flows = [("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)];
     lab.counters(&[&[("rx", 4), ("tx", 2), (RESOLUTION, 1), ("not_owned", 1)], &flows[..]].concat());
 }
+
+/// Kubernetes `cmd/kube-proxy/app/server.go`: either label takes a Service from this proxy for as long as it is there. An address
+/// of the Service CIDR without a Service is dropped (`pkg/proxy/nftables/proxier.go`).
+#[test]
+fn a_label_hides_a_service_and_its_removal_brings_it_back() {
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        let mut lab = Lab::new(&web(&FOUR));
+        let labelled = |labels: &str| {
+            let spec = "clusterIP: 10.96.0.50, ports: [{port: 80, targetPort: 8080}]";
+            service("web", spec).replace("name: web}", &format!("name: web, labels: {{{labels}}}}}"))
+        };
+        lab.through(PODS, stream(40000), PODS);
+        lab.apply(&labelled(&format!("{label}: other")));
+        lab.send(PODS, stream(40001));
+        lab.apply(&labelled(""));
+        lab.through(PODS, stream(40002), PODS);
+        let flows = [("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)];
+        lab.counters(&[&[("rx", 3), ("tx", 2), ("no_such_cluster_ip", 1)], &flows[..]].concat());
+    }
+}

@@ -394,3 +394,16 @@ fn partial_checksums_and_none_survive_source_translation() {
     assert_eq!(back.to_string(), "udp 192.168.50.10:30007 > 192.168.50.100:50001 ttl 63");
     lab.counters(&[("rx", 3), ("tx", 3), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)]);
 }
+
+/// Kubernetes KEP-5707: an administrator can turn external IPs off; all other addresses of the Service are served.
+#[test]
+fn external_ips_are_not_ours_if_they_are_turned_off() {
+    let mut lab = Lab::configured("cluster, externalIPs: false\n", &shop("", &["10.244.1.10"]));
+    for (n, address) in (0..).zip(ALL) {
+        lab.send(OUTSIDE, tcp(&format!("192.168.50.100:{}", 50_000 + n), address));
+    }
+    let to: Vec<_> = lab.take(PODS).iter().map(|seen| seen.dst().to_string()).collect();
+    assert_eq!(to, ["10.244.1.10:8080"; 3]);
+    let flows = [("flows_opened", 3), ("flows_live", 3), ("flows_half_open", 3)];
+    lab.counters(&[&[("rx", 4), ("tx", 3), ("not_owned", 1)], &flows[..]].concat());
+}

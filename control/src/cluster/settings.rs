@@ -62,6 +62,8 @@ pub struct ClusterSettings {
     pub zone: Option<String>,
     /// The name under which the controllers make EndpointSlices.
     pub slice_manager: SliceManager,
+    /// Whether `spec.externalIPs` are served. Whoever may write a Service can take over any address with them (CVE-2020-8554, KEP-5707).
+    pub serves_external_ips: bool,
 }
 
 impl Default for ClusterSettings {
@@ -77,6 +79,7 @@ impl Default for ClusterSettings {
             node: None,
             zone: None,
             slice_manager: SliceManager::default(),
+            serves_external_ips: true,
         }
     }
 }
@@ -85,6 +88,11 @@ impl ClusterSettings {
     /// The configured families, default first.
     pub fn families(&self) -> Vec<Family> {
         self.service_cidrs.iter().map(|cidr| Family::of(cidr.addr())).collect()
+    }
+
+    /// Whether they are a gateway's: a gateway has an address. Those of `pollgate check` without a configuration have none.
+    pub fn is_configured(&self) -> bool {
+        !self.gateway_addresses.is_empty()
     }
 
     /// The ClusterIP range of a family.

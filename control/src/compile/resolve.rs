@@ -130,7 +130,8 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         if proxied && !headless { ips } else { Vec::new() }
     };
     let slices: Vec<(Family, &EndpointSlice)> = usable_slices(cluster, name, headless).collect();
-    let here = cluster.settings().node.as_deref();
+    let settings = cluster.settings();
+    let here = settings.node.as_deref();
     let mut ports = if proxied { resolve_ports(spec, &slices, here) } else { Vec::new() };
     if !spec.needs_node_ports() {
         ports.iter_mut().for_each(|port| port.node_port = None);
@@ -140,8 +141,8 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         kind: spec.service_type(),
         proxied,
         cluster_ips: spec.cluster_addresses(),
-        load_balancer_ips: proxied_ip(virtual_ips(service)),
-        external_ips: proxied_ip(spec.external_ips.iter().flatten().filter_map(|ip| parse_ip(ip)).collect()),
+        load_balancer_ips: proxied_ip(load_balancer_ips(service)),
+        external_ips: proxied_ip(if settings.serves_external_ips { external_ips(spec) } else { Vec::new() }),
         headless,
         external_name: external_name(spec),
         affinity_timeout: affinity_timeout(spec),
@@ -252,7 +253,11 @@ fn ready_addresses(slices: &[(Family, &EndpointSlice)]) -> Vec<ResolvedAddress> 
     addresses.into_iter().collect()
 }
 
-fn virtual_ips(service: &Service) -> Vec<IpAddr> {
+fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
+    spec.external_ips.iter().flatten().filter_map(|ip| parse_ip(ip)).collect()
+}
+
+fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
     let ours = ingress.filter(|point| point.ip_mode.as_deref() != Some("Proxy"));

@@ -349,13 +349,18 @@ fn configuration(more: &str) -> String {
     let outside: Vec<Ipv4Addr> = [1, 100, 101].map(|host| Ipv4Addr::new(192, 168, 50, host)).to_vec();
     let pods: Vec<Ipv4Addr> = (1..=50).map(|host| Ipv4Addr::new(10, 244, 1, host)).chain([ip("10.244.2.15")]).collect();
     let addresses = if more.contains("addresses:") { String::new() } else { format!("addresses: [{GATEWAY}]\n") };
+    // The rest of a line that says more of the cluster.
+    let (cluster, more) = match more.strip_prefix("cluster") {
+        Some(line) => line.split_once('\n').unwrap_or((line, "")),
+        None => ("", more),
+    };
     let flows = if more.contains("flows:") { "" } else { "flows: {max: 4096}\n" };
     let dns = if more.contains("dns:") { "" } else { "dns: {address: 10.96.0.10}\n" };
     format!(
         "interfaces:\n\
          - {{name: eth0, mac: \"{}\", ip: 192.168.50.2/24, neighbours: {{{}}}, routes: [{{to: default, via: 192.168.50.1}}]}}\n\
          - {{name: eth1, mac: \"{}\", ip: 10.244.0.1/16, neighbours: {{{}}}}}\n\
-         cluster: {{loadBalancerPools: 203.0.113.0/24, serviceCIDRs: 10.96.0.0/16, podCIDRs: 10.244.0.0/16}}\n\
+         cluster: {{loadBalancerPools: 203.0.113.0/24, serviceCIDRs: 10.96.0.0/16, podCIDRs: 10.244.0.0/16{cluster}}}\n\
          {addresses}{flows}{dns}{more}",
         text(OWN[0]),
         neighbours(&outside),
