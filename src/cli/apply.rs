@@ -14,8 +14,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use pollgate_control::api::APPLY_PATH;
+use pollgate_control::explain::warnings::Warning;
 use pollgate_control::objects::manifest::{self, Document, Read as Manifest};
 use pollgate_control::objects::{Key, Object};
+use pollgate_control::sources::files::Diagnostic;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,6 +39,8 @@ struct ApplyResult {
 #[derive(Debug, Deserialize)]
 struct Applied {
     result: String,
+    #[serde(default)]
+    warnings: Vec<Warning>,
 }
 
 /// A document and the object it describes.
@@ -62,6 +66,11 @@ pub fn apply(args: &ApplyArgs, out: &mut dyn Write) -> Result<(), Failure> {
         .map_err(|error| Failure::refused(format!("error: unexpected response from the gateway: {error}")))?;
     for (item, applied) in items.iter().zip(&results.items) {
         writeln!(out, "{} {}{}", named(&item.key), applied.result, dry_run.suffix())?;
+        for Warning { field, message } in &applied.warnings {
+            let warning = Diagnostic::new(&item.document, field, message).warning();
+            // Nothing can be done if stderr is closed.
+            drop(writeln!(std::io::stderr(), "{warning}"));
+        }
     }
     Ok(())
 }

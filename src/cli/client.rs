@@ -4,7 +4,7 @@
 //! kubectl can too. A connection is opened for each request: on a Unix socket that costs less than keeping it would
 //! in code. hyper implements the protocol; tokio's single-threaded runtime is used for its timer.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -182,6 +182,10 @@ impl Client {
 
     async fn whole(&self, response: Response<Incoming>) -> Result<(StatusCode, Bytes), ClientError> {
         let code = response.status();
+        for warning in response.headers().get_all(header::WARNING) {
+            // Nothing can be done if stderr is closed.
+            drop(writeln!(io::stderr(), "Warning: {}", warning_text(warning.as_bytes())));
+        }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
         Ok((code, body.map_err(|error| self.broken(&*error))?.to_bytes()))
     }
@@ -217,6 +221,13 @@ impl Client {
     fn unreachable(&self, what: &str) -> ClientError {
         ClientError::Unreachable(format!("the gateway at {} {what}", self.socket.display()))
     }
+}
+
+/// The text in a `Warning` header, `299 - "text"` (RFC 7234 §5.5).
+fn warning_text(header: &[u8]) -> String {
+    let text = String::from_utf8_lossy(header);
+    let quoted = text.split_once('"').and_then(|(_, rest)| rest.strip_suffix('"')).unwrap_or(&text);
+    quoted.replace("\\\"", "\"").replace("\\\\", "\\")
 }
 
 enum Decoded {
@@ -306,6 +317,12 @@ mod tests {
         assert!(request.starts_with("POST /x?y=z HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("content-type: application/json\r\n"), "{request}");
         assert!(request.ends_with("\r\n\r\n{\"a\":1}"), "{request}");
+    }
+
+    #[test]
+    fn a_warning_is_unquoted() {
+        assert_eq!(warning_text(br#"299 - "unknown field \"spec.prots\"""#), "unknown field \"spec.prots\"");
+        assert_eq!(warning_text(b"odd"), "odd");
     }
 
     #[test]

@@ -133,7 +133,18 @@ impl Place {
 
     pub(crate) fn apply_guide(&self) {
         let file = self.write("guide.yaml", &guide_manifest());
-        self.done(&["apply", "-f", &file]);
+        let warned = self.warned(&["apply", "-f", &file]);
+        let line = guide_manifest().lines().position(|line| line.contains("externalName:")).expect("an alias") + 1;
+        assert!(warned.starts_with(&format!("{file}:{line}: warning: spec.externalName: ")), "{warned}");
+        assert_eq!(warned.lines().count(), 1, "{warned}");
+    }
+
+    /// What a command says on stderr that succeeds.
+    fn warned(&self, words: &[&str]) -> String {
+        let output = self.cli(words);
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {told}");
+        told
     }
 
     pub(crate) fn client(&self) -> &Namespace {
@@ -371,4 +382,8 @@ fn broken_manifests(place: &Place) {
     let told = place.failed(&["apply", "-f", &file]);
     assert!(told.contains("taken.yaml:") && told.contains("10.96.0.50"), "{told}");
     assert!(place.failed(&["get", "service", "half"]).contains("NotFound"), "nothing half applied");
+    let alias =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: alias}\nspec: {type: ExternalName, externalName: a.example}\n";
+    let warned = place.warned(&["create", "-f", &place.write("alias.yaml", alias)]);
+    assert!(warned.starts_with("Warning: spec.externalName: DNS answers with the CNAME record alone"), "{warned}");
 }

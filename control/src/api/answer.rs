@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::decode::warn;
 use super::render;
-use super::request::Target;
+use super::request::{Part, Target};
 use super::shared::Api;
 use super::status::{self, Status};
 use crate::cluster::{Change, Commit};
+use crate::explain::warnings::warnings;
 use crate::objects::{Key, Kind, Object};
 
 /// The response to a create, a replacement or a patch: the object as it is stored now.
@@ -26,7 +28,11 @@ pub(super) fn answer(
         let there = api.replica.object(key).and_then(|there| there.metadata().resource_version.clone());
         Arc::make_mut(&mut object).metadata_mut().resource_version = there;
     }
-    Ok(render::object(code, &object, target.options.form))
+    let response = render::object(code, &object, target.options.form);
+    match target.part {
+        Part::Whole => Ok(warn(response, warnings(&object, api.replica.read().cluster.settings()))),
+        Part::Status => Ok(response),
+    }
 }
 
 /// The object as the commit left it. One that did not change is not in the commit, but it is in the replica.

@@ -19,7 +19,6 @@ use axum::response::Response;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::advice::advice;
 use super::request::{FieldValidation, Target};
 use super::status::Status;
 use crate::objects::Object;
@@ -60,13 +59,12 @@ pub(crate) fn decode(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
         let repeated = sent.repeated.iter().map(|field| format!("duplicate field {field:?}"));
         unknown.iter().map(unknown_field).chain(repeated).collect::<Vec<_>>()
     };
-    let mut warnings = match target.options.validation {
+    let warnings = match target.options.validation {
         FieldValidation::Ignore => Vec::new(),
         FieldValidation::Warn => texts(),
         FieldValidation::Strict if unknown.is_empty() && sent.repeated.is_empty() => Vec::new(),
         FieldValidation::Strict => return Err(Status::strict_decoding(&object, &texts(), &unknown)),
     };
-    warnings.extend(advice(&object));
     Ok(Decoded { object, warnings })
 }
 
@@ -125,9 +123,9 @@ fn check_path(target: &Target, object: &Object) -> Result<(), Status> {
 }
 
 /// Adds the warnings to a response, each as a `Warning` header.
-pub(crate) fn warn(mut response: Response, warnings: &[String]) -> Response {
-    for warning in warnings.iter().take(MOST_WARNINGS) {
-        let text: String = warning.chars().filter(|c| !c.is_control()).take(LONGEST_WARNING).collect();
+pub(crate) fn warn(mut response: Response, warnings: impl IntoIterator<Item = impl ToString>) -> Response {
+    for warning in warnings.into_iter().take(MOST_WARNINGS) {
+        let text: String = warning.to_string().chars().filter(|c| !c.is_control()).take(LONGEST_WARNING).collect();
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
         // Only control characters could be refused, and there are none left.
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
@@ -238,7 +236,7 @@ mod tests {
     #[test]
     fn a_warning_cannot_break_the_head_of_an_answer() {
         let long = "x".repeat(1000);
-        let response = warn(Response::default(), &["a \"b\"\r\nX: y".to_owned(), long, "ünï".to_owned()]);
+        let response = warn(Response::default(), ["a \"b\"\r\nX: y".to_owned(), long, "ünï".to_owned()]);
         let values: Vec<&[u8]> = response.headers().get_all(WARNING).iter().map(HeaderValue::as_bytes).collect();
         assert_eq!(values[0], br#"299 - "a \"b\"X: y""#);
         assert_eq!(values[1].len(), LONGEST_WARNING + 8);

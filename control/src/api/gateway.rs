@@ -40,6 +40,7 @@ use super::status::Status;
 use crate::cluster::{Change, Commit, Write};
 use crate::compile::resolve::ServiceName;
 use crate::explain::explain;
+use crate::explain::warnings::warnings;
 use crate::objects::fault::Fault;
 use crate::objects::{Key, Kind, Object};
 use crate::runtime::WriteError;
@@ -148,6 +149,7 @@ fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {
     ];
     let changes: std::collections::HashMap<Key, usize> =
         commit.changes.iter().enumerate().map(|(index, change)| (change.key.clone(), index)).collect();
+    let settings = api.replica.read().cluster.settings().clone();
     let api = api.clone();
     let results = (0..count).filter_map(move |index| {
         let key = commit.written.get(index)?;
@@ -156,7 +158,14 @@ fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {
             Some(change) => change.new.clone(),
             None => written(&api, key, &commit),
         };
-        Some(json!({"result": ApplyOutcome::of(change).as_str(), "object": object.map(|object| object.to_value())}))
+        let warnings =
+            object.as_ref().map(|object| warnings(object, &settings)).filter(|warnings| !warnings.is_empty());
+        let mut result =
+            json!({"result": ApplyOutcome::of(change).as_str(), "object": object.map(|object| object.to_value())});
+        if let Some(warnings) = warnings {
+            result["warnings"] = json!(warnings);
+        }
+        Some(result)
     });
     render::stream(&head, "items", results)
 }

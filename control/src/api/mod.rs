@@ -17,7 +17,6 @@
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
 //!                selector  label and field selectors             deletion  DeleteOptions
-//!                advice    warnings about what is legal and of no use
 //!     responses: form      what a client accepts                 answer  to committed writes
 //!                render    objects, lists, Tables, streamed      status  errors as Status objects
 //!          both: protobuf  the other encoding of objects, lists and events
@@ -32,7 +31,6 @@
 //! The API has a thread and a single-threaded runtime of its own. It waits for the control thread only for
 //! the result of a write, and never delays the control thread.
 
-mod advice;
 mod answer;
 mod body;
 mod collection;

@@ -20,8 +20,9 @@ use super::patch::{change, finish, patch, with_spec_of};
 use super::request::{Options, Part, Target};
 use super::shared::Api;
 use super::status::Status;
-use super::{advice, collection, listing, query, render, watch};
+use super::{collection, listing, query, render, watch};
 use crate::cluster::Write;
+use crate::explain::advice;
 use crate::objects::{Key, Kind, Object};
 
 pub(crate) fn router() -> Router<Api> {
@@ -50,7 +51,7 @@ fn kind_router(kind: Kind) -> Router<Api> {
     };
     let router = router.layer(Extension(kind));
     match kind {
-        Kind::Endpoints => router.layer(map_response(async |response| warn(response, &[advice::ENDPOINTS.to_owned()]))),
+        Kind::Endpoints => router.layer(map_response(async |response| warn(response, [advice::ENDPOINTS]))),
         _ => router,
     }
 }
@@ -109,7 +110,7 @@ async fn create(State(api): State<Api>, target: Target, headers: HeaderMap, body
     let (claim, sent, _) = receive(&api, &headers, body).await?;
     let Decoded { object, warnings } = decode(&target, &sent)?;
     let response = write(&api, &target, object.key(), Write::Create(object), claim).await?;
-    Ok(warn(response, &warnings))
+    Ok(warn(response, warnings))
 }
 
 async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
@@ -120,7 +121,7 @@ async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, bod
     }
     let Decoded { object, warnings } = decode(&target, &sent)?;
     let response = write(&api, &target, target.key(), Write::Replace(object), claim).await?;
-    Ok(warn(response, &warnings))
+    Ok(warn(response, warnings))
 }
 
 /// The request has a whole object, which is validated like any other; only its status is used.

@@ -6,6 +6,8 @@
 //! EndpointSlice ── names ──▶ Service      └ no such Service: a finding
 //! ```
 //!
+//! With them come the warnings that the API sends with each object ([`super::warnings`]).
+//!
 //! Findings are not faults: a Service may be applied before its Pods, and slices may be written for a Service that comes
 //! later. So a running gateway is not linted (`explain` describes its state), and in a set without Pods selectors are not
 //! checked.
@@ -17,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::cluster::Cluster;
 use crate::controllers::membership::{find_port, pod_addresses};
+use crate::explain::warnings::{Warning, warnings};
 use crate::explain::{Verdict, explain};
 use crate::objects::service::{ServiceName, SpecExt, selects};
 use crate::objects::{Key, Kind, Object};
@@ -39,6 +42,10 @@ pub fn lint(cluster: &Cluster) -> Vec<Finding> {
     for object in cluster.objects(Kind::Service, None) {
         let Some(spec) = object.as_service().and_then(|service| service.spec.as_ref()) else { continue };
         service(cluster, object, spec, &pods, &mut findings);
+    }
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Endpoints] {
+        let objects = cluster.objects(kind, None);
+        findings.extend(objects.flat_map(|object| warned(cluster, object)));
     }
     // The one from the start is in every set.
     let mut services = cluster.objects(Kind::Service, None);
@@ -75,6 +82,12 @@ fn service(cluster: &Cluster, object: &Object, spec: &ServiceSpec, pods: &Pods<'
             find(format!("spec.ports[{index}].targetPort"), message);
         }
     }
+}
+
+/// What the API would warn about.
+fn warned(cluster: &Cluster, object: &Object) -> impl Iterator<Item = Finding> {
+    let warnings = warnings(object, cluster.settings()).into_iter();
+    warnings.map(|Warning { field, message }| Finding { key: object.key(), field, message })
 }
 
 /// The Pod that nearly has the labels, in `explain`'s words.

@@ -9,8 +9,11 @@
 //!
 //! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
 
+pub(crate) mod advice;
 pub mod lint;
 mod locality;
+mod unserved;
+pub mod warnings;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -375,6 +378,7 @@ fn notes(
     notes.extend(weights::notes(resolved));
     notes.extend(partial_port_notes(resolved));
     notes.extend(unserved_notes(resolved));
+    notes.extend(vain_notes(cluster, service));
     notes.extend(balancer_note(cluster, service, spec));
     notes
 }
@@ -453,13 +457,15 @@ fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
 /// What the Service requests and the workers of this version do not support.
 fn unserved_notes(service: &ResolvedService) -> Vec<String> {
     let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp);
-    let mut notes: Vec<String> =
-        sctp.map(|port| format!("Port {}/SCTP is not served: this version supports TCP and UDP.", port.port)).collect();
-    let addresses = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
-    if addresses.into_iter().flatten().any(|address| address.is_ipv6()) {
-        notes.push("Its IPv6 addresses have DNS names, but are not served: this version supports IPv4.".to_owned());
-    }
-    notes
+    sctp.map(|port| format!("Port {}/SCTP is not served: this version supports TCP and UDP.", port.port)).collect()
+}
+
+/// What the Service asks for in vain, of what no other note is about.
+fn vain_notes(cluster: &Cluster, service: &Service) -> impl Iterator<Item = String> {
+    const OTHERS: [&str; 4] = ["metadata.labels", "spec.type", "spec.loadBalancerClass", "spec.trafficDistribution"];
+    let told = |field: &str| OTHERS.iter().any(|other| field.starts_with(other)) || field.ends_with("TrafficPolicy");
+    let vain = unserved::of_service(service, cluster.settings()).into_iter();
+    vain.filter(move |warning| !told(&warning.field)).map(|warning| format!("{warning}."))
 }
 
 fn balancer_note(cluster: &Cluster, service: &Service, spec: &ServiceSpec) -> Option<String> {

@@ -89,7 +89,7 @@ pub(super) async fn change(
         let code = if current.is_some() { StatusCode::OK } else { StatusCode::CREATED };
         let write = vec![Write::Exact(object)];
         match api.write(write, target.options.dry_run, api.budget.claim(size)?).await? {
-            Ok(commit) => return answer(api, target, &key, &commit, code).map(|response| warn(response, &warnings)),
+            Ok(commit) => return answer(api, target, &key, &commit, code).map(|response| warn(response, warnings)),
             Err(error) if was_overtaken(&error) && attempt < ATTEMPTS => {}
             Err(error) => return Err(Status::from_write_error(&key, &error)),
         }

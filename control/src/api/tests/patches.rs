@@ -263,3 +263,22 @@ fn openapi_is_found_by_its_index_and_tells_the_parameters_of_a_patch() {
     assert!(document.text.contains("x-kubernetes-patch-merge-key") && document.text.contains("fieldValidation"));
     gateway.send("GET", "/openapi/v2", &[("Accept", "application/vnd.kubernetes.protobuf")], "").expect(406);
 }
+
+#[test]
+fn what_the_gateway_does_not_do_is_a_warning_wherever_an_object_is_written() {
+    const EXPECTED: &str = r#"299 - "spec.loadBalancerClass: no address is assigned here, because class \"a.io/b\" belongs to another implementation""#;
+    let gateway = Gateway::new();
+    let mut balancer = service("web");
+    (balancer["spec"]["type"], balancer["spec"]["loadBalancerClass"]) = (json!("LoadBalancer"), json!("a.io/b"));
+    let applied = gateway.post(&format!("{APPLY_PATH}?dryRun=All"), &balancer).expect(200);
+    assert_eq!(applied.at("/items/0/warnings/0/field"), "spec.loadBalancerClass");
+    let warning = |answer: &Answer| answer.headers.get("warning").cloned();
+    let created = gateway.post(SERVICES, &balancer).expect(201);
+    assert_eq!(warning(&created).as_deref(), Some(EXPECTED));
+    let path = format!("{SERVICES}/web");
+    let labelled = json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(warning(&gateway.patch(&path, "merge", &labelled).expect(200)).as_deref(), Some(EXPECTED));
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.77"}]}}});
+    assert_eq!(warning(&gateway.patch(&format!("{path}/status"), "merge", &status).expect(200)), None);
+    assert_eq!(warning(&gateway.get(&path).expect(200)), None);
+}

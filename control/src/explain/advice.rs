@@ -11,7 +11,7 @@ use crate::objects::Object;
 use crate::objects::service::{ServiceType, SpecExt, parse_cidr, parse_ip, parse_strict_cidr};
 
 /// Every request for Endpoints is told this.
-pub(super) const ENDPOINTS: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+pub(crate) const ENDPOINTS: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
 const OLD_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const HINTS: &str = "service.kubernetes.io/topology-mode";
