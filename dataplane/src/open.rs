@@ -5,9 +5,9 @@ use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::{FrontendKey, Tables};
 use pollgate_common::time::{Instant, Ticks};
 
-use crate::flow::FlowTable;
 use crate::flow::room::{self, Room};
 use crate::flow::table::{CANDIDATES, FlowOrigin, Full};
+use crate::flow::{Entry, FlowTable};
 use crate::packet::{Packet, Verdict};
 use crate::reply::reject;
 use crate::select::Choice;
@@ -48,12 +48,17 @@ pub(crate) fn flow<A: Address>(
 #[cold]
 pub(crate) fn still_serves<A: Address>(flows: &mut FlowTable<A>, index: u32, tables: &Tables) -> bool {
     let entry = flows.entry_mut(index);
-    let service = tables.service_by_id(entry.service_id());
-    let serves = service.is_some_and(|service| service.still_serves(entry.backend, entry.backend_incarnation));
+    let serves = serves(entry, tables);
     if serves {
         entry.mark = low(tables.generation());
     }
     serves
+}
+
+/// Whether the backend of a flow serves under these tables.
+pub(crate) fn serves<A: Address>(entry: &Entry<A>, tables: &Tables) -> bool {
+    let service = tables.service_by_id(entry.service_id());
+    service.is_some_and(|service| service.still_serves(entry.backend, entry.backend_incarnation))
 }
 
 /// The part of a generation that an entry keeps.
@@ -72,8 +77,7 @@ fn target<A: Address>(
     tables: &Tables,
     now: Ticks,
 ) -> Result<FlowKey<A>, Verdict> {
-    let dst = A::from_ip(choice.backend.address).ok_or(Verdict::Drop(DropReason::RejectNoEndpoints))?;
-    let plain = FlowKey { dst, dst_port: choice.backend.port, ..packet.key };
+    let plain = plain(packet, choice)?;
     if choice.snat {
         return translated(shared, flows, &plain, tables, now);
     }
@@ -84,6 +88,19 @@ fn target<A: Address>(
         return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
     from_another_port(shared, flows, &plain, tables, now)
+}
+
+/// The packet as it would go to the chosen backend with its source as it is.
+pub(crate) fn plain<A: Address>(packet: &Packet<A>, choice: &Choice) -> Result<FlowKey<A>, Verdict> {
+    let dst = A::from_ip(choice.backend.address).ok_or(Verdict::Drop(DropReason::RejectNoEndpoints))?;
+    Ok(FlowKey { dst, dst_port: choice.backend.port, ..packet.key })
+}
+
+/// The gateway address that a translated client gets.
+pub(crate) fn gateway<A: Address>(client: A, tables: &Tables) -> Result<A, Verdict> {
+    let settings = tables.settings();
+    let hash = settings.ring_hash.source(client.into());
+    snat::address(settings, hash).ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
 }
 
 /// `plain` with the client's address and another port of those that this worker owns, such that the reply's key is free.
@@ -110,9 +127,7 @@ fn translated<A: Address>(
     tables: &Tables,
     now: Ticks,
 ) -> Result<FlowKey<A>, Verdict> {
-    let settings = tables.settings();
-    let client = settings.ring_hash.source(plain.src.into());
-    let src: A = snat::address(settings, client).ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))?;
+    let src = gateway(plain.src, tables)?;
     let protocol = Protocol::from_number(plain.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
     // A Service may have an external IP that is a gateway address: its ports are not for sources.
     let frontend = |port| tables.frontend(&FrontendKey { address: src.into(), port, protocol }).is_some();

@@ -20,6 +20,7 @@ use crate::owned::may_pass;
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
 use crate::reply::{self, arp, nd, reject};
+use crate::select::Choice;
 use crate::state::{Lane, Shared, State};
 use crate::wire::control::{Control, Kind};
 use crate::wire::{Ip, ethernet};
@@ -227,14 +228,30 @@ fn holds_after_syn<A: Address>(flows: &mut FlowTable<A>, index: u32, tables: &Ta
 /// Whether the flow's backend need not be looked up again: a TCP connection keeps it for as long as it lasts, a UDP flow for as
 /// long as the tables are the same. Only the client's packets ask.
 #[inline]
-fn is_checked<A: Address>(entry: &Entry<A>, tables: &Tables) -> bool {
+pub(crate) fn is_checked<A: Address>(entry: &Entry<A>, tables: &Tables) -> bool {
     match entry.protocol() {
         Some(Protocol::Tcp | Protocol::Sctp) | None => true,
         Some(Protocol::Udp) => entry.state.side() == Side::Backend || entry.mark == open::low(tables.generation()),
     }
 }
 
-/// Classify, steer, select, open. Returns the index of the new flow.
+/// Classify, steer, select: what the flow that the packet opens gets. Changes nothing; a trace asks the same.
+#[inline]
+pub(crate) fn choose<A: Address>(
+    shared: &Shared,
+    packet: &Packet<A>,
+    tables: &Tables,
+    now: Instant,
+) -> Result<Choice, Verdict> {
+    let destination = Destination::of(&packet.key, tables)?;
+    here(shared, packet, destination, tables)?;
+    let frontend = classify::new_flow(packet, destination, tables)?;
+    let choice = select::choose(packet, frontend, tables, &shared.affinity, now.ticks())?;
+    within_hop_limit(packet)?;
+    Ok(choice)
+}
+
+/// Choose, then open. Returns the index of the new flow.
 #[cold]
 fn new_flow<I: Ip>(
     shared: &mut Shared,
@@ -244,11 +261,7 @@ fn new_flow<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> Result<u32, Verdict> {
-    let destination = Destination::of(&packet.key, tables)?;
-    here(shared, packet, destination, tables)?;
-    let frontend = classify::new_flow(packet, destination, tables)?;
-    let choice = select::choose(packet, frontend, tables, &shared.affinity, now.ticks())?;
-    within_hop_limit(packet)?;
+    let choice = choose(shared, packet, tables, now)?;
     let index = open::flow(shared, &mut lane.flows, other, packet, &choice, tables, now)?;
     if let Some(timeout) = choice.affinity {
         let client = Client { service: choice.service, address: packet.key.src.into() };
@@ -287,11 +300,17 @@ fn translate<I: Ip>(
 /// The verdict on a translated packet; addresses its frame if the next hop is known.
 #[inline]
 fn send(frame: &mut Frame, next: Result<&NextHop, NoNextHop>) -> Verdict {
+    if let Ok(next) = next {
+        rewrite::address(frame, next);
+    }
+    towards(next)
+}
+
+/// The verdict on a packet with this next hop.
+#[inline]
+pub(crate) fn towards(next: Result<&NextHop, NoNextHop>) -> Verdict {
     match next {
-        Ok(next) => {
-            rewrite::address(frame, next);
-            Verdict::Send(next.port)
-        }
+        Ok(next) => Verdict::Send(next.port),
         Err(NoNextHop::Neighbour(_)) => Verdict::Pend,
         Err(error) => Verdict::Drop(pending::reason(error)),
     }

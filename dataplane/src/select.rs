@@ -34,6 +34,10 @@ pub(crate) struct Choice {
     pub(crate) slot: u16,
     /// The backend.
     pub(crate) backend: Backend,
+    /// What the Service's traffic policy says.
+    pub(crate) policy: Policy,
+    /// The client had the backend before; it was not the ring that chose it.
+    pub(crate) kept: bool,
     /// Whether the source is translated.
     pub(crate) snat: bool,
     /// The packet is from the middle of a connection that another gateway opened.
@@ -58,7 +62,8 @@ pub(crate) fn choose<A: Address>(
     }
     let policy = snat::policy(frontend.kind, service, settings.is_pod(from), settings.masquerade);
     let pool = if policy.local { &service.local } else { &service.cluster };
-    let (slot, backend) = match kept(from, service, pool, affinity, now) {
+    let kept = kept(from, service, pool, affinity, now);
+    let (slot, backend) = match kept {
         Some(kept) => kept,
         None => backend(packet, service, policy, pool, settings)?,
     };
@@ -68,7 +73,8 @@ pub(crate) fn choose<A: Address>(
         return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
     let affinity = service.client_ip_affinity;
-    Ok(Choice { service: service.id, slot, backend: *backend, snat, mid_stream, affinity })
+    let (backend, kept) = (*backend, kept.is_some());
+    Ok(Choice { service: service.id, slot, backend, policy, kept, snat, mid_stream, affinity })
 }
 
 /// The backend that the client was given before, if the Service remembers and `pool` has it.
