@@ -109,7 +109,7 @@ fn decide<I: Ip>(
     }
     match flow(shared, lane, other, packet, tables, now) {
         Ok(flow) => translate(shared, lane, frame, packet, flow, tables, now),
-        Err(verdict) => (shared.refusals.limit(verdict, now), Account::NONE),
+        Err(verdict) => (shared.refusals.limit(verdict, packet.key.src, now), Account::NONE),
     }
 }
 
@@ -291,7 +291,7 @@ fn translate<I: Ip>(
     if let Ok(next) = next
         && rewrite::is_too_long(packet.ip_len(), frame, next)
     {
-        return (shared.refusals.limit(reject::too_big::<I>(frame, next.mtu), now), opened);
+        return (shared.refusals.limit(reject::too_big::<I>(frame, next.mtu), packet.key.src, now), opened);
     }
     rewrite::translate::<I>(frame, packet, &entry.translation);
     (send(frame, next), Account { packets: 1, ..opened })

@@ -88,7 +88,7 @@ impl Worker {
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, parts.steering.workers()),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
             new_flows: Rate::new(parts.limits.new_per_second),
-            refusals: reject::Rates::new(),
+            refusals: reject::Rates::new(ahash::RandomState::with_seeds(b, a, d, c)),
             steering: parts.steering,
             affinity: parts.affinity,
             affinity_totals: AffinityTotals::default(),

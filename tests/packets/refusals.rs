@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::IS_V6;
 use super::support::builder::{Ip, other, tcp, udp};
 use super::support::family::QUOTED;
 use super::support::lab::{Lab, OUTSIDE, PODS};
@@ -118,17 +119,23 @@ fn a_packet_at_its_last_hop_is_told_about_not_forwarded() {
 #[test]
 fn refusals_per_second_are_bounded() {
     let mut lab = Lab::new(&web(&["10.244.1.10"]));
-    let sent = |lab: &mut Lab, packet: Ip| {
-        (0..12_000).for_each(|_| lab.push(0, PODS, packet.clone()));
+    let sent = |lab: &mut Lab, from: &dyn Fn(u32) -> String, packet: fn(&str, &str) -> Ip| {
+        (0..12_000).for_each(|n| lab.push(0, OUTSIDE, packet(&from(n), "10.96.0.50:81")));
         lab.run();
-        lab.take(PODS).len()
+        lab.take(OUTSIDE).len()
     };
-    let (datagram, segment) = (udp("10.244.1.5:40000", "10.96.0.50:81"), tcp("10.244.1.5:40000", "10.96.0.50:81"));
-    assert_eq!((sent(&mut lab, datagram.clone()), sent(&mut lab, segment.clone())), (1000, 10_000));
+    // Two hosts of one prefix; then clients of so many prefixes that their buckets hold more than the worker may send.
+    let near = |n: u32| format!("203.0.114.{}:40000", 1 + n % 2);
+    let everywhere = |n: u32| format!("100.{}.{}.7:40000", 64 + n / 250 % 48, n % 250);
+    // The IPv6 addresses of this suite are all of one prefix.
+    let rest = |datagrams: usize, segments: usize| if IS_V6 { (0, 0) } else { (datagrams, segments) };
+    assert_eq!((sent(&mut lab, &near, udp), sent(&mut lab, &near, tcp)), (100, 1000));
+    assert_eq!((sent(&mut lab, &everywhere, udp), sent(&mut lab, &everywhere, tcp)), rest(900, 9000));
     lab.wait(Duration::from_millis(500));
-    assert_eq!((sent(&mut lab, datagram), sent(&mut lab, segment)), (500, 5000));
-    let refused = [("originated", 16_500), ("tx", 16_500), ("reject_undefined_port", 48_000)];
-    lab.counters(&[&[("rx", 48_000)], &refused[..]].concat());
+    assert_eq!((sent(&mut lab, &near, udp), sent(&mut lab, &near, tcp)), (50, 500));
+    assert_eq!((sent(&mut lab, &everywhere, udp), sent(&mut lab, &everywhere, tcp)), rest(450, 4500));
+    let refused = if IS_V6 { 1650 } else { 16_500 };
+    lab.counters(&[("rx", 96_000), ("originated", refused), ("tx", refused), ("reject_undefined_port", 96_000)]);
 }
 
 #[test]

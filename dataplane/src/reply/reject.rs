@@ -5,6 +5,8 @@
 //! does (Kubernetes `pkg/proxy/nftables/proxier.go`). The refused frame is a drop with its reason; the reply is built in
 //! its buffer and counted as originated.
 
+use std::net::IpAddr;
+
 use pollgate_common::flow::Address;
 use pollgate_common::net::Mac;
 use pollgate_common::reasons::DropReason;
@@ -51,26 +53,63 @@ const RESETS_PER_SECOND: u32 = 10_000;
 /// as large: fewer of them, or spoofed packets would make the gateway a reflector.
 const ERRORS_PER_SECOND: u32 = 1000;
 
-/// The refusals that a worker may still send.
+/// One source prefix gets at most one in so many of a worker's refusals: no host uses up what others need.
+const SHARES: u32 = 10;
+
+/// Source prefixes share so many buckets, by their hash: memory does not grow with the number of sources.
+const BUCKETS: usize = 1024;
+
+/// The refusals that a worker may still send, in all and to each source prefix: /24 (IPv4) or /56 (IPv6), as name servers limit
+/// their responses.
 pub(crate) struct Rates {
+    all: Kinds,
+    prefixes: Box<[Kinds]>,
+    /// Keyed, so that a sender cannot choose the bucket of another one.
+    hasher: ahash::RandomState,
+}
+
+/// What may still be sent, by kind.
+struct Kinds {
     resets: Rate,
     errors: Rate,
 }
 
 impl Rates {
     /// None has been sent.
-    pub(crate) fn new() -> Rates {
-        Rates { resets: Rate::new(RESETS_PER_SECOND), errors: Rate::new(ERRORS_PER_SECOND) }
+    pub(crate) fn new(hasher: ahash::RandomState) -> Rates {
+        let prefixes = (0..BUCKETS).map(|_| Kinds::new(SHARES)).collect();
+        Rates { all: Kinds::new(1), prefixes, hasher }
     }
 
-    /// `verdict`, or a plain drop if it is a refusal beyond its rate.
-    pub(crate) fn limit(&mut self, verdict: Verdict, now: Instant) -> Verdict {
+    /// `verdict` on a packet from `source`, or a plain drop if it is a refusal beyond its rate.
+    pub(crate) fn limit<A: Address>(&mut self, verdict: Verdict, source: A, now: Instant) -> Verdict {
         let Verdict::Refuse(reason, how) = verdict else { return verdict };
-        let rate = match how {
+        let hash = self.hasher.hash_one(prefix(source.into()));
+        let bucket = usize::try_from(hash % BUCKETS as u64).unwrap_or_default();
+        let Some(prefix) = self.prefixes.get_mut(bucket) else { return Verdict::Drop(reason) };
+        if prefix.of(how).take(now) && self.all.of(how).take(now) { verdict } else { Verdict::Drop(reason) }
+    }
+}
+
+impl Kinds {
+    /// A `share`th of a worker's refusals.
+    fn new(share: u32) -> Kinds {
+        Kinds { resets: Rate::new(RESETS_PER_SECOND / share), errors: Rate::new(ERRORS_PER_SECOND / share) }
+    }
+
+    fn of(&mut self, how: Refusal) -> &mut Rate {
+        match how {
             Refusal::Reset => &mut self.resets,
             Refusal::PortUnreachable | Refusal::TimeExceeded | Refusal::TooBig(_) => &mut self.errors,
-        };
-        if rate.take(now) { verdict } else { Verdict::Drop(reason) }
+        }
+    }
+}
+
+/// The first bits of a source address.
+fn prefix(source: IpAddr) -> u128 {
+    match source {
+        IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
+        IpAddr::V6(address) => address.to_bits() >> 72,
     }
 }
 
@@ -153,4 +192,34 @@ fn write_packet<I: Ip>(
     frame.set_len(ethernet::LEN + total);
     frame.set_offload(Offload::default());
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use pollgate_common::flow::V6;
+
+    use super::*;
+
+    /// Refusals of each of two sources within an instant, beside one another.
+    fn granted(sources: [&str; 2]) -> [u32; 2] {
+        let mut rates = Rates::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let verdict = Verdict::Refuse(DropReason::RejectNoEndpoints, Refusal::PortUnreachable);
+        let sources: [Ipv6Addr; 2] = sources.map(|source| source.parse().expect("an address"));
+        let mut granted = [0; 2];
+        for _ in 0..2000 {
+            for (source, granted) in sources.iter().zip(&mut granted) {
+                let limited = rates.limit(verdict, V6(*source), Instant(5));
+                *granted += u32::from(matches!(limited, Verdict::Refuse(..)));
+            }
+        }
+        granted
+    }
+
+    #[test]
+    fn one_prefix_leaves_refusals_for_others() {
+        assert_eq!(granted(["2001:db8:0:100::1", "2001:db8:0:1ff:9::2"]), [50, 50], "one /56");
+        assert_eq!(granted(["2001:db8:0:100::1", "2001:db8:0:200::1"]), [100, 100], "two of them");
+    }
 }
