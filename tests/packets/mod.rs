@@ -21,6 +21,7 @@ mod v4 {
     mod flood;
     mod flows;
     mod malformed;
+    mod model;
     mod neighbours;
     mod outside;
     mod reasons;
@@ -41,6 +42,7 @@ mod v6 {
     mod flood;
     mod flows;
     mod malformed_v6;
+    mod model;
     mod nd_icmpv6;
     mod neighbours;
     mod outside;
