@@ -66,9 +66,11 @@ fn established(c: &mut Criterion) {
 /// By kind of packets: mixed protocols and sizes.
 fn mixed(c: &mut Criterion) {
     let mut group = group(c, "mixed");
-    measure(&mut group, BenchmarkId::new("tcp+udp", FLOWS), || Scene::new(Source::new(MAC, Mix::Both, FLOWS, 1)));
+    let both = || Source::new(MAC, Mix::Both, FLOWS, 1);
+    measure(&mut group, BenchmarkId::new("tcp+udp", FLOWS), || Scene::new(both()));
+    measure(&mut group, BenchmarkId::new("tcp+udp6", FLOWS), || Scene::new(both().v6()));
     measure(&mut group, BenchmarkId::new("imix", FLOWS), || {
-        let source = Source::new(MAC, Mix::Both, FLOWS, 1).sized(IMIX);
+        let source = both().sized(IMIX);
         Scene { stride: 2048, ..Scene::new(source) }
     });
     group.finish();
@@ -78,8 +80,9 @@ fn mixed(c: &mut Criterion) {
 fn services(c: &mut Criterion) {
     let mut group = group(c, "services");
     for services in sizes(&[1, 10, 100, 1_000, 10_000], 100) {
-        let scene = || Scene::new(Source::new(MAC, Mix::Udp, FLOWS.max(services), services));
-        measure(&mut group, BenchmarkId::new("udp", services), scene);
+        let source = || Source::new(MAC, Mix::Udp, FLOWS.max(services), services);
+        measure(&mut group, BenchmarkId::new("udp", services), || Scene::new(source()));
+        measure(&mut group, BenchmarkId::new("udp6", services), || Scene::new(source().v6()));
     }
     group.finish();
 }
@@ -92,10 +95,13 @@ fn new_flows(c: &mut Criterion) {
     const NUMBERS: u32 = 1 << 27;
     let mut group = group(c, "new");
     let from_pods = || Source::new(MAC, Mix::Udp, NUMBERS, 1_000);
-    for (name, source) in [("room", from_pods()), ("snat", from_pods().from(OUTSIDE))] {
+    let from_outside = || from_pods().from(OUTSIDE);
+    let with_room =
+        [("room", from_pods()), ("room6", from_pods().v6()), ("snat", from_outside()), ("snat6", from_outside().v6())];
+    for (name, source) in with_room {
         let mut site = None;
         group.bench_function(name, |b| {
-            let site = site.get_or_insert_with(|| Site::new(source.clone(), 128, source.services, ROOM));
+            let site = site.get_or_insert_with(|| Site::of(source.family, source.clone(), 128, source.services, ROOM));
             b.iter_custom(|bursts| open_with_room(site, bursts, ROOM / BURST as u32));
         });
         if let Some(site) = &site {
@@ -104,20 +110,22 @@ fn new_flows(c: &mut Criterion) {
             site.all_sent();
         }
     }
-    let mut site = None;
-    group.bench_function("full", |b| {
-        let site = site.get_or_insert_with(|| {
-            let mut site = Site::new(from_pods(), 128, 1_000, SMALL);
-            (0..SMALL / BURST as u32).for_each(|_| site.poll());
-            site
+    for (name, source) in [("full", from_pods()), ("full6", from_pods().v6())] {
+        let mut site = None;
+        group.bench_function(name, |b| {
+            let site = site.get_or_insert_with(|| {
+                let mut site = Site::of(source.family, source.clone(), 128, source.services, SMALL);
+                (0..SMALL / BURST as u32).for_each(|_| site.poll());
+                site
+            });
+            b.iter(|| site.poll());
         });
-        b.iter(|| site.poll());
-    });
-    if let Some(site) = &mut site {
-        site.check();
-        let totals = site.totals();
-        assert_eq!(totals.flows_opened, totals.rx, "every packet was a new flow");
-        assert_eq!(totals.flows_evicted, totals.flows_opened - u64::from(SMALL), "and each evicted one");
+        if let Some(site) = &mut site {
+            site.check();
+            let totals = site.totals();
+            assert_eq!(totals.flows_opened, totals.rx, "every packet was a new flow");
+            assert_eq!(totals.flows_evicted, totals.flows_opened - u64::from(SMALL), "and each evicted one");
+        }
     }
     group.finish();
 }

@@ -82,11 +82,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// With `services` Services of ten endpoints, and frames from `make` in buffers of `stride` bytes.
-    pub(crate) fn new(make: impl Make + 'static, stride: usize, services: u32, most_flows: u32) -> Site {
-        Site::of(Family::V4, make, stride, services, most_flows)
-    }
-
-    fn of(family: Family, make: impl Make + 'static, stride: usize, services: u32, most_flows: u32) -> Site {
+    pub(crate) fn of(family: Family, make: impl Make + 'static, stride: usize, services: u32, most_flows: u32) -> Site {
         let (port, remote) = Endless::new(PortId(0), make, stride);
         let ports: Vec<Box<dyn Port>> = vec![Box::new(port)];
         let config = match family {
