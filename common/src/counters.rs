@@ -1,4 +1,4 @@
-//! Counters: one block per worker, written only by that worker, read by any thread.
+//! Counters: one block per worker, written only by that worker, read by any thread; and one for what is sent beside the workers.
 //!
 //! A counter is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
 //! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one counter about another,
@@ -194,6 +194,7 @@ counters! {
     affinity_remembered Counter Events "Clients of Services with ClientIP affinity that began to be remembered.",
     affinity_displaced Counter Events "Remembered clients that were forgotten to make room for others.",
     affinity_refused Counter Events "Clients that were not remembered, because confirmed clients have all the room.",
+    announced Counter Frames "Frames that announced where owned addresses are: gratuitous ARP and unsolicited neighbour advertisements. Not part of `originated` and `tx`.",
     missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
     bursts Counter Events "Bursts processed.",
     sleeps Counter Events "Times the worker slept while waiting for frames.",
@@ -278,6 +279,7 @@ pub const MAX_SERVICES: usize = 1 << 17;
 #[derive(Debug)]
 pub struct Counters {
     workers: Box<[CachePadded<WorkerCounters>]>,
+    beside: CachePadded<WorkerCounters>,
     services: Box<[Box<[ServiceCounters]>]>,
 }
 
@@ -286,6 +288,7 @@ impl Counters {
     pub fn new(workers: usize) -> Counters {
         Counters {
             workers: (0..workers).map(|_| CachePadded::default()).collect(),
+            beside: CachePadded::default(),
             services: (0..workers).map(|_| (0..MAX_SERVICES).map(|_| ServiceCounters::default()).collect()).collect(),
         }
     }
@@ -303,17 +306,22 @@ impl Counters {
         &self.workers[worker]
     }
 
+    /// The block of the thread that announces addresses: what is sent beside the workers.
+    pub fn beside_workers(&self) -> &WorkerCounters {
+        &self.beside
+    }
+
     /// One worker's counters of the Service port with this index, if there can be one.
     #[inline]
     pub fn service(&self, worker: usize, index: u32) -> Option<&ServiceCounters> {
         self.services.get(worker)?.get(index as usize)
     }
 
-    /// The sum over all workers.
+    /// The sum over all workers, and what is counted beside them.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for worker in self.workers() {
-            worker.add_to(&mut totals);
+        for block in self.workers().chain([self.beside_workers()]) {
+            block.add_to(&mut totals);
         }
         totals
     }
@@ -341,8 +349,9 @@ mod tests {
         counters.worker(1).pass(PassReason::Arp);
         counters.worker(0).consumed.add(1);
         counters.worker(0).held.set(1);
+        counters.beside_workers().announced.add(4);
         let totals = counters.totals();
-        assert_eq!(totals.rx, 5);
+        assert_eq!((totals.rx, totals.announced), (5, 4));
         assert_eq!(totals.balance(), (5, 5));
         assert_eq!((totals.drops_of(DropReason::Runt), totals.passes_of(PassReason::Arp)), (1, 1));
     }

@@ -79,6 +79,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether the link is administratively up and has carrier.
     pub up: bool,
+    /// How often its carrier has come: it differs after a link was down, however short.
+    pub ups: u32,
 }
 
 /// One route of the main table, to one next hop.
@@ -254,7 +256,7 @@ mod tests {
 
     fn link(index: u32, port: Option<u16>) -> Link {
         let mac = Mac([2, 0, 0, 0, 0, u8::try_from(index).expect("small")]);
-        Link { index, name: format!("eth{index}"), port: port.map(PortId), mac, mtu: 1500, up: true }
+        Link { index, name: format!("eth{index}"), port: port.map(PortId), mac, mtu: 1500, up: true, ups: 1 }
     }
 
     fn route(to: &str, via: Option<&str>, link: u32, metric: u32) -> Route {

@@ -14,6 +14,7 @@
 #![deny(unsafe_code)]
 
 pub mod affinity;
+pub mod announce;
 pub mod bpf;
 mod burst;
 mod classify;

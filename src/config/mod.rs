@@ -61,6 +61,11 @@ impl Config {
         self.addresses.iter().chain(&self.dns.addresses).copied().collect()
     }
 
+    /// Whether clients reach the address by a route: it is in a Service CIDR, which no link has.
+    pub fn is_routed(&self, address: IpAddr) -> bool {
+        self.cluster.service_cidrs.iter().any(|cidr| cidr.contains(&address))
+    }
+
     /// Keys that are valid but need what this version does not support: one line per key.
     pub fn unsupported(&self) -> Vec<String> {
         let mut keys = Vec::new();

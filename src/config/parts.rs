@@ -122,7 +122,7 @@ impl From<&Config> for Facts {
 
 fn add_link(facts: &mut Facts, index: u32, port: PortId, name: &str, link: &model::Link) {
     let (name, mac) = (name.to_owned(), Mac(link.mac));
-    facts.links.push(Link { index, name, port: Some(port), mac, mtu: link.mtu, up: true });
+    facts.links.push(Link { index, name, port: Some(port), mac, mtu: link.mtu, up: true, ups: 1 });
     for &address in &link.addresses {
         facts.addresses.push((index, address));
         // An address with a prefix brings the route to its network, as in the kernel.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Start: check the host, open the state, read the network, publish, start the workers, read the state's Pods, open the API,
-//! load the manifests (if there are any, the workers start only then). Each step either succeeds, or returns what is missing
+//! load the manifests (if there are any, the workers start only then). Once the workers poll, the addresses are announced. Each step either succeeds, or returns what is missing
 //! and what to do; what was started before it is stopped again. Packets wait only for what they need: most of the state of a
 //! large cluster is Pods, and packets need only their slices. Threads belong to the network namespace of the thread that
 //! starts the gateway.
@@ -29,6 +29,7 @@ use crossbeam::channel;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::inspect::Mailbox;
+use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{self, Compiler};
@@ -47,6 +48,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::Config;
 use crate::host;
 use crate::host::advise::{self, Advice};
+use crate::ports::announce::Announcer;
 use crate::ports::follow::follow;
 use claim::claim_interfaces;
 pub(crate) use claim::is_claimed;
@@ -93,6 +95,7 @@ fn start_log() {
 
 /// A running gateway; it must be stopped.
 pub struct Gateway {
+    announcer: Announcer,
     workers: Workers,
     counters: Arc<Counters>,
     source: Source,
@@ -131,16 +134,18 @@ impl Gateway {
         let (commands, received) = channel::unbounded();
         let owned = OwnedAddresses::from(config);
         let (network, net) = follow_network(config, &owned, &commands)?;
-        compiler.network(net);
+        compiler.network(Arc::clone(&net));
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
         let (mut engines, steered) = workers::make(config, &settings, &network, &counters, &mailboxes)?;
-        compiler.on_publication(follow(owned, steered, &config.owned_addresses()));
+        let announcer = start_announcer(config, net, &counters)?;
+        compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
         runtime::publish_restored(&cluster, &mut compiler);
         // The objects of manifests must be there before the first frame.
         if start.manifests.is_none() {
             workers.start(std::mem::take(&mut engines))?;
+            announcer.begin();
         }
         let store = match start.set_aside_damaged {
             true => store, // They have been read with the rest.
@@ -161,8 +166,19 @@ impl Gateway {
         let control = runtime::spawn(parts).map_err(system("starting the control thread"))?;
         let following = follower.map(load_and_follow).transpose()?;
         workers.start(engines)?;
+        announcer.begin();
         info!("{}", summary(config, &cpus));
-        Ok(Gateway { workers, counters, source, following, api, control, _network: network, _claims: claims })
+        Ok(Gateway {
+            announcer,
+            workers,
+            counters,
+            source,
+            following,
+            api,
+            control,
+            _network: network,
+            _claims: claims,
+        })
     }
 
     /// The counters of all workers.
@@ -177,6 +193,7 @@ impl Gateway {
 
     /// Drains the workers, then stops the rest. Returns the totals in one line.
     pub fn stop(self) -> String {
+        drop(self.announcer);
         drop(self.workers);
         drop(self.following);
         self.api.stop();
@@ -195,6 +212,12 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
         warn!("{finding}: {why}: {command}");
     }
     Ok(())
+}
+
+fn start_announcer(config: &Config, net: Arc<Net>, counters: &Arc<Counters>) -> Result<Announcer, GatewayError> {
+    let addresses = config.owned_addresses().into_iter().map(|address| (address, config.is_routed(address)));
+    let announcer = Announcer::start(addresses, net, Arc::clone(counters));
+    announcer.map_err(system("starting the thread that announces addresses"))
 }
 
 /// Loads the objects of the manifests; when this returns they are served, and follow the files from then on.

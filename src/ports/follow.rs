@@ -4,7 +4,8 @@
 //!                                           ┌─▶ network: which neighbours and addresses to watch
 //!  publication: what it changed, no more ───┼─▶ fanout programs: which worker (AF_PACKET, io_uring)
 //!                                           ├─▶ steering programs: whose frame (AF_XDP)
-//!                                           └─▶ multicast groups: in which hosts ask for IPv6 addresses
+//!                                           ├─▶ multicast groups: in which hosts ask for IPv6 addresses
+//!                                           └─▶ announcer: where the addresses now are
 //! ```
 //!
 //! Called on the control thread after each publication. Its cost depends on what the publication changed, not on the size
@@ -18,9 +19,16 @@ use pollgate_control::compile::{PublicationListener, Replaced};
 use pollgate_control::netlink::OwnedAddresses;
 
 use super::Steered;
+use super::announce::Announcer;
 
-/// Keeps `owned` and `steered` in step with what is published.
-pub fn follow(owned: OwnedAddresses, mut steered: Steered, from_start: &[IpAddr]) -> PublicationListener {
+/// Keeps `owned`, `steered` and `announcer` in step with what is published.
+pub fn follow(
+    owned: OwnedAddresses,
+    mut steered: Steered,
+    announcer: &Announcer,
+    from_start: &[IpAddr],
+) -> PublicationListener {
+    let mut announcements = announcer.follower();
     let mut known: HashSet<IpAddr> = from_start.iter().copied().collect();
     Box::new(move |tables, replaced| {
         let (gone, come) = owned_since(&mut known, tables, replaced);
@@ -32,6 +40,8 @@ pub fn follow(owned: OwnedAddresses, mut steered: Steered, from_start: &[IpAddr]
         if let Some(programs) = &mut steered.programs {
             programs.follow(&gone, &come, replaced, tables.net());
         }
+        // Last: frames to an address that is announced must find everything ready.
+        announcements.follow(&gone, &come, tables);
     })
 }
 

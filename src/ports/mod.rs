@@ -8,6 +8,7 @@
 //! A worker's AF_XDP ports are opened together, since they share their frame memory; ports of the other kinds in the order
 //! of the workers, since that is how the kernel numbers the members of a group.
 
+pub mod announce;
 mod fanout;
 pub mod follow;
 mod groups;
@@ -165,8 +166,7 @@ impl<'a> Opener<'a> {
         let patience = self.config.flows.tcp_established;
         let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));
         let mut groups = Groups::new(self.config.interfaces.iter().filter_map(indexed));
-        let is_routed = |address: &IpAddr| self.config.cluster.service_cidrs.iter().any(|cidr| cidr.contains(address));
-        let on_link: Vec<IpAddr> = owned.iter().copied().filter(|address| !is_routed(address)).collect();
+        let on_link: Vec<IpAddr> = owned.iter().copied().filter(|address| !self.config.is_routed(*address)).collect();
         groups.join_all(&on_link);
         Steered { fanouts: self.fanouts, programs, groups }
     }

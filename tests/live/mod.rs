@@ -20,6 +20,7 @@ mod real_clients;
 mod services;
 mod state;
 pub(crate) mod support;
+mod takeover;
 
 use crate::shared::harness::Test;
 
@@ -39,6 +40,7 @@ pub(crate) fn tests() -> Vec<Test> {
         real_clients::TESTS,
         services::TESTS,
         state::TESTS,
+        takeover::TESTS,
     ]
     .concat()
 }

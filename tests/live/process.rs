@@ -33,7 +33,7 @@ tests! {
         commands_ask_the_running_gateway;
 }
 
-const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
+pub(crate) const POLLGATE: &str = env!("CARGO_BIN_EXE_pollgate");
 
 /// A directory with what a gateway reads and writes, and the network it runs in.
 pub(crate) struct Place {
@@ -72,25 +72,9 @@ impl Place {
 
     /// The same, with more options.
     pub(crate) fn start_with(&self, options: &[&str]) -> Process {
-        let notify = self.path().join("notify");
-        // The last one's, if there was one.
-        drop(fs::remove_file(&notify));
-        let ready = UnixDatagram::bind(&notify).expect("the socket systemd would have");
-        ready.set_read_timeout(Some(PATIENCE)).expect("set");
-        let log = File::create(self.path().join("log")).expect("a log");
         let mut command = self.run_command("gateway.yaml");
-        let child = command
-            .args(options)
-            .env("NOTIFY_SOCKET", &notify)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("started");
-        let process = Process { child };
-        let mut told = [0; 256];
-        let length = ready.recv(&mut told).unwrap_or_else(|error| panic!("not ready: {error}; {}", self.log()));
-        assert!(String::from_utf8_lossy(&told[..length]).lines().any(|line| line == "READY=1"));
-        process
+        command.args(options);
+        start_in(self.path(), command)
     }
 
     /// What the last gateway has logged.
@@ -150,6 +134,24 @@ impl Place {
     pub(crate) fn client(&self) -> &Namespace {
         &self.network.host("frontend-app").namespace
     }
+}
+
+/// Starts a gateway that logs into `directory`, and waits until it says to systemd's socket that it is ready.
+pub(crate) fn start_in(directory: &Path, mut command: Command) -> Process {
+    let notify = directory.join("notify");
+    // The last one's, if there was one.
+    drop(fs::remove_file(&notify));
+    let ready = UnixDatagram::bind(&notify).expect("the socket systemd would have");
+    ready.set_read_timeout(Some(PATIENCE)).expect("set");
+    let log = File::create(directory.join("log")).expect("a log");
+    command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log);
+    let process = Process { child: command.spawn().expect("started") };
+    let mut told = [0; 256];
+    let length = ready.recv(&mut told).unwrap_or_else(|error| {
+        panic!("not ready: {error}; {}", fs::read_to_string(directory.join("log")).expect("the log"))
+    });
+    assert!(String::from_utf8_lossy(&told[..length]).lines().any(|line| line == "READY=1"));
+    process
 }
 
 /// A gateway that runs; it is killed if the test ends before it.

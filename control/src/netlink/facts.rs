@@ -15,12 +15,20 @@ use rtnetlink::packet_route::route::{
 
 /// A link. One without a hardware address (a tunnel) gets zeroes: no port polls it.
 pub(super) fn link(message: &LinkMessage, ports: &HashMap<String, PortId>) -> Link {
-    let mut link =
-        Link { index: message.header.index, name: String::new(), port: None, mac: Mac::default(), mtu: 0, up: false };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        port: None,
+        mac: Mac::default(),
+        mtu: 0,
+        up: false,
+        ups: 0,
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::CarrierUpCount(count) => link.ups = *count,
             LinkAttribute::Address(bytes) => link.mac = mac(bytes).unwrap_or_default(),
             _ => {}
         }
@@ -248,12 +256,14 @@ mod tests {
         let mut message = LinkMessage::default();
         message.header.index = 4;
         message.header.flags = LinkFlags::Up;
-        message.attributes = vec![LinkAttribute::IfName("eth1".to_owned()), LinkAttribute::Mtu(1500)];
+        message.attributes =
+            vec![LinkAttribute::IfName("eth1".to_owned()), LinkAttribute::Mtu(1500), LinkAttribute::CarrierUpCount(7)];
         let mut ports = new_map();
         ports.insert("eth1".to_owned(), PortId(3));
         let without_carrier = link(&message, &ports);
         assert_eq!((without_carrier.up, without_carrier.port, without_carrier.mtu), (false, Some(PortId(3)), 1500));
         message.header.flags |= LinkFlags::LowerUp;
-        assert!(link(&message, &ports).up);
+        let with_carrier = link(&message, &ports);
+        assert_eq!((with_carrier.up, with_carrier.ups), (true, 7));
     }
 }

@@ -23,6 +23,7 @@ mod lend;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
+pub mod send_only;
 mod socket;
 pub mod uring;
 pub mod xdp;

@@ -13,6 +13,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Header;
 
+/// The hardware type.
+const ETHERNET: u16 = 1;
+
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 
@@ -33,10 +36,39 @@ pub struct Arp {
 
 impl Header for Arp {}
 
+/// What an ARP packet does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It asks for a MAC address.
+    Request,
+    /// It gives one.
+    Reply,
+}
+
 impl Arp {
+    /// Announces to all hosts that `address` is at the MAC address `own`: sender and target are the same address (RFC 5227 §3; for
+    /// a reply, which has no form there, RFC 5944 §4.6).
+    pub fn announcement(operation: Operation, address: Ipv4Addr, own: Mac) -> Arp {
+        let (operation, target_mac) = match operation {
+            Operation::Request => (REQUEST, [0; 6]),
+            Operation::Reply => (REPLY, own.0),
+        };
+        Arp {
+            hardware: U16::new(ETHERNET),
+            protocol: U16::new(super::ethernet::IPV4),
+            hardware_len: 6,
+            protocol_len: 4,
+            operation: U16::new(operation),
+            sender_mac: own.0,
+            sender_ip: address.octets(),
+            target_mac,
+            target_ip: address.octets(),
+        }
+    }
+
     /// Whether it is a request for an IPv4 address over Ethernet.
     pub fn is_request(&self) -> bool {
-        self.hardware.get() == 1
+        self.hardware.get() == ETHERNET
             && self.protocol.get() == super::ethernet::IPV4
             && (self.hardware_len, self.protocol_len) == (6, 4)
             && self.operation.get() == REQUEST

@@ -32,6 +32,11 @@ pub struct Ethernet {
 impl Header for Ethernet {}
 
 impl Ethernet {
+    /// A header.
+    pub fn new(src: Mac, dst: Mac, ether_type: u16) -> Ethernet {
+        Ethernet { dst: dst.0, src: src.0, ether_type: U16::new(ether_type) }
+    }
+
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Mac {

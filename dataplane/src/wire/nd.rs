@@ -160,11 +160,17 @@ impl Discovery {
     /// who probes has no address yet (RFC 4861 §7.2.4).
     fn reply(solicitation: &Solicitation, own: Mac) -> (Discovery, Option<Mac>) {
         let Solicitation { src, target, .. } = *solicitation;
-        let advertise = |dst, flags| Discovery::new(target, dst, (ADVERTISEMENT, flags), target, own);
-        match solicitation.is_probe() {
-            true => (advertise(ALL_NODES, OVERRIDE), Some(group_mac(ALL_NODES.0))),
-            false => (advertise(src, SOLICITED | OVERRIDE), None),
+        if solicitation.is_probe() {
+            let (advertisement, group) = Discovery::announcement(target, own);
+            return (advertisement, Some(group));
         }
+        (Discovery::new(target, src, (ADVERTISEMENT, SOLICITED | OVERRIDE), target, own), None)
+    }
+
+    /// Announces to all nodes that `address` is at the MAC address `own`, whatever they have for it (RFC 4861 §7.2.6), and the
+    /// group it goes to.
+    pub fn announcement(address: V6, own: Mac) -> (Discovery, Mac) {
+        (Discovery::new(address, ALL_NODES, (ADVERTISEMENT, OVERRIDE), address, own), group_mac(ALL_NODES.0))
     }
 
     /// The question of `src`, which has the MAC address `own`, for that of `target`, and the group it goes to.

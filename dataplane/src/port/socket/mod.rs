@@ -84,18 +84,20 @@ pub(super) fn system(options: &PacketOptions<'_>, step: &'static str, source: io
     OpenError::System { interface: options.interface.to_owned(), worker: options.worker, step, source }
 }
 
-#[allow(unsafe_code, reason = "socket(2) returns a raw descriptor")]
 fn packet_socket(options: &PacketOptions<'_>, blocking: bool) -> Result<OwnedFd, OpenError> {
+    raw_socket(blocking).map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => OpenError::NotPermitted { interface: options.interface.to_owned() },
+        _ => system(options, "creating a packet socket", error),
+    })
+}
+
+/// An AF_PACKET socket without a protocol: until it is bound to one it receives nothing.
+#[allow(unsafe_code, reason = "socket(2) returns a raw descriptor")]
+pub(super) fn raw_socket(blocking: bool) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if blocking { 0 } else { libc::SOCK_NONBLOCK };
     // SAFETY: the call takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-    if fd < 0 {
-        let error = io::Error::last_os_error();
-        return Err(match error.raw_os_error() {
-            Some(libc::EPERM) => OpenError::NotPermitted { interface: options.interface.to_owned() },
-            _ => system(options, "creating a packet socket", error),
-        });
-    }
+    check(fd)?;
     // SAFETY: a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

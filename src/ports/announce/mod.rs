@@ -1,0 +1,442 @@
+//! Announces owned addresses to the links they are on, so that hosts that know them by another MAC address (that of a gateway
+//! that served them before) send to this one at once: gratuitous ARP and unsolicited neighbour advertisements.
+//!
+//! ```text
+//!  publications: addresses, links ─▶ news ─▶ thread "announcer" ─▶ a packet socket that only sends
+//! ```
+//!
+//! An address is announced when the gateway starts (once its workers poll, never before), when it becomes owned, and when a link
+//! comes up or gets another MAC address or network; each time in three rounds ([`schedule`]). A thread of its own does it, so that
+//! neither the workers nor the control thread wait for the rate.
+//!
+//! **On which links:** workers reply to ARP and neighbour solicitations for every owned address on every interface. An address is
+//! announced where one of the interface's own networks contains it. If none of them does, it is announced on all interfaces, since
+//! clients may have it on any link; but not ClusterIPs, which clients have a route to.
+
+mod schedule;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use ipnet::IpNet;
+use pollgate_common::counters::Counters;
+use pollgate_common::net::{Mac, Net, PortId};
+use pollgate_common::tables::{OwnedKind, Tables};
+use pollgate_dataplane::announce::frames;
+use pollgate_dataplane::port::send_only::SendOnly;
+use tracing::warn;
+
+use self::schedule::Schedule;
+
+/// The thread. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Announcer {
+    news: Sender<News>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is told.
+enum News {
+    /// Addresses that are not owned any more, and that now are, with their reach.
+    Owned {
+        gone: Vec<IpAddr>,
+        come: Vec<(IpAddr, Reach)>,
+    },
+    Network(Arc<Net>),
+    /// The workers poll.
+    Begin,
+    End,
+}
+
+/// How clients reach an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// By a route, unless it is in a network of a link.
+    Route,
+    /// It may be on any link.
+    Link,
+}
+
+impl Announcer {
+    /// Starts the thread in the calling thread's network namespace, with the addresses that are owned from the start, each with
+    /// whether clients reach it by a route.
+    pub fn start(
+        owned: impl Iterator<Item = (IpAddr, bool)>,
+        net: Arc<Net>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Announcer> {
+        let output = Output { socket: SendOnly::open()?, counters, failing: BTreeSet::new() };
+        let (mut state, now) = (State::new(), Instant::now());
+        state.follow_network(net, now);
+        let come = owned.map(|(address, is_routed)| (address, if is_routed { Reach::Route } else { Reach::Link }));
+        state.learn(News::Owned { gone: Vec::new(), come: come.collect() }, now);
+        let (news, heard) = channel::unbounded();
+        let thread = Builder::new().name("announcer".to_owned()).spawn(move || run(&heard, state, output))?;
+        Ok(Announcer { news, thread: Some(thread) })
+    }
+
+    /// Lets the announcements begin: the workers poll.
+    pub fn begin(&self) {
+        let _ = self.news.send(News::Begin);
+    }
+
+    /// What publications are reported to.
+    pub(super) fn follower(&self) -> Follower {
+        Follower { news: self.news.clone(), net_generation: 0 }
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        let _ = self.news.send(News::End);
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Passes publications on to the thread.
+pub(super) struct Follower {
+    news: Sender<News>,
+    net_generation: u64,
+}
+
+impl Follower {
+    /// Follows a publication: addresses that are not owned any more, and that now are, and the kernel's network.
+    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], tables: &Tables) {
+        // A thread that has ended needs no news.
+        if tables.net().generation() != self.net_generation {
+            self.net_generation = tables.net().generation();
+            let _ = self.news.send(News::Network(Arc::clone(tables.net())));
+        }
+        let come: Vec<_> = come.iter().filter_map(|&address| Some((address, reach(tables.owned(address)?)))).collect();
+        if !gone.is_empty() || !come.is_empty() {
+            let _ = self.news.send(News::Owned { gone: gone.to_vec(), come });
+        }
+    }
+}
+
+fn reach(kind: OwnedKind) -> Reach {
+    match kind {
+        OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => Reach::Link,
+        OwnedKind::ClusterIp => Reach::Route,
+    }
+}
+
+/// The thread's body.
+fn run(heard: &Receiver<News>, mut state: State, mut output: Output) {
+    loop {
+        let now = Instant::now();
+        while let Some(target) = state.schedule.pop(now) {
+            output.announce(target, &state.net);
+        }
+        let news = match state.schedule.next(now) {
+            Some(next) => heard.recv_deadline(next),
+            None => heard.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match news {
+            Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(news) => state.learn(news, Instant::now()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// What is owned, where, and what waits to be announced.
+struct State {
+    owned: HashMap<IpAddr, Reach>,
+    net: Arc<Net>,
+    links: BTreeMap<PortId, LinkState>,
+    schedule: Schedule,
+    has_begun: bool,
+}
+
+/// What announcements on a link depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LinkState {
+    index: u32,
+    mac: Mac,
+    up: bool,
+    /// How often it has come up.
+    ups: u32,
+    /// The networks of its own addresses.
+    networks: BTreeSet<IpNet>,
+}
+
+impl State {
+    fn new() -> State {
+        State {
+            owned: HashMap::new(),
+            net: Arc::default(),
+            links: BTreeMap::new(),
+            schedule: Schedule::new(),
+            has_begun: false,
+        }
+    }
+
+    fn learn(&mut self, news: News, now: Instant) {
+        match news {
+            News::Owned { gone, come } => {
+                gone.into_iter().for_each(|address| self.forget(address));
+                for (address, reach) in come {
+                    self.owned.insert(address, reach);
+                    let ports: Vec<PortId> = self.links.keys().copied().collect();
+                    ports.into_iter().for_each(|port| self.add(port, address, reach, now));
+                }
+            }
+            News::Network(net) => self.follow_network(net, now),
+            News::Begin if self.has_begun => {}
+            News::Begin => {
+                self.has_begun = true;
+                let ports: Vec<PortId> = self.links.keys().copied().collect();
+                ports.into_iter().for_each(|port| self.add_all(port, now));
+            }
+            News::End => {}
+        }
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        self.owned.remove(&address);
+        self.links.keys().for_each(|&port| self.schedule.cancel((port, address)));
+    }
+
+    fn follow_network(&mut self, net: Arc<Net>, now: Instant) {
+        let links = link_states(&net);
+        let before = std::mem::replace(&mut self.links, links);
+        self.net = net;
+        let changed = |(port, link): (&PortId, &LinkState)| {
+            (link.up && before.get(port).is_none_or(|known| known != link)).then_some(*port)
+        };
+        let changed: Vec<PortId> = self.links.iter().filter_map(changed).collect();
+        changed.into_iter().for_each(|port| self.add_all(port, now));
+    }
+
+    /// Announces every address on this link, as far as it is on it.
+    fn add_all(&mut self, port: PortId, now: Instant) {
+        let owned: Vec<_> = self.owned.iter().map(|(&address, &reach)| (address, reach)).collect();
+        owned.into_iter().for_each(|(address, reach)| self.add(port, address, reach, now));
+    }
+
+    fn add(&mut self, port: PortId, address: IpAddr, reach: Reach, now: Instant) {
+        if self.has_begun && self.is_announced(port, address, reach) {
+            self.schedule.add((port, address), now);
+        }
+    }
+
+    fn is_announced(&self, port: PortId, address: IpAddr, reach: Reach) -> bool {
+        let contains = |link: &LinkState| link.networks.iter().any(|network| network.contains(&address));
+        let Some(link) = self.links.get(&port).filter(|link| link.up) else { return false };
+        // What the kernel has as well is not ours to announce.
+        if self.net.kernel_has(address).is_some() {
+            return false;
+        }
+        contains(link) || (reach == Reach::Link && !self.links.values().any(contains))
+    }
+}
+
+fn link_states(net: &Net) -> BTreeMap<PortId, LinkState> {
+    let facts = net.facts();
+    let state = |link: &pollgate_common::net::Link| {
+        let own = facts.addresses.iter().filter(|(index, _)| *index == link.index);
+        let networks = own.map(|(_, address)| address.trunc()).filter(|network| !is_link_local(network)).collect();
+        Some((link.port?, LinkState { index: link.index, mac: link.mac, up: link.up, ups: link.ups, networks }))
+    };
+    facts.links.iter().filter_map(state).collect()
+}
+
+/// Link-local networks, which every IPv6 link has, contain no owned address. They come a while after the link.
+fn is_link_local(network: &IpNet) -> bool {
+    matches!(network, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
+}
+
+/// Where announcements go.
+struct Output {
+    socket: SendOnly,
+    counters: Arc<Counters>,
+    /// Interfaces on which the last one was not sent.
+    failing: BTreeSet<PortId>,
+}
+
+impl Output {
+    fn announce(&mut self, (port, address): schedule::Target, net: &Net) {
+        // A link that comes up again has everything announced anew.
+        let Some(link) = net.port_link(port).filter(|link| link.up) else { return };
+        for frame in frames(address, link.mac) {
+            match self.socket.send(link.index, &frame) {
+                Ok(()) => {
+                    self.counters.beside_workers().announced.add(1);
+                    self.failing.remove(&port);
+                }
+                Err(error) if self.failing.insert(port) => {
+                    warn!(
+                        "{}: announcing {address}: {error}; hosts that know it by another MAC address find it later",
+                        link.name
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pollgate_common::net::{Facts, Link};
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// Two polled links and one that is not: 192.168.0.0/24 and 2001:db8:1::/64; 10.0.0.0/8; 172.16.0.0/12.
+    fn facts() -> Facts {
+        let link = |index: u32, port: Option<u16>| {
+            let mac = Mac([2, 0, 0, 0, 0, u8::try_from(index).expect("small")]);
+            Link { index, name: format!("eth{index}"), port: port.map(PortId), mac, mtu: 1500, up: true, ups: 1 }
+        };
+        let address = |index, text: &str| (index, text.parse().expect("a prefix"));
+        Facts {
+            links: vec![link(1, Some(0)), link(2, Some(1)), link(3, None)],
+            addresses: vec![
+                address(1, "192.168.0.1/24"),
+                address(1, "2001:db8:1::1/64"),
+                address(2, "10.0.0.1/8"),
+                address(3, "172.16.0.1/12"),
+            ],
+            ..Facts::default()
+        }
+    }
+
+    struct Bench {
+        state: State,
+        facts: Facts,
+        generation: u64,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let mut bench = Bench { state: State::new(), facts: facts(), generation: 0, now: Instant::now() };
+            bench.network(|_| {});
+            bench
+        }
+
+        fn network(&mut self, change: impl FnOnce(&mut Facts)) {
+            change(&mut self.facts);
+            self.generation += 1;
+            let net = Arc::new(Net::new(self.generation, self.facts.clone()));
+            self.state.learn(News::Network(net), self.now);
+        }
+
+        fn owned(&mut self, gone: &[&str], come: &[(&str, Reach)]) {
+            let gone = gone.iter().map(|address| ip(address)).collect();
+            let come = come.iter().map(|&(address, reach)| (ip(address), reach)).collect();
+            self.state.learn(News::Owned { gone, come }, self.now);
+        }
+
+        fn begin(&mut self) {
+            self.state.learn(News::Begin, self.now);
+        }
+
+        /// What is announced at once: port and address.
+        fn announced(&mut self) -> BTreeSet<(u16, String)> {
+            let popped = std::iter::from_fn(|| self.state.schedule.pop(self.now));
+            let seen = popped.map(|(PortId(port), address)| (port, address.to_string())).collect();
+            // Later rounds are the schedule's own.
+            self.state.schedule = Schedule::new();
+            seen
+        }
+    }
+
+    fn expected(targets: &[(u16, &str)]) -> BTreeSet<(u16, String)> {
+        targets.iter().map(|&(port, address)| (port, address.to_owned())).collect()
+    }
+
+    #[test]
+    fn nothing_is_announced_before_the_workers_poll() {
+        let mut bench = Bench::new();
+        bench.owned(&[], &[("192.168.0.10", Reach::Link)]);
+        bench.network(|facts| facts.links[0].mac = Mac([2; 6]));
+        assert_eq!(bench.announced(), expected(&[]));
+        bench.begin();
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]));
+        bench.begin();
+        assert_eq!(bench.announced(), expected(&[]), "the gateway starts once");
+    }
+
+    #[test]
+    fn an_address_is_announced_on_its_own_link_or_on_all_if_no_link_has_it() {
+        let mut bench = Bench::new();
+        bench.begin();
+        bench.owned(
+            &[],
+            &[
+                ("192.168.0.10", Reach::Link),
+                ("2001:db8:1::10", Reach::Link),
+                ("203.0.113.7", Reach::Link),
+                ("10.96.0.50", Reach::Route),
+                ("198.18.0.1", Reach::Route),
+                ("172.16.0.9", Reach::Link),
+            ],
+        );
+        let all = [
+            (0, "192.168.0.10"),
+            (0, "2001:db8:1::10"),
+            (0, "203.0.113.7"),
+            (1, "203.0.113.7"),
+            (1, "10.96.0.50"),
+            (0, "172.16.0.9"),
+            (1, "172.16.0.9"),
+        ];
+        assert_eq!(bench.announced(), expected(&all));
+    }
+
+    #[test]
+    fn an_address_is_announced_when_it_appears_and_not_once_it_is_gone() {
+        let mut bench = Bench::new();
+        bench.begin();
+        bench.owned(&[], &[("192.168.0.10", Reach::Link)]);
+        bench.owned(&["192.168.0.10"], &[("192.168.0.11", Reach::Link)]);
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.11")]));
+        bench.network(|facts| facts.links[0].up = false);
+        bench.network(|facts| facts.links[0].up = true);
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.11")]));
+    }
+
+    #[test]
+    fn a_link_that_comes_up_or_changes_announces_what_is_on_it() {
+        let mut bench = Bench::new();
+        bench.owned(&[], &[("192.168.0.10", Reach::Link), ("10.0.0.10", Reach::Link)]);
+        bench.network(|facts| facts.links[1].up = false);
+        bench.begin();
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]));
+        bench.network(|facts| facts.links[1].up = true);
+        assert_eq!(bench.announced(), expected(&[(1, "10.0.0.10")]));
+        bench.network(|facts| facts.links[1].ups += 1);
+        assert_eq!(bench.announced(), expected(&[(1, "10.0.0.10")]), "it was down for an instant");
+        bench.network(|facts| facts.links[0].mac = Mac([2; 6]));
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]), "another MAC address");
+        bench.network(|facts| facts.addresses.push((2, "192.168.0.2/24".parse().expect("a prefix"))));
+        assert_eq!(bench.announced(), expected(&[(1, "192.168.0.10"), (1, "10.0.0.10")]), "another network");
+        bench.network(|facts| facts.links[0].mtu = 9000);
+        bench.network(|facts| facts.neighbours.push((1, ip("192.168.0.7"), Mac([7; 6]))));
+        bench.network(|facts| facts.links[2].mac = Mac([3; 6]));
+        assert_eq!(bench.announced(), expected(&[]), "nothing that concerns announcements");
+    }
+
+    #[test]
+    fn an_address_that_the_kernel_has_too_is_not_announced() {
+        let mut bench = Bench::new();
+        bench.network(|facts| facts.addresses.push((3, "192.168.0.10/32".parse().expect("a prefix"))));
+        bench.owned(&[], &[("192.168.0.10", Reach::Link)]);
+        bench.begin();
+        assert_eq!(bench.announced(), expected(&[]));
+    }
+}
