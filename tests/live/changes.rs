@@ -1,6 +1,9 @@
 //! Objects change while packets flow: what is established stays, what is new follows the change.
 
+use std::io;
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use pollgate::lab::traffic::{ask_tcp, connect};
@@ -12,12 +15,14 @@ use crate::live::support::{
 };
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
+use crate::shared::until;
 
 tests! {
     [Lab] =>
         a_thousand_changes_during_traffic_lose_no_established_connection,
         a_pod_that_leaves_keeps_its_connections_and_gets_no_new_ones,
         deleting_a_service_leaves_the_flows_of_others_untouched,
+        a_rolling_replacement_of_all_backends_fails_no_request,
         datagrams_of_a_removed_pod_go_to_another,
         new_services_are_served_when_their_apply_returns;
 }
@@ -85,6 +90,75 @@ fn a_pod_that_leaves_keeps_its_connections_and_gets_no_new_ones() {
         talk.finish().expect("to their end");
     }
     site.at_rest(&[]);
+}
+
+/// Pods that can be backends: their name, address, and the host they run on.
+const PLACES: [[&str; 3]; 4] = [
+    ["backend-1", "10.244.1.10", "backend-1"],
+    ["backend-2", "10.244.2.15", "backend-2"],
+    ["frontend-1", "10.244.1.20", "frontend-2"],
+    ["backend-canary", "10.244.2.22", "backend-v2"],
+];
+
+/// One Pod after another is replaced as a Deployment does it: the next is ready before the last terminates, and its servers stop
+/// when no client can have a request with them any more. Meanwhile clients make one connection after another.
+fn a_rolling_replacement_of_all_backends_fails_no_request() {
+    let site = Site::new();
+    let ways =
+        [("frontend-app", CLUSTER_IP), ("outside-client", "192.168.50.10:30701"), ("outside-client", LOAD_BALANCER)];
+    let requests: [AtomicU64; 6] = Default::default();
+    let stop = AtomicBool::new(false);
+    let failed = thread::scope(|scope| {
+        let load = |number: usize| {
+            let ((from, to), done, stop) = (ways[number % ways.len()], &requests[number], &stop);
+            let (host, to) = (site.host(from), at(to));
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    ask_tcp(host, to, PATIENCE)?;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        };
+        let threads: Vec<_> = (0..requests.len()).map(load).collect();
+        // A panic below ends the threads too, or the scope would wait for them for ever.
+        let stopped = StopOnDrop(&stop);
+        for round in 0..8 {
+            replace(&site, PLACES[(round + 2) % 4], PLACES[round % 4], &requests);
+        }
+        drop(stopped);
+        let ended = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+        ended.filter_map(|result: io::Result<()>| result.err()).collect::<Vec<_>>()
+    });
+    assert!(failed.is_empty(), "{failed:?}");
+    println!("{requests:?} requests");
+    site.at_rest(&[]);
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn replace(site: &Site, next: [&str; 3], last: [&str; 3], requests: &[AtomicU64]) {
+    site.serve(next[2], true);
+    apply_object(&site.client(), &pod(next[0], next[1], "backend", "v1"));
+    let mut terminating = pod(last[0], last[1], "backend", "v1");
+    terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    terminating["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    apply_object(&site.client(), &terminating);
+    // Every client has ended what it had begun before, and more.
+    let before: Vec<u64> = requests.iter().map(|done| done.load(Ordering::Relaxed)).collect();
+    let ahead = |(done, before): (&AtomicU64, &u64)| done.load(Ordering::Relaxed) >= before + 3;
+    until("every client has gone on", || requests.iter().zip(&before).all(ahead));
+    site.serve(last[2], false);
+    site.cli(&["delete", "pod", last[0]]).expect("deleted");
+    until("every client has gone on", || {
+        requests.iter().zip(&before).all(|(done, before)| ahead((done, &(before + 3))))
+    });
 }
 
 fn deleting_a_service_leaves_the_flows_of_others_untouched() {

@@ -16,8 +16,8 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ spec:
 pub(crate) struct Site {
     // Stopped first; its threads belong to the network.
     gateway: Option<Gateway>,
-    _servers: Vec<Server>,
+    servers: Mutex<Vec<Server>>,
     pub(crate) network: Network,
     directory: TempDir,
 }
@@ -114,8 +114,8 @@ impl Site {
         let config = Config::parse("gateway.yaml", &text, Purpose::Run).expect("a config");
         let stop = Arc::new(AtomicBool::new(false));
         let gateway = network.gateway().run(|| Gateway::start(&config, stop)).expect("a running gateway");
-        let _servers = servers(&network);
-        let site = Site { gateway: Some(gateway), _servers, network, directory };
+        let servers = Mutex::new(servers(&network));
+        let site = Site { gateway: Some(gateway), servers, network, directory };
         site.apply(&guide_manifest());
         site.apply(UDP_SERVICE);
         site
@@ -151,6 +151,16 @@ impl Site {
 
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.socket()).expect("a client")
+    }
+
+    /// Stops the servers of a Pod, and starts them again if `run`.
+    pub(crate) fn serve(&self, name: &str, run: bool) {
+        let address = self.network.host(name).address;
+        let mut servers = self.servers.lock().expect("not poisoned");
+        servers.retain(|server| server.address().ip() != address);
+        if run {
+            servers.extend(servers_of(&self.network, name));
+        }
     }
 
     /// Where the gateway listens.
@@ -240,16 +250,17 @@ pub(crate) fn guide_manifest() -> String {
 
 /// The servers of all Pods: TCP at 8080, HTTP at 80, UDP at 7000.
 pub(crate) fn servers(network: &Network) -> Vec<Server> {
-    let of = |name: &str| {
-        let Host { namespace, address, .. } = network.host(name);
-        let at = |port| SocketAddr::new(*address, port);
-        [
-            Server::tcp(namespace, at(8080), name).expect("a TCP server"),
-            Server::http(namespace, at(80), name).expect("an HTTP server"),
-            Server::udp(namespace, at(7000), name).expect("a UDP server"),
-        ]
-    };
-    PODS.iter().flat_map(|name| of(name)).collect()
+    PODS.iter().flat_map(|name| servers_of(network, name)).collect()
+}
+
+fn servers_of(network: &Network, name: &str) -> [Server; 3] {
+    let Host { namespace, address, .. } = network.host(name);
+    let at = |port| SocketAddr::new(*address, port);
+    [
+        Server::tcp(namespace, at(8080), name).expect("a TCP server"),
+        Server::http(namespace, at(80), name).expect("an HTTP server"),
+        Server::udp(namespace, at(7000), name).expect("a UDP server"),
+    ]
 }
 
 pub(crate) fn at(text: &str) -> SocketAddr {
