@@ -180,7 +180,7 @@ counters! {
     tx Counter Frames "Frames sent.",
     tx_bytes Counter Bytes "Bytes sent, Ethernet headers included.",
     consumed Counter Frames "Frames for pollgate itself that were processed without a reply.",
-    held Gauge Frames "Frames currently waiting for a neighbour's MAC address, or being handed over between workers.",
+    held Gauge Frames "Frames currently waiting for a neighbour's MAC address or for the first fragment of their datagram, or being handed over between workers.",
     handed_over Counter Frames "Frames handed over to the worker that owns their flow.",
     handed_in Counter Frames "Frames received from other workers.",
     flows_live Gauge Flows "Flows currently in the table.",
@@ -236,7 +236,7 @@ impl Totals {
         self.passes[reason.index()]
     }
 
-    /// Frames pollgate has and has not decided on: waiting for a neighbour, or on the way between two workers.
+    /// Frames pollgate has and has not decided on: waiting for a neighbour or a first fragment, or on the way between two workers.
     pub fn waiting(&self) -> u64 {
         self.held + self.handed_over.saturating_sub(self.handed_in)
     }

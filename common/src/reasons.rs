@@ -80,8 +80,22 @@ reasons! {
             "The source address is not valid as a source: multicast, broadcast, loopback, unspecified, one of pollgate's own, or link-local (IPv6) although the packet would leave the link." "Spoofing or a loop: find the source MAC address, and check that no other host uses an address of the gateway.";
         TtlExpired "ttl_expired" Notice
             "The packet's time to live (IPv4) or hop limit (IPv6) expired at the gateway." "Usually a routing loop or a traceroute: check the routes between client, gateway and Pods.";
-        Fragment "fragment" Warning
-            "An IP fragment for an owned address: fragments are not translated." "Lower the sender's MTU or datagram size so that packets arrive unfragmented.";
+        FragmentTiny "fragment_tiny" Notice
+            "A first IP fragment that does not hold all headers up to the transport header, or a later one that would overwrite it." "No sender makes such fragments: it is malicious or broken. Capture on the interface and check the source MAC address.";
+        FragmentLength "fragment_length" Notice
+            "An IP fragment with an impossible length: empty, not a multiple of eight bytes although more follow, or ending beyond 65,535 bytes." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
+        FragmentOverlap "fragment_overlap" Notice
+            "An IP fragment that overlaps with or contradicts another one of its datagram, or came after one that did. The datagram is lost." "An attack, or a sender that uses identifications again too soon: it sends more than 65,536 fragmented datagrams per second to one address.";
+        FragmentDuplicate "fragment_duplicate" Info
+            "An IP fragment that has come before." "A few are normal where the network duplicates frames. If there are many, look for a loop or a mirrored port.";
+        FragmentTimeout "fragment_timeout" Notice
+            "An IP fragment whose datagram's first fragment did not come within a second." "The network loses fragments, or somebody sends forged ones. Let the sender use datagrams that fit the path's MTU.";
+        FragmentsTooMany "fragments_too_many" Notice
+            "An IP fragment of a datagram with more than 128 fragments." "The sender cuts its datagrams into very small pieces: check the MTU of its interface.";
+        FragmentsFull "fragments_full" Warning
+            "There was no room for an IP fragment to wait for the first of its datagram, or the flow was removed between the two." "Somebody sends fragments without a first one: `fragment_timeout` grows too. The oldest of them make room.";
+        DnsFragment "dns_fragment" Notice
+            "A fragmented DNS query: queries fit one packet." "The client is broken or malicious: capture the traffic of the DNS address.";
         L4Header "l4_header" Notice
             "The TCP or UDP header is truncated, or its length fields are wrong." "The sender is broken or malicious: capture on the interface and check the source.";
         Protocol "protocol" Notice
@@ -125,7 +139,7 @@ reasons! {
         HandoverFull "handover_full" Error
             "The ring to the worker that owns the flow was full." "That worker is overloaded: add workers or receive queues, and check that nothing else runs on its CPU.";
         HandedOverTwice "handed_over_twice" Warning
-            "The frame was handed over by another worker and belongs to a third one: a frame moves once." "A few while Services change are normal: two workers use different generations of the tables for an instant. If it keeps growing, report it with the configuration.";
+            "The frame was handed over by another worker and belongs to a third one: a frame moves once, a fragment twice." "A few while Services change are normal: two workers use different generations of the tables for an instant. If it keeps growing, report it with the configuration.";
         TxFull "tx_full" Error
             "The interface's transmit queue was full." "The egress interface is slower than the ingress, or its CPU is busy: check queues and link speed.";
         TxTooLong "tx_too_long" Warning

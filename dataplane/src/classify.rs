@@ -16,7 +16,6 @@ use crate::owned::{may_pass, may_send};
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::steer::Towards;
-use crate::wire::Piece;
 use crate::wire::control::Kind;
 
 /// The DNS port (RFC 1035 §4.2).
@@ -97,14 +96,19 @@ pub(crate) fn without_flow<A: Address>(packet: &Packet<A>, tables: &Tables) -> V
     if !may_send(packet.key.src.into(), tables) {
         return Verdict::Drop(DropReason::BadSource);
     }
-    if packet.piece != Piece::Whole {
-        return Verdict::Drop(DropReason::Fragment);
-    }
     match packet.transport {
         Transport::Icmp(Kind::EchoRequest) => Verdict::EchoReply,
         Transport::Icmp(Kind::Error | Kind::Other) => Verdict::Drop(DropReason::Icmp),
         Transport::Tcp | Transport::Udp | Transport::Sctp | Transport::Other => Verdict::Drop(DropReason::Protocol),
     }
+}
+
+/// Whether a fragment is to an owned address; otherwise it may be part of a reply. The verdict on one that needs no first fragment.
+pub(crate) fn fragment(src: IpAddr, dst: IpAddr, tables: &Tables) -> Result<bool, Verdict> {
+    if tables.owned(dst).is_none() {
+        return unowned(dst, tables).map(|()| false);
+    }
+    if may_send(src, tables) { Ok(true) } else { Err(Verdict::Drop(DropReason::BadSource)) }
 }
 
 /// The verdict on an unowned address that no flow can change.

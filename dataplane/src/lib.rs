@@ -22,6 +22,7 @@ pub mod egress;
 #[allow(unsafe_code, reason = "ioctl(2) takes raw pointers")]
 pub mod ethtool;
 pub mod flow;
+mod fragment;
 pub mod idle;
 mod inspect;
 mod memory;

@@ -9,6 +9,7 @@ use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 
 use crate::flow::table::{Candidate, FlowHash};
+use crate::fragment::held::Slot;
 use crate::wire::tcp::Segment;
 use crate::wire::{Piece, control, ethernet};
 
@@ -42,6 +43,10 @@ pub(crate) enum Verdict {
     Pend,
     /// Another worker owns the flow.
     HandOver(u16),
+    /// Another worker owns the flow of this fragment, which this worker may have been handed over itself.
+    HandOn(u16),
+    /// A fragment whose first one has not come: keep it in this slot.
+    Hold(Slot),
     /// Not pollgate's: the kernel has its own copy.
     Pass(PassReason),
     /// Drop.
@@ -72,6 +77,10 @@ pub(crate) enum Action {
     Pend,
     /// Hand over to this worker.
     HandOver(u16),
+    /// Hand over to this worker, also if it was handed over before.
+    HandOn(u16),
+    /// Keep in this slot until the datagram's first fragment comes.
+    Hold(Slot),
     /// Leave to the kernel.
     Pass(PassReason),
     /// Drop.
@@ -111,7 +120,7 @@ impl Outcome {
 /// What is known about one packet of a burst. Overwritten in place, burst after burst.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet<A> {
-    /// Addresses always, ports for a whole TCP or UDP packet. Of an ICMP error about one: the reverse of the packet that it quotes,
+    /// Addresses always, ports for a TCP or UDP packet that is whole or a first fragment. Of an ICMP error about one: the reverse of the packet that it quotes,
     /// so that it belongs to the same flow as what its receiver gets.
     pub(crate) key: FlowKey<A>,
     /// Index of its frame in the burst.
@@ -150,16 +159,21 @@ impl<A: Address> Packet<A> {
         }
     }
 
-    /// Whether it can belong to a flow.
+    /// Whether it can belong to a flow as it is.
     #[inline]
     pub(crate) fn can_have_flow(&self) -> bool {
-        let has_ports = match self.transport {
+        self.has_ports() && self.piece == Piece::Whole
+    }
+
+    /// Whether its datagram can belong to a flow.
+    #[inline]
+    pub(crate) fn has_ports(&self) -> bool {
+        match self.transport {
             Transport::Tcp | Transport::Udp | Transport::Icmp(control::Kind::Error) => true,
             Transport::Sctp | Transport::Icmp(control::Kind::EchoRequest | control::Kind::Other) | Transport::Other => {
                 false
             }
-        };
-        has_ports && self.piece == Piece::Whole
+        }
     }
 
     /// Bytes of the IP packet.

@@ -114,7 +114,13 @@ fn ip<I: Ip>(frame: &Frame, index: u8, own: Mac, packet: &mut Packet<I::Address>
     packet.l4_len = ip.total_len() - upper.offset;
     packet.key = FlowKey { src: ip.src(), dst: ip.dst(), src_port: 0, dst_port: 0, protocol: upper.protocol };
     packet.transport = transport::<I>(upper.protocol);
-    if packet.piece == Piece::Whole { whole::<I>(frame, packet).map_err(Action::Drop) } else { Ok(()) }
+    let result = match packet.piece {
+        Piece::Whole => transport_header::<I>(frame, packet),
+        // RFC 1858, RFC 7112.
+        Piece::First => transport_header::<I>(frame, packet).map_err(|_| DropReason::FragmentTiny),
+        Piece::Later => Ok(()),
+    };
+    result.map_err(Action::Drop)
 }
 
 fn transport<I: Ip>(protocol: u8) -> Transport {
@@ -127,8 +133,8 @@ fn transport<I: Ip>(protocol: u8) -> Transport {
     }
 }
 
-/// Reads the transport header of a packet that is not a fragment.
-fn whole<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), DropReason> {
+/// Reads the transport header. That of a first fragment is for the whole datagram, so its length is not checked.
+fn transport_header<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), DropReason> {
     let (bytes, l4, len) = (frame.bytes(), packet.l4, packet.l4_len);
     match packet.transport {
         Transport::Tcp => {
@@ -137,7 +143,7 @@ fn whole<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), Dr
             packet.segment = segment(bytes, l4);
         }
         Transport::Udp => {
-            let udp = Udp::check(bytes, l4, len, frame.offload().is_gso())?;
+            let udp = Udp::check(bytes, l4, len, frame.offload().is_gso() || packet.piece == Piece::First)?;
             (packet.key.src_port, packet.key.dst_port) = (udp.src_port(), udp.dst_port());
         }
         // A message shorter than its header is followed by padding, which is not a header.
@@ -148,6 +154,7 @@ fn whole<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Result<(), Dr
                 control::Kind::EchoRequest | control::Kind::Other => kind,
             });
         }
+        Transport::Icmp(_) if packet.piece == Piece::First => return Err(DropReason::FragmentTiny),
         Transport::Icmp(_) | Transport::Sctp | Transport::Other => {}
     }
     Ok(())

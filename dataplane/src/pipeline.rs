@@ -16,6 +16,7 @@ use crate::egress::pending;
 use crate::flow::life::{Life, Side, Signal};
 use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
+use crate::fragment::{self, Fate, Step};
 use crate::owned::may_pass;
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
@@ -23,7 +24,7 @@ use crate::reply::{self, arp, nd, reject};
 use crate::select::Choice;
 use crate::state::{Lane, Shared, State};
 use crate::wire::control::{Control, Kind};
-use crate::wire::{Ip, ethernet};
+use crate::wire::{Ip, Piece, ethernet};
 use crate::{open, parse, rewrite, select};
 
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
@@ -85,8 +86,11 @@ fn lane<I: Ip>(
     for packet in packets.others.as_ref() {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
-            let verdict = classify::without_flow(packet, tables);
-            outcomes[index] = Outcome::of(reply::act::<I>(frame, packet, verdict, tables));
+            let (verdict, account) = match packet.piece {
+                Piece::Whole => (classify::without_flow(packet, tables), Account::NONE),
+                Piece::First | Piece::Later => fragment(shared, lane, other, frame, packet, tables, now),
+            };
+            outcomes[index] = Outcome { action: reply::act::<I>(frame, packet, verdict, tables), account };
         }
     }
 }
@@ -111,6 +115,81 @@ fn decide<I: Ip>(
         Ok(flow) => translate(shared, lane, frame, packet, flow, tables, now),
         Err(verdict) => (shared.refusals.limit(verdict, packet.key.src, now), Account::NONE),
     }
+}
+
+/// A first fragment is a packet like others. What becomes of it becomes of those that follow.
+#[cold]
+fn fragment<I: Ip>(
+    shared: &mut Shared,
+    lane: &mut Lane<I>,
+    other: &mut dyn Room,
+    frame: &mut Frame,
+    packet: &Packet<I::Address>,
+    tables: &Tables,
+    now: Instant,
+) -> (Verdict, Account) {
+    match fragment::arrive::<I>(shared, &mut lane.fragments, frame, packet, tables, now) {
+        Step::Settled(verdict) => (verdict, Account::NONE),
+        Step::First(meeting) => {
+            let mut packet = *packet;
+            look_up(&lane.flows, &mut packet);
+            let (verdict, account) = match packet.has_ports() {
+                true => decide(shared, lane, other, frame, &packet, tables, now),
+                false => (classify::without_flow(&packet, tables), Account::NONE),
+            };
+            let verdict = fragment::decided::<I>(shared, &mut lane.fragments, frame, &packet, &meeting, verdict);
+            (verdict, account)
+        }
+        Step::Later(mut packet, first) => {
+            look_up(&lane.flows, &mut packet);
+            let source = fragment::source::<I>(frame);
+            let outcome = later(shared, lane, frame, &packet, first.fate, tables, now);
+            fragment::identify::<I>(frame, source, first.identification);
+            outcome
+        }
+    }
+}
+
+/// A later fragment, of a datagram with this fate. It opens no flow, changes none, and is not replied to (RFC 1812 §4.3.2.7).
+fn later<I: Ip>(
+    shared: &Shared,
+    lane: &mut Lane<I>,
+    frame: &mut Frame,
+    packet: &Packet<I::Address>,
+    fate: Fate,
+    tables: &Tables,
+    now: Instant,
+) -> (Verdict, Account) {
+    let none = |verdict| (verdict, Account::NONE);
+    match fate {
+        Fate::Translate => {}
+        Fate::Echo => return none(Verdict::EchoReply),
+        Fate::HandOn(worker) => return none(Verdict::HandOn(worker)),
+        Fate::Pass(reason) => return none(Verdict::Pass(reason)),
+        Fate::Drop(reason) => return none(Verdict::Drop(reason)),
+    }
+    if within_hop_limit(packet).is_err() {
+        return none(Verdict::Drop(DropReason::TtlExpired));
+    }
+    if packet.transport == Transport::Icmp(Kind::Error) {
+        return none(about_flow(shared, lane, frame, packet, tables, now));
+    }
+    let Some(index) = known(&mut lane.flows, packet, tables, now) else {
+        return none(Verdict::Drop(DropReason::FragmentsFull));
+    };
+    let entry = lane.flows.entry_mut(index);
+    let next = lane.next_hops.of(entry, tables.net());
+    if next.is_ok_and(|next| rewrite::is_too_long(packet.ip_len(), frame, next)) {
+        return none(Verdict::Drop(DropReason::TxTooLong));
+    }
+    rewrite::later::<I>(frame, &entry.translation);
+    (send(frame, next), Account { service: entry.service, packets: 1, flows: 0 })
+}
+
+/// Searches the packet's flow.
+fn look_up<A: Address>(flows: &FlowTable<A>, packet: &mut Packet<A>) {
+    packet.hash = flows.hash(&packet.key);
+    packet.candidate = flows.probe(packet.hash);
 }
 
 /// An ICMP error about a packet of a flow goes to the end that sent the packet. It changes nothing of the flow, since any host can

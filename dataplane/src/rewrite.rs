@@ -13,7 +13,7 @@ use crate::wire::control::{Control, Ports};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::udp::{self, Udp};
-use crate::wire::{Header, Ip};
+use crate::wire::{Header, Ip, Piece};
 
 /// New addresses, ports and sums; one hop less.
 #[inline]
@@ -44,6 +44,13 @@ pub(crate) fn translate<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, t
     }
 }
 
+/// New addresses for a fragment without transport header; one hop less.
+pub(crate) fn later<I: Ip>(frame: &mut Frame, translation: &Translation<I::Address>) {
+    if let Some(ip) = I::at_mut(frame.bytes_mut(), ethernet::LEN) {
+        ip.translate(translation.to.src, translation.to.dst, translation.addresses);
+    }
+}
+
 /// An ICMP error about a packet of a flow, for the end that sent the packet (RFC 5508 §4.2, for both families): the quoted packet
 /// becomes what that end has sent, the error goes to it, and comes from the address that it knows if the other end sent it.
 pub(crate) fn quoted<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, translation: &Translation<I::Address>) {
@@ -57,6 +64,9 @@ pub(crate) fn quoted<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, tran
     let before = [words(from).into(), words(outer.dst()).into()];
     let addresses = checksum::delta(&before, &[words(src).into(), words(to.dst).into()]);
     outer.translate(src, to.dst, addresses);
+    if packet.piece == Piece::Later {
+        return;
+    }
     let Some(data) = bytes.get_mut(l4 + size_of::<I::Control>()..) else { return };
     let before = checksum::sum(data);
     sent_as::<I>(data, translation);

@@ -11,6 +11,9 @@ use crate::affinity::{Affinity, AffinityTotals, Client, Endpoint};
 use crate::egress::nexthop::NextHops;
 use crate::flow::table::FlowTotals;
 use crate::flow::{FlowTable, Limits};
+use crate::fragment::held::Held;
+use crate::fragment::identification::Identifications;
+use crate::fragment::table::Table as Fragments;
 use crate::rate::Rate;
 use crate::reply::reject;
 use crate::snat;
@@ -29,6 +32,9 @@ pub(crate) struct Shared {
     /// Flows that may be opened.
     pub(crate) new_flows: Rate,
     pub(crate) refusals: reject::Rates,
+    /// Fragments that wait for the first of their datagram.
+    pub(crate) held: Held,
+    pub(crate) identifications: Identifications,
     /// Which endpoints clients keep; shared with the other workers.
     pub(crate) affinity: Arc<Affinity>,
     pub(crate) affinity_totals: AffinityTotals,
@@ -45,12 +51,15 @@ impl Shared {
 pub(crate) struct Lane<I: Ip> {
     pub(crate) flows: FlowTable<I::Address>,
     pub(crate) next_hops: NextHops<I::Address>,
+    pub(crate) fragments: Fragments<I::Address>,
 }
 
 impl<I: Ip> Lane<I> {
     /// A lane for `limits`. Fails if the memory cannot be mapped.
     pub(crate) fn new(limits: &Limits, seeds: [u64; 4]) -> io::Result<Lane<I>> {
-        Ok(Lane { flows: FlowTable::new(limits, seeds)?, next_hops: NextHops::new() })
+        let [a, b, c, d] = seeds;
+        let fragments = Fragments::new(ahash::RandomState::with_seeds(b, a, d, c))?;
+        Ok(Lane { flows: FlowTable::new(limits, seeds)?, next_hops: NextHops::new(), fragments })
     }
 }
 

@@ -86,6 +86,11 @@ impl Steering {
         }
     }
 
+    /// The worker where the fragments of a source meet: the one that the kernel's program gives them to, because it sees no ports.
+    pub(crate) fn of_fragments<A: Address>(&self, source: A) -> u16 {
+        self.by_client(source, 0)
+    }
+
     fn by_client<A: Address>(&self, address: A, port: u16) -> u16 {
         let hash = match address.into() {
             IpAddr::V4(v4) => self.hash([v4.to_bits()], port),

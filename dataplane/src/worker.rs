@@ -26,8 +26,11 @@ use crate::egress::dispatch::Egress;
 use crate::egress::mesh::{Mesh, QUEUE};
 use crate::egress::pending::{self, Pending};
 use crate::egress::pool::BufferPool;
+use crate::egress::slots::Slots;
 use crate::flow::Limits;
 use crate::flow::table::{SWEEP, SWEEP_IDLE};
+use crate::fragment::held::{self, Held};
+use crate::fragment::identification::Identifications;
 use crate::idle::Idle;
 use crate::inspect::Inspector;
 use crate::port::{BURST, Frame, Port};
@@ -38,7 +41,7 @@ use crate::steer::Steering;
 use crate::{pipeline, snat};
 
 /// Buffers a worker has for frames that outlive their burst.
-pub const RESERVE: usize = pending::CAPACITY + QUEUE;
+pub const RESERVE: usize = pending::CAPACITY + QUEUE + held::SLOTS;
 
 /// Polls after the stop flag was seen, so that what is in the rings still goes out.
 const DRAIN: usize = 64;
@@ -89,6 +92,12 @@ impl Worker {
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
             new_flows: Rate::new(parts.limits.new_per_second),
             refusals: reject::Rates::new(ahash::RandomState::with_seeds(b, a, d, c)),
+            held: Held::new(),
+            identifications: Identifications::new(
+                ahash::RandomState::with_seeds(c, a, d, b),
+                parts.worker,
+                parts.steering.workers(),
+            ),
             steering: parts.steering,
             affinity: parts.affinity,
             affinity_totals: AffinityTotals::default(),
@@ -100,6 +109,7 @@ impl Worker {
             ports: parts.ports,
             pool: BufferPool::new(u32::try_from(RESERVE).unwrap_or(u32::MAX))?,
             pending: Pending::new(),
+            held: Slots::new(),
             mesh: parts.mesh,
             ask: parts.ask,
             counters: parts.counters,
@@ -127,6 +137,10 @@ impl Worker {
         }
         self.egress.receive_handed_over(&mut self.frames);
         taken += self.round(tables, now);
+        if !self.state.shared.held.is_idle() {
+            self.state.shared.held.expire(now);
+            self.end_waits(tables, now);
+        }
         self.egress.review(tables.net(), moved, now);
         self.egress.flush(now);
         self.inspector.poll(&self.state.v4.flows, &self.state.v6.flows, now.ticks());
@@ -143,8 +157,30 @@ impl Worker {
         if count > 0 {
             pipeline::run(state, frames, burst, tables, now);
             egress.dispatch(frames, burst.outcomes(count), tables.net(), now);
+            if self.state.shared.held.has_ended() {
+                self.end_waits(tables, now);
+            }
         }
         count
+    }
+
+    /// Carries out what becomes of fragments that need not wait any more. Those whose first fragment has come go through the pipeline.
+    #[cold]
+    fn end_waits(&mut self, tables: &Tables, now: Instant) {
+        let Worker { state, egress, frames, burst, .. } = self;
+        loop {
+            while frames.len() < BURST
+                && let Some((slot, end)) = state.shared.held.next_ended()
+            {
+                frames.extend(egress.end_wait(slot, end));
+            }
+            if frames.is_empty() {
+                return egress.count_held();
+            }
+            let count = frames.len();
+            pipeline::run(state, frames, burst, tables, now);
+            egress.carry_out(frames, burst.outcomes(count), tables.net(), now);
+        }
     }
 
     /// Polls until `stop` is set, then drains what is in the rings. The tables are pinned and `clock` is read once per poll.

@@ -20,6 +20,7 @@ mod v4 {
     mod errors;
     mod flood;
     mod flows;
+    mod fragments;
     mod malformed;
     mod model;
     mod neighbours;
@@ -41,6 +42,7 @@ mod v6 {
     mod errors;
     mod flood;
     mod flows;
+    mod fragments;
     mod malformed_v6;
     mod model;
     mod nd_icmpv6;

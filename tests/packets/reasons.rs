@@ -24,6 +24,11 @@ fn syn() -> Ip {
     tcp("10.244.1.5:40000", "10.96.0.50:80")
 }
 
+/// A datagram of 72 bytes.
+fn long() -> Ip {
+    udp("10.244.1.5:40000", "10.96.0.60:7").payload(vec![0; 64])
+}
+
 fn one() -> Lab {
     Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.10"]), shop("", &["10.244.1.10"])].concat())
 }
@@ -55,7 +60,33 @@ fn dropped(reason: DropReason) -> Lab {
         DropReason::IpChecksum => after(one(), PODS, damaged(22, 63)),
         DropReason::BadSource => after(one(), PODS, tcp("127.0.0.1:40000", "10.96.0.50:80")),
         DropReason::TtlExpired => after(one(), PODS, syn().ttl(1)),
-        DropReason::Fragment => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.60:7").fragment(0, true)),
+        DropReason::FragmentTiny => after(one(), PODS, syn().payload(vec![0; 4]).fragment(1, true)),
+        DropReason::FragmentLength => after(one(), PODS, long().fragment(8191, true)),
+        DropReason::FragmentOverlap => {
+            let lab = after(one(), PODS, long().fragment(0, true));
+            after(lab, PODS, long().payload(vec![0; 64]).fragment(4, true))
+        }
+        DropReason::FragmentDuplicate => {
+            after(after(one(), PODS, long().fragment(0, true)), PODS, long().fragment(0, true))
+        }
+        DropReason::FragmentTimeout => {
+            let mut lab = after(one(), PODS, long().fragment(9, true));
+            lab.wait(std::time::Duration::from_secs(2));
+            lab
+        }
+        DropReason::FragmentsTooMany => {
+            let mut lab = one();
+            lab.send_all(PODS, (0..129).map(|n| long().payload(vec![0; 32]).fragment(n * 5, true)));
+            lab
+        }
+        DropReason::FragmentsFull => {
+            let mut lab = one();
+            lab.send_all(PODS, (0..129).map(|n| long().fragment(9 + n, true)));
+            lab
+        }
+        DropReason::DnsFragment => {
+            after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.10:53").payload(vec![0; 32]).fragment(0, true))
+        }
         DropReason::L4Header => after(one(), PODS, damaged(46, 0x40)),
         DropReason::Protocol => after(one(), PODS, other("10.244.1.5", "10.96.0.50", 47)),
         DropReason::Icmp => after(one(), PODS, icmp("10.244.1.5", "10.96.0.50", 0, 0, [0; 4])),

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use pollgate_common::counters::{Counters, WorkerCounters};
 use pollgate_common::net::{NeighbourQuery, Net, NoNextHop, PortId};
-use pollgate_common::reasons::DropReason;
+use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 
 use crate::affinity::AffinityTotals;
 use crate::egress::mesh::Mesh;
 use crate::egress::pending::{IpPacket, Pending};
 use crate::egress::pool::BufferPool;
+use crate::egress::slots::Slots;
 use crate::flow::table::FlowTotals;
+use crate::fragment::held::{End, Slot};
 use crate::packet::{Account, Action, Outcome};
 use crate::port::{BURST, Frame, Origin, Port, Returned};
 use crate::rewrite;
@@ -25,6 +27,7 @@ pub(crate) struct Egress {
     pub(crate) ports: Vec<Box<dyn Port>>,
     pub(crate) pool: BufferPool,
     pub(crate) pending: Pending,
+    pub(crate) held: Slots,
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) ask: AskNeighbour,
     pub(crate) counters: Arc<Counters>,
@@ -56,6 +59,12 @@ impl Egress {
     #[inline]
     pub(crate) fn dispatch(&mut self, frames: &mut Vec<Frame>, outcomes: &[Outcome], net: &Net, now: Instant) {
         self.counters().bursts.add(1);
+        self.carry_out(frames, outcomes, net, now);
+    }
+
+    /// The same for frames that were counted as received before.
+    #[inline]
+    pub(crate) fn carry_out(&mut self, frames: &mut Vec<Frame>, outcomes: &[Outcome], net: &Net, now: Instant) {
         for (frame, outcome) in frames.iter().zip(outcomes) {
             self.account(outcome.account, frame);
         }
@@ -93,14 +102,23 @@ impl Egress {
                 self.queue(frame, port);
             }
             Action::Pend => self.pend(frame, net, now),
-            Action::HandOver(worker) => self.hand_over(frame, worker),
-            Action::Pass(_) if !self.kernel_has(&frame) => self.drop(frame, DropReason::NotPassed),
-            Action::Pass(reason) => {
-                self.counters().pass(reason);
-                self.release(frame);
+            // Two workers with different generations of the tables can each name the other. So a frame is handed over only once.
+            Action::HandOver(_) if matches!(frame.origin(), Origin::Worker(_)) => {
+                self.drop(frame, DropReason::HandedOverTwice);
             }
+            Action::HandOver(worker) | Action::HandOn(worker) => self.hand_over(frame, worker),
+            Action::Hold(slot) => self.hold(frame, slot),
+            Action::Pass(reason) => self.pass(frame, reason),
             Action::Drop(reason) => self.drop(frame, reason),
         }
+    }
+
+    fn pass(&mut self, frame: Frame, reason: PassReason) {
+        if !self.kernel_has(&frame) {
+            return self.drop(frame, DropReason::NotPassed);
+        }
+        self.counters().pass(reason);
+        self.release(frame);
     }
 
     /// Whether the kernel also has this frame, so that it may be left to the kernel.
@@ -138,15 +156,11 @@ impl Egress {
             Ok(frame) => self.pending.add(frame, query, packet, now),
             Err(frame) => self.drop(frame, DropReason::NeighbourQueueFull),
         }
-        self.counters().held.set(self.pending.len() as u64);
+        self.count_held();
     }
 
     #[cold]
     fn hand_over(&mut self, frame: Frame, worker: u16) {
-        // Two workers with different generations of the tables can each name the other. So a frame is handed over only once.
-        if matches!(frame.origin(), Origin::Worker(_)) {
-            return self.drop(frame, DropReason::HandedOverTwice);
-        }
         match self.keep(frame) {
             Ok(frame) => match self.mesh.send(worker, frame) {
                 Ok(()) => self.counters().handed_over.add(1),
@@ -156,12 +170,47 @@ impl Egress {
         }
     }
 
+    /// Keeps a fragment in its slot, in a buffer of this worker: held in another worker's buffers, fragments could keep that one from
+    /// handing frames over.
+    #[cold]
+    fn hold(&mut self, frame: Frame, slot: Slot) {
+        let kept = match frame.origin() {
+            Origin::Worker(worker) if worker == self.worker => Ok(frame),
+            Origin::Worker(_) | Origin::Port(_) => self.copy(frame),
+        };
+        if let Err(frame) = kept.and_then(|frame| self.held.put(slot, frame)) {
+            self.drop(frame, DropReason::FragmentsFull);
+        }
+        self.count_held();
+    }
+
+    /// Ends the wait of the fragment in the slot. Returns it if it goes through the pipeline again.
+    pub(crate) fn end_wait(&mut self, slot: Slot, end: End) -> Option<Frame> {
+        let frame = self.held.take(slot)?;
+        match end {
+            End::Again => return Some(frame),
+            End::Pass(reason) => self.pass(frame, reason),
+            End::Drop(reason) => self.drop(frame, reason),
+        }
+        None
+    }
+
+    /// Counts the frames that wait.
+    pub(crate) fn count_held(&self) {
+        self.counters().held.set(self.pending.len() as u64 + self.held.count());
+    }
+
     /// The frame in a buffer that may outlive the burst. A frame of a pool keeps its buffer. Otherwise this is a copy, and the
     /// original goes back to its port.
     fn keep(&mut self, frame: Frame) -> Result<Frame, Frame> {
         if matches!(frame.origin(), Origin::Worker(_)) {
             return Ok(frame);
         }
+        self.copy(frame)
+    }
+
+    /// A copy of the frame in a buffer of this worker.
+    fn copy(&mut self, frame: Frame) -> Result<Frame, Frame> {
         match self.pool.copy(&frame, Origin::Worker(self.worker)) {
             Some(copy) => {
                 self.release(frame);
@@ -188,7 +237,7 @@ impl Egress {
         while let Some(query) = self.pending.due(now) {
             (self.ask)(query);
         }
-        self.counters().held.set(self.pending.len() as u64);
+        self.count_held();
     }
 
     /// Sends all queued frames, port by port, and collects the buffers of frames that were sent.

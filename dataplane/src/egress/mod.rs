@@ -4,6 +4,7 @@
 //! * [`mesh`]: queues between workers, for frames that belong to another worker.
 //! * `nexthop`: the cache of next hops.
 //! * `pending`: frames that wait for a neighbour's MAC address.
+//! * `slots`: fragments that wait for the first of their datagram.
 //! * `pool`: buffers for frames that outlive their burst.
 
 pub(crate) mod dispatch;
@@ -11,3 +12,4 @@ pub mod mesh;
 pub(crate) mod nexthop;
 pub(crate) mod pending;
 pub(crate) mod pool;
+pub(crate) mod slots;

@@ -40,6 +40,8 @@ fn rarer<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, verdict: Verdict
         },
         Verdict::Pend => Action::Pend,
         Verdict::HandOver(worker) => Action::HandOver(worker),
+        Verdict::HandOn(worker) => Action::HandOn(worker),
+        Verdict::Hold(slot) => Action::Hold(slot),
         Verdict::Pass(reason) => Action::Pass(reason),
         Verdict::Drop(reason) => Action::Drop(reason),
     }

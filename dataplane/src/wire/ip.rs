@@ -30,6 +30,23 @@ pub struct Upper {
     pub piece: Piece,
 }
 
+/// A fragment's place in its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// The datagram's identification.
+    pub identification: u32,
+    /// The protocol number if it belongs to the identification, otherwise 0.
+    pub protocol: u8,
+    /// Where its data belongs in the datagram, in bytes.
+    pub offset: usize,
+    /// Whether it is not the last one.
+    pub more: bool,
+    /// Where its data starts, from the start of the IP header.
+    pub data: usize,
+    /// Bytes of headers that count towards the length of the whole datagram.
+    pub counted: usize,
+}
+
 /// The fixed header of one IP family.
 pub trait Ip: Header + Copy {
     /// The family's address.
@@ -40,6 +57,8 @@ pub trait Ip: Header + Copy {
     const LEN: usize;
     /// EtherType of the family.
     const ETHER_TYPE: u16;
+    /// How many identifications of fragmented datagrams there are.
+    const IDENTIFICATIONS: u64;
 
     /// The verified header at `at` of `frame`, and what follows it. Its lengths lie within each other and the frame, and the
     /// family's own header sum is correct. Trailing Ethernet padding is ignored.
@@ -64,6 +83,12 @@ pub trait Ip: Header + Copy {
 
     /// Bytes of header and payload.
     fn total_len(&self) -> usize;
+
+    /// The fragment whose IP packet starts with `packet`; `None` if it is truncated or is no fragment.
+    fn fragment(packet: &[u8]) -> Option<Fragment>;
+
+    /// Gives the fragment whose IP packet starts with `packet` another identification.
+    fn set_identification(packet: &mut [u8], identification: u32);
 
     /// Remaining hops: IPv4's time to live, IPv6's hop limit.
     fn hop_limit(&self) -> u8;

@@ -13,7 +13,7 @@ use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::icmp::Icmp;
-use super::{Header, Ip, Piece, Upper, checksum, ethernet};
+use super::{Fragment, Header, Ip, Piece, Upper, checksum, ethernet};
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
@@ -61,6 +61,7 @@ impl Ip for Ipv4 {
     type Control = Icmp;
     const LEN: usize = LEN;
     const ETHER_TYPE: u16 = ethernet::IPV4;
+    const IDENTIFICATIONS: u64 = 1 << 16;
 
     #[inline]
     fn check(frame: &[u8], at: usize) -> Result<(&Ipv4, Upper), DropReason> {
@@ -115,6 +116,27 @@ impl Ip for Ipv4 {
     #[inline]
     fn hop_limit(&self) -> u8 {
         self.ttl
+    }
+
+    fn fragment(packet: &[u8]) -> Option<Fragment> {
+        let ip = Ipv4::at(packet, 0)?;
+        let header_len = ip.header_len();
+        (ip.piece() != Piece::Whole).then(|| Fragment {
+            identification: ip.id.get().into(),
+            protocol: ip.protocol,
+            offset: usize::from(ip.fragment.get() & FRAGMENT_OFFSET) * 8,
+            more: ip.fragment.get() & MORE_FRAGMENTS != 0,
+            data: header_len,
+            counted: header_len,
+        })
+    }
+
+    fn set_identification(packet: &mut [u8], identification: u32) {
+        let Some(ip) = Ipv4::at_mut(packet, 0) else { return };
+        let id = u16::try_from(identification & 0xffff).unwrap_or(0);
+        let change = u32::from(id) + u32::from(!ip.id.get());
+        ip.id = U16::new(id);
+        ip.checksum = U16::new(checksum::update(ip.checksum.get(), change));
     }
 
     fn may_fragment(&self) -> bool {

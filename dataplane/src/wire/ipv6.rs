@@ -18,7 +18,7 @@ use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::icmpv6::Icmpv6;
-use super::{Header, Ip, Piece, Upper, ethernet};
+use super::{Fragment, Header, Ip, Piece, Upper, ethernet};
 
 /// Bytes of the fixed header.
 pub const LEN: usize = 40;
@@ -72,6 +72,11 @@ impl Extension {
         self.third.get() & 0xff
     }
 
+    /// Fragment header: the identification.
+    fn identification(&self) -> u32 {
+        u32::from_be_bytes(self.rest)
+    }
+
     /// Fragment header: a packet in one piece may have one too (RFC 6946).
     fn piece(&self) -> Piece {
         match (self.third.get() & FRAGMENT_OFFSET, self.third.get() & MORE_FRAGMENTS) {
@@ -88,26 +93,31 @@ impl Ipv6 {
         Ipv6 { hop_limit, ..self }
     }
 
-    /// What follows the extension headers of this packet, whose bytes are `packet`. `None`: one is truncated.
-    fn upper(&self, packet: &[u8]) -> Option<Upper> {
+    /// What follows the extension headers of this packet, whose bytes are `packet`, and where its fragment header is. Fails if a
+    /// header is truncated. A first fragment must hold all of them (RFC 7112).
+    fn chain(&self, packet: &[u8]) -> Result<(Upper, Option<usize>), DropReason> {
         let mut upper = Upper { protocol: self.next, offset: LEN, piece: Piece::Whole };
-        let mut is_fragment = false;
+        let mut fragment = None;
+        let truncated = |piece| match piece {
+            Piece::First => DropReason::FragmentTiny,
+            Piece::Whole | Piece::Later => DropReason::IpHeader,
+        };
         for _ in 0..MOST_EXTENSIONS {
             let is_known = match upper.protocol {
                 // Only behind the fixed header (RFC 8200 §4.1).
                 HOP_BY_HOP => upper.offset == LEN,
-                FRAGMENT => !is_fragment,
+                FRAGMENT => fragment.is_none(),
                 ROUTING | DESTINATION_OPTIONS => true,
                 _ => false,
             };
             if !is_known {
                 break;
             }
-            let extension = Extension::at(packet, upper.offset)?;
+            let extension = Extension::at(packet, upper.offset).ok_or_else(|| truncated(upper.piece))?;
             let len = match upper.protocol {
                 ROUTING if extension.segments_left() > 0 => break,
                 FRAGMENT => {
-                    is_fragment = true;
+                    fragment = Some(upper.offset);
                     upper.piece = extension.piece();
                     size_of::<Extension>()
                 }
@@ -119,7 +129,7 @@ impl Ipv6 {
                 break;
             }
         }
-        (upper.offset <= packet.len()).then_some(upper)
+        if upper.offset <= packet.len() { Ok((upper, fragment)) } else { Err(truncated(upper.piece)) }
     }
 }
 
@@ -128,6 +138,7 @@ impl Ip for Ipv6 {
     type Control = Icmpv6;
     const LEN: usize = LEN;
     const ETHER_TYPE: u16 = ethernet::IPV6;
+    const IDENTIFICATIONS: u64 = 1 << 32;
 
     #[inline]
     fn check(frame: &[u8], at: usize) -> Result<(&Ipv6, Upper), DropReason> {
@@ -136,12 +147,12 @@ impl Ip for Ipv6 {
             return Err(DropReason::IpHeader);
         }
         let packet = frame.get(at..at + ip.total_len()).ok_or(DropReason::IpLength)?;
-        Ok((ip, ip.upper(packet).ok_or(DropReason::IpHeader)?))
+        Ok((ip, ip.chain(packet)?.0))
     }
 
     fn quoted(packet: &[u8]) -> Option<(&Ipv6, Upper)> {
         let ip = Ipv6::at(packet, 0)?;
-        if ip.is_plain() { Some((ip, ip.upper(packet)?)) } else { None }
+        if ip.is_plain() { Some((ip, ip.chain(packet).ok()?.0)) } else { None }
     }
 
     /// The version is all there is to check; extension headers are protocols of their own.
@@ -173,6 +184,27 @@ impl Ip for Ipv6 {
     #[inline]
     fn hop_limit(&self) -> u8 {
         self.hop_limit
+    }
+
+    fn fragment(packet: &[u8]) -> Option<Fragment> {
+        let at = Ipv6::at(packet, 0)?.chain(packet).ok()?.1?;
+        let header = Extension::at(packet, at)?;
+        let data = at + size_of::<Extension>();
+        (header.piece() != Piece::Whole).then(|| Fragment {
+            identification: header.identification(),
+            protocol: 0,
+            offset: usize::from(header.third.get() & FRAGMENT_OFFSET),
+            more: header.third.get() & MORE_FRAGMENTS != 0,
+            data,
+            counted: at - LEN,
+        })
+    }
+
+    fn set_identification(packet: &mut [u8], identification: u32) {
+        let at = Ipv6::at(packet, 0).and_then(|ip| ip.chain(packet).ok()?.1);
+        if let Some(header) = at.and_then(|at| Extension::at_mut(packet, at)) {
+            header.rest = identification.to_be_bytes();
+        }
     }
 
     /// Only the sender may (RFC 8200 §5).

@@ -20,5 +20,5 @@ pub mod tcp;
 pub mod udp;
 
 pub use control::Control;
-pub use ip::{Ip, Piece, Upper};
+pub use ip::{Fragment, Ip, Piece, Upper};
 pub use pollgate_common::header::Header;

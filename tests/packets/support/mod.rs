@@ -5,4 +5,5 @@ pub(crate) mod family;
 pub(crate) mod faulty;
 pub(crate) mod lab;
 pub(crate) mod objects;
+pub(crate) mod pieces;
 pub(crate) mod seen;
