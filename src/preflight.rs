@@ -17,6 +17,7 @@ use crate::config::{self, Config};
 use crate::failure::Failure;
 use crate::gateway;
 use crate::host::advise::{self, Advice};
+use crate::host::pair::PairPlan;
 use crate::host::{self, Choice, Machine, Nic};
 
 /// Checks the host and prints the result. `Ok`: `run` would start.
@@ -42,6 +43,8 @@ struct Plan {
     workers: Vec<usize>,
     /// Sysctls that `run` would set to 0.
     switched_off: Vec<String>,
+    /// The host pair that would be made.
+    pair: Option<PairPlan>,
     /// Owned addresses that the kernel has no route to.
     unrouted: Vec<IpAddr>,
     faults: Vec<String>,
@@ -65,8 +68,13 @@ fn look(config: &Config) -> Plan {
         .extend(names.map(|interface| gateway::GatewayError::Taken { interface: interface.name.clone() }.to_string()));
     let ask = |interface| ask(interface, workers.len(), &machine, &mut faults);
     let interfaces = config.interfaces.iter().filter_map(ask).collect();
-    let unrouted = host::unrouted(&config.owned_addresses());
-    Plan { interfaces, workers, switched_off, unrouted, faults, machine }
+    let pair = PairPlan::of(config);
+    if pair.is_some() {
+        faults.extend(pair_fault());
+    }
+    // The pair brings routes to them.
+    let unrouted = if pair.is_some() { Vec::new() } else { host::unrouted(&config.owned_addresses()) };
+    Plan { interfaces, workers, switched_off, pair, unrouted, faults, machine }
 }
 
 fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
@@ -74,6 +82,13 @@ fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
         faults.extend(found.iter().map(ToString::to_string));
         Vec::new()
     })
+}
+
+fn pair_fault() -> Option<String> {
+    if gateway::is_claimed(pollgate_common::pair::DATA) {
+        return Some(gateway::GatewayError::PairTaken.to_string());
+    }
+    host::pair::look().err().map(|error| error.to_string())
 }
 
 fn ask(
@@ -102,6 +117,9 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "workers: {}", workers(&self.workers))?;
         writeln!(f, "host: {}", machine(&self.machine))?;
+        if let Some(pair) = &self.pair {
+            writeln!(f, "at start: makes the host pair {pair}; removes it at stop (host.pair)")?;
+        }
         for sysctl in &self.switched_off {
             writeln!(f, "at start: sets {sysctl}=0, and leaves it set (host.disableForwarding)")?;
         }
@@ -217,6 +235,7 @@ mod tests {
             interfaces,
             workers: workers.to_vec(),
             switched_off: Vec::new(),
+            pair: None,
             unrouted: Vec::new(),
             faults: Vec::new(),
             machine,

@@ -69,6 +69,7 @@ pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
         pod_cidrs: vec!["10.240.0.0/12".parse().expect("a CIDR")],
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a CIDR")],
         masquerade: Masquerade::Kubernetes,
+        host_pair: false,
         snat_ports: 1024..=29_999,
         ring_hash: RingHash::new("pollgate"),
     };

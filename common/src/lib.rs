@@ -1,6 +1,7 @@
 //! Types that the control side and the packet side share.
 //!
 //! * [`flow`], [`net`], [`time`], [`hash`]: addresses, keys, the kernel's view of the network, time as a number.
+//! * [`pair`]: names and addresses of the link between the kernel and the workers.
 //! * [`reasons`], [`counters`]: every outcome of a packet, declared once, and the counter of each.
 //! * [`settings`], [`tables`], [`dns::zone`]: what the control thread compiles Services into. One builder proves every index.
 //! * [`sharded`]: maps whose generations share unchanged parts.
@@ -18,6 +19,7 @@ pub mod hash;
 pub mod header;
 pub mod inspect;
 pub mod net;
+pub mod pair;
 pub mod reasons;
 pub mod settings;
 pub mod sharded;

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::hash::{HashMap, new_map};
+use crate::pair;
 
 /// A hardware (MAC) address, in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
@@ -156,6 +157,8 @@ pub struct Net {
     v6: Vec<(u8, HashMap<IpAddr, usize>)>,
     neighbours: HashMap<(u32, IpAddr), Mac>,
     local: HashMap<IpAddr, u32>,
+    /// Where packets to the kernel's own addresses go.
+    pair: Option<NextHop>,
 }
 
 impl Net {
@@ -180,6 +183,7 @@ impl Net {
         net.v6.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         net.neighbours = facts.neighbours.iter().map(|&(link, ip, mac)| ((link, ip), mac)).collect();
         net.local = facts.addresses.iter().map(|(link, ip)| (ip.addr(), *link)).collect();
+        net.pair = pair_hop(&facts);
         net.facts = facts;
         net
     }
@@ -221,8 +225,26 @@ impl Net {
         self.local.get(&address).copied()
     }
 
+    /// Whether a port whose link has this MAC address is the workers' end of the host pair.
+    pub fn is_pair(&self, own: Mac) -> bool {
+        self.pair.is_some_and(|pair| pair.src == own)
+    }
+
+    /// Whether `address` is the kernel's and reached through the host pair.
+    pub fn is_behind_pair(&self, address: IpAddr) -> bool {
+        self.pair.is_some() && self.is_local(address)
+    }
+
+    /// Whether packets to `address` are for a process of the host. Loopback addresses are never on a link.
+    fn is_local(&self, address: IpAddr) -> bool {
+        !address.is_loopback() && self.local.contains_key(&address)
+    }
+
     /// The next hop for `destination`.
     pub fn next_hop(&self, destination: IpAddr) -> Result<NextHop, NoNextHop> {
+        if let Some(pair) = self.pair.filter(|_| self.is_local(destination)) {
+            return Ok(pair);
+        }
         let route = self.route(destination).ok_or(NoNextHop::NoRoute)?;
         let link = self.by_index.get(&route.link).map(|&at| &self.facts.links[at]).ok_or(NoNextHop::NoRoute)?;
         let port = link.port.ok_or(NoNextHop::Unpolled)?;
@@ -244,6 +266,13 @@ impl Net {
             networks.get(&network).map(|&at| &self.facts.routes[at])
         })
     }
+}
+
+/// The next hop into the host pair, if both ends are there and up.
+fn pair_hop(facts: &Facts) -> Option<NextHop> {
+    let end = |name: &str| facts.links.iter().find(|link| link.name == name && link.up);
+    let (data, host) = (end(pair::DATA)?, end(pair::HOST)?);
+    Some(NextHop { port: data.port?, src: data.mac, dst: host.mac, mtu: data.mtu })
 }
 
 #[cfg(test)]
@@ -291,6 +320,23 @@ mod tests {
             "the default route with the smaller metric"
         );
         assert_eq!(net.next_hop(ip("10.244.7.1")), Err(NoNextHop::Unpolled));
+    }
+
+    #[test]
+    fn the_kernels_own_addresses_are_reached_through_the_host_pair() {
+        let mut facts = net().facts().clone();
+        let end = |name: &str, index, port| Link { name: name.to_owned(), ..link(index, port) };
+        facts.addresses.push((1, "127.0.0.1/8".parse().expect("a prefix")));
+        facts.links.extend([end(pair::HOST, 8, None), end(pair::DATA, 9, Some(2))]);
+        let net = Net::new(2, facts.clone());
+        let hop = NextHop { port: PortId(2), src: Mac([2, 0, 0, 0, 0, 9]), dst: Mac([2, 0, 0, 0, 0, 8]), mtu: 1500 };
+        assert_eq!(net.next_hop(ip("192.168.0.1")), Ok(hop));
+        assert!(net.is_pair(hop.src) && !net.is_pair(hop.dst) && net.is_behind_pair(ip("192.168.0.1")));
+        assert_eq!(net.next_hop(ip("192.168.0.7")).map(|hop| hop.port), Ok(PortId(0)), "a neighbour");
+        assert!(!net.is_behind_pair(ip("127.0.0.1")), "never on a link");
+        facts.links.iter_mut().filter(|link| link.index == 8).for_each(|link| link.up = false);
+        let down = Net::new(3, facts);
+        assert!(!down.is_pair(hop.src) && !down.is_behind_pair(ip("192.168.0.1")));
     }
 
     #[test]

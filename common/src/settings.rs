@@ -33,6 +33,8 @@ pub struct DataplaneSettings {
     pub service_cidrs: Vec<IpNet>,
     /// Whose source is translated.
     pub masquerade: Masquerade,
+    /// Whether there is a host pair ([`crate::pair`]).
+    pub host_pair: bool,
     /// Source ports for SNAT.
     pub snat_ports: RangeInclusive<u16>,
     /// The hash that all gateways of a fleet share.
@@ -40,6 +42,12 @@ pub struct DataplaneSettings {
 }
 
 impl DataplaneSettings {
+    /// The gateway addresses of both families.
+    pub fn gateway_addresses(&self) -> impl Iterator<Item = IpAddr> + Clone + '_ {
+        let v4 = self.gateway_v4.iter().map(|&address| IpAddr::V4(address));
+        v4.chain(self.gateway_v6.iter().map(|&address| IpAddr::V6(address)))
+    }
+
     /// Whether `address` belongs to a Pod.
     pub fn is_pod(&self, address: IpAddr) -> bool {
         self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))

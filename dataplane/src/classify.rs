@@ -12,7 +12,7 @@ use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
-use crate::owned::{may_pass, may_send};
+use crate::owned::{may_open, may_send};
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::steer::Towards;
@@ -52,7 +52,7 @@ impl Destination {
     pub(crate) fn towards(self) -> Towards {
         match self {
             Destination::Frontend(_) => Towards::Service,
-            Destination::UndefinedPort(OwnedKind::Gateway) => Towards::SnatPort,
+            Destination::UndefinedPort(OwnedKind::Gateway | OwnedKind::Pair) => Towards::SnatPort,
             Destination::UndefinedPort(OwnedKind::ClusterIp | OwnedKind::LoadBalancer | OwnedKind::External) => {
                 Towards::Service
             }
@@ -81,7 +81,7 @@ pub(crate) fn new_flow<A: Address>(
 ) -> Result<Frontend, Verdict> {
     match destination {
         Destination::Unowned => Err(Verdict::Pass(PassReason::NotOwned)),
-        _ if !may_pass(packet.key.src.into(), tables) => Err(Verdict::Drop(DropReason::BadSource)),
+        _ if !may_open(packet, tables) => Err(Verdict::Drop(DropReason::BadSource)),
         Destination::Frontend(frontend) => Ok(frontend),
         Destination::UndefinedPort(kind) => Err(undefined_port(packet, kind, tables)),
     }
@@ -126,7 +126,11 @@ fn undefined_port<A: Address>(packet: &Packet<A>, kind: OwnedKind, tables: &Tabl
     let is_snat_port = tables.settings().snat_ports.contains(&packet.key.dst_port);
     match kind {
         OwnedKind::ClusterIp => reject::verdict(packet, DropReason::RejectUndefinedPort),
-        OwnedKind::Gateway if is_snat_port => reject::unknown_connection(packet, DropReason::StaleReply),
-        OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => Verdict::Drop(DropReason::UndefinedPort),
+        OwnedKind::Gateway | OwnedKind::Pair if is_snat_port => {
+            reject::unknown_connection(packet, DropReason::StaleReply)
+        }
+        OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External | OwnedKind::Pair => {
+            Verdict::Drop(DropReason::UndefinedPort)
+        }
     }
 }

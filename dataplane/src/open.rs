@@ -11,7 +11,7 @@ use crate::flow::{Entry, FlowTable};
 use crate::packet::{Packet, Verdict};
 use crate::reply::reject;
 use crate::select::Choice;
-use crate::snat;
+use crate::snat::{self, Source};
 use crate::state::Shared;
 use crate::steer::Towards;
 
@@ -78,8 +78,8 @@ fn target<A: Address>(
     now: Ticks,
 ) -> Result<FlowKey<A>, Verdict> {
     let plain = plain(packet, choice)?;
-    if choice.snat {
-        return translated(shared, flows, &plain, tables, now);
+    if let Some(src) = source(packet.key.src, choice, tables)? {
+        return translated(shared, flows, &plain, src, tables, now);
     }
     if flows.make_free(&plain.reversed(), now) {
         return Ok(plain);
@@ -96,11 +96,15 @@ pub(crate) fn plain<A: Address>(packet: &Packet<A>, choice: &Choice) -> Result<F
     Ok(FlowKey { dst, dst_port: choice.backend.port, ..packet.key })
 }
 
-/// The gateway address that a translated client gets.
-pub(crate) fn gateway<A: Address>(client: A, tables: &Tables) -> Result<A, Verdict> {
+/// The address that takes the client's place; `None` if the client keeps its own.
+pub(crate) fn source<A: Address>(client: A, choice: &Choice, tables: &Tables) -> Result<Option<A>, Verdict> {
     let settings = tables.settings();
-    let hash = settings.ring_hash.source(client.into());
-    snat::address(settings, hash).ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
+    let src = match choice.source {
+        Source::Client => return Ok(None),
+        Source::Gateway => snat::address(settings, settings.ring_hash.source(client.into())),
+        Source::Pair => snat::pair_address(),
+    };
+    src.map(Some).ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
 }
 
 /// `plain` with the client's address and another port of those that this worker owns, such that the reply's key is free.
@@ -119,15 +123,15 @@ fn from_another_port<A: Address>(
     free(flows, candidates, now)
 }
 
-/// `plain` with a gateway address as the source, and a port of the worker's share such that the reply's key is free.
+/// `plain` with the source `src`, and a port of the worker's share such that the reply's key is free.
 fn translated<A: Address>(
     shared: &mut Shared,
     flows: &mut FlowTable<A>,
     plain: &FlowKey<A>,
+    src: A,
     tables: &Tables,
     now: Ticks,
 ) -> Result<FlowKey<A>, Verdict> {
-    let src = gateway(plain.src, tables)?;
     let protocol = Protocol::from_number(plain.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
     // A Service may have an external IP that is a gateway address: its ports are not for sources.
     let frontend = |port| tables.frontend(&FrontendKey { address: src.into(), port, protocol }).is_some();

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::tables::Tables;
+use pollgate_common::flow::Address;
+use pollgate_common::tables::{OwnedKind, Tables};
+
+use crate::packet::Packet;
 
 /// Whether `src` is an IPv6 address that is unique on its link only: no packet from it may leave the link (RFC 4291 §2.5.6).
 fn is_link_local(src: IpAddr) -> bool {
@@ -17,7 +20,28 @@ pub(crate) fn may_send(src: IpAddr, tables: &Tables) -> bool {
     !impossible && tables.owned(src).is_none()
 }
 
+/// Whether `packet` may open a flow: by the host pair only the host itself sends, and by no other interface.
+pub(crate) fn may_open<A: Address>(packet: &Packet<A>, tables: &Tables) -> bool {
+    let src = packet.key.src.into();
+    let is_host = tables.net().is_pair(packet.own);
+    is_host == tables.net().is_behind_pair(src) && may_go_on(src, is_host, tables)
+}
+
+/// Whether a packet from `src` may be translated and sent on. `is_host`: it came by the host pair. Its link-local addresses do
+/// not leave the host, since the source is translated.
+pub(crate) fn may_go_on(src: IpAddr, is_host: bool, tables: &Tables) -> bool {
+    if is_host { may_send(src, tables) } else { may_pass(src, tables) }
+}
+
 /// Whether a packet from `src` may be translated and sent on.
-pub(crate) fn may_pass(src: IpAddr, tables: &Tables) -> bool {
+fn may_pass(src: IpAddr, tables: &Tables) -> bool {
     may_send(src, tables) && !is_link_local(src)
+}
+
+/// Whether pollgate answers for `address` on every link. The kernel knows the MAC address of the host pair, and no other host asks.
+pub(crate) fn is_on_links(address: IpAddr, tables: &Tables) -> bool {
+    match tables.owned(address) {
+        Some(OwnedKind::Gateway | OwnedKind::ClusterIp | OwnedKind::LoadBalancer | OwnedKind::External) => true,
+        Some(OwnedKind::Pair) | None => false,
+    }
 }

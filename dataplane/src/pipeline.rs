@@ -17,7 +17,7 @@ use crate::flow::life::{Life, Side, Signal};
 use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
 use crate::fragment::{self, Fate, Step};
-use crate::owned::may_pass;
+use crate::owned::may_go_on;
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
 use crate::reply::{self, arp, nd, reject};
@@ -209,7 +209,7 @@ fn about_flow<I: Ip>(
     let Some(index) = found.filter(|&index| !lane.flows.is_expired(index, now.ticks())) else {
         return about_no_flow(shared, packet, key, tables);
     };
-    if !may_pass(key.src.into(), tables) {
+    if !may_go_on(key.src.into(), tables.net().is_pair(packet.own), tables) {
         return Verdict::Drop(DropReason::BadSource);
     }
     // No error is sent about an error (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).

@@ -23,7 +23,7 @@ use crate::affinity::{Affinity, Client};
 use crate::flow::life::Signal;
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
-use crate::snat::{self, Policy};
+use crate::snat::{self, Policy, Sender, Source};
 
 /// What a new flow gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub(crate) struct Choice {
     pub(crate) policy: Policy,
     /// The client had the backend before; it was not the ring that chose it.
     pub(crate) kept: bool,
-    /// Whether the source is translated.
-    pub(crate) snat: bool,
+    /// The source its packets get.
+    pub(crate) source: Source,
     /// The packet is from the middle of a connection that another gateway opened.
     pub(crate) mid_stream: bool,
     /// How long the client keeps the backend, if it does.
@@ -57,24 +57,29 @@ pub(crate) fn choose<A: Address>(
     let settings = tables.settings();
     let service = tables.service(frontend.service).ok_or(Verdict::Drop(DropReason::UndefinedPort))?;
     let from = packet.key.src.into();
-    if frontend.kind == FrontendKind::LoadBalancer && !lets_in(service, from) {
+    let sender = sender(packet, tables);
+    if frontend.kind == FrontendKind::LoadBalancer && !lets_in(service, from, sender, settings) {
         return Err(Verdict::Drop(DropReason::SourceNotAllowed));
     }
-    let policy = snat::policy(frontend.kind, service, settings.is_pod(from), settings.masquerade);
+    let policy = snat::policy(frontend.kind, service, sender, settings.masquerade);
     let pool = if policy.local { &service.local } else { &service.cluster };
     let kept = kept(from, service, pool, affinity, now);
     let (slot, backend) = match kept {
         Some(kept) => kept,
         None => backend(packet, service, policy, pool, settings)?,
     };
-    let snat = policy.snat || from == backend.address;
+    let source = match policy.snat || from == backend.address {
+        _ if tables.net().is_behind_pair(backend.address) => Source::Pair,
+        true => Source::Gateway,
+        false => Source::Client,
+    };
     let mid_stream = is_mid_stream(packet);
-    if mid_stream && (snat || !can_take_over(packet.segment.signal())) {
+    if mid_stream && (source != Source::Client || !can_take_over(packet.segment.signal())) {
         return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
     }
     let affinity = service.client_ip_affinity;
     let (backend, kept) = (*backend, kept.is_some());
-    Ok(Choice { service: service.id, slot, backend, policy, kept, snat, mid_stream, affinity })
+    Ok(Choice { service: service.id, slot, backend, policy, kept, source, mid_stream, affinity })
 }
 
 /// The backend that the client was given before, if the Service remembers and `pool` has it.
@@ -90,11 +95,22 @@ fn kept<'a>(
     service.chosen_before(pool, endpoint.slot, endpoint.incarnation)
 }
 
-fn lets_in(service: &ServicePort, from: IpAddr) -> bool {
+fn sender<A: Address>(packet: &Packet<A>, tables: &Tables) -> Sender {
+    match tables.settings().is_pod(packet.key.src.into()) {
+        _ if tables.net().is_pair(packet.own) => Sender::Node,
+        true => Sender::Pod,
+        false => Sender::Outside,
+    }
+}
+
+/// Whether the Service's source ranges allow the client. The gateway's addresses are those of the node, as which the host connects
+/// (Kubernetes `pkg/proxy/iptables/proxier.go`: ranges apply to the node too).
+fn lets_in(service: &ServicePort, from: IpAddr, sender: Sender, settings: &DataplaneSettings) -> bool {
     if service.source_ranges.is_empty() {
         return !service.closed_to_family;
     }
-    service.source_ranges.iter().any(|range| range.contains(&from))
+    let allows = |address| service.source_ranges.iter().any(|range| range.contains(&address));
+    allows(from) || sender == Sender::Node && settings.gateway_addresses().any(allows)
 }
 
 fn is_mid_stream<A>(packet: &Packet<A>) -> bool {

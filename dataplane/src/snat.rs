@@ -9,8 +9,15 @@
 //! | outside → ClusterIP | all, SNAT | local, SNAT |
 //! | Pod → node port, load balancer, external IP | all, SNAT | all |
 //! | outside → the same | all, SNAT | local |
+//! | process of the gateway host → ClusterIP | all, SNAT | local, SNAT |
+//! | process of the gateway host → the others | all, SNAT | all, SNAT |
+//!
+//! The host is the "node" of Kubernetes' matrix. Its source is translated whatever the settings are: a reply must not reach the
+//! host past the gateway.
 //!
 //! The source is also translated if the chosen backend is the client itself (hairpin). `nat.masquerade: never` leaves it at that.
+//! If the backend is a process of the host, the new source is the workers' address on the host pair: the host would
+//! reply to any other address by another interface.
 //! If a source is not translated but the backend knows this client's port from another Service, the client keeps its address and
 //! gets another port ([`client_ports`]).
 //!
@@ -19,10 +26,10 @@
 //! so one gateway address has a full set of ports *per backend*. Port `p` belongs to worker `(p − first) mod workers`, so
 //! the destination port of a reply identifies its worker.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use pollgate_common::flow::Address;
+use pollgate_common::pair;
 use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use pollgate_common::tables::{FrontendKind, ServicePort};
 
@@ -39,27 +46,49 @@ pub(crate) struct Policy {
     pub(crate) snat: bool,
 }
 
-/// Looks up the matrix above.
-pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade: Masquerade) -> Policy {
-    let policy = kubernetes(kind, service, from_pod, masquerade == Masquerade::All);
-    Policy { snat: policy.snat && masquerade != Masquerade::Never, ..policy }
+/// Who opens a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// A Pod.
+    Pod,
+    /// A process of the gateway host.
+    Node,
+    /// Any other host.
+    Outside,
 }
 
-fn kubernetes(kind: FrontendKind, service: &ServicePort, from_pod: bool, masquerade_all: bool) -> Policy {
+/// The source that a flow's packets get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The client's own address.
+    Client,
+    /// A gateway address.
+    Gateway,
+    /// The workers' address on the host pair.
+    Pair,
+}
+
+/// Looks up the matrix above.
+pub(crate) fn policy(kind: FrontendKind, service: &ServicePort, sender: Sender, masquerade: Masquerade) -> Policy {
+    let policy = kubernetes(kind, service, sender, masquerade == Masquerade::All);
+    Policy { snat: policy.snat && (masquerade != Masquerade::Never || sender == Sender::Node), ..policy }
+}
+
+fn kubernetes(kind: FrontendKind, service: &ServicePort, sender: Sender, masquerade_all: bool) -> Policy {
     if kind.is_internal() {
-        return Policy { local: service.internal_local, snat: !from_pod || masquerade_all };
+        return Policy { local: service.internal_local, snat: sender != Sender::Pod || masquerade_all };
     }
-    match (service.external_local, from_pod) {
+    match (service.external_local, sender) {
         (false, _) => Policy { local: false, snat: true },
-        (true, true) => Policy { local: false, snat: false },
-        (true, false) => Policy { local: true, snat: false },
+        (true, Sender::Pod) => Policy { local: false, snat: false },
+        (true, Sender::Node) => Policy { local: false, snat: true },
+        (true, Sender::Outside) => Policy { local: true, snat: false },
     }
 }
 
 /// The gateway addresses of one family.
 fn addresses<A: Address>(settings: &DataplaneSettings) -> impl Iterator<Item = A> + Clone {
-    let v4 = settings.gateway_v4.iter().map(|a| IpAddr::V4(*a));
-    v4.chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a))).filter_map(A::from_ip)
+    settings.gateway_addresses().filter_map(A::from_ip)
 }
 
 /// The source address of ICMP errors; `None` if the family has no gateway address.
@@ -71,6 +100,11 @@ pub(crate) fn first_address<A: Address>(settings: &DataplaneSettings) -> Option<
 pub(crate) fn address<A: Address>(settings: &DataplaneSettings, hash: u64) -> Option<A> {
     let count = addresses::<A>(settings).count() as u64;
     addresses(settings).nth(usize::try_from(hash.checked_rem(count)?).ok()?)
+}
+
+/// The workers' address on the host pair.
+pub(crate) fn pair_address<A: Address>() -> Option<A> {
+    pair::DATA_ADDRESSES.into_iter().find_map(A::from_ip)
 }
 
 /// A worker's share of the source ports.
@@ -140,8 +174,9 @@ mod tests {
     #[test]
     fn the_matrix_is_kubernetes() {
         use FrontendKind::{ClusterIp, External, LoadBalancer, NodePort};
+        let sender = |pod| if pod { Sender::Pod } else { Sender::Outside };
         let at = |kind, itp, etp, pod| {
-            let Policy { local, snat } = policy(kind, &service(itp, etp), pod, Masquerade::Kubernetes);
+            let Policy { local, snat } = policy(kind, &service(itp, etp), sender(pod), Masquerade::Kubernetes);
             (if local { "local" } else { "all" }, if snat { "SNAT" } else { "" })
         };
         assert_eq!(at(ClusterIp, false, false, true), ("all", ""));
@@ -156,13 +191,28 @@ mod tests {
             assert_eq!(at(kind, false, false, false), ("all", "SNAT"));
             assert_eq!(at(kind, false, true, false), ("local", ""));
         }
-        assert!(policy(ClusterIp, &service(false, false), true, Masquerade::All).snat, "masqueradeAll");
+        assert!(policy(ClusterIp, &service(false, false), Sender::Pod, Masquerade::All).snat, "masqueradeAll");
         for kind in [ClusterIp, NodePort, LoadBalancer, External] {
             for (local, pod) in [(false, false), (false, true), (true, false), (true, true)] {
                 let service = service(local, local);
-                let kubernetes = policy(kind, &service, pod, Masquerade::Kubernetes);
-                let never = policy(kind, &service, pod, Masquerade::Never);
+                let kubernetes = policy(kind, &service, sender(pod), Masquerade::Kubernetes);
+                let never = policy(kind, &service, sender(pod), Masquerade::Never);
                 assert_eq!(never, Policy { snat: false, ..kubernetes }, "the endpoints are the same");
+            }
+        }
+    }
+
+    /// Kubernetes `pkg/proxy/iptables/proxier_test.go`, TestInternalExternalMasquerade, the rows "node to …".
+    #[test]
+    fn the_node_is_always_translated() {
+        use FrontendKind::{ClusterIp, External, LoadBalancer, NodePort};
+        for masquerade in [Masquerade::Kubernetes, Masquerade::All, Masquerade::Never] {
+            for (itp, etp) in [(false, false), (false, true), (true, false)] {
+                let at = |kind| policy(kind, &service(itp, etp), Sender::Node, masquerade);
+                assert_eq!(at(ClusterIp), Policy { local: itp, snat: true }, "{masquerade:?}");
+                for kind in [NodePort, LoadBalancer, External] {
+                    assert_eq!(at(kind), Policy { local: false, snat: true }, "{kind:?}, {masquerade:?}");
+                }
             }
         }
     }
@@ -198,6 +248,7 @@ mod tests {
             pod_cidrs: vec![],
             service_cidrs: vec![],
             masquerade: Masquerade::Kubernetes,
+            host_pair: false,
             snat_ports: 1024..=29999,
             ring_hash: RingHash::new(""),
         };

@@ -50,7 +50,8 @@ pub struct Steering {
 pub enum Towards {
     /// A Service, or another owned address that is not a gateway address. The source is the client.
     Service,
-    /// A port of a gateway address without a Service. A flow's packet is then the reply to a translated source.
+    /// A port of a gateway address without a Service, or of the workers' address on the host pair. A flow's packet is then the reply
+    /// to a translated source.
     SnatPort,
     /// An unowned address. A flow's packet is then the reply to a client whose source was not translated.
     Client,

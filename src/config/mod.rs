@@ -66,6 +66,14 @@ impl Config {
         self.cluster.service_cidrs.iter().any(|cidr| cidr.contains(&address))
     }
 
+    /// The same with the workers' end of the host pair as the last interface.
+    #[must_use]
+    pub fn with_pair(mut self) -> Config {
+        let name = pollgate_common::pair::DATA.to_owned();
+        self.interfaces.push(Interface { name, backend: Backend::Packet, link: None });
+        self
+    }
+
     /// Keys that are valid but need what this version does not support: one line per key.
     pub fn unsupported(&self) -> Vec<String> {
         let mut keys = Vec::new();

@@ -61,6 +61,8 @@ pub struct Config {
 pub struct Host {
     /// Whether it may switch off the kernel's own forwarding on its interfaces.
     pub disable_forwarding: bool,
+    /// Whether the host's own processes reach Services.
+    pub pair: bool,
 }
 
 /// An interface whose packets are polled.

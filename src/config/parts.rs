@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
+use pollgate_common::pair;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_control::cluster::{ClusterSettings, IpRange};
 use pollgate_control::compile::Options;
@@ -34,6 +35,7 @@ impl From<&Config> for DataplaneSettings {
             pod_cidrs: config.cluster.pod_cidrs.clone(),
             service_cidrs: config.cluster.service_cidrs.clone(),
             masquerade: config.nat.masquerade,
+            host_pair: config.interfaces.iter().any(|interface| interface.name == pair::DATA),
             snat_ports: config.nat.ports.clone(),
             ring_hash: RingHash::new(&config.maglev.seed),
         }
@@ -116,8 +118,19 @@ impl From<&Config> for Facts {
                 add_link(&mut facts, index, port, &interface.name, link);
             }
         }
+        if config.interfaces.iter().any(|interface| interface.name == pair::DATA) {
+            add_host_end(&mut facts);
+        }
         facts
     }
+}
+
+/// The kernel's end of the host pair, whose other end is replayed.
+fn add_host_end(facts: &mut Facts) {
+    let index = u32::try_from(facts.links.len()).unwrap_or(u32::MAX) + 1;
+    let name = pair::HOST.to_owned();
+    facts.links.push(Link { index, name, port: None, mac: pair::HOST_MAC, mtu: 1500, up: true, ups: 1 });
+    facts.addresses.extend(pair::HOST_ADDRESSES.map(|address| (index, address.into())));
 }
 
 fn add_link(facts: &mut Facts, index: u32, port: PortId, name: &str, link: &model::Link) {

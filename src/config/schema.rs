@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use pollgate_common::pair;
 use pollgate_common::settings::Masquerade;
 
 use super::model::{
@@ -71,8 +72,9 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
 
 fn host(mut section: Section<'_>) -> Host {
     let disable_forwarding = section.field("disableForwarding").boolean().unwrap_or(false);
+    let pair = section.field("pair").boolean().unwrap_or(true);
     section.finish();
-    Host { disable_forwarding }
+    Host { disable_forwarding, pair }
 }
 
 fn interfaces(field: &Field<'_>, purpose: Purpose) -> Vec<Interface> {
@@ -91,6 +93,10 @@ fn interfaces(field: &Field<'_>, purpose: Purpose) -> Vec<Interface> {
         let Some(name) = name else { continue };
         if interfaces.iter().any(|other| other.name == name) {
             name_field.fault("each interface only once");
+        }
+        // A capture may be from the workers' end.
+        if name == pair::HOST || name == pair::DATA && purpose == Purpose::Run {
+            name_field.fault("another interface: this is one that pollgate makes");
         }
         interfaces.push(Interface { name, backend, link });
     }

@@ -4,6 +4,8 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
+use pollgate_common::pair;
+
 use super::error::GatewayError;
 use crate::config::{self, Config};
 
@@ -13,6 +15,7 @@ pub(super) fn claim_interfaces(config: &Config) -> Result<Vec<UnixListener>, Gat
     let claim = |interface: &config::Interface| {
         let name = SocketAddr::from_abstract_name(claim_name(&interface.name));
         name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse if interface.name == pair::DATA => GatewayError::PairTaken,
             io::ErrorKind::AddrInUse => GatewayError::Taken { interface: interface.name.clone() },
             _ => GatewayError::System { doing: "claiming an interface", source },
         })

@@ -9,6 +9,7 @@ use pollgate_control::netlink::HostNetworkError;
 use pollgate_control::store::StoreError;
 
 use crate::host::HostFault;
+use crate::host::pair::PairError;
 use crate::ports::PortsError;
 
 /// Why the gateway did not start: what is wrong, where, and what to do.
@@ -64,6 +65,15 @@ pub enum GatewayError {
         /// The interface.
         interface: String,
     },
+    /// Another gateway has the host pair.
+    #[error(
+        "another pollgate on this host has the host pair, and there can be only one: set host.pair: false in one of the two \
+         configurations"
+    )]
+    PairTaken,
+    /// There is no host pair.
+    #[error(transparent)]
+    Pair(#[from] PairError),
     /// Memory, threads, signals.
     #[error("{doing}: {source}")]
     System {

@@ -7,8 +7,9 @@
 //!                            └── Net ◀── network thread ◀─────────┘
 //! ```
 //!
-//! Start: check the host, open the state, read the network, publish, start the workers, read the state's Pods, open the API,
-//! load the manifests (if there are any, the workers start only then). Once the workers poll, the addresses are announced. Each step either succeeds, or returns what is missing
+//! Start: check the host, make the host pair, open the state, read the network, publish, start the workers, read the state's Pods,
+//! open the API, load the manifests (if there are any, the workers start only then). Once the workers poll, the addresses are
+//! announced. Each step either succeeds, or returns what is missing
 //! and what to do; what was started before it is stopped again. Packets wait only for what they need: most of the state of a
 //! large cluster is Pods, and packets need only their slices. Threads belong to the network namespace of the thread that
 //! starts the gateway.
@@ -48,6 +49,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::Config;
 use crate::host;
 use crate::host::advise::{self, Advice};
+use crate::host::pair::{HostPair, PairPlan};
 use crate::ports::announce::Announcer;
 use crate::ports::follow::follow;
 use claim::claim_interfaces;
@@ -103,6 +105,8 @@ pub struct Gateway {
     api: ApiHandle,
     control: ControlHandle,
     _network: HostNetwork,
+    /// Removed once nothing polls it.
+    _pair: Option<HostPair>,
     _claims: Vec<UnixListener>,
 }
 
@@ -124,7 +128,11 @@ impl Gateway {
         }
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
+        let plan = PairPlan::of(config);
+        let with_pair = plan.as_ref().map(|_| config.clone().with_pair());
+        let config = with_pair.as_ref().unwrap_or(config);
         let claims = claim_interfaces(config)?;
+        let pair = plan.as_ref().map(HostPair::make).transpose()?;
         let (store, mut cluster) = open_state(config, start.set_aside_damaged)?;
         let counters = Arc::new(Counters::new(count));
         let options = compile::Options::from(config);
@@ -177,6 +185,7 @@ impl Gateway {
             api,
             control,
             _network: network,
+            _pair: pair,
             _claims: claims,
         })
     }
@@ -208,7 +217,9 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
     }
-    if let Some(Advice { finding, command, why }) = advise::for_unrouted(&host::unrouted(&needs.owned)) {
+    // The pair brings routes to them.
+    let unrouted = if config.host.pair { Vec::new() } else { host::unrouted(&needs.owned) };
+    if let Some(Advice { finding, command, why }) = advise::for_unrouted(&unrouted) {
         warn!("{finding}: {why}: {command}");
     }
     Ok(())

@@ -28,7 +28,9 @@ mod cpulist;
 mod files;
 mod machine;
 mod netdev;
+pub(crate) mod netlink;
 mod nic;
+pub mod pair;
 mod query;
 #[cfg(test)]
 pub(crate) mod sample;

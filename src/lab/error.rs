@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::host::netlink::plain;
+
 /// Why a step of a laboratory failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
@@ -30,13 +32,5 @@ impl<T> Doing<T> for io::Result<T> {
 impl<T> Doing<T> for Result<T, rtnetlink::Error> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, LabError> {
         self.map_err(|error| LabError::new(what(), plain(error)))
-    }
-}
-
-/// The kernel's own error number out of rtnetlink's, so that the message is the familiar one.
-pub(super) fn plain(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
     }
 }

@@ -3,7 +3,6 @@
 #![allow(unsafe_code, reason = "a child enters its namespace between fork and exec")]
 
 use std::fs::{self, File};
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -26,6 +25,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use super::enter::unshare;
 use super::error::{Doing, LabError};
+use crate::host::netlink::{connect, runtime};
 
 /// Where `ip netns` looks for names.
 const NAMED: &str = "/run/netns";
@@ -325,25 +325,18 @@ impl Namespace {
     where
         F: AsyncFnOnce(Handle) -> Result<R, rtnetlink::Error> + Send,
     {
-        self.run(|| block_on(async { request(connect()?).await }))
+        let failed = |doing: &str, error: io::Error| rtnetlink::Error::NamespaceError(format!("{doing}: {error}"));
+        self.run(|| {
+            let runtime = runtime().map_err(|error| failed("starting a runtime", error))?;
+            runtime.block_on(async {
+                request(connect().map_err(|error| failed("opening a netlink socket", error))?).await
+            })
+        })
     }
 
     pub(super) fn raw(&self) -> RawFd {
         self.inner.file.as_raw_fd()
     }
-}
-
-/// A netlink connection of the current thread's namespace, served by the current runtime.
-fn connect() -> Result<Handle, rtnetlink::Error> {
-    let failed = |error: io::Error| rtnetlink::Error::NamespaceError(format!("opening a netlink socket: {error}"));
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
-    tokio::spawn(connection);
-    Ok(handle)
-}
-
-fn block_on<R>(work: impl Future<Output = Result<R, rtnetlink::Error>>) -> Result<R, rtnetlink::Error> {
-    let failed = |error: io::Error| rtnetlink::Error::NamespaceError(format!("starting a runtime: {error}"));
-    tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?.block_on(work)
 }
 
 /// Puts the calling thread in a namespace of its own and opens it.

@@ -59,7 +59,7 @@ impl Groups {
         }
         let may_be_on_link = |address: &&IpAddr| match tables.owned(**address) {
             Some(OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External) => true,
-            Some(OwnedKind::ClusterIp) | None => false,
+            Some(OwnedKind::ClusterIp | OwnedKind::Pair) | None => false,
         };
         let come: Vec<IpAddr> = come.iter().filter(may_be_on_link).copied().collect();
         self.join_all(&come);

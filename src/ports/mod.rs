@@ -19,9 +19,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::net::PortId;
+use pollgate_common::pair;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_dataplane::bpf::classic::Program as FanoutProgram;
-use pollgate_dataplane::ethtool;
+use pollgate_dataplane::ethtool::{self, OffloadSwitch};
 use pollgate_dataplane::port::packet::{Fanout, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::port::xdp::{self, Program, Rules, XdpOptions};
@@ -118,6 +119,9 @@ impl<'a> Opener<'a> {
             }
         }
         self.rules = Some(rules);
+        if self.config.interfaces.iter().any(|interface| interface.name == pair::DATA) {
+            split_segments();
+        }
         Ok(())
     }
 
@@ -165,10 +169,25 @@ impl<'a> Opener<'a> {
         let owned = self.config.owned_addresses();
         let patience = self.config.flows.tcp_established;
         let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));
-        let mut groups = Groups::new(self.config.interfaces.iter().filter_map(indexed));
+        // The kernel has no IPv6 on the workers' end of the host pair, and no host asks there.
+        let asked = self.config.interfaces.iter().filter(|interface| interface.name != pair::DATA);
+        let mut groups = Groups::new(asked.filter_map(indexed));
         let on_link: Vec<IpAddr> = owned.iter().copied().filter(|address| !self.config.is_routed(*address)).collect();
         groups.join_all(&on_link);
         Steered { fanouts: self.fanouts, programs, groups }
+    }
+}
+
+/// Has the host split its large segments before they enter the host pair: an AF_XDP port sends only single frames.
+fn split_segments() {
+    let off = ethtool::Interface::new(pair::HOST).and_then(|host| host.set(OffloadSwitch::Tso, false));
+    if let Err(error) = off {
+        warn!(
+            "{}: cannot switch segmentation off ({error}), so large segments of the host's processes are lost: ethtool -K {} tso \
+             off",
+            pair::HOST,
+            pair::HOST
+        );
     }
 }
 

@@ -36,12 +36,12 @@ tests! {
 const GATEWAY: &str = "fd00:192:168:50::10";
 const DNS: &str = "[fd00:10:96::10]:53";
 /// The only IPv6 address of the pool.
-const LOAD_BALANCER: &str = "fd00:192:168:50::200";
+pub(crate) const LOAD_BALANCER: &str = "fd00:192:168:50::200";
 const NAME: &str = "dual.default.svc.cluster.local";
 
 /// The Service's ClusterIPs, node port's address and load-balancer address, by family.
-const CLUSTER_IPS: [&str; 2] = ["10.96.0.90", "fd00:10:96::90"];
-const NODES: [&str; 2] = ["192.168.50.10", GATEWAY];
+pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.90", "fd00:10:96::90"];
+pub(crate) const NODES: [&str; 2] = ["192.168.50.10", GATEWAY];
 
 fn network(queues: u32) -> Network {
     let plan: Vec<Segment> = guide().into_iter().map(Segment::dual_stack).collect();
@@ -77,7 +77,7 @@ fn unresolved(backend: &str, queues: u32) -> (Site, Vec<Server>) {
     (site, servers)
 }
 
-fn site(backend: &str, queues: u32) -> (Site, Vec<Server>) {
+pub(crate) fn site(backend: &str, queues: u32) -> (Site, Vec<Server>) {
     let (site, servers) = unresolved(backend, queues);
     site.resolve_neighbours();
     (site, servers)

@@ -11,6 +11,7 @@ mod changes;
 mod dual_stack;
 mod dump;
 mod flood;
+mod host_pair;
 mod manifests;
 mod many;
 mod neighbourhood;
@@ -32,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         dual_stack::TESTS,
         dump::TESTS,
         flood::TESTS,
+        host_pair::TESTS,
         manifests::TESTS,
         many::TESTS,
         neighbourhood::TESTS,

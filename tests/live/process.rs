@@ -317,6 +317,10 @@ fn a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on() {
     gateway.up("spare").expect("up");
     let spare = configuration(place.path(), "")
         .replace("[{ name: node-1 }, { name: node-2 }, { name: outside }]", "[{ name: spare }]");
+    place.write("same-pair.yaml", &spare);
+    let told = place.refused(place.run_command("same-pair.yaml"));
+    assert!(told.contains("another pollgate on this host has the host pair"), "{told}");
+    let spare = format!("{spare}host: {{ pair: false }}\n");
     place.write("same-state.yaml", &spare.replace("api.sock", "other.sock"));
     let told = place.refused(place.run_command("same-state.yaml"));
     assert!(told.contains("state.db: in use by another pollgate"), "{told}");

@@ -21,6 +21,7 @@ mod v4 {
     mod flood;
     mod flows;
     mod fragments;
+    mod host_pair;
     mod malformed;
     mod model;
     mod neighbours;
@@ -43,6 +44,7 @@ mod v6 {
     mod flood;
     mod flows;
     mod fragments;
+    mod host_pair;
     mod malformed_v6;
     mod model;
     mod nd_icmpv6;

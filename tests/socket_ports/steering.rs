@@ -24,6 +24,7 @@ fn settings() -> DataplaneSettings {
         pod_cidrs: vec![],
         service_cidrs: vec![],
         masquerade: Masquerade::Kubernetes,
+        host_pair: false,
         snat_ports: 1024..=29999,
         ring_hash: RingHash::new(""),
     }

@@ -9,6 +9,7 @@ use super::service::ServicePort;
 use crate::counters::MAX_SERVICES;
 use crate::dns::zone::Zone;
 use crate::net::Net;
+use crate::pair;
 use crate::settings::DataplaneSettings;
 use crate::sharded::Sharded;
 
@@ -62,13 +63,11 @@ impl Builder {
             settings: Arc::clone(&settings),
         };
         let mut builder = Builder { tables };
-        let gateway = settings
-            .gateway_v4
-            .iter()
-            .map(|a| IpAddr::V4(*a))
-            .chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a)));
-        gateway.for_each(|address| builder.claim(address, OwnedKind::Gateway));
+        settings.gateway_addresses().for_each(|address| builder.claim(address, OwnedKind::Gateway));
         settings.dns.iter().for_each(|&address| builder.claim(address, OwnedKind::ClusterIp));
+        if settings.host_pair {
+            pair::DATA_ADDRESSES.into_iter().for_each(|address| builder.claim(address, OwnedKind::Pair));
+        }
         builder
     }
 
@@ -180,6 +179,7 @@ mod tests {
             pod_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
             service_cidrs: vec!["10.96.0.0/16".parse().expect("a prefix")],
             masquerade: Masquerade::Kubernetes,
+            host_pair: false,
             snat_ports: 1024..=29999,
             ring_hash: RingHash::new("pollgate"),
         })

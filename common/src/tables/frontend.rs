@@ -16,6 +16,8 @@ pub enum OwnedKind {
     LoadBalancer,
     /// A Service's external IP.
     External,
+    /// The workers' address on the host pair ([`crate::pair`]).
+    Pair,
 }
 
 /// An address pollgate owns.

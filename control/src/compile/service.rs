@@ -73,10 +73,10 @@ fn frontends(
     family: Family,
     settings: &DataplaneSettings,
 ) -> Box<[(FrontendKey, FrontendKind)]> {
-    let gateway =
-        settings.gateway_v4.iter().map(|a| IpAddr::V4(*a)).chain(settings.gateway_v6.iter().map(|a| IpAddr::V6(*a)));
-    let node_ports =
-        port.node_port.into_iter().flat_map(|node_port| gateway.clone().map(move |address| (address, node_port)));
+    let node_ports = port
+        .node_port
+        .into_iter()
+        .flat_map(|node_port| settings.gateway_addresses().map(move |address| (address, node_port)));
     let at_port = |addresses: &[IpAddr], kind| -> Vec<(IpAddr, u16, FrontendKind)> {
         addresses.iter().map(|&address| (address, port.port, kind)).collect()
     };

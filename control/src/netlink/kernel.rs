@@ -5,6 +5,7 @@ use std::io;
 use futures_util::{StreamExt, TryStreamExt};
 use pollgate_common::hash::HashMap;
 use pollgate_common::net::{Facts, NeighbourQuery, PortId};
+use pollgate_common::pair;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::neighbour::{
@@ -42,6 +43,10 @@ pub(super) async fn read(requests: &Handle, ports: &HashMap<String, PortId>) -> 
         while let Some(message) = routes.try_next().await.map_err(failed("reading the routes by netlink"))? {
             facts.routes.extend(facts::route(&message));
         }
+    }
+    // Routes into the host pair are for the host's own processes: what the workers send to an owned address must not come back.
+    if let Some(host) = facts.links.iter().find(|link| link.name == pair::HOST).map(|link| link.index) {
+        facts.routes.retain(|route| route.link != host);
     }
     Ok(facts)
 }

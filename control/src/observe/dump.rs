@@ -408,6 +408,7 @@ fn owned(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
             OwnedKind::ClusterIp => "ClusterIP",
             OwnedKind::LoadBalancer => "LoadBalancer",
             OwnedKind::External => "ExternalIP",
+            OwnedKind::Pair => "HostPair",
         };
         OwnedItem { address, kind: kind.to_owned() }
     };

@@ -6,6 +6,7 @@ use pollgate_common::net::Mac;
 use pollgate_common::reasons::PassReason;
 use pollgate_common::tables::Tables;
 
+use crate::owned::is_on_links;
 use crate::packet::Action;
 use crate::port::Frame;
 use crate::wire::Header;
@@ -18,7 +19,7 @@ pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
     let own: Mac = tables.net().port_link(port).map(|link| link.mac).unwrap_or_default();
     let Some(arp) = Arp::at_mut(frame.bytes_mut(), ethernet::LEN) else { return Action::Pass(PassReason::Arp) };
     let announces = arp.sender_ip() == arp.target_ip();
-    if !arp.is_request() || announces || tables.owned(IpAddr::V4(arp.target_ip())).is_none() {
+    if !arp.is_request() || announces || !is_on_links(IpAddr::V4(arp.target_ip()), tables) {
         return Action::Pass(PassReason::Arp);
     }
     arp.answer(own);

@@ -7,7 +7,7 @@ use pollgate_common::net::Mac;
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::Tables;
 
-use crate::owned::may_send;
+use crate::owned::{is_on_links, may_send};
 use crate::packet::Action;
 use crate::port::{Frame, Offload};
 use crate::wire::ethernet;
@@ -16,7 +16,7 @@ use crate::wire::nd::{self, Solicitation};
 /// Answers the solicitation of an owned address, in the same buffer. Any other one is left to the kernel.
 pub(crate) fn reply(frame: &mut Frame, tables: &Tables) -> Action {
     match nd::target(frame.bytes(), ethernet::LEN) {
-        Some(target) if tables.owned(IpAddr::V6(target.0)).is_some() => {}
+        Some(target) if is_on_links(IpAddr::V6(target.0), tables) => {}
         Some(_) | None => return Action::Pass(PassReason::NeighbourDiscovery),
     }
     let is_partial = frame.offload().is_partial();

@@ -125,7 +125,7 @@ impl Follower {
 fn reach(kind: OwnedKind) -> Reach {
     match kind {
         OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => Reach::Link,
-        OwnedKind::ClusterIp => Reach::Route,
+        OwnedKind::ClusterIp | OwnedKind::Pair => Reach::Route,
     }
 }
 
@@ -247,7 +247,8 @@ fn link_states(net: &Net) -> BTreeMap<PortId, LinkState> {
         let networks = own.map(|(_, address)| address.trunc()).filter(|network| !is_link_local(network)).collect();
         Some((link.port?, LinkState { index: link.index, mac: link.mac, up: link.up, ups: link.ups, networks }))
     };
-    facts.links.iter().filter_map(state).collect()
+    // No host asks on the host pair.
+    facts.links.iter().filter(|link| !net.is_pair(link.mac)).filter_map(state).collect()
 }
 
 /// Link-local networks, which every IPv6 link has, contain no owned address. They come a while after the link.

@@ -6,6 +6,7 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
     Ipv4Options, Ipv6Header, TcpHeader, UdpHeader,
 };
+use pollgate_common::pair;
 use pollgate_dataplane::port::Offload;
 use pollgate_dataplane::port::memory::Packet;
 
@@ -22,9 +23,11 @@ pub(crate) fn mac_of(address: Ipv4Addr) -> MacBytes {
     [2, 0, a, b, c, d]
 }
 
-/// The MAC a frame from or to `address` carries on the lab's links: the host's own, or the router's for who is elsewhere.
+/// The MAC a frame from or to `address` carries on the lab's links: the host's own, or the router's for who is elsewhere. That of the
+/// gateway host is its end of the host pair.
 pub(crate) fn link_mac(address: Ipv4Addr) -> MacBytes {
     match address.octets() {
+        [169, 254, 112, 1] | [192, 168, 50, 2] => pair::HOST_MAC.0,
         [10, 244, ..] | [192, 168, 50, _] => mac_of(address),
         _ => mac_of(Ipv4Addr::new(192, 168, 50, 1)),
     }

@@ -1,12 +1,13 @@
 //! The family of the suite that this module is compiled into.
 //!
 //! Tests write every address as IPv4. In the IPv6 suite it stands for an IPv6 address: `a.b.c.d` is `2001:db8::a.b.c.d` on the
-//! wire and in every object. So one test shows the same rule for both families.
+//! wire and in every object; the addresses of the host pair stand for those of that family. So one test shows the same rule for both families.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use pollgate_common::net::Facts;
+use pollgate_common::pair;
 
 use super::super::IS_V6;
 
@@ -39,6 +40,8 @@ pub(crate) fn wire(address: Ipv4Addr) -> IpAddr {
         _ if address.is_loopback() => Ipv6Addr::LOCALHOST.into(),
         _ if address.is_broadcast() => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
         _ if address.is_multicast() => Ipv6Addr::from_bits(0xff0e << 112 | u128::from(address.to_bits())).into(),
+        pair::HOST_V4 => pair::HOST_V6.into(),
+        pair::DATA_V4 => pair::DATA_V6.into(),
         _ => Ipv6Addr::from_bits(NETWORK | u128::from(address.to_bits())).into(),
     }
 }
@@ -47,6 +50,8 @@ pub(crate) fn wire(address: Ipv4Addr) -> IpAddr {
 pub(crate) fn written(address: IpAddr) -> Ipv4Addr {
     match address {
         IpAddr::V4(v4) => v4,
+        IpAddr::V6(pair::HOST_V6) => pair::HOST_V4,
+        IpAddr::V6(pair::DATA_V6) => pair::DATA_V4,
         IpAddr::V6(v6) => {
             let bits = v6.to_bits() ^ NETWORK;
             let host = u32::try_from(bits).unwrap_or_else(|_| panic!("{v6} stands for no address of a test"));

@@ -3,7 +3,8 @@
 //! ```text
 //!   outside 192.168.50.0/24 ── eth0 [OUTSIDE] ┐
 //!   (router .1, everything else behind it)    ├─ workers ◀─ tables ◀─ compiler ◀─ cluster ◀─ YAML
-//!   Pods 10.244.0.0/16 ─────── eth1 [PODS] ───┘
+//!   Pods 10.244.0.0/16 ─────── eth1 [PODS] ───┤
+//!   the host 169.254.112.1 ─── pg-data [HOST] ┘ (only with the host pair)
 //! ```
 //!
 //! A test says what it sends, what it expects, and what the counters must be: all of them, named or not.
@@ -17,6 +18,7 @@ use crossbeam::queue::SegQueue;
 use pollgate::config::{Config, Purpose};
 use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
+use pollgate_common::pair;
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 use pollgate_control::cluster::{Cluster, Write};
@@ -41,8 +43,10 @@ use super::seen::Seen;
 pub(crate) const OUTSIDE: usize = 0;
 /// The port towards the Pods.
 pub(crate) const PODS: usize = 1;
-/// The MACs of the two interfaces.
-pub(crate) const OWN: [MacBytes; 2] = [[2, 0xff, 0, 0, 0, 1], [2, 0xff, 0, 0, 0, 2]];
+/// The port towards the host, in a lab that has the host pair.
+pub(crate) const HOST: usize = 2;
+/// The MACs of the interfaces.
+pub(crate) const OWN: [MacBytes; 3] = [[2, 0xff, 0, 0, 0, 1], [2, 0xff, 0, 0, 0, 2], pair::DATA_MAC.0];
 /// The gateway's address.
 pub(crate) const GATEWAY: &str = "192.168.50.10";
 /// When tests begin: some time after the origin, so that "long ago" exists.
@@ -57,13 +61,15 @@ pub(crate) struct Setup {
     pub(crate) config: String,
     /// Workers.
     pub(crate) workers: u16,
+    /// Whether there is a host pair.
+    pub(crate) pair: bool,
     /// What each port is.
     pub(crate) wrap: Wrap,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { config: String::new(), workers: 1, wrap: Box::new(|_, port| Box::new(port)) }
+        Setup { config: String::new(), workers: 1, pair: false, wrap: Box::new(|_, port| Box::new(port)) }
     }
 }
 
@@ -96,9 +102,14 @@ impl Lab {
         Lab::with(Setup { config: config.to_owned(), ..Setup::default() }, manifests)
     }
 
+    /// With the host pair and further configuration.
+    pub(crate) fn with_pair(config: &str, manifests: &str) -> Lab {
+        Lab::with(Setup { config: config.to_owned(), pair: true, ..Setup::default() }, manifests)
+    }
+
     /// As `setup` says.
     pub(crate) fn with(setup: Setup, manifests: &str) -> Lab {
-        let written = configuration(&setup.config);
+        let written = configuration(&setup.config, setup.pair);
         let config = parse(&wire_yaml(&written));
         let options = Options::from(&config);
         let settings = Arc::clone(&options.settings);
@@ -112,7 +123,7 @@ impl Lab {
         let asked = Arc::new(SegQueue::new());
         let (mut workers, mut wires) = (Vec::new(), Vec::new());
         for worker in 0..setup.workers {
-            let (ports, ends) = ports(&setup.wrap);
+            let (ports, ends) = ports(&setup.wrap, if setup.pair { 3 } else { 2 });
             let asked = Arc::clone(&asked);
             let parts = Parts {
                 worker,
@@ -291,7 +302,7 @@ impl Lab {
     /// Asserts the whole state: counters named here have these values, all others are zero; the frames add up; bytes,
     /// bursts and generation are what the lab knows them to be; and nothing has left that the test did not look at.
     pub(crate) fn counters(&mut self, expected: &[(&str, u64)]) {
-        for port in 0..OWN.len() {
+        for port in 0..self.wires[0].len() {
             if let Some(packet) = self.pop(port) {
                 panic!("left by port {port} and was not expected: {}", Seen::read(packet));
             }
@@ -327,12 +338,12 @@ fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
     counters.chain(drops).chain(passes).collect()
 }
 
-fn ports(wrap: &Wrap) -> (Vec<Box<dyn Port>>, Vec<Wire>) {
+fn ports(wrap: &Wrap, count: usize) -> (Vec<Box<dyn Port>>, Vec<Wire>) {
     let port = |at: usize| {
-        let (port, wire) = MemoryPort::new(PortId(u16::try_from(at).expect("two ports")));
+        let (port, wire) = MemoryPort::new(PortId(u16::try_from(at).expect("few ports")));
         (wrap(at, port), wire)
     };
-    (0..OWN.len()).map(port).unzip()
+    (0..count).map(port).unzip()
 }
 
 /// The hosts whose MACs the kernel knows.
@@ -345,7 +356,7 @@ fn text(mac: MacBytes) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn configuration(more: &str) -> String {
+fn configuration(more: &str, has_pair: bool) -> String {
     let outside: Vec<Ipv4Addr> = [1, 100, 101].map(|host| Ipv4Addr::new(192, 168, 50, host)).to_vec();
     let pods: Vec<Ipv4Addr> = (1..=50).map(|host| Ipv4Addr::new(10, 244, 1, host)).chain([ip("10.244.2.15")]).collect();
     let addresses = if more.contains("addresses:") { String::new() } else { format!("addresses: [{GATEWAY}]\n") };
@@ -359,13 +370,14 @@ fn configuration(more: &str) -> String {
     format!(
         "interfaces:\n\
          - {{name: eth0, mac: \"{}\", ip: 192.168.50.2/24, neighbours: {{{}}}, routes: [{{to: default, via: 192.168.50.1}}]}}\n\
-         - {{name: eth1, mac: \"{}\", ip: 10.244.0.1/16, neighbours: {{{}}}}}\n\
+         - {{name: eth1, mac: \"{}\", ip: 10.244.0.1/16, neighbours: {{{}}}}}\n{}\
          cluster: {{loadBalancerPools: 203.0.113.0/24, serviceCIDRs: 10.96.0.0/16, podCIDRs: 10.244.0.0/16{cluster}}}\n\
          {addresses}{flows}{dns}{more}",
         text(OWN[0]),
         neighbours(&outside),
         text(OWN[1]),
         neighbours(&pods),
+        if has_pair { format!("- {{name: {}, mac: \"{}\"}}\n", pair::DATA, pair::DATA_MAC) } else { String::new() },
     )
 }
 

@@ -20,6 +20,7 @@ fn settings() -> Arc<DataplaneSettings> {
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         masquerade: Masquerade::Kubernetes,
+        host_pair: false,
         snat_ports: 1024..=29999,
         ring_hash: RingHash::new("pollgate"),
     })

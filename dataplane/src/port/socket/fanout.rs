@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use pollgate_common::pair;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::FrontendKey;
 
@@ -208,8 +209,8 @@ impl<'a> Family<'a> {
     /// Gateway addresses: the port is a Service's or a SNAT port.
     fn gateways(&mut self) {
         let settings = self.rules.settings;
-        let all = settings.gateway_v4.iter().map(|&a| IpAddr::V4(a));
-        let all = all.chain(settings.gateway_v6.iter().map(|&a| IpAddr::V6(a)));
+        let pair = pair::DATA_ADDRESSES.into_iter().filter(|_| settings.host_pair);
+        let all = settings.gateway_addresses().chain(pair);
         for address in all.filter(|&address| (self.shape.bits)(address).is_some()).take(GATEWAYS) {
             let next = self.code.label();
             self.unless(address, next);
@@ -409,6 +410,7 @@ mod tests {
             pod_cidrs,
             service_cidrs,
             masquerade: Masquerade::Kubernetes,
+            host_pair: false,
             snat_ports,
             ring_hash,
         }
