@@ -1,7 +1,9 @@
 //! Objects change while packets flow.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::net::SocketAddrV4;
+use std::sync::{Arc, Mutex};
 
 use pollgate_control::objects::Kind;
 
@@ -218,4 +220,46 @@ fn a_label_hides_a_service_and_its_removal_brings_it_back() {
         let flows = [("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)];
         lab.counters(&[&[("rx", 3), ("tx", 2), ("no_such_cluster_ip", 1)], &flows[..]].concat());
     }
+}
+
+/// What is logged while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&lines);
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Lines(Arc::clone(&writer))).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    String::from_utf8(lines.lock().expect("not poisoned").clone()).expect("text")
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A node port that one Service gives up and another takes in the same publication is no conflict; an address of the host's kernel is a conflict, and logged once.
+#[test]
+fn a_node_port_that_changes_hands_is_no_conflict() {
+    let of = |name: &str, node_port: u16, address: &str| {
+        let spec = format!("type: NodePort, ports: [{{port: 80, targetPort: 8080, nodePort: {node_port}}}]");
+        service(name, &spec) + &endpoints(name, "TCP", 8080, &[address])
+    };
+    let mut lab = Lab::new(&(of("a", 30_001, FOUR[0]) + &of("b", 30_002, FOUR[1])));
+    let changed = of("b", 30_003, FOUR[1]) + &of("a", 30_002, FOUR[0]);
+    assert_eq!(logged(|| lab.apply(&changed)), "");
+    for (port, address) in [(30_003, FOUR[1]), (30_002, FOUR[0])] {
+        let seen = lab.through(PODS, tcp("10.244.1.5:40000", &format!("192.168.50.10:{port}")), PODS);
+        assert_eq!(seen.dst().ip().to_string(), address);
+    }
+    lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)]);
+    let external = |more: &str| service("c", &format!("externalIPs: [192.168.50.2], ports: [{{port: 80}}]{more}"));
+    let told = logged(|| lab.apply(&external("")));
+    assert!(told.contains("not served at ") && told.contains("the host's kernel has this address"), "{told}");
+    assert_eq!(logged(|| lab.apply(&external(", sessionAffinity: ClientIP"))), "", "known");
 }

@@ -205,7 +205,8 @@ impl Compiler {
         }
         let names = staged.names.into_iter().map(|(name, _)| name).collect();
         self.compiled.insert(name.clone(), Compiled { services, names });
-        self.install(&name);
+        // Whoever holds one of its frontends may give it up in the same publication.
+        self.install(&name, false);
     }
 
     /// Replaces the names of one Service in the zone; returns whether it has any now.
@@ -232,12 +233,12 @@ impl Compiler {
         !new.is_empty()
     }
 
-    /// Gives the builder a Service's ports, without the frontends that conflict.
-    fn install(&mut self, name: &ServiceName) {
-        let known = self.contested.remove(name);
+    /// Gives the builder a Service's ports, without the frontends that conflict. `log`: reports these.
+    fn install(&mut self, name: &ServiceName, log: bool) {
+        self.contested.remove(name);
         let services = self.compiled.get(name).map(|compiled| compiled.services.clone()).unwrap_or_default();
         for service in services {
-            let allowed = self.allowed(&service, !known);
+            let allowed = self.allowed(&service, log);
             if allowed.frontends.len() < service.frontends.len() {
                 self.contested.insert(name.clone());
             }
@@ -248,7 +249,7 @@ impl Compiler {
         }
     }
 
-    /// The service without the frontends that conflict with another. `log`: first time.
+    /// The service without the frontends that conflict with another.
     fn allowed(&self, service: &Arc<ServicePort>, log: bool) -> Arc<ServicePort> {
         let obstacles: Vec<Option<String>> =
             service.frontends.iter().map(|(key, _)| self.obstacle(key, service.id.index)).collect();
@@ -298,11 +299,12 @@ impl TableSink for Compiler {
         }
         // Any number that grows will do (RFC 1982).
         let serial = u32::try_from(self.generation & 0xffff_ffff).unwrap_or(0);
+        let known = self.contested.clone();
         for (name, staged) in std::mem::take(&mut self.staged) {
             self.settle(name, staged, serial);
         }
         for name in self.contested.clone() {
-            self.install(&name);
+            self.install(&name, !known.contains(&name));
         }
         self.builder.set_zone(Arc::new(self.zone.clone()));
         self.swap_in();
@@ -319,7 +321,10 @@ impl TableSink for Compiler {
             };
             let names: Vec<ServiceName> =
                 self.compiled.iter().filter(|(_, c)| concerned(c)).map(|(name, _)| name.clone()).collect();
-            names.iter().for_each(|name| self.install(name));
+            for name in names {
+                let is_news = !self.contested.contains(&name);
+                self.install(&name, is_news);
+            }
         }
         self.swap_in();
     }
