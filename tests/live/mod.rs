@@ -11,6 +11,7 @@ mod changes;
 mod dual_stack;
 mod dump;
 mod flood;
+mod fragments;
 mod host_pair;
 mod manifests;
 mod many;
@@ -33,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
         dual_stack::TESTS,
         dump::TESTS,
         flood::TESTS,
+        fragments::TESTS,
         host_pair::TESTS,
         manifests::TESTS,
         many::TESTS,

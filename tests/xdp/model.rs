@@ -73,11 +73,13 @@ impl Model {
     fn ipv4(&self, frame: &[u8]) -> Option<bool> {
         let to = v4(frame, 30)?;
         let header = usize::from(frame[14] & 15) * 4;
-        let later_fragment = two(frame, 20)? & 0x1fff != 0;
-        Some(
-            self.owned.contains(&to)
-                || (!later_fragment && header >= 20 && self.replies(frame, 26..30, 14 + header, to)?),
-        )
+        if self.owned.contains(&to) {
+            return Some(true);
+        }
+        if two(frame, 20)? & 0x3fff != 0 {
+            return Some(self.may_reply(v4(frame, 26)?, to));
+        }
+        Some(header >= 20 && self.replies(frame, 26..30, 14 + header, to)?)
     }
 
     fn ipv6(&self, frame: &[u8], ours: bool) -> Option<bool> {
@@ -85,7 +87,18 @@ impl Model {
         let solicited = frame[20] == 58 && frame.get(54) == Some(&135);
         let target = v6(frame, 62).filter(|_| solicited);
         let asked = target.is_some_and(|target| self.owned.contains(&target));
-        Some(asked || (ours && (self.owned.contains(&to) || self.replies(frame, 22..38, 54, to)?)))
+        if asked || (ours && self.owned.contains(&to)) {
+            return Some(true);
+        }
+        if ours && frame[20] == 44 {
+            return Some(self.may_reply(v6(frame, 22)?, to));
+        }
+        Some(ours && self.replies(frame, 22..38, 54, to)?)
+    }
+
+    /// Whether a fragment may be part of a reply: the address has an endpoint.
+    fn may_reply(&self, from: IpAddr, to: IpAddr) -> bool {
+        self.served.iter().any(|(address, ..)| *address == from) && !self.host.contains(&to)
     }
 
     /// Whether it comes from an endpoint, and not to the host.

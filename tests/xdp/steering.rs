@@ -164,7 +164,10 @@ fn ipv4_is_taken_by_owned_destination_or_served_source() {
         ("an endpoint's reply", reply(), true),
         ("an endpoint's reply, with options", with_options(reply()), true),
         ("an endpoint's first fragment", fragment(reply(), 0, true), true),
-        ("an endpoint's later fragment", fragment(reply(), 100, false), false),
+        ("an endpoint's later fragment", fragment(reply(), 100, false), true),
+        ("a fragment from another port of an endpoint", fragment(tcp(POD, 8081, CLIENT), 0, true), true),
+        ("an endpoint's fragment to the host", fragment(tcp(POD, 8080, HOST), 100, false), false),
+        ("a fragment from the endpoint's neighbour", fragment(tcp([10, 244, 1, 11], 8080, CLIENT), 100, false), false),
         ("an endpoint to the host", tcp(POD, 8080, HOST), false),
         ("an endpoint to an owned address", tcp(POD, 8080, OWNED), true),
         ("an endpoint from another port", tcp(POD, 8081, CLIENT), false),
@@ -190,6 +193,9 @@ fn ipv6_is_taken_by_the_same_rules() {
         ("to nobody's address", udp6(client6(), 1, v6("2001:db8::3")), false),
         ("an endpoint's reply", reply(), true),
         ("an endpoint's reply with an extension header", changed(reply(), 20, 60), false),
+        ("an endpoint's fragment", changed(reply(), 20, 44), true),
+        ("an endpoint's fragment to the host", changed(udp6(pod6(), 53, v6("2001:db8::9")), 20, 44), false),
+        ("a fragment of somebody else", changed(udp6(client6(), 53, v6("2001:db8::3")), 20, 44), false),
         ("an endpoint to the host", udp6(pod6(), 53, v6("2001:db8::9")), false),
         ("an endpoint from another port", udp6(pod6(), 54, client6()), false),
         ("an endpoint by another protocol", changed(reply(), 20, 6), false),
@@ -255,9 +261,15 @@ fn rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels() {
         &cable,
         &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)],
     );
+    let piece = fragment(reply.clone(), 100, false);
+    rules.serve(POD.into(), 8081, Protocol::Tcp).expect("served");
     rules.unserve(POD.into(), 8080, Protocol::Tcp).expect("unserved");
     rules.own(OWNED.into()).expect("owned again");
-    check(&cable, &[("owned again", to_us.clone(), true), ("unserved", reply, false)]);
+    let cases =
+        [("owned again", to_us.clone(), true), ("unserved", reply, false), ("another port", piece.clone(), true)];
+    check(&cable, &cases);
+    rules.unserve(POD.into(), 8081, Protocol::Tcp).expect("unserved");
+    check(&cable, &[("an address without endpoints", piece, false)]);
     drop(port);
     check(&cable, &[("no socket", to_us, false)]);
 }

@@ -3,10 +3,11 @@
 //! A change is one system call per entry and applies to the next frame. The caller must keep the order: own an address before
 //! it is announced, and stop serving an endpoint only when its last flow may have ended.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pollgate_common::flow::Protocol;
 
@@ -16,7 +17,8 @@ use crate::bpf::{Kind, Map};
 
 /// Capacity of the tables. The kernel allocates memory for existing entries, and 16 bytes per possible entry.
 const OWNED: u32 = 1 << 15;
-const SERVED: u32 = 1 << 18;
+/// Endpoints, and as many addresses.
+const SERVED: u32 = 1 << 19;
 const HOST: u32 = 1 << 12;
 
 /// An address; IPv4 is mapped into IPv6.
@@ -33,8 +35,10 @@ pub struct Rules {
 #[derive(Debug)]
 struct Maps {
     owned: Map<16, 1>,
+    /// Endpoints, and their addresses: with port and protocol 0.
     served: Map<20, 1>,
     host: Map<16, 1>,
+    endpoints: Mutex<BTreeSet<(IpAddr, u16, u8)>>,
 }
 
 /// The error of a table that could not be changed.
@@ -59,6 +63,7 @@ impl Rules {
                 owned: Map::new(Kind::Hash, "pg_owned", owned.max(OWNED))?,
                 served: Map::new(Kind::Hash, "pg_served", SERVED)?,
                 host: Map::new(Kind::Hash, "pg_host", HOST)?,
+                endpoints: Mutex::default(),
             })
         };
         let maps = make().map_err(|source| OpenError::xdp("creating the steering program's tables", source))?;
@@ -75,17 +80,30 @@ impl Rules {
         self.maps.owned.remove(&key(address)).map(drop).map_err(RuleError::doing(|| format!("disowning {address}")))
     }
 
-    /// Takes the frames that this endpoint sends from this port to any address except the host's. Adding an endpoint again
-    /// changes nothing.
+    /// Takes the frames that this endpoint sends from this port to any address except the host's, and all fragments from its
+    /// address. Adding an endpoint again changes nothing.
     pub fn serve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
-        let served = self.maps.served.insert(&endpoint(address, port, protocol), &[1]);
+        let mut endpoints = self.endpoints();
+        endpoints.insert((address, port, protocol.number()));
+        let served = self.maps.served.insert(&endpoint(address, port, protocol.number()), &[1]);
+        let served = served.and_then(|()| self.maps.served.insert(&endpoint(address, 0, 0), &[1]));
         served.map_err(RuleError::doing(|| format!("serving {protocol:?} {address} port {port}")))
     }
 
     /// Stops taking the endpoint's frames. No error if it was not served.
     pub fn unserve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
-        let gone = self.maps.served.remove(&endpoint(address, port, protocol)).map(drop);
-        gone.map_err(RuleError::doing(|| format!("no longer serving {protocol:?} {address} port {port}")))
+        let mut endpoints = self.endpoints();
+        endpoints.remove(&(address, port, protocol.number()));
+        let has_none = endpoints.range((address, 0, 0)..=(address, u16::MAX, u8::MAX)).next().is_none();
+        let gone = self.maps.served.remove(&endpoint(address, port, protocol.number()));
+        let gone =
+            gone.and_then(|_| if has_none { self.maps.served.remove(&endpoint(address, 0, 0)) } else { Ok(false) });
+        gone.map(drop).map_err(RuleError::doing(|| format!("no longer serving {protocol:?} {address} port {port}")))
+    }
+
+    /// The endpoints that are served, to know when an address has no more. Only the control thread changes them.
+    fn endpoints(&self) -> MutexGuard<'_, BTreeSet<(IpAddr, u16, u8)>> {
+        self.maps.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an address of the host. Frames from endpoints to it go to the kernel.
@@ -136,11 +154,11 @@ fn key(address: IpAddr) -> Address {
     }
 }
 
-fn endpoint(address: IpAddr, port: u16, protocol: Protocol) -> Endpoint {
+fn endpoint(address: IpAddr, port: u16, protocol: u8) -> Endpoint {
     let mut endpoint = [0; 20];
     endpoint[..16].copy_from_slice(&key(address));
     endpoint[16..18].copy_from_slice(&port.to_be_bytes());
-    endpoint[18] = protocol.number();
+    endpoint[18] = protocol;
     endpoint
 }
 
@@ -154,6 +172,6 @@ mod tests {
         assert_eq!(key(v4), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]);
         let v6: IpAddr = "2001:db8::7".parse().expect("an address");
         assert_eq!(key(v6), [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
-        assert_eq!(endpoint(v4, 0x1f90, Protocol::Udp)[12..], [10, 1, 2, 3, 0x1f, 0x90, 17, 0]);
+        assert_eq!(endpoint(v4, 0x1f90, 17)[12..], [10, 1, 2, 3, 0x1f, 0x90, 17, 0]);
     }
 }

@@ -14,8 +14,11 @@
 //! or for the kernel. So the program takes only what it must, by tables that the control thread updates ([`super::Rules`]):
 //! * frames to an owned destination, with any protocol, including fragments and ICMP;
 //! * replies of endpoints to clients that were not translated (the destination is the client), recognised by source address,
-//!   port and protocol. A fragment after the first has no port. For an IPv6 packet with extension headers the program does
-//!   not find the port. Such frames from an endpoint are taken only if the destination is owned;
+//!   port and protocol. For an IPv6 packet with other extension headers than a fragment header, the program does not find the
+//!   port. Such frames from an endpoint are taken only if the destination is owned;
+//! * fragments, but without the port, which only the first one has: all from an address that has a served endpoint. Both kinds are taken, so
+//!   that the worker knows from the first what the others are. Those of an endpoint's other traffic through this host are not
+//!   pollgate's; leaving replies in fragments to the kernel would lose every one of them;
 //! * but no frames from an endpoint to the host's own addresses: health checks and ssh stay with the kernel.
 //!
 //! For ARP only the target address counts, with any operation: a reply or an announcement for an owned address means that
@@ -76,6 +79,9 @@ const ENDPOINT_PORT: i16 = ENDPOINT + 16;
 const ENDPOINT_PROTOCOL: i16 = ENDPOINT + 18;
 
 const ICMPV6: i32 = 58;
+const V6_FRAGMENT: i32 = 44;
+/// More fragments, or an offset.
+const FRAGMENT: u16 = 0x3fff;
 const NEIGHBOUR_SOLICITATION: i32 = 135;
 
 /// The tables that the program reads.
@@ -157,7 +163,7 @@ impl Steering<'_> {
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "redirect");
         code.load(Half, R2, R7, V4_FRAGMENT);
-        code.jump_if(R2, AnyBit, wire16(0x1fff), "pass");
+        code.jump_if(R2, AnyBit, wire16(FRAGMENT), "IPv4 fragment");
         // The transport header starts after the options.
         code.load(Byte, R9, R7, IP);
         code.and(R9, 0x0f);
@@ -170,6 +176,10 @@ impl Steering<'_> {
         code.load(Half, R3, R9, IP);
         code.load(Byte, R2, R7, V4_PROTOCOL);
         self.endpoint();
+        self.copy_v4(ENDPOINT, V4_SOURCE);
+        self.code.jump("from an endpoint?");
+        self.code.label("IPv4 fragment");
+        self.address_of_an_endpoint();
         self.copy_v4(ENDPOINT, V4_SOURCE);
         self.code.jump("from an endpoint?");
     }
@@ -192,12 +202,19 @@ impl Steering<'_> {
         code.jump_if(R9, Equal, 0, "pass");
         self.copy_v6(ADDRESS, V6_DESTINATION);
         self.look_up(self.tables.owned, ADDRESS);
-        self.code.jump_if(R0, NotEqual, 0, "redirect");
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "redirect");
+        code.load(Byte, R2, R7, V6_NEXT);
+        code.jump_if(R2, Equal, V6_FRAGMENT, "IPv6 fragment");
         self.needs(V6_END + 4, "pass");
         let code = &mut self.code;
         code.load(Half, R3, R7, V6_L4);
         code.load(Byte, R2, R7, V6_NEXT);
         self.endpoint();
+        self.copy_v6(ENDPOINT, V6_SOURCE);
+        self.code.jump("from an endpoint?");
+        self.code.label("IPv6 fragment");
+        self.address_of_an_endpoint();
         self.copy_v6(ENDPOINT, V6_SOURCE);
     }
 
@@ -224,6 +241,11 @@ impl Steering<'_> {
         self.code.mov(R2, R7);
         self.code.add(R2, bytes);
         self.code.jump_if(R2, Greater, R8, otherwise);
+    }
+
+    /// Writes the end of the key for an address that has an endpoint: port and protocol 0.
+    fn address_of_an_endpoint(&mut self) {
+        self.code.store(Word, Fp, ENDPOINT_PORT, 0);
     }
 
     /// Writes the end of an endpoint's key: port R3 and protocol R2.
