@@ -377,7 +377,6 @@ fn notes(
     notes.extend(locality::notes(cluster, resolved));
     notes.extend(weights::notes(resolved));
     notes.extend(partial_port_notes(resolved));
-    notes.extend(unserved_notes(resolved));
     notes.extend(vain_notes(cluster, service));
     notes.extend(balancer_note(cluster, service, spec));
     notes
@@ -452,12 +451,6 @@ fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
     }
     let idle = service.ports.iter().filter(|port| !served(port));
     idle.map(|port| format!("Port {} ({}/{}) has no endpoint.", port.name, port.port, port.protocol)).collect()
-}
-
-/// What the Service requests and the workers of this version do not support.
-fn unserved_notes(service: &ResolvedService) -> Vec<String> {
-    let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp);
-    sctp.map(|port| format!("Port {}/SCTP is not served: this version supports TCP and UDP.", port.port)).collect()
 }
 
 /// What the Service asks for in vain, of what no other note is about.

@@ -138,15 +138,19 @@ fn every_type_says_where_it_answers() {
 }
 
 #[test]
-fn what_the_workers_do_not_carry_is_said() {
+fn every_protocol_is_served() {
     let mut world = World::new();
-    world.apply([service(
-        "s",
-        json!({"ports": [{"name": "a", "port": 7, "protocol": "SCTP"}, {"name": "b", "port": 8}]}),
-    )]);
-    let notes = told(&world, "s").notes;
-    assert!(notes.contains(&"Port 7/SCTP is not served: this version supports TCP and UDP.".to_owned()), "{notes:?}");
-    assert!(!notes.iter().any(|note| note.contains("IPv6")), "{notes:?}");
+    let ports = json!([{"name": "a", "port": 7, "protocol": "SCTP"}, {"name": "b", "port": 7, "protocol": "UDP"},
+        {"name": "c", "port": 7}]);
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "endpoints": [{"addresses": ["10.9.9.9"]}], "ports": ports});
+    world.apply([service("s", json!({"clusterIP": "10.96.0.50", "ports": ports})), slice]);
+    let explanation = told(&world, "s");
+    for port in ["7/SCTP (a)   1 ready", "7/UDP (b)    1 ready", "7/TCP (c)    1 ready"] {
+        assert!(explanation.text().contains(&format!("ClusterIP   10.96.0.50:{port}")), "{}", explanation.text());
+    }
+    assert!(!explanation.notes.iter().any(|note| note.contains("SCTP")), "{:?}", explanation.notes);
 }
 
 #[test]
