@@ -24,9 +24,9 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_gr
 use pollgate_common::flow::{Address, FlowKey, V4, V6};
 use pollgate_common::tables::ServiceId;
 use pollgate_common::time::Ticks;
+use pollgate_dataplane::flow::sequence::Numbers;
 use pollgate_dataplane::flow::table::{Candidate, FlowHash, FlowOrigin};
 use pollgate_dataplane::flow::{FlowTable, Limits, Timeouts};
-use pollgate_dataplane::wire::tcp::Segment;
 use support::cluster::PREFIX;
 use support::{Random, prefetch, sizes, without_allocation};
 
@@ -129,7 +129,7 @@ fn table<A: Numbered>(flows: u32) -> FlowTable<A> {
 
 fn open<A: Numbered>(table: &mut FlowTable<A>, flow: u32) -> u32 {
     let (forward, to) = keys(flow);
-    table.open(forward, to, ORIGIN, &Segment::default(), Ticks(0)).expect("room for the flow")
+    table.open(forward, to, ORIGIN, Numbers::default(), Ticks(0)).expect("room for the flow")
 }
 
 /// A full table and the passes of a burst over it.

@@ -191,6 +191,7 @@ counters! {
     flows_displaced Counter Flows "Unconfirmed flows removed for new ones, because there were as many as `flows.unconfirmedPercent` allows.",
     ports_taken_over Counter Flows "Unconfirmed flows, idle UDP flows and half-closed connections removed because a new flow needed their source-translation port.",
     tcp_out_of_window Counter Frames "TCP RSTs and FINs whose sequence number does not fit the connection: sent on, but the flow is unchanged.",
+    sctp_wrong_tag Counter Frames "SCTP ABORTs and SHUTDOWNs whose verification tag does not fit the association: sent on, but the flow is unchanged.",
     affinity_remembered Counter Events "Clients of Services with ClientIP affinity that began to be remembered.",
     affinity_displaced Counter Events "Remembered clients that were forgotten to make room for others.",
     affinity_refused Counter Events "Clients that were not remembered, because confirmed clients have all the room.",

@@ -97,9 +97,9 @@ reasons! {
         DnsFragment "dns_fragment" Notice
             "A fragmented DNS query: queries fit one packet." "The client is broken or malicious: capture the traffic of the DNS address.";
         L4Header "l4_header" Notice
-            "The TCP or UDP header is truncated, or its length fields are wrong." "The sender is broken or malicious: capture on the interface and check the source.";
+            "The TCP, UDP or SCTP header is truncated, or its length fields or those of the first SCTP chunk are wrong." "The sender is broken or malicious: capture on the interface and check the source.";
         Protocol "protocol" Notice
-            "A packet to an owned address with a transport protocol that no Service port uses, or with IPv6 extension headers that are not skipped: IPsec, a routing header with segments left, or more than eight." "The client uses a protocol other than TCP and UDP; Services with other protocols are not served.";
+            "A packet to an owned address with a transport protocol that no Service port uses, or with IPv6 extension headers that are not skipped: IPsec, a routing header with segments left, or more than eight." "The client uses a protocol other than TCP, UDP and SCTP: a Service port can have no other.";
         Icmp "icmp" Info
             "An ICMP message to an owned address that is neither an echo request nor an error about a flow." "Often an error about a connection that is over.";
         NeighbourSolicitation "neighbour_solicitation" Notice
@@ -119,11 +119,13 @@ reasons! {
         SourceNotAllowed "source_not_allowed" Info
             "The client's address is in none of the Service's loadBalancerSourceRanges." "To allow the client, add its range to the Service.";
         FlowTableFull "flow_table_full" Error
-            "The flow table had no room for a new flow, and no flow in it may be evicted: established TCP connections never are." "Raise `flows.max`, or find the Service with so many new flows: `pollgate stats`.";
+            "The flow table had no room for a new flow, and no flow in it may be evicted: established TCP connections and SCTP associations never are." "Raise `flows.max`, or find the Service with so many new flows: `pollgate stats`.";
         SnatPortsExhausted "snat_ports_exhausted" Error
             "No source port is left for another translated flow to this backend, or no gateway address is of its IP family." "Add gateway `addresses` (of each IP family that is served), widen `nat.ports`, or add endpoints to the Service.";
         TcpNoFlow "tcp_no_flow" Notice
             "A TCP segment of an unknown connection that cannot be taken over (RST, SYN-ACK, without ACK, or its source would be translated). The sender gets a reset; a RST gets none." "Expected for a while after a restart. Otherwise the connection was idle for longer than `flows.tcpEstablished`.";
+        SctpNoFlow "sctp_no_flow" Notice
+            "An SCTP packet of an unknown association that cannot be taken over (ABORT, INIT ACK, without a tag, or its source would be translated). The sender gets an ABORT, unless the packet is one or says as much." "Expected for a while after a restart. Otherwise the association was idle for longer than `flows.tcpEstablished`.";
         NewFlowRate "new_flow_rate" Error
             "A new flow beyond the number that a worker opens per second." "Check `flows_half_open` in `pollgate stats`: a large number means a flood from spoofed addresses. Otherwise raise `flows.newPerSecond`, or add workers.";
         NoRoute "no_route" Error

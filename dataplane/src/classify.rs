@@ -99,7 +99,7 @@ pub(crate) fn without_flow<A: Address>(packet: &Packet<A>, tables: &Tables) -> V
     match packet.transport {
         Transport::Icmp(Kind::EchoRequest) => Verdict::EchoReply,
         Transport::Icmp(Kind::Error | Kind::Other) => Verdict::Drop(DropReason::Icmp),
-        Transport::Tcp | Transport::Udp | Transport::Sctp | Transport::Other => Verdict::Drop(DropReason::Protocol),
+        Transport::Tcp | Transport::Udp | Transport::Sctp(_) | Transport::Other => Verdict::Drop(DropReason::Protocol),
     }
 }
 

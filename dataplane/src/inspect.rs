@@ -115,9 +115,9 @@ mod tests {
     use pollgate_common::tables::ServiceId;
 
     use super::*;
+    use crate::flow::sequence::Numbers;
     use crate::flow::table::FlowOrigin;
     use crate::flow::{Limits, Timeouts};
-    use crate::wire::tcp::Segment;
 
     const SERVICE: ServiceId = ServiceId { index: 5, incarnation: 2 };
     const LONG: Duration = Duration::from_secs(3600);
@@ -149,7 +149,7 @@ mod tests {
             let key = FlowKey { src: client, dst: frontend, src_port: n + 1, dst_port: 53, protocol };
             let to = FlowKey { src: source, dst: backend, dst_port: 5353, ..key };
             let origin = FlowOrigin { service: SERVICE, backend: 0, backend_incarnation: 0, generation: 1 };
-            table.open(key, to, origin, &Segment { seq: 0, ack: 0, flags: 0, scale: 0 }, Ticks(1)).expect("room");
+            table.open(key, to, origin, Numbers::default(), Ticks(1)).expect("room");
         }
         table
     }

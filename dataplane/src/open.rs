@@ -6,9 +6,10 @@ use pollgate_common::tables::{FrontendKey, Tables};
 use pollgate_common::time::{Instant, Ticks};
 
 use crate::flow::room::{self, Room};
+use crate::flow::sequence::Numbers;
 use crate::flow::table::{CANDIDATES, FlowOrigin, Full};
-use crate::flow::{Entry, FlowTable};
-use crate::packet::{Packet, Verdict};
+use crate::flow::{Entry, FlowTable, tags};
+use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::select::Choice;
 use crate::snat::{self, Source};
@@ -40,8 +41,17 @@ pub(crate) fn flow<A: Address>(
         generation: low(tables.generation()),
     };
     room::make(flows, other, now)
-        .and_then(|()| flows.open(packet.key, to, origin, &packet.segment, now))
+        .and_then(|()| flows.open(packet.key, to, origin, numbers(packet), now))
         .map_err(|Full| Verdict::Drop(DropReason::FlowTableFull))
+}
+
+/// What both sides expect of the connection that the packet opens.
+fn numbers<A>(packet: &Packet<A>) -> Numbers {
+    match packet.transport {
+        Transport::Tcp => Numbers::opened_by(&packet.segment),
+        Transport::Sctp(message) => tags::opened_by(&message),
+        Transport::Udp | Transport::Icmp(_) | Transport::Other => Numbers::default(),
+    }
 }
 
 /// Whether the backend of the UDP flow at `index` still serves, now that the tables have moved on; notes so if it does.
@@ -85,7 +95,7 @@ fn target<A: Address>(
         return Ok(plain);
     }
     if choice.mid_stream {
-        return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
+        return Err(reject::no_flow(packet));
     }
     from_another_port(shared, flows, &plain, tables, now)
 }

@@ -8,8 +8,10 @@ use pollgate_common::flow::{Address, FlowKey};
 use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 
+use crate::flow::life::Signal;
 use crate::flow::table::{Candidate, FlowHash};
 use crate::fragment::held::Slot;
+use crate::wire::sctp::Message;
 use crate::wire::tcp::Segment;
 use crate::wire::{Piece, control, ethernet};
 
@@ -20,8 +22,8 @@ pub(crate) enum Transport {
     Tcp,
     /// UDP, header proved.
     Udp,
-    /// SCTP.
-    Sctp,
+    /// SCTP, header and first chunk proved, and what it says about its association.
+    Sctp(Message),
     /// A control message of the packet's own family.
     Icmp(control::Kind),
     /// Any other protocol.
@@ -58,6 +60,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Refusal {
     /// A TCP reset from the address it tried.
     Reset,
+    /// The same for SCTP: an ABORT, or the SHUTDOWN COMPLETE that ends an unknown association.
+    Abort,
     /// ICMP port unreachable from the gateway's address.
     PortUnreachable,
     /// ICMP time exceeded from the gateway's address.
@@ -120,8 +124,8 @@ impl Outcome {
 /// What is known about one packet of a burst. Overwritten in place, burst after burst.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet<A> {
-    /// Addresses always, ports for a TCP or UDP packet that is whole or a first fragment. Of an ICMP error about one: the reverse of the packet that it quotes,
-    /// so that it belongs to the same flow as what its receiver gets.
+    /// Addresses always, ports for a TCP, UDP or SCTP packet that is whole or a first fragment. Of an ICMP error about one: the
+    /// reverse of the packet that it quotes, so that it belongs to the same flow as what its receiver gets.
     pub(crate) key: FlowKey<A>,
     /// Index of its frame in the burst.
     pub(crate) frame: u8,
@@ -170,10 +174,26 @@ impl<A: Address> Packet<A> {
     pub(crate) fn has_ports(&self) -> bool {
         match self.transport {
             Transport::Tcp | Transport::Udp | Transport::Icmp(control::Kind::Error) => true,
-            Transport::Sctp | Transport::Icmp(control::Kind::EchoRequest | control::Kind::Other) | Transport::Other => {
-                false
-            }
+            // New ports change a checksum by the length of the whole packet, which a fragment does not tell.
+            Transport::Sctp(_) => self.piece == Piece::Whole,
+            Transport::Icmp(control::Kind::EchoRequest | control::Kind::Other) | Transport::Other => false,
         }
+    }
+
+    /// What the packet says to a connection.
+    #[inline]
+    pub(crate) fn signal(&self) -> Signal {
+        match self.transport {
+            Transport::Tcp => self.segment.signal(),
+            Transport::Sctp(message) => message.signal(),
+            Transport::Udp | Transport::Icmp(_) | Transport::Other => Signal::Datagram,
+        }
+    }
+
+    /// Whether the packet may open or close a connection. SCTP has its own look at each packet.
+    #[inline]
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.segment.is_ordinary() && !matches!(self.transport, Transport::Sctp(_))
     }
 
     /// Bytes of the IP packet.

@@ -16,9 +16,10 @@ use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
 use crate::wire::plain::Plain;
+use crate::wire::sctp::{self, Message, Sctp};
 use crate::wire::tcp::{self, Segment, Tcp};
 use crate::wire::udp::{self, Udp};
-use crate::wire::{Control, Header, Ip, Piece, control, nd, sctp};
+use crate::wire::{Control, Header, Ip, Piece, control, nd};
 
 /// Reads all frames of a burst into `burst`.
 #[inline]
@@ -127,7 +128,7 @@ fn transport<I: Ip>(protocol: u8) -> Transport {
     match protocol {
         tcp::PROTOCOL => Transport::Tcp,
         udp::PROTOCOL => Transport::Udp,
-        sctp::PROTOCOL => Transport::Sctp,
+        sctp::PROTOCOL => Transport::Sctp(Message::default()),
         _ if protocol == I::Control::PROTOCOL => Transport::Icmp(control::Kind::Other),
         _ => Transport::Other,
     }
@@ -146,6 +147,11 @@ fn transport_header<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Re
             let udp = Udp::check(bytes, l4, len, frame.offload().is_gso() || packet.piece == Piece::First)?;
             (packet.key.src_port, packet.key.dst_port) = (udp.src_port(), udp.dst_port());
         }
+        Transport::Sctp(_) => {
+            let (sctp, message) = Sctp::check(bytes, l4, len, packet.piece == Piece::First)?;
+            (packet.key.src_port, packet.key.dst_port) = (sctp.src_port(), sctp.dst_port());
+            packet.transport = Transport::Sctp(message);
+        }
         // A message shorter than its header is followed by padding, which is not a header.
         Transport::Icmp(_) if len >= size_of::<I::Control>() => {
             let kind = I::Control::at(bytes, l4).map_or(control::Kind::Other, I::Control::kind);
@@ -155,7 +161,7 @@ fn transport_header<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Re
             });
         }
         Transport::Icmp(_) if packet.piece == Piece::First => return Err(DropReason::FragmentTiny),
-        Transport::Icmp(_) | Transport::Sctp | Transport::Other => {}
+        Transport::Icmp(_) | Transport::Other => {}
     }
     Ok(())
 }
@@ -167,8 +173,8 @@ fn about<I: Ip>(bytes: &[u8], packet: &mut Packet<I::Address>) -> control::Kind 
     let Some((ip, upper)) = I::quoted(quoted) else { return control::Kind::Other };
     let Some(ports) = control::Ports::at(quoted, upper.offset) else { return control::Kind::Other };
     let has_ports = match transport::<I>(upper.protocol) {
-        Transport::Tcp | Transport::Udp => upper.piece != Piece::Later,
-        Transport::Sctp | Transport::Icmp(_) | Transport::Other => false,
+        Transport::Tcp | Transport::Udp | Transport::Sctp(_) => upper.piece != Piece::Later,
+        Transport::Icmp(_) | Transport::Other => false,
     };
     if !has_ports || ip.src() != packet.key.dst {
         return control::Kind::Other;

@@ -276,7 +276,7 @@ fn known<A: Address>(flows: &mut FlowTable<A>, packet: &Packet<A>, tables: &Tabl
     if flows.expire(index, now.ticks()) {
         return None;
     }
-    let is_syn = !packet.segment.is_ordinary() && packet.segment.signal() == Signal::Syn;
+    let is_syn = !packet.is_ordinary() && packet.signal() == Signal::Syn;
     let holds = match is_syn {
         true => holds_after_syn(flows, index, tables),
         false => is_checked(flows.entry(index), tables) || open::still_serves(flows, index, tables),
@@ -362,7 +362,12 @@ fn translate<I: Ip>(
 ) -> (Verdict, Account) {
     let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
     let was_opening = lane.flows.entry(index).state.life().is_opening();
-    let entry = lane.flows.touch(index, now.ticks(), &packet.segment);
+    let entry = match packet.transport {
+        Transport::Sctp(message) => lane.flows.touch_association(index, now.ticks(), &message),
+        Transport::Tcp | Transport::Udp | Transport::Icmp(_) | Transport::Other => {
+            lane.flows.touch(index, now.ticks(), &packet.segment)
+        }
+    };
     if was_opening && shared.affinity.is_used() {
         confirmed(shared, entry, tables, now.ticks());
     }

@@ -1,16 +1,20 @@
 //! Rewriting: a flow's translation applied to one packet, and frames sent back where they came from.
 //!
 //! Checksums are updated by the flow's precomputed differences; see [`crate::wire::checksum`] for complete and partial
-//! sums. Nothing here can fail on a packet that parsing has let through: a header that is not there is left alone.
+//! sums, and [`crate::wire::sctp`] for SCTP's. Nothing here can fail on a packet that parsing has let through: a header that is not
+//! there is left alone.
+
+use std::ops::Range;
 
 use pollgate_common::net::{Mac, NextHop};
 
 use crate::flow::Translation;
 use crate::packet::{Packet, Transport};
-use crate::port::Frame;
+use crate::port::{Frame, Offload};
 use crate::wire::checksum;
 use crate::wire::control::{Control, Ports};
 use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::sctp::{self, Sctp};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip, Piece};
@@ -39,8 +43,22 @@ pub(crate) fn translate<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, t
                 udp.translate(to.src_port, to.dst_port, delta);
             }
         }
+        Transport::Sctp(_) => translate_sctp(frame, l4..l4 + packet.l4_len, (to.src_port, to.dst_port)),
         // They have no flows: `Packet::can_have_flow`.
-        Transport::Sctp | Transport::Icmp(_) | Transport::Other => {}
+        Transport::Icmp(_) | Transport::Other => {}
+    }
+}
+
+/// New ports for the SCTP packet in these bytes of the frame. A checksum that the sender has left to hardware is computed here, since
+/// the kernel takes what a frame leaves to offload for an Internet checksum (struct virtio_net_hdr cannot say CRC32c).
+#[cold]
+fn translate_sctp(frame: &mut Frame, at: Range<usize>, (src_port, dst_port): (u16, u16)) {
+    let is_left_to_hardware = frame.offload().is_partial();
+    let Some(packet) = frame.bytes_mut().get_mut(at) else { return };
+    sctp::translate(packet, src_port, dst_port);
+    if is_left_to_hardware {
+        sctp::complete(packet);
+        frame.set_offload(Offload::default());
     }
 }
 
@@ -79,7 +97,8 @@ pub(crate) fn quoted<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, tran
 /// The packet of the opposite direction at the start of `quoted`, as its sender has sent it. It may be truncated.
 fn sent_as<I: Ip>(quoted: &mut [u8], translation: &Translation<I::Address>) {
     let to = &translation.to;
-    let Some((_, upper)) = I::quoted(quoted) else { return };
+    let Some((ip, upper)) = I::quoted(quoted) else { return };
+    let len = ip.total_len().saturating_sub(upper.offset);
     if let Some(ip) = I::at_mut(quoted, 0) {
         ip.set_addresses(to.dst, to.src, translation.addresses);
     }
@@ -95,6 +114,13 @@ fn sent_as<I: Ip>(quoted: &mut [u8], translation: &Translation<I::Address>) {
                 return udp.translate(to.dst_port, to.src_port, delta);
             }
         }
+        sctp::PROTOCOL if upper.piece == Piece::Whole => {
+            if let Some(sctp) = Sctp::at_mut(quoted, upper.offset) {
+                return sctp.translate(to.dst_port, to.src_port, len);
+            }
+        }
+        // Of a fragment, the length that the checksum depends on is not known.
+        sctp::PROTOCOL => {}
         // Parsing lets no other protocol through.
         _ => return,
     }

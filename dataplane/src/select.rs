@@ -6,7 +6,7 @@
 //!
 //! A TCP segment in the middle of an unknown connection may open a flow the same way: that is fail-over, since the other
 //! gateway picked by the same ring. Not with RST or SYN, not without ACK, and only where the source is not translated: the
-//! source port that the other gateway chose is not known here.
+//! source port that the other gateway chose is not known here. The same holds for SCTP: not with ABORT, INIT or INIT ACK.
 //!
 //! Nothing here changes anything: from a packet, the tables and what is remembered of its client to a choice or a verdict.
 
@@ -74,8 +74,8 @@ pub(crate) fn choose<A: Address>(
         false => Source::Client,
     };
     let mid_stream = is_mid_stream(packet);
-    if mid_stream && (source != Source::Client || !can_take_over(packet.segment.signal())) {
-        return Err(reject::unknown_connection(packet, DropReason::TcpNoFlow));
+    if mid_stream && (source != Source::Client || !can_take_over(packet.signal())) {
+        return Err(reject::no_flow(packet));
     }
     let affinity = service.client_ip_affinity;
     let (backend, kept) = (*backend, kept.is_some());
@@ -113,17 +113,17 @@ fn lets_in(service: &ServicePort, from: IpAddr, sender: Sender, settings: &Datap
     allows(from) || sender == Sender::Node && settings.gateway_addresses().any(allows)
 }
 
-fn is_mid_stream<A>(packet: &Packet<A>) -> bool {
+fn is_mid_stream<A: Address>(packet: &Packet<A>) -> bool {
     match packet.transport {
-        Transport::Tcp => packet.segment.signal() != Signal::Syn,
-        Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other => false,
+        Transport::Tcp | Transport::Sctp(_) => packet.signal() != Signal::Syn,
+        Transport::Udp | Transport::Icmp(_) | Transport::Other => false,
     }
 }
 
-/// Whether a segment with this signal may open a flow in the middle of its connection.
+/// Whether a packet with this signal may open a flow in the middle of its connection.
 fn can_take_over(signal: Signal) -> bool {
     match signal {
-        Signal::Segment | Signal::Fin => true,
+        Signal::Segment | Signal::Fin | Signal::End => true,
         Signal::Datagram | Signal::Syn | Signal::SynAck | Signal::Reset | Signal::Restart | Signal::Nothing => false,
     }
 }

@@ -72,7 +72,7 @@ fn an_echo_to_an_owned_address_is_answered() {
             let seen = lab.through(OUTSIDE, request, OUTSIDE);
             assert_eq!(seen.to_string(), format!("icmp {address} > 192.168.50.100 echo-reply ttl 64"));
             assert_eq!(seen.payload, vec![0x61; payload]);
-            let TransportHeader::Icmpv4(header) = &seen.transport else { panic!("ICMP") };
+            let Some(TransportHeader::Icmpv4(header)) = &seen.transport else { panic!("ICMP") };
             let Icmpv4Type::EchoReply(echo) = header.icmp_type else { panic!("an echo reply") };
             assert_eq!((echo.id, echo.seq), (7, 1));
         }

@@ -19,11 +19,11 @@ const SERVER: &str = "10.244.1.10:8080";
 fn mtu(seen: &Seen) -> u32 {
     use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
     match &seen.transport {
-        TransportHeader::Icmpv4(header) => match header.icmp_type {
+        Some(TransportHeader::Icmpv4(header)) => match header.icmp_type {
             Icmpv4Type::DestinationUnreachable(FragmentationNeeded { next_hop_mtu }) => next_hop_mtu.into(),
             _ => panic!("{seen}"),
         },
-        TransportHeader::Icmpv6(header) => match header.icmp_type {
+        Some(TransportHeader::Icmpv6(header)) => match header.icmp_type {
             Icmpv6Type::PacketTooBig { mtu } => mtu,
             _ => panic!("{seen}"),
         },

@@ -160,14 +160,14 @@ impl World {
         let client = self.client(number);
         let Some(reply) = self.received(client) else { return Progress::Failed };
         let next = match &reply.transport {
-            TransportHeader::Tcp(header) if header.acknowledgment_number != first_number(number) + 1 => {
+            Some(TransportHeader::Tcp(header)) if header.acknowledgment_number != first_number(number) + 1 => {
                 let reset = self.packet(client, "R", (header.acknowledgment_number, 0));
                 self.lab.send(self.side, reset);
                 self.settle();
                 self.again += 1;
                 return Progress::Again;
             }
-            TransportHeader::Tcp(header) => {
+            Some(TransportHeader::Tcp(header)) => {
                 assert!(header.syn && header.ack, "{reply}");
                 (first_number(number) + 1, header.sequence_number.wrapping_add(1))
             }
@@ -215,24 +215,24 @@ impl Backend {
     fn reply(&mut self, seen: &Seen) -> Option<Ip> {
         let (from, to) = (seen.dst().to_string(), seen.src().to_string());
         match &seen.transport {
-            TransportHeader::Tcp(header) if header.rst => {
+            Some(TransportHeader::Tcp(header)) if header.rst => {
                 let is_exact = self.half_open.get(&seen.src()) == Some(&header.sequence_number);
                 is_exact.then(|| self.half_open.remove(&seen.src()));
                 None
             }
-            TransportHeader::Tcp(header) if header.syn => {
+            Some(TransportHeader::Tcp(header)) if header.syn => {
                 let next = header.sequence_number.wrapping_add(1);
                 let expected = *self.half_open.entry(seen.src()).or_insert(next);
                 let (flags, seq) = if expected == next { ("SA", BACKEND) } else { ("A", BACKEND + 1) };
                 Some(tcp(&from, &to).flags(flags).numbers(seq, expected))
             }
-            TransportHeader::Tcp(header) if !seen.payload.is_empty() => {
+            Some(TransportHeader::Tcp(header)) if !seen.payload.is_empty() => {
                 self.half_open.remove(&seen.src());
                 let ack = header.sequence_number.wrapping_add(u32::try_from(seen.payload.len()).expect("small"));
                 let echo = tcp(&from, &to).flags("PA").numbers(header.acknowledgment_number, ack);
                 Some(echo.payload(seen.payload.clone()))
             }
-            TransportHeader::Udp(_) => Some(udp(&from, &to).payload(seen.payload.clone())),
+            Some(TransportHeader::Udp(_)) => Some(udp(&from, &to).payload(seen.payload.clone())),
             _ => None,
         }
     }

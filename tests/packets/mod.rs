@@ -28,6 +28,7 @@ mod v4 {
     mod outside;
     mod reasons;
     mod refusals;
+    mod sctp;
     mod support;
     mod workers;
 }
@@ -51,6 +52,7 @@ mod v6 {
     mod neighbours;
     mod outside;
     mod refusals;
+    mod sctp;
     #[allow(dead_code, reason = "damage, ARP and DNS are shown in the IPv4 suite")]
     mod support;
     mod workers;

@@ -8,10 +8,10 @@ use pollgate_control::objects::Kind;
 use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
 
-use super::support::builder::{Ip, Sendable, arp, icmp, other, solicitation, tcp, udp};
+use super::support::builder::{Ip, Sendable, arp, icmp, other, sctp, solicitation, tcp, udp};
 use super::support::faulty::{Refusing, Sole, Tight};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
-use super::support::objects::{echo, endpoints, service, shop, web};
+use super::support::objects::{self, echo, endpoints, service, shop, web};
 
 /// A frame of one kind of damage.
 fn damaged(at: usize, value: u8) -> Vec<u8> {
@@ -31,6 +31,10 @@ fn long() -> Ip {
 
 fn one() -> Lab {
     Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.10"]), shop("", &["10.244.1.10"])].concat())
+}
+
+fn registry() -> Lab {
+    Lab::new(&objects::registry(&["10.244.1.10"]))
 }
 
 fn after(mut lab: Lab, port: usize, packet: impl Sendable) -> Lab {
@@ -129,6 +133,9 @@ fn dropped(reason: DropReason) -> Lab {
             after(lab, OUTSIDE, tcp("192.168.50.100:3", "10.96.0.50:80"))
         }
         DropReason::TcpNoFlow => after(one(), PODS, syn().flags("R")),
+        DropReason::SctpNoFlow => {
+            after(registry(), PODS, sctp("10.244.1.5:40000", "10.96.0.80:2905", 7).chunk((6, 0), &[]))
+        }
         DropReason::NewFlowRate => {
             let mut lab = Lab::configured("flows: {newPerSecond: 1}\n", &web(&["10.244.1.10"]));
             lab.send(PODS, syn());

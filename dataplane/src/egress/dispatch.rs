@@ -268,6 +268,7 @@ impl Egress {
         counters.flows_displaced.set(flows.displaced);
         counters.ports_taken_over.set(flows.taken_over);
         counters.tcp_out_of_window.set(flows.out_of_window);
+        counters.sctp_wrong_tag.set(flows.wrong_tag);
         counters.affinity_remembered.set(affinity.remembered);
         counters.affinity_displaced.set(affinity.displaced);
         counters.affinity_refused.set(affinity.refused);

@@ -139,7 +139,7 @@ pub struct Entry<A> {
     pub key: FlowKey<A>,
     /// Which direction of a flow in which life.
     pub state: State,
-    /// TCP: the window that belongs to `expects`.
+    /// TCP: the window that belongs to `expects`; with SCTP too, whether that is known.
     pub scale: Scale,
     /// How they are rewritten.
     pub translation: Translation<A>,
@@ -157,10 +157,11 @@ pub struct Entry<A> {
     pub hop: u16,
     /// Epoch of that list.
     pub hop_epoch: u32,
-    /// TCP: the sequence number that who sends here expects next from the other side.
+    /// What who sends here expects of the other side. TCP: the next sequence number. SCTP: the verification tag.
     pub expects: u32,
     /// The client's direction: generation of the tables the backend was last found serving in (low 32 bits). The backend's:
-    /// the flow's number in the order of opening while it is opening, then the number after the client's last SYN.
+    /// the flow's number in the order of opening while it is opening, then the number after the client's last SYN, or the tag of
+    /// its last INIT.
     pub mark: u32,
     /// In the table's list that the flow is in: the client's direction names the next flow, the backend's the one before.
     pub link: u32,

@@ -15,8 +15,11 @@
 //! [`Signal::Segment`]). So a flood of spoofed SYNs makes only unconfirmed flows, which have a short time-out and are evicted
 //! first, whatever the backends reply.
 //!
+//! An SCTP association goes the same way: the reply is the INIT ACK, and the client confirms it with the COOKIE ECHO, which has the tag
+//! that the INIT ACK brought ([`super::tags`]). SHUTDOWN is its FIN, ABORT its RST.
+//!
 //! The function [`next`] is pure. Clauses are of RFC 9293 (TCP), RFC 5382 and RFC 7857 (TCP through NAT), RFC 4787 (UDP
-//! through NAT), RFC 5961 (blind attacks).
+//! through NAT), RFC 5961 (blind attacks), RFC 9260 (SCTP).
 
 /// Which end sent a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub enum Life {
         /// The side that goes on.
         spoken: Option<Side>,
     },
-    /// The connection is over: FIN both ways, or RST while it was opening.
+    /// The connection is over: FIN both ways, RST while it was opening, or the end of SCTP's shutdown.
     Closing,
 }
 
@@ -59,19 +62,22 @@ pub enum Life {
 pub enum Signal {
     /// A UDP datagram.
     Datagram,
-    /// TCP: SYN without ACK.
+    /// TCP: SYN without ACK. SCTP: INIT.
     Syn,
-    /// TCP: SYN and ACK.
+    /// TCP: SYN and ACK. SCTP: INIT ACK.
     SynAck,
-    /// TCP: an ordinary segment that acknowledges.
+    /// TCP: an ordinary segment that acknowledges. SCTP: COOKIE ECHO, COOKIE ACK, DATA and what comes with it.
     Segment,
-    /// TCP: FIN and ACK.
+    /// TCP: FIN and ACK. SCTP: SHUTDOWN.
     Fin,
-    /// TCP: RST.
+    /// SCTP: SHUTDOWN ACK or SHUTDOWN COMPLETE, which come only after everything else.
+    End,
+    /// TCP: RST. SCTP: ABORT.
     Reset,
-    /// TCP: a SYN-ACK of another connection between the same ports. The backend has lost or ended the one before.
+    /// TCP: a SYN-ACK of another connection between the same ports. SCTP: the COOKIE ACK of another association. The backend has lost
+    /// or ended the one before.
     Restart,
-    /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. It changes nothing.
+    /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. SCTP: a tag that does not. It changes nothing.
     Nothing,
 }
 
@@ -96,56 +102,65 @@ impl Life {
 
 /// The life after a packet from `side`.
 pub fn next(life: Life, side: Side, signal: Signal) -> Life {
-    use Signal::{Datagram, Fin, Nothing, Reset, Restart, Segment, Syn, SynAck};
+    use Signal::{Datagram, End, Fin, Nothing, Reset, Restart, Segment, Syn, SynAck};
     match (life, side, signal) {
-        // RFC 9293 §3.10.7.4, fifth: a segment without ACK is dropped by its receiver.
+        // RFC 9293 §3.10.7.4, fifth: a segment without ACK is dropped by its receiver. RFC 9260 §8.5: so is a wrong tag.
         (life, _, Nothing) => life,
         // Only the backend replies to a SYN.
         (life, Side::Client, Restart) => life,
         // RFC 9293 §3.3.2: nothing leads back from the closing states. RFC 7857 §2.2: late segments and a repeated RST are
-        // still translated. (A SYN opens a new flow, which is not this flow's next state: RFC 9293 §3.10.7.4, RFC 6191.)
-        (Life::Closing, _, Datagram | Syn | SynAck | Segment | Fin | Reset | Restart) => Life::Closing,
+        // still translated. RFC 9260 §9.2: a lost SHUTDOWN COMPLETE is sent again. (A SYN or INIT opens a new flow, which is not
+        // this flow's next state: RFC 9293 §3.10.7.4, RFC 6191.)
+        (Life::Closing, _, Datagram | Syn | SynAck | Segment | Fin | End | Reset | Restart) => Life::Closing,
 
-        // RFC 9293 §3.5.1, figure 9: a client in SYN-SENT resets what is left of an older connection, and goes on.
-        (Life::Opening { replied: false, .. }, Side::Client, Reset) => life,
-        // RFC 9293 §3.10.7.3 and .4, second: the receiver aborts the connection. RFC 7857 §2.2: the flow stays for a while.
+        // RFC 9293 §3.5.1, figure 9: a client in SYN-SENT resets what is left of an older connection, and goes on. RFC 9260
+        // §8.5.1 (E): one that waits for the INIT ACK ends an older association with SHUTDOWN COMPLETE, and goes on.
+        (Life::Opening { replied: false, .. }, Side::Client, Reset | End) => life,
+        // RFC 9293 §3.10.7.3 and .4, second: the receiver aborts the connection. RFC 7857 §2.2: the flow stays for a while. RFC
+        // 9260 §3.3.7, §9.1: so does the receiver of an ABORT.
         (Life::Opening { .. }, _, Reset) => Life::Closing,
+        // RFC 9260 §9.2: SHUTDOWN ACK and SHUTDOWN COMPLETE are the last two packets of an association.
+        (Life::Opening { .. } | Life::Established { .. }, _, End) => Life::Closing,
         (Life::Established { .. } | Life::Reset { .. }, _, Reset) => Life::Reset { spoken: None },
 
-        // RFC 9293 §3.3.2, SYN-SENT; RFC 4787 REQ-5: the client repeats itself.
+        // RFC 9293 §3.3.2, SYN-SENT; RFC 4787 REQ-5; RFC 9260 §5.1 (A), T1-init: the client repeats itself.
         (Life::Opening { replied: false, .. }, Side::Client, Datagram | Syn | SynAck | Segment) => life,
         // RFC 9293 §3.10.7.4, eighth: FIN may come with the first segment seen, of a connection taken over from another
         // gateway.
         (Life::Opening { replied: false, fin }, Side::Client, Fin) => {
             finish(fin, Side::Client, |fin| Life::Opening { replied: false, fin })
         }
-        // RFC 9293 §3.5, figure 6, line 3 (SYN-ACK) and figure 7 (SYN from both: RFC 5382 REQ-2); RFC 4787 REQ-5.
+        // RFC 9293 §3.5, figure 6, line 3 (SYN-ACK) and figure 7 (SYN from both: RFC 5382 REQ-2); RFC 4787 REQ-5; RFC 9260 §5.1
+        // (B), INIT ACK, and §5.2.1, INIT from both.
         (Life::Opening { fin, .. }, Side::Backend, Datagram | Syn | SynAck | Segment) => {
             Life::Opening { replied: true, fin }
         }
         // RFC 9293 §3.5.1: the client has begun anew before it confirmed the connection before.
         (Life::Opening { .. }, Side::Backend, Restart) => Life::Opening { replied: true, fin: None },
-        // RFC 9293 §3.10.4: a server may close before the handshake is over.
+        // RFC 9293 §3.10.4, RFC 9260 §9.2: a server may close as soon as it has the connection.
         (Life::Opening { fin, .. }, Side::Backend, Fin) => {
             finish(fin, Side::Backend, |fin| Life::Opening { replied: true, fin })
         }
-        // RFC 9293 §3.10.7.4, second: SYN again, since the reply was lost.
+        // RFC 9293 §3.10.7.4, second; RFC 9260 §5.2.2: SYN or INIT again, since the reply was lost.
         (Life::Opening { replied: true, .. }, Side::Client, Syn) => life,
         // RFC 9293 §3.5, figure 6, line 4: the client acknowledges the reply. RFC 5382 REQ-5: only from here on does the
         // long time-out hold. RFC 4787 REQ-6: a UDP flow is refreshed from the inside; the second packet after a reply is
-        // all that tells a client from a spoofed source.
+        // all that tells a client from a spoofed source. RFC 9260 §5.1 (C): COOKIE ECHO.
         (Life::Opening { replied: true, fin }, Side::Client, Datagram | SynAck | Segment) => Life::Established { fin },
-        // RFC 9293 §3.3.2: CLOSE in ESTABLISHED, its FIN together with the acknowledgement.
+        // RFC 9293 §3.3.2: CLOSE in ESTABLISHED, its FIN together with the acknowledgement. RFC 9260 §9.2.
         (Life::Opening { replied: true, fin }, Side::Client, Fin) => {
             finish(fin, Side::Client, |fin| Life::Established { fin })
         }
 
-        // RFC 9293 §3.3.2: ESTABLISHED. RFC 5961 §4: a SYN does not change a synchronised connection, whatever its number.
+        // RFC 9293 §3.3.2: ESTABLISHED. RFC 5961 §4: a SYN does not change a synchronised connection, whatever its number. RFC
+        // 9260 §5.2.2, §5.2.3: neither do INIT and INIT ACK.
         (Life::Established { .. }, _, Datagram | Syn | SynAck | Segment) => life,
-        // RFC 9293 §3.5.1: the client lost its end and connects from the same port; the backend no longer has its own.
+        // RFC 9293 §3.5.1: the client lost its end and connects from the same port; the backend no longer has its own. RFC 9260
+        // §5.2.4 (A): the backend has accepted the cookie of a client that restarted.
         (Life::Established { .. }, Side::Backend, Restart) => Life::ESTABLISHED,
         // RFC 9293 §3.3.2: FIN-WAIT and CLOSE-WAIT after the first FIN, which may last (RFC 5382 REQ-5: transitory only
-        // once both have closed); LAST-ACK, CLOSING and TIME-WAIT after the second.
+        // once both have closed); LAST-ACK, CLOSING and TIME-WAIT after the second. RFC 9260 §9.2: after SHUTDOWN the other side
+        // sends what is left; SHUTDOWN from both is as good as SHUTDOWN ACK.
         (Life::Established { fin }, side, Fin) => finish(fin, side, |fin| Life::Established { fin }),
 
         // RFC 5961 §3.2: the receiver of a blind RST sends a challenge and both go on. After a real one, its sender has no
@@ -153,7 +168,7 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
         (Life::Reset { spoken: Some(first) }, side, Segment) if first != side => Life::ESTABLISHED,
         (Life::Reset { .. }, side, Segment) => Life::Reset { spoken: Some(side) },
         // A blind RST and a blind FIN together end no more than one of them does.
-        (Life::Reset { .. }, _, Datagram | Syn | SynAck | Fin) => life,
+        (Life::Reset { .. }, _, Datagram | Syn | SynAck | Fin | End) => life,
         // The client connects again from the same port.
         (Life::Reset { .. }, Side::Backend, Restart) => Life::Opening { replied: true, fin: None },
     }
@@ -212,7 +227,7 @@ mod tests {
         fn acknowledges(side: Side, signal: Signal) -> bool {
             let acknowledges = match signal {
                 Signal::Datagram | Signal::SynAck | Signal::Segment | Signal::Fin => true,
-                Signal::Syn | Signal::Reset | Signal::Restart | Signal::Nothing => false,
+                Signal::Syn | Signal::End | Signal::Reset | Signal::Restart | Signal::Nothing => false,
             };
             side == Side::Client && acknowledges
         }
@@ -232,14 +247,19 @@ mod tests {
         }
 
         fn has_finished(&self) -> bool {
-            self.finished().len() > 1
+            self.finished().len() > 1 || self.real(Signal::End).next().is_some()
         }
 
-        /// The RSTs, where they are, that did not just reset an older connection for the client.
-        fn resets(&self) -> impl Iterator<Item = usize> {
-            let all = self.packets.iter().enumerate().filter(|(_, (_, signal))| *signal == Signal::Reset);
+        /// Where the packets with this signal are, except those with which the client just ended an older connection.
+        fn real(&self, wanted: Signal) -> impl Iterator<Item = usize> {
+            let all = self.packets.iter().enumerate().filter(move |(_, (_, signal))| *signal == wanted);
             let real = all.filter(|&(at, &(side, _))| side == Side::Backend || self.before(at).after_reply().is_some());
             real.map(|(at, _)| at)
+        }
+
+        /// Where the RSTs are.
+        fn resets(&self) -> impl Iterator<Item = usize> {
+            self.real(Signal::Reset)
         }
 
         /// The last RST of a connection that was confirmed and not over when the first one came.
@@ -288,6 +308,7 @@ mod tests {
             4 => Just(Signal::Nothing),
             2 => Just(Signal::Fin),
             2 => Just(Signal::Reset),
+            1 => Just(Signal::End),
             1 => Just(Signal::Restart),
         ]
     }
@@ -359,8 +380,25 @@ mod tests {
     }
 
     #[test]
+    fn the_last_packets_of_an_association_end_it_whatever_was_seen_before() {
+        let open = [('>', Signal::Syn), ('<', Signal::SynAck), ('>', Signal::Segment), ('<', Signal::Segment)];
+        let after = |more: &[(char, Signal)]| after(&[&open, more].concat());
+        let shutdown = [('>', Signal::Fin), ('<', Signal::Segment)];
+        assert_eq!(
+            after(&shutdown),
+            Life::Established { fin: Some(Side::Client) },
+            "the other side sends what is left"
+        );
+        assert_eq!(after(&[&shutdown[..], &[('<', Signal::End)]].concat()), Life::Closing);
+        assert_eq!(after(&[('>', Signal::End)]), Life::Closing, "another gateway has seen the SHUTDOWN");
+        assert_eq!(after(&[('>', Signal::Fin), ('<', Signal::Fin)]), Life::Closing);
+    }
+
+    #[test]
     fn a_client_may_reset_what_is_left_of_another_connection() {
-        assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Nothing), ('>', Signal::Reset)]), Life::NEW);
+        for ends in [Signal::Reset, Signal::End] {
+            assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Nothing), ('>', ends)]), Life::NEW);
+        }
         assert_eq!(after(&[('>', Signal::Syn), ('<', Signal::Reset)]), Life::Closing);
     }
 }

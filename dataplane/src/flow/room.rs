@@ -93,6 +93,7 @@ mod tests {
     use pollgate_common::tables::ServiceId;
 
     use super::*;
+    use crate::flow::sequence::Numbers;
     use crate::flow::table::{FlowOrigin, Limits, Timeouts};
     use crate::wire::tcp::{ACK, SYN, Segment};
 
@@ -136,7 +137,7 @@ mod tests {
         make(flows, other, NOW)?;
         let [src, dst, backend] = [1, 2, 3].map(A::host);
         let key = FlowKey { src, dst, src_port: port, dst_port: 80, protocol: Protocol::Tcp.number() };
-        flows.open(key, FlowKey { dst: backend, ..key }, ORIGIN, &segment(SYN, 10, 0), NOW)
+        flows.open(key, FlowKey { dst: backend, ..key }, ORIGIN, Numbers::opened_by(&segment(SYN, 10, 0)), NOW)
     }
 
     /// Has backend and client confirm the flow.
@@ -197,7 +198,7 @@ mod tests {
         const MOST: u16 = 4000;
         let (mut v4, mut v6) = (table::<V4>(MOST.into(), MOST.into()), table::<V6>(MOST.into(), MOST.into()));
         for port in 0..2 {
-            let client = v6.open(udp(port), udp(port), ORIGIN, &Segment::default(), Ticks(0)).expect("room");
+            let client = v6.open(udp(port), udp(port), ORIGIN, Numbers::default(), Ticks(0)).expect("room");
             v6.touch(client ^ 1, Ticks(0), &Segment::default());
             v6.touch(client, Ticks(0), &Segment::default());
         }

@@ -38,7 +38,7 @@ const WINDOW: u32 = 65535;
 /// The largest scale (RFC 7323 §2.3).
 const MOST_SCALE: u8 = 14;
 
-/// What a direction's sender expects from the other side.
+/// What a direction's sender expects from the other side: of an SCTP association, the tag ([`super::tags`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     /// The next sequence number.
@@ -87,8 +87,14 @@ impl Scale {
 }
 
 impl Expected {
-    fn set(&mut self, next: u32) {
+    /// Notes the next number, or the tag.
+    pub(super) fn set(&mut self, next: u32) {
         *self = Expected { next, scale: Scale(self.scale.0 | Scale::KNOWN) };
+    }
+
+    /// The next number, or the tag, if it is known.
+    pub(super) fn known(self) -> Option<u32> {
+        self.scale.is_known().then_some(self.next)
     }
 
     /// Whether `number` is at most `back` before and `ahead` after what is expected.
@@ -122,7 +128,7 @@ pub struct Numbers {
     pub client: Expected,
     /// The backend, of the client.
     pub backend: Expected,
-    /// The number after the client's last SYN to a connection that was confirmed before.
+    /// The number after the client's last SYN to a connection that was confirmed before, or the tag of such an INIT.
     pub syn: u32,
 }
 
@@ -136,6 +142,7 @@ impl Numbers {
             | Signal::SynAck
             | Signal::Segment
             | Signal::Fin
+            | Signal::End
             | Signal::Reset
             | Signal::Restart
             | Signal::Nothing => {
@@ -157,7 +164,7 @@ impl Numbers {
             Life::Established { .. } | Life::Reset { .. } => true,
         };
         match signal {
-            Signal::Datagram | Signal::Nothing | Signal::Restart => Some(signal),
+            Signal::Datagram | Signal::Nothing | Signal::Restart | Signal::End => Some(signal),
             Signal::Reset => self.may_end(life, side, segment).then_some(signal),
             // Both numbers must fit: a FIN is easier to send blindly than a RST, since nothing challenges it.
             Signal::Fin if !self.may_end(life, side, segment) => None,

@@ -14,6 +14,7 @@
 //!   flows per call. No timers, no list to relink per packet.
 //! * **Lists**: flows that the client has not confirmed are in one list, flows that are over in another, each in the order
 //!   in which they came to be so. The links are in the entries; only a change of life touches them.
+//! * **SCTP** associations are treated as TCP connections throughout.
 //! * **Full**: the flow that is evicted for a new one is the one that has been over longest, then an unconfirmed one that is
 //!   idle for `HANDSHAKE`. If there is neither, the kind of which there are more makes room: the unconfirmed flow opened
 //!   first, or the confirmed UDP flow idle longest among a bounded sample. So a flood pays for itself, whichever kind of flow
@@ -44,7 +45,9 @@ pub use super::hash::FlowHash;
 use super::hash::FlowHasher;
 use super::life::{self, Life, Side, Signal};
 use super::sequence::{Numbers, STEP};
+use super::tags;
 use crate::memory::{Mapped, Zeroed, prefetch};
+use crate::wire::sctp::Message;
 use crate::wire::tcp::Segment;
 
 /// Tags a bucket holds.
@@ -159,6 +162,8 @@ pub struct FlowTotals {
     pub taken_over: u64,
     /// RSTs and FINs that did not fit their connection.
     pub out_of_window: u64,
+    /// ABORTs and SHUTDOWNs that did not fit their association.
+    pub wrong_tag: u64,
 }
 
 impl std::ops::Add for FlowTotals {
@@ -173,6 +178,7 @@ impl std::ops::Add for FlowTotals {
             displaced: self.displaced + other.displaced,
             taken_over: self.taken_over + other.taken_over,
             out_of_window: self.out_of_window + other.out_of_window,
+            wrong_tag: self.wrong_tag + other.wrong_tag,
         }
     }
 }
@@ -204,6 +210,7 @@ pub struct FlowTable<A: Address> {
     displaced: u64,
     taken_over: u64,
     out_of_window: u64,
+    wrong_tag: u64,
     cursor: u32,
     /// Flows that were looked at within a tick without one to give up.
     fruitless: (Ticks, u32),
@@ -333,6 +340,7 @@ impl<A: Address> FlowTable<A> {
             displaced: 0,
             taken_over: 0,
             out_of_window: 0,
+            wrong_tag: 0,
             cursor: 0,
             fruitless: (Ticks(0), 0),
             swept_at: Ticks(0),
@@ -414,23 +422,19 @@ impl<A: Address> FlowTable<A> {
         &mut self.entries[index as usize]
     }
 
-    /// Opens a flow with its client's first packet: `forward` is what the client sends, rewritten to `to`; the reply
-    /// direction is the mirror image. Returns the client direction's index.
+    /// Opens a flow with its client's first packet, which says what both sides expect: `forward` is what the client sends, rewritten
+    /// to `to`; the reply direction is the mirror image. Returns the client direction's index.
     pub fn open(
         &mut self,
         forward: FlowKey<A>,
         to: FlowKey<A>,
         origin: FlowOrigin,
-        segment: &Segment,
+        numbers: Numbers,
         now: Ticks,
     ) -> Result<u32, Full> {
         self.bound_unconfirmed(now);
         let client = self.allocate(now)?;
         let reply = to.reversed();
-        let numbers = match Protocol::from_number(forward.protocol) {
-            Some(Protocol::Tcp) => Numbers::opened_by(segment),
-            Some(Protocol::Udp | Protocol::Sctp) | None => Numbers::default(),
-        };
         let entry = Entry {
             last_seen: now,
             service: origin.service.index,
@@ -484,14 +488,35 @@ impl<A: Address> FlowTable<A> {
                 signal
             }
             Some(Protocol::Udp) => Signal::Datagram,
-            // No flow of these is opened.
+            // SCTP has a function of its own; there is no other.
             Some(Protocol::Sctp) | None => Signal::Nothing,
         };
-        let after = life::next(life, side, signal);
-        if after != life {
+        self.live_on(index, signal);
+        true
+    }
+
+    /// The same as [`FlowTable::touch`], for a packet of an SCTP association.
+    #[cold]
+    pub fn touch_association(&mut self, index: u32, now: Ticks, message: &Message) -> &mut Entry<A> {
+        let state = self.entries[index as usize].state;
+        let mut numbers = self.numbers(index);
+        if let Some(signal) = tags::read(&mut numbers, state.life(), state.side(), message) {
+            self.set_numbers(index, numbers);
+            self.live_on(index, signal);
+            self.entries[index as usize].last_seen = now;
+        } else {
+            self.wrong_tag += 1;
+        }
+        &mut self.entries[index as usize]
+    }
+
+    /// Changes the flow's life as a packet of the direction at `index` says.
+    fn live_on(&mut self, index: u32, signal: Signal) {
+        let state = self.entries[index as usize].state;
+        let after = life::next(state.life(), state.side(), signal);
+        if after != state.life() {
             self.change_life(client_of(index), after);
         }
-        true
     }
 
     fn change_life(&mut self, client: u32, after: Life) {
@@ -727,8 +752,9 @@ impl<A: Address> FlowTable<A> {
 
     /// How many connections there are and were.
     pub fn totals(&self) -> FlowTotals {
-        let FlowTable { live, expired, evicted, displaced, taken_over, out_of_window, .. } = *self;
-        FlowTotals { live, half_open: self.opening.len, expired, evicted, displaced, taken_over, out_of_window }
+        let FlowTable { live, expired, evicted, displaced, taken_over, out_of_window, wrong_tag, .. } = *self;
+        let half_open = self.opening.len;
+        FlowTotals { live, half_open, expired, evicted, displaced, taken_over, out_of_window, wrong_tag }
     }
 
     /// Connections that fit.
@@ -1133,8 +1159,8 @@ mod tests {
 
     fn open(table: &mut FlowTable<V4>, n: u32, protocol: Protocol, now: Ticks) -> Result<u32, Full> {
         let (forward, to) = keys(n, protocol);
-        let segment = if protocol == Protocol::Tcp { SYN } else { DATAGRAM };
-        table.open(forward, to, ORIGIN, &segment, now)
+        let numbers = if protocol == Protocol::Tcp { Numbers::opened_by(&SYN) } else { Numbers::default() };
+        table.open(forward, to, ORIGIN, numbers, now)
     }
 
     /// Replies to a new flow and has the client confirm it.

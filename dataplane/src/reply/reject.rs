@@ -1,9 +1,9 @@
 //! Refusals: what the sender gets when pollgate refuses its packet.
 //!
-//! TCP is answered with a reset from the address it tried (RFC 9293 §3.10.7.1), UDP with ICMP port unreachable from the
-//! gateway's address (RFC 1122 §4.1.3.1, RFC 4443 §3.1): both make the client see "connection refused" at once, as kube-proxy's REJECT
-//! does (Kubernetes `pkg/proxy/nftables/proxier.go`). The refused frame is a drop with its reason; the reply is built in
-//! its buffer and counted as originated.
+//! TCP is answered with a reset from the address it tried (RFC 9293 §3.10.7.1), SCTP with ABORT (RFC 9260 §8.4; a host ignores port
+//! unreachable for SCTP, §10, ICMP3), UDP with ICMP port unreachable from the gateway's address (RFC 1122 §4.1.3.1, RFC 4443 §3.1): all
+//! make the client see "connection refused" at once, as kube-proxy's REJECT does (Kubernetes `pkg/proxy/nftables/proxier.go`). The
+//! refused frame is a drop with its reason; the reply is built in its buffer and counted as originated.
 
 use std::net::IpAddr;
 
@@ -21,6 +21,7 @@ use crate::rate::Rate;
 use crate::snat;
 use crate::wire::control::{self, Control};
 use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::sctp::{self, Sctp};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::{Header, Ip, checksum};
 
@@ -30,7 +31,9 @@ pub(crate) fn verdict<A: Address>(packet: &Packet<A>, reason: DropReason) -> Ver
         // A reset is never answered with a reset (RFC 9293 §3.10.7.1).
         Transport::Tcp if packet.segment.flags & tcp::RST != 0 => Verdict::Drop(reason),
         Transport::Tcp => Verdict::Refuse(reason, Refusal::Reset),
-        Transport::Udp | Transport::Sctp => Verdict::Refuse(reason, Refusal::PortUnreachable),
+        Transport::Sctp(message) if message.is_answered() => Verdict::Refuse(reason, Refusal::Abort),
+        Transport::Sctp(_) => Verdict::Drop(reason),
+        Transport::Udp => Verdict::Refuse(reason, Refusal::PortUnreachable),
         // An ICMP error never answers an ICMP message (RFC 1122 §3.2.2).
         Transport::Icmp(_) | Transport::Other => Verdict::Drop(reason),
     }
@@ -46,7 +49,7 @@ pub(crate) fn too_big<I: Ip>(frame: &Frame, mtu: u32) -> Verdict {
     }
 }
 
-/// TCP resets that a worker sends per second. A reset is no larger than what it answers.
+/// TCP resets and SCTP ABORTs that a worker sends per second. Neither is larger than what it answers.
 const RESETS_PER_SECOND: u32 = 10_000;
 
 /// ICMP errors that a worker sends per second (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)). An error quotes the packet, so it can be twice
@@ -99,7 +102,7 @@ impl Kinds {
 
     fn of(&mut self, how: Refusal) -> &mut Rate {
         match how {
-            Refusal::Reset => &mut self.resets,
+            Refusal::Reset | Refusal::Abort => &mut self.resets,
             Refusal::PortUnreachable | Refusal::TimeExceeded | Refusal::TooBig(_) => &mut self.errors,
         }
     }
@@ -116,15 +119,29 @@ fn prefix(source: IpAddr) -> u128 {
 /// The verdict on a packet of a connection that is not known and cannot be taken over. A TCP segment is answered with a reset, as
 /// a host does that has forgotten the connection (RFC 9293 §3.10.7.1): a client that lost its connection with a restart or an
 /// eviction notices at once instead of by its own time-out, and a backend whose flow is gone can give up its end. A SYN belongs
-/// to no connection: one to a source-translation port gets no reply, like any undefined port of that address.
+/// to no connection: one to a source-translation port gets no reply, like any undefined port of that address. SCTP is answered alike
+/// (RFC 9260 §8.4).
 pub(crate) fn unknown_connection<A: Address>(packet: &Packet<A>, reason: DropReason) -> Verdict {
-    match (packet.transport, packet.segment.signal()) {
+    match (packet.transport, packet.signal()) {
         (Transport::Tcp, Signal::SynAck | Signal::Segment | Signal::Fin | Signal::Nothing) => {
             Verdict::Refuse(reason, Refusal::Reset)
         }
-        (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::Restart | Signal::Datagram) => Verdict::Drop(reason),
-        (Transport::Udp | Transport::Sctp | Transport::Icmp(_) | Transport::Other, _) => Verdict::Drop(reason),
+        (Transport::Tcp, Signal::Syn | Signal::Reset | Signal::End | Signal::Restart | Signal::Datagram) => {
+            Verdict::Drop(reason)
+        }
+        (Transport::Sctp(_), Signal::Syn) => Verdict::Drop(reason),
+        (Transport::Sctp(_), _) => verdict(packet, reason),
+        (Transport::Udp | Transport::Icmp(_) | Transport::Other, _) => Verdict::Drop(reason),
     }
+}
+
+/// The same for a packet to a Service.
+pub(crate) fn no_flow<A: Address>(packet: &Packet<A>) -> Verdict {
+    let reason = match packet.transport {
+        Transport::Sctp(_) => DropReason::SctpNoFlow,
+        Transport::Tcp | Transport::Udp | Transport::Icmp(_) | Transport::Other => DropReason::TcpNoFlow,
+    };
+    unknown_connection(packet, reason)
 }
 
 /// Turns the packet into its refusal; `None` if it cannot be written: no address to send it from, or no room.
@@ -136,6 +153,7 @@ pub(crate) fn write<I: Ip>(
 ) -> Option<()> {
     match how {
         Refusal::Reset => reset::<I>(frame, packet),
+        Refusal::Abort => abort::<I>(frame, packet),
         Refusal::PortUnreachable => error::<I>(frame, packet, control::Error::PortUnreachable, settings),
         Refusal::TimeExceeded => error::<I>(frame, packet, control::Error::TimeExceeded, settings),
         Refusal::TooBig(mtu) => error::<I>(frame, packet, control::Error::TooBig(mtu), settings),
@@ -150,6 +168,13 @@ fn reset<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>) -> Option<()> {
     let pseudo = checksum::pseudo(key.dst, key.src, tcp::PROTOCOL, tcp::LEN);
     reset.set_checksum(!checksum::fold(pseudo + checksum::sum(reset.as_bytes())));
     write_packet::<I>(frame, packet.own, (key.dst, key.src), tcp::PROTOCOL, reset.as_bytes(), 0)
+}
+
+fn abort<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>) -> Option<()> {
+    let Transport::Sctp(message) = packet.transport else { return None };
+    let abort = Sctp::at(frame.bytes(), packet.l4)?.refusal(message)?;
+    let (src, dst) = (packet.key.dst, packet.key.src);
+    write_packet::<I>(frame, packet.own, (src, dst), sctp::PROTOCOL, abort.as_bytes(), 0)
 }
 
 fn error<I: Ip>(

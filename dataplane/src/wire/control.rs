@@ -5,7 +5,7 @@ use pollgate_common::header::Header;
 use zerocopy::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The start of a TCP or UDP header. Of the transport header, an error need not quote more than eight bytes (RFC 792).
+/// The start of a TCP, UDP or SCTP header. Of the transport header, an error need not quote more than eight bytes (RFC 792).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Ports {

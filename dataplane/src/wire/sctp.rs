@@ -12,13 +12,14 @@
 //! include addresses: only new ports change it. A CRC is linear, so the change follows from the ports and the number of bytes after
 //! them ([`ports_delta`]): a checksum that was correct stays correct, a wrong one stays wrong.
 //!
-//! A zero field is also how a sender says that it has not computed one (RFC 9653). It stays zero.
+//! A zero field is also how a sender says that it has not computed one (RFC 9653). It stays zero, unless zero was correct.
 
 use pollgate_common::reasons::DropReason;
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian};
 
 use super::Header;
+use crate::flow::life::Signal;
 
 /// Bytes of the common header.
 pub const LEN: usize = 12;
@@ -58,7 +59,7 @@ impl Header for Sctp {}
 /// The start of a chunk.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
-struct Chunk {
+pub struct Chunk {
     kind: u8,
     flags: u8,
     length: U16,
@@ -67,7 +68,7 @@ struct Chunk {
 impl Header for Chunk {}
 
 /// What a packet says about its association.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// The verification tag.
     pub tag: u32,
@@ -76,11 +77,12 @@ pub struct Message {
 }
 
 /// What the chunks of a packet are about. If they differ, the one that is last in this order counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Its receiver discards it: an INIT or INIT ACK without the tags it must have, or any other packet without a tag (RFC 9260
-    /// §3.3.2, §8.5).
-    Invalid,
+    /// Nothing: they have not been read, or their receiver discards them, since an INIT or INIT ACK has not the tags that it must
+    /// have, or any other packet has none (RFC 9260 §3.3.2, §8.5).
+    #[default]
+    Nothing,
     /// DATA, SACK, HEARTBEAT, COOKIE ECHO, …
     Ordinary,
     /// ERROR.
@@ -107,13 +109,52 @@ pub enum Kind {
     },
 }
 
+/// A packet of one chunk that refuses another packet.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Refusal {
+    header: Sctp,
+    chunk: Chunk,
+}
+
+impl Message {
+    /// The signal for the association.
+    pub fn signal(self) -> Signal {
+        match self.kind {
+            Kind::Nothing => Signal::Nothing,
+            Kind::Ordinary | Kind::Error | Kind::CookieAck => Signal::Segment,
+            Kind::Init(_) => Signal::Syn,
+            Kind::InitAck(_) => Signal::SynAck,
+            Kind::Shutdown => Signal::Fin,
+            Kind::ShutdownAck | Kind::ShutdownComplete { .. } => Signal::End,
+            Kind::Abort { .. } => Signal::Reset,
+        }
+    }
+
+    /// Whether its sender gets a reply if the packet is refused ([`Sctp::refusal`]).
+    pub fn is_answered(self) -> bool {
+        self.answer().is_some()
+    }
+
+    /// Type, flags and verification tag of the chunk that answers a packet for which there is no association (RFC 9260 §8.4): an
+    /// INIT has the tag to send, to any other packet its own tag goes back.
+    fn answer(self) -> Option<(u8, u8, u32)> {
+        match self.kind {
+            Kind::Init(tag) => Some((ABORT, 0, tag)),
+            Kind::Ordinary | Kind::InitAck(_) | Kind::Shutdown => Some((ABORT, REFLECTED, self.tag)),
+            Kind::ShutdownAck => Some((SHUTDOWN_COMPLETE, REFLECTED, self.tag)),
+            Kind::Nothing | Kind::Error | Kind::CookieAck | Kind::ShutdownComplete { .. } | Kind::Abort { .. } => None,
+        }
+    }
+}
+
 impl Sctp {
     /// The header at `at` and what its chunks say. Header and first chunk are verified to lie within the `len` bytes that IP has for
-    /// them. The packet's receiver finds what is wrong further back.
-    pub fn check(frame: &[u8], at: usize, len: usize) -> Result<(&Sctp, Message), DropReason> {
+    /// them. The packet's receiver finds what is wrong further back. Of a first fragment (`is_cut`), the chunk may go on in the next.
+    pub fn check(frame: &[u8], at: usize, len: usize, is_cut: bool) -> Result<(&Sctp, Message), DropReason> {
         let sctp = Sctp::at(frame, at).ok_or(DropReason::L4Header)?;
         let chunks = frame.get(at + LEN..at + len.max(LEN)).ok_or(DropReason::L4Header)?;
-        let kind = kind(sctp.tag.get(), Chunks(chunks)).ok_or(DropReason::L4Header)?;
+        let kind = kind(sctp.tag.get(), Chunks { rest: chunks, is_cut }).ok_or(DropReason::L4Header)?;
         Ok((sctp, Message { tag: sctp.tag.get(), kind }))
     }
 
@@ -130,26 +171,32 @@ impl Sctp {
     /// Sets both ports of a packet that has `len` bytes, this header included, and changes the checksum as that does. The chunks
     /// need not be there: the packet may be truncated or the first fragment of its whole.
     pub fn translate(&mut self, src_port: u16, dst_port: u16, len: usize) {
-        let old = (self.src_port(), self.dst_port());
-        self.checksum ^= ports_delta(old, (src_port, dst_port), len);
-        self.set_ports(src_port, dst_port);
+        if self.checksum.get() != 0 {
+            self.checksum ^= ports_delta((self.src_port(), self.dst_port()), (src_port, dst_port), len);
+        }
+        (self.src_port, self.dst_port) = (U16::new(src_port), U16::new(dst_port));
     }
 
-    /// Sets both ports and leaves the checksum.
-    fn set_ports(&mut self, src_port: u16, dst_port: u16) {
-        (self.src_port, self.dst_port) = (U16::new(src_port), U16::new(dst_port));
+    /// The packet that refuses this one, with its checksum; `None` if it gets no reply.
+    pub fn refusal(&self, message: Message) -> Option<Refusal> {
+        let (kind, flags, tag) = message.answer()?;
+        let header = Sctp { src_port: self.dst_port, dst_port: self.src_port, tag: U32::new(tag), checksum: 0.into() };
+        let length = U16::new(u16::try_from(size_of::<Chunk>()).ok()?);
+        let mut refusal = Refusal { header, chunk: Chunk { kind, flags, length } };
+        refusal.header.checksum.set(sum(refusal.as_bytes()));
+        Some(refusal)
     }
 }
 
 /// Sets both ports of the whole packet at `packet`, with its checksum.
 pub fn translate(packet: &mut [u8], src_port: u16, dst_port: u16) {
     let len = packet.len();
-    let Some(sctp) = Sctp::at(packet, 0) else { return };
-    let has_none = sctp.checksum.get() == 0 && sum(packet) != 0;
-    let Some(sctp) = Sctp::at_mut(packet, 0) else { return };
-    match has_none {
-        true => sctp.set_ports(src_port, dst_port),
-        false => sctp.translate(src_port, dst_port, len),
+    let is_right_zero = Sctp::at(packet, 0).is_some_and(|sctp| sctp.checksum.get() == 0) && sum(packet) == 0;
+    if let Some(sctp) = Sctp::at_mut(packet, 0) {
+        sctp.translate(src_port, dst_port, len);
+    }
+    if is_right_zero {
+        complete(packet);
     }
 }
 
@@ -185,17 +232,22 @@ fn sum(packet: &[u8]) -> u32 {
 }
 
 /// The chunks of a packet, up to the first that is malformed.
-struct Chunks<'a>(&'a [u8]);
+struct Chunks<'a> {
+    rest: &'a [u8],
+    /// The last one may be longer than what is there.
+    is_cut: bool,
+}
 
 impl<'a> Iterator for Chunks<'a> {
     type Item = (&'a Chunk, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let chunk = Chunk::at(self.0, 0)?;
+        let chunk = Chunk::at(self.rest, 0)?;
         let length = usize::from(chunk.length.get());
-        let value = self.0.get(size_of::<Chunk>()..length)?;
+        let there = if self.is_cut { length.min(self.rest.len()) } else { length };
+        let value = self.rest.get(size_of::<Chunk>()..there)?;
         // The last one may come without its padding.
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((chunk, value))
     }
 }
@@ -205,8 +257,8 @@ fn kind(tag: u32, mut chunks: Chunks<'_>) -> Option<Kind> {
     let (first, value) = chunks.next()?;
     let kind = match first.kind {
         // They come alone (RFC 9260 §6.10).
-        INIT => wanted_tag(value).filter(|_| tag == 0).map_or(Kind::Invalid, Kind::Init),
-        INIT_ACK => wanted_tag(value).filter(|_| tag != 0).map_or(Kind::Invalid, Kind::InitAck),
+        INIT => wanted_tag(value).filter(|_| tag == 0).map_or(Kind::Nothing, Kind::Init),
+        INIT_ACK => wanted_tag(value).filter(|_| tag != 0).map_or(Kind::Nothing, Kind::InitAck),
         _ => {
             let rest = chunks.take(MOST_CHUNKS - 1).map(|(chunk, _)| kind_of(chunk));
             rest.fold(kind_of(first), Kind::max)
@@ -215,7 +267,7 @@ fn kind(tag: u32, mut chunks: Chunks<'_>) -> Option<Kind> {
     let is_valid = match kind {
         // The sender may not know a tag yet.
         Kind::Init(_) | Kind::Abort { .. } => true,
-        Kind::Invalid
+        Kind::Nothing
         | Kind::Ordinary
         | Kind::Error
         | Kind::CookieAck
@@ -224,7 +276,7 @@ fn kind(tag: u32, mut chunks: Chunks<'_>) -> Option<Kind> {
         | Kind::ShutdownAck
         | Kind::ShutdownComplete { .. } => tag != 0,
     };
-    Some(if is_valid { kind } else { Kind::Invalid })
+    Some(if is_valid { kind } else { Kind::Nothing })
 }
 
 /// The initiate tag of an INIT or INIT ACK, which is not zero.
@@ -274,7 +326,7 @@ mod tests {
 
     fn read(tag: u32, chunks: &[u8]) -> Result<Kind, DropReason> {
         let bytes = packet(tag, chunks);
-        Sctp::check(&bytes, 0, bytes.len()).map(|(_, message)| message.kind)
+        Sctp::check(&bytes, 0, bytes.len(), false).map(|(_, message)| message.kind)
     }
 
     const DATA: [u8; 20] = [0, 3, 0, 17, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, b'x', 0, 0, 0];
@@ -303,13 +355,13 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_without_its_tags_is_invalid() {
+    fn a_packet_without_its_tags_says_nothing() {
         let init = |kind: u8, tag: u8| [&[kind, 0, 0, 20, 0, 0, 0, tag][..], &[0; 12]].concat();
         for (tag, chunks) in [(5, init(INIT, 7)), (0, init(INIT, 0)), (0, init(INIT_ACK, 7)), (5, init(INIT_ACK, 0))] {
-            assert_eq!(read(tag, &chunks), Ok(Kind::Invalid), "{tag} {chunks:?}");
+            assert_eq!(read(tag, &chunks), Ok(Kind::Nothing), "{tag} {chunks:?}");
         }
-        assert_eq!(read(0, &DATA), Ok(Kind::Invalid));
-        assert_eq!(read(0, &[INIT, 0, 0, 4]), Ok(Kind::Invalid), "too short for a tag");
+        assert_eq!(read(0, &DATA), Ok(Kind::Nothing));
+        assert_eq!(read(0, &[INIT, 0, 0, 4]), Ok(Kind::Nothing), "too short for a tag");
         assert_eq!(read(0, &[ABORT, 0, 0, 4]), Ok(Kind::Abort { reflected: false }), "before the INIT ACK");
     }
 
@@ -320,9 +372,12 @@ mod tests {
         }
         let whole = packet(9, &DATA);
         for len in 0..16 {
-            assert_eq!(Sctp::check(&whole, 0, len).err(), Some(DropReason::L4Header), "{len}");
-            assert_eq!(Sctp::check(&whole[..len], 0, whole.len()).err(), Some(DropReason::L4Header), "{len}");
+            assert_eq!(Sctp::check(&whole, 0, len, false).err(), Some(DropReason::L4Header), "{len}");
+            assert_eq!(Sctp::check(&whole[..len], 0, whole.len(), false).err(), Some(DropReason::L4Header), "{len}");
         }
+        // Of a first fragment, one byte less than the header of a chunk is too little.
+        let kind = |len: usize| Sctp::check(&whole, 0, len, true).map(|(_, message)| message.kind);
+        assert_eq!((kind(15), kind(16), kind(24)), (Err(DropReason::L4Header), Ok(Kind::Ordinary), Ok(Kind::Ordinary)));
         // What is wrong further back is for the receiver to find.
         assert_eq!(read(9, &[&DATA[..], &[6, 0, 0, 0]].concat()), Ok(Kind::Ordinary));
         assert_eq!(read(9, &[&DATA[..], &[6, 0, 0, 5]].concat()), Ok(Kind::Ordinary));
@@ -345,6 +400,44 @@ mod tests {
         assert_eq!(bytes[CHECKSUM..LEN], [0; 4]);
         complete(&mut bytes);
         assert!(is_right(&bytes));
+    }
+
+    #[test]
+    fn a_checksum_that_is_zero_by_right_is_followed() {
+        // Four bytes of data bring the sum to any value; these to zero.
+        let mut bytes = packet(9, &DATA);
+        bytes[CHECKSUM..LEN].fill(0);
+        let register = !naive(&bytes);
+        bytes.extend((register ^ reach(u32::MAX)).to_le_bytes());
+        assert_eq!(naive(&bytes), 0);
+        translate(&mut bytes, 1, 2);
+        assert!(is_right(&bytes));
+    }
+
+    /// The word that brings a register of zero to `wanted`.
+    fn reach(wanted: u32) -> u32 {
+        (0..32).fold(wanted, |word, _| if word >> 31 == 1 { (word ^ 0x82f6_3b78) << 1 | 1 } else { word << 1 })
+    }
+
+    #[test]
+    fn a_refusal_has_the_tag_that_the_rfc_asks_for_and_never_answers_one() {
+        let to = |tag, kind| {
+            let bytes = packet(tag, &DATA);
+            let refusal = Sctp::at(&bytes, 0).expect("a header").refusal(Message { tag, kind })?;
+            assert!(
+                is_right(refusal.as_bytes()) && (refusal.header.src_port(), refusal.header.dst_port()) == (2905, 40000)
+            );
+            Some((refusal.header.tag.get(), refusal.chunk.kind, refusal.chunk.flags, refusal.chunk.length.get()))
+        };
+        assert_eq!(to(0, Kind::Init(7)), Some((7, ABORT, 0, 4)));
+        for kind in [Kind::Ordinary, Kind::InitAck(7), Kind::Shutdown] {
+            assert_eq!(to(9, kind), Some((9, ABORT, REFLECTED, 4)), "{kind:?}");
+        }
+        assert_eq!(to(9, Kind::ShutdownAck), Some((9, SHUTDOWN_COMPLETE, REFLECTED, 4)));
+        let (abort, complete) = (Kind::Abort { reflected: false }, Kind::ShutdownComplete { reflected: true });
+        for kind in [Kind::Nothing, Kind::Error, Kind::CookieAck, abort, complete] {
+            assert_eq!(to(9, kind), None, "{kind:?}");
+        }
     }
 
     proptest! {
@@ -382,7 +475,7 @@ mod tests {
 
         #[test]
         fn any_chunks_are_read_to_their_end(tag in any::<u32>(), bytes in proptest::collection::vec(any::<u8>(), 0..200), len in 0usize..300) {
-            let _ = Sctp::check(&bytes, 0, len);
+            let _ = Sctp::check(&bytes, 0, len, len % 2 == 0);
             let _ = read(tag, &bytes);
         }
     }

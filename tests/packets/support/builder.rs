@@ -64,6 +64,8 @@ impl Sendable for Vec<u8> {
 enum L4 {
     Tcp(Box<TcpHeader>),
     Udp(UdpHeader),
+    /// Ports and verification tag; chunks are the payload.
+    Sctp(u16, u16, u32),
     /// Type, code and the rest of the header; the protocol is ICMP's.
     Icmp([u8; 6]),
     /// Anything else: no header of its own.
@@ -131,6 +133,14 @@ impl Ip {
         self.tcp_header(|h| h.set_options_raw(options).expect("at most 40 bytes"))
     }
 
+    /// With one more SCTP chunk.
+    pub(crate) fn chunk(mut self, (kind, flags): (u8, u8), value: &[u8]) -> Ip {
+        let length = u16::try_from(4 + value.len()).expect("it fits a packet").to_be_bytes();
+        self.payload.extend([&[kind, flags][..], &length, value].concat());
+        self.payload.resize(self.payload.len().next_multiple_of(4), 0);
+        self
+    }
+
     /// With this payload.
     pub(crate) fn payload(mut self, payload: impl Into<Vec<u8>>) -> Ip {
         self.payload = payload.into();
@@ -166,13 +176,13 @@ impl Ip {
         self
     }
 
-    /// With its checksum left to offload: only the pseudo-header's sum is there.
+    /// With its checksum left to offload: only the pseudo-header's sum is there; nothing for SCTP.
     pub(crate) fn partial(mut self) -> Ip {
         self.partial = true;
         self
     }
 
-    /// Without a UDP checksum.
+    /// Without a UDP or SCTP checksum (RFC 768, RFC 9653).
     pub(crate) fn no_checksum(mut self) -> Ip {
         self.no_checksum = true;
         self
@@ -269,6 +279,15 @@ impl Ip {
                 header.checksum = if self.no_checksum { 0 } else { sum.expect("it fits a packet") };
                 header.to_bytes().to_vec()
             }
+            L4::Sctp(source, destination, tag) => {
+                let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+                let mut bytes = [&ports[..], &tag.to_be_bytes(), &[0; 4]].concat();
+                if !self.no_checksum && !self.partial {
+                    let sum = crc32c(&[&bytes[..], &self.payload].concat());
+                    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+                }
+                bytes
+            }
             L4::Icmp([kind, code, rest @ ..]) => {
                 let mut bytes = vec![*kind, *code, 0, 0];
                 bytes.extend(rest);
@@ -280,7 +299,7 @@ impl Ip {
             }
             L4::Raw => Vec::new(),
         };
-        if self.partial {
+        if self.partial && !matches!(*self.l4, L4::Sctp(..)) {
             let sum = self.pseudo_sum(bytes.len() + self.payload.len());
             let field = self.checksum_offset();
             bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
@@ -290,7 +309,11 @@ impl Ip {
     }
 
     fn checksum_offset(&self) -> usize {
-        if matches!(*self.l4, L4::Tcp(_)) { 16 } else { 6 }
+        match *self.l4 {
+            L4::Tcp(_) => 16,
+            L4::Sctp(..) => 8,
+            L4::Udp(_) | L4::Icmp(_) | L4::Raw => 6,
+        }
     }
 
     /// The pseudo-header's sum as the kernel leaves it (CHECKSUM_PARTIAL): folded, not complemented.
@@ -376,6 +399,12 @@ pub(crate) fn folded(bytes: &[u8]) -> u16 {
     u16::try_from(sum).expect("folded")
 }
 
+/// CRC32c by its definition, bit by bit (RFC 9260 appendix A).
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
+}
+
 /// Both sides' initial sequence number.
 const INITIAL: u32 = 1000;
 
@@ -391,6 +420,18 @@ pub(crate) fn udp(from: &str, to: &str) -> Ip {
     let (from, to) = (at(from), at(to));
     let header = UdpHeader { source_port: from.port(), destination_port: to.port(), length: 8, checksum: 0 };
     Ip::new(*from.ip(), *to.ip(), 17, L4::Udp(header)).payload("hello")
+}
+
+/// An SCTP packet with this verification tag and without chunks.
+pub(crate) fn sctp(from: &str, to: &str, tag: u32) -> Ip {
+    let (from, to) = (at(from), at(to));
+    Ip::new(*from.ip(), *to.ip(), 132, L4::Sctp(from.port(), to.port(), tag))
+}
+
+/// An INIT (type 1) or INIT ACK (type 2) with this initiate tag, for ten streams each way.
+pub(crate) fn init(from: &str, to: &str, kind: u8, tag: u32, initiate: u32) -> Ip {
+    let fixed = [&initiate.to_be_bytes()[..], &[0, 1, 0, 0], &[0, 10, 0, 10], &[0, 0, 0, 1]].concat();
+    sctp(from, to, tag).chunk((kind, 0), &fixed)
 }
 
 /// An ICMP message; `rest` is the header's second word.

@@ -46,3 +46,16 @@ pub(crate) fn shop(more: &str, addresses: &[&str]) -> String {
                 ports: [{port: 80, targetPort: 8080, nodePort: 30080}]";
     service("shop", &format!("{spec}{more}")) + &endpoints("shop", "TCP", 8080, addresses)
 }
+
+/// A Service `registry` reachable every way there is, for SCTP: 10.96.0.80:2905, node port 30905, 203.0.113.8:2905 (load balancer) and
+/// 198.51.100.8:2905 (external IP); endpoints listen at 3905. `more` is further spec, with a leading comma.
+pub(crate) fn registry_with(more: &str, addresses: &[&str]) -> String {
+    let spec = "type: LoadBalancer, clusterIP: 10.96.0.80, loadBalancerIP: 203.0.113.8, externalIPs: [198.51.100.8], \
+                ports: [{port: 2905, protocol: SCTP, targetPort: 3905, nodePort: 30905}]";
+    service("registry", &format!("{spec}{more}")) + &endpoints("registry", "SCTP", 3905, addresses)
+}
+
+/// The same without more.
+pub(crate) fn registry(addresses: &[&str]) -> String {
+    registry_with("", addresses)
+}

@@ -7,8 +7,11 @@ use etherparse::{Icmpv4Type, Icmpv6Type, LinkHeader, NetHeaders, PacketHeaders, 
 use pollgate_dataplane::port::memory::Packet;
 
 use super::super::IS_V6;
-use super::builder::{MacBytes, folded};
+use super::builder::{MacBytes, crc32c, folded};
 use super::family::written;
+
+/// IANA number of SCTP.
+const SCTP: u8 = 132;
 
 /// An IP packet of the suite's family that left the gateway; every length and checksum in it has been verified.
 ///
@@ -22,9 +25,9 @@ pub(crate) struct Seen {
     pub(crate) to: MacBytes,
     /// Its IP header.
     pub(crate) ip: Network,
-    /// Its transport header.
-    pub(crate) transport: TransportHeader,
-    /// What is behind that.
+    /// Its transport header; `None` for SCTP, which `etherparse` does not read.
+    pub(crate) transport: Option<TransportHeader>,
+    /// What is behind that: for SCTP the chunks.
     pub(crate) payload: Vec<u8>,
 }
 
@@ -81,8 +84,10 @@ impl Seen {
             PacketHeaders::from_ethernet_slice(&packet.bytes).expect("etherparse reads what the gateway sends");
         let Some(LinkHeader::Ethernet2(ethernet)) = headers.link else { panic!("no Ethernet header") };
         let ip = Network::read(&headers.net.expect("an IP header"));
-        let transport = headers.transport.expect("a transport header");
-        let payload = headers.payload.slice().to_vec();
+        let transport = headers.transport;
+        let payload = headers.payload.slice();
+        let payload = if ip.protocol == SCTP { payload[12..].to_vec() } else { payload.to_vec() };
+        assert_eq!(transport.is_none(), ip.protocol == SCTP, "a known transport");
         let seen = Seen { from: ethernet.source, to: ethernet.destination, ip, transport, payload, packet };
         seen.verify();
         seen
@@ -94,25 +99,33 @@ impl Seen {
         }
         let l4 = &self.packet.bytes[14 + self.ip.len..];
         match &self.transport {
-            TransportHeader::Udp(udp) if udp.checksum == 0 => {}
-            TransportHeader::Tcp(_) | TransportHeader::Udp(_) | TransportHeader::Icmpv6(_) => {
+            None => {
+                let mut l4 = l4[..l4.len() - self.padding()].to_vec();
+                let sum: Vec<u8> = l4.splice(8..12, [0; 4]).collect();
+                assert!(sum == [0; 4] || sum == crc32c(&l4).to_le_bytes(), "CRC32c of {self}");
+            }
+            Some(TransportHeader::Udp(udp)) if udp.checksum == 0 => {}
+            Some(TransportHeader::Tcp(_) | TransportHeader::Udp(_) | TransportHeader::Icmpv6(_)) => {
                 let length = l4.len() - self.padding();
                 let pseudo = self.pseudo_sum(length).to_be_bytes();
                 assert_eq!(folded(&[&pseudo, &l4[..length]].concat()), 0xffff, "transport checksum of {self}");
             }
-            TransportHeader::Icmpv4(_) => assert_eq!(folded(l4), 0xffff, "transport checksum of {self}"),
-            other @ TransportHeader::Igmp(_) => panic!("unexpected transport {other:?}"),
+            Some(TransportHeader::Icmpv4(_)) => assert_eq!(folded(l4), 0xffff, "transport checksum of {self}"),
+            Some(other @ TransportHeader::Igmp(_)) => panic!("unexpected transport {other:?}"),
         }
     }
 
     /// Bytes behind the packet.
     fn padding(&self) -> usize {
         let header = match &self.transport {
-            TransportHeader::Tcp(tcp) => tcp.header_len(),
-            TransportHeader::Udp(_)
-            | TransportHeader::Icmpv4(_)
-            | TransportHeader::Icmpv6(_)
-            | TransportHeader::Igmp(_) => 8,
+            None => 12,
+            Some(TransportHeader::Tcp(tcp)) => tcp.header_len(),
+            Some(
+                TransportHeader::Udp(_)
+                | TransportHeader::Icmpv4(_)
+                | TransportHeader::Icmpv6(_)
+                | TransportHeader::Igmp(_),
+            ) => 8,
         };
         self.packet.bytes.len() - 14 - self.ip.len - header - self.payload.len()
     }
@@ -128,8 +141,8 @@ impl Seen {
         let offload = self.packet.offload;
         let start = 14 + self.ip.len;
         let (is, field) = match &self.transport {
-            TransportHeader::Tcp(tcp) => (tcp.checksum, 16),
-            TransportHeader::Udp(udp) => (udp.checksum, 6),
+            Some(TransportHeader::Tcp(tcp)) => (tcp.checksum, 16),
+            Some(TransportHeader::Udp(udp)) => (udp.checksum, 6),
             other => panic!("unexpected transport {other:?}"),
         };
         assert_eq!(
@@ -152,9 +165,10 @@ impl Seen {
 
     fn ports(&self) -> (u16, u16) {
         match &self.transport {
-            TransportHeader::Tcp(tcp) => (tcp.source_port, tcp.destination_port),
-            TransportHeader::Udp(udp) => (udp.source_port, udp.destination_port),
-            _ => (0, 0),
+            None => (self.half(0), self.half(2)),
+            Some(TransportHeader::Tcp(tcp)) => (tcp.source_port, tcp.destination_port),
+            Some(TransportHeader::Udp(udp)) => (udp.source_port, udp.destination_port),
+            Some(_) => (0, 0),
         }
     }
 
@@ -163,8 +177,24 @@ impl Seen {
     /// # Panics
     /// If it is something else.
     pub(crate) fn tcp(&self) -> &TcpHeader {
-        let TransportHeader::Tcp(tcp) = &self.transport else { panic!("not TCP: {self}") };
+        let Some(TransportHeader::Tcp(tcp)) = &self.transport else { panic!("not TCP: {self}") };
         tcp
+    }
+
+    /// The verification tag of an SCTP packet.
+    pub(crate) fn tag(&self) -> u32 {
+        u32::from(self.half(4)) << 16 | u32::from(self.half(6))
+    }
+
+    /// The checksum field of an SCTP packet.
+    pub(crate) fn crc(&self) -> u32 {
+        (u32::from(self.half(8)) << 16 | u32::from(self.half(10))).swap_bytes()
+    }
+
+    /// Two bytes of the transport header.
+    fn half(&self, at: usize) -> u16 {
+        let at = 14 + self.ip.len + at;
+        u16::from_be_bytes([self.packet.bytes[at], self.packet.bytes[at + 1]])
     }
 }
 
@@ -173,13 +203,46 @@ impl fmt::Display for Seen {
         let ttl = self.ip.time_to_live;
         let (src, dst) = (self.ip.source, self.ip.destination);
         match &self.transport {
-            TransportHeader::Tcp(h) => write!(f, "tcp {} > {} {} ttl {ttl}", self.src(), self.dst(), flags(h)),
-            TransportHeader::Udp(_) => write!(f, "udp {} > {} ttl {ttl}", self.src(), self.dst()),
-            TransportHeader::Icmpv4(h) => write!(f, "icmp {src} > {dst} {} ttl {ttl}", kind(&h.icmp_type)),
-            TransportHeader::Icmpv6(h) => write!(f, "icmp {src} > {dst} {} ttl {ttl}", kind_v6(&h.icmp_type)),
-            other @ TransportHeader::Igmp(_) => write!(f, "{other:?} {src} > {dst} ttl {ttl}"),
+            None => {
+                let (src, dst) = (self.src(), self.dst());
+                write!(f, "sctp {src} > {dst} {} tag {} ttl {ttl}", chunks(&self.payload), self.tag())
+            }
+            Some(TransportHeader::Tcp(h)) => write!(f, "tcp {} > {} {} ttl {ttl}", self.src(), self.dst(), flags(h)),
+            Some(TransportHeader::Udp(_)) => write!(f, "udp {} > {} ttl {ttl}", self.src(), self.dst()),
+            Some(TransportHeader::Icmpv4(h)) => write!(f, "icmp {src} > {dst} {} ttl {ttl}", kind(&h.icmp_type)),
+            Some(TransportHeader::Icmpv6(h)) => write!(f, "icmp {src} > {dst} {} ttl {ttl}", kind_v6(&h.icmp_type)),
+            Some(other @ TransportHeader::Igmp(_)) => write!(f, "{other:?} {src} > {dst} ttl {ttl}"),
         }
     }
+}
+
+/// The types of the chunks; `(T)` where the T bit is set.
+fn chunks(mut bytes: &[u8]) -> String {
+    const NAMES: [&str; 15] = [
+        "DATA",
+        "INIT",
+        "INIT-ACK",
+        "SACK",
+        "HEARTBEAT",
+        "HEARTBEAT-ACK",
+        "ABORT",
+        "SHUTDOWN",
+        "SHUTDOWN-ACK",
+        "ERROR",
+        "COOKIE-ECHO",
+        "COOKIE-ACK",
+        "ECNE",
+        "CWR",
+        "SHUTDOWN-COMPLETE",
+    ];
+    let mut names = Vec::new();
+    while let [kind, flags, high, low, ..] = *bytes {
+        let name = NAMES.get(usize::from(kind)).copied().unwrap_or("?");
+        names.push(format!("{name}{}", if flags & 1 == 1 && [6, 14].contains(&kind) { "(T)" } else { "" }));
+        let length = usize::from(u16::from_be_bytes([high, low])).max(4).next_multiple_of(4);
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    names.join("+")
 }
 
 fn flags(tcp: &TcpHeader) -> String {

@@ -12,6 +12,8 @@
 //! sum from the data, and for an undamaged packet the result is the same. Any other outgoing port of a partial frame does
 //! the same. The field cannot mean "no checksum" either: a pseudo-header's sum is never zero, because its protocol is not.
 //!
+//! SCTP has no pseudo-header: the kernel leaves the field zero. The translation computes the whole checksum ([`crate::wire::sctp`]).
+//!
 //! On sending, AF_XDP cannot request a checksum from the device. So a partial checksum is completed here, as
 //! `skb_checksum_help` in the kernel does it: over all bytes from the transport header to the end of the frame.
 
@@ -22,7 +24,7 @@ use crate::wire::checksum::{fold, sum};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
-use crate::wire::{Header, Ip, Piece};
+use crate::wire::{Header, Ip, Piece, sctp};
 
 /// Drivers whose frames may come from this machine.
 const VIRTUAL: [&str; 3] = ["veth", "tun", "virtio_net"];
@@ -74,11 +76,19 @@ fn partial(bytes: &[u8]) -> Option<(u16, u16)> {
     let offset: u16 = match protocol {
         6 => 16,
         17 => 6,
+        sctp::PROTOCOL => return no_crc(bytes, start),
         _ => return None,
     };
     let field = number(bytes.get(start + usize::from(offset)..)?)?;
     let pseudo = sum(addresses) + u32::from(protocol) + u32::from(length);
     (field == fold(pseudo)).then_some((u16::try_from(start).ok()?, offset))
+}
+
+/// The same for SCTP.
+#[cold]
+fn no_crc(bytes: &[u8], start: usize) -> Option<(u16, u16)> {
+    let field = bytes.get(start + sctp::CHECKSUM..start + sctp::LEN)?;
+    (field == [0; 4]).then_some((u16::try_from(start).ok()?, u16::try_from(sctp::CHECKSUM).ok()?))
 }
 
 type Transport<'a> = (usize, u8, u16, &'a [u8]);
