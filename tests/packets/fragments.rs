@@ -501,8 +501,62 @@ fn a_packet_in_one_piece_is_never_mixed_with_fragments() {
     lab.counters(&[&[("rx", 4), ("tx", 4)], &OPENED[..]].concat());
 }
 
+/// A fragment as a receiver sees it: identification, start, end, whether it is the last.
+fn seen(frame: &Packet) -> (u32, usize, usize, bool) {
+    let packet = &frame.bytes[14..];
+    let two = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    let len = usize::from(two(if IS_V6 { 4 } else { 2 }));
+    let (id, start, more, data) = match IS_V6 {
+        true => {
+            (u32::from_be_bytes([packet[44], packet[45], packet[46], packet[47]]), two(42) & !7, two(42) & 1, len - 8)
+        }
+        false => (two(4).into(), (two(6) & 0x1fff) * 8, two(6) >> 13 & 1, len - HEADER),
+    };
+    (id, start.into(), usize::from(start) + data, more == 0)
+}
+
+/// Fragments as `program` has it, four bytes each: few identifications, at any of two workers, in any place of a datagram. Every frame is
+/// counted, and no receiver ever gets two that overlap.
+fn fuzz(program: &[u8]) {
+    let mut lab = Lab::with(Setup { workers: 2, ..Setup::default() }, &echo(&["10.244.1.10"]));
+    let mut received: std::collections::BTreeMap<u32, Vec<(usize, usize, bool)>> = std::collections::BTreeMap::new();
+    for step in program.chunks_exact(4) {
+        let [who, place, len, more] = [step[0], step[1], step[2], step[3]].map(usize::from);
+        if who > 250 {
+            lab.wait(Duration::from_millis(1001));
+            received.clear();
+            continue;
+        }
+        let packet = udp(if more & 2 == 0 { CLIENT } else { "10.244.1.5:40001" }, VIP).payload(bytes(200));
+        let (start, more) = (place % 12 * 8, more & 1 == 0);
+        let end = start + if more { (1 + len % 5) * 8 } else { 1 + len % 40 };
+        let data = &packet.datagram()[HEADER..][start..end];
+        lab.push(who / 4 % 2, PODS, piece(&packet, u32::try_from(who % 4).expect("small"), start, data, more));
+        lab.run();
+        lab.balance();
+        while let Some(frame) = lab.pop(PODS) {
+            let (id, start, end, is_last) = seen(&frame);
+            let parts = received.entry(id).or_default();
+            assert!(parts.iter().all(|part| end <= part.0 || part.1 <= start), "{id}: {start}..{end} of {parts:?}");
+            parts.push((start, end, is_last));
+            let all: usize = parts.iter().map(|part| part.1 - part.0).sum();
+            if parts.iter().any(|part| part.2 && part.1 == all) {
+                received.remove(&id);
+            }
+        }
+    }
+    lab.wait(Duration::from_millis(1001));
+    lab.balance();
+    assert_eq!(lab.totals().held, 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_fragments_make_it_panic_lose_count_or_send_overlaps(program in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fuzz(&program);
+    }
 
     /// Any datagram, cut anywhere, in any order, some fragments twice, comes out as the whole packet does.
     #[test]

@@ -213,6 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn a_fragment_is_read_and_its_identification_changed() {
+        let mut bytes = header();
+        assert_eq!(Ipv4::fragment(&bytes), None, "a whole packet");
+        bytes[4..8].copy_from_slice(&[0x12, 0x34, 0x20, 185]);
+        bytes[10..12].fill(0);
+        let sum = !checksum::fold(checksum::sum(&bytes));
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        let fragment =
+            Fragment { identification: 0x1234, protocol: 6, offset: 1480, more: true, data: 20, counted: 20 };
+        assert_eq!(Ipv4::fragment(&bytes), Some(fragment));
+        Ipv4::set_identification(&mut bytes, 0xfedc);
+        let seen = Ipv4HeaderSlice::from_slice(&bytes).expect("a header").to_header();
+        assert_eq!((seen.identification, seen.header_checksum), (0xfedc, seen.calc_header_checksum()));
+        assert_eq!(Ipv4::fragment(&bytes), Some(Fragment { identification: 0xfedc, ..fragment }));
+    }
+
+    #[test]
     fn each_wrong_field_has_its_reason() {
         let good = header();
         let check = |change: &dyn Fn(&mut Vec<u8>)| {

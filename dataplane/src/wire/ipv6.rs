@@ -338,6 +338,32 @@ mod tests {
         assert_eq!(upper(HOP_BY_HOP, &[6, 1, 0, 0, 0, 0, 0, 0]), Err(DropReason::IpHeader), "longer than the packet");
     }
 
+    #[test]
+    fn a_fragment_is_read_and_its_identification_changed() {
+        let later = [60, 0, 0x05, 0xc9, 1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9];
+        let options = [44, 0, 1, 4, 0, 0, 0, 0];
+        let mut bytes = packet(60, &[&options[..], &later].concat());
+        let fragment =
+            Fragment { identification: 0x0102_0304, protocol: 0, offset: 1480, more: true, data: 56, counted: 8 };
+        assert_eq!(Ipv6::fragment(&bytes), Some(fragment));
+        Ipv6::set_identification(&mut bytes, 0xfedc_ba98);
+        assert_eq!(Ipv6::fragment(&bytes), Some(Fragment { identification: 0xfedc_ba98, ..fragment }));
+        assert_eq!(bytes[56..], [9; 8]);
+        // In one piece, and none at all.
+        assert_eq!(Ipv6::fragment(&packet(44, &[17, 0, 0, 0, 1, 2, 3, 4])), None);
+        assert_eq!(Ipv6::fragment(&packet(17, &[0; 8])), None);
+    }
+
+    #[test]
+    fn a_first_fragment_that_does_not_hold_all_headers_is_tiny() {
+        let first = [60, 0, 0, 1, 1, 2, 3, 4];
+        let options = [17, 1, 1, 12, 0, 0, 0, 0];
+        let bytes = [&first[..], &options].concat();
+        assert_eq!(upper(44, &bytes), Err(DropReason::FragmentTiny), "RFC 7112: the options go on elsewhere");
+        assert_eq!(upper(44, &first), Err(DropReason::FragmentTiny));
+        assert_eq!(upper(44, &first[..4]), Err(DropReason::IpHeader), "the fragment header itself is cut");
+    }
+
     proptest! {
         #[test]
         fn the_upper_layer_is_within_the_packet(next in any::<u8>(), behind in proptest::collection::vec(any::<u8>(), 0..90)) {
