@@ -195,6 +195,7 @@ counters! {
     affinity_remembered Counter Events "Clients of Services with ClientIP affinity that began to be remembered.",
     affinity_displaced Counter Events "Remembered clients that were forgotten to make room for others.",
     affinity_refused Counter Events "Clients that were not remembered, because confirmed clients have all the room.",
+    address_conflicts Counter Frames "ARP packets and neighbour discovery messages of other hosts that use an owned address, or ask whether they may.",
     announced Counter Frames "Frames that announced where owned addresses are: gratuitous ARP and unsolicited neighbour advertisements. Not part of `originated` and `tx`.",
     missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
     bursts Counter Events "Bursts processed.",

@@ -11,6 +11,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod conflicts;
 pub mod counters;
 pub mod dns;
 pub mod epoch;

@@ -220,6 +220,11 @@ impl Net {
         self.facts.links.get(at)
     }
 
+    /// Whether a polled link has this MAC address.
+    pub fn is_own_mac(&self, mac: Mac) -> bool {
+        self.ports.iter().flatten().any(|&at| self.facts.links[at].mac == mac)
+    }
+
     /// The interface index of the link on which the kernel has `address` configured.
     pub fn kernel_has(&self, address: IpAddr) -> Option<u32> {
         self.local.get(&address).copied()

@@ -103,7 +103,7 @@ reasons! {
         Icmp "icmp" Info
             "An ICMP message to an owned address that is neither an echo request nor an error about a flow." "Often an error about a connection that is over.";
         NeighbourSolicitation "neighbour_solicitation" Notice
-            "A neighbour solicitation for an owned address that is not valid: its hop limit is not 255, its checksum is wrong, or its options are malformed." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
+            "A neighbour solicitation or advertisement about an owned address that is not valid: its hop limit is not 255, its checksum is wrong, or its options are malformed." "The sender is broken or malicious: capture on the interface and check the source MAC address.";
         UndefinedPort "undefined_port" Notice
             "A packet to a port of a gateway, load-balancer or external address that no Service has there; the client gets no reply." "Compare the client's port with `pollgate get services`; port scans cause this too.";
         StaleReply "stale_reply" Notice
@@ -169,9 +169,9 @@ reasons! {
         EtherType "ether_type" Info
             "An EtherType pollgate does not handle (VLAN tags included)." "No action needed: the kernel has the frame.";
         Arp "arp" Info
-            "An ARP packet that does not ask for an owned address." "No action needed: the kernel has the frame.";
+            "An ARP packet that is not about an owned address." "No action needed: the kernel has the frame.";
         NeighbourDiscovery "neighbour_discovery" Info
-            "A neighbour solicitation that does not ask for an owned address." "No action needed: the kernel has the frame.";
+            "A neighbour solicitation or advertisement that is not about an owned address." "No action needed: the kernel has the frame.";
         NotOwned "not_owned" Info
             "A packet that is not to an owned address and belongs to no flow." "No action needed for the host's own traffic. If it was a reply from a Pod, its flow was evicted or has expired.";
     }

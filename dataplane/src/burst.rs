@@ -6,7 +6,7 @@
 //!  v4.others              3            other packets of the family
 //!  v6                                  the same
 //!  arp            1
-//!  nd                                  neighbour solicitations
+//!  nd                                  neighbour solicitations and advertisements
 //!  outcomes   ·   ·   ·   ·   ·        one per frame; frame 4 got its own while parsing
 //! ```
 
@@ -121,7 +121,7 @@ pub(crate) struct Burst {
     pub(crate) v6: Family<V6>,
     /// The frames that are ARP.
     pub(crate) arp: Indexes,
-    /// The frames that are neighbour solicitations.
+    /// The frames that are neighbour solicitations or advertisements.
     pub(crate) nd: Indexes,
     /// What becomes of each frame.
     pub(crate) outcomes: Box<[Outcome; BURST]>,

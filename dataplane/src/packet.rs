@@ -85,6 +85,8 @@ pub(crate) enum Action {
     HandOn(u16),
     /// Keep in this slot until the datagram's first fragment comes.
     Hold(Slot),
+    /// It was for pollgate itself, which has read it.
+    Consume,
     /// Leave to the kernel.
     Pass(PassReason),
     /// Drop.

@@ -72,7 +72,7 @@ fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac) {
             burst.arp.add(index);
             Ok(())
         }
-        Ok(Network::Solicitation) => {
+        Ok(Network::Discovery) => {
             burst.nd.add(index);
             Ok(())
         }
@@ -88,7 +88,7 @@ enum Network {
     V4,
     V6,
     Arp,
-    Solicitation,
+    Discovery,
 }
 
 fn network(frame: &Frame, own: Mac) -> Result<Network, Action> {
@@ -98,7 +98,7 @@ fn network(frame: &Frame, own: Mac) -> Result<Network, Action> {
         ethernet::IPV4 if to_us => Ok(Network::V4),
         ethernet::ARP if to_us || to_group => Ok(Network::Arp),
         _ if !to_us && !to_group => Err(Action::Pass(PassReason::OtherMac)),
-        ethernet::IPV6 if nd::target(frame.bytes(), ethernet::LEN).is_some() => Ok(Network::Solicitation),
+        ethernet::IPV6 if nd::target(frame.bytes(), ethernet::LEN).is_some() => Ok(Network::Discovery),
         ethernet::IPV6 if to_us => Ok(Network::V6),
         ethernet::IPV4 | ethernet::IPV6 => Err(Action::Pass(PassReason::Group)),
         _ => Err(Action::Pass(PassReason::EtherType)),
@@ -272,7 +272,7 @@ mod tests {
     fn long_way<I: Ip>(frame: &Frame, packet: &mut Packet<I::Address>) -> Option<Action> {
         match network(frame, OWN) {
             Ok(Network::V4 | Network::V6) => ip::<I>(frame, 0, OWN, packet).err(),
-            Ok(Network::Arp | Network::Solicitation) => None,
+            Ok(Network::Arp | Network::Discovery) => None,
             Err(action) => Some(action),
         }
     }

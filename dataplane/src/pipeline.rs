@@ -32,9 +32,9 @@ pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, ta
     parse::all(frames, burst, tables.net());
     let Burst { v4, v6, arp, nd, outcomes } = burst;
     let mut work = Work { frames, outcomes };
-    work.each(arp, |frame| arp::reply(frame, tables));
-    work.each(nd, |frame| nd::reply(frame, tables));
     let State { shared, v4: lane_v4, v6: lane_v6 } = state;
+    work.each(arp, |frame| arp::reply(frame, shared, tables));
+    work.each(nd, |frame| nd::reply(frame, shared, tables));
     lane(shared, lane_v4, &mut lane_v6.flows, &mut work, v4, tables, now);
     if !v6.is_empty() {
         lane(shared, lane_v6, &mut lane_v4.flows, &mut work, v6, tables, now);
@@ -50,7 +50,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// Lets `reply` decide about these frames.
     #[inline]
-    fn each(&mut self, indexes: &Indexes, reply: impl Fn(&mut Frame) -> Action) {
+    fn each(&mut self, indexes: &Indexes, mut reply: impl FnMut(&mut Frame) -> Action) {
         for index in indexes.as_ref().iter().map(|&index| usize::from(index) % BURST) {
             if let Some(frame) = self.frames.get_mut(index) {
                 self.outcomes[index] = Outcome::of(reply(frame));

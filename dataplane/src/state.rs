@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pollgate_common::conflicts::{Conflict, Conflicts};
 use pollgate_common::net::Net;
 use pollgate_common::time::Ticks;
 
@@ -38,9 +39,19 @@ pub(crate) struct Shared {
     /// Which endpoints clients keep; shared with the other workers.
     pub(crate) affinity: Arc<Affinity>,
     pub(crate) affinity_totals: AffinityTotals,
+    /// Where other hosts that use an owned address are reported, and how many frames of theirs there were.
+    pub(crate) conflicts: Arc<Conflicts>,
+    pub(crate) conflicting_frames: u64,
 }
 
 impl Shared {
+    /// Counts and reports another host's use of an owned address.
+    #[cold]
+    pub(crate) fn report(&mut self, conflict: Conflict) {
+        self.conflicting_frames += 1;
+        self.conflicts.report(conflict);
+    }
+
     /// Notes that a flow of the client was opened or `confirmed`.
     pub(crate) fn note(&mut self, client: Client, endpoint: Endpoint, timeout: Duration, confirmed: bool, now: Ticks) {
         self.affinity.note(client, endpoint, timeout, confirmed, now, &mut self.affinity_totals);

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::inspect::Mailbox;
@@ -64,6 +65,8 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Which endpoints clients keep: one table for all workers.
     pub affinity: Arc<Affinity>,
+    /// Where it reports other hosts that use an owned address.
+    pub conflicts: Arc<Conflicts>,
     /// Where requests for copies of its flows are left.
     pub mailbox: Arc<Mailbox>,
     /// How it asks for a neighbour.
@@ -101,6 +104,8 @@ impl Worker {
             steering: parts.steering,
             affinity: parts.affinity,
             affinity_totals: AffinityTotals::default(),
+            conflicts: parts.conflicts,
+            conflicting_frames: 0,
         };
         // Each family's table is as large as the limits allow; the limits hold for both together (`flow::room`).
         let (v4, v6) = (Lane::new(&parts.limits, parts.seeds)?, Lane::new(&parts.limits, parts.seeds)?);
@@ -145,7 +150,7 @@ impl Worker {
         self.egress.flush(now);
         self.inspector.poll(&self.state.v4.flows, &self.state.v6.flows, now.ticks());
         self.state.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
-        self.egress.report(self.state.flow_totals(), self.state.shared.affinity_totals, tables.generation());
+        self.egress.report(self.state.flow_totals(), &self.state.shared, tables.generation());
         taken
     }
 

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crossbeam::channel;
+use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::inspect::Mailbox;
@@ -143,9 +144,10 @@ impl Gateway {
         let owned = OwnedAddresses::from(config);
         let (network, net) = follow_network(config, &owned, &commands)?;
         compiler.network(Arc::clone(&net));
+        let conflicts = Arc::new(Conflicts::default());
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
-        let (mut engines, steered) = workers::make(config, &settings, &network, &counters, &mailboxes)?;
-        let announcer = start_announcer(config, net, &counters)?;
+        let (mut engines, steered) = workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes)?;
+        let announcer = start_announcer(config, net, &counters, conflicts)?;
         compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
@@ -225,9 +227,14 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     Ok(())
 }
 
-fn start_announcer(config: &Config, net: Arc<Net>, counters: &Arc<Counters>) -> Result<Announcer, GatewayError> {
+fn start_announcer(
+    config: &Config,
+    net: Arc<Net>,
+    counters: &Arc<Counters>,
+    conflicts: Arc<Conflicts>,
+) -> Result<Announcer, GatewayError> {
     let addresses = config.owned_addresses().into_iter().map(|address| (address, config.is_routed(address)));
-    let announcer = Announcer::start(addresses, net, Arc::clone(counters));
+    let announcer = Announcer::start(addresses, net, Arc::clone(counters), conflicts);
     announcer.map_err(system("starting the thread that announces addresses"))
 }
 

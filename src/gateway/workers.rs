@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant as Clock;
 
+use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
@@ -38,6 +39,7 @@ pub(crate) fn make(
     settings: &Arc<DataplaneSettings>,
     network: &HostNetwork,
     counters: &Arc<Counters>,
+    conflicts: &Arc<Conflicts>,
     mailboxes: &[Arc<Mailbox>],
 ) -> Result<(Vec<Engine>, Steered), GatewayError> {
     let workers = mailboxes.len();
@@ -60,6 +62,7 @@ pub(crate) fn make(
             settings: Arc::clone(settings),
             counters: Arc::clone(counters),
             affinity: Arc::clone(&affinity),
+            conflicts: Arc::clone(conflicts),
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
             ask: Box::new(network.resolver().into_fn()),
             seeds: random_seed(),

@@ -11,7 +11,7 @@ use pollgate_common::flow::V6;
 use pollgate_common::net::Mac;
 use pollgate_dataplane::port::Frame;
 use pollgate_dataplane::wire::Header;
-use pollgate_dataplane::wire::arp::Arp;
+use pollgate_dataplane::wire::arp::{Arp, Operation};
 use pollgate_dataplane::wire::ethernet::{self, Ethernet};
 use pollgate_dataplane::wire::nd::{Discovery, Solicitation};
 use zerocopy::IntoBytes;
@@ -32,7 +32,8 @@ pub(super) fn answer(frame: &mut Frame, blocks: &[Block], own: Mac) -> bool {
 }
 
 fn answer_arp(frame: &mut [u8], is_ours: impl Fn(IpAddr) -> bool, own: Mac) -> bool {
-    let asked = Arp::at(frame, ethernet::LEN).filter(|arp| arp.is_request()).map(Arp::target_ip);
+    let asked =
+        Arp::at(frame, ethernet::LEN).filter(|arp| arp.operation() == Some(Operation::Request)).map(Arp::target_ip);
     if !asked.is_some_and(|asked| is_ours(asked.into())) {
         return false;
     }

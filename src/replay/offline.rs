@@ -67,6 +67,7 @@ impl Offline {
             settings,
             counters: Arc::clone(&counters),
             affinity: Arc::new(Affinity::new(config.flows.affinity, SEEDS).map_err(ReplayError::Memory)?),
+            conflicts: Arc::default(),
             mailbox: Arc::default(),
             ask: Box::new(|_| {}),
             seeds: SEEDS,

@@ -35,7 +35,8 @@ use crate::shared::until;
 tests! {
     [Lab] =>
         owned_addresses_are_announced_at_start_when_they_appear_and_when_the_link_comes_up,
-        a_gateway_that_is_killed_is_replaced_within_a_second;
+        a_gateway_that_is_killed_is_replaced_within_a_second,
+        two_gateways_at_once_are_counted_and_logged_by_both;
 }
 
 /// The gateway's addresses, and the load balancer's.
@@ -145,6 +146,10 @@ impl Host {
         let output = Command::new(POLLGATE).args(words).arg("--socket").arg(socket(path)).output().expect("run");
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).expect("the log")
     }
 
     fn counter(&self, name: &str) -> u64 {
@@ -311,4 +316,24 @@ fn a_gateway_that_is_killed_is_replaced_within_a_second() {
         asking.iter().for_each(|asking| asking.stop.store(true, Ordering::Relaxed));
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
+}
+
+fn two_gateways_at_once_are_counted_and_logged_by_both() {
+    let link = Link::new();
+    let [a, b] = &link.gateways;
+    let _first = a.start(true);
+    until("the first has announced its addresses", || a.counter("announced") == 2 * 3 * 3);
+    assert_eq!(a.counter("address_conflicts"), 0);
+    let _second = b.start(true);
+    // The second announces them too; the first answers with an announcement of each, which the second sees.
+    for (host, other) in [(a, b), (b, a)] {
+        until("the other gateway is seen", || host.counter("address_conflicts") > 0);
+        for address in [GATEWAY, LOAD_BALANCER].concat() {
+            let (mac, what) = (other.mac(), "uses this address of the gateway too");
+            let line = format!("{address}: the host with the MAC address {mac} on eth0 {what}");
+            until("it is logged", || host.log().contains(&line));
+            assert_eq!(host.log().matches(&line).count(), 1, "once a minute");
+        }
+    }
+    until("each address is defended once", || a.counter("announced") == (2 * 3 + 2) * 3);
 }

@@ -1,6 +1,9 @@
 //! What pollgate says for its addresses besides Services: ARP and echo; and what it leaves to the kernel.
 
+use std::net::IpAddr;
+
 use etherparse::{ArpOperation, ArpPacketSlice, Icmpv4Type, TransportHeader};
+use pollgate_common::conflicts::Claim;
 
 use super::support::builder::{MacBytes, arp, arp_as, icmp, ip, link_mac, mac_of, tcp, udp};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
@@ -39,7 +42,70 @@ fn a_probe_for_an_owned_address_is_answered() {
     let reply = lab.pop(OUTSIDE).expect("a reply").bytes;
     let arp = ArpPacketSlice::from_slice(&reply[14..]).expect("an ARP packet");
     assert_eq!((arp.sender_protocol_addr(), arp.target_protocol_addr()), (&[192, 168, 50, 10][..], &[0; 4][..]));
-    lab.counters(&[("rx", 1), ("tx", 1)]);
+    assert_eq!(lab.conflicts(), [(conflicting("192.168.50.10"), prober, OUTSIDE, Claim::Wanted)]);
+    lab.counters(&[("rx", 1), ("tx", 1), ("address_conflicts", 1)]);
+}
+
+fn conflicting(address: &str) -> IpAddr {
+    ip(address).into()
+}
+
+/// RFC 5227 §2.4: any ARP packet whose sender has one of our addresses and not our MAC address, whatever it asks or says.
+#[test]
+fn another_host_that_uses_an_owned_address_is_counted_and_reported() {
+    let mut lab = lab();
+    let other: MacBytes = [2, 0, 0, 0, 0, 9];
+    let mut consumed = 0;
+    for port in [OUTSIDE, PODS] {
+        for address in OWNED {
+            for (operation, target) in [
+                (ArpOperation::REQUEST, address),
+                (ArpOperation::REPLY, address),
+                (ArpOperation::REPLY, "192.168.50.100"),
+                (ArpOperation::REQUEST, "192.168.50.2"),
+                (ArpOperation::REQUEST, "192.168.50.100"),
+            ] {
+                lab.send(port, arp_as(operation, other, address, target));
+                assert!(lab.pop(port).is_none());
+                assert_eq!(lab.conflicts(), [(conflicting(address), other, port, Claim::Used)]);
+                consumed += 1;
+            }
+        }
+    }
+    // One that asks for another of our addresses gets its reply, too.
+    lab.send(OUTSIDE, arp_as(ArpOperation::REQUEST, other, "192.168.50.10", "10.96.0.10"));
+    assert!(lab.pop(OUTSIDE).is_some());
+    assert_eq!(lab.conflicts(), [(conflicting("192.168.50.10"), other, OUTSIDE, Claim::Used)]);
+    lab.counters(&[("rx", 51), ("tx", 1), ("consumed", consumed), ("address_conflicts", consumed + 1)]);
+}
+
+/// RFC 5227 §2.4: a packet from any of the host's own interfaces is none. Two of them may be on one link.
+#[test]
+fn our_own_announcements_are_no_conflict() {
+    let mut lab = lab();
+    for own in [OWN[OUTSIDE], OWN[PODS]] {
+        for operation in [ArpOperation::REQUEST, ArpOperation::REPLY] {
+            lab.send(OUTSIDE, arp_as(operation, own, "192.168.50.10", "192.168.50.10"));
+        }
+    }
+    // Nor is what another host says of its own address.
+    lab.send(OUTSIDE, arp(ArpOperation::REPLY, "192.168.50.100", "192.168.50.100"));
+    // RFC 5227 §2.1.1: a probe for an address that is not ours.
+    lab.send(OUTSIDE, arp(ArpOperation::REQUEST, "0.0.0.0", "192.168.50.100"));
+    assert_eq!(lab.conflicts(), []);
+    lab.counters(&[("rx", 6), ("arp", 6)]);
+}
+
+/// Only so many reports wait: what a flood of them costs is bounded. Every frame is counted.
+#[test]
+fn a_flood_of_conflicts_is_counted_and_few_of_it_reported() {
+    let mut lab = lab();
+    for number in 0..200 {
+        lab.send(OUTSIDE, arp_as(ArpOperation::REPLY, [2, 0, 0, 0, 1, number], "192.168.50.10", "192.168.50.10"));
+    }
+    let reported = lab.conflicts();
+    assert_eq!((reported.len(), reported[0].1), (64, [2, 0, 0, 0, 1, 0]));
+    lab.counters(&[("rx", 200), ("consumed", 200), ("address_conflicts", 200)]);
 }
 
 #[test]
@@ -52,7 +118,7 @@ fn other_arp_is_the_kernels() {
         ("the host's own address", request("192.168.50.100", "192.168.50.2")),
         ("a neighbour's", request("192.168.50.100", "192.168.50.101")),
         ("an address a Service could have, but has not", request("192.168.50.100", "203.0.113.9")),
-        ("an announcement", request("192.168.50.10", "192.168.50.10")),
+        ("an announcement of a neighbour", request("192.168.50.100", "192.168.50.100")),
         ("a reply", arp(ArpOperation::REPLY, "192.168.50.100", "192.168.50.10")),
         ("not over Ethernet", foreign),
         ("cut off", request("192.168.50.100", "192.168.50.10")[..41].to_vec()),

@@ -3,7 +3,10 @@
 use std::net::Ipv6Addr;
 
 use etherparse::icmpv6::{Icmpv6PayloadSlice, NdpOptionSlice, NeighborAdvertisementHeader};
-use etherparse::{Icmpv6Slice, Icmpv6Type, NetHeaders, PacketHeaders};
+use etherparse::{
+    EtherType, Ethernet2Header, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6Header, NetHeaders, PacketHeaders,
+};
+use pollgate_common::conflicts::Claim;
 
 use pollgate_dataplane::port::memory::Packet;
 
@@ -100,7 +103,71 @@ fn an_owned_address_is_defended_against_who_wants_to_use_it() {
         let all = ([0x33, 0x33, 0, 0, 0, 1], address.clone(), "ff02::1".to_owned(), address, false, OWN[OUTSIDE]);
         assert_eq!(advertised(&mut lab, OUTSIDE), all);
     }
-    lab.counters(&[("rx", 5), ("tx", 5)]);
+    let wanted = OWNED.map(|address| (ip(address).into(), ASKER, OUTSIDE, Claim::Wanted));
+    assert_eq!(lab.conflicts(), wanted);
+    lab.counters(&[("rx", 5), ("tx", 5), ("address_conflicts", 5)]);
+}
+
+/// An advertisement of `target` that `mac` sends to all nodes, with `flags` and these options behind it.
+fn advertisement(mac: [u8; 6], target: &str, flags: u8, options: &[u8]) -> Vec<u8> {
+    let (source, target): (Ipv6Addr, Ipv6Addr) = ("fe80::9".parse().expect("IPv6"), target.parse().expect("IPv6"));
+    let all: Ipv6Addr = "ff02::1".parse().expect("IPv6");
+    let payload = [&target.octets()[..], options].concat();
+    let message = Icmpv6Type::Unknown { type_u8: 136, code_u8: 0, bytes5to8: [flags, 0, 0, 0] };
+    let header = message.to_header(source.octets(), all.octets(), &payload).expect("it fits a packet");
+    let ip = Ipv6Header {
+        payload_length: u16::try_from(8 + payload.len()).expect("it fits a packet"),
+        next_header: IpNumber::IPV6_ICMP,
+        hop_limit: 255,
+        source: source.octets(),
+        destination: all.octets(),
+        ..Ipv6Header::default()
+    };
+    let ethernet = Ethernet2Header { source: mac, destination: [0x33, 0x33, 0, 0, 0, 1], ether_type: EtherType::IPV6 };
+    [&ethernet.to_bytes()[..], &ip.to_bytes(), &header.to_bytes(), &payload].concat()
+}
+
+/// RFC 4861 §7.2.6, §4.4: whoever advertises one of our addresses uses it, by the MAC address that it names.
+#[test]
+fn another_host_that_uses_an_owned_address_is_counted_and_reported() {
+    let mut lab = lab();
+    let other = [2, 0, 0, 0, 0, 9];
+    for port in [OUTSIDE, PODS] {
+        for address in OWNED {
+            for options in [&[2, 1, 2, 0, 0, 0, 0, 9][..], &[]] {
+                lab.send(port, advertisement(other, &v6(address), 0x20, options));
+                assert_eq!(lab.conflicts(), [(ip(address).into(), other, port, Claim::Used)]);
+            }
+        }
+    }
+    // One that asks with our address as its own: for another address of ours, and for a neighbour's.
+    for (target, mac) in [("10.96.0.10", ASKER), ("192.168.50.101", ASKER)] {
+        lab.send(OUTSIDE, solicitation(&v6("192.168.50.10"), &v6(target)));
+        assert_eq!(lab.conflicts(), [(ip("192.168.50.10").into(), mac, OUTSIDE, Claim::Used)]);
+    }
+    assert!(lab.pop(OUTSIDE).is_none() && lab.pop(PODS).is_none());
+    lab.counters(&[("rx", 22), ("consumed", 21), ("bad_source", 1), ("address_conflicts", 22)]);
+}
+
+/// Our own announcements may come back, also by another interface; what others say of their own addresses is no conflict. RFC 4861
+/// §7.1.2: an advertisement that is not valid says nothing.
+#[test]
+fn our_own_announcements_and_invalid_ones_are_no_conflict() {
+    let mut lab = lab();
+    for own in [OWN[OUTSIDE], OWN[PODS]] {
+        let option = [&[2, 1][..], &own].concat();
+        lab.send(OUTSIDE, advertisement(own, &v6("192.168.50.10"), 0x20, &option));
+    }
+    lab.send(OUTSIDE, advertisement(ASKER, &v6("192.168.50.100"), 0x20, &[]));
+    lab.send(OUTSIDE, solicitation("::", &v6("192.168.50.100")));
+    // Solicited, and yet to all nodes; an option of no length; a wrong sum.
+    lab.send(OUTSIDE, advertisement(ASKER, &v6("192.168.50.10"), 0x60, &[]));
+    lab.send(OUTSIDE, advertisement(ASKER, &v6("192.168.50.10"), 0x20, &[2, 0, 2, 0, 0, 0, 0, 9]));
+    let mut damaged = advertisement(ASKER, &v6("192.168.50.10"), 0x20, &[]);
+    damaged[57] ^= 1;
+    lab.send(OUTSIDE, damaged);
+    assert_eq!(lab.conflicts(), []);
+    lab.counters(&[("rx", 7), ("neighbour_discovery", 4), ("neighbour_solicitation", 3)]);
 }
 
 #[test]
@@ -117,22 +184,17 @@ fn the_advertisement_goes_to_the_mac_address_that_the_solicitation_names() {
 #[test]
 fn other_neighbour_discovery_is_the_kernels() {
     let mut lab = lab();
-    let advertisement = {
-        let mut frame = solicitation("fe80::64", &v6("192.168.50.10"));
-        frame[54] = 136;
-        frame
-    };
     for (what, frame) in [
         ("the host's own address", solicitation("fe80::64", &v6("192.168.50.2"))),
         ("a neighbour's", solicitation("fe80::64", &v6("192.168.50.101"))),
         ("an address a Service could have, but has not", solicitation("fe80::64", &v6("203.0.113.9"))),
         ("a link-local address", solicitation("fe80::64", "fe80::1")),
-        ("an advertisement", advertisement),
+        ("a neighbour's advertisement", advertisement(ASKER, &v6("192.168.50.101"), 0x20, &[])),
     ] {
         lab.send(OUTSIDE, frame);
         assert!(lab.pop(OUTSIDE).is_none(), "{what}");
     }
-    lab.counters(&[("rx", 5), ("neighbour_discovery", 4), ("group", 1)]);
+    lab.counters(&[("rx", 5), ("neighbour_discovery", 5)]);
 }
 
 #[test]
@@ -150,7 +212,9 @@ fn an_invalid_or_spoofed_solicitation_is_dropped() {
     for source in [v6("192.168.50.10"), "::1".to_owned(), "ff02::1".to_owned()] {
         lab.send(OUTSIDE, solicitation(&source, &target));
     }
-    lab.counters(&[("rx", 8), ("neighbour_solicitation", 5), ("bad_source", 3)]);
+    // The first of them uses an address of ours.
+    assert_eq!(lab.conflicts(), [(ip("192.168.50.10").into(), ASKER, OUTSIDE, Claim::Used)]);
+    lab.counters(&[("rx", 8), ("neighbour_solicitation", 5), ("bad_source", 3), ("address_conflicts", 1)]);
 }
 
 #[test]

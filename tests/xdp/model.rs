@@ -61,8 +61,10 @@ impl Model {
         match two(frame, 12)? {
             0x0806 if ours || group => {
                 let ethernet_and_ipv4 = frame.get(14..20)? == [0, 1, 8, 0, 6, 4];
-                let target = v4(frame, 38)?;
-                Some(ethernet_and_ipv4 && self.owned.contains(&target))
+                let (sender, target) = (v4(frame, 28)?, v4(frame, 38)?);
+                let is_reply = two(frame, 20)? == 2;
+                let is_used = self.owned.contains(&sender) && (is_reply || !self.host.contains(&target));
+                Some(ethernet_and_ipv4 && (self.owned.contains(&target) || is_used))
             }
             0x0800 if ours => self.ipv4(frame),
             0x86dd if ours || group => self.ipv6(frame, ours),
@@ -84,9 +86,13 @@ impl Model {
 
     fn ipv6(&self, frame: &[u8], ours: bool) -> Option<bool> {
         let to = v6(frame, 38)?;
-        let solicited = frame[20] == 58 && frame.get(54) == Some(&135);
-        let target = v6(frame, 62).filter(|_| solicited);
+        let kind = frame.get(54).filter(|_| frame[20] == 58).copied();
+        let target = v6(frame, 62).filter(|_| matches!(kind, Some(135 | 136)));
         let asked = target.is_some_and(|target| self.owned.contains(&target));
+        let asker = target.filter(|_| kind == Some(135) && self.owned.contains(&v6(frame, 22).expect("a source")));
+        if let (false, Some(target)) = (asked, asker) {
+            return Some(!self.host.contains(&target));
+        }
         if asked || (ours && self.owned.contains(&to)) {
             return Some(true);
         }
@@ -142,8 +148,8 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
     let port = prop_oneof![3 => Just(80u16), 3 => Just(53), 1 => any::<u16>()];
     let header = prop_oneof![5 => Just(0x45u8), 1 => Just(0x46), 1 => Just(0x4f), 1 => Just(0x44)];
     let offset = prop_oneof![4 => Just(0u16), 1 => Just(0x2000), 1 => Just(0x4000), 1 => Just(0x2064), 1 => Just(0x64)];
-    let parts = (mac, kind, protocol, port, header, offset, 0..4usize, 0..4usize, any::<bool>());
-    let made = parts.prop_map(|(mac, kind, protocol, port, header, offset, from, to, solicits)| {
+    let parts = (mac, kind, protocol, port, header, offset, 0..4usize, 0..4usize, any::<bool>(), any::<bool>());
+    let made = parts.prop_map(|(mac, kind, protocol, port, header, offset, from, to, solicits, replies)| {
         let (from, to) = (address(from, kind), address(to, kind));
         let mut frame = vec![0; 100];
         frame[..6].copy_from_slice(&mac);
@@ -152,7 +158,8 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
         let mut put = |at: usize, bytes: &[u8]| frame[at..at + bytes.len()].copy_from_slice(bytes);
         match kind {
             0x0806 => {
-                put(14, &[0, 1, 8, 0, 6, 4, 0, 1]);
+                put(14, &[0, 1, 8, 0, 6, 4, 0, if replies { 2 } else { 1 }]);
+                put(28, &from[..4]);
                 put(38, &to[..4]);
             }
             0x86dd => {
@@ -161,7 +168,7 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
                 put(38, &to);
                 put(54, &port.to_be_bytes());
                 if solicits && protocol == 58 {
-                    put(54, &[135, 0]);
+                    put(54, &[if replies { 136 } else { 135 }, 0]);
                     put(62, &to);
                     put(38, &[0xff, 2]);
                 }

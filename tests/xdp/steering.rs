@@ -15,6 +15,7 @@ tests! {
         ipv4_is_taken_by_owned_destination_or_served_source,
         ipv6_is_taken_by_the_same_rules,
         questions_for_owned_addresses_are_taken,
+        what_hosts_say_that_use_an_owned_address_is_taken,
         frames_to_others_groups_and_vlans_are_the_kernels,
         rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels,
         the_tables_hold_what_a_large_cluster_has;
@@ -91,18 +92,26 @@ fn tagged(to: [u8; 4]) -> Vec<u8> {
 }
 
 fn solicitation(target: [u8; 16], to: [u8; 16]) -> Vec<u8> {
+    discovery(135, client6(), target, to)
+}
+
+fn discovery(kind: u8, from: [u8; 16], target: [u8; 16], to: [u8; 16]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let kind = Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
+    let kind = Icmpv6Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [0; 4] };
     let payload = [&target[..], &[1, 1], &LEFT.0].concat();
-    ethernet().ipv6(client6(), to, 255).icmpv6(kind).write(&mut bytes, &payload).expect("a packet");
+    ethernet().ipv6(from, to, 255).icmpv6(kind).write(&mut bytes, &payload).expect("a packet");
     bytes
 }
 
 fn arp(operation: u8, target: [u8; 4]) -> Vec<u8> {
+    arp_from(operation, CLIENT, target)
+}
+
+fn arp_from(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut bytes = [RIGHT.0, LEFT.0].concat();
     bytes.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
     bytes.extend(LEFT.0);
-    bytes.extend(CLIENT);
+    bytes.extend(sender);
     bytes.extend([0; 6]);
     bytes.extend(target);
     bytes.resize(60, 0);
@@ -223,6 +232,31 @@ fn questions_for_owned_addresses_are_taken() {
         ("ND asking the group for another", addressed(solicitation(client6(), group6), GROUP), false),
         ("ND that is cut", addressed(cut(solicitation(owned6(), group6), 77), GROUP), false),
         ("other ICMPv6 to a group", addressed(echo, GROUP), false),
+    ];
+    check(&cable, &cases);
+}
+
+fn what_hosts_say_that_use_an_owned_address_is_taken() {
+    let (cable, _port) = site();
+    let all = v6("ff02::1");
+    let host = v6("2001:db8::9");
+    let group = |frame| addressed(frame, GROUP);
+    let cases = [
+        ("gratuitous ARP", addressed(arp_from(1, OWNED, OWNED), Mac::BROADCAST), true),
+        ("a gratuitous ARP reply", addressed(arp_from(2, OWNED, OWNED), Mac::BROADCAST), true),
+        ("its question for another host", addressed(arp_from(1, OWNED, CLIENT), Mac::BROADCAST), true),
+        ("its question for the host, which has to reply", addressed(arp_from(1, OWNED, HOST), Mac::BROADCAST), false),
+        ("its reply to the host", arp_from(2, OWNED, HOST), true),
+        ("a reply to the host by another", arp_from(2, CLIENT, HOST), false),
+        ("another's gratuitous ARP", addressed(arp_from(1, CLIENT, CLIENT), Mac::BROADCAST), false),
+        ("an advertisement to all", group(discovery(136, client6(), owned6(), all)), true),
+        ("an advertisement to the host", discovery(136, owned6(), owned6(), host), true),
+        ("an advertisement of another", group(discovery(136, client6(), client6(), all)), false),
+        ("an advertisement that is cut", group(cut(discovery(136, client6(), owned6(), all), 77)), false),
+        ("its solicitation of another", group(discovery(135, owned6(), client6(), all)), true),
+        ("its solicitation of the host", group(discovery(135, owned6(), host, all)), false),
+        ("its advertisement of another", group(discovery(136, owned6(), client6(), all)), false),
+        ("a probe", group(discovery(135, [0; 16], owned6(), all)), true),
     ];
     check(&cable, &cases);
 }

@@ -7,7 +7,6 @@ use pollgate_common::net::{NeighbourQuery, Net, NoNextHop, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 
-use crate::affinity::AffinityTotals;
 use crate::egress::mesh::Mesh;
 use crate::egress::pending::{IpPacket, Pending};
 use crate::egress::pool::BufferPool;
@@ -17,6 +16,7 @@ use crate::fragment::held::{End, Slot};
 use crate::packet::{Account, Action, Outcome};
 use crate::port::{BURST, Frame, Origin, Port, Returned};
 use crate::rewrite;
+use crate::state::Shared;
 
 /// Asks the kernel, through the control side, to resolve a neighbour. Must not wait.
 pub type AskNeighbour = Box<dyn Fn(NeighbourQuery) + Send>;
@@ -102,6 +102,10 @@ impl Egress {
                 self.queue(frame, port);
             }
             Action::Pend => self.pend(frame, net, now),
+            Action::Consume => {
+                self.counters().consumed.add(1);
+                self.release(frame);
+            }
             // Two workers with different generations of the tables can each name the other. So a frame is handed over only once.
             Action::HandOver(_) if matches!(frame.origin(), Origin::Worker(_)) => {
                 self.drop(frame, DropReason::HandedOverTwice);
@@ -258,9 +262,9 @@ impl Egress {
         }
     }
 
-    /// Copies the totals of the flow table and of the affinity table at the end of a poll.
-    pub(crate) fn report(&self, flows: FlowTotals, affinity: AffinityTotals, generation: u64) {
-        let counters = self.counters();
+    /// Copies the totals that others keep, at the end of a poll.
+    pub(crate) fn report(&self, flows: FlowTotals, shared: &Shared, generation: u64) {
+        let (counters, affinity) = (self.counters(), shared.affinity_totals);
         counters.flows_live.set(flows.live);
         counters.flows_half_open.set(flows.half_open);
         counters.flows_expired.set(flows.expired);
@@ -272,6 +276,7 @@ impl Egress {
         counters.affinity_remembered.set(affinity.remembered);
         counters.affinity_displaced.set(affinity.displaced);
         counters.affinity_refused.set(affinity.refused);
+        counters.address_conflicts.set(shared.conflicting_frames);
         counters.generation.set(generation);
     }
 

@@ -66,17 +66,26 @@ impl Arp {
         }
     }
 
-    /// Whether it is a request for an IPv4 address over Ethernet.
-    pub fn is_request(&self) -> bool {
-        self.hardware.get() == ETHERNET
+    /// What it does; `None` if it is not about IPv4 over Ethernet, or does something else.
+    pub fn operation(&self) -> Option<Operation> {
+        let is_ours = self.hardware.get() == ETHERNET
             && self.protocol.get() == super::ethernet::IPV4
-            && (self.hardware_len, self.protocol_len) == (6, 4)
-            && self.operation.get() == REQUEST
+            && (self.hardware_len, self.protocol_len) == (6, 4);
+        match self.operation.get() {
+            REQUEST if is_ours => Some(Operation::Request),
+            REPLY if is_ours => Some(Operation::Reply),
+            _ => None,
+        }
     }
 
     /// The requested address.
     pub fn target_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.target_ip)
+    }
+
+    /// The MAC address of the sender.
+    pub fn sender_mac(&self) -> Mac {
+        Mac(self.sender_mac)
     }
 
     /// The address of the sender.
@@ -106,7 +115,7 @@ mod tests {
             b"\0\x01\x08\0\x06\x04\0\x01\xaa\xaa\xaa\xaa\xaa\xaa\x0a\0\0\x01\0\0\0\0\0\0\x0a\x60\0\x32",
         );
         let arp = Arp::at_mut(&mut bytes, 0).expect("long enough");
-        assert!(arp.is_request());
+        assert_eq!(arp.operation(), Some(Operation::Request));
         assert_eq!(arp.target_ip(), Ipv4Addr::new(10, 96, 0, 50));
         arp.answer(Mac([2; 6]));
         assert_eq!(

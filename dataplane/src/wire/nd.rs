@@ -83,11 +83,24 @@ pub struct Solicitation {
     pub mac: Option<Mac>,
 }
 
-/// The target of the neighbour solicitation whose IPv6 header is at `at`; `None` if the packet is something else. Nothing
-/// else is verified.
-pub fn target(frame: &[u8], at: usize) -> Option<V6> {
+/// A solicitation or an advertisement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It asks for a MAC address.
+    Solicitation,
+    /// It gives one.
+    Advertisement,
+}
+
+/// What the packet whose IPv6 header is at `at` is, and its target; `None` if it is something else. Nothing else is verified.
+pub fn target(frame: &[u8], at: usize) -> Option<(Kind, V6)> {
     let (ip, message) = (Ipv6::at(frame, at)?, Message::at(frame, at + ipv6::LEN)?);
-    (ip.protocol() == Icmpv6::PROTOCOL && message.kind == SOLICITATION).then(|| V6(Ipv6Addr::from(message.target)))
+    let kind = match message.kind {
+        SOLICITATION => Kind::Solicitation,
+        ADVERTISEMENT => Kind::Advertisement,
+        _ => return None,
+    };
+    (ip.protocol() == Icmpv6::PROTOCOL).then(|| (kind, V6(Ipv6Addr::from(message.target))))
 }
 
 /// The multicast group in which the owner of `address` receives solicitations (RFC 4291 §2.7.1).
@@ -123,31 +136,45 @@ impl Solicitation {
     /// The solicitation whose IPv6 header is at `at`, if it is valid by RFC 4861 §7.1.1. `is_partial`: its sum is left to
     /// offload.
     pub fn check(frame: &[u8], at: usize, is_partial: bool) -> Option<Solicitation> {
-        let (ip, upper) = Ipv6::check(frame, at).ok()?;
-        let bytes = frame.get(at + upper.offset..at + ip.total_len())?;
-        let message = Message::at(bytes, 0)?;
-        let pseudo = checksum::pseudo(ip.src(), ip.dst(), Icmpv6::PROTOCOL, bytes.len());
-        let is_intact = is_partial || checksum::fold(pseudo + checksum::sum(bytes)) == 0xffff;
-        let is_solicitation = (upper.protocol, upper.offset) == (Icmpv6::PROTOCOL, ipv6::LEN)
-            && (message.kind, message.code) == (SOLICITATION, 0);
-        if !is_solicitation || ip.hop_limit() != HOP_LIMIT || !is_intact {
-            return None;
-        }
-        let mac = source_link_address(&bytes[size_of::<Message>()..])?;
+        let (ip, message, options) = intact(frame, at, is_partial, SOLICITATION)?;
+        let mac = link_address(options, SOURCE_LINK_ADDRESS)?;
         let (src, target) = (ip.src(), V6(Ipv6Addr::from(message.target)));
         let solicitation = Solicitation { src, target, mac };
         let may_probe = ip.dst().0 == solicited_node(target.0) && mac.is_none();
-        (!target.0.is_multicast() && (!solicitation.is_probe() || may_probe)).then_some(solicitation)
+        (!solicitation.is_probe() || may_probe).then_some(solicitation)
     }
 }
 
-/// The source link-layer address among the options; `Some(None)` if there is none, `None` if the options are malformed.
-fn source_link_address(mut options: &[u8]) -> Option<Option<Mac>> {
+/// The MAC address that the advertisement whose IPv6 header is at `at` gives for its target, or else that of its sender; `None` if
+/// it is not valid by RFC 4861 §7.1.2. `is_partial`: its sum is left to offload.
+pub fn advertised_mac(frame: &[u8], at: usize, is_partial: bool) -> Option<Mac> {
+    let (ip, message, options) = intact(frame, at, is_partial, ADVERTISEMENT)?;
+    let mac = link_address(options, TARGET_LINK_ADDRESS)?;
+    // What goes to all replies to nobody.
+    let may_be = !ip.dst().0.is_multicast() || message.flags & SOLICITED == 0;
+    may_be.then_some(mac.or_else(|| Some(Ethernet::at(frame, 0)?.src()))?)
+}
+
+/// The header, the message of this kind and its options, if it meets what both kinds must.
+fn intact(frame: &[u8], at: usize, is_partial: bool, kind: u8) -> Option<(&Ipv6, &Message, &[u8])> {
+    let (ip, upper) = Ipv6::check(frame, at).ok()?;
+    let bytes = frame.get(at + upper.offset..at + ip.total_len())?;
+    let message = Message::at(bytes, 0)?;
+    let pseudo = checksum::pseudo(ip.src(), ip.dst(), Icmpv6::PROTOCOL, bytes.len());
+    let has_sum = is_partial || checksum::fold(pseudo + checksum::sum(bytes)) == 0xffff;
+    let is_it =
+        (upper.protocol, upper.offset) == (Icmpv6::PROTOCOL, ipv6::LEN) && (message.kind, message.code) == (kind, 0);
+    let is_intact = is_it && has_sum && ip.hop_limit() == HOP_LIMIT && !Ipv6Addr::from(message.target).is_multicast();
+    is_intact.then(|| (ip, message, &bytes[size_of::<Message>()..]))
+}
+
+/// The link-layer address among the options; `Some(None)` if there is none, `None` if the options are malformed.
+fn link_address(mut options: &[u8], kind: u8) -> Option<Option<Mac>> {
     let mut found = None;
     while !options.is_empty() {
         let len = usize::from(*options.get(1)?) * 8;
         let option = options.get(..len).filter(|option| !option.is_empty())?;
-        if option[0] == SOURCE_LINK_ADDRESS && len == size_of::<LinkAddress>() {
+        if option[0] == kind && len == size_of::<LinkAddress>() {
             found = LinkAddress::at(option, 0).map(|option| Mac(option.mac));
         }
         options = &options[len..];
@@ -246,7 +273,7 @@ mod tests {
     fn a_valid_solicitation_is_read() {
         let group = V6(solicited_node(TARGET.0));
         let bytes = solicitation(HOST, group, &own_option());
-        assert_eq!(target(&bytes, 0), Some(TARGET));
+        assert_eq!(target(&bytes, 0), Some((Kind::Solicitation, TARGET)));
         let expected = Solicitation { src: HOST, target: TARGET, mac: Some(MAC) };
         assert_eq!(Solicitation::check(&bytes, 0, false), Some(expected));
         let to_us = solicitation(HOST, TARGET, &[]);
@@ -309,11 +336,46 @@ mod tests {
         );
     }
 
+    /// RFC 4861 §7.1.2.
+    #[test]
+    fn a_valid_advertisement_gives_a_mac_address() {
+        let frame = |discovery: Discovery, changes: &[(usize, u8)]| {
+            let mut bytes = [Ethernet::new(Mac([9; 6]), MAC, ethernet::IPV6).as_bytes(), discovery.as_bytes()].concat();
+            for &(at, value) in changes {
+                bytes[ethernet::LEN + at] = value;
+            }
+            if !changes.is_empty() {
+                bytes[ethernet::LEN + 42..ethernet::LEN + 44].fill(0);
+                let (ip, upper) = Ipv6::check(&bytes, ethernet::LEN).expect("a header");
+                let message = &bytes[ethernet::LEN + upper.offset..];
+                let sum = checksum::pseudo(ip.src(), ip.dst(), 58, message.len()) + checksum::sum(message);
+                bytes[ethernet::LEN + 42..ethernet::LEN + 44].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+            }
+            bytes
+        };
+        let mac = |bytes: &[u8]| advertised_mac(bytes, ethernet::LEN, false);
+        let to_all = Discovery::announcement(TARGET, MAC).0;
+        let solicited = Discovery::reply(&Solicitation { src: HOST, target: TARGET, mac: None }, MAC).0;
+        assert_eq!(target(&frame(to_all, &[]), ethernet::LEN), Some((Kind::Advertisement, TARGET)));
+        assert_eq!((mac(&frame(to_all, &[])), mac(&frame(solicited, &[]))), (Some(MAC), Some(MAC)));
+        assert_eq!(mac(&frame(to_all, &[(64, 14)])), Some(Mac([9; 6])), "without the option, the sender's");
+        assert_eq!(mac(&frame(to_all, &[(44, SOLICITED)])), None, "solicited, and to all");
+        assert_eq!(mac(&frame(to_all, &[(7, 254)])), None, "it was forwarded");
+        assert_eq!(mac(&frame(to_all, &[(41, 1)])), None, "code");
+        assert_eq!(mac(&frame(to_all, &[(48, 0xff)])), None, "a group");
+        assert_eq!(mac(&frame(to_all, &[(65, 0)])), None, "an option of no length");
+        let mut damaged = frame(to_all, &[]);
+        damaged[ethernet::LEN + 43] ^= 1;
+        assert_eq!(mac(&damaged), None, "checksum");
+        assert_eq!(advertised_mac(&damaged, ethernet::LEN, true), Some(MAC), "left to offload");
+    }
+
     proptest! {
         #[test]
         fn options_are_read_within_bounds(options in proptest::collection::vec(any::<u8>(), 0..64)) {
             let bytes = solicitation(HOST, V6(solicited_node(TARGET.0)), &options);
             let _ = Solicitation::check(&bytes, 0, false);
+            let _ = advertised_mac(&bytes, 0, true);
         }
     }
 }

@@ -12,7 +12,11 @@
 //! **On which links:** workers reply to ARP and neighbour solicitations for every owned address on every interface. An address is
 //! announced where one of the interface's own networks contains it. If none of them does, it is announced on all interfaces, since
 //! clients may have it on any link; but not ClusterIPs, which clients have a route to.
+//!
+//! The thread also looks, twice a second, at what the workers report of other hosts that use an owned address: it logs it, and
+//! announces such an address once more ([`guard`]).
 
+mod guard;
 mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,10 +24,11 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use ipnet::IpNet;
+use pollgate_common::conflicts::{Claim, Conflict, Conflicts};
 use pollgate_common::counters::Counters;
 use pollgate_common::net::{Mac, Net, PortId};
 use pollgate_common::tables::{OwnedKind, Tables};
@@ -31,7 +36,11 @@ use pollgate_dataplane::announce::frames;
 use pollgate_dataplane::port::send_only::SendOnly;
 use tracing::warn;
 
+use self::guard::Guard;
 use self::schedule::Schedule;
+
+/// How often the workers' reports are read.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// The thread. Dropping it ends the thread.
 #[derive(Debug)]
@@ -69,6 +78,7 @@ impl Announcer {
         owned: impl Iterator<Item = (IpAddr, bool)>,
         net: Arc<Net>,
         counters: Arc<Counters>,
+        conflicts: Arc<Conflicts>,
     ) -> io::Result<Announcer> {
         let output = Output { socket: SendOnly::open()?, counters, failing: BTreeSet::new() };
         let (mut state, now) = (State::new(), Instant::now());
@@ -76,7 +86,8 @@ impl Announcer {
         let come = owned.map(|(address, is_routed)| (address, if is_routed { Reach::Route } else { Reach::Link }));
         state.learn(News::Owned { gone: Vec::new(), come: come.collect() }, now);
         let (news, heard) = channel::unbounded();
-        let thread = Builder::new().name("announcer".to_owned()).spawn(move || run(&heard, state, output))?;
+        let thread =
+            Builder::new().name("announcer".to_owned()).spawn(move || run(&heard, &conflicts, state, output))?;
         Ok(Announcer { news, thread: Some(thread) })
     }
 
@@ -130,17 +141,15 @@ fn reach(kind: OwnedKind) -> Reach {
 }
 
 /// The thread's body.
-fn run(heard: &Receiver<News>, mut state: State, mut output: Output) {
+fn run(heard: &Receiver<News>, conflicts: &Conflicts, mut state: State, mut output: Output) {
     loop {
         let now = Instant::now();
+        std::iter::from_fn(|| conflicts.take()).for_each(|conflict| state.meet(conflict, now));
         while let Some(target) = state.schedule.pop(now) {
             output.announce(target, &state.net);
         }
-        let news = match state.schedule.next(now) {
-            Some(next) => heard.recv_deadline(next),
-            None => heard.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match news {
+        let look = now + BETWEEN_LOOKS;
+        match heard.recv_deadline(state.schedule.next(now).map_or(look, |next| next.min(look))) {
             Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(news) => state.learn(news, Instant::now()),
             Err(RecvTimeoutError::Timeout) => {}
@@ -154,6 +163,7 @@ struct State {
     net: Arc<Net>,
     links: BTreeMap<PortId, LinkState>,
     schedule: Schedule,
+    guard: Guard,
     has_begun: bool,
 }
 
@@ -176,6 +186,7 @@ impl State {
             net: Arc::default(),
             links: BTreeMap::new(),
             schedule: Schedule::new(),
+            guard: Guard::default(),
             has_begun: false,
         }
     }
@@ -226,6 +237,31 @@ impl State {
     fn add(&mut self, port: PortId, address: IpAddr, reach: Reach, now: Instant) {
         if self.has_begun && self.is_announced(port, address, reach) {
             self.schedule.add((port, address), now);
+        }
+    }
+
+    /// Another host uses an owned address, or wants to.
+    fn meet(&mut self, conflict: Conflict, now: Instant) {
+        let Conflict { address, mac, port, claim } = conflict;
+        if !self.owned.contains_key(&address) {
+            return;
+        }
+        if self.guard.may_log(address, now) {
+            let interface = self.net.port_link(port).map_or("an interface that is gone", |link| &link.name);
+            match claim {
+                Claim::Used => warn!(
+                    "{address}: the host with the MAC address {mac} on {interface} uses this address of the gateway too, and \
+                     gets part of its packets: remove the address there, or stop one of two gateways"
+                ),
+                Claim::Wanted => warn!(
+                    "{address}: the host with the MAC address {mac} on {interface} wants to use this address of the gateway, and \
+                     was told that it is in use: give that host another address"
+                ),
+            }
+        }
+        // Who only asked has had its reply.
+        if claim == Claim::Used && self.guard.may_defend(address, now) {
+            self.schedule.add_once((port, address), now);
         }
     }
 
@@ -430,6 +466,22 @@ mod tests {
         bench.network(|facts| facts.neighbours.push((1, ip("192.168.0.7"), Mac([7; 6]))));
         bench.network(|facts| facts.links[2].mac = Mac([3; 6]));
         assert_eq!(bench.announced(), expected(&[]), "nothing that concerns announcements");
+    }
+
+    #[test]
+    fn an_address_that_another_host_uses_is_announced_once_more_where_that_host_is() {
+        let mut bench = Bench::new();
+        bench.owned(&[], &[("192.168.0.10", Reach::Link), ("192.168.0.11", Reach::Link)]);
+        bench.begin();
+        bench.announced();
+        let conflict =
+            |address: &str, claim| Conflict { address: ip(address), mac: Mac([9; 6]), port: PortId(1), claim };
+        bench.state.meet(conflict("192.168.0.10", Claim::Used), bench.now);
+        bench.state.meet(conflict("192.168.0.10", Claim::Used), bench.now);
+        bench.state.meet(conflict("192.168.0.11", Claim::Wanted), bench.now);
+        bench.state.meet(conflict("192.168.0.12", Claim::Used), bench.now);
+        assert_eq!(bench.state.schedule.pop(bench.now), Some((PortId(1), ip("192.168.0.10"))));
+        assert_eq!((bench.state.schedule.pop(bench.now), bench.state.schedule.next(bench.now)), (None, None));
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Schedule {
         self.put(0, now, target);
     }
 
+    /// Announces `target` once, now, unless it waits already.
+    pub(super) fn add_once(&mut self, target: Target, now: Instant) {
+        if !self.waiting.contains_key(&target) {
+            self.put(ROUNDS - 1, now, target);
+        }
+    }
+
     /// Announces it no more.
     pub(super) fn cancel(&mut self, target: Target) {
         if let Some((round, due)) = self.waiting.remove(&target) {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use pollgate::config::{Config, Purpose};
+use pollgate_common::conflicts::{Claim, Conflicts};
 use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
 use pollgate_common::pair;
@@ -82,6 +83,7 @@ pub(crate) struct Lab {
     cluster: Cluster,
     counters: Arc<Counters>,
     asked: Arc<SegQueue<NeighbourQuery>>,
+    conflicts: Arc<Conflicts>,
     /// As the test writes it.
     facts: Facts,
     net_generation: u64,
@@ -120,7 +122,7 @@ impl Lab {
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
         let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
         let affinity = Arc::new(Affinity::new(config.flows.affinity, [9, 10, 11, 12]).expect("memory"));
-        let asked = Arc::new(SegQueue::new());
+        let (asked, conflicts) = (Arc::new(SegQueue::new()), Arc::new(Conflicts::default()));
         let (mut workers, mut wires) = (Vec::new(), Vec::new());
         for worker in 0..setup.workers {
             let (ports, ends) = ports(&setup.wrap, if setup.pair { 3 } else { 2 });
@@ -134,6 +136,7 @@ impl Lab {
                 settings: Arc::clone(&settings),
                 counters: Arc::clone(&counters),
                 affinity: Arc::clone(&affinity),
+                conflicts: Arc::clone(&conflicts),
                 mailbox: Arc::default(),
                 ask: Box::new(move |query| asked.push(query)),
                 seeds: [5, 6, 7, 8 + u64::from(worker)],
@@ -149,6 +152,7 @@ impl Lab {
             cluster,
             counters,
             asked,
+            conflicts,
             facts,
             net_generation: 1,
             now: START,
@@ -205,6 +209,13 @@ impl Lab {
     /// What the workers asked the kernel for since the last call.
     pub(crate) fn asked(&self) -> Vec<IpAddr> {
         std::iter::from_fn(|| self.asked.pop()).map(|query| written(query.address).into()).collect()
+    }
+
+    /// The use of owned addresses by other hosts that the workers reported since the last call: address, MAC address, port, and
+    /// how far it has come.
+    pub(crate) fn conflicts(&self) -> Vec<(IpAddr, MacBytes, usize, Claim)> {
+        let reports = std::iter::from_fn(|| self.conflicts.take());
+        reports.map(|it| (written(it.address).into(), it.mac.0, usize::from(it.port.0), it.claim)).collect()
     }
 
     // Packets.

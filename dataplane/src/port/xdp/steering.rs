@@ -3,7 +3,7 @@
 //! ```text
 //!                   ┌ to our MAC ─┬ IPv4 ─┬ destination owned ───────────────────────────────▶ worker
 //!  frame ─▶ MAC? ───┤             ├ IPv6 ─┴ source is a served endpoint, destination not the host's ▶ worker
-//!                   └ to a group ─┴ ARP, neighbour solicitation: target owned ───────────────▶ worker
+//!                   └ to a group ─┴ ARP, neighbour discovery: target or sender owned ────────▶ worker
 //!                       everything else, VLAN-tagged frames too ─────────────────────────────▶ kernel
 //! ```
 //!
@@ -21,8 +21,9 @@
 //!   pollgate's; leaving replies in fragments to the kernel would lose every one of them;
 //! * but no frames from an endpoint to the host's own addresses: health checks and ssh stay with the kernel.
 //!
-//! For ARP only the target address counts, with any operation: a reply or an announcement for an owned address means that
-//! another host uses it.
+//! For ARP and neighbour discovery the target counts, whatever the message does: who announces an owned address uses it. The sender
+//! counts too, since a host that asks or replies with an owned address uses it. But what such a host asks of the host's own
+//! addresses stays with the kernel, or it could not reach them.
 //!
 //! Keys are 16 bytes, with IPv4 addresses mapped (RFC 4291 §2.5.5.2), so one table serves both families. An IPv6 packet *to*
 //! a mapped address would match the IPv4 address. Such packets do not occur on a wire, and a worker drops them.
@@ -69,11 +70,14 @@ const V6_END: i32 = 54;
 const ND_TARGET: i16 = V6_L4 + 8;
 const ND_END: i32 = 78;
 const ARP_SIZES: i16 = 18;
+const ARP_OPERATION: i16 = 20;
+const ARP_SENDER: i16 = 28;
 const ARP_TARGET: i16 = 38;
 const ARP_END: i32 = 42;
 
-// Offsets of keys on the stack.
+// Offsets of keys on the stack. The sender's takes the place of the endpoint's.
 const ADDRESS: i16 = -16;
+const SENDER: i16 = ENDPOINT;
 const ENDPOINT: i16 = -40;
 const ENDPOINT_PORT: i16 = ENDPOINT + 16;
 const ENDPOINT_PROTOCOL: i16 = ENDPOINT + 18;
@@ -83,6 +87,8 @@ const V6_FRAGMENT: i32 = 44;
 /// More fragments, or an offset.
 const FRAGMENT: u16 = 0x3fff;
 const NEIGHBOUR_SOLICITATION: i32 = 135;
+const NEIGHBOUR_ADVERTISEMENT: i32 = 136;
+const ARP_REPLY: u16 = 2;
 
 /// The tables that the program reads.
 #[derive(Clone, Copy)]
@@ -149,9 +155,14 @@ impl Steering<'_> {
         code.jump_if(R2, NotEqual, wire16(0x0604), "pass");
         self.copy_v4(ADDRESS, ARP_TARGET);
         self.look_up(self.tables.owned, ADDRESS);
+        self.code.jump_if(R0, NotEqual, 0, "redirect");
+        self.copy_v4(SENDER, ARP_SENDER);
+        self.look_up(self.tables.owned, SENDER);
         let code = &mut self.code;
-        code.jump_if(R0, NotEqual, 0, "redirect");
-        code.jump("pass");
+        code.jump_if(R0, Equal, 0, "pass");
+        code.load(Half, R2, R7, ARP_OPERATION);
+        code.jump_if(R2, Equal, wire16(ARP_REPLY), "redirect");
+        code.jump("not to the host?");
     }
 
     fn ipv4(&mut self) {
@@ -193,11 +204,19 @@ impl Steering<'_> {
         self.needs(ND_END, "IPv6 to our MAC");
         let code = &mut self.code;
         code.load(Byte, R2, R7, V6_L4);
-        code.jump_if(R2, NotEqual, NEIGHBOUR_SOLICITATION, "IPv6 to our MAC");
+        code.jump_if(R2, Equal, NEIGHBOUR_SOLICITATION, "discovery");
+        code.jump_if(R2, NotEqual, NEIGHBOUR_ADVERTISEMENT, "IPv6 to our MAC");
+        code.label("discovery");
         self.copy_v6(ADDRESS, ND_TARGET);
         self.look_up(self.tables.owned, ADDRESS);
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "redirect");
+        code.load(Byte, R2, R7, V6_L4);
+        code.jump_if(R2, NotEqual, NEIGHBOUR_SOLICITATION, "IPv6 to our MAC");
+        self.copy_v6(SENDER, V6_SOURCE);
+        self.look_up(self.tables.owned, SENDER);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "not to the host?");
         code.label("IPv6 to our MAC");
         code.jump_if(R9, Equal, 0, "pass");
         self.copy_v6(ADDRESS, V6_DESTINATION);
@@ -222,6 +241,7 @@ impl Steering<'_> {
         self.code.label("from an endpoint?");
         self.look_up(self.tables.served, ENDPOINT);
         self.code.jump_if(R0, Equal, 0, "pass");
+        self.code.label("not to the host?");
         self.look_up(self.tables.host, ADDRESS);
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "pass");
