@@ -48,6 +48,10 @@ impl fmt::Display for Shown<'_> {
         services(f, &stats.services)?;
         workers(f, &stats.workers)?;
         writeln!(f, "\nTables: generation {}", stats.generation)?;
+        if stats.log_lines_lost > 0 {
+            let lost = stats.log_lines_lost;
+            writeln!(f, "Log: {lost} lines lost: what reads the gateway's stderr is too slow, full or gone")?;
+        }
         stats.manifests.as_ref().map_or(Ok(()), |followed| manifests(f, followed))
     }
 }

@@ -26,8 +26,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
-    Metrics, Nat, PodRecords, Purpose, Route, Workers,
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, Log, LogFormat,
+    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, Workers,
 };
 pub use reader::Fault;
 
@@ -241,7 +241,7 @@ addresses: 192.168.0.10
             (
                 "colour: red",
                 "colour: unknown key; known here: node, zone, host, interfaces, addresses, cluster, dns, nat, \
-                 workers, flows, maglev, api, metrics",
+                 workers, flows, maglev, api, metrics, log",
             ),
             (
                 "nat: {masquerade: never, masqueradeAll: true}",

@@ -54,6 +54,24 @@ pub struct Config {
     pub api: Api,
     /// Metrics for Prometheus.
     pub metrics: Metrics,
+    /// The log.
+    pub log: Log,
+}
+
+/// The log, on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// How each line is written.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object per line.
+    Json,
 }
 
 /// What pollgate may change on the host.

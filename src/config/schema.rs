@@ -11,8 +11,8 @@ use pollgate_common::pair;
 use pollgate_common::settings::Masquerade;
 
 use super::model::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, MAGLEV_TABLE_SIZES, Maglev,
-    Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, Log, LogFormat,
+    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
@@ -66,8 +66,9 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
     let maglev = maglev(root.field("maglev").section());
     let api = api(root.field("api").section());
     let metrics = metrics(root.field("metrics").section());
+    let log = log(root.field("log").section());
     root.finish();
-    Config { node, zone, host, interfaces, addresses, cluster, dns, nat, workers, flows, maglev, api, metrics }
+    Config { node, zone, host, interfaces, addresses, cluster, dns, nat, workers, flows, maglev, api, metrics, log }
 }
 
 fn host(mut section: Section<'_>) -> Host {
@@ -313,6 +314,12 @@ fn api(mut section: Section<'_>) -> Api {
         state: state.unwrap_or_else(|| PathBuf::from("/var/lib/pollgate/state.db")),
         listen,
     }
+}
+
+fn log(mut section: Section<'_>) -> Log {
+    let format = section.field("format").choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    section.finish();
+    Log { format: format.unwrap_or(LogFormat::Text) }
 }
 
 fn metrics(mut section: Section<'_>) -> Metrics {

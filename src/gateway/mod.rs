@@ -16,11 +16,11 @@
 
 mod claim;
 mod error;
+mod log;
 mod network;
 mod restore;
 mod workers;
 
-use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,10 +42,7 @@ use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
 use pollgate_dataplane::idle::Mode;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tracing::{Level, info, warn};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::host;
@@ -73,7 +70,8 @@ pub struct Start {
 
 /// Runs in the foreground until SIGTERM or SIGINT, then drains and stops.
 pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
-    start_log();
+    // Dropped last, when everything has been logged.
+    let _log = log::start(config.log.format);
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
     let gateway = Gateway::start_with(&config, &start, stop)?;
@@ -85,15 +83,6 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
     let totals = gateway.stop();
     info!("stopped: {totals}");
     Ok(())
-}
-
-/// Logs level info and above to stderr; `RUST_LOG` changes this.
-fn start_log() {
-    let targets = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
-    let targets = targets.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
-    // An earlier subscriber (of a test) stays.
-    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
 }
 
 /// A running gateway; it must be stopped.
@@ -250,7 +239,7 @@ fn stats(config: &Config, counters: &Arc<Counters>, tables: &Source, follower: O
     let manifests = follower.map(Follower::status);
     Arc::new(move || {
         let manifests = manifests.as_ref().map(files::Status::to_stats);
-        Stats { manifests, ..Stats::collect(&counters, &tables, max_flows) }
+        Stats { manifests, log_lines_lost: log::lost(), ..Stats::collect(&counters, &tables, max_flows) }
     })
 }
 

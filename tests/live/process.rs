@@ -1,6 +1,6 @@
 //! The binary as its users run it: a process that gets ready, is asked, is told to stop, or is killed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -28,6 +28,7 @@ tests! {
         what_was_acknowledged_is_served_after_a_kill_before_anybody_speaks,
         a_host_that_is_not_ready_is_refused_with_what_to_do,
         missing_privileges_are_named,
+        whatever_happens_to_its_log_it_serves_and_stops,
         a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says,
         a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on,
         commands_ask_the_running_gateway;
@@ -137,18 +138,22 @@ impl Place {
 }
 
 /// Starts a gateway that logs into `directory`, and waits until it says to systemd's socket that it is ready.
-pub(crate) fn start_in(directory: &Path, mut command: Command) -> Process {
+pub(crate) fn start_in(directory: &Path, command: Command) -> Process {
+    let log = File::create(directory.join("log")).expect("a log");
+    start_logging_to(log.into(), directory, command)
+}
+
+fn start_logging_to(log: Stdio, directory: &Path, mut command: Command) -> Process {
     let notify = directory.join("notify");
     // The last one's, if there was one.
     drop(fs::remove_file(&notify));
     let ready = UnixDatagram::bind(&notify).expect("the socket systemd would have");
     ready.set_read_timeout(Some(PATIENCE)).expect("set");
-    let log = File::create(directory.join("log")).expect("a log");
     command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log);
     let process = Process { child: command.spawn().expect("started") };
     let mut told = [0; 256];
     let length = ready.recv(&mut told).unwrap_or_else(|error| {
-        panic!("not ready: {error}; {}", fs::read_to_string(directory.join("log")).expect("the log"))
+        panic!("not ready: {error}; {}", fs::read_to_string(directory.join("log")).unwrap_or_default())
     });
     assert!(String::from_utf8_lossy(&told[..length]).lines().any(|line| line == "READY=1"));
     process
@@ -283,6 +288,59 @@ fn missing_privileges_are_named() {
     let told = place.refused(command);
     assert!(told.contains("CAP_NET_RAW is missing") && told.contains("CAP_NET_ADMIN is missing"), "{told}");
     assert!(told.contains("run as root, or `setcap"), "{told}");
+}
+
+fn whatever_happens_to_its_log_it_serves_and_stops() {
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let full = || OpenOptions::new().write(true).open("/dev/full").expect("the device");
+    let (reader, hangs) = io::pipe().expect("a pipe");
+    let (leaves, broken) = io::pipe().expect("a pipe");
+    let logs: [(&str, Stdio); 3] = [("full", full().into()), ("hangs", hangs.into()), ("broken", broken.into())];
+    let mut leaves = Some(leaves);
+    for (name, log) in logs {
+        let process = start_logging_to(log, place.path(), place.run_command("gateway.yaml"));
+        if name == "broken" {
+            leaves.take();
+        }
+        place.apply_guide();
+        answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+        until("lines are lost, and counted", || {
+            many_lines(&place);
+            let stats: Value = serde_json::from_str(&place.done(&["stats", "-o", "json"])).expect("JSON");
+            stats["log_lines_lost"].as_u64().is_some_and(|lost| lost > 0)
+        });
+        assert!(place.done(&["stats"]).contains(" lines lost: "), "{name}");
+        process.signal(libc::SIGTERM);
+        assert_eq!(process.wait().code(), Some(0), "{name}");
+    }
+    drop(reader);
+    let json = place.write("json.yaml", &(configuration(place.path(), "") + "log: { format: json }\n"));
+    let process = start_in(place.path(), place.run_command(&json));
+    process.signal(libc::SIGTERM);
+    assert!(process.wait().success());
+    let lines: Vec<Value> = place.log().lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let ready =
+        |line: &Value| line["level"] == "INFO" && line["message"].as_str().is_some_and(|m| m.starts_with("ready: "));
+    assert!(lines.iter().any(ready), "{lines:?}");
+    let last = lines.last().and_then(|line| line["message"].as_str());
+    assert!(last.is_some_and(|message| message.starts_with("stopped: ")), "the last lines are written: {lines:?}");
+}
+
+/// Has the gateway log a line for each of 200 Services: the address they ask for is its kernel's.
+fn many_lines(place: &Place) {
+    let services = |spec: &str| -> String {
+        let one = |n: u32| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}}}\nspec: {{{spec}ports: [{{port: {n}}}]}}\n---\n"
+            )
+        };
+        (1..=200).map(one).collect()
+    };
+    for spec in ["externalIPs: [192.168.50.1], ", ""] {
+        let output = place.cli(&["apply", "-f", &place.write("many.yaml", &services(spec))]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {

@@ -36,6 +36,8 @@ pub struct Stats {
     /// The manifests that are followed, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifests: Option<ManifestState>,
+    /// Lines of the log that could not be written.
+    pub log_lines_lost: u64,
 }
 
 /// The counters of one worker, or of all together.
@@ -123,6 +125,7 @@ impl Stats {
             workers: counters.workers().map(one).collect(),
             generation: tables.generation(),
             manifests: None,
+            log_lines_lost: 0,
         }
     }
 }
@@ -224,6 +227,7 @@ mod tests {
             workers: vec![values],
             generation: 6,
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
+            log_lines_lost: 8,
         };
         let value = serde_json::to_value(&stats).unwrap();
         assert_eq!(serde_json::from_value::<Stats>(value).unwrap(), stats);

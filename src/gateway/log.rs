@@ -1,0 +1,166 @@
+//! The log: lines to stderr, by a thread of their own.
+//!
+//! ```text
+//! any thread ──▶ line ──▶ queue (bounded) ──▶ thread "log" ──▶ stderr
+//!                           └ full: lost, counted   └ error: lost, counted
+//! ```
+//!
+//! What reads stderr may be slow, hang, run out of space or go away: no other thread waits for it, and nothing ends because
+//! of it. When lines can be written again, the first one says how many were lost. `tracing-appender` does nearly this, but neither
+//! counts lines that cannot be written nor survives a full queue with stdout closed (its end prints).
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::config::LogFormat;
+
+/// Lines that wait to be written.
+const CAPACITY: usize = 1024;
+
+/// How long the end of the process waits for the last lines.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Lines lost so far. There is one log per process.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// What the thread is given.
+enum Item {
+    Line(Vec<u8>),
+    /// Everything before has been written when this is dropped.
+    Flush {
+        _done: Sender<()>,
+    },
+}
+
+/// The running log.
+pub(super) struct Log {
+    queue: Sender<Item>,
+}
+
+/// Logs level info and above; `RUST_LOG` changes this.
+pub(super) fn start(format: LogFormat) -> Log {
+    let (queue, items) = bounded(CAPACITY);
+    // If there is no thread, the queue has no receiver, and every line is lost and counted.
+    let _ = thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&items, &mut io::stderr()));
+    let log = Log { queue };
+    let targets = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let targets = targets.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let lines = fmt::layer().with_writer(Lines(log.queue.clone())).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // An earlier subscriber (of a test) stays.
+    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+    log
+}
+
+/// Lines that were lost since the process started.
+pub(super) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+impl Drop for Log {
+    /// Waits for the last lines, but not for ever.
+    fn drop(&mut self) {
+        let (done, written) = bounded(0);
+        if self.queue.send_timeout(Item::Flush { _done: done }, PATIENCE).is_ok() {
+            let _ = written.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+fn write_all(items: &Receiver<Item>, out: &mut dyn Write) {
+    let mut told = 0;
+    for item in items {
+        let Item::Line(line) = item else { continue };
+        let lost = lost();
+        let report = if lost > told { format!("{} lines of this log were lost\n", lost - told) } else { String::new() };
+        match out.write_all(report.as_bytes()).and_then(|()| out.write_all(&line)) {
+            Ok(()) => told = lost,
+            Err(_) => count_lost(),
+        }
+    }
+}
+
+fn count_lost() {
+    LOST.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Makes one writer per line.
+struct Lines(Sender<Item>);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(&self.0)
+    }
+}
+
+/// Puts a line into the queue. `tracing_subscriber` writes each in one piece.
+struct LineWriter<'a>(&'a Sender<Item>);
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Item::Line(line.to_vec())).is_err() {
+            count_lost();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `room` lines' worth of writes, and fails the others.
+    struct Full {
+        written: String,
+        fails: u32,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.fails > 0 {
+                self.fails -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.written += std::str::from_utf8(bytes).expect("text");
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_reported_later() {
+        let (queue, items) = bounded(4);
+        let before = lost();
+        for line in ["a\n", "b\n", "c\n", "d\n", "e\n"] {
+            LineWriter(&queue).write_all(line.as_bytes()).expect("never an error");
+        }
+        assert_eq!(lost() - before, 1, "the queue takes four");
+        drop(queue);
+        let mut out = Full { written: String::new(), fails: 2 };
+        write_all(&items, &mut out);
+        assert_eq!(lost() - before, 3);
+        assert!(out.written.ends_with(" lines of this log were lost\nc\nd\n"), "{:?}", out.written);
+    }
+}
