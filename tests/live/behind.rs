@@ -1,4 +1,4 @@
-//! An endpoint behind a router: what the router reports reaches the client.
+//! An endpoint behind a router: what the router reports reaches the client, and traceroute shows the way.
 //!
 //! ```text
 //!   frontend-app 10.244.1.5 ── node-1 ── gateway ── node-2 ── router 10.244.2.9 ── far 10.244.3.9
@@ -15,10 +15,11 @@ use std::time::Duration;
 use pollgate::lab::topology::{Network, Segment, guide, v6_beside};
 use pollgate::lab::traffic::{Server, ask_tcp, ask_udp};
 use pollgate::lab::{Namespace, Veth};
+use pollgate_common::reasons::DropReason as Reason;
 
 use crate::live::support::{PATIENCE, Site, ip};
 use crate::shared::harness::tests;
-use crate::shared::needs::Need::{Bpf, IoUring, Lab};
+use crate::shared::needs::Need::{Bpf, IoUring, Lab, Program};
 use crate::shared::until;
 
 tests! {
@@ -28,6 +29,8 @@ tests! {
         errors_of_routers_reach_the_client_over_io_uring;
     [Lab, Bpf] =>
         errors_of_routers_reach_the_client_over_af_xdp;
+    [Lab, Program("traceroute")] =>
+        traceroute_shows_the_gateway_and_the_hops_behind_it;
 }
 
 /// The Service's addresses.
@@ -192,4 +195,31 @@ fn errors_of_routers_reach_the_client_over_io_uring() {
 
 fn errors_of_routers_reach_the_client_over_af_xdp() {
     errors("xdp");
+}
+
+/// The hops that traceroute prints: the address, or `*` for one that did not reply.
+fn hops(client: &Namespace, arguments: &[&str]) -> Vec<String> {
+    let mut command = client.command("traceroute");
+    let output = command.args(["-n", "-q", "1", "-w", "5", "-m", "6"]).args(arguments).output().expect("started");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "traceroute {arguments:?}: {}\n{out}\n{err}", output.status);
+    out.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap_or_default().to_owned()).collect()
+}
+
+/// A hop that is too far away replies: the gateway from its own address, the router from its own; the endpoint as the Service.
+fn traceroute_shows_the_gateway_and_the_hops_behind_it() {
+    let behind = Behind::new("packet");
+    let client = behind.client();
+    for at in [0, 1] {
+        let way = [GATEWAY[at], ROUTER[at], SERVICE[at]];
+        let family = ["-4", "-6"][at];
+        // UDP to a port without a server, which is refused; TCP to one with a server, which needs a raw socket.
+        let udp = hops(client, &[family, "-U", "-p", "7001", SERVICE[at]]);
+        assert_eq!(udp, way, "UDP");
+        let tcp = hops(client, &[family, "-T", "-p", "8080", SERVICE[at]]);
+        assert_eq!(tcp, way, "TCP");
+        // An echo request is answered by the gateway, which has the address.
+        assert_eq!(hops(client, &[family, "-I", SERVICE[at]]), [SERVICE[at]], "ICMP");
+    }
+    behind.site.at_rest(&[Reason::TtlExpired]);
 }
