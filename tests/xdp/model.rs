@@ -45,6 +45,7 @@ impl Model {
         served
             .iter()
             .for_each(|&(address, port, protocol)| cable.rules.serve(address, port, protocol).expect("served"));
+        served.iter().for_each(|&(address, ..)| cable.rules.take_fragments(address).expect("taken"));
         addresses[4..6].iter().for_each(|&address| cable.rules.add_host_address(address).expect("added"));
         Model {
             owned: addresses[..2].iter().copied().collect(),

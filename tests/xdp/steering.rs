@@ -51,6 +51,8 @@ fn site() -> (Cable, impl Sized) {
     cable.rules.own(owned6().into()).expect("owned");
     cable.rules.serve(POD.into(), 8080, Protocol::Tcp).expect("served");
     cable.rules.serve(pod6().into(), 53, Protocol::Udp).expect("served");
+    cable.rules.take_fragments(POD.into()).expect("taken");
+    cable.rules.take_fragments(pod6().into()).expect("taken");
     cable.rules.add_host_address(HOST.into()).expect("added");
     cable.rules.add_host_address(v6("2001:db8::9").into()).expect("added");
     (cable, port)
@@ -419,13 +421,13 @@ fn rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels() {
         &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)],
     );
     let piece = fragment(reply.clone(), 100, false);
-    rules.serve(POD.into(), 8081, Protocol::Tcp).expect("served");
     rules.unserve(POD.into(), 8080, Protocol::Tcp).expect("unserved");
     rules.own(OWNED.into()).expect("owned again");
     let cases =
-        [("owned again", to_us.clone(), true), ("unserved", reply, false), ("another port", piece.clone(), true)];
+        [("owned again", to_us.clone(), true), ("unserved", reply, false), ("its fragments", piece.clone(), true)];
     check(&cable, &cases);
-    rules.unserve(POD.into(), 8081, Protocol::Tcp).expect("unserved");
+    rules.leave_fragments(POD.into()).expect("left");
+    rules.leave_fragments(POD.into()).expect("twice is fine");
     check(&cable, &[("an address without endpoints", piece, false)]);
     drop(port);
     check(&cable, &[("no socket", to_us, false)]);
