@@ -4,3 +4,4 @@ mod commands;
 mod docs;
 mod packets;
 mod replay;
+mod trace;

@@ -1,4 +1,4 @@
-//! Looking at a worker's flows from another thread.
+//! Looking at a worker's flows, and asking what it would do with a packet, from another thread.
 //!
 //! ```text
 //!  asker ── request with an empty buffer ──▶ Mailbox ──▶ worker: a few entries per poll, copied into the buffer
@@ -21,6 +21,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::flow::Protocol;
 use crate::tables::ServiceId;
+use crate::trace::{PacketTrace, TracedPacket};
 
 /// A copy of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +75,50 @@ impl FlowFilter {
     }
 }
 
+/// A request, and its answer.
+#[derive(Debug)]
+pub enum Request {
+    /// For flows.
+    Flows(FlowRequest),
+    /// For what would become of a packet.
+    Trace(Box<TraceRequest>),
+}
+
+/// A request for what would become of a packet, and its answer.
+#[derive(Debug)]
+pub struct TraceRequest {
+    packet: TracedPacket,
+    trace: Option<PacketTrace>,
+}
+
+impl TraceRequest {
+    /// For this packet.
+    pub fn new(packet: TracedPacket) -> TraceRequest {
+        TraceRequest { packet, trace: None }
+    }
+
+    /// The packet.
+    pub fn packet(&self) -> &TracedPacket {
+        &self.packet
+    }
+
+    /// Notes the answer.
+    pub fn fill(&mut self, trace: PacketTrace) {
+        self.trace = Some(trace);
+    }
+
+    /// The answer, if it is there.
+    pub fn trace(&self) -> Option<&PacketTrace> {
+        self.trace.as_ref()
+    }
+}
+
 /// A request for flows, and its answer.
 #[derive(Debug)]
 pub struct FlowRequest {
     filter: FlowFilter,
     flows: Vec<FlowRecord>,
     limit: usize,
-    number: u64,
     /// Where in the table it goes on.
     next: u32,
     is_end: bool,
@@ -89,7 +127,7 @@ pub struct FlowRequest {
 impl FlowRequest {
     /// For `limit` flows at most, at `from` in the table and behind.
     pub fn new(filter: FlowFilter, from: u32, limit: usize) -> FlowRequest {
-        FlowRequest { filter, flows: Vec::with_capacity(limit), limit, number: 0, next: from, is_end: false }
+        FlowRequest { filter, flows: Vec::with_capacity(limit), limit, next: from, is_end: false }
     }
 
     /// Adds the flow if it is asked for. Only while the request is not full.
@@ -125,14 +163,29 @@ impl FlowRequest {
     }
 }
 
-/// Where a request for one worker's flows is left, and its answer.
+/// A request with its number.
+#[derive(Debug)]
+pub struct Letter {
+    number: u64,
+    /// The request.
+    pub request: Request,
+}
+
+impl Letter {
+    /// With a request that has no number yet.
+    pub fn new(request: Request) -> Box<Letter> {
+        Box::new(Letter { number: 0, request })
+    }
+}
+
+/// Where a request to one worker is left, and its answer.
 #[derive(Debug)]
 pub struct Mailbox {
     is_asked: AtomicBool,
     is_hurried: AtomicBool,
     asked: AtomicU64,
-    request: ArrayQueue<Box<FlowRequest>>,
-    answer: ArrayQueue<Box<FlowRequest>>,
+    request: ArrayQueue<Box<Letter>>,
+    answer: ArrayQueue<Box<Letter>>,
 }
 
 impl Default for Mailbox {
@@ -150,7 +203,7 @@ impl Default for Mailbox {
 impl Mailbox {
     /// The asker's side: leaves a request. Returns its number, or the request if there is another one that the worker has
     /// not seen.
-    pub fn ask(&self, mut request: Box<FlowRequest>) -> Result<u64, Box<FlowRequest>> {
+    pub fn ask(&self, mut request: Box<Letter>) -> Result<u64, Box<Letter>> {
         let number = self.asked.fetch_add(1, Relaxed);
         request.number = number;
         self.is_hurried.store(false, Relaxed);
@@ -165,13 +218,13 @@ impl Mailbox {
     }
 
     /// The asker's side: the answer to the request with this number, if it is there. Answers to others are dropped.
-    pub fn answer(&self, number: u64) -> Option<Box<FlowRequest>> {
+    pub fn answer(&self, number: u64) -> Option<Box<Letter>> {
         self.answer.pop().filter(|answer| answer.number == number)
     }
 
     /// The worker's side, once per poll: the request, if there is one.
     #[inline]
-    pub fn take(&self) -> Option<Box<FlowRequest>> {
+    pub fn take(&self) -> Option<Box<Letter>> {
         if !self.is_asked.load(Relaxed) {
             return None;
         }
@@ -180,7 +233,7 @@ impl Mailbox {
 
     /// The flag may be seen before the request: then it stays set for the next poll.
     #[cold]
-    fn take_asked(&self) -> Option<Box<FlowRequest>> {
+    fn take_asked(&self) -> Option<Box<Letter>> {
         let request = self.request.pop()?;
         self.is_asked.store(false, Relaxed);
         Some(request)
@@ -192,7 +245,7 @@ impl Mailbox {
     }
 
     /// The worker's side: answers. Returns the request if an earlier answer was not taken.
-    pub fn give(&self, request: Box<FlowRequest>) -> Result<(), Box<FlowRequest>> {
+    pub fn give(&self, request: Box<Letter>) -> Result<(), Box<Letter>> {
         self.answer.push(request)
     }
 }
@@ -251,7 +304,7 @@ mod tests {
     #[test]
     fn one_request_at_a_time_goes_there_and_back() {
         let mailbox = Mailbox::default();
-        let request = || Box::new(FlowRequest::new(FlowFilter::default(), 4, 1));
+        let request = || Letter::new(Request::Flows(FlowRequest::new(FlowFilter::default(), 4, 1)));
         assert!(mailbox.take().is_none());
         let number = mailbox.ask(request()).expect("no other request");
         assert!(mailbox.answer(number).is_none());
@@ -261,7 +314,9 @@ mod tests {
         assert!(mailbox.take().is_none() && mailbox.is_hurried());
         assert!(mailbox.give(taken).is_ok());
         assert!(mailbox.give(request()).is_err(), "the first was not taken");
-        assert_eq!(mailbox.answer(number).map(|answer| answer.next()), Some(4));
+        assert!(
+            matches!(mailbox.answer(number).map(|answer| answer.request), Some(Request::Flows(flows)) if flows.next() == 4)
+        );
         // The asker goes away; the next one does not get the answer to that request.
         let left = mailbox.ask(request()).expect("no other request");
         let taken = mailbox.take().expect("the request");

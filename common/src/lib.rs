@@ -26,3 +26,4 @@ pub mod settings;
 pub mod sharded;
 pub mod tables;
 pub mod time;
+pub mod trace;

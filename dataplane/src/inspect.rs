@@ -1,14 +1,15 @@
-//! Copies flows for an asker outside the worker: see [`pollgate_common::inspect`].
+//! Copies flows and traces packets for an asker outside the worker: see [`pollgate_common::inspect`].
 //!
-//! A request counts the entries of the IPv4 table, then those of the IPv6 table.
+//! A request for flows counts the entries of the IPv4 table, then those of the IPv6 table.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pollgate_common::flow::{Address, V4, V6};
-use pollgate_common::inspect::{FlowRecord, FlowRequest, Mailbox};
+use pollgate_common::inspect::{FlowRecord, FlowRequest, Letter, Mailbox, Request};
 use pollgate_common::time::Ticks;
+use pollgate_common::trace::{PacketTrace, TracedPacket};
 
 use crate::flow::table::peer;
 use crate::flow::{Entry, FlowTable, Life};
@@ -20,44 +21,68 @@ const LOOKED_AT: u32 = 128;
 pub(crate) struct Inspector {
     mailbox: Arc<Mailbox>,
     /// The request being answered.
-    request: Option<Box<FlowRequest>>,
+    letter: Option<Box<Letter>>,
 }
 
 impl Inspector {
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Inspector {
-        Inspector { mailbox, request: None }
+        Inspector { mailbox, letter: None }
     }
 
     /// Once per poll. Without a request it reads one flag.
     #[inline]
-    pub(crate) fn poll(&mut self, v4: &FlowTable<V4>, v6: &FlowTable<V6>, now: Ticks) {
-        if let Some(request) = self.request.take().or_else(|| self.mailbox.take()) {
-            self.go_on(request, v4, v6, now);
+    pub(crate) fn poll(
+        &mut self,
+        flows: (&FlowTable<V4>, &FlowTable<V6>),
+        now: Ticks,
+        trace: impl FnOnce(&TracedPacket) -> PacketTrace,
+    ) {
+        if let Some(letter) = self.letter.take().or_else(|| self.mailbox.take()) {
+            self.go_on(letter, flows, now, trace);
         }
     }
 
     /// Whether a request is being answered, so that the worker must not sleep.
     pub(crate) fn is_busy(&self) -> bool {
-        self.request.is_some()
+        self.letter.is_some()
     }
 
     #[cold]
-    fn go_on(&mut self, mut request: Box<FlowRequest>, v4: &FlowTable<V4>, v6: &FlowTable<V6>, now: Ticks) {
-        if request.next() < v4.entries() {
-            copy(&mut request, v4, 0, now);
-            if request.rest().is_none() {
-                request.advance(v4.entries(), false);
+    fn go_on(
+        &mut self,
+        mut letter: Box<Letter>,
+        (v4, v6): (&FlowTable<V4>, &FlowTable<V6>),
+        now: Ticks,
+        trace: impl FnOnce(&TracedPacket) -> PacketTrace,
+    ) {
+        let is_done = match &mut letter.request {
+            Request::Flows(request) => {
+                copy_both(request, v4, v6, now);
+                request.is_full() || request.rest().is_none() || self.mailbox.is_hurried()
             }
-        }
-        if request.next() >= v4.entries() {
-            copy(&mut request, v6, v4.entries(), now);
-        }
-        let is_done = request.is_full() || request.rest().is_none() || self.mailbox.is_hurried();
-        self.request = match is_done {
-            // If an earlier answer is still there, this one waits until the next poll.
-            true => self.mailbox.give(request).err(),
-            false => Some(request),
+            Request::Trace(request) => {
+                request.fill(trace(request.packet()));
+                true
+            }
         };
+        self.letter = match is_done {
+            // If an earlier answer is still there, this one waits until the next poll.
+            true => self.mailbox.give(letter).err(),
+            false => Some(letter),
+        };
+    }
+}
+
+/// Offers the next flows of the two tables.
+fn copy_both(request: &mut FlowRequest, v4: &FlowTable<V4>, v6: &FlowTable<V6>, now: Ticks) {
+    if request.next() < v4.entries() {
+        copy(request, v4, 0, now);
+        if request.rest().is_none() {
+            request.advance(v4.entries(), false);
+        }
+    }
+    if request.next() >= v4.entries() {
+        copy(request, v6, v4.entries(), now);
     }
 }
 
@@ -77,7 +102,8 @@ fn copy<A: Address>(request: &mut FlowRequest, flows: &FlowTable<A>, first: u32,
     request.advance(first.saturating_add(next), next >= end);
 }
 
-fn record<A: Address>(client: &Entry<A>, backend: &Entry<A>, now: Ticks) -> FlowRecord {
+/// The flow with these two entries.
+pub(crate) fn record<A: Address>(client: &Entry<A>, backend: &Entry<A>, now: Ticks) -> FlowRecord {
     let (key, to) = (&client.key, &client.translation.to);
     let at = |address: A, port: u16| SocketAddr::new(address.into(), port);
     FlowRecord {
@@ -154,8 +180,15 @@ mod tests {
         table
     }
 
-    fn polled(mailbox: &Arc<Mailbox>, table: &FlowTable<V4>, request: FlowRequest) -> (Box<FlowRequest>, u32) {
+    fn polled(mailbox: &Arc<Mailbox>, table: &FlowTable<V4>, request: FlowRequest) -> (FlowRequest, u32) {
         polled_both(mailbox, table, &self::table(0), request)
+    }
+
+    fn flows(letter: Letter) -> FlowRequest {
+        match letter.request {
+            Request::Flows(request) => request,
+            Request::Trace(request) => panic!("{request:?}"),
+        }
     }
 
     fn polled_both(
@@ -163,14 +196,14 @@ mod tests {
         v4: &FlowTable<V4>,
         v6: &FlowTable<V6>,
         request: FlowRequest,
-    ) -> (Box<FlowRequest>, u32) {
+    ) -> (FlowRequest, u32) {
         let mut inspector = Inspector::new(Arc::clone(mailbox));
-        let number = mailbox.ask(Box::new(request)).expect("no other request");
+        let number = mailbox.ask(Letter::new(Request::Flows(request))).expect("no other request");
         for polls in 1.. {
-            inspector.poll(v4, v6, Ticks(3));
+            inspector.poll((v4, v6), Ticks(3), |_| panic!("no packet is traced"));
             if let Some(answer) = mailbox.answer(number) {
                 assert!(!inspector.is_busy());
-                return (answer, polls);
+                return (flows(*answer), polls);
             }
             assert!(inspector.is_busy());
         }
@@ -231,11 +264,13 @@ mod tests {
     fn a_request_in_a_hurry_is_answered_with_what_there_is() {
         let (table, mailbox) = (table(1000), Arc::new(Mailbox::default()));
         let mut inspector = Inspector::new(Arc::clone(&mailbox));
-        let number = mailbox.ask(Box::new(FlowRequest::new(FlowFilter::default(), 0, 900))).expect("no other request");
-        inspector.poll(&table, &self::table(0), Ticks(3));
+        let request = Request::Flows(FlowRequest::new(FlowFilter::default(), 0, 900));
+        let number = mailbox.ask(Letter::new(request)).expect("no other request");
+        let mut poll = || inspector.poll((&table, &self::table(0)), Ticks(3), |_| panic!("no packet is traced"));
+        poll();
         mailbox.hurry();
-        inspector.poll(&table, &self::table(0), Ticks(3));
-        let answer = mailbox.answer(number).expect("an answer");
+        poll();
+        let answer = flows(*mailbox.answer(number).expect("an answer"));
         let looked_at = LOOKED_AT * 2;
         assert_eq!((answer.flows().len(), answer.rest()), (looked_at as usize, Some(looked_at * 2)));
     }

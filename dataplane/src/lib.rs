@@ -40,5 +40,6 @@ mod snat;
 pub mod stages;
 mod state;
 pub mod steer;
+mod trace;
 pub mod wire;
 pub mod worker;

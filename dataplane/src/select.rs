@@ -95,7 +95,8 @@ fn kept<'a>(
     service.chosen_before(pool, endpoint.slot, endpoint.incarnation)
 }
 
-fn sender<A: Address>(packet: &Packet<A>, tables: &Tables) -> Sender {
+/// Who sends the packet.
+pub(crate) fn sender<A: Address>(packet: &Packet<A>, tables: &Tables) -> Sender {
     match tables.settings().is_pod(packet.key.src.into()) {
         _ if tables.net().is_pair(packet.own) => Sender::Node,
         true => Sender::Pod,

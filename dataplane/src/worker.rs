@@ -19,6 +19,7 @@ use pollgate_common::inspect::Mailbox;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
+use pollgate_common::trace::{PacketTrace, TracedPacket};
 
 use crate::affinity::{Affinity, AffinityTotals};
 use crate::burst::Burst;
@@ -39,7 +40,7 @@ use crate::rate::Rate;
 use crate::reply::reject;
 use crate::state::{Lane, Random, Shared, State};
 use crate::steer::Steering;
-use crate::{pipeline, snat};
+use crate::{pipeline, snat, trace};
 
 /// Buffers a worker has for frames that outlive their burst.
 pub const RESERVE: usize = pending::CAPACITY + QUEUE + held::SLOTS;
@@ -148,10 +149,17 @@ impl Worker {
         }
         self.egress.review(tables.net(), moved, now);
         self.egress.flush(now);
-        self.inspector.poll(&self.state.v4.flows, &self.state.v6.flows, now.ticks());
+        let State { v4, v6, .. } = &self.state;
+        self.inspector
+            .poll((&v4.flows, &v6.flows), now.ticks(), |packet| trace::packet(&self.state, packet, tables, now));
         self.state.sweep(now.ticks(), if taken > 0 { SWEEP } else { SWEEP_IDLE });
         self.egress.report(self.state.flow_totals(), &self.state.shared, tables.generation());
         taken
+    }
+
+    /// What would become of a packet. Changes nothing.
+    pub fn trace(&self, packet: &TracedPacket, tables: &Tables, now: Instant) -> PacketTrace {
+        trace::packet(&self.state, packet, tables, now)
     }
 
     /// Takes one burst, of [`BURST`] frames at most, from parse to dispatch. Returns how many frames it had.

@@ -1,6 +1,6 @@
 //! Commands, arguments, and the text of `--help`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -58,6 +58,8 @@ pub enum ClientCommand {
     Stats(StatsArgs),
     /// Print the compiled tables and the flows, as the workers see them
     Dump(DumpArgs),
+    /// Show what the gateway would do with a packet or a DNS query: each decision, and its reason
+    Trace(TraceArgs),
     /// Print a kubeconfig for kubectl; needs `api.listen` in the configuration
     Kubeconfig(KubeconfigArgs),
 }
@@ -313,6 +315,50 @@ pub struct DumpArgs {
     /// Where from.
     #[command(flatten)]
     pub connection: Connection,
+}
+
+/// `pollgate trace`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").args(["from", "dns"]).required(true))]
+pub struct TraceArgs {
+    /// The packet's source; without a port, one that clients use
+    #[arg(long, value_name = "IP[:PORT]", value_parser = super::trace::source, requires = "to")]
+    pub from: Option<SocketAddr>,
+    /// The packet's destination
+    #[arg(long, value_name = "IP:PORT", requires = "from")]
+    pub to: Option<SocketAddr>,
+    /// Its transport protocol
+    #[arg(long, value_enum, ignore_case = true, default_value = "tcp", requires = "from")]
+    pub proto: TracedProtocol,
+    /// Instead of a packet, a DNS query for this name, as it is (without a search list)
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["from", "to", "proto"])]
+    pub dns: Option<String>,
+    /// The type of the query's records
+    #[arg(long = "type", value_name = "T", default_value = "A", conflicts_with = "from")]
+    pub rtype: String,
+    /// Offline: a configuration, of a gateway or of a replay
+    #[arg(short, long, value_name = "FILE", requires = "manifests")]
+    pub config: Option<PathBuf>,
+    /// Offline: Kubernetes objects, a file or a directory of *.yaml, *.yml and *.json
+    #[arg(long, value_name = "PATH", requires = "config")]
+    pub manifests: Option<PathBuf>,
+    /// Output format [default: text]
+    #[arg(short, long, value_enum)]
+    pub output: Option<Machine>,
+    /// Which gateway to ask.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// A transport protocol that can be traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TracedProtocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
 }
 
 fn dump_table(text: &str) -> Result<Table, String> {

@@ -8,6 +8,7 @@
 //! get, describe, explain               ──▶ read.rs  ─┼─▶ client.rs ══ Unix socket ══ a running gateway
 //! stats                                ──▶ stats.rs ─┤
 //! dump                                 ──▶ dump.rs  ─┤
+//! trace                                ──▶ trace.rs ─┤ (or offline)
 //! kubeconfig                      ──▶ kubeconfig.rs ─┘
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod kubeconfig;
 mod names;
 pub mod read;
 pub mod stats;
+pub mod trace;
 mod watch;
 
 use std::io::{self, Write};
@@ -34,6 +36,7 @@ pub use crate::output::Machine;
 pub use args::{
     ApplyArgs, Capture, CheckArgs, Cli, ClientCommand, Command, Connection, CreateArgs, DeleteArgs, DemoArgs, DryRun,
     DumpArgs, ExplainArgs, Format, GetArgs, KubeconfigArgs, Manifests, NamedArgs, ReplayArgs, RunArgs, StatsArgs,
+    TraceArgs, TracedProtocol,
 };
 
 impl ClientCommand {
@@ -51,6 +54,7 @@ impl ClientCommand {
             Self::Explain(args) => read::explain(&args, out),
             Self::Stats(args) => stats::stats(&args, out),
             Self::Dump(args) => dump::dump(&args, out),
+            Self::Trace(args) => trace::trace(&args, out),
             Self::Kubeconfig(args) => kubeconfig::kubeconfig(&args, out),
         }
     }
@@ -121,6 +125,15 @@ mod tests {
             "pollgate dump tables",
             "pollgate dump --port 70000",
             "pollgate dump --protocol icmp",
+            "pollgate trace",
+            "pollgate trace --from 10.0.0.1",
+            "pollgate trace --to 10.0.0.1:80",
+            "pollgate trace --from 10.0.0.1 --to 10.0.0.2",
+            "pollgate trace --from 10.0.0.1 --to 10.0.0.2:80 --proto icmp",
+            "pollgate trace --from 10.0.0.1 --to 10.0.0.2:80 --dns web",
+            "pollgate trace --dns web --proto udp",
+            "pollgate trace --dns web --config a",
+            "pollgate trace --dns web --manifests a",
             "pollgate kubeconfig extra",
             "pollgate demo --kept",
         ] {

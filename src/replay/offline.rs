@@ -7,6 +7,7 @@ use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Reader;
 use pollgate_common::net::Net;
 use pollgate_common::time::Instant;
+use pollgate_common::trace::{PacketTrace, TracedPacket};
 use pollgate_control::cluster::{Cluster, Commit, Refusal, Write};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
@@ -109,6 +110,11 @@ impl Offline {
     /// One poll; returns how many frames the worker received.
     pub fn poll_once(&mut self, time: Instant) -> usize {
         self.worker.poll(self.reader.pin().load(), time)
+    }
+
+    /// What the worker would do with a packet now, at the origin of time.
+    pub fn trace(&self, packet: &TracedPacket) -> PacketTrace {
+        self.worker.trace(packet, self.reader.pin().load(), Instant::default())
     }
 
     /// The worker's counters.

@@ -6,7 +6,6 @@
 //!
 //! As an ordinary user the same tests run in a user namespace (see `pollgate::lab`).
 
-mod behind;
 mod bulk;
 mod changes;
 mod dual_stack;
@@ -24,13 +23,13 @@ mod services;
 mod state;
 pub(crate) mod support;
 mod takeover;
+mod trace;
 
 use crate::shared::harness::Test;
 
 /// The tests of all modules.
 pub(crate) fn tests() -> Vec<Test> {
     [
-        behind::TESTS,
         bulk::TESTS,
         changes::TESTS,
         dual_stack::TESTS,
@@ -47,6 +46,7 @@ pub(crate) fn tests() -> Vec<Test> {
         services::TESTS,
         state::TESTS,
         takeover::TESTS,
+        trace::TESTS,
     ]
     .concat()
 }

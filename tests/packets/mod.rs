@@ -30,6 +30,7 @@ mod v4 {
     mod refusals;
     mod sctp;
     mod support;
+    mod trace;
     mod workers;
 }
 
@@ -55,5 +56,6 @@ mod v6 {
     mod sctp;
     #[allow(dead_code, reason = "damage, ARP and DNS are shown in the IPv4 suite")]
     mod support;
+    mod trace;
     mod workers;
 }

@@ -48,6 +48,12 @@ pub enum Rcode {
 }
 
 impl Rcode {
+    /// The code in a header, if it has a name here. The upper bits of an extended code are not in it.
+    fn in_header(number: u16) -> Option<Rcode> {
+        use Rcode::{FormErr, NoError, NotImp, NxDomain, Refused, ServFail};
+        [NoError, FormErr, ServFail, NxDomain, NotImp, Refused].into_iter().find(|rcode| rcode.number() == number)
+    }
+
     fn number(self) -> u16 {
         match self {
             Rcode::NoError => 0,
@@ -227,6 +233,27 @@ impl<'a> Question<'a> {
         let edns = Opt::at(message, end).filter(|opt| bare && opt.name == 0 && opt.rtype.get() == rr::OPT).copied();
         Some(Question { name, rtype: question.rtype.get(), class: question.class.get(), end, edns })
     }
+}
+
+/// A query for the records of `name` (in wire format) of type `rtype`.
+pub fn query(name: &[u8], rtype: u16) -> Vec<u8> {
+    let header = Dns {
+        id: U16::ZERO,
+        flags: U16::new(RD),
+        questions: U16::new(1),
+        answers: U16::ZERO,
+        authorities: U16::ZERO,
+        additionals: U16::ZERO,
+    };
+    let fields = QuestionFields { rtype: U16::new(rtype), class: U16::new(IN) };
+    [header.as_bytes(), name, fields.as_bytes()].concat()
+}
+
+/// Of a response: the code in its header, whether it is truncated, and its number of answers.
+pub fn outcome(response: &[u8]) -> Option<(Rcode, bool, u16)> {
+    let header = Dns::at(response, 0)?;
+    let flags = header.flags.get();
+    Some((Rcode::in_header(flags & 0xf)?, flags & TC != 0, header.answers.get()))
 }
 
 /// The zone's SOA record for an authority section. `origin` is the offset of the zone's name in the message. The record's

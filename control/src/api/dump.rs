@@ -9,17 +9,15 @@
 //! Tables are read on a thread of their own. Flows are copied by one worker after the other, for one client at a time: the
 //! others wait their turn. A page of flows ends early if it takes too long, and says where it goes on.
 
-use std::time::Duration;
-
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use pollgate_common::flow::Protocol;
-use pollgate_common::inspect::{FlowRequest, Mailbox};
-use tokio::time::{Instant, sleep, timeout};
+use pollgate_common::inspect::{FlowRequest, Request};
 
+use super::ask::Turn;
 use super::query::{Parameters, query, text};
 use super::shared::Api;
 use super::status::Status;
@@ -30,13 +28,6 @@ use crate::observe::dump::{
 
 /// Where the tables are.
 pub const DUMP_PATH: &str = "/apis/pollgate.io/v1alpha1/dump";
-
-/// How long a page of flows may take to fill.
-const FLOW_TIME: Duration = Duration::from_secs(2);
-/// How long a worker may take to answer at all, beyond that.
-const GRACE_TIME: Duration = Duration::from_secs(1);
-/// Between two looks for an answer. The worker does not wake the asker: that would cost it a system call.
-const LOOK_TIME: Duration = Duration::from_millis(1);
 
 const PARAMETERS: [&str; 6] = ["limit", "continue", "address", "port", "protocol", "service"];
 
@@ -68,11 +59,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
     }
 }
 
-fn given<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
+pub(super) fn given<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
     Some(text(parameters, name)).filter(|text| !text.is_empty())
 }
 
-fn parsed<T>(
+pub(super) fn parsed<T>(
     parameters: &Parameters,
     name: &str,
     expected: &str,
@@ -83,7 +74,7 @@ fn parsed<T>(
     parse(text).map(Some).ok_or_else(fault)
 }
 
-fn protocol(text: &str) -> Option<Protocol> {
+pub(super) fn protocol(text: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|known| known.as_str().eq_ignore_ascii_case(text))
 }
 
@@ -107,17 +98,15 @@ async fn tables(source: DumpSource, table: Table, query: Query) -> Result<Page, 
 async fn flows(api: &Api, source: &DumpSource, query: &Query) -> Result<Page, Status> {
     let (first, mut from) = flow_place(query.after.as_deref()).map_err(bad_token)?;
     let filter = flow_filter(source.tables.reader().pin().load(), &query.filter);
-    let turn = timeout(FLOW_TIME + GRACE_TIME, api.flow_turn.lock());
-    let _turn = turn.await.map_err(|_| Status::too_many_requests())?;
-    let deadline = Instant::now() + FLOW_TIME;
+    let turn = Turn::wait(api).await?;
     let (mut found, mut rest) = (Vec::new(), None);
-    for (worker, mailbox) in source.mailboxes.iter().enumerate().skip(first) {
-        if found.len() == query.limit || Instant::now() >= deadline {
+    for worker in first..source.mailboxes.len() {
+        if found.len() == query.limit || turn.is_over() {
             rest = Some(flow_token(worker, from));
             break;
         }
-        let request = FlowRequest::new(filter.clone(), from, query.limit - found.len());
-        let answer = ask(mailbox, request, deadline).await.ok_or_else(|| no_answer(worker))?;
+        let request = Request::Flows(FlowRequest::new(filter.clone(), from, query.limit - found.len()));
+        let Request::Flows(answer) = turn.ask(&source.mailboxes, worker, request).await? else { break };
         found.extend(answer.flows().iter().map(|flow| (worker, *flow)));
         if let Some(next) = answer.rest() {
             rest = Some(flow_token(worker, next));
@@ -130,31 +119,6 @@ async fn flows(api: &Api, source: &DumpSource, query: &Query) -> Result<Page, St
     let tables = pin.load();
     let items = found.iter().map(|(worker, flow)| flow_item(tables, *worker, flow)).collect();
     Ok(Page { generation: tables.generation(), rest, items: Items::Flows(items) })
-}
-
-/// The worker's answer: full, or what there is at the deadline. `None` if it gives none.
-async fn ask(mailbox: &Mailbox, request: FlowRequest, deadline: Instant) -> Option<Box<FlowRequest>> {
-    let mut left = mailbox.ask(Box::new(request));
-    loop {
-        // The request of a client that went away may still be there.
-        left = left.or_else(|request| mailbox.ask(request));
-        if let Some(answer) = left.as_ref().ok().and_then(|number| mailbox.answer(*number)) {
-            return Some(answer);
-        }
-        let now = Instant::now();
-        if now >= deadline + GRACE_TIME {
-            return None;
-        }
-        if now >= deadline {
-            mailbox.hurry();
-        }
-        sleep(LOOK_TIME).await;
-    }
-}
-
-fn no_answer(worker: usize) -> Status {
-    let seconds = (FLOW_TIME + GRACE_TIME).as_secs();
-    Status::internal(format!("worker {worker} did not answer within {seconds} s; is it running?"))
 }
 
 fn bad_token(_: BadToken) -> Status {

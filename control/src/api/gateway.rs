@@ -6,6 +6,7 @@
 //! | `GET namespaces/{ns}/services/{name}/explain` | which Pods are endpoints and which are not, and why |
 //! | `GET stats` | the counters |
 //! | `GET dump/TABLE` | compiled tables and flows: [`dump`](super::dump) |
+//! | `GET trace` | what would become of a packet or a DNS query: [`trace`](super::trace) |
 //!
 //! Why `apply` beside the API server's own patches: those change one object at a time, so a half-applied directory is
 //! served until the client gets to its end, or indefinitely if it does not.

@@ -13,6 +13,7 @@
 //!               review      what a client may do: everything
 //!               gateway     pollgate.io: apply a whole list at once, explain, stats
 //!               dump        pollgate.io: compiled tables and flows, in pages
+//!               trace       pollgate.io: what a worker would do with a packet
 //!               kubeconfig  what clients of https need; only on the Unix socket
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
@@ -32,6 +33,7 @@
 //! the result of a write, and never delays the control thread.
 
 mod answer;
+mod ask;
 mod body;
 mod collection;
 mod decode;
@@ -60,6 +62,7 @@ mod selector;
 mod server;
 mod shared;
 mod status;
+mod trace;
 mod view;
 mod watch;
 
@@ -92,6 +95,7 @@ pub use self::identity::IdentityError;
 pub use self::kubeconfig::KUBECONFIG_PATH;
 pub use self::server::OPEN_FILES;
 pub use self::shared::StatsSource;
+pub use self::trace::TRACE_PATH;
 
 /// The parts of the API server.
 pub struct ApiParts {
@@ -216,6 +220,7 @@ fn router(api: Api, only_here: Router<Api>) -> Router {
         .merge(review::router())
         .merge(gateway::router())
         .merge(dump::router())
+        .merge(trace::router())
         .merge(only_here)
         .fallback(async || Status::no_resource())
         .method_not_allowed_fallback(async || Status::method_not_allowed())

@@ -43,8 +43,8 @@ pub(crate) struct Shared {
     pub(super) stats: StatsSource,
     /// Where to read what is dumped; `None` if there are no tables.
     pub(super) dump: Option<DumpSource>,
-    /// Held by the client whose flows are copied.
-    pub(super) flow_turn: tokio::sync::Mutex<()>,
+    /// Held by the client whose request a worker has.
+    pub(super) worker_turn: tokio::sync::Mutex<()>,
     pub(super) budget: Budget,
     pub(super) limits: Limits,
     /// One permit per watch that may be open.
@@ -76,7 +76,7 @@ impl Api {
             commands,
             stats,
             dump,
-            flow_turn: tokio::sync::Mutex::default(),
+            worker_turn: tokio::sync::Mutex::default(),
             budget: Budget::new(),
             limits,
             watches: Arc::new(Semaphore::new(limits.watches as usize)),

@@ -23,7 +23,7 @@ pub(super) fn notes(cluster: &Cluster, service: &ResolvedService) -> Vec<String>
     notes
 }
 
-fn locality(settings: &ClusterSettings) -> Locality<'_> {
+pub(super) fn locality(settings: &ClusterSettings) -> Locality<'_> {
     Locality { node: settings.node.as_deref(), zone: settings.zone.as_deref() }
 }
 

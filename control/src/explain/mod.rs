@@ -10,6 +10,7 @@
 //! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
 
 pub(crate) mod advice;
+pub(crate) mod endpoints;
 pub mod lint;
 mod locality;
 mod unserved;

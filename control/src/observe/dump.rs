@@ -513,7 +513,7 @@ fn ring_item(service: &ServicePort, is_local: bool, pool: &Pool, known: &mut Kno
     }
 }
 
-fn counts(ring: &Ring, ordinals: usize) -> Arc<[usize]> {
+pub(super) fn counts(ring: &Ring, ordinals: usize) -> Arc<[usize]> {
     let mut counts = vec![0; ordinals];
     for &ordinal in ring.entries() {
         if let Some(count) = counts.get_mut(usize::from(ordinal)) {
@@ -535,18 +535,17 @@ fn zone(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
     let zone = tables.zone();
     let sets = zone.names.iter().flat_map(|(name, node)| sets(node).map(move |(rtype, set)| (&**name, rtype, set)));
     let wanted = |(_, _, set): &(_, _, Option<&RrSet>)| {
-        query
-            .filter
-            .address
-            .is_none_or(|address| set.is_some_and(|set| records(set).any(|record| record.address() == Some(address))))
+        query.filter.address.is_none_or(|address| {
+            set.is_some_and(|set| records(&set.bytes).any(|record| record.address() == Some(address)))
+        })
     };
     let keyed = sets.filter(wanted).map(|(name, rtype, set)| ((from_wire(name), rtype), (name, rtype, set)));
     let (page, rest) = least(keyed, query)?;
     let item = |(name, rtype, set): (&[u8], u16, Option<&RrSet>)| ZoneItem {
         name: from_wire(name),
         rtype: if set.is_some() { type_name(rtype) } else { String::new() },
-        ttl: set.and_then(|set| records(set).next()).map_or(zone.ttl, |record| record.ttl),
-        data: set.into_iter().flat_map(records).map(|record| record.text()).collect(),
+        ttl: set.and_then(|set| records(&set.bytes).next()).map_or(zone.ttl, |record| record.ttl),
+        data: set.into_iter().flat_map(|set| records(&set.bytes)).map(|record| record.text()).collect(),
     };
     Ok((Items::Zone(page.into_iter().map(item).collect()), rest))
 }
@@ -559,7 +558,7 @@ fn sets(node: &Node) -> impl Iterator<Item = (u16, Option<&RrSet>)> {
     alias.into_iter().chain(others).chain(none)
 }
 
-fn type_name(rtype: u16) -> String {
+pub(super) fn type_name(rtype: u16) -> String {
     match rtype {
         rr::A => "A".to_owned(),
         rr::AAAA => "AAAA".to_owned(),
@@ -569,9 +568,9 @@ fn type_name(rtype: u16) -> String {
 }
 
 /// One record of a set.
-struct Record<'a> {
-    rtype: u16,
-    ttl: u32,
+pub(super) struct Record<'a> {
+    pub(super) rtype: u16,
+    pub(super) ttl: u32,
     data: &'a [u8],
 }
 
@@ -584,7 +583,7 @@ impl Record<'_> {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match (self.address(), self.rtype) {
             (Some(address), _) => address.to_string(),
             (None, rr::CNAME) => from_wire(self.data),
@@ -598,8 +597,7 @@ impl Record<'_> {
 }
 
 /// The records of a set: pointer to the name, type, class, TTL, length, data (RFC 1035 §3.2.1).
-fn records(set: &RrSet) -> impl Iterator<Item = Record<'_>> {
-    let mut bytes = &set.bytes[..];
+pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
     std::iter::from_fn(move || {
         let (head, rest) = bytes.split_first_chunk::<12>()?;
         let [_, _, t0, t1, _, _, ttl @ .., l0, l1] = head;

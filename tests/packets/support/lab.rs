@@ -22,6 +22,7 @@ use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
 use pollgate_common::pair;
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
+use pollgate_common::trace::{PacketTrace, TracedPacket};
 use pollgate_control::cluster::{Cluster, Write};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
@@ -282,6 +283,15 @@ impl Lab {
     /// All packets out of an interface not looked at yet.
     pub(crate) fn take(&mut self, port: usize) -> Vec<Seen> {
         std::iter::from_fn(|| self.pop(port)).map(Seen::read).collect()
+    }
+
+    /// What the worker that has the packet's flow, or would open it, would do with it.
+    pub(crate) fn trace(&self, packet: &TracedPacket) -> PacketTrace {
+        let reader = self.compiler.source().reader();
+        let pin = reader.pin();
+        let ask = |worker: usize| self.workers[worker].trace(packet, pin.load(), self.now);
+        let first = ask(0);
+        if first.owner == first.worker { first } else { ask(first.owner.into()) }
     }
 
     // Counters.

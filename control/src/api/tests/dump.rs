@@ -5,7 +5,7 @@ use std::thread::Scope;
 
 use pollgate_common::counters::Counters;
 use pollgate_common::flow::Protocol;
-use pollgate_common::inspect::{FlowRecord, Mailbox};
+use pollgate_common::inspect::{FlowRecord, Mailbox, Request};
 use pollgate_common::tables::ServiceId;
 
 use super::*;
@@ -43,15 +43,16 @@ fn work<'scope>(scope: &'scope Scope<'scope, '_>, mailbox: &'scope Mailbox, firs
     scope.spawn(move || {
         let mut current = None;
         while !stop.load(Relaxed) {
-            let Some(mut request) = current.take().or_else(|| mailbox.take()) else {
+            let Some(mut letter) = current.take().or_else(|| mailbox.take()) else {
                 std::thread::yield_now();
                 continue;
             };
+            let Request::Flows(request) = &mut letter.request else { panic!("a dump asks for flows") };
             let next = request.next();
             request.offer(flow(first + u16::try_from(next).expect("small")));
             request.advance(next + 1, next == 9);
             let is_done = request.is_full() || request.rest().is_none() || mailbox.is_hurried();
-            current = if is_done { mailbox.give(request).err() } else { Some(request) };
+            current = if is_done { mailbox.give(letter).err() } else { Some(letter) };
         }
     });
 }
