@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use etherparse::TransportHeader;
 
-use super::support::builder::{Ip, at, tcp, udp};
+use super::support::builder::{Ip, at, init, sctp, tcp, udp};
 use super::support::lab::{Lab, OUTSIDE, PODS};
-use super::support::objects::{echo, web};
+use super::support::objects::{echo, registry, web};
 use super::support::seen::Seen;
 
 const FLOOD: u32 = 40_000;
@@ -33,12 +33,14 @@ const BACKEND: u32 = 2_000_000;
 enum Transport {
     Tcp,
     Udp,
+    Sctp,
 }
 
-/// What floods: SYNs, or so many datagrams of each source, a millisecond apart.
+/// What floods: SYNs, INITs, or so many datagrams of each source, a millisecond apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Flood {
     Syns,
+    Inits,
     Datagrams(u32),
 }
 
@@ -70,16 +72,19 @@ enum Progress {
 
 impl World {
     fn new(flood: Flood, clients: Transport, side: usize, config: &str) -> World {
-        let lab = Lab::configured(config, &(web(&["10.244.1.10"]) + &echo(&["10.244.1.10"])));
+        let services = [web(&["10.244.1.10"]), echo(&["10.244.1.10"]), registry(&["10.244.1.10"])];
+        let lab = Lab::configured(config, &services.concat());
         let (inbox, backend, further) = (BTreeMap::new(), Backend::default(), VecDeque::new());
         World { lab, flood, clients, side, inbox, backend, spoofed: 0, again: 0, further }
     }
 
-    /// A packet of a client: TCP as the flags and numbers say, or a datagram.
+    /// A packet of a client: TCP as the flags and numbers say, SCTP that means the same, or a datagram.
     fn packet(&self, client: SocketAddrV4, flags: &str, (seq, ack): (u32, u32)) -> Ip {
         match self.clients {
             Transport::Tcp => segment(client, flags, (seq, ack)),
             Transport::Udp => datagram(client),
+            Transport::Sctp if flags == "S" => association(client, 0, seq),
+            Transport::Sctp => chunk(client, ack, DATA),
         }
     }
 
@@ -101,6 +106,7 @@ impl World {
         };
         let packet = match self.flood {
             Flood::Syns => segment(client, "S", (n.wrapping_mul(0x9e37_79b9), 0)),
+            Flood::Inits => association(client, 0, n.wrapping_mul(0x9e37_79b9) | 1),
             Flood::Datagrams(count) => {
                 self.further.push_back((client, count - 1));
                 datagram(client)
@@ -171,12 +177,23 @@ impl World {
                 assert!(header.syn && header.ack, "{reply}");
                 (first_number(number) + 1, header.sequence_number.wrapping_add(1))
             }
-            _ => (0, 0),
+            None => {
+                assert!(reply.tag() == first_number(number) && reply.payload[0] == INIT_ACK, "{reply}");
+                let echo = chunk(client, BACKEND, COOKIE_ECHO);
+                self.lab.send(self.side, echo);
+                self.settle();
+                if self.received(client).is_none_or(|seen| seen.payload[0] != COOKIE_ACK) {
+                    return Progress::Failed;
+                }
+                (0, BACKEND)
+            }
+            Some(_) => (0, 0),
         };
-        let packet = self.packet(client, "PA", next).payload("hello");
+        let packet = self.packet(client, "PA", next);
+        let packet = if self.clients == Transport::Sctp { packet } else { packet.payload("hello") };
         self.lab.send(self.side, packet);
         self.settle();
-        match self.received(client).is_some_and(|echo| echo.payload == b"hello") {
+        match self.received(client).is_some_and(|echo| echo.payload.windows(5).any(|bytes| bytes == b"hello")) {
             true => Progress::Served,
             false => Progress::Failed,
         }
@@ -185,6 +202,11 @@ impl World {
     /// Whether an open connection still works.
     fn works(&mut self, number: u16) -> bool {
         let client = self.client(number);
+        if self.clients == Transport::Sctp {
+            self.lab.send(self.side, chunk(client, BACKEND, DATA));
+            self.settle();
+            return self.received(client).is_some_and(|echo| echo.payload[0] == DATA);
+        }
         let packet = self.packet(client, "PA", (first_number(number) + 6, BACKEND + 6)).payload("again");
         self.lab.send(self.side, packet);
         self.settle();
@@ -198,6 +220,21 @@ fn segment(client: SocketAddrV4, flags: &str, (seq, ack): (u32, u32)) -> Ip {
 
 fn datagram(client: SocketAddrV4) -> Ip {
     udp(&client.to_string(), "10.96.0.60:7")
+}
+
+/// Types of SCTP chunks.
+const DATA: u8 = 0;
+const INIT_ACK: u8 = 2;
+const COOKIE_ECHO: u8 = 10;
+const COOKIE_ACK: u8 = 11;
+
+fn association(client: SocketAddrV4, tag: u32, initiate: u32) -> Ip {
+    init(&client.to_string(), "10.96.0.80:2905", 1, tag, initiate)
+}
+
+fn chunk(client: SocketAddrV4, tag: u32, kind: u8) -> Ip {
+    let value = if kind == DATA { &b"............hello"[..] } else { b"a cookie" };
+    sctp(&client.to_string(), "10.96.0.80:2905", tag).chunk((kind, if kind == DATA { 3 } else { 0 }), value)
 }
 
 fn first_number(client: u16) -> u32 {
@@ -233,6 +270,27 @@ impl Backend {
                 Some(echo.payload(seen.payload.clone()))
             }
             Some(TransportHeader::Udp(_)) => Some(udp(&from, &to).payload(seen.payload.clone())),
+            None => self.reply_to_chunk(seen, &from, &to),
+            _ => None,
+        }
+    }
+}
+
+impl Backend {
+    /// It keeps nothing before the cookie comes back (RFC 9260 §5.1.3), and knows by it which tag to send.
+    fn reply_to_chunk(&mut self, seen: &Seen, from: &str, to: &str) -> Option<Ip> {
+        match seen.payload[0] {
+            1 => {
+                let tag = u32::from_be_bytes(*seen.payload[4..].first_chunk().expect("an initiate tag"));
+                self.half_open.insert(seen.src(), tag);
+                Some(init(from, to, 2, tag, BACKEND))
+            }
+            COOKIE_ECHO if seen.tag() == BACKEND => {
+                Some(sctp(from, to, self.half_open[&seen.src()]).chunk((COOKIE_ACK, 0), b""))
+            }
+            DATA if seen.tag() == BACKEND => {
+                Some(sctp(from, to, self.half_open[&seen.src()]).payload(seen.payload.clone()))
+            }
             _ => None,
         }
     }
@@ -298,11 +356,13 @@ const PACKETS: u64 = 2 * (200 * 3 + 20 * 2 + FLOOD as u64);
 
 /// The counters after a flood of unconfirmed flows: what is left, and how the rest went.
 fn finish(mut world: World, bound: std::ops::RangeInclusive<u64>, how: &str) {
+    // A cookie and its acknowledgement come between reply and data.
+    let cookies = if world.clients == Transport::Sctp { 220 * 2 } else { 0 };
     let live = world.lab.totals().flows_live;
     assert!(bound.contains(&(live - 220)), "{:?}", world.lab.totals());
     let flows = [("flows_opened", 40_220), ("flows_live", live), ("flows_half_open", live - 220), (how, 40_220 - live)];
     // SYN, challenge and RST of each client that met a half-open connection.
-    let packets = PACKETS + 3 * u64::from(world.again);
+    let packets = PACKETS + 3 * u64::from(world.again) + cookies;
     world.lab.counters(&[&[("rx", packets), ("tx", packets)], &flows[..]].concat());
 }
 
@@ -321,6 +381,16 @@ fn a_flood_of_spoofed_syns_takes_no_source_port_for_good() {
     let world = flooded(Flood::Syns, Transport::Tcp, OUTSIDE, "flows: {max: 1048576}\n");
     assert!(world.again > 20, "{} clients met a half-open connection", world.again);
     finish(world, PORTS, "ports_taken_over");
+}
+
+#[test]
+fn a_flood_of_spoofed_inits_costs_clients_nothing() {
+    finish(flooded(Flood::Inits, Transport::Sctp, PODS, "flows: {max: 65536}\n"), UNCONFIRMED, "flows_displaced");
+}
+
+#[test]
+fn a_flood_of_spoofed_inits_takes_no_source_port_for_good() {
+    finish(flooded(Flood::Inits, Transport::Sctp, OUTSIDE, "flows: {max: 1048576}\n"), PORTS, "ports_taken_over");
 }
 
 #[test]

@@ -7,12 +7,13 @@ use pollgate_common::reasons::DropReason;
 use pollgate_dataplane::port::Offload;
 use pollgate_dataplane::port::memory::Packet;
 
-use super::support::builder::{Sendable, arp, folded, icmp, tcp, udp};
+use super::support::builder::{Sendable, arp, crc32c, folded, icmp, init, sctp, tcp, udp};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
-use super::support::objects::{echo, shop, web};
+use super::support::objects::{echo, registry, shop, web};
 
 fn lab() -> Lab {
-    Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.11"]), shop("", &["10.244.1.10", "10.244.3.3"])].concat())
+    let shop = shop("", &["10.244.1.10", "10.244.3.3"]);
+    Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.11"]), shop, registry(&["10.244.1.12"])].concat())
 }
 
 /// One sound frame of each kind, and the port it comes in by.
@@ -33,6 +34,15 @@ fn sound() -> Vec<(&'static str, usize, Vec<u8>)> {
             ip(icmp("192.168.50.100", "192.168.50.10", 8, 0, [0; 4]).payload("ping"), OUTSIDE),
         ),
         ("an error about a flow", PODS, ip(error(), PODS)),
+        ("an INIT", PODS, ip(init("10.244.1.5:40000", "10.96.0.80:2905", 1, 0, 7), PODS)),
+        (
+            "chunks",
+            PODS,
+            ip(
+                sctp("10.244.1.5:40001", "10.96.0.80:2905", 7).chunk((10, 0), b"a cookie").chunk((0, 3), &[0; 13]),
+                PODS,
+            ),
+        ),
         ("ARP", OUTSIDE, arp(ArpOperation::REQUEST, "192.168.50.100", "192.168.50.10")),
     ]
 }
@@ -63,6 +73,10 @@ fn transport_sum(header: &[u8], l4: &[u8]) -> bool {
         17 => &l4[..usize::from(u16::from_be_bytes([l4[4], l4[5]])).min(l4.len())],
         6 => l4,
         1 => return folded(l4) == 0xffff,
+        132 if l4.len() >= 12 => {
+            let (before, after) = (&l4[..8], &l4[12..]);
+            return fragment || crc32c(&[before, &[0; 4], after].concat()).to_le_bytes() == l4[8..12];
+        }
         _ => return true,
     };
     let len = u16::try_from(l4.len()).expect("within a packet").to_be_bytes();
@@ -169,7 +183,7 @@ fn length_fields_that_lie_are_told_apart() {
 prop_compose! {
     /// A sound frame with some bytes overwritten, cut somewhere, with whatever the sender says of offload.
     fn noisy()(
-        kind in 0usize..9,
+        kind in 0usize..11,
         changes in proptest::collection::vec((0usize..100, any::<u8>()), 0..6),
         noise in proptest::collection::vec(any::<u8>(), 0..120),
         keep in 0usize..200,

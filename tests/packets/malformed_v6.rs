@@ -6,13 +6,14 @@ use std::net::Ipv6Addr;
 use pollgate_common::reasons::DropReason;
 use proptest::prelude::*;
 
-use super::support::builder::{Ip, Sendable, folded, icmp, ip, solicitation, tcp, udp};
+use super::support::builder::{Ip, Sendable, crc32c, folded, icmp, init, ip, sctp, solicitation, tcp, udp};
 use super::support::family::{ECHO_REQUEST, wire};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
-use super::support::objects::{echo, shop, web};
+use super::support::objects::{echo, registry, shop, web};
 
 fn lab() -> Lab {
-    Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.11"]), shop("", &["10.244.1.10", "10.244.3.3"])].concat())
+    let shop = shop("", &["10.244.1.10", "10.244.3.3"]);
+    Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.11"]), shop, registry(&["10.244.1.12"])].concat())
 }
 
 /// One sound frame of each kind, and the port it comes in by.
@@ -30,6 +31,15 @@ fn sound() -> Vec<(&'static str, usize, Vec<u8>)> {
             OUTSIDE,
             bytes(icmp("192.168.50.100", "192.168.50.10", ECHO_REQUEST, 0, [0; 4]).payload("ping"), OUTSIDE),
         ),
+        ("an INIT", PODS, bytes(init("10.244.1.5:40000", "10.96.0.80:2905", 1, 0, 7), PODS)),
+        (
+            "chunks",
+            PODS,
+            bytes(
+                sctp("10.244.1.5:40001", "10.96.0.80:2905", 7).chunk((10, 0), b"a cookie").chunk((0, 3), &[0; 13]),
+                PODS,
+            ),
+        ),
         ("a solicitation", OUTSIDE, solicitation("fe80::64", &owned)),
         ("a probe", OUTSIDE, solicitation("::", &owned)),
     ]
@@ -46,6 +56,9 @@ fn is_right(frame: &[u8]) -> bool {
         17 if l4.len() < 8 || l4[6..8] == [0, 0] => return true,
         17 => &l4[..usize::from(u16::from_be_bytes([l4[4], l4[5]])).min(l4.len())],
         6 | 58 => l4,
+        132 if l4.len() >= 12 => {
+            return crc32c(&[&l4[..8], &[0; 4], &l4[12..]].concat()).to_le_bytes() == l4[8..12];
+        }
         _ => return true,
     };
     let len = u16::try_from(l4.len()).expect("within a packet").to_be_bytes();

@@ -41,7 +41,12 @@ struct Model {
 impl Model {
     fn set_up(cable: &Cable) -> Model {
         let addresses = ADDRESSES.map(ip);
-        let served = [(addresses[2], 80, Protocol::Tcp), (addresses[3], 53, Protocol::Udp)];
+        let served = [
+            (addresses[2], 80, Protocol::Tcp),
+            (addresses[3], 53, Protocol::Udp),
+            (addresses[2], 53, Protocol::Sctp),
+            (addresses[3], 80, Protocol::Sctp),
+        ];
         addresses[..2].iter().for_each(|&address| cable.rules.own(address).expect("owned"));
         served
             .iter()
@@ -144,7 +149,8 @@ fn address(meaning: usize, kind: u16) -> Vec<u8> {
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let mac = prop_oneof![8 => Just(RIGHT.0), 1 => Just(LEFT.0), 2 => Just([0xff; 6]), 1 => Just([2, 0, 0, 0, 0, 3])];
     let kind = prop_oneof![3 => Just(0x0800u16), 3 => Just(0x86dd), 2 => Just(0x0806), 1 => Just(0x8100)];
-    let protocol = prop_oneof![3 => Just(6u8), 3 => Just(17), 2 => Just(58), 1 => Just(44), 1 => Just(1)];
+    let protocol =
+        prop_oneof![3 => Just(6u8), 3 => Just(17), 3 => Just(132), 2 => Just(58), 1 => Just(44), 1 => Just(1)];
     let port = prop_oneof![3 => Just(80u16), 3 => Just(53), 1 => any::<u16>()];
     let header = prop_oneof![5 => Just(0x45u8), 1 => Just(0x46), 1 => Just(0x4f), 1 => Just(0x44)];
     let offset = prop_oneof![4 => Just(0u16), 1 => Just(0x2000), 1 => Just(0x4000), 1 => Just(0x2064), 1 => Just(0x64)];

@@ -42,14 +42,17 @@ fn client6() -> [u8; 16] {
     v6("2001:db8:99::7")
 }
 
-/// A cable whose program has one of each: an owned address, an endpoint (TCP 8080, UDP 53 over IPv6) and a host address of
-/// each family; and a socket, or there would be nothing to redirect to.
+/// A cable whose program has one of each: an owned address, an endpoint (TCP 8080, UDP 53 over IPv6, SCTP 2905 over both) and a host
+/// address of each family; and a socket, or there would be nothing to redirect to.
 fn site() -> (Cable, impl Sized) {
     let cable = Cable::new();
     let port = cable.open();
     cable.rules.own(owned6().into()).expect("owned");
     cable.rules.serve(POD.into(), 8080, Protocol::Tcp).expect("served");
     cable.rules.serve(pod6().into(), 53, Protocol::Udp).expect("served");
+    for pod in [POD.into(), pod6().into()] {
+        cable.rules.serve(pod, 2905, Protocol::Sctp).expect("served");
+    }
     cable.rules.add_host_address(HOST.into()).expect("added");
     cable.rules.add_host_address(v6("2001:db8::9").into()).expect("added");
     (cable, port)
@@ -181,6 +184,9 @@ fn ipv4_is_taken_by_owned_destination_or_served_source() {
         ("an endpoint to an owned address", tcp(POD, 8080, OWNED), true),
         ("an endpoint from another port", tcp(POD, 8081, CLIENT), false),
         ("an endpoint by another protocol", udp(POD, 8080, CLIENT), false),
+        ("an endpoint's SCTP", changed(udp(POD, 2905, CLIENT), 23, 132), true),
+        ("SCTP from a port of another protocol", changed(tcp(POD, 8080, CLIENT), 23, 132), false),
+        ("SCTP to an owned address", other(CLIENT, OWNED, 132), true),
         ("from the endpoint's neighbour", tcp([10, 244, 1, 11], 8080, CLIENT), false),
         ("an endpoint's reply cut before its ports", cut(reply(), 37), false),
         ("an endpoint's reply cut behind its ports", cut(reply(), 38), true),
@@ -208,6 +214,8 @@ fn ipv6_is_taken_by_the_same_rules() {
         ("an endpoint to the host", udp6(pod6(), 53, v6("2001:db8::9")), false),
         ("an endpoint from another port", udp6(pod6(), 54, client6()), false),
         ("an endpoint by another protocol", changed(reply(), 20, 6), false),
+        ("an endpoint's SCTP", changed(udp6(pod6(), 2905, client6()), 20, 132), true),
+        ("SCTP from a port of another protocol", changed(reply(), 20, 132), false),
         ("an endpoint's reply cut before its ports", cut(reply(), 57), false),
         ("an endpoint's reply cut behind its ports", cut(reply(), 58), true),
         ("a header that is cut", cut(udp6(client6(), 1, owned6()), 53), false),
@@ -303,6 +311,8 @@ fn rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels() {
         [("owned again", to_us.clone(), true), ("unserved", reply, false), ("another port", piece.clone(), true)];
     check(&cable, &cases);
     rules.unserve(POD.into(), 8081, Protocol::Tcp).expect("unserved");
+    check(&cable, &[("another protocol", piece.clone(), true)]);
+    rules.unserve(POD.into(), 2905, Protocol::Sctp).expect("unserved");
     check(&cable, &[("an address without endpoints", piece, false)]);
     drop(port);
     check(&cable, &[("no socket", to_us, false)]);

@@ -186,6 +186,33 @@ mod tests {
         }
     }
 
+    /// An SCTP packet of one chunk, with this checksum.
+    fn sctp4(checksum: [u8; 4]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let packet = [&[0, 7, 0, 9, 0, 0, 0, 1][..], &checksum, &[11, 0, 0, 4]].concat();
+        ip.write(&mut bytes, etherparse::IpNumber(132), &packet).expect("a packet");
+        bytes
+    }
+
+    #[test]
+    fn an_sctp_field_of_zero_is_left_to_hardware_and_any_other_is_not() {
+        let mut bytes = sctp4([0; 4]);
+        let mut frame = over(&mut bytes);
+        look(&mut frame);
+        let offload = frame.offload();
+        assert!(offload.is_partial());
+        assert_eq!((offload.csum_start, offload.csum_offset), (34, 8));
+        for at in 0..4 {
+            let mut checksum = [0; 4];
+            checksum[at] = 1;
+            assert_eq!(partial(&sctp4(checksum)), None);
+        }
+        for length in 0..46 {
+            assert_eq!(partial(&sctp4([0; 4])[..length]), None, "{length} bytes");
+        }
+    }
+
     #[test]
     fn a_whole_checksum_is_left_alone() {
         for (mut bytes, _) in [udp4(b"data"), tcp4(b"data"), tcp6(b"data")] {
