@@ -89,7 +89,7 @@ reasons! {
         FragmentDuplicate "fragment_duplicate" Info
             "An IP fragment that has come before." "A few are normal where the network duplicates frames. If there are many, look for a loop or a mirrored port.";
         FragmentTimeout "fragment_timeout" Notice
-            "An IP fragment whose datagram's first fragment did not come within a second." "The network loses fragments, or somebody sends forged ones. Let the sender use datagrams that fit the path's MTU.";
+            "An IP fragment that waited for a second in vain: for the first of its datagram, or in SCTP the first one for the last." "The network loses fragments, or somebody sends forged ones. Let the sender use datagrams that fit the path's MTU.";
         FragmentsTooMany "fragments_too_many" Notice
             "An IP fragment of a datagram with more than 128 fragments." "The sender cuts its datagrams into very small pieces: check the MTU of its interface.";
         FragmentsFull "fragments_full" Warning

@@ -145,6 +145,8 @@ pub(crate) struct Packet<A> {
     pub(crate) l4: usize,
     /// Bytes of transport header and payload.
     pub(crate) l4_len: usize,
+    /// First fragment of SCTP: the same of the whole packet.
+    pub(crate) whole_len: usize,
 }
 
 impl<A: Address> Packet<A> {
@@ -162,6 +164,7 @@ impl<A: Address> Packet<A> {
             own: Mac::default(),
             l4: 0,
             l4_len: 0,
+            whole_len: 0,
         }
     }
 
@@ -175,9 +178,7 @@ impl<A: Address> Packet<A> {
     #[inline]
     pub(crate) fn has_ports(&self) -> bool {
         match self.transport {
-            Transport::Tcp | Transport::Udp | Transport::Icmp(control::Kind::Error) => true,
-            // New ports change a checksum by the length of the whole packet, which a fragment does not tell.
-            Transport::Sctp(_) => self.piece == Piece::Whole,
+            Transport::Tcp | Transport::Udp | Transport::Sctp(_) | Transport::Icmp(control::Kind::Error) => true,
             Transport::Icmp(control::Kind::EchoRequest | control::Kind::Other) | Transport::Other => false,
         }
     }

@@ -131,7 +131,7 @@ fn fragment<I: Ip>(
     match fragment::arrive::<I>(shared, &mut lane.fragments, frame, packet, tables, now) {
         Step::Settled(verdict) => (verdict, Account::NONE),
         Step::First(meeting) => {
-            let mut packet = *packet;
+            let mut packet = Packet { whole_len: meeting.whole_len, ..*packet };
             look_up(&lane.flows, &mut packet);
             let (verdict, account) = match packet.has_ports() {
                 true => decide(shared, lane, other, frame, &packet, tables, now),

@@ -43,6 +43,11 @@ pub(crate) fn translate<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, t
                 udp.translate(to.src_port, to.dst_port, delta);
             }
         }
+        Transport::Sctp(_) if packet.piece == Piece::First => {
+            if let Some(sctp) = Sctp::at_mut(bytes, l4) {
+                sctp.translate(to.src_port, to.dst_port, packet.whole_len);
+            }
+        }
         Transport::Sctp(_) => translate_sctp(frame, l4..l4 + packet.l4_len, (to.src_port, to.dst_port)),
         // They have no flows: `Packet::can_have_flow`.
         Transport::Icmp(_) | Transport::Other => {}

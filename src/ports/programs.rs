@@ -31,6 +31,8 @@ pub(super) struct Programs {
     programs: Vec<(PortId, Program)>,
     /// How many Service ports have an endpoint; zero: it will be removed.
     served: HashMap<Endpoint, usize>,
+    /// How many of them each address has: its fragments name no port.
+    addresses: HashMap<IpAddr, usize>,
     leaving: VecDeque<(Instant, Endpoint)>,
     /// How long that takes.
     patience: Duration,
@@ -46,8 +48,8 @@ impl Programs {
         owned: &[IpAddr],
         patience: Duration,
     ) -> Programs {
-        let (served, leaving, host) = (HashMap::new(), VecDeque::new(), HashSet::new());
-        let programs = Programs { rules, programs, served, leaving, patience, host, net_generation: 0 };
+        let (served, addresses, leaving, host) = (HashMap::new(), HashMap::new(), VecDeque::new(), HashSet::new());
+        let programs = Programs { rules, programs, served, addresses, leaving, patience, host, net_generation: 0 };
         programs.own(&[], owned);
         programs
     }
@@ -74,6 +76,9 @@ impl Programs {
     }
 
     fn serve(&mut self, endpoint: Endpoint) {
+        if !self.served.contains_key(&endpoint) {
+            self.take_fragments(endpoint.0);
+        }
         let users = self.served.entry(endpoint).or_default();
         *users += 1;
         // Already served, or not forgotten yet: then the rules have it.
@@ -91,6 +96,23 @@ impl Programs {
         }
     }
 
+    fn take_fragments(&mut self, address: IpAddr) {
+        let endpoints = self.addresses.entry(address).or_default();
+        *endpoints += 1;
+        if *endpoints == 1 {
+            tell(self.rules.take_fragments(address));
+        }
+    }
+
+    fn leave_fragments(&mut self, address: IpAddr) {
+        let Some(endpoints) = self.addresses.get_mut(&address) else { return };
+        *endpoints = endpoints.saturating_sub(1);
+        if *endpoints == 0 {
+            self.addresses.remove(&address);
+            tell(self.rules.leave_fragments(address));
+        }
+    }
+
     /// Those whose time is over and that are not served again.
     fn forget(&mut self) {
         while let Some((_, endpoint)) = self.leaving.pop_front_if(|(since, _)| since.elapsed() > self.patience) {
@@ -98,6 +120,7 @@ impl Programs {
                 self.served.remove(&endpoint);
                 let (address, port, protocol) = endpoint;
                 tell(self.rules.unserve(address, port, protocol));
+                self.leave_fragments(address);
             }
         }
     }

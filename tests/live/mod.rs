@@ -6,6 +6,7 @@
 //!
 //! As an ordinary user the same tests run in a user namespace (see `pollgate::lab`).
 
+mod behind;
 mod bulk;
 mod changes;
 mod dual_stack;
@@ -30,6 +31,7 @@ use crate::shared::harness::Test;
 /// The tests of all modules.
 pub(crate) fn tests() -> Vec<Test> {
     [
+        behind::TESTS,
         bulk::TESTS,
         changes::TESTS,
         dual_stack::TESTS,

@@ -6,10 +6,10 @@ use pollgate_dataplane::port::memory::Packet;
 use proptest::prelude::*;
 
 use super::IS_V6;
-use super::support::builder::{Ip, about, icmp, tcp, udp};
+use super::support::builder::{Ip, about, icmp, init, sctp, tcp, udp};
 use super::support::family::{ECHO_REQUEST, ERRORS, HEADER};
 use super::support::lab::{GATEWAY, Lab, OUTSIDE, PODS, Setup};
-use super::support::objects::{echo, endpoints, service, web};
+use super::support::objects::{echo, endpoints, registry, service, web};
 use super::support::pieces::{Piece, Receiver, cut, piece};
 use super::support::seen::Seen;
 
@@ -101,6 +101,49 @@ fn segments_are_translated_in_fragments_and_the_first_counts_for_the_connection(
     let ack = tcp(client, vip).flags("A").payload(bytes(90));
     same_as_whole(&mut lab, (PODS, PODS), &ack, &cut(&ack, 1, 40));
     lab.counters(&[("rx", 91), ("tx", 91), ("flows_opened", 1), ("flows_live", 1)]);
+}
+
+/// RFC 9260 §6.8: the checksum is of the whole packet, so new ports change it by its length. The first fragment waits for the last, which
+/// tells the length.
+#[test]
+fn sctp_in_fragments_keeps_a_correct_checksum() {
+    let mut lab = Lab::new(&registry(&["10.244.1.10"]));
+    let data = |from: &str, to: &str, len| sctp(from, to, 9).chunk((0, 3), &bytes(len));
+    // The Pod keeps its port, and the Service's becomes the endpoint's; from outside both change.
+    lab.through(PODS, init(CLIENT, "10.96.0.80:2905", 1, 0, 7), PODS);
+    let outside = "192.168.50.100:50000";
+    let translated = lab.through(OUTSIDE, init(outside, "203.0.113.8:2905", 1, 0, 7), PODS).src().to_string();
+    let cases = [
+        (data(CLIENT, "10.96.0.80:2905", 100), (PODS, PODS)),
+        (data("10.244.1.10:3905", CLIENT, 97), (PODS, PODS)),
+        (data(outside, "203.0.113.8:2905", 100), (OUTSIDE, PODS)),
+        (data("10.244.1.10:3905", &translated, 81), (PODS, OUTSIDE)),
+    ];
+    for (id, (packet, ports)) in (0..).zip(cases) {
+        for order in ORDERS {
+            let pieces = cut(&packet, id, 40);
+            assert_eq!(pieces.len(), 3);
+            same_as_whole(&mut lab, ports, &packet, &order.map(|n| pieces[n].clone()));
+        }
+    }
+    let flows = [("flows_opened", 2), ("flows_live", 2), ("flows_half_open", 2)];
+    lab.counters(&[&[("rx", 170), ("tx", 170)], &flows[..]].concat());
+}
+
+/// Without the last fragment, the first one waits in vain.
+#[test]
+fn sctp_without_its_last_fragment_is_not_sent() {
+    let mut lab = Lab::new(&registry(&["10.244.1.10"]));
+    let pieces = cut(&init(CLIENT, "10.96.0.80:2905", 1, 0, 7).chunk((0, 3), &bytes(100)), 1, 40);
+    lab.send_all(PODS, pieces[..2].to_vec());
+    lab.counters(&[("rx", 2), ("held", 2)]);
+    lab.wait(Duration::from_millis(1001));
+    lab.counters(&[("rx", 2), ("fragment_timeout", 2)]);
+    // A port that is not the Service's: the ABORT comes once all is known.
+    let pieces = cut(&init(CLIENT, "10.96.0.80:1", 1, 0, 7).chunk((0, 3), &bytes(60)), 2, 40);
+    lab.send_all(PODS, pieces);
+    lab.expect(PODS);
+    lab.counters(&[("rx", 5), ("originated", 1), ("tx", 1), ("fragment_timeout", 2), ("reject_undefined_port", 3)]);
 }
 
 /// RFC 792, RFC 4443 §4.2: owned addresses reply to echo requests of any length.
@@ -395,6 +438,30 @@ fn fragments_find_each_other_and_the_flow_over_three_workers() {
     lab.counters(&[&[("rx", sent), ("tx", sent), ("handed_over", handed), ("handed_in", handed)], &flows[..]].concat());
 }
 
+/// At each of two workers the first fragment waits for the last.
+#[test]
+fn sctp_in_fragments_finds_the_flow_over_three_workers() {
+    let mut lab = Lab::with(Setup { workers: 3, ..Setup::default() }, &registry(&["10.244.1.10"]));
+    for n in 0..36u16 {
+        let client = format!("10.244.1.5:{}", 40000 + n);
+        lab.push(usize::from(n) % 3, PODS, init(&client, "10.96.0.80:2905", 1, 0, 7));
+        lab.run();
+        lab.expect(PODS);
+        let packet = sctp(&client, "10.96.0.80:2905", 9).chunk((0, 3), &bytes(100));
+        let pieces = cut(&packet, n.into(), 40);
+        for (step, at) in ORDERS[usize::from(n) % 6].into_iter().enumerate() {
+            lab.push((usize::from(n) / 6 + step) % 3, PODS, pieces[at].clone());
+            lab.run();
+        }
+        let seen = Receiver::default().take(&mut lab, PODS);
+        assert_eq!(seen.len(), 1, "{client}");
+        assert_eq!(seen[0].dst().to_string(), "10.244.1.10:3905");
+    }
+    let handed = lab.totals().handed_over;
+    let flows = [("flows_opened", 36), ("flows_live", 36), ("flows_half_open", 36)];
+    lab.counters(&[&[("rx", 144), ("tx", 144), ("handed_over", handed), ("handed_in", handed)], &flows[..]].concat());
+}
+
 /// The share of held frames of one source is its own, and its oldest go.
 #[test]
 fn one_source_holds_no_more_than_its_share() {
@@ -561,11 +628,15 @@ proptest! {
     /// Any datagram, cut anywhere, in any order, some fragments twice, comes out as the whole packet does.
     #[test]
     fn what_is_put_together_is_the_translation_of_the_whole(
-        len in 100usize..3000, size in 3usize..60, is_tcp in any::<bool>(), seed in any::<u64>(), id in any::<u32>(),
+        len in 100usize..3000, size in 3usize..60, transport in 0..3, seed in any::<u64>(), id in any::<u32>(),
         twice in proptest::collection::vec(any::<prop::sample::Index>(), 0..3),
     ) {
-        let mut lab = Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.10"])].concat());
-        let packet = if is_tcp { tcp(CLIENT, "10.96.0.50:80").payload(bytes(len)) } else { datagram(len) };
+        let mut lab = Lab::new(&[web(&["10.244.1.10"]), echo(&["10.244.1.10"]), registry(&["10.244.1.10"])].concat());
+        let packet = match transport {
+            0 => tcp(CLIENT, "10.96.0.50:80").payload(bytes(len)),
+            1 => datagram(len),
+            _ => init(CLIENT, "10.96.0.80:2905", 1, 0, 7).chunk((0, 3), &bytes(len)),
+        };
         let mut pieces = cut(&packet, id, size * 8);
         let count = pieces.len() as u64;
         prop_assume!(pieces.len() > 1 && pieces.len() <= 128);

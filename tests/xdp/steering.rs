@@ -15,6 +15,7 @@ tests! {
         ipv4_is_taken_by_owned_destination_or_served_source,
         ipv6_is_taken_by_the_same_rules,
         questions_for_owned_addresses_are_taken,
+        errors_about_packets_to_endpoints_are_taken,
         what_hosts_say_that_use_an_owned_address_is_taken,
         frames_to_others_groups_and_vlans_are_the_kernels,
         rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels,
@@ -50,6 +51,8 @@ fn site() -> (Cable, impl Sized) {
     cable.rules.own(owned6().into()).expect("owned");
     cable.rules.serve(POD.into(), 8080, Protocol::Tcp).expect("served");
     cable.rules.serve(pod6().into(), 53, Protocol::Udp).expect("served");
+    cable.rules.take_fragments(POD.into()).expect("taken");
+    cable.rules.take_fragments(pod6().into()).expect("taken");
     for pod in [POD.into(), pod6().into()] {
         cable.rules.serve(pod, 2905, Protocol::Sctp).expect("served");
     }
@@ -244,6 +247,128 @@ fn questions_for_owned_addresses_are_taken() {
     check(&cable, &cases);
 }
 
+/// An ICMP error to `to` about this frame, from a router.
+fn error(kind: u8, to: [u8; 4], about: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let quoted = [&[kind, 0, 0, 0, 0, 0, 0, 0], &about[14..]].concat();
+    ethernet().ipv4([10, 244, 9, 9], to, 64).write(&mut bytes, IpNumber(1), &quoted).expect("a packet");
+    bytes
+}
+
+/// The same for IPv6.
+fn error6(kind: u8, to: [u8; 16], about: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let quoted = [&[kind, 0, 0, 0, 0, 0, 0, 0], &about[14..]].concat();
+    let ip = ethernet().ipv6(v6("2001:db8:244::99"), to, 64);
+    ip.write(&mut bytes, IpNumber(58), &quoted).expect("a packet");
+    bytes
+}
+
+/// What the client sent: TCP from port 1000 to an endpoint, and UDP over IPv6.
+fn to_pod(port: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ethernet().ipv4(CLIENT, POD, 64).tcp(1000, port, 1, 512).write(&mut bytes, b"data").expect("a packet");
+    bytes
+}
+
+fn to_pod6(port: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ethernet().ipv6(client6(), pod6(), 64).udp(1000, port).write(&mut bytes, b"data").expect("a packet");
+    bytes
+}
+
+/// An extension header of this type in front of what follows the IPv6 header at `at`.
+fn extended(mut frame: Vec<u8>, at: usize, kind: u8, header: [u8; 8]) -> Vec<u8> {
+    let mut header = header;
+    header[0] = std::mem::replace(&mut frame[at + 6], kind);
+    frame.splice(at + 40..at + 40, header);
+    frame
+}
+
+/// RFC 792 and RFC 4443 §2.4: an error goes to the source of the packet that it quotes. RFC 8200 §4: extension headers.
+fn errors_about_packets_to_endpoints_are_taken() {
+    let (cable, _port) = site();
+    let about = || error(3, CLIENT, &to_pod(8080));
+    let from_host = {
+        let mut frame = to_pod(8080);
+        frame[26..30].copy_from_slice(&HOST);
+        frame
+    };
+    let to_owned = |from: [u8; 4]| {
+        let mut frame = to_pod(9999);
+        frame[26..30].copy_from_slice(&from);
+        frame[30..34].copy_from_slice(&OWNED);
+        frame
+    };
+    check(
+        &cable,
+        &[
+            ("unreachable", about(), true),
+            ("time exceeded", error(11, CLIENT, &to_pod(8080)), true),
+            ("parameter problem", error(12, CLIENT, &to_pod(8080)), true),
+            ("an echo request that looks so", error(8, CLIENT, &to_pod(8080)), false),
+            ("source quench, which is obsolete", error(4, CLIENT, &to_pod(8080)), false),
+            ("about another port", error(3, CLIENT, &to_pod(8081)), false),
+            ("about another protocol", changed(about(), 14 + 20 + 8 + 9, 17), false),
+            ("about another host's packet", error(3, [198, 51, 100, 8], &to_pod(8080)), false),
+            ("about the host's own packet", error(3, HOST, &from_host), false),
+            ("about a packet to an owned address", error(3, CLIENT, &to_owned(CLIENT)), true),
+            ("the same, sent by the host", error(3, HOST, &to_owned(HOST)), false),
+            ("with options", with_options(about()), true),
+            ("about a packet with options", error(3, CLIENT, &with_options(to_pod(8080))), true),
+            ("about a first fragment", error(3, CLIENT, &fragment(to_pod(8080), 0, true)), true),
+            ("about a later fragment", error(3, CLIENT, &fragment(to_pod(8080), 100, false)), false),
+            ("quoting the ports and no more", cut(about(), 14 + 20 + 8 + 20 + 4), true),
+            ("quoting less", cut(about(), 14 + 20 + 8 + 20 + 3), false),
+            ("quoting no header", cut(about(), 14 + 20 + 8 + 19), false),
+            ("quoting another version", changed(about(), 14 + 20 + 8, 0x65), false),
+            ("to another MAC", addressed(about(), SOMEBODY), false),
+            (
+                "an error of the endpoint itself",
+                {
+                    let mut frame = about();
+                    frame[26..30].copy_from_slice(&POD);
+                    frame
+                },
+                true,
+            ),
+        ],
+    );
+    let about = || error6(2, client6(), &to_pod6(53));
+    let (hop_by_hop, routed) = ([0; 8], [0, 0, 0, 1, 0, 0, 0, 0]);
+    let (first, later) = ([0, 0, 0, 1, 0, 0, 0, 7], [0, 0, 0, 8, 0, 0, 0, 7]);
+    let quoting = |kind, header| error6(1, client6(), &extended(to_pod6(53), 14, kind, header));
+    let chain = |count: usize| (0..count).fold(to_pod6(53), |frame, _| extended(frame, 14, 60, [0; 8]));
+    check(
+        &cable,
+        &[
+            ("unreachable", error6(1, client6(), &to_pod6(53)), true),
+            ("too big", about(), true),
+            ("time exceeded", error6(3, client6(), &to_pod6(53)), true),
+            ("parameter problem", error6(4, client6(), &to_pod6(53)), true),
+            ("an error of an unknown type", error6(5, client6(), &to_pod6(53)), false),
+            ("about another port", error6(2, client6(), &to_pod6(54)), false),
+            ("about another host's packet", error6(2, v6("2001:db8:99::8"), &to_pod6(53)), false),
+            ("behind a hop-by-hop header", extended(about(), 14, 0, hop_by_hop), true),
+            ("behind a routing header that is done", extended(about(), 14, 43, hop_by_hop), true),
+            ("behind a routing header with stops ahead", extended(about(), 14, 43, routed), false),
+            ("about a packet with destination options", quoting(60, hop_by_hop), true),
+            ("about a packet that another router routes", quoting(43, routed), false),
+            ("about a first fragment", quoting(44, first), true),
+            ("about a later fragment", quoting(44, later), false),
+            ("about a packet with eight extension headers", error6(1, client6(), &chain(8)), true),
+            ("about a packet with nine", error6(1, client6(), &chain(9)), false),
+            ("quoting the ports and no more", cut(about(), 14 + 40 + 8 + 40 + 4), true),
+            ("quoting less", cut(about(), 14 + 40 + 8 + 40 + 3), false),
+            (
+                "an endpoint's reply behind destination options",
+                extended(udp6(pod6(), 53, client6()), 14, 60, [0; 8]),
+                true,
+            ),
+        ],
+    );
+}
+
 fn what_hosts_say_that_use_an_owned_address_is_taken() {
     let (cable, _port) = site();
     let all = v6("ff02::1");
@@ -304,15 +429,13 @@ fn rules_come_and_go_and_a_queue_without_a_socket_is_the_kernels() {
         &[("disowned", to_us.clone(), false), ("still served", reply.clone(), true), ("no host", to_host, true)],
     );
     let piece = fragment(reply.clone(), 100, false);
-    rules.serve(POD.into(), 8081, Protocol::Tcp).expect("served");
     rules.unserve(POD.into(), 8080, Protocol::Tcp).expect("unserved");
     rules.own(OWNED.into()).expect("owned again");
     let cases =
-        [("owned again", to_us.clone(), true), ("unserved", reply, false), ("another port", piece.clone(), true)];
+        [("owned again", to_us.clone(), true), ("unserved", reply, false), ("its fragments", piece.clone(), true)];
     check(&cable, &cases);
-    rules.unserve(POD.into(), 8081, Protocol::Tcp).expect("unserved");
-    check(&cable, &[("another protocol", piece.clone(), true)]);
-    rules.unserve(POD.into(), 2905, Protocol::Sctp).expect("unserved");
+    rules.leave_fragments(POD.into()).expect("left");
+    rules.leave_fragments(POD.into()).expect("twice is fine");
     check(&cable, &[("an address without endpoints", piece, false)]);
     drop(port);
     check(&cable, &[("no socket", to_us, false)]);

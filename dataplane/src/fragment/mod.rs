@@ -11,6 +11,8 @@
 //!                     └─ later, first is not known ──▶ held ──(1 s)──▶ dropped: `fragment_timeout`
 //! ```
 //!
+//! SCTP's checksum depends on ports and length: a first fragment of SCTP also waits, until the last one has told the length.
+//!
 //! **Which worker.** All fragments of a datagram have to meet, and the later ones name no port. So they meet at the worker that
 //! hash(source address, 0) names, which is also where the fanout program sends them. It learns the ports from the first
 //! fragment. If another worker owns the flow, that one gets all fragments in order, first one first, and remembers the same
@@ -33,7 +35,7 @@
 //! **Bounds.** Any sender can create entries and have frames held, with packets from any address, so both are of little worth to it:
 //! * [`table`]: 4096 datagrams per worker and family, 32 per bucket. The bucket is chosen by the source, so one source has one bucket. Half of it
 //!   is kept for datagrams whose first fragment was sent on, and a flood of anything else cannot displace them.
-//! * [`held`]: 512 frames per worker, 128 per source. The oldest goes. Fragments that come in order are never held.
+//! * [`held`]: 512 frames per worker, 128 per source. The oldest goes. Fragments that come in order are never held, but those of SCTP.
 //! * 128 fragments per datagram, more than 65,535 bytes need on a link of 576.
 //! * One second. A host waits 30 or 60 (RFC 1122 §3.3.2, RFC 8200 §4.5) because it has nothing to do with the buffer; fragments of a
 //!   datagram leave their sender together, and identifications come round: 65,536 datagrams of 9,000 bytes take 5 s at 1 Gbit/s
@@ -56,6 +58,7 @@ use crate::classify;
 use crate::packet::{Packet, Transport, Verdict};
 use crate::port::{Frame, Origin};
 use crate::state::Shared;
+use crate::wire::sctp::Message;
 use crate::wire::{Ip, Piece, ethernet, tcp};
 
 use table::{Class, Key, Part, Table};
@@ -129,6 +132,8 @@ pub(crate) enum Step<A> {
 pub(crate) struct Meeting<A> {
     at: usize,
     source: A,
+    /// Bytes of transport header and payload of the whole packet; 0 if it is not known.
+    pub(crate) whole_len: usize,
     /// Whether fragments may be waiting for it.
     is_awaited: bool,
     /// Whether this is the worker where the datagram's fragments meet.
@@ -155,7 +160,7 @@ fn enter<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> Result<Step<I::Address>, Verdict> {
-    let (key, part) = read::<I>(frame, packet).map_err(Verdict::Drop)?;
+    let (key, part, headers) = read::<I>(frame, packet).map_err(Verdict::Drop)?;
     let is_ours = classify::fragment(key.src.into(), key.dst.into(), tables)?;
     let meets_at = shared.steering.of_fragments(key.src);
     let is_here = meets_at == shared.worker;
@@ -167,11 +172,18 @@ fn enter<I: Ip>(
     match (packet.piece, first) {
         // Not a fragment: it does not come here.
         (Piece::Whole, _) => Err(Verdict::Drop(DropReason::FragmentLength)),
+        // New ports change SCTP's checksum by the length of the whole packet, which only the last fragment tells.
+        (Piece::First, None) if is_sctp(packet) && found.and_then(|at| table.end(at)).is_none() => {
+            let at = found.unwrap_or_else(|| table.make(key, shared.held.serial(), now));
+            table.wait_for_end(at);
+            Err(Verdict::Hold(shared.held.take(table.serial(at), table.source(at), is_ours, now)))
+        }
         (Piece::First, first) => {
             let at = found.unwrap_or_else(|| table.make(key, shared.held.serial(), now));
             let is_other = first.is_some_and(|first| first.key != packet.key);
             table.add(at, part, is_other).map_err(Verdict::Drop)?;
-            Ok(Step::First(Meeting { at, source: key.src, is_awaited: found.is_some(), is_here }))
+            let whole_len = usize::from(table.end(at).unwrap_or_default()).saturating_sub(headers);
+            Ok(Step::First(Meeting { at, whole_len, source: key.src, is_awaited: found.is_some(), is_here }))
         }
         (Piece::Later, Some(first)) => {
             let at = found.unwrap_or_default();
@@ -184,8 +196,19 @@ fn enter<I: Ip>(
         }
         (Piece::Later, None) => {
             let at = found.unwrap_or_else(|| table.make(key, shared.held.serial(), now));
-            Err(Verdict::Hold(shared.held.take(table.serial(at), table.source(at), is_ours, now)))
+            let slot = shared.held.take(table.serial(at), table.source(at), is_ours, now);
+            if part.is_last && table.note_end(at, part.end) {
+                shared.held.again(table.serial(at));
+            }
+            Err(Verdict::Hold(slot))
         }
+    }
+}
+
+fn is_sctp<A>(packet: &Packet<A>) -> bool {
+    match packet.transport {
+        Transport::Sctp(_) => true,
+        Transport::Tcp | Transport::Udp | Transport::Icmp(_) | Transport::Other => false,
     }
 }
 
@@ -208,7 +231,7 @@ pub(crate) fn decided<I: Ip>(
     let destination = I::at(frame.bytes(), ethernet::LEN).map(I::dst);
     let identification = shared.identifications.next::<I>(destination.unwrap_or_default());
     identify::<I>(frame, meeting.source, identification);
-    let first = First { key: packet.key, transport: packet.transport, fate, identification };
+    let first = First { key: packet.key, transport: of_later(packet.transport), fate, identification };
     table.settle(meeting.at, first, fate.class());
     if meeting.is_awaited {
         shared.held.again(table.serial(meeting.at));
@@ -216,8 +239,16 @@ pub(crate) fn decided<I: Ip>(
     verdict
 }
 
-/// The datagram that a fragment belongs to, and its place in it.
-fn read<I: Ip>(frame: &Frame, packet: &Packet<I::Address>) -> Result<(Key<I::Address>, Part), DropReason> {
+/// The transport of the later fragments of a datagram: what the first one says of its connection was said.
+fn of_later(transport: Transport) -> Transport {
+    match transport {
+        Transport::Sctp(_) => Transport::Sctp(Message::default()),
+        Transport::Tcp | Transport::Udp | Transport::Icmp(_) | Transport::Other => transport,
+    }
+}
+
+/// The datagram that a fragment belongs to, its place in it, and how many bytes of it precede the transport header.
+fn read<I: Ip>(frame: &Frame, packet: &Packet<I::Address>) -> Result<(Key<I::Address>, Part, usize), DropReason> {
     let ip = I::at(frame.bytes(), ethernet::LEN).ok_or(DropReason::IpHeader)?;
     let fragment = frame.bytes().get(ethernet::LEN..).and_then(I::fragment).ok_or(DropReason::IpHeader)?;
     let len = ip.total_len().saturating_sub(fragment.data);
@@ -233,7 +264,8 @@ fn read<I: Ip>(frame: &Frame, packet: &Packet<I::Address>) -> Result<(Key<I::Add
     let key =
         Key { src: ip.src(), dst: ip.dst(), identification: fragment.identification, protocol: fragment.protocol };
     let bytes = |number| u16::try_from(number).map_err(|_| DropReason::FragmentLength);
-    Ok((key, Part { start: bytes(fragment.offset)?, end: bytes(end)?, is_last: !fragment.more }))
+    let headers = packet.l4.saturating_sub(ethernet::LEN + fragment.data);
+    Ok((key, Part { start: bytes(fragment.offset)?, end: bytes(end)?, is_last: !fragment.more }, headers))
 }
 
 /// Gives the datagram's fragment in the frame its new identification, if its source has become another one.

@@ -72,6 +72,8 @@ struct Head<A> {
     bytes: u32,
     /// Where the last fragment ends.
     end: Option<u16>,
+    /// Whether the first fragment is held until that is known.
+    waits_for_end: bool,
 }
 
 /// Where a fragment starts and ends.
@@ -97,7 +99,7 @@ impl<A: Address> Table<A> {
     /// Fails if the memory cannot be mapped.
     pub(crate) fn new(hasher: ahash::RandomState) -> io::Result<Table<A>> {
         let free = Way { tag: 0, serial: 0, class: Class::Free, since: Instant(0) };
-        let head = Head { key: Key::default(), first: None, parts: 0, bytes: 0, end: None };
+        let head = Head { key: Key::default(), first: None, parts: 0, bytes: 0, end: None, waits_for_end: false };
         let count = BUCKETS * WAYS;
         Ok(Table {
             hasher,
@@ -130,7 +132,7 @@ impl<A: Address> Table<A> {
     pub(crate) fn make(&mut self, key: Key<A>, serial: u32, now: Instant) -> usize {
         let at = self.room(self.bucket(key.src) * WAYS, serial, now);
         self.ways[at] = Way { tag: self.tag(&key), serial, class: Class::Other, since: now };
-        self.heads[at] = Head { key, first: None, parts: 0, bytes: 0, end: None };
+        self.heads[at] = Head { key, first: None, parts: 0, bytes: 0, end: None, waits_for_end: false };
         at
     }
 
@@ -159,6 +161,24 @@ impl<A: Address> Table<A> {
     pub(crate) fn source(&self, at: usize) -> u8 {
         let family = if A::IS_V4 { 0 } else { BUCKETS };
         u8::try_from(at / WAYS + family).unwrap_or(0)
+    }
+
+    /// Where the datagram ends, if that is known.
+    pub(crate) fn end(&self, at: usize) -> Option<u16> {
+        self.heads[at].end
+    }
+
+    /// Notes that the first fragment has come, and waits for the datagram's end to be known.
+    pub(crate) fn wait_for_end(&mut self, at: usize) {
+        self.heads[at].waits_for_end = true;
+    }
+
+    /// Notes where the datagram ends, ahead of the first fragment. Returns whether that waits for it.
+    pub(crate) fn note_end(&mut self, at: usize, end: u16) -> bool {
+        let head = &mut self.heads[at];
+        let is_news = head.end.is_none();
+        head.end = head.end.or(Some(end));
+        is_news && head.waits_for_end
     }
 
     /// Notes what the first fragment was.

@@ -3,11 +3,10 @@
 //! A change is one system call per entry and applies to the next frame. The caller must keep the order: own an address before
 //! it is announced, and stop serving an endpoint only when its last flow may have ended.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pollgate_common::flow::Protocol;
 
@@ -38,7 +37,6 @@ struct Maps {
     /// Endpoints, and their addresses: with port and protocol 0.
     served: Map<20, 1>,
     host: Map<16, 1>,
-    endpoints: Mutex<BTreeSet<(IpAddr, u16, u8)>>,
 }
 
 /// The error of a table that could not be changed.
@@ -63,7 +61,6 @@ impl Rules {
                 owned: Map::new(Kind::Hash, "pg_owned", owned.max(OWNED))?,
                 served: Map::new(Kind::Hash, "pg_served", SERVED)?,
                 host: Map::new(Kind::Hash, "pg_host", HOST)?,
-                endpoints: Mutex::default(),
             })
         };
         let maps = make().map_err(|source| OpenError::xdp("creating the steering program's tables", source))?;
@@ -80,30 +77,29 @@ impl Rules {
         self.maps.owned.remove(&key(address)).map(drop).map_err(RuleError::doing(|| format!("disowning {address}")))
     }
 
-    /// Takes the frames that this endpoint sends from this port to any address except the host's, and all fragments from its
-    /// address. Adding an endpoint again changes nothing.
+    /// Takes the frames that this endpoint sends from this port to any address except the host's. Adding an endpoint again
+    /// changes nothing.
     pub fn serve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
-        let mut endpoints = self.endpoints();
-        endpoints.insert((address, port, protocol.number()));
         let served = self.maps.served.insert(&endpoint(address, port, protocol.number()), &[1]);
-        let served = served.and_then(|()| self.maps.served.insert(&endpoint(address, 0, 0), &[1]));
         served.map_err(RuleError::doing(|| format!("serving {protocol:?} {address} port {port}")))
     }
 
     /// Stops taking the endpoint's frames. No error if it was not served.
     pub fn unserve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
-        let mut endpoints = self.endpoints();
-        endpoints.remove(&(address, port, protocol.number()));
-        let has_none = endpoints.range((address, 0, 0)..=(address, u16::MAX, u8::MAX)).next().is_none();
-        let gone = self.maps.served.remove(&endpoint(address, port, protocol.number()));
-        let gone =
-            gone.and_then(|_| if has_none { self.maps.served.remove(&endpoint(address, 0, 0)) } else { Ok(false) });
-        gone.map(drop).map_err(RuleError::doing(|| format!("no longer serving {protocol:?} {address} port {port}")))
+        let gone = self.maps.served.remove(&endpoint(address, port, protocol.number())).map(drop);
+        gone.map_err(RuleError::doing(|| format!("no longer serving {protocol:?} {address} port {port}")))
     }
 
-    /// The endpoints that are served, to know when an address has no more. Only the control thread changes them.
-    fn endpoints(&self) -> MutexGuard<'_, BTreeSet<(IpAddr, u16, u8)>> {
-        self.maps.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes all fragments from this address, which has an endpoint, to any address except the host's.
+    pub fn take_fragments(&self, address: IpAddr) -> Result<(), RuleError> {
+        let taken = self.maps.served.insert(&endpoint(address, 0, 0), &[1]);
+        taken.map_err(RuleError::doing(|| format!("taking the fragments of {address}")))
+    }
+
+    /// Leaves them to the kernel again. No error if they were not taken.
+    pub fn leave_fragments(&self, address: IpAddr) -> Result<(), RuleError> {
+        let left = self.maps.served.remove(&endpoint(address, 0, 0)).map(drop);
+        left.map_err(RuleError::doing(|| format!("leaving the fragments of {address}")))
     }
 
     /// Adds an address of the host. Frames from endpoints to it go to the kernel.

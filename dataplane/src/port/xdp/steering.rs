@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!                   ┌ to our MAC ─┬ IPv4 ─┬ destination owned ───────────────────────────────▶ worker
-//!  frame ─▶ MAC? ───┤             ├ IPv6 ─┴ source is a served endpoint, destination not the host's ▶ worker
+//!  frame ─▶ MAC? ───┤             ├ IPv6 ─┼ source is a served endpoint, destination not the host's ▶ worker
+//!                   │             │       └ ICMP error about a packet to one, likewise ─────▶ worker
 //!                   └ to a group ─┴ ARP, neighbour discovery: target or sender owned ────────▶ worker
 //!                       everything else, VLAN-tagged frames too ─────────────────────────────▶ kernel
 //! ```
@@ -14,12 +15,16 @@
 //! or for the kernel. So the program takes only what it must, by tables that the control thread updates ([`super::Rules`]):
 //! * frames to an owned destination, with any protocol, including fragments and ICMP;
 //! * replies of endpoints to clients that were not translated (the destination is the client), recognised by source address,
-//!   port and protocol. For an IPv6 packet with other extension headers than a fragment header, the program does not find the
-//!   port. Such frames from an endpoint are taken only if the destination is owned;
+//!   port and protocol;
 //! * fragments, but without the port, which only the first one has: all from an address that has a served endpoint. Both kinds are taken, so
 //!   that the worker knows from the first what the others are. Those of an endpoint's other traffic through this host are not
 //!   pollgate's; leaving replies in fragments to the kernel would lose every one of them;
-//! * but no frames from an endpoint to the host's own addresses: health checks and ssh stay with the kernel.
+//! * ICMP errors that go to such a client, from any router on the way to the endpoint, recognised by the packet that they quote: it
+//!   went to an endpoint's address, port and protocol, or to an owned address, and its source is the error's destination;
+//! * but no such frames to the host's own addresses: health checks and ssh, and errors about them, stay with the kernel.
+//!
+//! Extension headers of IPv6 packets are skipped as a worker does it, at most eight: hop-by-hop and destination options, and routing
+//! headers without stops ahead.
 //!
 //! For ARP and neighbour discovery the target counts, whatever the message does: who announces an owned address uses it. The sender
 //! counts too, since a host that asks or replies with an owned address uses it. But what such a host asks of the host's own
@@ -37,7 +42,7 @@ use std::os::fd::BorrowedFd;
 use crate::bpf::{AsmError, Assembler, Condition, Insn, Reg, Width};
 
 use Condition::{AnyBit, Equal, Greater, Less, NotEqual};
-use Reg::{Fp, R0, R1, R2, R3, R6, R7, R8, R9};
+use Reg::{Fp, R0, R1, R2, R3, R4, R6, R7, R8, R9};
 use Width::{Byte, Double, Half, Word};
 
 /// Result of the program: the kernel processes the frame (linux/bpf.h).
@@ -67,6 +72,11 @@ const V6_SOURCE: i16 = IP + 8;
 const V6_DESTINATION: i16 = IP + 24;
 const V6_L4: i16 = IP + 40;
 const V6_END: i32 = 54;
+/// Bytes of a header of ICMP or ICMPv6. The packet that an error quotes follows.
+const ICMP: i16 = 8;
+/// Bytes of an IP header without options or extension headers.
+const V4_HEADER: i16 = 20;
+const V6_HEADER: i16 = 40;
 const ND_TARGET: i16 = V6_L4 + 8;
 const ND_END: i32 = 78;
 const ARP_SIZES: i16 = 18;
@@ -82,7 +92,18 @@ const ENDPOINT: i16 = -40;
 const ENDPOINT_PORT: i16 = ENDPOINT + 16;
 const ENDPOINT_PROTOCOL: i16 = ENDPOINT + 18;
 
+const ICMPV4: i32 = 1;
 const ICMPV6: i32 = 58;
+/// Unreachable, time exceeded, parameter problem (RFC 792).
+const ICMPV4_ERRORS: [i32; 3] = [3, 11, 12];
+/// Unreachable, too big, time exceeded and parameter problem are the types from 1 to this one (RFC 4443 §2.1).
+const LAST_ICMPV6_ERROR: i32 = 4;
+/// Extension headers (RFC 8200 §4).
+const HOP_BY_HOP: i32 = 0;
+const ROUTING: i32 = 43;
+const DESTINATION_OPTIONS: i32 = 60;
+/// So many are skipped.
+const MOST_EXTENSIONS: i32 = 8;
 const V6_FRAGMENT: i32 = 44;
 /// More fragments, or an offset.
 const FRAGMENT: u16 = 0x3fff;
@@ -100,13 +121,16 @@ pub(super) struct Tables<'a> {
     pub(super) sockets: BorrowedFd<'a>,
 }
 
-/// The program. R6 is the context. R7 and R8 are the frame's bounds. R9 is 1 for a frame to our own MAC, 0 for one to a group.
+/// The program. R6 is the context. R7 and R8 are the frame's bounds. R9 is 1 for a frame to our own MAC, 0 for one to a group; later
+/// it is where a header starts.
 pub(super) fn assemble(tables: Tables<'_>) -> Result<Vec<Insn>, AsmError> {
     let mut program = Steering { code: Assembler::new(), tables };
     program.ethernet();
     program.arp();
     program.ipv4();
+    program.icmp_v4();
     program.ipv6();
+    program.icmp_v6();
     program.ends();
     program.code.finish()
 }
@@ -153,10 +177,10 @@ impl Steering<'_> {
         code.jump_if(R2, NotEqual, wire32(0x0001_0800), "pass");
         code.load(Half, R2, R7, ARP_SIZES);
         code.jump_if(R2, NotEqual, wire16(0x0604), "pass");
-        self.copy_v4(ADDRESS, ARP_TARGET);
+        self.copy_v4(ADDRESS, R7, ARP_TARGET);
         self.look_up(self.tables.owned, ADDRESS);
         self.code.jump_if(R0, NotEqual, 0, "redirect");
-        self.copy_v4(SENDER, ARP_SENDER);
+        self.copy_v4(SENDER, R7, ARP_SENDER);
         self.look_up(self.tables.owned, SENDER);
         let code = &mut self.code;
         code.jump_if(R0, Equal, 0, "pass");
@@ -169,7 +193,7 @@ impl Steering<'_> {
         self.code.label("IPv4");
         self.code.jump_if(R9, Equal, 0, "pass");
         self.needs(V4_END, "pass");
-        self.copy_v4(ADDRESS, V4_DESTINATION);
+        self.copy_v4(ADDRESS, R7, V4_DESTINATION);
         self.look_up(self.tables.owned, ADDRESS);
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "redirect");
@@ -180,19 +204,48 @@ impl Steering<'_> {
         code.and(R9, 0x0f);
         code.shift_left(R9, 2);
         code.jump_if(R9, Less, 20, "pass");
+        code.add(R9, i32::from(IP));
         code.add(R9, R7);
-        code.mov(R2, R9);
-        code.add(R2, i32::from(IP) + 4);
-        code.jump_if(R2, Greater, R8, "pass");
-        code.load(Half, R3, R9, IP);
-        code.load(Byte, R2, R7, V4_PROTOCOL);
-        self.endpoint();
-        self.copy_v4(ENDPOINT, V4_SOURCE);
-        self.code.jump("from an endpoint?");
+        code.load(Byte, R3, R7, V4_PROTOCOL);
+        code.jump_if(R3, Equal, ICMPV4, "ICMP");
+        self.endpoint(0);
+        self.copy_v4(ENDPOINT, R7, V4_SOURCE);
+        self.code.jump("an endpoint's?");
         self.code.label("IPv4 fragment");
         self.address_of_an_endpoint();
-        self.copy_v4(ENDPOINT, V4_SOURCE);
-        self.code.jump("from an endpoint?");
+        self.copy_v4(ENDPOINT, R7, V4_SOURCE);
+        self.code.jump("an endpoint's?");
+    }
+
+    /// An ICMP error; R9 is where it starts.
+    fn icmp_v4(&mut self) {
+        self.code.label("ICMP");
+        self.has(ICMP + V4_HEADER, "pass");
+        let code = &mut self.code;
+        code.load(Byte, R2, R9, 0);
+        ICMPV4_ERRORS.into_iter().for_each(|kind| code.jump_if(R2, Equal, kind, "ICMP error"));
+        code.jump("pass");
+        code.label("ICMP error");
+        code.add(R9, i32::from(ICMP));
+        // It goes to the sender of what it quotes.
+        code.load(Word, R2, R9, V4_SOURCE - IP);
+        code.load(Word, R3, R7, V4_DESTINATION);
+        code.jump_if(R2, NotEqual, R3, "pass");
+        self.copy_v4(ENDPOINT, R9, V4_DESTINATION - IP);
+        self.look_up(self.tables.owned, ENDPOINT);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "not to the host?");
+        code.load(Half, R2, R9, V4_FRAGMENT - IP);
+        code.jump_if(R2, AnyBit, wire16(0x1fff), "pass");
+        code.load(Byte, R3, R9, V4_PROTOCOL - IP);
+        code.load(Byte, R2, R9, 0);
+        code.jump_if(R2, Less, 0x45, "pass");
+        code.jump_if(R2, Greater, 0x4f, "pass");
+        code.and(R2, 0x0f);
+        code.shift_left(R2, 2);
+        code.add(R9, R2);
+        self.endpoint(2);
+        self.code.jump("an endpoint's?");
     }
 
     fn ipv6(&mut self) {
@@ -207,38 +260,105 @@ impl Steering<'_> {
         code.jump_if(R2, Equal, NEIGHBOUR_SOLICITATION, "discovery");
         code.jump_if(R2, NotEqual, NEIGHBOUR_ADVERTISEMENT, "IPv6 to our MAC");
         code.label("discovery");
-        self.copy_v6(ADDRESS, ND_TARGET);
+        self.copy_v6(ADDRESS, R7, ND_TARGET);
         self.look_up(self.tables.owned, ADDRESS);
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "redirect");
         code.load(Byte, R2, R7, V6_L4);
         code.jump_if(R2, NotEqual, NEIGHBOUR_SOLICITATION, "IPv6 to our MAC");
-        self.copy_v6(SENDER, V6_SOURCE);
+        self.copy_v6(SENDER, R7, V6_SOURCE);
         self.look_up(self.tables.owned, SENDER);
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "not to the host?");
         code.label("IPv6 to our MAC");
         code.jump_if(R9, Equal, 0, "pass");
-        self.copy_v6(ADDRESS, V6_DESTINATION);
+        self.copy_v6(ADDRESS, R7, V6_DESTINATION);
         self.look_up(self.tables.owned, ADDRESS);
         let code = &mut self.code;
         code.jump_if(R0, NotEqual, 0, "redirect");
-        code.load(Byte, R2, R7, V6_NEXT);
-        code.jump_if(R2, Equal, V6_FRAGMENT, "IPv6 fragment");
-        self.needs(V6_END + 4, "pass");
-        let code = &mut self.code;
-        code.load(Half, R3, R7, V6_L4);
-        code.load(Byte, R2, R7, V6_NEXT);
-        self.endpoint();
-        self.copy_v6(ENDPOINT, V6_SOURCE);
-        self.code.jump("from an endpoint?");
+        code.mov(R9, R7);
+        code.add(R9, V6_END);
+        code.load(Byte, R3, R7, V6_NEXT);
+        self.skip_extensions(["next header", "header", "IPv6 fragment", "transport header"]);
+        self.code.jump_if(R3, Equal, ICMPV6, "ICMPv6");
+        self.endpoint(0);
+        self.copy_v6(ENDPOINT, R7, V6_SOURCE);
+        self.code.jump("an endpoint's?");
         self.code.label("IPv6 fragment");
         self.address_of_an_endpoint();
-        self.copy_v6(ENDPOINT, V6_SOURCE);
+        self.copy_v6(ENDPOINT, R7, V6_SOURCE);
+        self.code.jump("an endpoint's?");
+    }
+
+    /// An ICMPv6 error; R9 is where it starts.
+    fn icmp_v6(&mut self) {
+        self.code.label("ICMPv6");
+        self.has(ICMP + V6_HEADER, "pass");
+        let code = &mut self.code;
+        code.load(Byte, R2, R9, 0);
+        code.jump_if(R2, Equal, 0, "pass");
+        code.jump_if(R2, Greater, LAST_ICMPV6_ERROR, "pass");
+        code.add(R9, i32::from(ICMP));
+        for word in [0, 4, 8, 12] {
+            code.load(Word, R2, R9, V6_SOURCE - IP + word);
+            code.load(Word, R3, R7, V6_DESTINATION + word);
+            code.jump_if(R2, NotEqual, R3, "pass");
+        }
+        self.copy_v6(ENDPOINT, R9, V6_DESTINATION - IP);
+        self.look_up(self.tables.owned, ENDPOINT);
+        let code = &mut self.code;
+        code.jump_if(R0, NotEqual, 0, "not to the host?");
+        code.load(Byte, R2, R9, 0);
+        code.and(R2, 0xf0);
+        code.jump_if(R2, NotEqual, 0x60, "pass");
+        code.load(Byte, R3, R9, V6_NEXT - IP);
+        code.add(R9, i32::from(V6_HEADER));
+        self.skip_extensions(["quoted next header", "quoted header", "quoted fragment", "quoted transport header"]);
+        let code = &mut self.code;
+        code.jump("quoted port");
+        // The first one has the port, and no extension headers behind the fragment header but in error.
+        code.label("quoted fragment");
+        self.has(8, "pass");
+        let code = &mut self.code;
+        code.load(Half, R2, R9, 2);
+        code.jump_if(R2, AnyBit, wire16(0xfff8), "pass");
+        code.load(Byte, R3, R9, 0);
+        code.add(R9, 8);
+        code.label("quoted port");
+        self.endpoint(2);
+    }
+
+    /// Moves R9 behind the extension headers of which the first is there, with R3 as its type. Then R3 is the type of what follows.
+    /// At a fragment header it jumps. The headers are counted in R4.
+    fn skip_extensions(&mut self, [next, skip, fragment, done]: [&'static str; 4]) {
+        let code = &mut self.code;
+        code.mov(R4, MOST_EXTENSIONS);
+        code.label(next);
+        code.jump_if(R4, Equal, 0, done);
+        code.add(R4, -1);
+        code.jump_if(R3, Equal, V6_FRAGMENT, fragment);
+        code.jump_if(R3, Equal, HOP_BY_HOP, skip);
+        code.jump_if(R3, Equal, DESTINATION_OPTIONS, skip);
+        code.jump_if(R3, NotEqual, ROUTING, done);
+        self.has(8, "pass");
+        let code = &mut self.code;
+        // Stops ahead.
+        code.load(Byte, R2, R9, 3);
+        code.jump_if(R2, NotEqual, 0, done);
+        code.label(skip);
+        self.has(8, "pass");
+        let code = &mut self.code;
+        code.load(Byte, R3, R9, 0);
+        code.load(Byte, R2, R9, 1);
+        code.add(R2, 1);
+        code.shift_left(R2, 3);
+        code.add(R9, R2);
+        code.jump(next);
+        code.label(done);
     }
 
     fn ends(&mut self) {
-        self.code.label("from an endpoint?");
+        self.code.label("an endpoint's?");
         self.look_up(self.tables.served, ENDPOINT);
         self.code.jump_if(R0, Equal, 0, "pass");
         self.code.label("not to the host?");
@@ -268,25 +388,35 @@ impl Steering<'_> {
         self.code.store(Word, Fp, ENDPOINT_PORT, 0);
     }
 
-    /// Writes the end of an endpoint's key: port R3 and protocol R2.
-    fn endpoint(&mut self) {
-        self.code.store(Word, Fp, ENDPOINT_PORT, 0);
-        self.code.store(Half, Fp, ENDPOINT_PORT, R3);
-        self.code.store(Byte, Fp, ENDPOINT_PROTOCOL, R2);
+    /// Jumps to `otherwise` if the frame has fewer than `bytes` bytes behind R9.
+    fn has(&mut self, bytes: i16, otherwise: &'static str) {
+        self.code.mov(R2, R9);
+        self.code.add(R2, i32::from(bytes));
+        self.code.jump_if(R2, Greater, R8, otherwise);
     }
 
-    /// Copies an IPv4 address of the frame to the stack, mapped.
-    fn copy_v4(&mut self, to: i16, from: i16) {
+    /// Writes the end of an endpoint's key: protocol R3, and the port at this offset from R9, where the transport header starts.
+    /// A frame that ends before its ports do goes to the kernel.
+    fn endpoint(&mut self, port: i16) {
+        self.has(4, "pass");
+        self.code.load(Half, R2, R9, port);
+        self.code.store(Word, Fp, ENDPOINT_PORT, 0);
+        self.code.store(Half, Fp, ENDPOINT_PORT, R2);
+        self.code.store(Byte, Fp, ENDPOINT_PROTOCOL, R3);
+    }
+
+    /// Copies the IPv4 address at this offset to the stack, mapped.
+    fn copy_v4(&mut self, to: i16, at: Reg, from: i16) {
         self.code.store(Double, Fp, to, 0);
         self.code.store(Word, Fp, to + 8, wire32(0x0000_ffff));
-        self.code.load(Word, R2, R7, from);
+        self.code.load(Word, R2, at, from);
         self.code.store(Word, Fp, to + 12, R2);
     }
 
-    /// Copies an IPv6 address of the frame to the stack, in words: the stack is aligned, the frame is not.
-    fn copy_v6(&mut self, to: i16, from: i16) {
+    /// Copies the IPv6 address at this offset to the stack, in words: the stack is aligned, the frame is not.
+    fn copy_v6(&mut self, to: i16, at: Reg, from: i16) {
         for word in [0, 4, 8, 12] {
-            self.code.load(Word, R2, R7, from + word);
+            self.code.load(Word, R2, at, from + word);
             self.code.store(Word, Fp, to + word, R2);
         }
     }
