@@ -22,7 +22,7 @@ const HOST: u32 = 1 << 12;
 
 /// An address; IPv4 is mapped into IPv6.
 type Address = [u8; 16];
-/// Address, port in network order, protocol, and a zero byte.
+/// Address, port in network order, protocol, and a zero byte; or an address, three zero bytes, and 1.
 type Endpoint = [u8; 20];
 
 /// A handle to the tables. Clones refer to the same tables.
@@ -34,7 +34,7 @@ pub struct Rules {
 #[derive(Debug)]
 struct Maps {
     owned: Map<16, 1>,
-    /// Endpoints, and their addresses: with port and protocol 0.
+    /// Endpoints, and their addresses.
     served: Map<20, 1>,
     host: Map<16, 1>,
 }
@@ -80,25 +80,25 @@ impl Rules {
     /// Takes the frames that this endpoint sends from this port to any address except the host's. Adding an endpoint again
     /// changes nothing.
     pub fn serve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
-        let served = self.maps.served.insert(&endpoint(address, port, protocol.number()), &[1]);
+        let served = self.maps.served.insert(&endpoint(address, port, protocol), &[1]);
         served.map_err(RuleError::doing(|| format!("serving {protocol:?} {address} port {port}")))
     }
 
     /// Stops taking the endpoint's frames. No error if it was not served.
     pub fn unserve(&self, address: IpAddr, port: u16, protocol: Protocol) -> Result<(), RuleError> {
-        let gone = self.maps.served.remove(&endpoint(address, port, protocol.number())).map(drop);
+        let gone = self.maps.served.remove(&endpoint(address, port, protocol)).map(drop);
         gone.map_err(RuleError::doing(|| format!("no longer serving {protocol:?} {address} port {port}")))
     }
 
     /// Takes all fragments from this address, which has an endpoint, to any address except the host's.
     pub fn take_fragments(&self, address: IpAddr) -> Result<(), RuleError> {
-        let taken = self.maps.served.insert(&endpoint(address, 0, 0), &[1]);
+        let taken = self.maps.served.insert(&any_port(address), &[1]);
         taken.map_err(RuleError::doing(|| format!("taking the fragments of {address}")))
     }
 
     /// Leaves them to the kernel again. No error if they were not taken.
     pub fn leave_fragments(&self, address: IpAddr) -> Result<(), RuleError> {
-        let left = self.maps.served.remove(&endpoint(address, 0, 0)).map(drop);
+        let left = self.maps.served.remove(&any_port(address)).map(drop);
         left.map_err(RuleError::doing(|| format!("leaving the fragments of {address}")))
     }
 
@@ -150,12 +150,20 @@ fn key(address: IpAddr) -> Address {
     }
 }
 
-fn endpoint(address: IpAddr, port: u16, protocol: u8) -> Endpoint {
+fn endpoint(address: IpAddr, port: u16, protocol: Protocol) -> Endpoint {
     let mut endpoint = [0; 20];
     endpoint[..16].copy_from_slice(&key(address));
     endpoint[16..18].copy_from_slice(&port.to_be_bytes());
-    endpoint[18] = protocol;
+    endpoint[18] = protocol.number();
     endpoint
+}
+
+/// The key of an endpoint's address, whatever the port.
+fn any_port(address: IpAddr) -> Endpoint {
+    let mut any = [0; 20];
+    any[..16].copy_from_slice(&key(address));
+    any[19] = 1;
+    any
 }
 
 #[cfg(test)]
@@ -168,6 +176,7 @@ mod tests {
         assert_eq!(key(v4), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]);
         let v6: IpAddr = "2001:db8::7".parse().expect("an address");
         assert_eq!(key(v6), [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
-        assert_eq!(endpoint(v4, 0x1f90, 17)[12..], [10, 1, 2, 3, 0x1f, 0x90, 17, 0]);
+        assert_eq!(endpoint(v4, 0x1f90, Protocol::Udp)[12..], [10, 1, 2, 3, 0x1f, 0x90, 17, 0]);
+        assert_eq!(any_port(v4)[12..], [10, 1, 2, 3, 0, 0, 0, 1]);
     }
 }

@@ -383,9 +383,9 @@ impl Steering<'_> {
         self.code.jump_if(R2, Greater, R8, otherwise);
     }
 
-    /// Writes the end of the key for an address that has an endpoint: port and protocol 0.
+    /// Writes the end of the key for an address that has an endpoint: it names no port, and is none of an endpoint.
     fn address_of_an_endpoint(&mut self) {
-        self.code.store(Word, Fp, ENDPOINT_PORT, 0);
+        self.code.store(Word, Fp, ENDPOINT_PORT, wire32(1));
     }
 
     /// Jumps to `otherwise` if the frame has fewer than `bytes` bytes behind R9.
