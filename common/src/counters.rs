@@ -199,6 +199,7 @@ counters! {
     announced Counter Frames "Frames that announced where owned addresses are: gratuitous ARP and unsolicited neighbour advertisements. Not part of `originated` and `tx`.",
     missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
     bursts Counter Events "Bursts processed.",
+    polls Counter Events "Rounds of the worker's loop, with frames or without.",
     sleeps Counter Events "Times the worker slept while waiting for frames.",
     generation Gauge Number "Generation of the tables that the worker used last.",
 }

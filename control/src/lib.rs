@@ -16,6 +16,7 @@ pub mod api;
 pub mod cluster;
 pub mod compile;
 pub mod explain;
+pub mod health;
 pub mod netlink;
 pub mod objects;
 pub mod observe;

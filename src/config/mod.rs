@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, Log, LogFormat,
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Link, Log, LogFormat,
     MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, Workers,
 };
 pub use reader::Fault;
@@ -164,6 +164,8 @@ mod tests {
         assert_eq!((config.maglev.table_size, config.maglev.seed.as_str()), (None, "pollgate"));
         assert_eq!(config.api.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!((config.api.listen, config.metrics.listen), (None, None));
+        assert_eq!((config.host.pair, config.health.port), (true, Some(10_256)));
+        assert_eq!(run(&format!("{LEAST}health: {{port: 0}}\n")).unwrap().health.port, None);
     }
 
     #[test]
@@ -241,7 +243,7 @@ addresses: 192.168.0.10
             (
                 "colour: red",
                 "colour: unknown key; known here: node, zone, host, interfaces, addresses, cluster, dns, nat, \
-                 workers, flows, maglev, api, metrics, log",
+                 workers, flows, maglev, api, metrics, health, log",
             ),
             (
                 "nat: {masquerade: never, masqueradeAll: true}",
@@ -336,6 +338,8 @@ addresses: 192.168.0.10
                 "api.listen: expected a loopback address and port such as 127.0.0.1:6443; the token is the only \
                  protection, so use an SSH tunnel from other hosts (found 0.0.0.0:6443)",
             ),
+            ("health: {port: 30256}", "health.port: expected a port outside cluster.nodePortRange, or 0 (found 30256)"),
+            ("health: {port: 65536}", "health.port: expected a whole number from 0 to 65535 (found 65536)"),
             (
                 "metrics: {listen: 9090}",
                 "metrics.listen: expected an address and port such as 127.0.0.1:9090 (found 9090)",

@@ -54,6 +54,8 @@ pub struct Config {
     pub api: Api,
     /// Metrics for Prometheus.
     pub metrics: Metrics,
+    /// The gateway's own health, for load balancers.
+    pub health: Health,
     /// The log.
     pub log: Log,
 }
@@ -246,6 +248,13 @@ pub struct Api {
     pub state: PathBuf,
     /// Address of the HTTPS listener, a loopback address; none: no HTTPS.
     pub listen: Option<SocketAddr>,
+}
+
+/// The gateway's own health, for load balancers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// The port of the gateway addresses that serves it; none: it is not served.
+    pub port: Option<u16>,
 }
 
 /// Metrics for Prometheus.

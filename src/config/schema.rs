@@ -11,7 +11,7 @@ use pollgate_common::pair;
 use pollgate_common::settings::Masquerade;
 
 use super::model::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Host, Idle, Interface, Link, Log, LogFormat,
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Link, Log, LogFormat,
     MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
@@ -35,6 +35,9 @@ const FLOW_AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 
 /// The MTU of a link: IPv4 has no smaller one (RFC 791), and no IP packet is longer.
 const MTUS: RangeInclusive<u32> = 68..=65_535;
+
+/// kube-proxy's own.
+const HEALTH_PORT: u16 = 10_256;
 
 /// What `api.listen` may be, and why nothing else.
 const LISTEN: &str = "a loopback address and port such as 127.0.0.1:6443; the token is the only protection, so use an \
@@ -66,9 +69,26 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
     let maglev = maglev(root.field("maglev").section());
     let api = api(root.field("api").section());
     let metrics = metrics(root.field("metrics").section());
+    let health = health(root.field("health").section(), &cluster);
     let log = log(root.field("log").section());
     root.finish();
-    Config { node, zone, host, interfaces, addresses, cluster, dns, nat, workers, flows, maglev, api, metrics, log }
+    Config {
+        node,
+        zone,
+        host,
+        interfaces,
+        addresses,
+        cluster,
+        dns,
+        nat,
+        workers,
+        flows,
+        maglev,
+        api,
+        metrics,
+        health,
+        log,
+    }
 }
 
 fn host(mut section: Section<'_>) -> Host {
@@ -327,6 +347,16 @@ fn metrics(mut section: Section<'_>) -> Metrics {
     let listen = optional_text(&section.field("listen"), expected, |text| text.parse().ok());
     section.finish();
     Metrics { listen }
+}
+
+fn health(mut section: Section<'_>, cluster: &Cluster) -> Health {
+    let field = section.field("port");
+    section.finish();
+    let port = field.integer(0..=u16::MAX).unwrap_or(HEALTH_PORT);
+    if cluster.node_port_range.contains(&port) {
+        field.fault("a port outside cluster.nodePortRange, or 0");
+    }
+    Health { port: Some(port).filter(|port| *port != 0) }
 }
 
 /// Text; the empty text means "none".

@@ -35,6 +35,7 @@ use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{self, Compiler};
+use pollgate_control::health::{self, HealthServer, ProxyHealth};
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
 use pollgate_control::observe::dump::DumpSource;
 use pollgate_control::observe::stats::Stats;
@@ -95,6 +96,7 @@ pub struct Gateway {
     api: ApiHandle,
     control: ControlHandle,
     _network: HostNetwork,
+    health: Option<HealthServer>,
     /// Removed once nothing polls it.
     _pair: Option<HostPair>,
     _claims: Vec<UnixListener>,
@@ -113,7 +115,7 @@ impl Gateway {
             return Err(GatewayError::NotDone(unsupported));
         }
         check_host(config)?;
-        if let Err(error) = host::allow_open_files(api::OPEN_FILES) {
+        if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES) {
             warn!("raising the limit of open files: {error}; the API serves fewer clients");
         }
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
@@ -140,7 +142,14 @@ impl Gateway {
         compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
+        let health = pair.as_ref().map(|_| start_health(&counters)).transpose()?;
+        if let Some(health) = &health {
+            compiler.serve_locally(Box::new(health.services()));
+        }
         runtime::publish_restored(&cluster, &mut compiler);
+        if let Some(port) = config.health.port {
+            compiler.publish_health(port);
+        }
         // The objects of manifests must be there before the first frame.
         if start.manifests.is_none() {
             workers.start(std::mem::take(&mut engines))?;
@@ -176,6 +185,7 @@ impl Gateway {
             api,
             control,
             _network: network,
+            health,
             _pair: pair,
             _claims: claims,
         })
@@ -198,6 +208,7 @@ impl Gateway {
         drop(self.following);
         self.api.stop();
         self.control.stop();
+        drop(self.health);
         let totals = self.counters.totals();
         format!("rx {} tx {} passed {} dropped {}", totals.rx, totals.tx, totals.passed(), totals.dropped())
     }
@@ -214,6 +225,11 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
         warn!("{finding}: {why}: {command}");
     }
     Ok(())
+}
+
+fn start_health(counters: &Arc<Counters>) -> Result<HealthServer, GatewayError> {
+    let proxy = Arc::new(ProxyHealth::new(Arc::clone(counters)));
+    HealthServer::start(proxy).map_err(system("starting the health thread"))
 }
 
 fn start_announcer(

@@ -93,7 +93,7 @@ fn servers(site: &Site, name: &str) -> [Server; 3] {
     ]
 }
 
-fn dual_pod(name: &str, address: &str, version: &str) -> serde_json::Value {
+pub(crate) fn dual_pod(name: &str, address: &str, version: &str) -> serde_json::Value {
     let v6 = v6_beside(format!("{address}/32").parse().expect("a prefix")).expect("IPv6").addr();
     let mut pod = pod(name, address, "backend", version);
     pod["status"]["podIPs"] = json!([{ "ip": address }, { "ip": v6 }]);

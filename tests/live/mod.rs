@@ -13,6 +13,7 @@ mod dual_stack;
 mod dump;
 mod flood;
 mod fragments;
+mod health;
 mod host_pair;
 mod manifests;
 mod many;
@@ -38,6 +39,7 @@ pub(crate) fn tests() -> Vec<Test> {
         dump::TESTS,
         flood::TESTS,
         fragments::TESTS,
+        health::TESTS,
         host_pair::TESTS,
         manifests::TESTS,
         many::TESTS,

@@ -209,3 +209,49 @@ fn a_frame_for_nobody_is_left_to_the_kernel() {
     lab.send(HOST, tcp(&from(KERNEL, 40000), "10.96.9.9:80"));
     lab.counters(&[("rx", 2), ("not_owned", 1), ("no_such_cluster_ip", 1)]);
 }
+
+/// A health-check node port of Service `shop` (Kubernetes `pkg/proxy/healthcheck/service_health.go`: at every node address).
+fn checked(policy: &str) -> String {
+    let port = if policy == "Local" { ", healthCheckNodePort: 30999" } else { "" };
+    shop(&format!(", externalTrafficPolicy: {policy}{port}"), &["10.244.1.10"])
+}
+
+#[test]
+fn a_health_check_reaches_its_listener_from_everywhere() {
+    for (to, listener) in [("192.168.50.10:30999", "169.254.112.1:9001"), ("192.168.50.10:10256", "169.254.112.1:9000")]
+    {
+        for (port, client) in
+            [(OUTSIDE, "192.168.50.100:40000"), (PODS, "10.244.1.5:40000"), (HOST, "169.254.112.1:40000")]
+        {
+            let mut lab = Lab::with_pair("", &checked("Local"));
+            let seen = lab.through(port, tcp(client, to), HOST);
+            assert_eq!((*seen.src().ip(), seen.dst().to_string()), (ip(WORKERS), listener.to_owned()), "{client} {to}");
+            let seen = lab.through(HOST, tcp(listener, &seen.src().to_string()).flags("SA"), port);
+            assert_eq!(seen.to_string(), format!("tcp {to} > {client} SA ttl 63"));
+            lab.counters(&[&[("rx", 2), ("tx", 2)], &OPENED[..]].concat());
+        }
+    }
+}
+
+/// Kubernetes `pkg/proxy/serviceport.go`: only with policy Local. The protocol is TCP.
+#[test]
+fn a_health_check_lives_as_long_as_its_service_has_it() {
+    let mut lab = Lab::with_pair("", &checked("Local"));
+    let ask = || tcp("192.168.50.100:40000", "192.168.50.10:30999");
+    lab.send(OUTSIDE, udp("192.168.50.100:40000", "192.168.50.10:30999"));
+    lab.counters(&[("rx", 1), ("undefined_port", 1)]);
+    lab.apply(&checked("Cluster"));
+    lab.send(OUTSIDE, ask());
+    lab.counters(&[("rx", 2), ("undefined_port", 2)]);
+    lab.apply(&checked("Local"));
+    lab.through(OUTSIDE, ask(), HOST);
+    lab.counters(&[&[("rx", 3), ("undefined_port", 2), ("tx", 1)], &OPENED[..]].concat());
+}
+
+/// Nothing listens in a replay, or without the host pair: the port is then undefined.
+#[test]
+fn without_the_pair_there_are_no_local_services() {
+    let mut lab = Lab::new(&checked("Local"));
+    lab.send(OUTSIDE, tcp("192.168.50.100:40000", "192.168.50.10:30999"));
+    lab.counters(&[("rx", 1), ("undefined_port", 1)]);
+}

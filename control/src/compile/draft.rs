@@ -22,7 +22,9 @@ use super::maglev::{Identity, Weighted};
 use super::rings::{Rings, TooMany};
 use super::topology::{self, Locality};
 use crate::cluster::Cluster;
-use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedPort, ResolvedService, ServiceName, resolve};
+use crate::compile::resolve::{
+    Family, ResolvedEndpoint, ResolvedPort, ResolvedService, ServiceName, ServiceType, resolve,
+};
 
 /// A Service, and what was chosen for each of its ports.
 pub struct Draft {
@@ -30,6 +32,17 @@ pub struct Draft {
     pub service: ResolvedService,
     /// The ports a client can connect to, one for each family it has addresses of.
     pub ports: Vec<PortDraft>,
+    /// What load balancers ask, if they do.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// The health check of a Service.
+pub struct HealthCheck {
+    /// The health-check node port.
+    pub port: u16,
+    /// Ready local endpoints by family (K `pkg/proxy/endpointsmap.go`, LocalReadyEndpoints): each address once. Those of weight 0
+    /// are left out, since they get no new connections.
+    pub ready: Vec<(Family, usize)>,
 }
 
 /// One port for one family.
@@ -91,7 +104,21 @@ impl Drafter<'_> {
         let service = resolve(self.cluster, name)?;
         let draft = |(at, family)| PortDraft { at, family, choice: self.choose(&service.ports[at], family) };
         let ports = ports_by_family(&service).map(draft).collect();
-        Some(Draft { service, ports })
+        let health_check = self.health_check(&service);
+        Some(Draft { service, ports, health_check })
+    }
+
+    fn health_check(&self, service: &ResolvedService) -> Option<HealthCheck> {
+        let is_asked = service.proxied && service.external_local && service.kind == ServiceType::LoadBalancer;
+        let port = service.health_check_node_port.filter(|_| is_asked)?;
+        let count = |family: Family| {
+            let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+            let takes = |e: &&ResolvedEndpoint| e.ready && e.weight > 0 && self.locality.is_local(e);
+            let addresses = endpoints.filter(takes).map(|endpoint| endpoint.address);
+            let unique: BTreeSet<_> = addresses.filter(|address| Family::of(*address) == family).collect();
+            (family, unique.len())
+        };
+        Some(HealthCheck { port, ready: families(service).into_iter().map(count).collect() })
     }
 
     fn choose(&self, port: &ResolvedPort, family: Family) -> Result<Choice, TooMany> {
@@ -117,10 +144,15 @@ fn identity(endpoint: &ResolvedEndpoint) -> Identity {
     (endpoint.address, endpoint.port)
 }
 
+/// The families that the Service has addresses of.
+fn families(service: &ResolvedService) -> BTreeSet<Family> {
+    let addresses = service.cluster_ips.iter().chain(&service.load_balancer_ips).chain(&service.external_ips);
+    addresses.map(|address| Family::of(*address)).collect()
+}
+
 /// Each port with each family the Service has addresses of.
 pub fn ports_by_family(service: &ResolvedService) -> impl Iterator<Item = (usize, Family)> {
-    let addresses = service.cluster_ips.iter().chain(&service.load_balancer_ips).chain(&service.external_ips);
-    let families: BTreeSet<Family> = addresses.map(|address| Family::of(*address)).collect();
+    let families = families(service);
     let ports = if service.headless { 0 } else { service.ports.len() };
     (0..ports).flat_map(move |port| families.clone().into_iter().map(move |family| (port, family)))
 }

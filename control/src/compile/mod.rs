@@ -16,6 +16,7 @@
 
 pub mod draft;
 pub mod ids;
+pub mod local;
 pub mod maglev;
 pub mod resolve;
 pub mod rings;
@@ -42,8 +43,10 @@ use self::ids::{Ids, PortName};
 use self::rings::Rings;
 use self::topology::Locality;
 use crate::cluster::Cluster;
-use crate::compile::resolve::ServiceName;
+use crate::compile::local::{LocalService, LocalServices};
+use crate::compile::resolve::{Family, ServiceName};
 use crate::compile::sink::TableSink;
+use crate::objects::{Key, Kind};
 
 /// From this number of Services on, threads are started.
 const MANY: usize = 64;
@@ -98,18 +101,24 @@ pub struct Compiler {
     /// What the next publication changes.
     replaced: Vec<Replaced>,
     on_publication: Option<PublicationListener>,
+    node_is_eligible: bool,
+    local: Option<Box<dyn LocalServices>>,
 }
 
 #[derive(Default)]
 struct Compiled {
     services: Vec<Arc<ServicePort>>,
     names: Vec<Box<[u8]>>,
+    local: Vec<LocalService>,
 }
 
+#[derive(Default)]
 struct Staged {
     ports: BTreeMap<u32, Arc<ServicePort>>,
     names: Vec<(Box<[u8]>, Node)>,
     released: Vec<PortName>,
+    /// Local services, each with what it reports.
+    local: Vec<(LocalService, usize)>,
 }
 
 impl Compiler {
@@ -131,6 +140,8 @@ impl Compiler {
             contested: BTreeSet::new(),
             replaced: Vec::new(),
             on_publication: None,
+            node_is_eligible: true,
+            local: None,
             options,
         }
     }
@@ -143,6 +154,21 @@ impl Compiler {
     /// Has `listener` called after each publication.
     pub fn on_publication(&mut self, listener: PublicationListener) {
         self.on_publication = Some(listener);
+    }
+
+    /// Has the listeners of local services opened and closed. Without it, there are no local services.
+    pub fn serve_locally(&mut self, services: Box<dyn LocalServices>) {
+        self.local = Some(services);
+    }
+
+    /// Publishes the gateway's own health at `port` of the gateway addresses.
+    pub fn publish_health(&mut self, port: u16) {
+        let mut staged = Staged::default();
+        for family in [Family::V4, Family::V6] {
+            self.stage_local(&mut staged, LocalService::Proxy { family }, port, 0);
+        }
+        self.staged.insert(local::gateway(), staged);
+        self.publish();
     }
 
     /// The generation published last.
@@ -159,8 +185,8 @@ impl Compiler {
     }
 
     fn compile(&mut self, draft: Option<Draft>, name: &ServiceName) -> Staged {
-        let mut staged = Staged { ports: BTreeMap::new(), names: Vec::new(), released: self.ids.names_of(name) };
-        let Some(Draft { service: resolved, ports }) = draft else {
+        let mut staged = Staged { released: self.ids.names_of(name), ..Staged::default() };
+        let Some(Draft { service: resolved, ports, health_check }) = draft else {
             return staged;
         };
         for draft in ports {
@@ -175,9 +201,47 @@ impl Compiler {
                 Err(error) => warn!("service {}/{} port {}: {error}", name.namespace, name.name, port.port),
             }
         }
+        for (family, ready) in health_check.iter().flat_map(|check| &check.ready) {
+            let service = LocalService::HealthCheck { service: name.clone(), family: *family };
+            let port = health_check.as_ref().map_or(0, |check| check.port);
+            self.stage_local(&mut staged, service, port, *ready);
+        }
         let node = zone::node(&resolved, self.options.ttl);
         staged.names = zone::service_name(&resolved, &self.options.domain).zip(node).into_iter().collect();
         staged
+    }
+
+    /// Stages a local service, if its family has a gateway address.
+    fn stage_local(&mut self, staged: &mut Staged, service: LocalService, port: u16, ready: usize) {
+        let mut addresses = self.options.settings.gateway_addresses();
+        let Some(local) = &mut self.local else { return };
+        if !addresses.any(|address| Family::of(address) == service.family()) {
+            return;
+        }
+        drop(addresses);
+        let kept = service.port_name();
+        staged.released.retain(|known| *known != kept);
+        let compiled = local.listen(&service).map_err(|error| error.to_string()).and_then(|listener| {
+            let compiled = local::compile(&service, port, listener, &self.options.settings, &mut self.ids);
+            compiled.map_err(|error| error.to_string())
+        });
+        match compiled {
+            Ok(compiled) => {
+                let counted = self.counted(&compiled);
+                staged.ports.insert(compiled.id.index, Arc::new(ServicePort { counted, ..compiled }));
+                staged.local.push((service, ready));
+            }
+            Err(error) => warn!("health checks at port {port} are not served: {service:?}: {error}"),
+        }
+    }
+
+    /// Reports what is published of local services, and closes those that are gone.
+    fn settle_local(&mut self, old: &[LocalService], new: &[(LocalService, usize)]) {
+        let Some(local) = &mut self.local else { return };
+        for gone in old.iter().filter(|gone| !new.iter().any(|(service, _)| service == *gone)) {
+            local.close(gone);
+        }
+        new.iter().for_each(|(service, ready)| local.report(service, *ready));
     }
 
     /// What the counters of an index showed when its present holder got it.
@@ -197,6 +261,7 @@ impl Compiler {
             }
         }
         staged.released.iter().for_each(|port| self.ids.release(port));
+        self.settle_local(&old.local, &staged.local);
         let namespace_stays = self.rename(&name, &old.names, &staged.names, serial);
         let services: Vec<Arc<ServicePort>> = staged.ports.into_values().collect();
         if services.is_empty() && !namespace_stays {
@@ -204,7 +269,8 @@ impl Compiler {
             return;
         }
         let names = staged.names.into_iter().map(|(name, _)| name).collect();
-        self.compiled.insert(name.clone(), Compiled { services, names });
+        let local = staged.local.into_iter().map(|(service, _)| service).collect();
+        self.compiled.insert(name.clone(), Compiled { services, names, local });
         // Whoever holds one of its frontends may give it up in the same publication.
         self.install(&name, false);
     }
@@ -274,6 +340,20 @@ impl Compiler {
         tables.service(holder.service).map(|holder| format!("{} already uses it", holder.name))
     }
 
+    fn publish_staged(&mut self) {
+        // Any number that grows will do (RFC 1982).
+        let serial = u32::try_from(self.generation & 0xffff_ffff).unwrap_or(0);
+        let known = self.contested.clone();
+        for (name, staged) in std::mem::take(&mut self.staged) {
+            self.settle(name, staged, serial);
+        }
+        for name in self.contested.clone() {
+            self.install(&name, !known.contains(&name));
+        }
+        self.builder.set_zone(Arc::new(self.zone.clone()));
+        self.swap_in();
+    }
+
     fn swap_in(&mut self) {
         self.generation += 1;
         let tables = self.builder.build(self.generation);
@@ -291,23 +371,26 @@ impl TableSink for Compiler {
             let staged = self.compile(draft, name);
             self.staged.insert(name.clone(), staged);
         }
+        self.node_is_eligible = is_eligible(cluster, self.options.node.as_deref());
+        if let Some(local) = &self.local {
+            local.proxy().pending();
+        }
     }
 
     fn publish(&mut self) {
-        if self.staged.is_empty() {
-            return;
+        if !self.staged.is_empty() {
+            self.publish_staged();
         }
-        // Any number that grows will do (RFC 1982).
-        let serial = u32::try_from(self.generation & 0xffff_ffff).unwrap_or(0);
-        let known = self.contested.clone();
-        for (name, staged) in std::mem::take(&mut self.staged) {
-            self.settle(name, staged, serial);
+        if let Some(local) = &self.local {
+            local.proxy().node(self.node_is_eligible);
+            local.proxy().settled(true);
         }
-        for name in self.contested.clone() {
-            self.install(&name, !known.contains(&name));
+    }
+
+    fn undone(&mut self) {
+        if let Some(local) = &self.local {
+            local.proxy().settled(false);
         }
-        self.builder.set_zone(Arc::new(self.zone.clone()));
-        self.swap_in();
     }
 
     fn network(&mut self, net: Arc<Net>) {
@@ -332,7 +415,21 @@ impl TableSink for Compiler {
     fn tick(&mut self) {
         self.publisher.reclaim();
         self.rings.tidy();
+        if let Some(local) = &self.local {
+            local.proxy().tick();
+        }
     }
+}
+
+/// Whether the gateway's Node may take traffic (K `pkg/proxy/healthcheck/proxy_health.go`, SyncNode): it is not being deleted, by a
+/// client or by the cluster autoscaler. One that does not exist may.
+fn is_eligible(cluster: &Cluster, node: Option<&str>) -> bool {
+    const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+    let Some(node) = node.and_then(|name| cluster.object(&Key::new(Kind::Node, "", name))?.as_node()) else {
+        return true;
+    };
+    let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    node.metadata.deletion_timestamp.is_none() && !taints.any(|taint| taint.key == TO_BE_DELETED)
 }
 
 fn kernel_addresses(net: &Net) -> BTreeSet<IpAddr> {

@@ -20,6 +20,9 @@ pub trait TableSink {
     /// Makes everything staged visible to the workers: it is on disk now.
     fn publish(&mut self);
 
+    /// What was staged last is what is published already: the batch before could not be stored.
+    fn undone(&mut self) {}
+
     /// Takes a new state of the network and makes it visible at once, together with what is already
     /// published. What is staged stays staged.
     fn network(&mut self, net: Arc<Net>);

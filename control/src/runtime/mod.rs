@@ -290,6 +290,7 @@ impl Control {
             self.terminating.follow(&back);
         }
         self.sink.changed(&self.cluster, &batch.services);
+        self.sink.undone();
         for (_, outcome) in &mut batch.answers {
             if outcome.as_ref().is_ok_and(|commit| !commit.changes.is_empty()) {
                 *outcome = Err(WriteError::Store(reason.clone()));

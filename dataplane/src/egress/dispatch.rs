@@ -278,6 +278,7 @@ impl Egress {
         counters.affinity_refused.set(affinity.refused);
         counters.address_conflicts.set(shared.conflicting_frames);
         counters.generation.set(generation);
+        counters.polls.add(1);
     }
 
     /// Counts a sleep.

@@ -10,7 +10,7 @@
 //! A test says what it sends, what it expects, and what the counters must be: all of them, named or not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,11 @@ use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
 use pollgate_common::trace::{PacketTrace, TracedPacket};
 use pollgate_control::cluster::{Cluster, Write};
+use pollgate_control::compile::local::{LocalService, LocalServices};
+use pollgate_control::compile::resolve::Family;
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
+use pollgate_control::health::ProxyHealth;
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
 use pollgate_control::observe::stats;
@@ -118,6 +121,10 @@ impl Lab {
         let settings = Arc::clone(&options.settings);
         let counters = Arc::new(Counters::new(usize::from(setup.workers)));
         let mut compiler = Compiler::new(options, Arc::clone(&counters));
+        if setup.pair {
+            compiler.serve_locally(Box::new(Listeners(ProxyHealth::new(Arc::clone(&counters)))));
+            compiler.publish_health(config.health.port.expect("a port by default"));
+        }
         let facts = Facts::from(&parse(&written));
         compiler.network(Arc::new(Net::new(1, wire_facts(&facts))));
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
@@ -349,9 +356,30 @@ impl Lab {
     }
 }
 
+/// Where the listeners of local services would be: the gateway's health at 9000, health checks at 9001 of the host.
+struct Listeners(ProxyHealth);
+
+impl LocalServices for Listeners {
+    fn listen(&mut self, service: &LocalService) -> std::io::Result<SocketAddr> {
+        let port = match service {
+            LocalService::Proxy { .. } => 9000,
+            LocalService::HealthCheck { .. } => 9001,
+        };
+        Ok(SocketAddr::new(pair::HOST_ADDRESSES[usize::from(service.family() == Family::V6)], port))
+    }
+
+    fn close(&mut self, _service: &LocalService) {}
+
+    fn report(&mut self, _service: &LocalService, _ready: usize) {}
+
+    fn proxy(&self) -> &ProxyHealth {
+        &self.0
+    }
+}
+
 /// Every counter by name, except those [`Lab::counters`] knows itself.
 fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
-    const KNOWN: [&str; 4] = ["rx_bytes", "tx_bytes", "bursts", "generation"];
+    const KNOWN: [&str; 5] = ["rx_bytes", "tx_bytes", "bursts", "polls", "generation"];
     let counters =
         totals.counters().map(|(counter, count)| (counter.name, count)).filter(|(name, _)| !KNOWN.contains(name));
     let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), totals.drops_of(reason)));

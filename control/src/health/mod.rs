@@ -1,0 +1,25 @@
+//! Health checks over HTTP, as kube-proxy serves them (K `pkg/proxy/healthcheck`): of each Service with a health-check node port,
+//! and of the proxy itself.
+//!
+//! ```text
+//!  load balancer ─▶ gateway address : health-check node port ─▶ workers ─▶ pg-host ─▶ listener ─┐
+//!                   gateway address : 10256                  ─▶                                  ├─ health thread
+//!                                                                                                │
+//!  compiler (local endpoints, node, publications) ──▶ ProxyHealth, counts ◀──────────────────────┘
+//!  workers' counters (do they poll?) ──────────────▶
+//! ```
+//!
+//! The compiler opens and closes the listeners with the Services ([`crate::compile::local`]), each on a port that the kernel
+//! chooses: clients only see the frontend. A listener is bound to `pg-host`, so nothing reaches it but the workers.
+//!
+//! **What strangers cost.** Everybody who reaches a gateway address may connect. There are at most `CONNECTIONS` connections over all
+//! listeners; a further one closes the one that has been open for longest, since an honest request takes milliseconds. Each is
+//! closed after `LIFETIME`, and earlier if a request head takes longer than `HEAD_TIME`. A head has at most `HEAD_SIZE` bytes, and
+//! bodies are not read.
+
+mod page;
+mod proxy;
+mod server;
+
+pub use self::proxy::ProxyHealth;
+pub use self::server::{HealthServer, OPEN_FILES, Services};

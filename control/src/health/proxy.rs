@@ -1,0 +1,157 @@
+//! Whether the gateway does its work: from what its threads do, not from what they say.
+//!
+//! ```text
+//!  control thread: ticks ─────────────────────────┐
+//!  a change: compiled … published ────────────────┼─▶ healthy, unless one of them is overdue
+//!  each worker: rounds of its loop (a counter) ───┘
+//!  the Node object: deleted, or to be deleted ────▶ eligible or not (`/healthz` only: KEP-3836)
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use pollgate_common::counters::Counters;
+
+use super::page::Moment;
+
+/// How long a change may wait to be published, and the control thread be busy. kube-proxy's, with its defaults: twice the sync period.
+const PUBLICATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a worker may take for one round. An idle one sleeps for 50 ms at most.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is known of the gateway's threads.
+#[derive(Debug)]
+pub struct ProxyHealth {
+    start: Instant,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the control thread last ticked.
+    ticked: Instant,
+    /// Since when a change waits to be published.
+    pending: Option<Instant>,
+    /// When a change was published last.
+    updated: Option<Moment>,
+    node_is_eligible: bool,
+    /// Each worker's number of rounds, and since when it is that.
+    workers: Vec<(u64, Instant)>,
+}
+
+impl ProxyHealth {
+    /// Healthy, with workers that have not started.
+    pub fn new(counters: Arc<Counters>) -> ProxyHealth {
+        let start = Instant::now();
+        let workers = counters.workers().map(|_| (0, start)).collect();
+        let state = State { ticked: start, pending: None, updated: None, node_is_eligible: true, workers };
+        ProxyHealth { start, counters, state: Mutex::new(state) }
+    }
+
+    /// The control thread is at work.
+    pub fn tick(&self) {
+        self.lock().ticked = Instant::now();
+    }
+
+    /// A change waits to be published.
+    pub fn pending(&self) {
+        self.lock().pending.get_or_insert_with(Instant::now);
+    }
+
+    /// Nothing waits any more; `published`: because it was published.
+    pub fn settled(&self, published: bool) {
+        let now = self.moment();
+        let mut state = self.lock();
+        state.pending = None;
+        if published {
+            state.updated = Some(now);
+        }
+    }
+
+    /// Whether the Node object lets the gateway take traffic.
+    pub fn node(&self, is_eligible: bool) {
+        self.lock().node_is_eligible = is_eligible;
+    }
+
+    pub(crate) fn is_eligible(&self) -> bool {
+        self.lock().node_is_eligible
+    }
+
+    pub(super) fn updated(&self) -> Option<Moment> {
+        self.lock().updated
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment { wall: Timestamp::now(), since_start: self.start.elapsed() }
+    }
+
+    /// Whether nothing is overdue. To be asked often: a worker's rounds are only compared with those of the last time.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.is_healthy_at(Instant::now())
+    }
+
+    fn is_healthy_at(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        for (worker, seen) in self.counters.workers().zip(&mut state.workers) {
+            let rounds = worker.polls.value();
+            // Those that have not started are waiting for the objects of the manifests.
+            if rounds != seen.0 || rounds == 0 {
+                *seen = (rounds, now);
+            }
+        }
+        let late = |since: Instant, timeout| now.saturating_duration_since(since) >= timeout;
+        !late(state.ticked, PUBLICATION_TIMEOUT)
+            && !state.pending.is_some_and(|since| late(since, PUBLICATION_TIMEOUT))
+            && !state.workers.iter().any(|(_, since)| late(*since, WORKER_TIMEOUT))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whole between any two changes.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(seconds: u64) -> Instant {
+        Instant::now() + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_publication_may_take_a_minute() {
+        let health = ProxyHealth::new(Arc::new(Counters::new(1)));
+        assert!(health.is_healthy_at(after(1)));
+        health.pending();
+        health.pending();
+        assert!(health.is_healthy_at(after(59)) && !health.is_healthy_at(after(61)));
+        assert!(health.updated().is_none());
+        health.settled(false);
+        assert!(health.is_healthy_at(after(59)) && health.updated().is_none(), "a change that was undone");
+        health.pending();
+        health.settled(true);
+        assert!(health.updated().is_some());
+        // The control thread has not ticked either.
+        assert!(!health.is_healthy_at(after(61)));
+        health.state.lock().expect("no panic").ticked = after(60);
+        assert!(health.is_healthy_at(after(61)));
+    }
+
+    #[test]
+    fn every_worker_must_go_round() {
+        let counters = Arc::new(Counters::new(2));
+        let health = ProxyHealth::new(Arc::clone(&counters));
+        health.state.lock().expect("no panic").ticked = after(50);
+        assert!(health.is_healthy_at(after(20)), "they have not started");
+        counters.workers().for_each(|worker| worker.polls.add(1));
+        assert!(health.is_healthy_at(after(21)));
+        assert!(health.is_healthy_at(after(25)) && !health.is_healthy_at(after(27)), "neither goes round");
+        counters.worker(0).polls.add(7);
+        assert!(!health.is_healthy_at(after(28)), "only one does");
+        counters.worker(1).polls.add(1);
+        assert!(health.is_healthy_at(after(29)));
+    }
+}

@@ -1,0 +1,223 @@
+//! The thread that responds to health checks.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pollgate_common::pair;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::{interval, sleep, timeout};
+
+use super::page;
+use super::proxy::ProxyHealth;
+use crate::compile::local::{LocalService, LocalServices};
+use crate::compile::resolve::Family;
+
+/// Connections at a time, over all listeners.
+const CONNECTIONS: usize = 256;
+/// Listeners: one for each Service with a health-check node port, and family.
+const LISTENERS: usize = 2048;
+/// How long a request head may take, and a connection be idle.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long a connection may last.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// Longest request head, bytes; the least that hyper takes.
+const HEAD_SIZE: usize = 8 << 10;
+/// Connections that the kernel keeps until they are accepted, per listener.
+const BACKLOG: u32 = 128;
+/// How often the workers are looked at.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// File descriptors that health checks need.
+pub const OPEN_FILES: u64 = (CONNECTIONS + LISTENERS) as u64;
+
+/// The thread. Dropping it ends the thread and closes all listeners.
+#[derive(Debug)]
+pub struct HealthServer {
+    handle: Handle,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    proxy: Arc<ProxyHealth>,
+    /// Ready local endpoints.
+    ready: Mutex<HashMap<LocalService, usize>>,
+    /// Connections, in the order in which they came.
+    connections: Mutex<VecDeque<AbortHandle>>,
+}
+
+impl HealthServer {
+    /// Starts the thread, in the calling thread's network namespace.
+    pub fn start(proxy: Arc<ProxyHealth>) -> io::Result<HealthServer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (stop, mut stopped) = oneshot::channel();
+        let handle = runtime.handle().clone();
+        let shared = Arc::new(Shared { proxy, ready: Mutex::default(), connections: Mutex::default() });
+        let inside = Arc::clone(&shared);
+        let work = move || {
+            runtime.block_on(async move {
+                let mut samples = interval(SAMPLE);
+                loop {
+                    tokio::select! {
+                        _ = &mut stopped => return,
+                        _ = samples.tick() => drop(inside.proxy.is_healthy()),
+                    }
+                }
+            });
+        };
+        let thread = Builder::new().name("health".to_owned()).spawn(work)?;
+        Ok(HealthServer { handle, shared, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// What opens and closes its listeners.
+    pub fn services(&self) -> Services {
+        Services { handle: self.handle.clone(), shared: Arc::clone(&self.shared), listeners: HashMap::new() }
+    }
+}
+
+impl Drop for HealthServer {
+    fn drop(&mut self) {
+        // The thread may have ended already.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of it has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The listeners of a [`HealthServer`].
+#[derive(Debug)]
+pub struct Services {
+    handle: Handle,
+    shared: Arc<Shared>,
+    listeners: HashMap<LocalService, (SocketAddr, AbortHandle)>,
+}
+
+impl LocalServices for Services {
+    fn listen(&mut self, service: &LocalService) -> io::Result<SocketAddr> {
+        if let Some((address, _)) = self.listeners.get(service) {
+            return Ok(*address);
+        }
+        if self.listeners.len() == LISTENERS {
+            return Err(io::Error::other(format!("all {LISTENERS} listeners are in use")));
+        }
+        let _inside = self.handle.enter();
+        let listener = listener(service.family())?;
+        let address = listener.local_addr()?;
+        let task = self.handle.spawn(accept(listener, service.clone(), Arc::clone(&self.shared)));
+        self.listeners.insert(service.clone(), (address, task.abort_handle()));
+        Ok(address)
+    }
+
+    fn close(&mut self, service: &LocalService) {
+        if let Some((_, task)) = self.listeners.remove(service) {
+            task.abort();
+        }
+        self.shared.ready().remove(service);
+    }
+
+    fn report(&mut self, service: &LocalService, ready: usize) {
+        self.shared.ready().insert(service.clone(), ready);
+    }
+
+    fn proxy(&self) -> &ProxyHealth {
+        &self.shared.proxy
+    }
+}
+
+/// A listener at the kernel's end of the host pair, on a port that the kernel chooses.
+fn listener(family: Family) -> io::Result<TcpListener> {
+    let (socket, address) = match family {
+        Family::V4 => (TcpSocket::new_v4()?, SocketAddr::new(IpAddr::V4(pair::HOST_V4), 0)),
+        Family::V6 => (TcpSocket::new_v6()?, link_local(pair::HOST_V6)),
+    };
+    // So that it is reached by the pair alone, although the kernel accepts packets to its addresses on every interface.
+    socket.bind_device(Some(pair::HOST.as_bytes()))?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The device, to which the socket is bound, is the scope.
+fn link_local(address: Ipv6Addr) -> SocketAddr {
+    SocketAddrV6::new(address, 0, 0, 0).into()
+}
+
+impl Shared {
+    fn ready(&self) -> MutexGuard<'_, HashMap<LocalService, usize>> {
+        // A map is whole between any two of its operations.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a connection. If there are as many as may be, the oldest makes room.
+    fn admit(&self, connection: AbortHandle) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.len() >= CONNECTIONS {
+            connections.retain(|other| !other.is_finished());
+        }
+        if connections.len() >= CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        connections.push_back(connection);
+    }
+
+    fn respond(&self, service: &LocalService, path: &str) -> Response<Body> {
+        let proxy = &self.proxy;
+        let proxy_page = |eligible| page::proxy(proxy.is_healthy(), proxy.updated(), proxy.moment(), eligible);
+        match service {
+            LocalService::HealthCheck { service: name, .. } => {
+                let ready = self.ready().get(service).copied().unwrap_or(0);
+                page::service(name, ready, proxy.is_healthy())
+            }
+            LocalService::Proxy { .. } => match path {
+                "/healthz" => proxy_page(Some(proxy.is_eligible())),
+                "/livez" => proxy_page(None),
+                _ => page::not_found(),
+            },
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, service: LocalService, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection = tokio::spawn(serve(stream, service.clone(), Arc::clone(&shared)));
+                shared.admit(connection.abort_handle());
+            }
+            Err(error) => {
+                tracing::debug!("health checks: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, service: LocalService, shared: Arc<Shared>) {
+    let respond = service_fn(move |request: Request<Incoming>| {
+        let response = shared.respond(&service, request.uri().path());
+        async { Ok::<_, Infallible>(response) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_SIZE).title_case_headers(true);
+    // Whatever ends it, the client sees its connection closed.
+    drop(timeout(LIFETIME, builder.serve_connection(TokioIo::new(stream), respond)).await);
+}
