@@ -29,7 +29,7 @@ use crate::live::process::{POLLGATE, Process, start_in};
 use crate::live::support::{ip, ping, socket};
 use crate::shared::frames::NOW;
 use crate::shared::harness::tests;
-use crate::shared::needs::Need::Lab;
+use crate::shared::needs::Need::{Bpf, Lab};
 use crate::shared::until;
 
 tests! {
@@ -37,6 +37,9 @@ tests! {
         owned_addresses_are_announced_at_start_when_they_appear_and_when_the_link_comes_up,
         a_gateway_that_is_killed_is_replaced_within_a_second,
         two_gateways_at_once_are_counted_and_logged_by_both;
+    [Lab, Bpf] =>
+        a_gateway_that_is_killed_is_replaced_within_a_second_over_af_xdp,
+        two_gateways_at_once_are_counted_and_logged_by_both_over_af_xdp;
 }
 
 /// The gateway's addresses, and the load balancer's.
@@ -79,11 +82,12 @@ struct Host {
 }
 
 impl Link {
-    fn new() -> Link {
+    /// With gateways that poll their interface by this kind of port.
+    fn new(backend: &str) -> Link {
         let bridge = Namespace::new("link").expect("a namespace");
         let host = |name: &str, number: u8| {
             let namespace = Namespace::new(name).expect("a namespace");
-            Veth::new((&bridge, name), (&namespace, "eth0")).make().expect("a veth pair");
+            Veth::new((&bridge, name), (&namespace, "eth0")).queues(2).make().expect("a veth pair");
             for address in [format!("192.168.50.{number}/24"), format!("fd00:50::{number}/64")] {
                 namespace.add_address("eth0", address.parse().expect("an address")).expect("added");
             }
@@ -96,7 +100,7 @@ impl Link {
         let servers = servers.map(|at| Server::udp(&pod, at.parse().expect("an address"), "pod").expect("a server"));
         let gateways = [a, b].map(|namespace| {
             namespace.discard_unrouted_v6().expect("a route");
-            Host::new(namespace)
+            Host::new(namespace, backend)
         });
         Link { gateways, client, _servers: servers.into(), _others: vec![bridge, pod] }
     }
@@ -110,11 +114,11 @@ impl Link {
 }
 
 impl Host {
-    fn new(namespace: Namespace) -> Host {
+    fn new(namespace: Namespace, backend: &str) -> Host {
         let directory = TempDir::new().expect("a directory");
         let (path, [v4, v6]) = (directory.path(), GATEWAY);
         let configuration = format!(
-            "interfaces: [{{ name: eth0 }}]\naddresses: [{v4}, \"{v6}\"]\n\
+            "interfaces: [{{ name: eth0, backend: {backend} }}]\naddresses: [{v4}, \"{v6}\"]\n\
              cluster: {{ loadBalancerPools: [192.168.50.200/32, \"fd00:50::200/128\"], \
              serviceCIDRs: [10.96.0.0/16, \"fd00:96::/112\"], podCIDRs: [10.244.0.0/16, \"fd00:244::/48\"] }}\n\
              workers: {{ count: 2 }}\nflows: {{ max: 65536 }}\napi: {{ socket: {}, state: {} }}\n",
@@ -219,7 +223,7 @@ fn three_rounds(watch: &mut PacketPort, from: Mac, addresses: &[&str]) {
 }
 
 fn owned_addresses_are_announced_at_start_when_they_appear_and_when_the_link_comes_up() {
-    let link = Link::new();
+    let link = Link::new("auto");
     let [host, _] = &link.gateways;
     let (mut watch, mac) = (link.watch(), host.mac());
     let _gateway = host.start(false);
@@ -278,7 +282,15 @@ fn requests(client: &Namespace, to: SocketAddr) -> impl FnMut() -> io::Result<()
 }
 
 fn a_gateway_that_is_killed_is_replaced_within_a_second() {
-    let link = Link::new();
+    killed_and_replaced("packet");
+}
+
+fn a_gateway_that_is_killed_is_replaced_within_a_second_over_af_xdp() {
+    killed_and_replaced("xdp");
+}
+
+fn killed_and_replaced(backend: &str) {
+    let link = Link::new(backend);
     let [a, b] = &link.gateways;
     let first = a.start(true);
     // Requests to the load balancer's address, and echo requests to the gateway's.
@@ -319,7 +331,15 @@ fn a_gateway_that_is_killed_is_replaced_within_a_second() {
 }
 
 fn two_gateways_at_once_are_counted_and_logged_by_both() {
-    let link = Link::new();
+    at_once("packet");
+}
+
+fn two_gateways_at_once_are_counted_and_logged_by_both_over_af_xdp() {
+    at_once("xdp");
+}
+
+fn at_once(backend: &str) {
+    let link = Link::new(backend);
     let [a, b] = &link.gateways;
     let _first = a.start(true);
     until("the first has announced its addresses", || a.counter("announced") == 2 * 3 * 3);
