@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An address is announced when the gateway starts (once its workers poll, never before), when it becomes owned, and when a link
-//! comes up or gets another MAC address or network; each time in three rounds ([`schedule`]). A thread of its own does it, so that
+//! comes up or gets another MAC address or network; each time in three rounds (`schedule`). A thread of its own does it, so that
 //! neither the workers nor the control thread wait for the rate.
 //!
 //! **On which links:** workers reply to ARP and neighbour solicitations for every owned address on every interface. An address is
@@ -14,7 +14,7 @@
 //! clients may have it on any link; but not ClusterIPs, which clients have a route to.
 //!
 //! The thread also looks, twice a second, at what the workers report of other hosts that use an owned address: it logs it, and
-//! announces such an address once more ([`guard`]).
+//! announces such an address once more (`guard`).
 
 mod guard;
 mod schedule;
