@@ -195,8 +195,9 @@ fn announcement(frame: &[u8], from: Mac) -> Option<Announcement> {
     }
 }
 
-/// Waits until each address has been announced three times, and checks the time between.
-fn three_rounds(watch: &mut PacketPort, from: Mac, addresses: &[&str]) {
+/// Waits until each address has been announced three times, and checks that the second and third time are not too early. The cause
+/// came after `since`.
+fn three_rounds(watch: &mut PacketPort, from: Mac, addresses: &[&str], since: Instant) {
     let mut expected = Vec::new();
     for address in addresses.iter().map(|address| ip(address)) {
         match address {
@@ -215,10 +216,10 @@ fn three_rounds(watch: &mut PacketPort, from: Mac, addresses: &[&str]) {
     assert_eq!(seen.len(), expected.len() * 3, "{seen:?}");
     for announced in expected {
         let times: Vec<Instant> = seen.iter().filter(|(_, one)| *one == announced).map(|(time, _)| *time).collect();
-        let [first, second, third] = times[..] else { panic!("{announced:?}: {seen:?}") };
-        // What is seen late makes the next one look early.
-        let (second, third) = (second - first, third - first);
-        assert!(second >= Duration::from_millis(100) && third >= Duration::from_millis(700), "{second:?} {third:?}");
+        // When the first was sent is not known: what is seen late makes the next one look early.
+        let [_, second, third] = times[..] else { panic!("{announced:?}: {seen:?}") };
+        let (second, third) = (second - since, third - since);
+        assert!(second >= Duration::from_millis(200) && third >= Duration::from_secs(1), "{second:?} {third:?}");
     }
 }
 
@@ -226,21 +227,25 @@ fn owned_addresses_are_announced_at_start_when_they_appear_and_when_the_link_com
     let link = Link::new("auto");
     let [host, _] = &link.gateways;
     let (mut watch, mac) = (link.watch(), host.mac());
+    let since = Instant::now();
     let _gateway = host.start(false);
-    three_rounds(&mut watch, mac, &GATEWAY);
+    three_rounds(&mut watch, mac, &GATEWAY, since);
     until("they are counted", || host.counter("announced") == 3 * 3);
+    let since = Instant::now();
     host.cli(&["apply", "-f", &host.directory.path().join("objects.yaml").display().to_string()]);
-    three_rounds(&mut watch, mac, &LOAD_BALANCER);
+    three_rounds(&mut watch, mac, &LOAD_BALANCER, since);
     until("they are counted", || host.counter("announced") == 2 * 3 * 3);
+    let since = Instant::now();
     host.namespace.down("eth0").expect("down");
     host.namespace.up("eth0").expect("up");
-    three_rounds(&mut watch, mac, &[GATEWAY, LOAD_BALANCER].concat());
+    three_rounds(&mut watch, mac, &[GATEWAY, LOAD_BALANCER].concat(), since);
     until("they are counted", || host.counter("announced") == 4 * 3 * 3);
     // A Service that is deleted takes its addresses with it.
     host.cli(&["delete", "service", "echo"]);
+    let since = Instant::now();
     host.namespace.down("eth0").expect("down");
     host.namespace.up("eth0").expect("up");
-    three_rounds(&mut watch, mac, &GATEWAY);
+    three_rounds(&mut watch, mac, &GATEWAY, since);
 }
 
 /// Asks again and again, by one socket, until told to stop; when the last answer came.
@@ -315,12 +320,12 @@ fn killed_and_replaced(backend: &str) {
             first.signal(libc::SIGKILL);
             assert_eq!(first.wait().code(), None, "killed");
             let killed = Instant::now();
-            thread::sleep(Duration::from_millis(300));
+            thread::sleep(Duration::from_secs(1));
             let silent = asking.each_ref().map(Asking::answered);
-            assert!(silent.iter().all(|answered| *answered < killed + Duration::from_millis(200)), "nobody is there");
+            assert!(silent.iter().all(|answered| *answered < killed + Duration::from_millis(800)), "nobody is there");
             let second = b.start(true);
             let ready = Instant::now();
-            until("the second gateway answers", || all_answered(killed + Duration::from_millis(300)));
+            until("the second gateway answers", || all_answered(killed + Duration::from_secs(1)));
             println!("answered {:?} after the second gateway was ready", ready.elapsed());
             assert!(ready.elapsed() < Duration::from_secs(1), "{:?}", ready.elapsed());
             drop(second);
