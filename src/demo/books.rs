@@ -65,11 +65,7 @@ fn sum(totals: &Totals, came: u64, went: u64) -> String {
         row([&"", &"", &passes]),
         row([&"consumed", &number(totals.consumed), &"processed here, no reply needed"]),
         row([&"dropped", &number(totals.dropped()), &"not delivered; see the reasons below"]),
-        row([
-            &"held",
-            &number(totals.waiting()),
-            &"waiting for a MAC address or a first fragment, or being handed over between workers",
-        ]),
+        row([&"held", &number(totals.waiting()), &"waiting for a MAC address, a first fragment or another worker"]),
         row([&"", &number(went), &"= total out"]),
     ];
     table(&rows)
