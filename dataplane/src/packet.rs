@@ -146,7 +146,7 @@ pub(crate) struct Packet<A> {
     /// Bytes of transport header and payload.
     pub(crate) l4_len: usize,
     /// First fragment of SCTP: the same of the whole packet.
-    pub(crate) whole_len: usize,
+    pub(crate) whole_len: u16,
 }
 
 impl<A: Address> Packet<A> {

@@ -45,7 +45,7 @@ pub(crate) fn translate<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, t
         }
         Transport::Sctp(_) if packet.piece == Piece::First => {
             if let Some(sctp) = Sctp::at_mut(bytes, l4) {
-                sctp.translate(to.src_port, to.dst_port, packet.whole_len);
+                sctp.translate(to.src_port, to.dst_port, packet.whole_len.into());
             }
         }
         Transport::Sctp(_) => translate_sctp(frame, l4..l4 + packet.l4_len, (to.src_port, to.dst_port)),

@@ -438,6 +438,45 @@ fn fragments_find_each_other_and_the_flow_over_three_workers() {
     lab.counters(&[&[("rx", sent), ("tx", sent), ("handed_over", handed), ("handed_in", handed)], &flows[..]].concat());
 }
 
+/// Two workers with different tables can each name the other: a fragment is handed over twice, and no more.
+#[test]
+fn a_fragment_is_not_handed_over_a_third_time() {
+    let spec = "clusterIP: 10.96.0.80, externalIPs: [192.168.50.10], \
+                ports: [{ port: 5001, protocol: UDP, targetPort: 7007 }]";
+    let manifests = service("edge", spec) + &endpoints("edge", "UDP", 7007, &["10.244.1.10"]);
+    let mut lab = Lab::with(Setup { workers: 2, ..Setup::default() }, &manifests);
+    let pieces =
+        |port: u16, id| cut(&udp(&format!("192.168.50.100:{port}"), "192.168.50.10:5001").payload(bytes(100)), id, 40);
+    // From worker 0 to worker 1, where the source's fragments meet, and back to the flow's owner.
+    let mut tries = 0;
+    let (client, at) = loop {
+        let (client, at) = (20_000 + tries / 2, usize::from(tries % 2));
+        let before = lab.totals().handed_over;
+        lab.push(at, OUTSIDE, pieces(client, tries.into())[0].clone());
+        lab.run();
+        lab.pop(PODS).expect("sent");
+        tries += 1;
+        // Without the Service the port's share decides: it is of worker 1.
+        if lab.totals().handed_over == before + 2 && at == 0 {
+            break (client, at);
+        }
+    };
+    let totals = lab.totals();
+    lab.push(at, OUTSIDE, pieces(client, 1000)[0].clone());
+    lab.poll(at);
+    lab.poll(1 - at);
+    lab.delete(pollgate_control::objects::Kind::Service, "edge");
+    lab.run();
+    lab.push(1 - at, OUTSIDE, pieces(client, 1000)[1].clone());
+    lab.run();
+    let handed = totals.handed_over + 3;
+    let flows = totals.flows_opened;
+    let came = [("rx", u64::from(tries) + 2), ("tx", u64::from(tries)), ("handed_over_twice", 2)];
+    let handed = [("handed_over", handed), ("handed_in", handed)];
+    let flows = [("flows_opened", flows), ("flows_live", flows - 1), ("flows_half_open", flows - 1)];
+    lab.counters(&[&came[..], &handed, &flows].concat());
+}
+
 /// At each of two workers the first fragment waits for the last.
 #[test]
 fn sctp_in_fragments_finds_the_flow_over_three_workers() {

@@ -133,7 +133,7 @@ pub(crate) struct Meeting<A> {
     at: usize,
     source: A,
     /// Bytes of transport header and payload of the whole packet; 0 if it is not known.
-    pub(crate) whole_len: usize,
+    pub(crate) whole_len: u16,
     /// Whether fragments may be waiting for it.
     is_awaited: bool,
     /// Whether this is the worker where the datagram's fragments meet.
@@ -182,7 +182,7 @@ fn enter<I: Ip>(
             let at = found.unwrap_or_else(|| table.make(key, shared.held.serial(), now));
             let is_other = first.is_some_and(|first| first.key != packet.key);
             table.add(at, part, is_other).map_err(Verdict::Drop)?;
-            let whole_len = usize::from(table.end(at).unwrap_or_default()).saturating_sub(headers);
+            let whole_len = table.end(at).unwrap_or_default().saturating_sub(headers);
             Ok(Step::First(Meeting { at, whole_len, source: key.src, is_awaited: found.is_some(), is_here }))
         }
         (Piece::Later, Some(first)) => {
@@ -248,7 +248,7 @@ fn of_later(transport: Transport) -> Transport {
 }
 
 /// The datagram that a fragment belongs to, its place in it, and how many bytes of it precede the transport header.
-fn read<I: Ip>(frame: &Frame, packet: &Packet<I::Address>) -> Result<(Key<I::Address>, Part, usize), DropReason> {
+fn read<I: Ip>(frame: &Frame, packet: &Packet<I::Address>) -> Result<(Key<I::Address>, Part, u16), DropReason> {
     let ip = I::at(frame.bytes(), ethernet::LEN).ok_or(DropReason::IpHeader)?;
     let fragment = frame.bytes().get(ethernet::LEN..).and_then(I::fragment).ok_or(DropReason::IpHeader)?;
     let len = ip.total_len().saturating_sub(fragment.data);
@@ -264,7 +264,7 @@ fn read<I: Ip>(frame: &Frame, packet: &Packet<I::Address>) -> Result<(Key<I::Add
     let key =
         Key { src: ip.src(), dst: ip.dst(), identification: fragment.identification, protocol: fragment.protocol };
     let bytes = |number| u16::try_from(number).map_err(|_| DropReason::FragmentLength);
-    let headers = packet.l4.saturating_sub(ethernet::LEN + fragment.data);
+    let headers = bytes(packet.l4.saturating_sub(ethernet::LEN + fragment.data))?;
     Ok((key, Part { start: bytes(fragment.offset)?, end: bytes(end)?, is_last: !fragment.more }, headers))
 }
 
