@@ -198,6 +198,7 @@ counters! {
     address_conflicts Counter Frames "ARP packets and neighbour discovery messages of other hosts that use an owned address, or ask whether they may.",
     announced Counter Frames "Frames that announced where owned addresses are: gratuitous ARP and unsolicited neighbour advertisements. Not part of `originated` and `tx`.",
     missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
+    given_to_host Counter Frames "Frames that an AF_XDP port took from the kernel although they were not for pollgate, given back by the host pair. They count as sent.",
     bursts Counter Events "Bursts processed.",
     polls Counter Events "Rounds of the worker's loop, with frames or without.",
     sleeps Counter Events "Times the worker slept while waiting for frames.",

@@ -235,6 +235,11 @@ impl Net {
         self.pair.is_some_and(|pair| pair.src == own)
     }
 
+    /// The next hop into the host pair.
+    pub fn pair(&self) -> Option<&NextHop> {
+        self.pair.as_ref()
+    }
+
     /// Whether `address` is the kernel's and reached through the host pair.
     pub fn is_behind_pair(&self, address: IpAddr) -> bool {
         self.pair.is_some() && self.is_local(address)

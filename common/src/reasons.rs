@@ -153,7 +153,7 @@ reasons! {
         DnsMalformed "dns_malformed" Notice
             "A packet to the DNS port that is not a DNS query (too short, or a response)." "The client is broken or malicious: capture the traffic of the DNS address.";
         NotPassed "not_passed" Warning
-            "A frame that an AF_XDP port took from the kernel although it was not for pollgate; the kernel has no copy of it." "A few are normal while a Service's addresses or endpoints change. Otherwise an endpoint sends packets without a flow from its Service port, or fragments of other traffic by way of this host, or the interface strips VLAN tags (`ethtool -K NAME rxvlan off`). `backend: packet` leaves such frames to the kernel.";
+            "A frame that an AF_XDP port took from the kernel although it was not for pollgate; the kernel has no copy of it, and there is no host pair to give it back by, or it is not an IP packet." "A few are normal while a Service's addresses or endpoints change. Otherwise an endpoint sends packets without a flow from its Service port, or fragments of other traffic by way of this host, or the interface strips VLAN tags (`ethtool -K NAME rxvlan off`). `backend: packet` leaves such frames to the kernel.";
         NoRoomForAnswer "no_room_for_answer" Notice
             "The receive buffer is too small for the answer." "Not expected on an ordinary interface: report it as a bug, with the interface's MTU and driver.";
     }

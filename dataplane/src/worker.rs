@@ -185,7 +185,7 @@ impl Worker {
             while frames.len() < BURST
                 && let Some((slot, end)) = state.shared.held.next_ended()
             {
-                frames.extend(egress.end_wait(slot, end));
+                frames.extend(egress.end_wait(slot, end, tables.net()));
             }
             if frames.is_empty() {
                 return egress.count_held();

@@ -31,7 +31,8 @@ tests! {
         an_interface_that_pollgate_did_not_make_is_refused_and_left_alone,
         without_the_pair_the_host_has_no_device_and_no_route;
     [Lab, Bpf] =>
-        the_host_reaches_services_over_af_xdp;
+        the_host_reaches_services_over_af_xdp,
+        over_af_xdp_the_kernel_gets_what_is_not_pollgates;
     [Lab, Program("curl")] =>
         curl_on_the_host_reaches_a_service;
 }
@@ -48,6 +49,8 @@ fn the_host_reaches_every_kind_of_address_over_both_families() {
         answered_by(20, &BACKENDS, || ask_tcp(host, to(ports[0]), PATIENCE));
         answered_by(20, &BACKENDS, || ask_http(host, to(ports[1]), "/", PATIENCE));
         answered_by(20, &BACKENDS, || ask_udp(host, to(ports[2]), "who?", PATIENCE));
+        // In fragments.
+        answered_by(20, &BACKENDS, || ask_udp(host, to(ports[2]), &"x".repeat(4000), PATIENCE));
         ping(host, ip(address), PATIENCE).unwrap_or_else(|error| panic!("{address}: {error}"));
     };
     for address in CLUSTER_IPS {
@@ -268,6 +271,33 @@ fn the_host_reaches_services_over_af_xdp() {
         greeting(&stream).expect("a greeting");
         echo_bulk(&stream, 4 << 20).expect("all of it");
     }
+    site.at_rest(&[]);
+}
+
+/// The steering program takes packets of endpoints, and cannot know which of them belong to a flow.
+fn over_af_xdp_the_kernel_gets_what_is_not_pollgates() {
+    let (site, _servers) = dual_stack::site("xdp", 2);
+    site.apply(
+        "{ apiVersion: v1, kind: Service, metadata: { name: silent }, spec: { clusterIP: 10.96.0.93, \
+         ports: [{ port: 7999, protocol: UDP }] } }\n---\n\
+         { apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: { name: silent-1, \
+         labels: { kubernetes.io/service-name: silent } }, ports: [{ name: '', port: 7999, protocol: UDP }], \
+         endpoints: [{ addresses: [10.244.1.10] }] }",
+    );
+    // The host's own packets to an endpoint, and the errors about them, are the kernel's from the start.
+    let error = ask_udp(host(&site), at("10.244.1.10:7999"), "who?", PATIENCE).expect_err("nobody listens");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    let received = || {
+        let table = host(&site).run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).expect("the devices");
+        let line = table.lines().find_map(|line| line.trim().strip_prefix("pg-host:")).expect("the pair").to_owned();
+        line.split_whitespace().nth(1).and_then(|packets| packets.parse::<u64>().ok()).expect("packets received")
+    };
+    let before = received();
+    let sent =
+        site.host("backend-1").run(|| UdpSocket::bind("10.244.1.10:7999")?.send_to(b"unasked", at("192.168.50.100:9")));
+    sent.expect("sent");
+    let given = || site.by_worker(|worker| worker.given_to_host.value()).iter().sum::<u64>();
+    crate::shared::until("the kernel has it", || (given(), received()) == (1, before + 1));
     site.at_rest(&[]);
 }
 

@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use pollgate_dataplane::port::Port;
+use pollgate_dataplane::port::memory::MemoryPort;
+
 use super::support::builder::{about, icmp, ip, tcp, udp};
 use super::support::family::{ECHO_REQUEST, ERRORS};
+use super::support::faulty::Sole;
 use super::support::lab::{GATEWAY, HOST, Lab, OUTSIDE, PODS, Setup};
 use super::support::objects::{echo, endpoints, service, shop, web};
 
@@ -254,4 +258,19 @@ fn without_the_pair_there_are_no_local_services() {
     let mut lab = Lab::new(&checked("Local"));
     lab.send(OUTSIDE, tcp("192.168.50.100:40000", "192.168.50.10:30999"));
     lab.counters(&[("rx", 1), ("undefined_port", 1)]);
+}
+
+/// An AF_XDP port takes frames away from the kernel. What it took by mistake goes to the host as it came.
+#[test]
+fn what_the_kernel_has_not_seen_is_given_to_it_by_the_pair() {
+    let wrap = |at: usize, inner: MemoryPort| -> Box<dyn Port> {
+        if at == HOST { Box::new(inner) } else { Box::new(Sole { inner }) }
+    };
+    let setup = Setup { wrap: Box::new(wrap), pair: true, ..Setup::default() };
+    let mut lab = Lab::with(setup, &web(&["10.244.1.10"]));
+    let seen = lab.through(PODS, tcp("10.244.1.10:8080", &from(OWN, 40000)).flags("A"), HOST);
+    assert_eq!(seen.to_string(), format!("tcp 10.244.1.10:8080 > {OWN}:40000 A ttl 64"), "unchanged");
+    // Not an IP packet to this interface.
+    lab.send(PODS, tcp("10.244.1.10:8080", "10.244.1.5:1").addressed([2, 0, 0, 0, 0, 9]));
+    lab.counters(&[("rx", 2), ("tx", 1), ("given_to_host", 1), ("not_passed", 1)]);
 }

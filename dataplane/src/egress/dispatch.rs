@@ -112,17 +112,30 @@ impl Egress {
             }
             Action::HandOver(worker) | Action::HandOn(worker) => self.hand_over(frame, worker),
             Action::Hold(slot) => self.hold(frame, slot),
-            Action::Pass(reason) => self.pass(frame, reason),
+            Action::Pass(reason) => self.pass(frame, reason, net),
             Action::Drop(reason) => self.drop(frame, reason),
         }
     }
 
-    fn pass(&mut self, frame: Frame, reason: PassReason) {
+    fn pass(&mut self, frame: Frame, reason: PassReason, net: &Net) {
         if !self.kernel_has(&frame) {
-            return self.drop(frame, DropReason::NotPassed);
+            return self.give_back(frame, reason, net);
         }
         self.counters().pass(reason);
         self.release(frame);
+    }
+
+    /// Gives the kernel a packet for the host that it has not seen: by the host pair, where it counts as sent.
+    #[cold]
+    fn give_back(&mut self, mut frame: Frame, reason: PassReason, net: &Net) {
+        match net.pair().filter(|_| reason == PassReason::NotOwned) {
+            Some(next) => {
+                rewrite::address(&mut frame, next);
+                self.counters().given_to_host.add(1);
+                self.queue(frame, next.port);
+            }
+            None => self.drop(frame, DropReason::NotPassed),
+        }
     }
 
     /// Whether the kernel also has this frame, so that it may be left to the kernel.
@@ -189,11 +202,11 @@ impl Egress {
     }
 
     /// Ends the wait of the fragment in the slot. Returns it if it goes through the pipeline again.
-    pub(crate) fn end_wait(&mut self, slot: Slot, end: End) -> Option<Frame> {
+    pub(crate) fn end_wait(&mut self, slot: Slot, end: End, net: &Net) -> Option<Frame> {
         let frame = self.held.take(slot)?;
         match end {
             End::Again => return Some(frame),
-            End::Pass(reason) => self.pass(frame, reason),
+            End::Pass(reason) => self.pass(frame, reason, net),
             End::Drop(reason) => self.drop(frame, reason),
         }
         None
