@@ -10,12 +10,17 @@ use std::io::Write;
 use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use pollgate_control::api::STATS_PATH;
-use pollgate_control::observe::stats::{CounterValues, FlowUse, ManifestState, ServiceStats, ServiceValues, Stats};
+use pollgate_control::observe::stats::{
+    BackendValues, CounterValues, FlowUse, ManifestState, ServiceStats, ServiceValues, Stats,
+};
 
 use super::args::StatsArgs;
 use super::client::Client;
 use crate::failure::Failure;
 use crate::output::Machine;
+
+/// Before the endpoints of a Service port.
+const INDENT: &str = "  ";
 
 /// `pollgate stats`
 ///
@@ -43,8 +48,11 @@ impl fmt::Display for Shown<'_> {
         frames(f, &stats.counters)?;
         drops(f, &stats.counters.drops)?;
         passes(f, &stats.counters.passes)?;
-        let FlowUse { live, max } = stats.flows;
+        let FlowUse { live, max, departed } = stats.flows;
         writeln!(f, "\nFlows: {live} of {max} in use ({})", percent(live, max))?;
+        if let Some(departed @ 1..) = departed {
+            writeln!(f, "  {departed} of Service ports that are gone: they stay until they end")?;
+        }
         services(f, &stats.services)?;
         workers(f, &stats.workers)?;
         writeln!(f, "\nTables: generation {}", stats.generation)?;
@@ -156,12 +164,20 @@ fn services(f: &mut fmt::Formatter<'_>, services: &ServiceStats) -> fmt::Result 
     if services.is_empty() {
         return writeln!(f, "\nServices: none");
     }
-    let width = services.keys().map(String::len).max().unwrap_or(0).max("Services".len());
+    let names = services.iter().flat_map(|(name, service)| {
+        let backends = service.backends.keys().map(|backend| backend.len() + INDENT.len());
+        backends.chain([name.len()])
+    });
+    let width = names.max().unwrap_or(0).max("Services".len());
     let head = format!("{:<width$}", "Services", width = width + 2);
-    writeln!(f, "\n{head}{:>15}{:>20}{:>15}", "packets", "bytes", "flows opened")?;
-    for (name, service) in services {
-        let ServiceValues { packets, bytes, flows } = service;
-        writeln!(f, "  {name:<width$}{packets:>15}{bytes:>20}{flows:>15}")?;
+    writeln!(f, "\n{head}{:>15}{:>20}{:>15}{:>15}", "packets", "bytes", "flows opened", "live flows")?;
+    for (name, ServiceValues { packets, bytes, flows, live, backends }) in services {
+        let live = live.map_or("?".to_owned(), |live| live.to_string());
+        writeln!(f, "  {name:<width$}{packets:>15}{bytes:>20}{flows:>15}{live:>15}")?;
+        for (backend, BackendValues { live }) in backends {
+            let name = format!("{INDENT}{backend}");
+            writeln!(f, "  {name:<width$}{:>50}{live:>15}", "")?;
+        }
     }
     Ok(())
 }
@@ -198,8 +214,11 @@ mod tests {
         let text = rendered(json!({
             "counters": {"rx": 100, "originated": 3, "tx": 90, "passed": 5, "consumed": 1, "held": 2,
                 "bursts": 40, "drops": {"runt": 1, "no_route": 4}, "passes": {"arp": 5}},
-            "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4}},
-            "flows": {"live": 4, "max": 1024},
+            "services": {
+                "default/web:80": {"packets": 80, "bytes": 8000, "flows": 4, "live": 3,
+                    "backends": {"10.244.1.10:8080": {"live": 2}, "10.244.1.11:8080": {"live": 1}}},
+                "default/dns:53": {"packets": 1, "bytes": 2, "flows": 1}},
+            "flows": {"live": 4, "max": 1024, "departed": 1},
             "workers": [{"rx": 60, "tx": 50, "drops": {"runt": 1}}, {"rx": 40, "tx": 40, "passed": 5}],
             "generation": 7
         }));
@@ -210,10 +229,14 @@ mod tests {
             "  bursts                  40  Bursts processed.",
             "  It adds up: rx + originated = tx + passed + consumed + dropped + held = 103",
             "  runt                                  1  notice: The frame is shorter than an Ethernet header.",
-            "  arp                                   5  An ARP packet that does not ask for an owned address.",
+            "  arp                                   5  An ARP packet that is not about an owned address.",
             "Flows: 4 of 1024 in use (0.3 %)",
-            "Services                packets               bytes   flows opened",
-            "  default/web:80             80                8000              4",
+            "  1 of Service ports that are gone: they stay until they end",
+            "Services                    packets               bytes   flows opened     live flows",
+            "  default/web:80                 80                8000              4              3",
+            "    10.244.1.10:8080                                                                2",
+            "    10.244.1.11:8080                                                                1",
+            "  default/dns:53                  1                   2              1              ?",
             "Workers             rx             tx         passed        dropped",
             "  0                 60             50              0              1",
             "Tables: generation 7",

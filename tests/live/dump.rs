@@ -1,6 +1,6 @@
 //! `pollgate dump` of a running gateway: the tables it serves by, and the flows that its workers have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
 
 use pollgate::lab::traffic::{ask_udp, connect, greeting};
@@ -63,6 +63,24 @@ fn flows_are_dumped_as_the_workers_have_them() {
         let found = flows.iter().filter(|flow| flow["worker"] == worker).count() as u64;
         assert_eq!(found, *live, "of worker {worker}");
     }
+
+    // Statistics count the same flows.
+    let stats: Value = serde_json::from_str(&site.cli(&["stats", "-o", "json"]).expect("counted")).expect("JSON");
+    let services = stats["services"].as_object().expect("services");
+    let live: u64 = services.values().map(|service| service["live"].as_u64().expect("counted")).sum();
+    assert_eq!((live, &stats["flows"]["departed"]), (flows.len() as u64, &0.into()), "{stats:#}");
+    let mut expected: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for flow in &flows {
+        let key = (text(flow, "service").to_owned(), text(flow, "backend").to_owned());
+        *expected.entry(key).or_default() += 1;
+    }
+    let mut found = BTreeMap::new();
+    for (name, service) in services {
+        for (backend, values) in service["backends"].as_object().into_iter().flatten() {
+            found.insert((name.clone(), backend.clone()), values["live"].as_u64().expect("counted"));
+        }
+    }
+    assert_eq!(found, expected);
 
     let one = inside[7].local_addr().expect("an address");
     let (address, port) = (one.ip().to_string(), one.port().to_string());

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `POST apply` | a whole list of objects, all or nothing, in one revision and one publish |
 //! | `GET namespaces/{ns}/services/{name}/explain` | which Pods are endpoints and which are not, and why |
-//! | `GET stats` | the counters |
+//! | `GET stats` | the counters, and live flows: [`stats`](super::stats) |
 //! | `GET dump/TABLE` | compiled tables and flows: [`dump`](super::dump) |
 //! | `GET trace` | what would become of a packet or a DNS query: [`trace`](super::trace) |
 //!
@@ -48,8 +48,6 @@ use crate::runtime::WriteError;
 
 /// Where a list of objects is applied.
 pub const APPLY_PATH: &str = "/apis/pollgate.io/v1alpha1/apply";
-/// Where the statistics are.
-pub const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";
 
 /// What an apply did to one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +83,6 @@ pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route(APPLY_PATH, post(apply))
         .route("/apis/pollgate.io/v1alpha1/namespaces/{namespace}/services/{name}/explain", get(explain_service))
-        .route(STATS_PATH, get(async |State(api): State<Api>| Json((api.stats)())))
 }
 
 async fn apply(State(api): State<Api>, request: Request) -> Result<Response, Status> {

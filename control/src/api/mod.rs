@@ -13,6 +13,7 @@
 //!               review      what a client may do: everything
 //!               gateway     pollgate.io: apply a whole list at once, explain, stats
 //!               dump        pollgate.io: compiled tables and flows, in pages
+//!               stats       pollgate.io: counters and live flows
 //!               trace       pollgate.io: what a worker would do with a packet
 //!               kubeconfig  what clients of https need; only on the Unix socket
 //!      requests: request   the path and the options              query   the query's parameters
@@ -61,6 +62,7 @@ mod review;
 mod selector;
 mod server;
 mod shared;
+mod stats;
 mod status;
 mod trace;
 mod view;
@@ -89,12 +91,13 @@ use crate::runtime::{Command, Settled, SettledSink};
 
 pub use self::dump::DUMP_PATH;
 pub use self::error::ApiError;
-pub use self::gateway::{APPLY_PATH, ApplyOutcome, STATS_PATH};
+pub use self::gateway::{APPLY_PATH, ApplyOutcome};
 pub use self::https::Https;
 pub use self::identity::IdentityError;
 pub use self::kubeconfig::KUBECONFIG_PATH;
 pub use self::server::OPEN_FILES;
 pub use self::shared::StatsSource;
+pub use self::stats::STATS_PATH;
 pub use self::trace::TRACE_PATH;
 
 /// The parts of the API server.
@@ -220,6 +223,7 @@ fn router(api: Api, only_here: Router<Api>) -> Router {
         .merge(review::router())
         .merge(gateway::router())
         .merge(dump::router())
+        .merge(stats::router())
         .merge(trace::router())
         .merge(only_here)
         .fallback(async || Status::no_resource())

@@ -2,7 +2,8 @@
 //!
 //! ```json
 //! {"counters": {"rx": 100, "tx": 90, …, "passed": 5, "held": 2, "drops": {"runt": 1}, "passes": {"arp": 5}},
-//!  "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4}},
+//!  "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2,
+//!                                  "backends": {"10.244.1.10:8080": {"live": 2}}}},
 //!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "generation": 7,
 //!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}}
 //! ```
@@ -11,11 +12,14 @@
 //! version of pollgate sends is read as far as it is understood: a missing value is 0, an unknown counter is kept.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::epoch::Source;
+use pollgate_common::hash::HashMap;
+use pollgate_common::inspect::FlowRecord;
 use pollgate_common::reasons::{DropReason, PassReason};
-use pollgate_common::tables::Tables;
+use pollgate_common::tables::{ServiceId, Tables};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -59,7 +63,7 @@ pub struct CounterValues {
 pub type ServiceStats = BTreeMap<String, ServiceValues>;
 
 /// What a Service port has carried since it was given its index in the tables.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceValues {
     /// Packets translated, both directions.
@@ -68,6 +72,20 @@ pub struct ServiceValues {
     pub bytes: u64,
     /// Flows opened.
     pub flows: u64,
+    /// Its flows in the tables; `None` if they were not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<u64>,
+    /// The endpoints that have flows, by address and port.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub backends: BTreeMap<String, BackendValues>,
+}
+
+/// What an endpoint of a Service port has.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendValues {
+    /// Its flows in the tables.
+    pub live: u64,
 }
 
 /// How many flows there are, and how many there can be.
@@ -78,6 +96,20 @@ pub struct FlowUse {
     pub live: u64,
     /// `flows.max`.
     pub max: u64,
+    /// Flows of Service ports that are gone; `None` if they were not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub departed: Option<u64>,
+}
+
+/// Flows that were counted, by Service port and endpoint.
+#[derive(Debug, Default)]
+pub struct LiveFlows(HashMap<(ServiceId, SocketAddr), u64>);
+
+impl LiveFlows {
+    /// Counts one more.
+    pub fn add(&mut self, flow: &FlowRecord) {
+        *self.0.entry((flow.service, flow.backend)).or_default() += 1;
+    }
 }
 
 /// The manifests that are followed.
@@ -121,12 +153,30 @@ impl Stats {
         Stats {
             counters: all,
             services: services(counters, tables),
-            flows: FlowUse { live: totals.flows_live, max: max_flows as u64 },
+            flows: FlowUse { live: totals.flows_live, max: max_flows as u64, departed: None },
             workers: counters.workers().map(one).collect(),
             generation: tables.generation(),
             manifests: None,
             log_lines_lost: 0,
         }
+    }
+}
+
+impl Stats {
+    /// Adds the flows that were counted. A Service port that these tables do not have is gone.
+    pub fn count(&mut self, flows: &LiveFlows, tables: &Tables) {
+        self.services.values_mut().for_each(|service| service.live = Some(0));
+        let mut departed = 0;
+        for ((id, backend), live) in &flows.0 {
+            let service = tables.service_by_id(*id).and_then(|known| self.services.get_mut(&*known.name));
+            let Some(service) = service else {
+                departed += live;
+                continue;
+            };
+            *service.live.get_or_insert(0) += live;
+            service.backends.entry(backend.to_string()).or_default().live += live;
+        }
+        self.flows.departed = Some(departed);
     }
 }
 
@@ -220,10 +270,12 @@ mod tests {
     fn it_is_read_as_it_was_written() {
         let values = CounterValues::from(&totals());
         assert_eq!(values.balance(), totals().balance());
+        let backends = [("10.244.1.10:8080".to_owned(), BackendValues { live: 2 })].into();
+        let service = ServiceValues { packets: 1, bytes: 2, flows: 3, live: Some(3), backends };
         let stats = Stats {
             counters: values.clone(),
-            services: [("default/web:80".to_owned(), ServiceValues { packets: 1, bytes: 2, flows: 3 })].into(),
-            flows: FlowUse { live: 4, max: 5 },
+            services: [("default/web:80".to_owned(), service)].into(),
+            flows: FlowUse { live: 4, max: 5, departed: Some(1) },
             workers: vec![values],
             generation: 6,
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),

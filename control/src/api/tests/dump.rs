@@ -149,3 +149,19 @@ fn tables_are_dumped_and_what_is_asked_wrongly_is_refused() {
     // The control plane alone has no tables.
     Gateway::new().get(&format!("{DUMP}/zone")).expect(404);
 }
+
+#[test]
+fn statistics_count_the_flows_of_all_workers() {
+    with_flows(|gateway| {
+        let stats = gateway.get("/apis/pollgate.io/v1alpha1/stats").expect(200);
+        // The tables are empty: the flows are of Services that are gone.
+        assert_eq!((stats.at("/flows/departed"), stats.at("/counters/rx")), (20.into(), 7.into()));
+    });
+}
+
+#[test]
+fn statistics_do_without_live_flows_if_a_worker_does_not_answer() {
+    let (gateway, _mailboxes) = gateway(1);
+    let stats = gateway.get("/apis/pollgate.io/v1alpha1/stats").expect(200);
+    assert_eq!((stats.at("/flows").get("departed").cloned(), stats.at("/counters/rx")), (None, 7.into()));
+}

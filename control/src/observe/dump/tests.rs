@@ -225,3 +225,41 @@ fn flows_get_the_names_of_their_services() {
     flow.service.incarnation += 1;
     assert_eq!(flow_item(tables, 1, &flow).service, None);
 }
+
+#[test]
+fn live_flows_are_counted_by_service_port_and_endpoint() {
+    use crate::observe::stats::{BackendValues, LiveFlows, Stats};
+    let source = source();
+    let reader = source.reader();
+    let pin = reader.pin();
+    let tables = pin.load();
+    let id = |name: &str| tables.services().find(|service| &*service.name == name).expect("a Service port").id;
+    let at = |text: &str| text.parse().expect("an address");
+    let flow = |service: ServiceId, backend: &str| FlowRecord {
+        protocol: Some(Protocol::Tcp),
+        client: at("10.0.0.1:1"),
+        frontend: at("10.96.0.50:80"),
+        source: at("10.0.0.1:1"),
+        backend: at(backend),
+        service,
+        state: "established",
+        client_idle: std::time::Duration::ZERO,
+        backend_idle: std::time::Duration::ZERO,
+    };
+    let (web, gone) = (id("default/web:http"), ServiceId { index: 9, incarnation: 9 });
+    let mut flows = LiveFlows::default();
+    // Also an endpoint that the Service has no more.
+    for backend in ["10.244.1.10:8080", "10.244.1.10:8080", "10.244.9.9:8080"] {
+        flows.add(&flow(web, backend));
+    }
+    flows.add(&flow(gone, "10.244.1.10:8080"));
+    flows.add(&flow(ServiceId { incarnation: web.incarnation + 1, ..web }, "10.244.1.10:8080"));
+    let mut stats = Stats::collect(&Counters::new(1), &source, 10);
+    assert_eq!((stats.services["default/web:http"].live, stats.flows.departed), (None, None), "not counted yet");
+    stats.count(&flows, tables);
+    let web = &stats.services["default/web:http"];
+    let backends = [("10.244.1.10:8080", 2), ("10.244.9.9:8080", 1)];
+    let backends = backends.map(|(backend, live)| (backend.to_owned(), BackendValues { live })).into();
+    assert_eq!((web.live, &web.backends), (Some(3), &backends));
+    assert_eq!((stats.services["default/time:ntp"].live, stats.flows.departed), (Some(0), Some(2)));
+}
