@@ -6,6 +6,7 @@
 //! ```text
 //!  port.rx → parse → DNS? → flow ──hit───────────────────────────→ rewrite → next hop → port.tx
 //!                            └─miss→ classify → steer → select → open ──↗
+//!         a fragment gets its ports from the first of its datagram (`fragment`), between parse and flow
 //!            any step may stop with a Verdict; only `egress::dispatch` sends, counts and gives buffers back
 //! ```
 //!

@@ -6,6 +6,9 @@
 //!  to an unowned address (a reply without SNAT)          → hash(destination address, destination port)
 //! ```
 //!
+//! Of fragments, only the first has ports. Those of a source meet at the worker of hash(source address, 0), which learns the owner from
+//! the first and gives them to it (`fragment`).
+//!
 //! Both directions of a flow have the same owner by construction: the client is the source of its own packets and the
 //! destination of the replies. Nothing depends on how the NIC or the kernel spreads frames. A worker finds the flow of most
 //! frames in its own table and computes the owner only on a miss. It hands a frame of another worker over
