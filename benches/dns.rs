@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep};
-use pollgate_common::dns::zone::{rr, to_wire};
+use pollgate_common::dns::name::to_wire;
+use pollgate_common::dns::records::rr;
 use pollgate_dataplane::port::BURST;
 use support::cluster::Family;
 use support::site::MAC;

@@ -1,15 +1,15 @@
 //! The control side without threads and disk: a cluster and the compiler of its tables.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pollgate_common::counters::Counters;
+use pollgate_common::dns::name::to_wire;
+use pollgate_common::dns::zone::ZoneSettings;
 use pollgate_common::hash::RingHash;
 use pollgate_common::settings::{DataplaneSettings, Masquerade};
-use pollgate_control::cluster::{self, Cluster, Commit, Write};
+use pollgate_control::cluster::{self, Cluster, Commit, Touched, Write};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
-use pollgate_control::objects::service::ServiceName;
 use pollgate_control::runtime;
 
 use super::cluster as objects;
@@ -37,18 +37,18 @@ impl Control {
 
     /// Plans and adopts the next change: an endpoint of some Service is removed, and the change after it adds it again.
     /// Returns the Service's number, whether the endpoint was removed, and the affected objects.
-    pub(crate) fn change(&mut self) -> (u32, bool, BTreeSet<ServiceName>) {
+    pub(crate) fn change(&mut self) -> (u32, bool, Touched) {
         let (service, is_gone) =
             ((self.changes / 2).wrapping_mul(7919) % self.services, self.changes.is_multiple_of(2));
         self.changes += 1;
         let unready = is_gone.then_some(service % ENDPOINTS);
-        let touched = adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]).touched_services();
-        assert_eq!(touched.len(), 1, "one Service is concerned");
+        let touched = adopt(&mut self.cluster, vec![objects::slice(service, ENDPOINTS, unready)]).touched();
+        assert_eq!(touched.services.len(), 1, "one Service is concerned");
         (service, is_gone, touched)
     }
 
     /// Compiles and publishes the affected objects.
-    pub(crate) fn publish(&mut self, touched: &BTreeSet<ServiceName>) {
+    pub(crate) fn publish(&mut self, touched: &Touched) {
         self.compiler.changed(&self.cluster, touched);
         self.compiler.publish();
     }
@@ -77,8 +77,12 @@ pub(crate) fn compiled(cluster: &Cluster) -> Compiler {
         settings: Arc::new(settings),
         node: None,
         zone: None,
-        domain: "cluster.local".to_owned(),
-        ttl: 5,
+        dns: Arc::new(ZoneSettings {
+            origin: to_wire("cluster.local").expect("a name"),
+            ttl: 5,
+            servers: vec![std::net::Ipv4Addr::new(10, 96, 0, 10).into()],
+            ..ZoneSettings::default()
+        }),
         table_size: None,
     };
     let mut compiler = Compiler::new(options, Arc::new(Counters::new(1)));

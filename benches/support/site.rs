@@ -30,6 +30,7 @@ interfaces:
     routes: [ {{ to: 0.0.0.0/0, via: 192.168.0.254 }} ]
 addresses: 192.168.50.10
 cluster: {{ podCIDRs: 10.240.0.0/12 }}
+dns: {{ responsesPerSecond: 0 }}
 flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
 "
     );
@@ -48,7 +49,7 @@ interfaces:
     routes: [ {{ to: '::/0', via: '2001:db8::192.168.0.254' }} ]
 addresses: '2001:db8::192.168.50.10'
 cluster: {{ podCIDRs: '2001:db8::10.240.0.0/108', serviceCIDRs: '2001:db8::10.96.0.0/112' }}
-dns: {{ address: '2001:db8::10.96.0.10' }}
+dns: {{ address: '2001:db8::10.96.0.10', responsesPerSecond: 0 }}
 flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
 "
     );

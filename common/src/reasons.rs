@@ -150,6 +150,8 @@ reasons! {
             "The interface went down while sending." "Bring the link up; `ip link` shows its state.";
         TxError "tx_error" Error
             "The kernel refused to send the frame for another reason." "See the gateway's log for the kernel's error.";
+        DnsRate "dns_rate" Warning
+            "A DNS query beyond the number of responses that one client prefix gets per second. Every other such query gets an empty response that says \"truncated\" instead." "A flood of queries from spoofed addresses, or a client in a loop: `pollgate stats` shows the types. Raise `dns.responsesPerSecond` if real resolvers need more.";
         DnsMalformed "dns_malformed" Notice
             "A packet to the DNS port that is not a DNS query (too short, or a response)." "The client is broken or malicious: capture the traffic of the DNS address.";
         NotPassed "not_passed" Warning

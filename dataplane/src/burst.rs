@@ -3,6 +3,7 @@
 //! ```text
 //!  frames     0   1   2   3   4        (they stay where the port put them)
 //!  v4.flows   0       2                packets that can belong to a flow, each with its frame's index
+//!  v4.queries                          packets to the cluster's DNS server
 //!  v4.others              3            other packets of the family
 //!  v6                                  the same
 //!  arp            1
@@ -10,9 +11,12 @@
 //!  outcomes   ·   ·   ·   ·   ·        one per frame; frame 4 got its own while parsing
 //! ```
 
+use std::net::IpAddr;
+
 use pollgate_common::flow::{Address, V4, V6};
 use pollgate_common::reasons::DropReason;
 
+use crate::classify;
 use crate::packet::{Action, Outcome, Packet};
 use crate::port::BURST;
 
@@ -63,30 +67,48 @@ impl<A: Address> Packets<A> {
 pub(crate) struct Family<A> {
     /// Those that can belong to a flow: nearly all.
     pub(crate) flows: Packets<A>,
+    /// Those for the cluster's DNS server.
+    pub(crate) queries: Packets<A>,
     /// The others: fragments, control messages, protocols without ports.
     pub(crate) others: Packets<A>,
 }
 
 impl<A: Address> Family<A> {
     fn new() -> Family<A> {
-        Family { flows: Packets::new(), others: Packets::new() }
+        Family { flows: Packets::new(), queries: Packets::new(), others: Packets::new() }
     }
 
     fn clear(&mut self) {
         self.flows.count = 0;
+        self.queries.count = 0;
         self.others.count = 0;
     }
 
     /// Whether the burst has no packet of the family.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.flows.count + self.others.count == 0
+        self.flows.count + self.queries.count + self.others.count == 0
+    }
+
+    /// Keeps what was written to `flows.next()`, where it belongs.
+    #[inline]
+    pub(crate) fn keep_flow(&mut self, dns: &[IpAddr]) {
+        let packet = self.flows.next();
+        if packet.key.dst_port == classify::DNS_PORT && classify::is_query(packet, dns) {
+            self.queries.push(*packet);
+        } else {
+            self.flows.keep();
+        }
     }
 
     /// Keeps what was written to `others.next()`, where it belongs.
-    pub(crate) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self, dns: &[IpAddr]) {
         let packet = *self.others.next();
-        if packet.can_have_flow() { self.flows.push(packet) } else { self.others.keep() }
+        if !packet.can_have_flow() {
+            return self.others.keep();
+        }
+        *self.flows.next() = packet;
+        self.keep_flow(dns);
     }
 }
 

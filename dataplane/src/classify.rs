@@ -19,7 +19,7 @@ use crate::steer::Towards;
 use crate::wire::control::Kind;
 
 /// The DNS port (RFC 1035 §4.2).
-const DNS_PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// What an address and port lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +61,14 @@ impl Destination {
     }
 }
 
+/// Whether the packet is for the cluster's DNS server, which has the addresses `dns`.
+pub(crate) fn is_query<A: Address>(packet: &Packet<A>, dns: &[IpAddr]) -> bool {
+    packet.key.dst_port == DNS_PORT && packet.transport == Transport::Udp && dns.contains(&packet.key.dst.into())
+}
+
 /// The verdict on a packet for the cluster's DNS server; `None` for any other.
-#[inline]
 pub(crate) fn dns<A: Address>(packet: &Packet<A>, tables: &Tables) -> Option<Verdict> {
-    let is_query = packet.key.dst_port == DNS_PORT
-        && packet.transport == Transport::Udp
-        && tables.settings().dns.contains(&packet.key.dst.into());
-    is_query.then(|| match may_send(packet.key.src.into(), tables) {
+    is_query(packet, &tables.settings().dns).then(|| match may_send(packet.key.src.into(), tables) {
         true => Verdict::DnsReply,
         false => Verdict::Drop(DropReason::BadSource),
     })

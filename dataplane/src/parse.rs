@@ -1,8 +1,10 @@
 //! Parsing: from bytes to a key, or to the reason why not. Sorts a burst into lanes.
 //!
-//! Only what the frame itself holds is checked, once; of the tables only the interfaces' MAC addresses are read. A frame that is
+//! Only what the frame itself holds is checked, once; of the tables only the interfaces' MAC addresses and the address of DNS are read. A frame that is
 //! neither IP, ARP nor neighbour discovery for this interface's own MAC address is passed. A frame that claims to be IP and is
 //! malformed is dropped. Host requirements: RFC 1122 §3.2.1 (header checks), §3.2.2.6 (broadcast).
+
+use std::net::IpAddr;
 
 use pollgate_common::flow::FlowKey;
 use pollgate_common::net::{Mac, Net};
@@ -21,9 +23,9 @@ use crate::wire::tcp::{self, Segment, Tcp};
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Control, Header, Ip, Piece, control, nd};
 
-/// Reads all frames of a burst into `burst`.
+/// Reads all frames of a burst into `burst`. `dns`: where the cluster's DNS server is.
 #[inline]
-pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net) {
+pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net, dns: &[IpAddr]) {
     burst.clear();
     frames.iter().for_each(|frame| prefetch(frame.as_ptr()));
     // Frames of one burst mostly come by one port.
@@ -34,11 +36,11 @@ pub(crate) fn all(frames: &[Frame], burst: &mut Burst, net: &Net) {
             last = (Some(port), net.port_link(port).map(|link| link.mac).unwrap_or_default());
         }
         if plain::<Ipv4>(frame, index, last.1, burst.v4.flows.next()) {
-            burst.v4.flows.keep();
+            burst.v4.keep_flow(dns);
         } else if plain::<Ipv6>(frame, index, last.1, burst.v6.flows.next()) {
-            burst.v6.flows.keep();
+            burst.v6.keep_flow(dns);
         } else {
-            general(frame, index, burst, last.1);
+            general(frame, index, burst, last.1, dns);
         }
     }
 }
@@ -64,10 +66,10 @@ fn plain<I: Ip>(frame: &Frame, index: u8, own: Mac, packet: &mut Packet<I::Addre
 
 /// Everything else, and everything that is wrong.
 #[cold]
-fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac) {
+fn general(frame: &Frame, index: u8, burst: &mut Burst, own: Mac, dns: &[IpAddr]) {
     let result = match network(frame, own) {
-        Ok(Network::V4) => ip::<Ipv4>(frame, index, own, burst.v4.others.next()).map(|()| burst.v4.keep()),
-        Ok(Network::V6) => ip::<Ipv6>(frame, index, own, burst.v6.others.next()).map(|()| burst.v6.keep()),
+        Ok(Network::V4) => ip::<Ipv4>(frame, index, own, burst.v4.others.next()).map(|()| burst.v4.keep(dns)),
+        Ok(Network::V6) => ip::<Ipv6>(frame, index, own, burst.v6.others.next()).map(|()| burst.v6.keep(dns)),
         Ok(Network::Arp) => {
             burst.arp.add(index);
             Ok(())

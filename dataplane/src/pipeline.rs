@@ -20,7 +20,7 @@ use crate::fragment::{self, Fate, Step};
 use crate::owned::may_go_on;
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
-use crate::reply::{self, arp, nd, reject};
+use crate::reply::{self, arp, dns, nd, reject};
 use crate::select::Choice;
 use crate::state::{Lane, Shared, State};
 use crate::wire::control::{Control, Kind};
@@ -29,7 +29,7 @@ use crate::{open, parse, rewrite, select};
 
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
 pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, tables: &Tables, now: Instant) {
-    parse::all(frames, burst, tables.net());
+    parse::all(frames, burst, tables.net(), &tables.settings().dns);
     let Burst { v4, v6, arp, nd, outcomes } = burst;
     let mut work = Work { frames, outcomes };
     let State { shared, v4: lane_v4, v6: lane_v6 } = state;
@@ -83,6 +83,9 @@ fn lane<I: Ip>(
             outcomes[index] = Outcome { action: reply::act::<I>(frame, packet, verdict, tables), account };
         }
     }
+    if !packets.queries.as_ref().is_empty() {
+        dns::answer::<I>(&mut shared.dns, frames, packets.queries.as_ref(), outcomes, tables, now);
+    }
     for packet in packets.others.as_ref() {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
@@ -105,9 +108,6 @@ fn decide<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> (Verdict, Account) {
-    if let Some(verdict) = classify::dns(packet, tables) {
-        return (verdict, Account::NONE);
-    }
     if packet.transport == Transport::Icmp(Kind::Error) {
         return (about_flow(shared, lane, frame, packet, tables, now), Account::NONE);
     }
@@ -133,9 +133,10 @@ fn fragment<I: Ip>(
         Step::First(meeting) => {
             let mut packet = Packet { whole_len: meeting.whole_len, ..*packet };
             look_up(&lane.flows, &mut packet);
-            let (verdict, account) = match packet.has_ports() {
-                true => decide(shared, lane, other, frame, &packet, tables, now),
-                false => (classify::without_flow(&packet, tables), Account::NONE),
+            let (verdict, account) = match (classify::dns(&packet, tables), packet.has_ports()) {
+                (Some(verdict), _) => (verdict, Account::NONE),
+                (None, true) => decide(shared, lane, other, frame, &packet, tables, now),
+                (None, false) => (classify::without_flow(&packet, tables), Account::NONE),
             };
             let verdict = fragment::decided::<I>(shared, &mut lane.fragments, frame, &packet, &meeting, verdict);
             (verdict, account)

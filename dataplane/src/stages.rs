@@ -26,7 +26,7 @@ impl Default for Parsed {
 impl Parsed {
     /// Parses a burst of [`crate::port::BURST`] frames at most. Returns how many of them can belong to a flow.
     pub fn parse(&mut self, frames: &[Frame], net: &Net) -> usize {
-        parse::all(frames, &mut self.burst, net);
+        parse::all(frames, &mut self.burst, net, &[]);
         self.burst.v4.flows.as_ref().len() + self.burst.v6.flows.as_ref().len()
     }
 

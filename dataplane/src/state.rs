@@ -16,7 +16,7 @@ use crate::fragment::held::Held;
 use crate::fragment::identification::Identifications;
 use crate::fragment::table::Table as Fragments;
 use crate::rate::Rate;
-use crate::reply::reject;
+use crate::reply::{dns, reject};
 use crate::snat;
 use crate::steer::Steering;
 use crate::wire::Ip;
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     /// Flows that may be opened.
     pub(crate) new_flows: Rate,
     pub(crate) refusals: reject::Rates,
+    pub(crate) dns: dns::Server,
     /// Fragments that wait for the first of their datagram.
     pub(crate) held: Held,
     pub(crate) identifications: Identifications,

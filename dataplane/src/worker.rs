@@ -37,7 +37,7 @@ use crate::idle::Idle;
 use crate::inspect::Inspector;
 use crate::port::{BURST, Frame, Port};
 use crate::rate::Rate;
-use crate::reply::reject;
+use crate::reply::{dns, reject};
 use crate::state::{Lane, Random, Shared, State};
 use crate::steer::Steering;
 use crate::{pipeline, snat, trace};
@@ -70,6 +70,8 @@ pub struct Parts {
     pub conflicts: Arc<Conflicts>,
     /// Where requests for copies of its flows are left.
     pub mailbox: Arc<Mailbox>,
+    /// DNS responses that one client prefix gets per second; 0: no limit.
+    pub dns_rate: u32,
     /// How it asks for a neighbour.
     pub ask: AskNeighbour,
     /// Seeds of its flow hash and of the choice of source ports: random, or fixed for a replay.
@@ -102,6 +104,7 @@ impl Worker {
                 parts.worker,
                 parts.steering.workers(),
             ),
+            dns: dns::Server::new(parts.dns_rate, ahash::RandomState::with_seeds(c, d, b, a)),
             steering: parts.steering,
             affinity: parts.affinity,
             affinity_totals: AffinityTotals::default(),

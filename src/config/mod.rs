@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Link, Log, LogFormat,
-    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, Workers,
+    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, Purpose, Route, Workers,
 };
 pub use reader::Fault;
 
@@ -77,9 +77,6 @@ impl Config {
     /// Keys that are valid but need what this version does not support: one line per key.
     pub fn unsupported(&self) -> Vec<String> {
         let mut keys = Vec::new();
-        if self.dns.pods != PodRecords::Disabled {
-            keys.push("dns.pods: this version serves no Pod records; set it to disabled".to_owned());
-        }
         if !self.dns.upstreams.is_empty() {
             keys.push("dns.upstreams: this version resolves only names of the cluster; leave it empty".to_owned());
         }
@@ -301,6 +298,11 @@ addresses: 192.168.0.10
             ),
             ("dns: {ttl: 5s}", "dns.ttl: expected a whole number from 0 to 3600 (found 5s)"),
             ("dns: {ttl: 3601}", "dns.ttl: expected a whole number from 0 to 3600 (found 3601)"),
+            ("dns: {autopath: 1}", "dns.autopath: expected true or false (found 1)"),
+            (
+                "dns: {responsesPerSecond: -1}",
+                "dns.responsesPerSecond: expected a whole number from 0 to 4294967295 (found -1)",
+            ),
             ("dns: {pods: all}", "dns.pods: expected disabled, insecure or verified (found all)"),
             (
                 "dns: {upstreams: [dns.example]}",

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+pub(super) use pollgate_common::dns::zone::PodRecords;
 use pollgate_common::settings::Masquerade;
 pub(super) use pollgate_control::cluster::SliceManager;
 
@@ -161,19 +162,12 @@ pub struct Dns {
     pub ttl: Duration,
     /// Names made of Pods' addresses.
     pub pods: PodRecords,
+    /// Whether the search list of the client's Pod is walked for it.
+    pub autopath: bool,
+    /// Responses that a worker sends to one client prefix per second; 0: no limit.
+    pub responses_per_second: u32,
     /// Servers for names outside the cluster, in order of preference.
     pub upstreams: Vec<SocketAddr>,
-}
-
-/// Whether `10-244-1-5.ns.pod.cluster.local` resolves (as CoreDNS' option `pods`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodRecords {
-    /// Never.
-    Disabled,
-    /// Always, whether or not such a Pod exists.
-    Insecure,
-    /// If a Pod of that namespace has the address.
-    Verified,
 }
 
 /// Source translation.

@@ -12,6 +12,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use pollgate_common::dns::name::to_wire;
+use pollgate_common::dns::zone::ZoneSettings;
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
 use pollgate_common::pair;
@@ -59,6 +61,21 @@ impl From<&Config> for ClusterSettings {
     }
 }
 
+impl From<&Config> for ZoneSettings {
+    fn from(config: &Config) -> Self {
+        let reverse = config.cluster.service_cidrs.iter().chain(&config.cluster.pod_cidrs);
+        Self {
+            // A domain that is no name is refused where it is read.
+            origin: to_wire(&config.cluster.domain).unwrap_or_default(),
+            ttl: u32::try_from(config.dns.ttl.as_secs()).unwrap_or(u32::MAX),
+            pods: config.dns.pods,
+            autopath: config.dns.autopath,
+            reverse: reverse.copied().collect(),
+            servers: config.dns.addresses.clone(),
+        }
+    }
+}
+
 /// The compiler's `settings` are those of the workers too: share them, do not make them twice.
 impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
@@ -66,8 +83,7 @@ impl From<&Config> for Options {
             settings: Arc::new(DataplaneSettings::from(config)),
             node: config.node.clone(),
             zone: config.zone.clone(),
-            domain: config.cluster.domain.clone(),
-            ttl: u32::try_from(config.dns.ttl.as_secs()).unwrap_or(u32::MAX),
+            dns: Arc::new(ZoneSettings::from(config)),
             table_size: config.maglev.table_size,
         }
     }

@@ -21,6 +21,9 @@ use super::{rules, values};
 /// Both directions of each must fit a table index of 32 bits, with room to spare: 40 GB of flows.
 const MOST_FLOWS: usize = 1 << 28;
 
+/// Responses per second that one client prefix gets from a worker unless configured otherwise: more than a node's resolver asks for.
+const DNS_RESPONSES: u32 = 50_000;
+
 /// Largest limit of new flows per second and worker: more than any CPU opens.
 const MOST_NEW_FLOWS: u32 = 100_000_000;
 
@@ -213,6 +216,8 @@ fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
         ("insecure", PodRecords::Insecure),
         ("verified", PodRecords::Verified),
     ]);
+    let autopath = section.field("autopath").boolean();
+    let responses = section.field("responsesPerSecond").integer(0..=u32::MAX);
     let upstreams = list(&section.field("upstreams"), |item| {
         item.parsed("a DNS server such as 9.9.9.9 or [2620:fe::fe]:53", values::dns_server)
     });
@@ -224,7 +229,14 @@ fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
     } else {
         rules::tenth_address(cluster, &address_field)
     };
-    Dns { addresses, ttl: Duration::from_secs(ttl.into()), pods: pods.unwrap_or(PodRecords::Disabled), upstreams }
+    Dns {
+        addresses,
+        ttl: Duration::from_secs(ttl.into()),
+        pods: pods.unwrap_or_default(),
+        autopath: autopath.unwrap_or(false),
+        responses_per_second: responses.unwrap_or(DNS_RESPONSES),
+        upstreams,
+    }
 }
 
 fn nat(mut section: Section<'_>, cluster: &Cluster, node_ports: &Field<'_>) -> Nat {

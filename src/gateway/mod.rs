@@ -159,6 +159,7 @@ impl Gateway {
             true => store, // They have been read with the rest.
             false => read_pods(store, &mut cluster, &mut compiler, &received)?,
         };
+        runtime::publish_pods(&cluster, &mut compiler);
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
         let api = api::spawn(ApiParts {

@@ -65,6 +65,7 @@ pub(crate) fn make(
             conflicts: Arc::clone(conflicts),
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
             ask: Box::new(network.resolver().into_fn()),
+            dns_rate: config.dns.responses_per_second,
             seeds: random_seed(),
         };
         let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;

@@ -12,7 +12,6 @@ use pollgate_control::cluster::{Cluster, Commit, Refusal, Write};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
 use pollgate_control::objects::Kind;
-use pollgate_control::objects::service::ServiceName;
 use pollgate_control::observe::stats::{self, CounterValues, ReplayStats};
 use pollgate_dataplane::affinity::Affinity;
 use pollgate_dataplane::egress::mesh::Mesh;
@@ -71,13 +70,14 @@ impl Offline {
             conflicts: Arc::default(),
             mailbox: Arc::default(),
             ask: Box::new(|_| {}),
+            dns_rate: config.dns.responses_per_second,
             seeds: SEEDS,
         };
         let worker = Worker::new(parts).map_err(ReplayError::Memory)?;
         let cluster = Cluster::new(config.into());
         // What is there from the start is published together with the first objects.
-        let services = cluster.objects(Kind::Service, None).filter_map(|object| object.as_service());
-        compiler.changed(&cluster, &services.map(ServiceName::of).collect());
+        compiler.changed(&cluster, &cluster.all_of(Kind::ALL));
+        compiler.loaded(true);
         let reader = compiler.source().reader();
         Ok(Offline { worker, reader, compiler, cluster, counters })
     }
@@ -92,7 +92,7 @@ impl Offline {
     /// Adopts a commit that was planned on the present state, compiles and publishes it.
     pub(super) fn adopt(&mut self, commit: &Commit) {
         self.cluster.adopt(commit);
-        self.compiler.changed(&self.cluster, &commit.touched_services());
+        self.compiler.changed(&self.cluster, &commit.touched());
         self.compiler.publish();
         self.compiler.tick();
     }

@@ -100,6 +100,15 @@ fn dig_is_answered_like_by_any_name_server() {
     let no_data = dig(&["AAAA", name]);
     assert!(no_data.contains("status: NOERROR") && no_data.contains("ANSWER: 0"), "{no_data}");
     assert!(no_data.contains("SOA"), "{no_data}");
+    let reverse = dig(&["+short", "-x", "10.96.0.50"]);
+    assert_eq!(reverse, "backend-service.default.svc.cluster.local.\n");
+    let srv = dig(&["SRV", name]);
+    assert!(srv.contains("status: NOERROR") && srv.contains("ADDITIONAL: 2"), "{srv}");
+    assert!(srv.contains(&format!("{name}. 5\tIN\tSRV\t0 100 ")), "{srv}");
+    let any = dig(&["+notcp", "ANY", name]);
+    assert!(any.contains("HINFO\t\"RFC8482\" \"\""), "{any}");
+    assert!(dig(&["+short", "TXT", "dns-version.cluster.local"]).contains("\"1.1.0\""));
+    assert!(dig(&["NS", "cluster.local"]).contains("ns.dns.cluster.local."));
     let alias = dig(&["+short", "external-service.default.svc.cluster.local"]);
     assert_eq!(alias, "my.database.example.com.\n");
     for answer in [&plain, &edns, &unknown, &no_data] {

@@ -32,6 +32,7 @@ mod v4 {
     mod support;
     mod trace;
     mod workers;
+    mod zone;
 }
 
 #[path = "."]

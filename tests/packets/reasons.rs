@@ -189,6 +189,12 @@ fn dropped(reason: DropReason) -> Lab {
         }
         DropReason::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),
         DropReason::TxFull | DropReason::TxLinkDown | DropReason::TxError => refusing(reason),
+        DropReason::DnsRate => {
+            let mut lab = Lab::configured("dns: {address: 10.96.0.10, responsesPerSecond: 1}\n", "");
+            let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
+            lab.send_all(PODS, (0..2).map(|_| udp("10.244.1.5:40000", "10.96.0.10:53").payload(&query[..])));
+            lab
+        }
         DropReason::DnsMalformed => after(one(), PODS, udp("10.244.1.5:40000", "10.96.0.10:53")),
         DropReason::NotPassed => {
             let lab = with_port(|inner| Box::new(Sole { inner }));

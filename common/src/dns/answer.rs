@@ -1,15 +1,27 @@
 //! The authoritative answer to a query, from the compiled zone.
 //!
-//! Rules: RFC 1035 §4.3.2 (the algorithm), RFC 2308 (negative answers carry the SOA), RFC 6891 (EDNS), and the Kubernetes DNS
-//! specification for what exists. A name outside the zone is REFUSED.
+//! Rules: RFC 1035 §4.3.2 (the algorithm), RFC 2308 (negative answers carry the SOA), RFC 6891 (EDNS), RFC 8482 (ANY), and the
+//! Kubernetes DNS specification for what exists. A name outside the zones is REFUSED.
 //!
-//! The zone holds records in wire format ([`super::zone`]). An answer is a look-up, a copy after the question, and a header.
-//! Every DNS server calls [`answer`]: the worker in the query's own frame, others in their own buffer.
+//! The zone holds records in wire format ([`super::records`]). An answer is a look-up, a copy after the question, and a header. It
+//! is written over the query. Every DNS server calls the same functions: the worker in the query's own frame, others in their own
+//! buffer.
+
+use std::net::IpAddr;
 
 use zerocopy::IntoBytes;
 
-use super::message::{self, NameBuffer, Query, Question, Rcode};
-use super::zone::{RrSet, Zone};
+use super::message::{self, Malformed, Opt, Query, Rcode, SOA_POINTERS, Unreadable};
+use super::name::Name;
+use super::records::{QUESTION, RECORD, Records, address, head, pointer, rr};
+use super::reverse::{Label, Place, Reverse};
+use super::zone::{Found, Owner, Zone};
+
+/// The most aliases that are followed.
+const CHAIN: usize = 10;
+
+/// The data of the HINFO record in place of all records (RFC 8482 §4.2).
+const ANY_DATA: &[u8] = b"\x07RFC8482\0";
 
 /// Why a message gets no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,83 +32,467 @@ pub enum NoAnswer {
     NoRoom,
 }
 
-/// Overwrites the query in the first `len` bytes of `buffer` with its response. Returns the response's length in bytes.
-pub fn answer(buffer: &mut [u8], len: usize, zone: &Zone) -> Result<usize, NoAnswer> {
-    let mut room = NameBuffer::default();
-    let query = buffer.get(..len).and_then(|message| Query::read(message, &mut room)).ok_or(NoAnswer::NotAQuery)?;
-    respond(&query, zone).write(&query, buffer).ok_or(NoAnswer::NoRoom)
+/// The rule that an answer follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The name has records, or exists without any of this type.
+    Records,
+    /// The name is an alias: its record comes first, then those of the name it leads to.
+    Alias,
+    /// The name spells an endpoint of a Service.
+    Endpoint,
+    /// The name spells a Pod.
+    Pod,
+    /// The name exists because names below it do.
+    Above,
+    /// The name does not exist.
+    Missing,
+    /// Another domain of the search list of the client's Pod has the name.
+    SearchList,
+    /// The name is in the reverse zone of a Pod or Service range.
+    Reverse,
+    /// The objects are not loaded yet.
+    NotLoaded,
+    /// The name is in no zone of the cluster.
+    Outside,
+    /// The class is not IN.
+    Class,
+    /// Zone transfers are not served.
+    Transfer,
+    /// The EDNS version is not 0.
+    EdnsVersion,
+    /// The opcode is not QUERY.
+    Opcode,
+    /// The query is malformed.
+    Malformed(Malformed),
 }
 
-/// A response before it is written.
-struct Response<'a> {
+impl Rule {
+    /// What it says.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Rule::Records => "the name has records, or exists without any of this type",
+            Rule::Alias => "the name is an alias (RFC 1034 §3.6.2)",
+            Rule::Endpoint => "the name spells the address of an endpoint of the Service",
+            Rule::Pod => "the name spells the address of a Pod (`dns.pods`)",
+            Rule::Above => "there are names below it (RFC 8020)",
+            Rule::Missing => "no object has this name",
+            Rule::SearchList => "another domain of the Pod's search list has it (`dns.autopath`)",
+            Rule::Reverse => "the address is in a range of Pods or Services",
+            Rule::NotLoaded => "the objects are not loaded yet",
+            Rule::Outside => "it is in no zone of the cluster",
+            Rule::Class => "its class is not IN",
+            Rule::Transfer => "zones are not transferred",
+            Rule::EdnsVersion => "its EDNS version is not 0 (RFC 6891 §6.1.3)",
+            Rule::Opcode => "its opcode is not QUERY",
+            Rule::Malformed(_) => "the query is malformed (RFC 1035 §4.1)",
+        }
+    }
+}
+
+/// A response that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Its length in bytes.
+    pub len: usize,
+    /// Its code.
+    pub rcode: Rcode,
+    /// Whether records were left out, so that the client asks by TCP.
+    pub truncated: bool,
+    /// Number of records in its answer section.
+    pub answers: u16,
+    /// Why it is what it is.
+    pub rule: Rule,
+}
+
+/// Overwrites the query in the first `len` bytes of `buffer` with its response. `client`, if known, is asked for its search list.
+///
+/// # Errors
+/// If there is no response.
+pub fn answer(buffer: &mut [u8], len: usize, zone: &Zone, client: Option<IpAddr>) -> Result<Answered, NoAnswer> {
+    let mut query = Query::default();
+    query.read(buffer, len, zone.names().seed()).ok_or(NoAnswer::NotAQuery)?;
+    respond(&query, buffer, zone, client)
+}
+
+/// The same for a query that was read from `buffer`.
+///
+/// # Errors
+/// If there is no room.
+#[inline]
+pub fn respond(query: &Query, buffer: &mut [u8], zone: &Zone, client: Option<IpAddr>) -> Result<Answered, NoAnswer> {
+    let mut writer = Writer::new(query, buffer);
+    let result = match query.unreadable {
+        None => resolve(query, &mut writer, zone, client),
+        Some(Unreadable::Malformed(how)) => Outcome::error(Rcode::FormErr, Rule::Malformed(how)),
+        Some(Unreadable::Opcode) => Outcome::error(Rcode::NotImp, Rule::Opcode),
+    };
+    writer.finish(query, result)
+}
+
+/// Overwrites a query that was read from `buffer` with an empty response that is marked as truncated: the client is to ask by TCP.
+///
+/// # Errors
+/// If there is no room.
+pub fn slip(query: &Query, buffer: &mut [u8]) -> Result<Answered, NoAnswer> {
+    let mut writer = Writer::new(query, buffer);
+    writer.truncated = true;
+    writer.finish(query, Outcome::of(Rcode::NoError, Rule::Records))
+}
+
+/// A response code, and why.
+#[derive(Clone, Copy)]
+struct Outcome {
     rcode: Rcode,
     authoritative: bool,
-    truncated: bool,
-    answer: Option<&'a RrSet>,
-    soa: Option<[u8; message::SOA_LEN]>,
+    rule: Rule,
 }
 
-fn respond<'a>(query: &Query<'_>, zone: &'a Zone) -> Response<'a> {
-    let question = match &query.question {
-        Ok(question) => question,
-        Err(rcode) => return Response::error(*rcode),
-    };
-    if question.edns.is_some_and(|opt| opt.version() != 0) {
-        return Response::error(Rcode::BadVers);
+impl Outcome {
+    fn of(rcode: Rcode, rule: Rule) -> Outcome {
+        Outcome { rcode, authoritative: true, rule }
     }
-    if question.class != message::IN {
-        return Response::error(Rcode::Refused);
+
+    fn error(rcode: Rcode, rule: Rule) -> Outcome {
+        Outcome { rcode, authoritative: false, rule }
+    }
+}
+
+#[inline]
+fn resolve(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Outcome {
+    if query.edns.is_some_and(|opt| opt.version() != 0) {
+        return Outcome::error(Rcode::BadVers, Rule::EdnsVersion);
+    }
+    if query.class != message::IN {
+        return Outcome::error(Rcode::Refused, Rule::Class);
+    }
+    if matches!(query.rtype, rr::AXFR | rr::IXFR) {
+        return Outcome::error(Rcode::Refused, Rule::Transfer);
     }
     // A name that is found belongs to the zone.
-    match zone.find(question.name) {
-        Some(node) => match node.answer(question.rtype) {
-            Some(answer) => Response::positive(question, answer),
-            None => Response::negative(question, zone, Rcode::NoError),
+    match zone.names().get(&query.name) {
+        Some(node) => match node.answer(query.rtype) {
+            Some(records) if records.rtype == rr::CNAME => alias(query, writer, zone, &records),
+            Some(records) => {
+                writer.records(query, &records);
+                Outcome::of(Rcode::NoError, Rule::Records)
+            }
+            None => without_records(query, writer, zone, node.sets().next().is_some()),
         },
-        None if zone.holds(question.name) => Response::negative(question, zone, Rcode::NxDomain),
-        None => Response::error(Rcode::Refused),
+        None if zone.holds(&query.name) => spelled(query, writer, zone, client),
+        None => outside(query, writer, zone),
     }
 }
 
-impl<'a> Response<'a> {
-    fn error(rcode: Rcode) -> Response<'a> {
-        Response { rcode, authoritative: false, truncated: false, answer: None, soa: None }
+/// The name exists, and has no set of this type. `has_any`: it has others.
+fn without_records(query: &Query, writer: &mut Writer<'_>, zone: &Zone, has_any: bool) -> Outcome {
+    let is_apex = query.name.len() == zone.settings().origin.len();
+    match query.rtype {
+        rr::ANY if has_any => writer.any(zone.settings().ttl),
+        rr::SOA if is_apex => writer.soa(ANSWER, zone, message::LEN),
+        _ => writer.denial(query, zone),
     }
+    Outcome::of(Rcode::NoError, Rule::Records)
+}
 
-    /// Truncates to no records at all, so that no client takes a part for the whole set (RFC 2181 §9).
-    fn positive(question: &Question<'_>, answer: &'a RrSet) -> Response<'a> {
-        let limit = question.edns.map_or(message::PLAIN_SIZE, |opt| opt.size());
-        let opt = if question.edns.is_some() { size_of::<message::Opt>() } else { 0 };
-        let truncated = question.end + answer.bytes.len() + opt > limit;
-        let answer = Some(answer).filter(|_| !truncated);
-        Response { rcode: Rcode::NoError, authoritative: true, truncated, answer, soa: None }
-    }
-
-    fn negative(question: &Question<'_>, zone: &Zone, rcode: Rcode) -> Response<'a> {
-        // The question's name ends with the zone's name. The record points there.
-        let origin = message::LEN + question.name.len() - zone.origin.len();
-        let soa = u16::try_from(origin).ok().map(|origin| message::soa(origin, zone.serial, zone.ttl));
-        Response { rcode, authoritative: true, truncated: false, answer: None, soa }
-    }
-
-    /// Writes the response over the query at the start of `message`. Returns its length, or `None` if there is no room.
-    fn write(&self, query: &Query<'_>, buffer: &mut [u8]) -> Option<usize> {
-        let question = query.question.as_ref().ok();
-        let edns = question.and_then(|question| question.edns).map(|opt| opt.response(self.rcode));
-        let count = [self.answer.map_or(0, |set| set.count), u16::from(self.soa.is_some()), u16::from(edns.is_some())];
-        let questions = u16::from(question.is_some());
-        let header = query.header.response(self.rcode, self.authoritative, self.truncated, questions, count);
-        buffer.get_mut(..message::LEN)?.copy_from_slice(header.as_bytes());
-        let mut at = question.map_or(message::LEN, |question| question.end);
-        let records: [&[u8]; 3] = [
-            self.answer.map_or(&[], |set| &set.bytes),
-            self.soa.as_ref().map_or(&[], |soa| soa),
-            edns.as_ref().map_or(&[], |opt| opt.as_bytes()),
-        ];
-        for record in records {
-            buffer.get_mut(at..at + record.len())?.copy_from_slice(record);
-            at += record.len();
+/// A name in the zone without a node.
+fn spelled(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Outcome {
+    let (rcode, rule) = match zone.find_spelled(&query.name) {
+        Found::Endpoint(address) => {
+            writer.address(query, zone, address);
+            (Rcode::NoError, Rule::Endpoint)
         }
-        Some(at)
+        Found::Pod(address) => {
+            writer.address(query, zone, address);
+            (Rcode::NoError, Rule::Pod)
+        }
+        Found::Node(node) | Found::Port(node) => {
+            match node.answer(query.rtype) {
+                Some(records) => drop(writer.records(query, &Records { extra: 0, extras: &[], ..records })),
+                None => writer.denial(query, zone),
+            }
+            (Rcode::NoError, Rule::Records)
+        }
+        Found::Empty => {
+            writer.denial(query, zone);
+            (Rcode::NoError, Rule::Above)
+        }
+        Found::Missing if search(query, writer, zone, client).is_some() => (Rcode::NoError, Rule::SearchList),
+        Found::Missing => {
+            writer.denial(query, zone);
+            (Rcode::NxDomain, Rule::Missing)
+        }
+        Found::Unknown => {
+            writer.denial(query, zone);
+            (Rcode::ServFail, Rule::NotLoaded)
+        }
+    };
+    Outcome::of(rcode, rule)
+}
+
+/// An alias answers every type (RFC 1034 §3.6.2).
+fn alias(query: &Query, writer: &mut Writer<'_>, zone: &Zone, records: &Records<'_>) -> Outcome {
+    let data = writer.at + RECORD;
+    writer.put(ANSWER, 1, &[records.answers]);
+    let target = records.data().and_then(|data| Name::of(&[data], zone.names().seed()));
+    if let Some(target) = target.filter(|_| !matches!(query.rtype, rr::CNAME | rr::ANY)) {
+        follow(query, writer, zone, data, target);
+    }
+    Outcome::of(Rcode::NoError, Rule::Alias)
+}
+
+/// Writes what `name` leads to, and the aliases on the way. `at` is where the message has the name. One that does not exist has no
+/// data (as with CoreDNS): the alias exists.
+fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mut name: Name) {
+    for _ in 0..CHAIN {
+        let Some(owner) = pointer(at).filter(|_| zone.holds(&name)) else { return };
+        match zone.find(&name) {
+            Found::Node(node) | Found::Port(node) => match node.answer(query.rtype) {
+                Some(records) if records.rtype == rr::CNAME => {
+                    at = writer.at + RECORD;
+                    writer.records_of(query, owner, &records);
+                    match records.data().and_then(|data| Name::of(&[data], zone.names().seed())) {
+                        Some(target) => name = target,
+                        None => return,
+                    }
+                }
+                Some(records) => return writer.records_of(query, owner, &records),
+                None => return writer.denial(query, zone),
+            },
+            Found::Endpoint(address) | Found::Pod(address) => return writer.address_of(query, zone, owner, address),
+            Found::Empty | Found::Missing | Found::Unknown => return writer.denial(query, zone),
+        }
+    }
+}
+
+/// Walks the search list of the client's Pod (`NAMESPACE.svc.ZONE`, `svc.ZONE`, `ZONE`) for it, if the query is the first step of
+/// that walk and a later one has records.
+#[cold]
+fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Option<()> {
+    let above = zone.above(&query.name).filter(|&above| zone.settings().autopath && above >= 3)?;
+    if !matches!(query.rtype, rr::A | rr::AAAA) || query.name.label(above - 1) != b"svc" {
+        return None;
+    }
+    let namespace = query.name.label(above - 2);
+    let is_home = |pod: &super::zone::Resident| *pod.namespace == *namespace && !pod.on_host_network;
+    zone.residents(client?).iter().find(|pod| is_home(pod))?;
+    let typed = query.name.head(above - 2);
+    [above - 1, above].into_iter().find_map(|domain| {
+        let name = Name::of(&[typed, query.name.parent(domain)], zone.names().seed())?;
+        if !has_records(zone, &name, query.rtype) {
+            return None;
+        }
+        // The rest of the target is in the question.
+        let rest = pointer(message::LEN + query.name.offset(domain))?;
+        let alias = head(QUESTION, rr::CNAME, zone.settings().ttl, typed.len() + rest.len());
+        let data = writer.at + RECORD;
+        writer.put(ANSWER, 1, &[&alias, typed, &rest]);
+        follow(query, writer, zone, data, name);
+        Some(())
+    })
+}
+
+fn has_records(zone: &Zone, name: &Name, rtype: u16) -> bool {
+    match zone.find(name) {
+        Found::Node(node) | Found::Port(node) => node.answer(rtype).is_some(),
+        Found::Endpoint(found) | Found::Pod(found) => address(&found).0 == rtype,
+        Found::Empty | Found::Missing | Found::Unknown => false,
+    }
+}
+
+/// A name that is not in the zone: of a reverse zone, or of somebody else's.
+fn outside(query: &Query, writer: &mut Writer<'_>, zone: &Zone) -> Outcome {
+    let reverse = Reverse::read(&query.name);
+    let place = reverse.and_then(|name| zone.settings().reverse.iter().find_map(|net| name.within(net)));
+    let Some((place, apex)) = place else { return Outcome::error(Rcode::Refused, Rule::Outside) };
+    let apex = message::LEN + query.name.offset(apex);
+    let deny = |writer: &mut Writer<'_>, rcode, rule| {
+        writer.soa(AUTHORITY, zone, apex);
+        Outcome::of(rcode, rule)
+    };
+    match (place, query.rtype) {
+        (Place::Apex, rr::SOA) => writer.soa(ANSWER, zone, apex),
+        (Place::Apex, rr::NS) => writer.name_server(zone),
+        (Place::Address(address), rtype) => match (zone.owners(address), rtype) {
+            ([], _) if zone.knows_services() => return deny(writer, Rcode::NxDomain, Rule::Missing),
+            ([], _) => return deny(writer, Rcode::ServFail, Rule::NotLoaded),
+            (owners, rr::PTR) => writer.pointers(zone, address, owners),
+            (_, rr::ANY) => writer.any(zone.settings().ttl),
+            _ => return deny(writer, Rcode::NoError, Rule::Reverse),
+        },
+        (Place::Apex | Place::Above, _) => return deny(writer, Rcode::NoError, Rule::Above),
+        (Place::Nothing, _) => return deny(writer, Rcode::NxDomain, Rule::Missing),
+    }
+    Outcome::of(Rcode::NoError, Rule::Reverse)
+}
+
+const ANSWER: usize = 0;
+const AUTHORITY: usize = 1;
+const ADDITIONAL: usize = 2;
+
+/// Writes records behind the question, as many as the client accepts.
+struct Writer<'a> {
+    buffer: &'a mut [u8],
+    /// Where the records start.
+    start: usize,
+    at: usize,
+    /// Where they must end.
+    limit: usize,
+    counts: [u16; 3],
+    truncated: bool,
+    /// The buffer ended before the limit.
+    is_short: bool,
+}
+
+impl<'a> Writer<'a> {
+    #[inline]
+    fn new(query: &Query, buffer: &'a mut [u8]) -> Writer<'a> {
+        let start = if query.unreadable.is_none() { query.end } else { message::LEN };
+        let limit = query.edns.map_or(message::PLAIN_SIZE, |opt| opt.size() - size_of::<Opt>());
+        Writer { buffer, start, at: start, limit, counts: [0; 3], truncated: false, is_short: false }
+    }
+
+    /// Writes `count` records, all or none. What the client must have and does not accept leaves nothing but a mark, so that no
+    /// client takes a part for the whole (RFC 2181 §9); additional records are left out without one. Returns whether they were
+    /// written.
+    #[inline]
+    fn put(&mut self, section: usize, count: u16, parts: &[&[u8]]) -> bool {
+        let end = self.at + parts.iter().map(|part| part.len()).sum::<usize>();
+        if self.truncated || end > self.limit {
+            if section != ADDITIONAL && !self.truncated {
+                (self.truncated, self.at, self.counts) = (true, self.start, [0; 3]);
+            }
+            return false;
+        }
+        for part in parts {
+            match self.buffer.get_mut(self.at..self.at + part.len()) {
+                Some(to) => to.copy_from_slice(part),
+                None => {
+                    self.is_short = true;
+                    return false;
+                }
+            }
+            self.at += part.len();
+        }
+        self.counts[section] += count;
+        true
+    }
+
+    /// Prepared records of the question's name. Addresses start with another one for each query: the query's number, which the
+    /// client chose at random, says with which.
+    #[inline]
+    fn records(&mut self, query: &Query, records: &Records<'_>) -> bool {
+        let is_address = matches!(records.rtype, rr::A | rr::AAAA);
+        if is_address && records.count > 1 {
+            let size = records.answers.len() / usize::from(records.count);
+            let first = (usize::from(query.header.id()) * usize::from(records.count)) >> 16;
+            let (last, first) = records.answers.split_at_checked(first * size).unwrap_or_default();
+            return self.put(ANSWER, records.count, &[first, last]);
+        }
+        let is_written = self.put(ANSWER, records.count, &[records.answers]);
+        if is_written && records.extra > 0 {
+            self.put(ADDITIONAL, records.extra, &[records.extras]);
+        }
+        is_written
+    }
+
+    /// The same, of the name that `owner` points to.
+    fn records_of(&mut self, query: &Query, owner: [u8; 2], records: &Records<'_>) {
+        let mut at = self.at;
+        if !self.records(query, &Records { extra: 0, extras: &[], ..*records }) {
+            return;
+        }
+        for _ in 0..records.count {
+            let Some(head) = self.buffer.get_mut(at..at + RECORD) else { return };
+            head[..2].copy_from_slice(&owner);
+            at += RECORD + usize::from(u16::from_be_bytes([head[RECORD - 2], head[RECORD - 1]]));
+        }
+    }
+
+    /// The question's name has this address.
+    fn address(&mut self, query: &Query, zone: &Zone, address: IpAddr) {
+        match query.rtype {
+            rr::ANY => self.any(zone.settings().ttl),
+            _ => self.address_of(query, zone, QUESTION, address),
+        }
+    }
+
+    /// The name that `owner` points to has this address.
+    fn address_of(&mut self, query: &Query, zone: &Zone, owner: [u8; 2], found: IpAddr) {
+        let (rtype, data, len) = address(&found);
+        if query.rtype != rtype {
+            return self.denial(query, zone);
+        }
+        self.put(ANSWER, 1, &[&head(owner, rtype, zone.settings().ttl, len), &data[..len]]);
+    }
+
+    /// The names of an address: the Service that has it as ClusterIP, or else those that have it as endpoint.
+    fn pointers(&mut self, zone: &Zone, address: IpAddr, owners: &[Owner]) {
+        let label = Label::of(address);
+        let cluster_ip = owners.iter().position(|owner| !owner.is_endpoint);
+        let owners = cluster_ip.map_or(owners, |at| &owners[at..=at]);
+        for owner in owners {
+            let label = match (&owner.hostname, owner.is_endpoint) {
+                (_, false) => &[],
+                (Some(hostname), true) => &**hostname,
+                (None, true) => label.as_bytes(),
+            };
+            let head = head(QUESTION, rr::PTR, zone.settings().ttl, label.len() + owner.service.len());
+            self.put(ANSWER, 1, &[&head, label, &owner.service]);
+        }
+    }
+
+    /// The name server of a reverse zone.
+    fn name_server(&mut self, zone: &Zone) {
+        let (server, origin) = (b"\x02ns\x03dns", &*zone.settings().origin);
+        let head = head(QUESTION, rr::NS, zone.settings().ttl, server.len() + origin.len());
+        self.put(ANSWER, 1, &[&head, server, origin]);
+    }
+
+    /// In place of all records (RFC 8482 §4.2).
+    fn any(&mut self, ttl: u32) {
+        self.put(ANSWER, 1, &[&head(QUESTION, rr::HINFO, ttl, ANY_DATA.len()), ANY_DATA]);
+    }
+
+    /// What a negative answer says of the zone (RFC 2308 §3).
+    #[inline]
+    fn denial(&mut self, query: &Query, zone: &Zone) {
+        // The question's name ends with the zone's.
+        self.soa(AUTHORITY, zone, message::LEN + query.name.len() - zone.settings().origin.len());
+    }
+
+    /// The SOA of the zone whose name is at `apex`.
+    #[inline]
+    fn soa(&mut self, section: usize, zone: &Zone, apex: usize) {
+        let at = self.at;
+        if !self.put(section, 1, &[zone.soa()]) {
+            return;
+        }
+        let Some(pointer) = pointer(apex) else { return };
+        for place in SOA_POINTERS {
+            if let Some(to) = self.buffer.get_mut(at + place..at + place + 2) {
+                to.copy_from_slice(&pointer);
+            }
+        }
+    }
+
+    /// Writes OPT and header.
+    #[inline]
+    fn finish(self, query: &Query, outcome: Outcome) -> Result<Answered, NoAnswer> {
+        let Writer { buffer, mut at, mut counts, truncated, is_short, .. } = self;
+        let Outcome { rcode, authoritative, rule } = outcome;
+        if is_short {
+            return Err(NoAnswer::NoRoom);
+        }
+        let is_readable = query.unreadable.is_none();
+        if let Some(opt) = query.edns.filter(|_| is_readable) {
+            let opt = opt.response(rcode);
+            buffer.get_mut(at..at + size_of::<Opt>()).ok_or(NoAnswer::NoRoom)?.copy_from_slice(opt.as_bytes());
+            at += size_of::<Opt>();
+            counts[ADDITIONAL] += 1;
+        }
+        let header = query.header.response(rcode, authoritative, truncated, u16::from(is_readable), counts);
+        buffer.get_mut(..message::LEN).ok_or(NoAnswer::NoRoom)?.copy_from_slice(header.as_bytes());
+        Ok(Answered { len: at, rcode, truncated, answers: counts[ANSWER], rule })
     }
 }

@@ -3,17 +3,22 @@
 //! ```text
 //!  0    2       4         6         8         10        12
 //!  │ id │ flags │ qdcount │ ancount │ nscount │ arcount │ question: name, type, class │ … │ OPT
-//!         QR opcode AA TC RD RA  rcode
+//!         QR opcode AA TC RD RA Z AD CD rcode
 //! ```
+//!
+//! A query is read to its last byte: what its counts promise must be there, and nothing behind it.
 
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::zone::{MAX_NAME, rr};
+use super::name::{MAX_LABEL, Name, Seed};
+use super::records::rr;
 use crate::header::Header;
 
 /// Bytes of the header.
 pub const LEN: usize = 12;
+/// Bytes of a question behind its name.
+pub const QUESTION_FIELDS: usize = 4;
 /// Class IN.
 pub const IN: u16 = 1;
 /// The UDP payload size that every client must accept (RFC 1035 §2.3.4).
@@ -26,6 +31,7 @@ const OPCODE: u16 = 0x7800;
 const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
 const RD: u16 = 0x0100;
+const CD: u16 = 0x0010;
 const DO: u16 = 0x8000;
 
 /// Response codes (RFC 1035 §4.1.1, RFC 6891 §9).
@@ -48,13 +54,8 @@ pub enum Rcode {
 }
 
 impl Rcode {
-    /// The code in a header, if it has a name here. The upper bits of an extended code are not in it.
-    fn in_header(number: u16) -> Option<Rcode> {
-        use Rcode::{FormErr, NoError, NotImp, NxDomain, Refused, ServFail};
-        [NoError, FormErr, ServFail, NxDomain, NotImp, Refused].into_iter().find(|rcode| rcode.number() == number)
-    }
-
-    fn number(self) -> u16 {
+    /// Its number.
+    pub fn number(self) -> u16 {
         match self {
             Rcode::NoError => 0,
             Rcode::FormErr => 1,
@@ -67,8 +68,30 @@ impl Rcode {
     }
 }
 
+/// What is wrong with a query that gets FORMERR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Its name is too long, cut off, or has a compression pointer; or a record's name has one that does not lead back.
+    Name,
+    /// It has no question or several, or ends before what its counts promise.
+    Counts,
+    /// Its OPT record is cut off, stands in another section, has a name, or is one of two.
+    Opt,
+    /// Bytes follow its last record.
+    Trailing,
+}
+
+/// Why a query is not answered from the zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// FORMERR.
+    Malformed(Malformed),
+    /// NOTIMP: another opcode than QUERY.
+    Opcode,
+}
+
 /// The header.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Dns {
     id: U16,
@@ -83,12 +106,19 @@ impl Header for Dns {}
 
 impl Dns {
     /// The header of the response to this query. `records`: number of answers, authorities, additionals.
+    #[inline]
     pub fn response(&self, rcode: Rcode, aa: bool, tc: bool, questions: u16, records: [u16; 3]) -> Dns {
         let bit = |on: bool, bit: u16| if on { bit } else { 0 };
-        let kept = self.flags.get() & (OPCODE | RD);
+        let kept = self.flags.get() & (OPCODE | RD | CD);
         let flags = QR | kept | bit(aa, AA) | bit(tc, TC) | (rcode.number() & 0xf);
         let [answers, authorities, additionals] = records.map(U16::new);
         Dns { id: self.id, flags: U16::new(flags), questions: U16::new(questions), answers, authorities, additionals }
+    }
+
+    /// The query's number, which the client chose at random.
+    #[inline]
+    pub fn id(&self) -> u16 {
+        self.id.get()
     }
 }
 
@@ -100,6 +130,18 @@ struct QuestionFields {
 }
 
 impl Header for QuestionFields {}
+
+/// What follows a record's name (RFC 1035 §3.2.1).
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+struct RecordFields {
+    rtype: U16,
+    class: U16,
+    ttl: U32,
+    len: U16,
+}
+
+impl Header for RecordFields {}
 
 /// The OPT pseudo-record, including its root name (RFC 6891 §6.1.2).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -118,6 +160,7 @@ impl Header for Opt {}
 
 impl Opt {
     /// UDP payload bytes that the client accepts.
+    #[inline]
     pub fn size(&self) -> usize {
         usize::from(self.size.get().min(EDNS_SIZE)).max(PLAIN_SIZE)
     }
@@ -128,6 +171,7 @@ impl Opt {
     }
 
     /// The OPT record of our response: same DO bit (RFC 3225 §3), no options.
+    #[inline]
     pub fn response(&self, rcode: Rcode) -> Opt {
         Opt {
             name: 0,
@@ -141,137 +185,164 @@ impl Opt {
     }
 }
 
-/// A buffer for a name in lower case. It is on the caller's stack, so the name is written where it is used.
-#[derive(Debug)]
-pub struct NameBuffer([u8; MAX_NAME]);
-
-impl Default for NameBuffer {
-    fn default() -> NameBuffer {
-        NameBuffer([0; MAX_NAME])
-    }
-}
-
-impl NameBuffer {
-    /// The name at `at` in lower case, including the root label. Compression pointers are not accepted: a question has
-    /// nothing to point to. `None` if the name is cut off, too long, or has a label of more than 63 bytes.
-    fn read(&mut self, message: &[u8], at: usize) -> Option<&[u8]> {
-        let name = message.get(at..)?;
-        let len = name_len(name)?;
-        let room = self.0.get_mut(..len)?;
-        room.copy_from_slice(name.get(..len)?);
-        // Length bytes are below 64, so they are not letters. The whole name can be converted at once.
-        room.make_ascii_lowercase();
-        Some(room)
-    }
-}
-
-/// Length of the name at the start, including the root label.
-fn name_len(bytes: &[u8]) -> Option<usize> {
-    let mut len = 0;
-    loop {
-        let label = usize::from(*bytes.get(len)?);
-        len += label + 1;
-        if label > 63 || len > MAX_NAME {
-            return None;
-        }
-        if label == 0 {
-            return Some(len);
-        }
-    }
-}
-
-/// A parsed query.
-#[derive(Debug)]
-pub struct Query<'a> {
+/// A query, read; written anew with each one.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The question's name.
+    pub name: Name,
     /// Its header.
     pub header: Dns,
-    /// The question, or the response code that reports why it could not be read.
-    pub question: Result<Question<'a>, Rcode>,
-}
-
-/// One question.
-#[derive(Debug)]
-pub struct Question<'a> {
-    /// The name.
-    pub name: &'a [u8],
     /// The record type.
     pub rtype: u16,
     /// The class.
     pub class: u16,
-    /// Offset of the end of the question section, from the message's first byte.
+    /// Offset of the end of the question, from the message's first byte.
     pub end: usize,
     /// The EDNS record, if there is one.
     pub edns: Option<Opt>,
+    /// Why the rest is not to be used, if it is not.
+    pub unreadable: Option<Unreadable>,
 }
 
-impl<'a> Query<'a> {
-    /// Reads `message`. `None` if it is not a query: too short for a header, or a response. Such a message must get no
-    /// response, so that two servers cannot send responses to each other without end.
-    pub fn read(message: &[u8], room: &'a mut NameBuffer) -> Option<Query<'a>> {
-        let header = *Dns::at(message, 0)?;
-        if header.flags.get() & QR != 0 {
+impl Query {
+    /// Reads the message in the first `len` bytes of `buffer`. `None` if it is not a query: too short for a header, or a
+    /// response. Such a message must get no response, so that two servers cannot send responses to each other without end.
+    #[inline]
+    pub fn read(&mut self, buffer: &[u8], len: usize, seed: Seed) -> Option<()> {
+        self.header = *Dns::at(buffer.get(..len)?, 0)?;
+        if self.header.flags.get() & QR != 0 {
             return None;
         }
-        let question = match (header.flags.get() & OPCODE, header.questions.get()) {
-            (0, 1) => Question::read(message, &header, room).ok_or(Rcode::FormErr),
-            (0, 0) => Err(Rcode::ServFail),
-            (0, _) => Err(Rcode::FormErr),
-            _ => Err(Rcode::NotImp),
+        self.unreadable = match self.header.flags.get() & OPCODE {
+            0 => self.question(buffer, len, seed).err().map(Unreadable::Malformed),
+            _ => Some(Unreadable::Opcode),
         };
-        Some(Query { header, question })
+        Some(())
+    }
+
+    #[inline]
+    fn question(&mut self, buffer: &[u8], len: usize, seed: Seed) -> Result<(), Malformed> {
+        self.edns = None;
+        if self.header.questions.get() != 1 {
+            return Err(Malformed::Counts);
+        }
+        let (message, name) = (buffer.get(..len), buffer.get(LEN..));
+        let (message, name) = message.zip(name).ok_or(Malformed::Counts)?;
+        self.name.read(name, len - LEN, seed).ok_or(Malformed::Name)?;
+        let at = LEN + self.name.len();
+        let fields = QuestionFields::at(message, at).ok_or(Malformed::Counts)?;
+        (self.rtype, self.class) = (fields.rtype.get(), fields.class.get());
+        self.end = at + QUESTION_FIELDS;
+        let others = [self.header.answers, self.header.authorities, self.header.additionals];
+        match (others.map(U16::get), len - self.end) {
+            ([0, 0, 0], 0) => Ok(()),
+            ([0, 0, 1], 11) => self.lone_opt(message),
+            _ => self.records(message),
+        }
+    }
+
+    /// What nearly every resolver sends behind the question: one OPT without options.
+    #[inline]
+    fn lone_opt(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        match Opt::at(message, self.end).filter(|opt| opt.name == 0 && opt.rtype.get() == rr::OPT && opt.len.get() == 0)
+        {
+            Some(opt) => {
+                self.edns = Some(*opt);
+                Ok(())
+            }
+            None => self.records(message),
+        }
+    }
+
+    /// Goes through whatever follows the question. Each record has at least eleven bytes: the message's length bounds this.
+    #[cold]
+    fn records(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let mut at = self.end;
+        let sections = [self.header.answers, self.header.authorities, self.header.additionals];
+        for (section, count) in sections.into_iter().enumerate() {
+            for _ in 0..count.get() {
+                let name = at;
+                at = skip_name(message, at)?;
+                let Some(fields) = RecordFields::at(message, at) else { return Err(cut(message, at)) };
+                at += size_of::<RecordFields>() + usize::from(fields.len.get());
+                let is_opt = fields.rtype.get() == rr::OPT;
+                if at > message.len() {
+                    return Err(if is_opt { Malformed::Opt } else { Malformed::Counts });
+                }
+                if is_opt {
+                    let opt = Opt::at(message, name).filter(|opt| opt.name == 0 && section == 2 && self.edns.is_none());
+                    let opt = opt.ok_or(Malformed::Opt)?;
+                    let options = message.get(name + size_of::<Opt>()..at).unwrap_or_default();
+                    are_options(options).then_some(()).ok_or(Malformed::Opt)?;
+                    self.edns = Some(*opt);
+                }
+            }
+        }
+        if at == message.len() { Ok(()) } else { Err(Malformed::Trailing) }
     }
 }
 
-impl<'a> Question<'a> {
-    fn read(message: &[u8], header: &Dns, room: &'a mut NameBuffer) -> Option<Question<'a>> {
-        let name = room.read(message, LEN)?;
-        let at = LEN + name.len();
-        let question = QuestionFields::at(message, at)?;
-        let end = at + size_of::<QuestionFields>();
-        // The OPT record is found without parsing only if the additional section directly follows the question.
-        let bare = header.answers.get() == 0 && header.authorities.get() == 0 && header.additionals.get() > 0;
-        let edns = Opt::at(message, end).filter(|opt| bare && opt.name == 0 && opt.rtype.get() == rr::OPT).copied();
-        Some(Question { name, rtype: question.rtype.get(), class: question.class.get(), end, edns })
+/// What a record that ends too early is: an OPT, if as much of it is there.
+fn cut(message: &[u8], at: usize) -> Malformed {
+    let rtype = message.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    if rtype == Some(rr::OPT) { Malformed::Opt } else { Malformed::Counts }
+}
+
+/// The offset behind the name at `at`. A pointer must lead to an earlier offset (RFC 1035 §4.1.4: "a prior occurrence"), so that
+/// none leads in a circle; it is not followed.
+fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
+    let mut at = start;
+    loop {
+        let label = usize::from(*message.get(at).ok_or(Malformed::Counts)?);
+        match label {
+            0 => return Ok(at + 1),
+            0xc0.. => {
+                let low = usize::from(*message.get(at + 1).ok_or(Malformed::Counts)?);
+                let target = (label & 0x3f) << 8 | low;
+                return if (LEN..start).contains(&target) { Ok(at + 2) } else { Err(Malformed::Name) };
+            }
+            _ if label > MAX_LABEL => return Err(Malformed::Name),
+            _ => at += label + 1,
+        }
+        if at - start >= super::name::MAX_NAME {
+            return Err(Malformed::Name);
+        }
     }
 }
 
 /// A query for the records of `name` (in wire format) of type `rtype`.
 pub fn query(name: &[u8], rtype: u16) -> Vec<u8> {
-    let header = Dns {
-        id: U16::ZERO,
-        flags: U16::new(RD),
-        questions: U16::new(1),
-        answers: U16::ZERO,
-        authorities: U16::ZERO,
-        additionals: U16::ZERO,
-    };
+    let header = Dns { flags: U16::new(RD), questions: U16::new(1), ..Dns::default() };
     let fields = QuestionFields { rtype: U16::new(rtype), class: U16::new(IN) };
     [header.as_bytes(), name, fields.as_bytes()].concat()
 }
 
-/// Of a response: the code in its header, whether it is truncated, and its number of answers.
-pub fn outcome(response: &[u8]) -> Option<(Rcode, bool, u16)> {
-    let header = Dns::at(response, 0)?;
-    let flags = header.flags.get();
-    Some((Rcode::in_header(flags & 0xf)?, flags & TC != 0, header.answers.get()))
+/// Whether EDNS options fill their record (RFC 6891 §6.1.2). What they are does not matter: unknown ones are ignored.
+fn are_options(mut options: &[u8]) -> bool {
+    while let Some(([_, _, high, low], rest)) = options.split_first_chunk::<4>() {
+        match rest.get(usize::from(u16::from_be_bytes([*high, *low]))..) {
+            Some(next) => options = next,
+            None => return false,
+        }
+    }
+    options.is_empty()
 }
 
 /// The zone's SOA record for an authority section. `origin` is the offset of the zone's name in the message. The record's
 /// TTL limits how long the negative answer is cached (RFC 2308 §3).
-pub fn soa(origin: u16, serial: u32, ttl: u32) -> [u8; SOA_LEN] {
-    let pointer = (0xc000 | origin).to_be_bytes();
+pub fn soa(origin: [u8; 2], serial: u32, ttl: u32) -> [u8; SOA_LEN] {
     let mut record = [0; SOA_LEN];
     let numbers = [serial, 7200, 1800, 86400, ttl].map(U32::new);
     let parts: [&[u8]; 9] = [
-        &pointer,
+        &origin,
         &rr::SOA.to_be_bytes(),
         &IN.to_be_bytes(),
         &ttl.min(300).to_be_bytes(),
         &SOA_RDATA.to_be_bytes(),
         b"\x02ns\x03dns",
-        &pointer,
+        &origin,
         b"\x0ahostmaster",
-        &pointer,
+        &origin,
     ];
     let mut rest = &mut record[..];
     for part in parts.into_iter().chain([numbers.as_bytes()]) {
@@ -285,6 +356,8 @@ pub fn soa(origin: u16, serial: u32, ttl: u32) -> [u8; SOA_LEN] {
 const SOA_RDATA: u16 = 7 + 2 + 11 + 2 + 20;
 /// Bytes of [`soa`]'s record.
 pub const SOA_LEN: usize = 12 + SOA_RDATA as usize;
+/// Where the pointers to the zone's name are in it.
+pub const SOA_POINTERS: [usize; 3] = [0, 19, 32];
 
 #[cfg(test)]
 mod tests {
@@ -297,40 +370,103 @@ mod tests {
         message
     }
 
-    #[test]
-    fn a_question_is_read_in_lower_case() {
-        let mut room = NameBuffer::default();
-        let read = Query::read(&query(b"\x03WwW\x02Ab\0"), &mut room).expect("a query");
-        let question = read.question.expect("readable");
-        assert_eq!((question.name, question.rtype, question.class, question.end), (&b"\x03www\x02ab\0"[..], 1, 1, 24));
-        assert!(question.edns.is_none());
+    fn read(message: &[u8]) -> Option<Query> {
+        let mut query = Query::default();
+        query.read(message, message.len(), Seed::random()).map(|()| query)
+    }
+
+    fn malformed(message: &[u8]) -> Option<Malformed> {
+        match read(message).expect("a query").unreadable {
+            Some(Unreadable::Malformed(how)) => Some(how),
+            Some(Unreadable::Opcode) => panic!("another opcode"),
+            None => None,
+        }
+    }
+
+    /// A query with these additional records.
+    fn with_additional(records: &[&[u8]]) -> Vec<u8> {
+        let mut message = query(b"\x01a\0");
+        message[11] = u8::try_from(records.len()).expect("few");
+        records.iter().for_each(|record| message.extend(*record));
+        message
     }
 
     #[test]
-    fn each_unreadable_message_has_its_own_code() {
-        let code = |message: &[u8]| Query::read(message, &mut NameBuffer::default()).map(|q| q.question.err());
-        assert_eq!(code(b"short"), None);
+    fn a_question_is_read_in_lower_case() {
+        let read = read(&query(b"\x03WwW\x02Ab\0")).expect("a query");
+        let found = (read.name.as_bytes(), read.rtype, read.class, read.end, read.unreadable);
+        assert_eq!(found, (&b"\x03www\x02ab\0"[..], 1, 1, 24, None));
+        assert!(read.edns.is_none());
+    }
+
+    #[test]
+    fn what_is_no_query_is_not_read() {
+        assert!(read(b"short").is_none());
         let mut response = query(b"\x01a\0");
         response[2] |= 0x80;
-        assert_eq!(code(&response), None);
+        assert!(read(&response).is_none());
+    }
+
+    #[test]
+    fn each_malformed_query_has_its_reason() {
         let with = |at: usize, value: u8| {
             let mut message = query(b"\x01a\0");
             message[at] = value;
-            code(&message)
+            message
         };
-        assert_eq!(with(2, 0x28), Some(Some(Rcode::NotImp)));
-        assert_eq!(with(5, 0), Some(Some(Rcode::ServFail)));
-        assert_eq!(with(5, 2), Some(Some(Rcode::FormErr)));
-        assert_eq!(with(12, 0xc0), Some(Some(Rcode::FormErr)), "a pointer");
-        assert_eq!(with(12, 60), Some(Some(Rcode::FormErr)), "beyond the end");
-        let long: Vec<u8> = std::iter::repeat_n(b"\x0912345678x".iter().copied(), 26).flatten().chain([0]).collect();
-        assert_eq!(code(&query(&long)), Some(Some(Rcode::FormErr)));
+        assert_eq!(read(&with(2, 0x28)).expect("a query").unreadable, Some(Unreadable::Opcode));
+        assert_eq!(malformed(&with(5, 0)), Some(Malformed::Counts), "no question");
+        assert_eq!(malformed(&with(5, 2)), Some(Malformed::Counts), "two questions");
+        assert_eq!(malformed(&with(7, 1)), Some(Malformed::Counts), "an answer that is not there");
+        assert_eq!(malformed(&with(11, 1)), Some(Malformed::Counts), "an additional record that is not there");
+        assert_eq!(malformed(&with(12, 0xc0)), Some(Malformed::Name), "a pointer");
+        assert_eq!(malformed(&with(12, 60)), Some(Malformed::Name), "beyond the end");
+        assert_eq!(malformed(&query(b"\x01a\0")[..18]), Some(Malformed::Counts), "a cut question");
+        assert_eq!(malformed(&[&query(b"\x01a\0")[..], b"x"].concat()), Some(Malformed::Trailing));
+    }
+
+    #[test]
+    fn an_opt_record_is_found_wherever_it_stands() {
+        const OPT: &[u8] = b"\0\0\x29\x04\xd0\0\0\x80\0\0\0";
+        const OTHER: &[u8] = b"\xc0\x0c\0\x10\0\x01\0\0\0\0\0\x02\x01x";
+        const COOKIE: &[u8] = b"\0\0\x29\x04\xd0\0\0\0\0\0\x0c\0\x0a\0\x0812345678";
+        for records in [&[OPT][..], &[OTHER, OPT], &[OPT, OTHER], &[COOKIE]] {
+            let query = read(&with_additional(records)).expect("a query");
+            assert_eq!((query.unreadable, query.edns.map(|opt| opt.size())), (None, Some(1232)), "{records:?}");
+        }
+        let mut authority = with_additional(&[OTHER, OPT]);
+        (authority[9], authority[11]) = (1, 1);
+        assert!(read(&authority).expect("a query").edns.is_some());
+        assert_eq!(malformed(&with_additional(&[OPT, OPT])), Some(Malformed::Opt), "two");
+        assert_eq!(malformed(&with_additional(&[&OPT[..9]])), Some(Malformed::Opt), "cut short");
+        assert_eq!(malformed(&with_additional(&[&COOKIE[..20]])), Some(Malformed::Opt), "its options cut short");
+        let named = [b"\x01x", OPT].concat();
+        assert_eq!(malformed(&with_additional(&[&named])), Some(Malformed::Opt), "with a name");
+        let mut lies = COOKIE.to_vec();
+        lies[14] = 9;
+        assert_eq!(malformed(&with_additional(&[&lies])), Some(Malformed::Opt), "an option beyond its end");
+        let mut answer = with_additional(&[OPT]);
+        (answer[7], answer[11]) = (1, 0);
+        assert_eq!(malformed(&answer), Some(Malformed::Opt), "in the answer section");
+    }
+
+    #[test]
+    fn no_pointer_leads_in_a_circle() {
+        // The record's name starts at 19.
+        for (pointer, is_fine) in
+            [(b"\xc0\x0c", true), (b"\xc0\x13", false), (b"\xc0\x14", false), (b"\xc0\x05", false)]
+        {
+            let record = [&pointer[..], b"\0\x10\0\x01\0\0\0\0\0\0"].concat();
+            let expected = (!is_fine).then_some(Malformed::Name);
+            assert_eq!(malformed(&with_additional(&[&record])), expected, "{pointer:?}");
+        }
     }
 
     #[test]
     fn the_soa_record_has_the_length_in_its_header() {
-        let record = soa(12, 7, 5);
+        let record = soa([0xc0, 12], 7, 5);
         assert_eq!(&record[..12], b"\xc0\x0c\0\x06\0\x01\0\0\0\x05\0\x2a");
         assert_eq!(&record[SOA_LEN - 20..SOA_LEN - 16], &7u32.to_be_bytes());
+        assert!(SOA_POINTERS.iter().all(|&at| record[at..at + 2] == [0xc0, 12]));
     }
 }

@@ -1,177 +1,458 @@
-//! The compiled DNS zone: maps names in wire format to answers in wire format.
+//! The compiled zone of the cluster domain, and the reverse zones beside it.
 //!
 //! ```text
-//!   \x0fbackend-service\x07default\x03svc\x07cluster\x05local\0   ─▶  Node { CNAME │ A: 1 record, 16 bytes │ ... }
+//!  web.default.svc.cluster.local          ─▶ names:     Node { A │ AAAA │ SRV … }, prepared in wire format
+//!  10-244-1-5.web.default.svc.…           ─▶ endpoints: does the Service have this address?
+//!  10-244-1-5.default.pod.…               ─▶ pods:      does the namespace have this address?
+//!  5.1.244.10.in-addr.arpa                ─▶ endpoints: the Services of the address
 //! ```
 //!
-//! A worker converts the query's name to lower case on its stack, finds the [`Node`], and copies an [`RrSet`] after the
-//! question. The records start with the pointer 0xC00C to the query's own name (RFC 1035 §4.1.4), so the answer has the
-//! query's spelling. A name without a node does not exist. A node without the requested type is "no data" (RFC 2308).
+//! Nearly every answer is one look-up of a [`Node`] and a copy. Names that spell an address have no node each: a cluster has
+//! many more endpoints than Services. A name that is not found does not exist; a node without the requested type is "no data"
+//! (RFC 2308).
+//!
+//! All parts are shared between generations: copying a zone copies a few pointers, a change copies the shards it touches.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use super::message::{SOA_LEN, soa};
+use super::name::{Name, to_wire};
+use super::names::Names;
+use super::records::{Node, QUESTION, Set, address, rr};
+use super::reverse::{Label, from_label};
 use crate::sharded::Sharded;
 
-/// Record types that have a name here (RFC 1035 §3.2.2, RFC 3596, RFC 2782).
-pub mod rr {
-    /// A host address.
-    pub const A: u16 = 1;
-    /// The canonical name for an alias.
-    pub const CNAME: u16 = 5;
-    /// Start of a zone of authority.
-    pub const SOA: u16 = 6;
-    /// An IPv6 address.
-    pub const AAAA: u16 = 28;
-    /// EDNS (RFC 6891).
-    pub const OPT: u16 = 41;
+/// The version of the Kubernetes DNS specification that the zone follows, as TXT data (§2.2).
+const VERSION: &[u8] = b"\x051.1.0";
+/// TTL of that record, seconds.
+const VERSION_TTL: u32 = 28_800;
+
+/// The protocols of ports, as labels.
+const PROTOCOLS: [&[u8]; 3] = [b"tcp", b"udp", b"sctp"];
+
+/// Whether `10-244-1-5.ns.pod.cluster.local` resolves (as CoreDNS' option `pods`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PodRecords {
+    /// Never.
+    #[default]
+    Disabled,
+    /// Always, whether or not such a Pod exists.
+    Insecure,
+    /// If a Pod of that namespace has the address.
+    Verified,
 }
 
-/// Longest name on the wire, bytes (RFC 1035 §2.3.4).
-pub const MAX_NAME: usize = 255;
-
-/// Records of one name and type, ready to be copied into an answer section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RrSet {
-    /// Number of records.
-    pub count: u16,
-    /// The records in wire format; each begins with 0xC00C.
-    pub bytes: Box<[u8]>,
-}
-
-/// The records of one name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Node {
-    /// The alias, which is the answer to a query of any type.
-    pub cname: Option<RrSet>,
-    /// Records by type.
-    pub sets: Vec<(u16, RrSet)>,
-}
-
-impl Node {
-    /// The answer to a query for `rtype`; `None` means "no data".
-    pub fn answer(&self, rtype: u16) -> Option<&RrSet> {
-        self.cname.as_ref().or_else(|| self.sets.iter().find(|(t, _)| *t == rtype).map(|(_, set)| set))
-    }
-}
-
-/// The zone of the cluster domain.
-#[derive(Clone, Debug, Default)]
-pub struct Zone {
+/// What does not change while the process runs.
+#[derive(Debug, Default)]
+pub struct ZoneSettings {
     /// The zone's name on the wire, lower case, ending in the root label.
     pub origin: Box<[u8]>,
     /// TTL of the records, in seconds.
     pub ttl: u32,
-    /// The SOA's serial number.
-    pub serial: u32,
-    /// Names (wire format, lower case) and their records.
-    pub names: Sharded<Box<[u8]>, Arc<Node>>,
+    /// Names made of Pods' addresses.
+    pub pods: PodRecords,
+    /// Whether the search list of the client's Pod is walked for it.
+    pub autopath: bool,
+    /// The address ranges whose reverse zones are served.
+    pub reverse: Vec<IpNet>,
+    /// Where DNS is served: the addresses of the name server `ns.dns`.
+    pub servers: Vec<IpAddr>,
+}
+
+/// A Service that has an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// It is an endpoint's; otherwise the Service's ClusterIP. Those come first.
+    pub is_endpoint: bool,
+    /// The Service's name on the wire.
+    pub service: Arc<[u8]>,
+    /// The hostname of the endpoint, as a label with its length byte.
+    pub hostname: Option<Arc<[u8]>>,
+}
+
+/// A Pod that has an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Resident {
+    /// Its namespace, as a label without the length byte.
+    pub namespace: Arc<[u8]>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether the address is its node's.
+    pub on_host_network: bool,
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// Its own records.
+    Node(&'a Node),
+    /// The records of a port that the name spells without underscores. Their extras do not fit the name.
+    Port(&'a Node),
+    /// An endpoint of a Service.
+    Endpoint(IpAddr),
+    /// A Pod.
+    Pod(IpAddr),
+    /// It exists, without records.
+    Empty,
+    /// It does not exist.
+    Missing,
+    /// Whether it exists is not known yet: the state is not loaded.
+    Unknown,
+}
+
+/// The zone.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    settings: Arc<ZoneSettings>,
+    /// Labels of the origin.
+    labels: usize,
+    serial: u32,
+    soa: [u8; SOA_LEN],
+    names: Arc<Names>,
+    endpoints: Arc<Sharded<IpAddr, Arc<[Owner]>>>,
+    pods: Arc<Sharded<IpAddr, Arc<[Resident]>>>,
+    services_loaded: bool,
+    pods_loaded: bool,
+}
+
+impl Default for Zone {
+    fn default() -> Zone {
+        Zone::new(Arc::default())
+    }
 }
 
 impl Zone {
-    /// Whether `name` (wire format, lower case) is the origin or below it.
-    pub fn holds(&self, name: &[u8]) -> bool {
-        let Some(cut) = name.len().checked_sub(self.origin.len()) else { return false };
-        !self.origin.is_empty() && name[cut..] == *self.origin && is_label_boundary(name, cut)
+    /// The zone without any object: only the names that always exist. What is missing is [`Found::Unknown`] until the objects are
+    /// loaded.
+    pub fn new(settings: Arc<ZoneSettings>) -> Zone {
+        let labels = Name::of(&[&settings.origin], Names::default().seed()).map_or(0, |name| name.count());
+        let mut zone = Zone {
+            labels,
+            serial: 0,
+            soa: [0; SOA_LEN],
+            names: Arc::default(),
+            endpoints: Arc::default(),
+            pods: Arc::default(),
+            services_loaded: false,
+            pods_loaded: false,
+            settings,
+        };
+        zone.set_serial(1);
+        zone.fixed_nodes().into_iter().for_each(|node| zone.insert(node));
+        zone
     }
 
-    /// The records of `name` (wire format, lower case); `None` if the name does not exist.
-    pub fn find(&self, name: &[u8]) -> Option<&Node> {
-        self.names.get(name).map(|node| &**node)
+    fn fixed_nodes(&self) -> Vec<Node> {
+        let ZoneSettings { origin, ttl, servers, .. } = &*self.settings;
+        if origin.is_empty() {
+            return Vec::new();
+        }
+        let below = |labels: &[u8]| [labels, origin].concat();
+        let server = below(b"\x02ns\x03dns");
+        let mut name_server = Set::new(rr::NS);
+        if let Some(at) = name_server.push(*ttl, &server) {
+            servers.iter().for_each(|ip| name_server.push_extra(*ttl, &server, (at, origin.len()), ip));
+        }
+        let version = Set::of(rr::TXT, VERSION_TTL, [VERSION]);
+        vec![
+            Node::new(origin, &[name_server]),
+            Node::new(&below(b"\x03svc"), &[]),
+            Node::new(&below(b"\x03pod"), &[]),
+            Node::new(&below(b"\x03dns"), &[]),
+            Node::new(&server, &address_sets(servers, *ttl)),
+            Node::new(&below(b"\x0bdns-version"), &[version]),
+        ]
+    }
+
+    /// What does not change.
+    #[inline]
+    pub fn settings(&self) -> &ZoneSettings {
+        &self.settings
+    }
+
+    /// The names that have a node.
+    #[inline]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The SOA record with the question's name in place of the zone's: its pointers are to be set.
+    #[inline]
+    pub fn soa(&self) -> &[u8; SOA_LEN] {
+        &self.soa
+    }
+
+    /// The SOA's serial number.
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// The Services that have an address, ClusterIPs first.
+    pub fn owners(&self, address: IpAddr) -> &[Owner] {
+        self.endpoints.get(&address).map_or(&[], |owners| owners)
+    }
+
+    /// The Pods that have an address. Known only if records or the search list depend on it.
+    pub fn residents(&self, address: IpAddr) -> &[Resident] {
+        self.pods.get(&address).map_or(&[], |residents| residents)
+    }
+
+    /// Whether `name` is the origin or below it.
+    #[inline]
+    pub fn holds(&self, name: &Name) -> bool {
+        self.above(name).is_some()
+    }
+
+    /// How many labels `name` has in front of the origin; `None` if it is not in the zone.
+    #[inline]
+    pub fn above(&self, name: &Name) -> Option<usize> {
+        let above = name.count().checked_sub(self.labels)?;
+        (!self.settings.origin.is_empty() && name.parent(above) == &*self.settings.origin).then_some(above)
+    }
+
+    /// What `name` leads to. It must be in the zone.
+    pub fn find(&self, name: &Name) -> Found<'_> {
+        match self.names.get(name) {
+            Some(node) => Found::Node(node),
+            None => self.find_spelled(name),
+        }
+    }
+
+    /// What a `name` in the zone that has no node leads to (CoreDNS `plugin/kubernetes/parse.go`).
+    pub fn find_spelled(&self, name: &Name) -> Found<'_> {
+        let Some(above @ 1..) = self.above(name) else { return Found::Missing };
+        let found = match (name.label(above - 1), above) {
+            (b"svc", 4) => self.endpoint(name),
+            (b"svc", 5) => self.port(name),
+            (b"pod", 2) => self.namespace(name, 0).map(|()| Found::Empty),
+            (b"pod", 3) => return self.pod(name),
+            _ => None,
+        };
+        match found {
+            Some(found) => found,
+            None if self.services_loaded => Found::Missing,
+            None => Found::Unknown,
+        }
+    }
+
+    /// `10-244-1-5.web.default.svc`: an endpoint without a hostname.
+    fn endpoint(&self, name: &Name) -> Option<Found<'_>> {
+        let address = from_label(name.label(0))?;
+        let service = name.parent(1);
+        let is_its = |owner: &Owner| owner.is_endpoint && owner.hostname.is_none() && *owner.service == *service;
+        self.owners(address).iter().find(|owner| is_its(owner))?;
+        (name.head(1) == Label::of(address).as_bytes()).then_some(Found::Endpoint(address))
+    }
+
+    /// `http.tcp.web.default.svc`: leading underscores are optional.
+    fn port(&self, name: &Name) -> Option<Found<'_>> {
+        let bare = |label: usize| name.label(label).strip_prefix(b"_").unwrap_or(name.label(label));
+        let (port, protocol) = (bare(0), bare(1));
+        if !PROTOCOLS.contains(&protocol) {
+            return None;
+        }
+        let len = |label: &[u8]| u8::try_from(label.len() + 1).unwrap_or(u8::MAX);
+        let (first, second) = ([len(port), b'_'], [len(protocol), b'_']);
+        let name = Name::of(&[&first, port, &second, protocol, name.parent(2)], self.names.seed())?;
+        self.names.get(&name).map(Found::Port)
+    }
+
+    /// Whether label `label` of `name` is a namespace and Pods have records at all.
+    fn namespace(&self, name: &Name, label: usize) -> Option<()> {
+        if self.settings.pods == PodRecords::Disabled {
+            return None;
+        }
+        let head = name.parent(label).get(..name.label(label).len() + 1)?;
+        let name = Name::of(&[head, b"\x03svc", &self.settings.origin], self.names.seed())?;
+        self.names.get(&name).map(drop)
+    }
+
+    /// `10-244-1-5.default.pod`.
+    fn pod(&self, name: &Name) -> Found<'_> {
+        let lives = |residents: &[Resident]| residents.iter().any(|pod| *pod.namespace == *name.label(1));
+        match (self.namespace(name, 1).and_then(|()| from_label(name.label(0))), self.settings.pods) {
+            (Some(address), PodRecords::Insecure) => Found::Pod(address),
+            (Some(address), PodRecords::Verified) if lives(self.residents(address)) => Found::Pod(address),
+            (Some(_), PodRecords::Verified) if !self.pods_loaded => Found::Unknown,
+            _ if !self.services_loaded => Found::Unknown,
+            (_, PodRecords::Disabled | PodRecords::Verified) | (None, PodRecords::Insecure) => Found::Missing,
+        }
+    }
+
+    /// Adds or replaces the node of its name.
+    pub fn insert(&mut self, node: Node) {
+        Arc::make_mut(&mut self.names).insert(node);
+    }
+
+    /// Removes the node of `name` (wire format, lower case).
+    pub fn remove(&mut self, name: &[u8]) {
+        Arc::make_mut(&mut self.names).remove(name);
+    }
+
+    /// Replaces what `service` is to `address`: nothing, its ClusterIP, or endpoints.
+    pub fn set_owners(&mut self, address: IpAddr, service: &[u8], owners: Vec<Owner>) {
+        let others = self.owners(address).iter().filter(|owner| *owner.service != *service);
+        let mut all: Vec<Owner> = others.cloned().chain(owners).collect();
+        all.sort_unstable();
+        all.dedup();
+        replace(Arc::make_mut(&mut self.endpoints), address, all);
+    }
+
+    /// Adds or removes a Pod that has `address`.
+    pub fn set_resident(&mut self, address: IpAddr, resident: &Resident, is_there: bool) {
+        let is_other = |known: &&Resident| (&known.namespace, &known.name) != (&resident.namespace, &resident.name);
+        let mut all: Vec<Resident> = self.residents(address).iter().filter(is_other).cloned().collect();
+        all.extend(is_there.then(|| resident.clone()));
+        all.sort_unstable();
+        replace(Arc::make_mut(&mut self.pods), address, all);
+    }
+
+    /// The SOA's serial number: any that grows will do (RFC 1982).
+    pub fn set_serial(&mut self, serial: u32) {
+        self.serial = serial;
+        self.soa = soa(QUESTION, serial, self.settings.ttl);
+    }
+
+    /// From now on, a Service that is not found does not exist.
+    pub fn services_are_loaded(&mut self) {
+        self.services_loaded = true;
+    }
+
+    /// From now on, a Pod that is not found does not exist.
+    pub fn pods_are_loaded(&mut self) {
+        self.pods_loaded = true;
+    }
+
+    /// Whether an address that no Service has is known to have none.
+    pub fn knows_services(&self) -> bool {
+        self.services_loaded
+    }
+
+    /// Whether Pods matter to the answers.
+    pub fn needs_pods(&self) -> bool {
+        self.settings.pods == PodRecords::Verified || self.settings.autopath
     }
 }
 
-/// Whether a label of `name` starts at `at`.
-fn is_label_boundary(name: &[u8], at: usize) -> bool {
-    let mut here = 0;
-    while here < at {
-        match name.get(here) {
-            Some(&len) => here += usize::from(len) + 1,
-            None => return false,
-        }
+fn replace<T>(map: &mut Sharded<IpAddr, Arc<[T]>>, address: IpAddr, all: Vec<T>) {
+    match all.is_empty() {
+        true => drop(map.remove(&address)),
+        false => drop(map.insert(address, all.into())),
     }
-    here == at
 }
 
-/// `name` (dotted text, with or without the final dot) in wire format, lower case. `None` if a label is empty or longer
-/// than 63 bytes, or the whole name is longer than [`MAX_NAME`].
-pub fn to_wire(name: &str) -> Option<Box<[u8]>> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let mut wire = Vec::with_capacity(name.len() + 2);
-    if !name.is_empty() {
-        for label in name.split('.') {
-            let len = u8::try_from(label.len()).ok().filter(|len| (1..=63).contains(len))?;
-            wire.push(len);
-            wire.extend(label.bytes().map(|b| b.to_ascii_lowercase()));
-        }
-    }
-    wire.push(0);
-    (wire.len() <= MAX_NAME).then(|| wire.into_boxed_slice())
-}
-
-/// `name` (on the wire) as text with the final dot. Bytes that are not printable and dots in labels are escaped (RFC 1035 §5.1).
-pub fn from_wire(mut name: &[u8]) -> String {
-    let mut text = String::new();
-    while let Some((&len, rest)) = name.split_first() {
-        let (label, rest) = rest.split_at(rest.len().min(usize::from(len)));
-        if len == 0 {
-            break;
-        }
-        for &byte in label {
-            match byte {
-                b'.' | b'\\' => text.extend(['\\', char::from(byte)]),
-                b'!'..=b'~' => text.push(char::from(byte)),
-                _ => text.push_str(&format!("\\{byte:03}")),
+/// A and AAAA records of addresses, each once.
+pub fn address_sets<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>, ttl: u32) -> [Set; 2] {
+    let mut addresses: Vec<IpAddr> = addresses.into_iter().copied().collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    [rr::A, rr::AAAA].map(|wanted| {
+        let mut set = Set::new(wanted);
+        for (rtype, data, len) in addresses.iter().map(address) {
+            if rtype == wanted {
+                let _ = set.push(ttl, &data[..len]);
             }
         }
-        text.push('.');
-        name = rest;
-    }
-    if text.is_empty() { ".".to_owned() } else { text }
+        set
+    })
+}
+
+/// The label of a text, in lower case with its length byte; `None` if it is no label.
+pub fn label(text: &str) -> Option<Arc<[u8]>> {
+    let wire = to_wire(text).filter(|_| !text.contains('.'))?;
+    wire.split_last().map(|(_, label)| label.into()).filter(|label: &Arc<[u8]>| !label.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn zone() -> Zone {
-        Zone { origin: to_wire("cluster.local").expect("a name"), ttl: 5, serial: 1, names: Sharded::default() }
+    fn zone(pods: PodRecords) -> Zone {
+        let origin = to_wire("cluster.local").expect("a name");
+        let servers = vec!["10.96.0.10".parse().expect("an address")];
+        let mut zone = Zone::new(Arc::new(ZoneSettings { origin, ttl: 5, pods, servers, ..ZoneSettings::default() }));
+        zone.insert(Node::new(&to_wire("default.svc.cluster.local").expect("a name"), &[]));
+        zone
     }
 
-    #[test]
-    fn names_go_to_the_wire_in_lower_case() {
-        assert_eq!(&*to_wire("Ab.c.").expect("a name"), b"\x02ab\x01c\0");
-        assert_eq!(&*to_wire("").expect("the root"), b"\0");
-        assert_eq!(to_wire("a..b"), None);
-        assert_eq!(to_wire(&"x".repeat(64)), None);
-        assert_eq!(to_wire(&"abcdefg.".repeat(40)), None);
+    fn name(zone: &Zone, text: &str) -> Name {
+        Name::of(&[&to_wire(text).expect("a name")], zone.names().seed()).expect("a name")
+    }
+
+    fn kind(zone: &Zone, text: &str) -> &'static str {
+        match zone.find(&name(zone, &format!("{text}.cluster.local"))) {
+            Found::Node(_) => "node",
+            Found::Port(_) => "port",
+            Found::Endpoint(_) => "endpoint",
+            Found::Pod(_) => "pod",
+            Found::Empty => "empty",
+            Found::Missing => "missing",
+            Found::Unknown => "unknown",
+        }
     }
 
     #[test]
     fn the_zone_holds_what_ends_in_it_at_a_label() {
-        let zone = zone();
-        let holds = |name: &str| zone.holds(&to_wire(name).expect("a name"));
+        let zone = zone(PodRecords::Disabled);
+        let holds = |text: &str| zone.holds(&name(&zone, text));
         assert!(holds("cluster.local") && holds("a.svc.cluster.local"));
-        assert!(!holds("local") && !holds("xcluster.local") && !holds("example.com"));
+        assert!(!holds("local") && !holds("xcluster.local") && !holds("example.com") && !holds("."));
         // A label whose bytes look like the origin's length byte and name is still one label.
-        assert!(!zone.holds(b"\x0fx\x07cluster\x05local\0"));
+        let trap = Name::of(&[b"\x0fx\x07cluster\x05local\0"], zone.names().seed()).expect("a name");
+        assert!(!zone.holds(&trap));
+        assert!(!Zone::default().holds(&name(&zone, "cluster.local")), "no zone, no names");
     }
 
     #[test]
-    fn an_alias_answers_every_type() {
-        let set = |count| RrSet { count, bytes: Box::default() };
-        let alias = Node { cname: Some(set(1)), sets: vec![] };
-        assert_eq!(alias.answer(rr::AAAA), Some(&set(1)));
-        let host = Node { cname: None, sets: vec![(rr::A, set(2))] };
-        assert_eq!((host.answer(rr::A), host.answer(rr::AAAA)), (Some(&set(2)), None));
+    fn what_is_not_loaded_is_not_denied() {
+        let mut zone = zone(PodRecords::Verified);
+        assert_eq!([kind(&zone, "web.default.svc"), kind(&zone, "1-2-3-4.default.pod")], ["unknown"; 2]);
+        zone.services_are_loaded();
+        assert_eq!([kind(&zone, "web.default.svc"), kind(&zone, "1-2-3-4.default.pod")], ["missing", "unknown"]);
+        zone.pods_are_loaded();
+        assert_eq!(kind(&zone, "1-2-3-4.default.pod"), "missing");
+        assert_eq!(kind(&zone, "svc"), "node");
     }
 
     #[test]
-    fn names_come_back_as_text() {
-        for name in ["web.default.svc.cluster.local.", "."] {
-            assert_eq!(from_wire(&to_wire(name).expect("a name")), name);
+    fn pods_have_records_as_the_mode_says() {
+        let pod = Resident { namespace: (*b"default").into(), name: "p".into(), on_host_network: false };
+        let address = "10.244.1.5".parse().expect("an address");
+        let expected = [
+            (PodRecords::Disabled, ["missing"; 4]),
+            (PodRecords::Insecure, ["empty", "pod", "pod", "missing"]),
+            (PodRecords::Verified, ["empty", "pod", "missing", "missing"]),
+        ];
+        for (mode, expected) in expected {
+            let mut zone = zone(mode);
+            (zone.services_are_loaded(), zone.pods_are_loaded());
+            zone.set_resident(address, &pod, true);
+            let names = ["default.pod", "10-244-1-5.default.pod", "10-244-1-6.default.pod", "10-244-1-5.other.pod"];
+            assert_eq!(names.map(|name| kind(&zone, name)), expected, "{mode:?}");
+            assert_eq!(kind(&zone, "x.default.pod"), "missing");
+            zone.set_resident(address, &pod, false);
+            assert!(zone.residents(address).is_empty());
         }
-        assert_eq!(from_wire(b"\x05a.b\\\x1b\x01c\0"), "a\\.b\\\\\\027.c.");
-        // Cut off.
-        assert_eq!(from_wire(b"\x05ab"), "ab.");
+    }
+
+    #[test]
+    fn an_endpoint_is_found_by_its_address_alone_if_it_has_no_hostname() {
+        let mut zone = zone(PodRecords::Disabled);
+        zone.services_are_loaded();
+        let service: Arc<[u8]> = to_wire("db.default.svc.cluster.local").expect("a name").into();
+        let owner = |hostname| Owner { is_endpoint: true, service: Arc::clone(&service), hostname };
+        let [plain, named]: [IpAddr; 2] = ["fd00::", "10.0.0.2"].map(|ip| ip.parse().expect("an address"));
+        zone.set_owners(plain, &service, vec![owner(None)]);
+        zone.set_owners(named, &service, vec![owner(label("db-0"))]);
+        assert_eq!(kind(&zone, "fd00--0.db.default.svc"), "endpoint");
+        for name in ["fd00--.db.default.svc", "fd00--0.web.default.svc", "10-0-0-2.db.default.svc"] {
+            assert_eq!(kind(&zone, name), "missing", "{name}");
+        }
+        zone.set_owners(plain, &service, vec![]);
+        assert_eq!(kind(&zone, "fd00--0.db.default.svc"), "missing");
+        assert_eq!(zone.owners(named).len(), 1);
     }
 }

@@ -94,16 +94,43 @@ impl Commit {
         self.changes.iter().find(|change| change.key == *key)
     }
 
-    /// The Services whose endpoints or addresses it may have changed.
-    pub fn touched_services(&self) -> BTreeSet<ServiceName> {
+    /// The objects that the tables may have to follow.
+    pub fn touched(&self) -> Touched {
+        let mut touched = Touched::default();
         let versions = self.changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
-        versions
-            .filter_map(|object| match &**object {
-                Object::Service(service) => Some(ServiceName::of(service)),
-                Object::EndpointSlice(_) => ServiceName::of_slice(object),
-                _ => None,
-            })
-            .collect()
+        versions.for_each(|object| touched.add(object));
+        touched
+    }
+}
+
+/// The objects that the tables may have to follow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Services whose endpoints or addresses may have changed.
+    pub services: BTreeSet<ServiceName>,
+    /// Namespaces that may have come or gone.
+    pub namespaces: BTreeSet<String>,
+    /// Pods whose addresses may have changed: (namespace, name).
+    pub pods: BTreeSet<(String, String)>,
+}
+
+impl Touched {
+    /// Adds those of another commit.
+    pub fn extend(&mut self, other: Touched) {
+        self.services.extend(other.services);
+        self.namespaces.extend(other.namespaces);
+        self.pods.extend(other.pods);
+    }
+
+    /// Adds an object.
+    pub(crate) fn add(&mut self, object: &Object) {
+        match object {
+            Object::Service(service) => drop(self.services.insert(ServiceName::of(service))),
+            Object::EndpointSlice(_) => self.services.extend(ServiceName::of_slice(object)),
+            Object::Namespace(_) => drop(self.namespaces.insert(object.name().to_owned())),
+            Object::Pod(_) => drop(self.pods.insert((object.namespace().to_owned(), object.name().to_owned()))),
+            Object::Node(_) | Object::Endpoints(_) | Object::ConfigMap(_) | Object::Secret(_) | Object::Event(_) => {}
+        }
     }
 }
 

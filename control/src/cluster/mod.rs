@@ -22,7 +22,9 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-pub use self::change::{Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Write};
+pub use self::change::{
+    Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Touched, Write,
+};
 pub use self::settings::{ClusterSettings, IpRange, SliceManager};
 
 use self::change::is_from_files;
@@ -123,6 +125,13 @@ impl Cluster {
         after: Option<&Key>,
     ) -> impl Iterator<Item = (&'a Key, &'a Arc<Object>)> + 'a {
         self.index.objects_after(kind, namespace, after)
+    }
+
+    /// All objects of these kinds, as if a commit had changed them.
+    pub fn all_of(&self, kinds: impl IntoIterator<Item = Kind>) -> Touched {
+        let mut touched = Touched::default();
+        kinds.into_iter().flat_map(|kind| self.objects(kind, None)).for_each(|object| touched.add(object));
+        touched
     }
 
     /// The EndpointSlices that name a Service, by name, of any writer.

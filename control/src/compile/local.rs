@@ -192,8 +192,7 @@ mod tests {
                 settings: Arc::new(settings),
                 node: Some("n1".to_owned()),
                 zone: None,
-                domain: "cluster.local".to_owned(),
-                ttl: 5,
+                dns: Arc::default(),
                 table_size: Some(251),
             };
             let mut compiler = Compiler::new(options, Arc::clone(&counters));
@@ -209,7 +208,7 @@ mod tests {
         }
 
         fn follow(&mut self, commit: &Commit) -> Vec<String> {
-            self.compiler.changed(&self.world.cluster, &commit.touched_services());
+            self.compiler.changed(&self.world.cluster, &commit.touched());
             self.compiler.publish();
             std::mem::take(&mut *self.told.lock().unwrap())
         }

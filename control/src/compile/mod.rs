@@ -3,7 +3,7 @@
 //! ```text
 //!  Cluster ─ draft ─┬─▶ service::compile ─▶ tables::ServicePort ─┐
 //!          (rings)  │   (ids)                                    ├─ staged ─ publish ─▶ Builder ─▶ Tables ─▶ workers
-//!                   └─▶ zone::node ──────▶ names ────────────────┘
+//!                   └─▶ zone::names ─────▶ names, addresses ─────┘
 //! ```
 //!
 //! The steps are pure; at a cold start, while the workers do not need the CPUs, all of them make drafts. The state lives here:
@@ -31,7 +31,8 @@ use std::sync::Arc;
 use std::thread;
 
 use pollgate_common::counters::Counters;
-use pollgate_common::dns::zone::{Node, Zone, to_wire};
+use pollgate_common::dns::records::Node;
+use pollgate_common::dns::zone::{Resident, Zone, ZoneSettings};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
 use pollgate_common::settings::DataplaneSettings;
@@ -42,11 +43,13 @@ use self::draft::{Draft, Drafter};
 use self::ids::{Ids, PortName};
 use self::rings::Rings;
 use self::topology::Locality;
-use crate::cluster::Cluster;
+use self::zone::ServiceNames;
+use crate::cluster::{Cluster, Touched};
 use crate::compile::local::{LocalService, LocalServices};
 use crate::compile::resolve::{Family, ServiceName};
 use crate::compile::sink::TableSink;
-use crate::objects::{Key, Kind};
+use crate::objects::service::parse_ip;
+use crate::objects::{Key, Kind, Object};
 
 /// From this number of Services on, threads are started.
 const MANY: usize = 64;
@@ -63,10 +66,8 @@ pub struct Options {
     pub node: Option<String>,
     /// Its zone, for topology hints.
     pub zone: Option<String>,
-    /// The cluster domain, `cluster.local`.
-    pub domain: String,
-    /// TTL of DNS records, seconds.
-    pub ttl: u32,
+    /// The zone of the cluster domain.
+    pub dns: Arc<ZoneSettings>,
     /// `maglev.tableSize`; `None`: by the number of backends.
     pub table_size: Option<u32>,
 }
@@ -89,6 +90,8 @@ pub struct Compiler {
     ids: Ids,
     rings: Rings,
     zone: Zone,
+    /// Whether the zone is not as it was published.
+    zone_changed: bool,
     builder: Builder,
     publisher: Publisher,
     counters: Arc<Counters>,
@@ -96,6 +99,11 @@ pub struct Compiler {
     /// Published Services: their ports as compiled, before contested frontends are left out.
     compiled: BTreeMap<ServiceName, Compiled>,
     staged: BTreeMap<ServiceName, Staged>,
+    /// Namespaces that are there, or not, from the next publication on.
+    staged_namespaces: BTreeMap<String, bool>,
+    /// Pods with an address, if DNS needs them; and those of the next publication.
+    pods: BTreeMap<PodName, (IpAddr, Resident)>,
+    staged_pods: BTreeMap<PodName, Option<(IpAddr, Resident)>>,
     /// Services some of whose frontends were left out.
     contested: BTreeSet<ServiceName>,
     /// What the next publication changes.
@@ -105,17 +113,20 @@ pub struct Compiler {
     local: Option<Box<dyn LocalServices>>,
 }
 
+/// Namespace and name.
+type PodName = (String, String);
+
 #[derive(Default)]
 struct Compiled {
     services: Vec<Arc<ServicePort>>,
-    names: Vec<Box<[u8]>>,
+    names: ServiceNames,
     local: Vec<LocalService>,
 }
 
 #[derive(Default)]
 struct Staged {
     ports: BTreeMap<u32, Arc<ServicePort>>,
-    names: Vec<(Box<[u8]>, Node)>,
+    names: ServiceNames,
     released: Vec<PortName>,
     /// Local services, each with what it reports.
     local: Vec<(LocalService, usize)>,
@@ -124,19 +135,23 @@ struct Staged {
 impl Compiler {
     /// An empty cluster, published as generation 1.
     pub fn new(options: Options, counters: Arc<Counters>) -> Compiler {
-        let zone = empty_zone(&options);
+        let zone = Zone::new(Arc::clone(&options.dns));
         let mut builder = Builder::new(Arc::clone(&options.settings), Arc::new(zone.clone()));
         let publisher = Publisher::new(builder.build(1));
         Compiler {
             ids: Ids::default(),
             rings: Rings::new(options.settings.ring_hash, options.table_size),
             zone,
+            zone_changed: false,
             builder,
             publisher,
             counters,
             generation: 1,
             compiled: BTreeMap::new(),
             staged: BTreeMap::new(),
+            staged_namespaces: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            staged_pods: BTreeMap::new(),
             contested: BTreeSet::new(),
             replaced: Vec::new(),
             on_publication: None,
@@ -206,8 +221,7 @@ impl Compiler {
             let port = health_check.as_ref().map_or(0, |check| check.port);
             self.stage_local(&mut staged, service, port, *ready);
         }
-        let node = zone::node(&resolved, self.options.ttl);
-        staged.names = zone::service_name(&resolved, &self.options.domain).zip(node).into_iter().collect();
+        staged.names = zone::names(&resolved, &self.options.dns);
         staged
     }
 
@@ -253,7 +267,7 @@ impl Compiler {
     }
 
     /// Puts what is staged for one Service into the builder.
-    fn settle(&mut self, name: ServiceName, staged: Staged, serial: u32) {
+    fn settle(&mut self, name: ServiceName, staged: Staged) {
         let old = self.compiled.remove(&name).unwrap_or_default();
         for gone in old.services.iter().filter(|service| !staged.ports.contains_key(&service.id.index)) {
             if let before @ Some(_) = self.builder.remove_service(gone.id.index) {
@@ -262,41 +276,59 @@ impl Compiler {
         }
         staged.released.iter().for_each(|port| self.ids.release(port));
         self.settle_local(&old.local, &staged.local);
-        let namespace_stays = self.rename(&name, &old.names, &staged.names, serial);
+        self.rename(&old.names, &staged.names);
         let services: Vec<Arc<ServicePort>> = staged.ports.into_values().collect();
-        if services.is_empty() && !namespace_stays {
+        let names = staged.names;
+        if services.is_empty() && names.nodes.is_empty() {
             self.contested.remove(&name);
             return;
         }
-        let names = staged.names.into_iter().map(|(name, _)| name).collect();
         let local = staged.local.into_iter().map(|(service, _)| service).collect();
         self.compiled.insert(name.clone(), Compiled { services, names, local });
         // Whoever holds one of its frontends may give it up in the same publication.
         self.install(&name, false);
     }
 
-    /// Replaces the names of one Service in the zone; returns whether it has any now.
-    fn rename(&mut self, name: &ServiceName, old: &[Box<[u8]>], new: &[(Box<[u8]>, Node)], serial: u32) -> bool {
-        let unchanged = old.len() == new.len()
-            && new.iter().all(|(wire, node)| old.contains(wire) && self.zone.find(wire) == Some(node));
-        if unchanged {
-            return !new.is_empty();
+    /// Replaces what the zone has of one Service.
+    fn rename(&mut self, old: &ServiceNames, new: &ServiceNames) {
+        if old == new {
+            return;
         }
-        self.zone.serial = serial;
-        old.iter().for_each(|wire| drop(self.zone.names.remove(wire)));
-        for (wire, node) in new {
-            self.zone.names.insert(wire.clone(), Arc::new(node.clone()));
+        self.zone_changed = true;
+        let is_among = |nodes: &[Node], name: &[u8]| nodes.iter().any(|node| node.name() == name);
+        old.nodes
+            .iter()
+            .filter(|gone| !is_among(&new.nodes, gone.name()))
+            .for_each(|gone| self.zone.remove(gone.name()));
+        new.nodes.iter().filter(|node| !old.nodes.contains(node)).for_each(|node| self.zone.insert(node.clone()));
+        let service = if new.name.is_empty() { &old.name } else { &new.name };
+        for address in new.changed_addresses(old) {
+            self.zone.set_owners(address, service, new.owners_of(address));
         }
-        let Some(parent) = zone::namespace_name(&name.namespace, &self.options.domain) else { return !new.is_empty() };
-        let range = ServiceName::new(&*name.namespace, "")..;
-        let others = self.compiled.range(range).take_while(|(other, _)| other.namespace == name.namespace);
-        let inhabited = !new.is_empty() || others.into_iter().any(|(_, compiled)| !compiled.names.is_empty());
-        if inhabited {
-            self.zone.names.insert(parent, Arc::new(Node::default()));
-        } else {
-            self.zone.names.remove(&parent);
+    }
+
+    /// Puts what is staged for namespaces and Pods into the zone.
+    fn settle_zone(&mut self) {
+        for (name, is_there) in std::mem::take(&mut self.staged_namespaces) {
+            let Some(node) = zone::namespace(&name, &self.options.dns) else { continue };
+            self.zone_changed = true;
+            if is_there { self.zone.insert(node) } else { self.zone.remove(node.name()) }
         }
-        !new.is_empty()
+        for (name, pod) in std::mem::take(&mut self.staged_pods) {
+            let old = self.pods.remove(&name);
+            if old == pod {
+                self.pods.extend(pod.map(|pod| (name, pod)));
+                continue;
+            }
+            self.zone_changed = true;
+            if let Some((address, resident)) = old {
+                self.zone.set_resident(address, &resident, false);
+            }
+            if let Some((address, resident)) = pod {
+                self.zone.set_resident(address, &resident, true);
+                self.pods.insert(name, (address, resident));
+            }
+        }
     }
 
     /// Gives the builder a Service's ports, without the frontends that conflict. `log`: reports these.
@@ -341,16 +373,18 @@ impl Compiler {
     }
 
     fn publish_staged(&mut self) {
-        // Any number that grows will do (RFC 1982).
-        let serial = u32::try_from(self.generation & 0xffff_ffff).unwrap_or(0);
         let known = self.contested.clone();
         for (name, staged) in std::mem::take(&mut self.staged) {
-            self.settle(name, staged, serial);
+            self.settle(name, staged);
         }
         for name in self.contested.clone() {
             self.install(&name, !known.contains(&name));
         }
-        self.builder.set_zone(Arc::new(self.zone.clone()));
+        if std::mem::take(&mut self.zone_changed) {
+            // Any number that grows will do (RFC 1982).
+            self.zone.set_serial(u32::try_from(self.generation & 0xffff_ffff).unwrap_or(0));
+            self.builder.set_zone(Arc::new(self.zone.clone()));
+        }
         self.swap_in();
     }
 
@@ -366,10 +400,18 @@ impl Compiler {
 }
 
 impl TableSink for Compiler {
-    fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>) {
+    fn changed(&mut self, cluster: &Cluster, touched: &Touched) {
+        let services = &touched.services;
         for (name, draft) in services.iter().zip(self.drafts(cluster, services)) {
             let staged = self.compile(draft, name);
             self.staged.insert(name.clone(), staged);
+        }
+        let is_there = |name: &String| cluster.object(&Key::new(Kind::Namespace, "", &**name)).is_some();
+        self.staged_namespaces.extend(touched.namespaces.iter().map(|name| (name.clone(), is_there(name))));
+        if self.zone.needs_pods() {
+            let pod =
+                |(namespace, name): &PodName| resident(cluster.object(&Key::new(Kind::Pod, &**namespace, &**name))?);
+            self.staged_pods.extend(touched.pods.iter().map(|name| (name.clone(), pod(name))));
         }
         self.node_is_eligible = is_eligible(cluster, self.options.node.as_deref());
         if let Some(local) = &self.local {
@@ -377,8 +419,18 @@ impl TableSink for Compiler {
         }
     }
 
+    fn loaded(&mut self, with_pods: bool) {
+        // What is known of Pods changes no answer that does not depend on them.
+        self.zone_changed |= !self.zone.knows_services() || self.zone.needs_pods();
+        self.zone.services_are_loaded();
+        if with_pods {
+            self.zone.pods_are_loaded();
+        }
+    }
+
     fn publish(&mut self) {
-        if !self.staged.is_empty() {
+        self.settle_zone();
+        if !self.staged.is_empty() || self.zone_changed {
             self.publish_staged();
         }
         if let Some(local) = &self.local {
@@ -436,14 +488,16 @@ fn kernel_addresses(net: &Net) -> BTreeSet<IpAddr> {
     net.facts().addresses.iter().map(|(_, address)| address.addr()).collect()
 }
 
-/// The zone without any Service: only the names that always exist.
-fn empty_zone(options: &Options) -> Zone {
-    let origin = to_wire(&options.domain).unwrap_or_default();
-    let mut zone = Zone { origin, ttl: options.ttl, serial: 1, ..Zone::default() };
-    for name in [options.domain.clone(), format!("svc.{}", options.domain), format!("pod.{}", options.domain)] {
-        if let Some(wire) = to_wire(&name) {
-            zone.names.insert(wire, Arc::new(Node::default()));
-        }
-    }
-    zone
+/// The address of a Pod that has one and is not over, as `status.podIP` says.
+fn resident(pod: &Object) -> Option<(IpAddr, Resident)> {
+    let Object::Pod(pod) = pod else { return None };
+    let status = pod.status.as_ref()?;
+    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let address = status.pod_ip.as_deref().filter(|_| !is_over).and_then(parse_ip)?;
+    let resident = Resident {
+        namespace: pod.metadata.namespace.as_deref()?.as_bytes().into(),
+        name: pod.metadata.name.as_deref()?.into(),
+        on_host_network: pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
+    };
+    Some((address, resident))
 }

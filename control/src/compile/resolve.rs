@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
 use crate::cluster::Cluster;
 use crate::objects::Object;
@@ -59,8 +59,32 @@ pub struct ResolvedService {
     pub health_check_node_port: Option<u16>,
     /// Its ports, in the order of the spec.
     pub ports: Vec<ResolvedPort>,
-    /// The ready addresses, for the records of a headless Service; in order, each once.
+    /// The ready addresses, for DNS; in order, each once.
     pub ready_addresses: Vec<ResolvedAddress>,
+    /// The ports of the spec, for DNS: a Service of another proxy has them too.
+    pub published_ports: Vec<PublishedPort>,
+    /// The ready addresses and ports of each slice, for the SRV records of a headless Service; none for any other.
+    pub published: Vec<PublishedSlice>,
+}
+
+/// A port as DNS has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishedPort {
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number, if it has one.
+    pub port: Option<u16>,
+}
+
+/// The ready addresses of one slice, and the ports that all of them have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedSlice {
+    /// The ports.
+    pub ports: Vec<PublishedPort>,
+    /// The addresses.
+    pub addresses: Vec<ResolvedAddress>,
 }
 
 /// One port of a Service and its endpoints.
@@ -152,6 +176,12 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         health_check_node_port: spec.health_check_node_port.and_then(nonzero_port),
         ports,
         ready_addresses: ready_addresses(&slices),
+        published_ports: spec.ports().iter().filter_map(published_port).collect(),
+        published: if headless {
+            slices.iter().map(|(family, slice)| published(*family, slice)).collect()
+        } else {
+            Vec::new()
+        },
     })
 }
 
@@ -241,16 +271,35 @@ fn resolve_hints(hints: &EndpointHints) -> Hints {
 
 /// All addresses of each ready endpoint: CoreDNS, unlike kube-proxy, looks beyond the first.
 fn ready_addresses(slices: &[(Family, &EndpointSlice)]) -> Vec<ResolvedAddress> {
-    let mut addresses = BTreeSet::new();
-    for (family, slice) in slices {
-        let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
-        for endpoint in ready {
-            let hostname = endpoint.hostname.clone().filter(|hostname| !hostname.is_empty());
-            let of_family = endpoint.addresses.iter().filter_map(|a| parse_ip(a)).filter(|a| Family::of(*a) == *family);
-            addresses.extend(of_family.map(|address| ResolvedAddress { address, hostname: hostname.clone() }));
-        }
+    let all = slices.iter().flat_map(|(family, slice)| ready_of_slice(*family, slice));
+    all.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn ready_of_slice(family: Family, slice: &EndpointSlice) -> impl Iterator<Item = ResolvedAddress> + '_ {
+    let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    ready.flat_map(move |endpoint| {
+        let hostname = endpoint.hostname.as_ref().filter(|hostname| !hostname.is_empty());
+        let of_family = endpoint.addresses.iter().filter_map(|a| parse_ip(a)).filter(move |a| Family::of(*a) == family);
+        of_family.map(move |address| ResolvedAddress { address, hostname: hostname.cloned() })
+    })
+}
+
+fn published_port(port: &ServicePort) -> Option<PublishedPort> {
+    let protocol = parse_protocol(port.protocol.as_deref())?;
+    Some(PublishedPort { name: port.name.clone().unwrap_or_default(), protocol, port: nonzero_port(port.port) })
+}
+
+/// A slice as DNS has it. A port without a number is none to go to, but its name selects the addresses.
+fn published(family: Family, slice: &EndpointSlice) -> PublishedSlice {
+    let port = |port: &EndpointPort| {
+        let protocol = parse_protocol(port.protocol.as_deref())?;
+        let number = port.port.and_then(nonzero_port);
+        Some(PublishedPort { name: port.name.clone().unwrap_or_default(), protocol, port: number })
+    };
+    PublishedSlice {
+        ports: slice.ports.iter().flatten().filter_map(port).collect(),
+        addresses: ready_of_slice(family, slice).collect(),
     }
-    addresses.into_iter().collect()
 }
 
 fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
@@ -401,7 +450,7 @@ mod tests {
         let withdrawn = resolved(&world, "a");
         assert!(!withdrawn.proxied && withdrawn.ports.is_empty() && withdrawn.cluster_ips.len() == 1);
         let commit = world.apply([web("a")]);
-        assert!(commit.touched_services().contains(&ServiceName::new("default", "a")));
+        assert!(commit.touched().services.contains(&ServiceName::new("default", "a")));
         let back = resolved(&world, "a");
         assert!(back.proxied && back.ports[0].endpoints.len() == 1);
     }

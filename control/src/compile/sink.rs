@@ -1,21 +1,23 @@
 //! Where the control thread's results go.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pollgate_common::net::Net;
 
-use crate::cluster::Cluster;
-use crate::objects::service::ServiceName;
+use crate::cluster::{Cluster, Touched};
 
 /// The compiler and the publisher of the workers' tables.
 ///
 /// Compiling and publishing are apart so that compiling can go on while the disk syncs, and so that what is staged and
 /// not yet durable is never seen by a worker.
 pub trait TableSink {
-    /// Compiles these Services from `cluster` and keeps the result staged. May be called again for the same Services
+    /// Compiles these objects from `cluster` and keeps the result staged. May be called again for the same objects
     /// before [`TableSink::publish`]; the later state counts. A name that `cluster` no longer has is removed.
-    fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>);
+    fn changed(&mut self, cluster: &Cluster, touched: &Touched);
+
+    /// Everything that [`TableSink::changed`] was told of is all there is, but for Pods if not `with_pods`. From the next publication
+    /// on, a name of DNS that is not found does not exist.
+    fn loaded(&mut self, with_pods: bool);
 
     /// Makes everything staged visible to the workers: it is on disk now.
     fn publish(&mut self);
@@ -36,7 +38,8 @@ pub trait TableSink {
 pub struct NoTables;
 
 impl TableSink for NoTables {
-    fn changed(&mut self, _cluster: &Cluster, _services: &BTreeSet<ServiceName>) {}
+    fn changed(&mut self, _cluster: &Cluster, _touched: &Touched) {}
+    fn loaded(&mut self, _with_pods: bool) {}
     fn publish(&mut self) {}
     fn network(&mut self, _net: Arc<Net>) {}
     fn tick(&mut self) {}

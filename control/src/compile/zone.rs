@@ -1,79 +1,261 @@
-//! A Service's names, in wire format (Kubernetes DNS specification 1.1.0, §2.3–2.5).
+//! A Service's names, in wire format (Kubernetes DNS specification 1.1.0, §2.3–2.5; CoreDNS `plugin/kubernetes`).
 //!
 //! | Service | name | records |
 //! |---|---|---|
-//! | with ClusterIP | `svc.ns.svc.ZONE` | A of each IPv4 ClusterIP, AAAA of each IPv6 one |
-//! | headless | `svc.ns.svc.ZONE` | A/AAAA of each ready endpoint; without any, the name does not exist |
+//! | with ClusterIP | `svc.ns.svc.ZONE` | A of each IPv4 ClusterIP, AAAA of each IPv6 one; SRV of each port |
+//! | | `_port._proto.svc.ns.svc.ZONE` | the same for a port with a name |
+//! | headless | `svc.ns.svc.ZONE` | A/AAAA and SRV of each ready endpoint; without any, the name does not exist |
+//! | | `_port._proto.svc.ns.svc.ZONE` | the same for the endpoints that have that port |
+//! | either | `hostname.svc.ns.svc.ZONE` | A/AAAA of the ready endpoints with that hostname |
 //! | ExternalName | `svc.ns.svc.ZONE` | CNAME |
 //!
-//! The namespaces above them exist without records (RFC 8020: what has something below it exists).
+//! Endpoints without a hostname are called by their address: the zone has no node for each, but knows which Services an
+//! address belongs to. PTR records follow from the same.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use pollgate_common::dns::zone::{Node, RrSet, rr, to_wire};
+use pollgate_common::dns::name::{MAX_NAME, to_wire};
+use pollgate_common::dns::records::{Node, Set, rr};
+use pollgate_common::dns::reverse::Label;
+use pollgate_common::dns::zone::{Owner, ZoneSettings, address_sets, label};
 
-use crate::compile::resolve::ResolvedService;
+use crate::compile::resolve::{Protocol, PublishedPort, ResolvedAddress, ResolvedService};
 
-/// The node at a Service's own name; `None` if that name does not exist.
-pub fn node(service: &ResolvedService, ttl: u32) -> Option<Node> {
-    if let Some(target) = &service.external_name {
-        // An address is no name: such a Service has no record (as with CoreDNS).
-        let target = Some(target).filter(|name| name.parse::<IpAddr>().is_err()).and_then(|name| to_wire(name))?;
-        return Some(Node { cname: Some(set(rr::CNAME, ttl, [&*target])), sets: Vec::new() });
+/// What the zone has of one Service.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ServiceNames {
+    /// Its name on the wire.
+    pub(super) name: Arc<[u8]>,
+    /// The names with records.
+    pub(super) nodes: Vec<Node>,
+    /// Its addresses, and what they are to it; in order.
+    pub(super) owners: Vec<(IpAddr, Owner)>,
+}
+
+impl ServiceNames {
+    /// The addresses that are not the same to the Service as they were in `old`.
+    pub(super) fn changed_addresses(&self, old: &ServiceNames) -> Vec<IpAddr> {
+        let missing = |these: &[(IpAddr, Owner)], those: &[(IpAddr, Owner)]| -> Vec<IpAddr> {
+            these.iter().filter(|one| those.binary_search(one).is_err()).map(|(address, _)| *address).collect()
+        };
+        let mut changed = missing(&self.owners, &old.owners);
+        changed.extend(missing(&old.owners, &self.owners));
+        changed.sort_unstable();
+        changed.dedup();
+        changed
     }
-    let addresses: Vec<IpAddr> = match service.headless {
-        true => service.ready_addresses.iter().map(|ready| ready.address).collect(),
-        false => service.cluster_ips.clone(),
-    };
-    if addresses.is_empty() {
-        return None;
+
+    /// What the Service is to `address`.
+    pub(super) fn owners_of(&self, address: IpAddr) -> Vec<Owner> {
+        let start = self.owners.partition_point(|(known, _)| *known < address);
+        let owners = self.owners[start..].iter().take_while(|(known, _)| *known == address);
+        owners.map(|(_, owner)| owner.clone()).collect()
     }
-    Some(Node { cname: None, sets: address_sets(&addresses, ttl) })
 }
 
-/// The name of a Service below `domain`, on the wire; `None` if the parts make no name.
-pub fn service_name(service: &ResolvedService, domain: &str) -> Option<Box<[u8]>> {
-    to_wire(&format!("{}.{}.svc.{domain}", service.name.name, service.name.namespace))
+/// The names of a Service; none if it has no address, or its name does not fit a name of DNS.
+pub(super) fn names(service: &ResolvedService, settings: &ZoneSettings) -> ServiceNames {
+    Names::new(service, settings).and_then(Names::all).unwrap_or_default()
 }
 
-/// The name of a namespace below `domain`, on the wire.
-pub fn namespace_name(namespace: &str, domain: &str) -> Option<Box<[u8]>> {
-    to_wire(&format!("{namespace}.svc.{domain}"))
+/// The node of a namespace; `None` if its name does not fit.
+pub(super) fn namespace(name: &str, settings: &ZoneSettings) -> Option<Node> {
+    let wire = [&*label(name)?, b"\x03svc", &settings.origin].concat();
+    (wire.len() <= MAX_NAME).then(|| Node::new(&wire, &[]))
 }
 
-fn address_sets(addresses: &[IpAddr], ttl: u32) -> Vec<(u16, RrSet)> {
-    let mut v4: Vec<[u8; 4]> = Vec::new();
-    let mut v6: Vec<[u8; 16]> = Vec::new();
-    for address in addresses {
-        match address {
-            IpAddr::V4(v4_address) => v4.push(v4_address.octets()),
-            IpAddr::V6(v6_address) => v6.push(v6_address.octets()),
+/// One address that a name leads to, and the port there.
+struct Candidate<'a> {
+    /// The target's label below the Service's name; none if it is that name.
+    label: Option<Label>,
+    /// The same of an endpoint with a hostname.
+    hostname: Option<&'a Arc<[u8]>>,
+    address: IpAddr,
+    port: u16,
+}
+
+/// The names while they are made.
+struct Names<'a> {
+    service: &'a ResolvedService,
+    settings: &'a ZoneSettings,
+    made: ServiceNames,
+    hostnames: BTreeMap<&'a str, Arc<[u8]>>,
+}
+
+impl<'a> Names<'a> {
+    fn new(service: &'a ResolvedService, settings: &'a ZoneSettings) -> Option<Names<'a>> {
+        let (name, namespace) = (label(&service.name.name)?, label(&service.name.namespace)?);
+        let name = [&*name, &*namespace, b"\x03svc", &settings.origin].concat();
+        let fits = name.len() <= MAX_NAME && !settings.origin.is_empty();
+        let made = ServiceNames { name: name.into(), ..ServiceNames::default() };
+        let known = service.ready_addresses.iter().filter_map(|ready| ready.hostname.as_deref());
+        let hostnames = known.filter_map(|hostname| Some((hostname, label(hostname)?))).collect();
+        fits.then_some(Names { service, settings, made, hostnames })
+    }
+
+    fn all(mut self) -> Option<ServiceNames> {
+        if let Some(target) = &self.service.external_name {
+            let set = self.alias(target)?;
+            self.made.nodes.push(Node::new(&self.made.name, &set));
+            return Some(self.made);
+        }
+        match self.service.headless {
+            true => self.headless()?,
+            false => self.cluster_ips()?,
+        }
+        self.hostnames();
+        self.owners();
+        Some(self.made)
+    }
+
+    /// An address is no name: such a Service has no record (as with CoreDNS). An alias of itself has no data.
+    fn alias(&self, target: &str) -> Option<Vec<Set>> {
+        let target = Some(target).filter(|name| name.parse::<IpAddr>().is_err()).and_then(to_wire)?;
+        let is_itself = *target == *self.made.name;
+        Some(if is_itself { vec![] } else { vec![Set::of(rr::CNAME, self.settings.ttl, [&*target])] })
+    }
+
+    fn cluster_ips(&mut self) -> Option<()> {
+        let addresses = &self.service.cluster_ips;
+        if addresses.is_empty() {
+            return None;
+        }
+        let at = |port: &PublishedPort| {
+            let port = port.port.unwrap_or_default();
+            let one = move |ip: &IpAddr| Candidate { label: None, hostname: None, address: *ip, port };
+            addresses.iter().map(one).collect::<Vec<_>>()
+        };
+        let ports = &self.service.published_ports;
+        self.add(&[], addresses, &ports.iter().flat_map(at).collect::<Vec<_>>());
+        for port in ports.iter().filter(|port| !port.name.is_empty()) {
+            self.add_port(port, addresses, &at(port));
+        }
+        Some(())
+    }
+
+    fn headless(&mut self) -> Option<()> {
+        if self.service.ready_addresses.is_empty() {
+            return None;
+        }
+        let (mut all, mut by_port) = (Vec::new(), BTreeMap::<&PublishedPort, Vec<Candidate<'_>>>::new());
+        let mut at_port = BTreeMap::<&PublishedPort, Vec<IpAddr>>::new();
+        let hostnames = std::mem::take(&mut self.hostnames);
+        for slice in &self.service.published {
+            for (port, ready) in slice.ports.iter().flat_map(|port| slice.addresses.iter().map(move |a| (port, a))) {
+                at_port.entry(port).or_default().push(ready.address);
+                if let Some(number) = port.port {
+                    all.push(candidate(ready, &hostnames, number));
+                    by_port.entry(port).or_default().push(candidate(ready, &hostnames, number));
+                }
+            }
+        }
+        let addresses: Vec<IpAddr> = self.service.ready_addresses.iter().map(|ready| ready.address).collect();
+        self.add(&[], &addresses, &all);
+        // Slices may give a port of one name different numbers: together they are one name.
+        let named = |port: &&PublishedPort| (port.name.clone(), port.protocol);
+        let mut names: Vec<(String, Protocol)> =
+            at_port.keys().filter(|port| !port.name.is_empty()).map(named).collect();
+        names.dedup();
+        for (name, protocol) in names {
+            let is_it = |port: &PublishedPort| port.name == name && port.protocol == protocol;
+            let addresses: Vec<IpAddr> =
+                at_port.iter().filter(|(port, _)| is_it(port)).flat_map(|(_, a)| a).copied().collect();
+            let its: Vec<&PublishedPort> = by_port.keys().copied().filter(|port| is_it(port)).collect();
+            let candidates: Vec<Candidate<'_>> = its.iter().filter_map(|port| by_port.remove(port)).flatten().collect();
+            self.add_port(&PublishedPort { name, protocol, port: None }, &addresses, &candidates);
+        }
+        drop((all, by_port));
+        self.hostnames = hostnames;
+        Some(())
+    }
+
+    fn add_port(&mut self, port: &PublishedPort, addresses: &[IpAddr], candidates: &[Candidate<'_>]) {
+        let protocol = match port.protocol {
+            Protocol::Tcp => "_tcp",
+            Protocol::Udp => "_udp",
+            Protocol::Sctp => "_sctp",
+        };
+        if let Some((name, protocol)) = label(&format!("_{}", port.name)).zip(label(protocol)) {
+            self.add(&[&*name, &*protocol].concat(), addresses, candidates);
         }
     }
-    v4.sort_unstable();
-    v4.dedup();
-    v6.sort_unstable();
-    v6.dedup();
-    let sets = [
-        (rr::A, set(rr::A, ttl, v4.iter().map(<[u8; 4]>::as_slice))),
-        (rr::AAAA, set(rr::AAAA, ttl, v6.iter().map(<[u8; 16]>::as_slice))),
-    ];
-    sets.into_iter().filter(|(_, set)| set.count > 0).collect()
+
+    /// Adds the node of the name `head` below the Service's name.
+    fn add(&mut self, head: &[u8], addresses: &[IpAddr], candidates: &[Candidate<'_>]) {
+        let name = [head, &self.made.name].concat();
+        if name.len() > MAX_NAME {
+            return;
+        }
+        let [v4, v6] = address_sets(addresses, self.settings.ttl);
+        let srv = self.srv(name.len(), candidates);
+        self.made.nodes.push(Node::new(&name, &[v4, v6, srv]));
+    }
+
+    /// SRV records for a question of `question` bytes: each target and port once, all of the same weight (CoreDNS
+    /// `plugin/backend_lookup.go`).
+    fn srv(&self, question: usize, candidates: &[Candidate<'_>]) -> Set {
+        let ttl = self.settings.ttl;
+        let mut set = Set::new(rr::SRV);
+        let share = 100usize.checked_div(candidates.len()).unwrap_or(100);
+        let weight = u16::try_from(share.max(1)).unwrap_or(1);
+        let mut targets: BTreeMap<Vec<u8>, (Vec<u16>, Vec<IpAddr>)> = BTreeMap::new();
+        for candidate in candidates {
+            let label = candidate.label.as_ref().map_or(&[][..], Label::as_bytes);
+            let label = candidate.hostname.map_or(label, |hostname| hostname);
+            let (ports, addresses) = targets.entry([label, &self.made.name].concat()).or_default();
+            ports.push(candidate.port);
+            addresses.push(candidate.address);
+        }
+        let mut found = Vec::with_capacity(targets.len());
+        for (target, (mut ports, addresses)) in targets {
+            ports.sort_unstable();
+            ports.dedup();
+            let mut first = None;
+            for port in ports {
+                let numbers = [0, weight, port].map(u16::to_be_bytes).concat();
+                let at = set.push(ttl, &[&*numbers, &*target].concat()).map(|at| at + numbers.len());
+                first = first.or(at);
+            }
+            found.extend(first.map(|at| (at, target, addresses)));
+        }
+        for (at, target, mut addresses) in found {
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses.iter().for_each(|address| set.push_extra(ttl, &target, (at, question), address));
+        }
+        set
+    }
+
+    fn hostnames(&mut self) {
+        let mut named: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        for ready in &self.service.ready_addresses {
+            if let Some(hostname) = &ready.hostname {
+                named.entry(hostname).or_default().push(ready.address);
+            }
+        }
+        for (hostname, addresses) in named {
+            if let Some(label) = self.hostnames.get(hostname).cloned() {
+                self.add(&label, &addresses, &[]);
+            }
+        }
+    }
+
+    fn owners(&mut self) {
+        let own = |is_endpoint, hostname| Owner { is_endpoint, service: Arc::clone(&self.made.name), hostname };
+        let cluster_ips = self.service.cluster_ips.iter().map(|address| (*address, own(false, None)));
+        let hostname =
+            |ready: &ResolvedAddress| ready.hostname.as_deref().and_then(|name| self.hostnames.get(name).cloned());
+        let ready = self.service.ready_addresses.iter().map(|ready| (ready.address, own(true, hostname(ready))));
+        let mut owners: Vec<(IpAddr, Owner)> = cluster_ips.chain(ready).collect();
+        owners.sort_unstable();
+        self.made.owners = owners;
+    }
 }
 
-/// Records of one type over `data`, each with the pointer to the question's name (RFC 1035 §3.2.1).
-fn set<'a>(rtype: u16, ttl: u32, data: impl IntoIterator<Item = &'a [u8]>) -> RrSet {
-    const IN: u16 = 1;
-    let (mut bytes, mut count) = (Vec::new(), 0u16);
-    for rdata in data {
-        let Ok(len) = u16::try_from(rdata.len()) else { continue };
-        bytes.extend([0xc0, 0x0c]);
-        bytes.extend(rtype.to_be_bytes());
-        bytes.extend(IN.to_be_bytes());
-        bytes.extend(ttl.to_be_bytes());
-        bytes.extend(len.to_be_bytes());
-        bytes.extend(rdata);
-        count += 1;
-    }
-    RrSet { count, bytes: bytes.into() }
+fn candidate<'a>(ready: &ResolvedAddress, hostnames: &'a BTreeMap<&str, Arc<[u8]>>, port: u16) -> Candidate<'a> {
+    let hostname = ready.hostname.as_deref().and_then(|name| hostnames.get(name));
+    let label = hostname.is_none().then(|| Label::of(ready.address));
+    Candidate { label, hostname, address: ready.address, port }
 }

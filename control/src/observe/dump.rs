@@ -17,7 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use pollgate_common::dns::zone::{Node, RrSet, from_wire, rr};
+use pollgate_common::dns::name::from_wire;
+use pollgate_common::dns::records::{Node, Records, rr};
 use pollgate_common::epoch::Source;
 use pollgate_common::flow::Protocol;
 use pollgate_common::inspect::{FlowFilter, FlowRecord, Mailbox};
@@ -533,38 +534,43 @@ fn digest(ring: &Ring, backends: &[ShareItem]) -> String {
 
 fn zone(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
     let zone = tables.zone();
-    let sets = zone.names.iter().flat_map(|(name, node)| sets(node).map(move |(rtype, set)| (&**name, rtype, set)));
-    let wanted = |(_, _, set): &(_, _, Option<&RrSet>)| {
-        query.filter.address.is_none_or(|address| {
-            set.is_some_and(|set| records(&set.bytes).any(|record| record.address() == Some(address)))
-        })
+    let sets = zone.names().iter().flat_map(|node| sets(node).map(move |set| (node.name(), set)));
+    let has = |set: &Records<'_>, address| records(set.answers).any(|record| record.address() == Some(address));
+    let wanted = |(_, set): &(_, Option<Records<'_>>)| {
+        query.filter.address.is_none_or(|address| set.is_some_and(|set| has(&set, address)))
     };
-    let keyed = sets.filter(wanted).map(|(name, rtype, set)| ((from_wire(name), rtype), (name, rtype, set)));
+    let key = |name: &[u8], set: Option<Records<'_>>| (from_wire(name), set.map_or(0, |set| set.rtype));
+    let keyed = sets.filter(wanted).map(|(name, set)| (key(name, set), (name, set)));
     let (page, rest) = least(keyed, query)?;
-    let item = |(name, rtype, set): (&[u8], u16, Option<&RrSet>)| ZoneItem {
+    let item = |(name, set): (&[u8], Option<Records<'_>>)| ZoneItem {
         name: from_wire(name),
-        rtype: if set.is_some() { type_name(rtype) } else { String::new() },
-        ttl: set.and_then(|set| records(&set.bytes).next()).map_or(zone.ttl, |record| record.ttl),
-        data: set.into_iter().flat_map(|set| records(&set.bytes)).map(|record| record.text()).collect(),
+        rtype: set.map(|set| type_name(set.rtype)).unwrap_or_default(),
+        ttl: set.and_then(|set| records(set.answers).next()).map_or(zone.settings().ttl, |record| record.ttl),
+        data: set.into_iter().flat_map(|set| records(set.answers)).map(|record| record.text()).collect(),
     };
     Ok((Items::Zone(page.into_iter().map(item).collect()), rest))
 }
 
 /// The record sets of a name; a name without any has one empty line.
-fn sets(node: &Node) -> impl Iterator<Item = (u16, Option<&RrSet>)> {
-    let alias = node.cname.as_ref().map(|set| (rr::CNAME, Some(set)));
-    let others = node.sets.iter().map(|(rtype, set)| (*rtype, Some(set)));
-    let none = (node.cname.is_none() && node.sets.is_empty()).then_some((0, None));
-    alias.into_iter().chain(others).chain(none)
+fn sets(node: &Node) -> impl Iterator<Item = Option<Records<'_>>> {
+    let none = node.sets().next().is_none().then_some(None);
+    node.sets().map(Some).chain(none)
 }
 
 pub(super) fn type_name(rtype: u16) -> String {
-    match rtype {
-        rr::A => "A".to_owned(),
-        rr::AAAA => "AAAA".to_owned(),
-        rr::CNAME => "CNAME".to_owned(),
-        other => format!("TYPE{other}"),
-    }
+    let name = match rtype {
+        rr::A => "A",
+        rr::NS => "NS",
+        rr::CNAME => "CNAME",
+        rr::SOA => "SOA",
+        rr::PTR => "PTR",
+        rr::HINFO => "HINFO",
+        rr::TXT => "TXT",
+        rr::AAAA => "AAAA",
+        rr::SRV => "SRV",
+        other => return format!("TYPE{other}"),
+    };
+    name.to_owned()
 }
 
 /// One record of a set.
@@ -586,7 +592,18 @@ impl Record<'_> {
     pub(super) fn text(&self) -> String {
         match (self.address(), self.rtype) {
             (Some(address), _) => address.to_string(),
-            (None, rr::CNAME) => from_wire(self.data),
+            (None, rr::CNAME | rr::NS | rr::PTR) => from_wire(self.data),
+            (None, rr::SRV) => match self.data.split_first_chunk::<6>() {
+                Some(([p0, p1, w0, w1, n0, n1], target)) => {
+                    let [priority, weight, port] = [[*p0, *p1], [*w0, *w1], [*n0, *n1]].map(u16::from_be_bytes);
+                    format!("{priority} {weight} {port} {}", from_wire(target))
+                }
+                None => String::new(),
+            },
+            (None, rr::TXT) => {
+                let text = self.data.get(1..).map(String::from_utf8_lossy).unwrap_or_default();
+                format!("\"{text}\"")
+            }
             // RFC 3597 §5.
             (None, _) => {
                 let hex: String = self.data.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -324,7 +324,7 @@ fn a_change_touches_only_what_depends_on_it() {
     let commit = world.apply([gone]);
     let keys: Vec<Kind> = commit.changes.iter().map(|change| change.key.kind).collect();
     assert_eq!(keys, [Kind::Pod, Kind::EndpointSlice, Kind::Endpoints]);
-    let touched = commit.touched_services();
+    let touched = commit.touched().services;
     assert_eq!(touched.into_iter().collect::<Vec<_>>(), [ServiceName::new("default", "s7")]);
 }
 

@@ -30,7 +30,6 @@ mod command;
 mod disk;
 mod schedule;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -43,10 +42,9 @@ pub use self::command::{Command, Outcome, Reply, Settled, SettledSink, WriteErro
 pub use self::schedule::Schedule;
 
 use self::disk::{Disk, Job};
-use crate::cluster::{Cluster, Commit, Write};
+use crate::cluster::{Cluster, Commit, Touched, Write};
 use crate::compile::sink::TableSink;
 use crate::objects::Kind;
-use crate::objects::service::ServiceName;
 use crate::store::Store;
 
 /// How often [`TableSink::tick`] is called when nothing else happens.
@@ -101,9 +99,17 @@ impl Drop for ControlHandle {
     }
 }
 
-/// Compiles and publishes every Service of a restored state, before [`spawn`].
+/// Compiles and publishes a restored state that has no Pods yet, before [`spawn`].
 pub fn publish_restored(cluster: &Cluster, sink: &mut dyn TableSink) {
-    sink.changed(cluster, &every_service(cluster));
+    sink.changed(cluster, &cluster.all_of([Kind::Service, Kind::Namespace]));
+    sink.loaded(false);
+    sink.publish();
+}
+
+/// The same for its Pods, once they are read.
+pub fn publish_pods(cluster: &Cluster, sink: &mut dyn TableSink) {
+    sink.changed(cluster, &cluster.all_of([Kind::Pod]));
+    sink.loaded(true);
     sink.publish();
 }
 
@@ -128,13 +134,6 @@ pub fn spawn(parts: RuntimeParts) -> io::Result<ControlHandle> {
     let commands = parts.commands;
     let thread = thread::Builder::new().name("control".into()).spawn(move || control.run(&commands, &stopped))?;
     Ok(ControlHandle { stop: Some(stop), thread: Some(thread) })
-}
-
-fn every_service(cluster: &Cluster) -> BTreeSet<ServiceName> {
-    cluster
-        .objects(Kind::Service, None)
-        .map(|service| ServiceName { namespace: service.namespace().to_owned(), name: service.name().to_owned() })
-        .collect()
 }
 
 struct Control {
@@ -168,7 +167,7 @@ struct Broken {
 struct Batch {
     commits: Vec<Arc<Commit>>,
     answers: Vec<(Reply, Outcome)>,
-    services: BTreeSet<ServiceName>,
+    touched: Touched,
 }
 
 impl Control {
@@ -244,7 +243,7 @@ impl Control {
             return self.settle(batch);
         }
         self.disk.start(Job::Write(batch.commits.clone()));
-        self.sink.changed(&self.cluster, &batch.services);
+        self.sink.changed(&self.cluster, &batch.touched);
         self.in_flight = Some(batch);
     }
 
@@ -257,7 +256,7 @@ impl Control {
         if !dry_run && !commit.changes.is_empty() {
             self.cluster.adopt(&commit);
             self.terminating.follow(&commit);
-            batch.services.extend(commit.touched_services());
+            batch.touched.extend(commit.touched());
             batch.commits.push(Arc::clone(&commit));
         }
         Ok(commit)
@@ -289,7 +288,7 @@ impl Control {
             self.cluster.adopt(&back);
             self.terminating.follow(&back);
         }
-        self.sink.changed(&self.cluster, &batch.services);
+        self.sink.changed(&self.cluster, &batch.touched);
         self.sink.undone();
         for (_, outcome) in &mut batch.answers {
             if outcome.as_ref().is_ok_and(|commit| !commit.changes.is_empty()) {

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cluster::{ClusterSettings, Preconditions};
+use crate::objects::service::ServiceName;
 use crate::objects::{Key, Object};
 use crate::store::faulty::{self, State};
 
@@ -44,13 +45,15 @@ impl Log {
 }
 
 impl TableSink for Log {
-    fn changed(&mut self, cluster: &Cluster, services: &BTreeSet<ServiceName>) {
+    fn changed(&mut self, cluster: &Cluster, touched: &Touched) {
         let there = |name: &ServiceName| {
             let key = Key::new(Kind::Service, name.namespace.as_str(), name.name.as_str());
             (name.name.clone(), cluster.object(&key).is_some())
         };
-        self.push(Event::Staged(services.iter().map(there).collect()));
+        self.push(Event::Staged(touched.services.iter().map(there).collect()));
     }
+
+    fn loaded(&mut self, _with_pods: bool) {}
 
     fn publish(&mut self) {
         self.push(Event::Published);

@@ -290,6 +290,7 @@ impl Egress {
         counters.affinity_displaced.set(affinity.displaced);
         counters.affinity_refused.set(affinity.refused);
         counters.address_conflicts.set(shared.conflicting_frames);
+        shared.dns.report(counters);
         counters.generation.set(generation);
         counters.polls.add(1);
     }

@@ -1,34 +1,257 @@
 //! DNS answered inline: the query's frame becomes the answer ([`pollgate_common::dns::answer`]).
+//!
+//! ```text
+//!  read all queries ─ look up all names ─ write all answers
+//!   prefetch slots      prefetch nodes
+//! ```
+//!
+//! Three passes over the queries of a burst, so that the cache misses of their names overlap.
+//!
+//! **Abuse.** A response goes to an address that anyone may have written. It is never much larger than its query without EDNS, and one
+//! client prefix gets only so many per second: beyond them, every other query gets an empty response that says "truncated" (a real
+//! client then asks by TCP, which proves its address), and the rest gets none.
 
-use pollgate_common::dns::answer::{NoAnswer, answer};
-use pollgate_common::dns::zone::Zone;
+use std::net::IpAddr;
+
+use pollgate_common::counters::WorkerCounters;
+use pollgate_common::dns::answer::{self, Answered, NoAnswer, Rule};
+use pollgate_common::dns::message::{Malformed, Query, Rcode};
+use pollgate_common::dns::records::rr;
 use pollgate_common::reasons::DropReason;
+use pollgate_common::tables::Tables;
+use pollgate_common::time::Instant;
 use zerocopy::IntoBytes;
 
-use crate::packet::{Action, Packet};
-use crate::port::{Frame, Offload};
+use super::reject::prefix;
+use crate::classify;
+use crate::memory::prefetch;
+use crate::packet::{Action, Outcome, Packet, Verdict};
+use crate::port::{BURST, Frame, Offload};
+use crate::rate::Rate;
 use crate::rewrite;
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip, checksum, ethernet};
 
-/// Turns the query in the frame into its answer.
-pub(crate) fn write<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, zone: &Zone) -> Action {
-    let start = packet.l4 + udp::LEN;
-    let length = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
-    let query = length.min(packet.l4_len).saturating_sub(udp::LEN);
-    let Some(message) = frame.buffer_mut().get_mut(start..) else { return Action::Drop(DropReason::NoRoomForAnswer) };
-    let written = match answer(message, query, zone) {
-        Ok(len) => address::<I>(frame, packet, len),
-        Err(NoAnswer::NotAQuery) => return Action::Drop(DropReason::DnsMalformed),
-        Err(NoAnswer::NoRoom) => None,
-    };
-    match written {
-        Some(()) => Action::Send(frame.received_on()),
-        None => Action::Drop(DropReason::NoRoomForAnswer),
+/// Client prefixes share so many buckets, by their hash: memory does not grow with the number of clients.
+const BUCKETS: usize = 1024;
+
+/// What a worker keeps for DNS.
+pub(crate) struct Server {
+    /// The queries of a burst.
+    queries: Box<[Query; BURST]>,
+    /// Responses that each client prefix may still get; none if there is no limit.
+    rates: Box<[Rate]>,
+    /// Keyed, so that a sender cannot choose the bucket of another one.
+    hasher: ahash::RandomState,
+    /// Queries beyond the rate.
+    limited: u64,
+    totals: Totals,
+}
+
+/// What is counted; copied to the worker's counters after each poll.
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    a: u64,
+    aaaa: u64,
+    srv: u64,
+    ptr: u64,
+    other: u64,
+    no_error: u64,
+    no_data: u64,
+    nx_domain: u64,
+    serv_fail: u64,
+    refused: u64,
+    not_imp: u64,
+    bad_vers: u64,
+    malformed_name: u64,
+    malformed_counts: u64,
+    malformed_opt: u64,
+    malformed_trailing: u64,
+    truncated: u64,
+    slipped: u64,
+    search_list: u64,
+}
+
+/// What a query gets.
+enum Response {
+    Answer,
+    Slip,
+    None(DropReason),
+}
+
+impl Server {
+    /// With a limit of responses per client prefix and second; 0: none.
+    pub(crate) fn new(rate: u32, hasher: ahash::RandomState) -> Server {
+        let buckets = if rate == 0 { 0 } else { BUCKETS };
+        Server {
+            queries: Box::new(std::array::from_fn(|_| Query::default())),
+            rates: (0..buckets).map(|_| Rate::new(rate)).collect(),
+            hasher,
+            limited: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Whether a client gets its answer.
+    #[inline]
+    fn admit(&mut self, client: IpAddr, now: Instant) -> Response {
+        if self.rates.is_empty() {
+            return Response::Answer;
+        }
+        let bucket = usize::try_from(self.hasher.hash_one(prefix(client)) % BUCKETS as u64).unwrap_or_default();
+        if self.rates.get_mut(bucket).is_none_or(|rate| rate.take(now)) {
+            return Response::Answer;
+        }
+        self.limited += 1;
+        if self.limited.is_multiple_of(2) { Response::Slip } else { Response::None(DropReason::DnsRate) }
+    }
+
+    #[inline]
+    fn count(&mut self, rtype: u16, answered: &Answered) {
+        let totals = &mut self.totals;
+        totals.truncated += u64::from(answered.truncated);
+        let code = match (answered.rcode, answered.rule) {
+            (_, Rule::Malformed(Malformed::Name)) => &mut totals.malformed_name,
+            (_, Rule::Malformed(Malformed::Counts)) => &mut totals.malformed_counts,
+            (_, Rule::Malformed(Malformed::Opt)) => &mut totals.malformed_opt,
+            (_, Rule::Malformed(Malformed::Trailing)) => &mut totals.malformed_trailing,
+            (Rcode::NoError, _) if answered.answers == 0 && !answered.truncated => &mut totals.no_data,
+            (Rcode::NoError, rule) => {
+                totals.search_list += u64::from(rule == Rule::SearchList);
+                &mut totals.no_error
+            }
+            (Rcode::NxDomain, _) => &mut totals.nx_domain,
+            (Rcode::ServFail, _) => &mut totals.serv_fail,
+            (Rcode::Refused, _) => &mut totals.refused,
+            (Rcode::NotImp, _) => &mut totals.not_imp,
+            (Rcode::BadVers, _) => &mut totals.bad_vers,
+            // Every one has its reason.
+            (Rcode::FormErr, _) => &mut totals.malformed_counts,
+        };
+        *code += 1;
+        if matches!(answered.rule, Rule::Malformed(_) | Rule::Opcode) {
+            return;
+        }
+        let by_type = match rtype {
+            rr::A => &mut totals.a,
+            rr::AAAA => &mut totals.aaaa,
+            rr::SRV => &mut totals.srv,
+            rr::PTR => &mut totals.ptr,
+            _ => &mut totals.other,
+        };
+        *by_type += 1;
+    }
+
+    /// Copies the totals to the worker's counters.
+    pub(crate) fn report(&self, counters: &WorkerCounters) {
+        let totals = &self.totals;
+        counters.dns_a.set(totals.a);
+        counters.dns_aaaa.set(totals.aaaa);
+        counters.dns_srv.set(totals.srv);
+        counters.dns_ptr.set(totals.ptr);
+        counters.dns_other.set(totals.other);
+        counters.dns_answered.set(totals.no_error);
+        counters.dns_no_data.set(totals.no_data);
+        counters.dns_nxdomain.set(totals.nx_domain);
+        counters.dns_servfail.set(totals.serv_fail);
+        counters.dns_refused.set(totals.refused);
+        counters.dns_notimp.set(totals.not_imp);
+        counters.dns_badvers.set(totals.bad_vers);
+        counters.dns_bad_name.set(totals.malformed_name);
+        counters.dns_bad_counts.set(totals.malformed_counts);
+        counters.dns_bad_opt.set(totals.malformed_opt);
+        counters.dns_trailing.set(totals.malformed_trailing);
+        counters.dns_truncated.set(totals.truncated);
+        counters.dns_slipped.set(totals.slipped);
+        counters.dns_search_list.set(totals.search_list);
     }
 }
 
+/// Answers the queries of a burst.
+pub(crate) fn answer<I: Ip>(
+    server: &mut Server,
+    frames: &mut [Frame],
+    packets: &[Packet<I::Address>],
+    outcomes: &mut [Outcome; BURST],
+    tables: &Tables,
+    now: Instant,
+) {
+    let names = tables.zone().names();
+    let mut readable = 0u64;
+    for (at, (packet, query)) in packets.iter().zip(server.queries.iter_mut()).enumerate() {
+        let Some(frame) = frames.get_mut(usize::from(packet.frame)) else { continue };
+        let (start, len) = message(frame, packet);
+        let is_read = frame.buffer_mut().get(start..).and_then(|message| query.read(message, len, names.seed()));
+        if is_read.is_some() {
+            readable |= 1 << at;
+            prefetch(names.slot(query.name.hash()));
+        }
+    }
+    for query in server.queries.iter().take(packets.len()) {
+        // What was not read has the hash of an earlier query: it is looked up in vain.
+        if let Some(node) = names.candidate(query.name.hash()) {
+            prefetch(node);
+            prefetch(node.wrapping_add(64));
+        }
+    }
+    for (at, packet) in packets.iter().enumerate() {
+        let index = usize::from(packet.frame) % BURST;
+        if let Some(frame) = frames.get_mut(index) {
+            let action = match readable >> at & 1 {
+                1 => one::<I>(server, at, frame, packet, tables, now),
+                _ => Action::Drop(DropReason::DnsMalformed),
+            };
+            outcomes[index] = Outcome::of(action);
+        }
+    }
+}
+
+/// Where the message starts in the frame, and its length.
+#[inline]
+fn message<A>(frame: &Frame, packet: &Packet<A>) -> (usize, usize) {
+    let length = Udp::at(frame.bytes(), packet.l4).map_or(0, Udp::length);
+    (packet.l4 + udp::LEN, length.min(packet.l4_len).saturating_sub(udp::LEN))
+}
+
+/// Turns the query in the frame, the `at`th that was read, into its answer.
+#[inline]
+fn one<I: Ip>(
+    server: &mut Server,
+    at: usize,
+    frame: &mut Frame,
+    packet: &Packet<I::Address>,
+    tables: &Tables,
+    now: Instant,
+) -> Action {
+    let client: IpAddr = packet.key.src.into();
+    if let Some(Verdict::Drop(reason)) = classify::dns(packet, tables) {
+        return Action::Drop(reason);
+    }
+    let response = server.admit(client, now);
+    let Some(query) = server.queries.get(at) else { return Action::Drop(DropReason::DnsMalformed) };
+    let rtype = query.rtype;
+    let start = packet.l4 + udp::LEN;
+    let Some(message) = frame.buffer_mut().get_mut(start..) else { return Action::Drop(DropReason::NoRoomForAnswer) };
+    let answered = match response {
+        Response::Answer => answer::respond(query, message, tables.zone(), Some(client)),
+        Response::Slip => answer::slip(query, message),
+        Response::None(reason) => return Action::Drop(reason),
+    };
+    let written = match answered {
+        Ok(answered) => address::<I>(frame, packet, answered.len).map(|()| answered),
+        Err(NoAnswer::NotAQuery) => return Action::Drop(DropReason::DnsMalformed),
+        Err(NoAnswer::NoRoom) => None,
+    };
+    match (written, response) {
+        (Some(_), Response::Slip) => server.totals.slipped += 1,
+        (Some(answered), _) => server.count(rtype, &answered),
+        (None, _) => return Action::Drop(DropReason::NoRoomForAnswer),
+    }
+    Action::Send(frame.received_on())
+}
+
 /// Addresses the answer of `len` bytes, in place behind the UDP header, back to the client.
+#[inline]
 fn address<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, len: usize) -> Option<()> {
     let (key, l4) = (packet.key, packet.l4);
     let udp_len = udp::LEN + len;

@@ -12,6 +12,7 @@ pub(crate) mod echo;
 pub(crate) mod nd;
 pub(crate) mod reject;
 
+use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 
 use crate::packet::{Action, Packet, Verdict};
@@ -33,7 +34,8 @@ fn rarer<I: Ip>(frame: &mut Frame, packet: &Packet<I::Address>, verdict: Verdict
     match verdict {
         Verdict::Send(port) => Action::Send(port),
         Verdict::EchoReply => echo::write::<I>(frame, packet),
-        Verdict::DnsReply => dns::write::<I>(frame, packet, tables.zone()),
+        // Whole queries are answered before; fragments are dropped with their reason.
+        Verdict::DnsReply => Action::Drop(DropReason::DnsFragment),
         Verdict::Refuse(reason, how) => match reject::write::<I>(frame, packet, how, tables.settings()) {
             Some(()) => Action::SendRefusal(reason),
             None => Action::Drop(reason),

@@ -109,7 +109,7 @@ impl Kinds {
 }
 
 /// The first bits of a source address.
-fn prefix(source: IpAddr) -> u128 {
+pub(super) fn prefix(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
         IpAddr::V6(address) => address.to_bits() >> 72,

@@ -147,12 +147,15 @@ impl Lab {
                 conflicts: Arc::clone(&conflicts),
                 mailbox: Arc::default(),
                 ask: Box::new(move |query| asked.push(query)),
+                dns_rate: config.dns.responses_per_second,
                 seeds: [5, 6, 7, 8 + u64::from(worker)],
             };
             workers.push(Worker::new(parts).expect("memory for a small flow table"));
             wires.push(ends);
         }
         let cluster = Cluster::new((&config).into());
+        compiler.changed(&cluster, &cluster.all_of([Kind::Namespace]));
+        compiler.loaded(true);
         let mut lab = Lab {
             workers,
             wires,
@@ -190,7 +193,7 @@ impl Lab {
     fn write(&mut self, writes: Vec<Write>) {
         let commit = self.cluster.plan(writes, jiff::Timestamp::UNIX_EPOCH).expect("valid objects");
         self.cluster.adopt(&commit);
-        self.compiler.changed(&self.cluster, &commit.touched_services());
+        self.compiler.changed(&self.cluster, &commit.touched());
         self.compiler.publish();
         self.compiler.tick();
     }

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
 use pollgate_common::counters::Counters;
+use pollgate_common::dns::name::to_wire;
+use pollgate_common::dns::zone::ZoneSettings;
 use pollgate_common::hash::RingHash;
 use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use serde_json::{Value, json};
@@ -9,7 +11,6 @@ use super::*;
 use crate::compile::sink::TableSink;
 use crate::compile::{Compiler, Options};
 use crate::objects::Kind;
-use crate::objects::service::ServiceName;
 use crate::testing::{World, service};
 
 fn settings() -> Arc<DataplaneSettings> {
@@ -31,8 +32,7 @@ pub(crate) fn options() -> Options {
         settings: settings(),
         node: None,
         zone: None,
-        domain: "cluster.local".to_owned(),
-        ttl: 5,
+        dns: Arc::new(ZoneSettings { origin: to_wire("cluster.local").unwrap(), ttl: 5, ..ZoneSettings::default() }),
         table_size: Some(251),
     }
 }
@@ -59,9 +59,7 @@ fn source() -> Source {
         slice("web", &["10.244.1.10", "10.244.2.15"]),
     ]);
     let mut compiler = Compiler::new(options(), Arc::new(Counters::new(1)));
-    let services = world.cluster.objects(Kind::Service, None).filter_map(|object| object.as_service());
-    let names: BTreeSet<ServiceName> = services.map(ServiceName::of).collect();
-    compiler.changed(&world.cluster, &names);
+    compiler.changed(&world.cluster, &world.cluster.all_of(Kind::ALL));
     compiler.publish();
     compiler.source()
 }

@@ -1,8 +1,10 @@
 //! A DNS query: what the cluster's DNS server answers, and why.
 
-use pollgate_common::dns::answer::answer;
+use pollgate_common::dns::answer::{Answered, Rule, answer};
 use pollgate_common::dns::message::{self, Rcode};
-use pollgate_common::dns::zone::{Zone, from_wire, rr, to_wire};
+use pollgate_common::dns::name::{Name, from_wire, to_wire};
+use pollgate_common::dns::records::rr;
+use pollgate_common::dns::zone::{Found, Zone};
 use pollgate_common::tables::Tables;
 
 use super::{Answer, RecordItem, Report};
@@ -20,15 +22,15 @@ pub enum BadQuestion {
 /// The types that have a name, besides those of the zone.
 const TYPES: [(&str, u16); 10] = [
     ("A", rr::A),
-    ("NS", 2),
+    ("NS", rr::NS),
     ("CNAME", rr::CNAME),
     ("SOA", rr::SOA),
-    ("PTR", 12),
+    ("PTR", rr::PTR),
     ("MX", 15),
-    ("TXT", 16),
+    ("TXT", rr::TXT),
     ("AAAA", rr::AAAA),
-    ("SRV", 33),
-    ("ANY", 255),
+    ("SRV", rr::SRV),
+    ("ANY", rr::ANY),
 ];
 
 /// The number of a record type: its name, `TYPE` and a number (RFC 3597 §5), or a number.
@@ -53,10 +55,10 @@ pub fn dns(tables: &Tables, name: &str, rtype: &str) -> Result<Report, BadQuesti
     let asked = format!("{} {}", from_wire(&wire), type_text(number));
     report.step("query", &asked, "as a client sends it: one name, without a search list, by UDP without EDNS");
     server(&mut report, tables);
-    look_up(&mut report, zone, &wire, number);
     // A query is well formed, and its answer fits: it is cut to what the client accepts.
-    let len = answer(&mut message, query, zone).unwrap_or(0);
-    let answer = read(&message[..len], query).ok_or(BadQuestion::Name)?;
+    let answered = answer(&mut message, query, zone, None).map_err(|_| BadQuestion::Name)?;
+    look_up(&mut report, zone, &wire, number, answered.rule);
+    let answer = read(&message[query..answered.len], &answered);
     close(&mut report, zone, &wire, answer);
     report.delivered &= !tables.settings().dns.is_empty();
     Ok(report)
@@ -75,21 +77,32 @@ fn server(report: &mut Report, tables: &Tables) {
 }
 
 /// The steps of the answer (RFC 1035 §4.3.2).
-fn look_up(report: &mut Report, zone: &Zone, wire: &[u8], rtype: u16) {
-    let origin = from_wire(&zone.origin);
-    if !zone.holds(wire) {
-        return report.step("zone", "outside", format!("the gateway serves only {origin} and what is below it"));
-    }
+fn look_up(report: &mut Report, zone: &Zone, wire: &[u8], rtype: u16, rule: Rule) {
+    let origin = from_wire(&zone.settings().origin);
+    let name = Name::of(&[wire], zone.names().seed()).filter(|name| zone.holds(name));
+    let Some(name) = name else {
+        return match rule {
+            Rule::Outside => {
+                report.step("zone", "outside", format!("the gateway serves only {origin} and what is below it"))
+            }
+            _ => report.step("zone", "a reverse zone", rule.sentence()),
+        };
+    };
     report.step("zone", format!("in {origin}"), "");
-    let Some(node) = zone.find(wire) else {
-        return report.step("name", "does not exist", "no Service has this name");
+    let (Found::Node(node) | Found::Port(node)) = zone.find(&name) else {
+        return match rule {
+            Rule::Missing => report.step("name", "does not exist", "no Service has this name"),
+            _ => report.step("name", "exists", rule.sentence()),
+        };
     };
     report.step("name", "exists", "");
-    match (&node.cname, node.answer(rtype)) {
-        (Some(_), _) => report.step("type", "an alias", "a CNAME answers every type (RFC 1034 §3.6.2)"),
-        (None, Some(set)) => report.step("type", format!("{} of type {}", set.count, type_text(rtype)), ""),
-        (None, None) => {
-            let types: Vec<String> = node.sets.iter().map(|(rtype, _)| type_text(*rtype)).collect();
+    match node.answer(rtype) {
+        Some(set) if set.rtype == rr::CNAME => {
+            report.step("type", "an alias", "a CNAME answers every type (RFC 1034 §3.6.2)");
+        }
+        Some(set) => report.step("type", format!("{} of type {}", set.count, type_text(rtype)), ""),
+        None => {
+            let types: Vec<String> = node.sets().map(|set| type_text(set.rtype)).collect();
             let has = if types.is_empty() { "no records".to_owned() } else { types.join(", ") };
             report.step("type", "no records of this type", format!("the name has {has}"));
         }
@@ -116,24 +129,26 @@ fn close(report: &mut Report, zone: &Zone, wire: &[u8], answer: Answer) {
 
 /// The name below the Services' part of the zone, if that exists.
 fn suggestion(zone: &Zone, wire: &[u8]) -> Option<String> {
-    let (name, origin) = (from_wire(wire), from_wire(&zone.origin));
+    let (name, origin) = (from_wire(wire), from_wire(&zone.settings().origin));
     let with = ["svc.", "default.svc.", ""].map(|between| format!("{name}{between}{origin}"));
-    with.into_iter().find(|name| {
-        to_wire(name)
-            .is_some_and(|wire| zone.find(&wire).is_some_and(|node| node.cname.is_some() || !node.sets.is_empty()))
-    })
+    let has_records = |name: &String| {
+        let name = to_wire(name).and_then(|wire| Name::of(&[&wire], zone.names().seed()));
+        let node = name.as_ref().and_then(|name| zone.names().get(name));
+        node.is_some_and(|node| node.sets().next().is_some())
+    };
+    with.into_iter().find(has_records)
 }
 
-/// A response whose question ends at `end`.
-fn read(response: &[u8], end: usize) -> Option<Answer> {
-    let (rcode, truncated, count) = message::outcome(response)?;
-    let records = records(response.get(end..)?).take(count.into());
+/// The records behind the question of a response.
+fn read(sections: &[u8], answered: &Answered) -> Answer {
+    let records = records(sections).take(answered.answers.into());
     let item = |record: crate::observe::dump::Record<'_>| RecordItem {
         rtype: type_name(record.rtype),
         ttl: record.ttl,
         data: record.text(),
     };
-    Some(Answer { rcode: rcode_name(rcode).to_owned(), truncated, records: records.map(item).collect() })
+    let rcode = rcode_name(answered.rcode).to_owned();
+    Answer { rcode, truncated: answered.truncated, records: records.map(item).collect() }
 }
 
 fn type_text(rtype: u16) -> String {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, ClusterSettings};
-use crate::compile::resolve::ServiceName;
+use crate::cluster::{Cluster, ClusterSettings, Touched};
 use crate::compile::sink::TableSink;
 use crate::objects::{Kind, Object};
 use crate::runtime::{self, ControlHandle, RuntimeParts, Settled};
@@ -24,7 +23,7 @@ const SOON: Duration = Duration::from_secs(60);
 struct Published(Arc<Mutex<BTreeMap<String, i32>>>);
 
 impl TableSink for Published {
-    fn changed(&mut self, cluster: &Cluster, _: &BTreeSet<ServiceName>) {
+    fn changed(&mut self, cluster: &Cluster, _: &Touched) {
         let port = |object: &Arc<Object>| {
             let ports = object.as_service()?.spec.as_ref()?.ports.as_ref()?;
             Some((object.name().to_owned(), ports.first()?.port))
@@ -33,6 +32,7 @@ impl TableSink for Published {
         *self.0.lock().unwrap() = services.filter_map(port).collect();
     }
 
+    fn loaded(&mut self, _: bool) {}
     fn publish(&mut self) {}
     fn network(&mut self, _: Arc<Net>) {}
     fn tick(&mut self) {}
