@@ -473,15 +473,10 @@ impl TableSink for Compiler {
     }
 }
 
-/// Whether the gateway's Node may take traffic (K `pkg/proxy/healthcheck/proxy_health.go`, SyncNode): it is not being deleted, by a
-/// client or by the cluster autoscaler. One that does not exist may.
+/// Whether the gateway's Node may take traffic. One that does not exist may.
 fn is_eligible(cluster: &Cluster, node: Option<&str>) -> bool {
-    const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
-    let Some(node) = node.and_then(|name| cluster.object(&Key::new(Kind::Node, "", name))?.as_node()) else {
-        return true;
-    };
-    let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    node.metadata.deletion_timestamp.is_none() && !taints.any(|taint| taint.key == TO_BE_DELETED)
+    let node = node.and_then(|name| cluster.object(&Key::new(Kind::Node, "", name))?.as_node());
+    node.is_none_or(local::takes_traffic)
 }
 
 fn kernel_addresses(net: &Net) -> BTreeSet<IpAddr> {
