@@ -17,8 +17,8 @@
 //! * replies of endpoints to clients that were not translated (the destination is the client), recognised by source address,
 //!   port and protocol;
 //! * fragments, but without the port, which only the first one has: all from an address that has a served endpoint. Both kinds are taken, so
-//!   that the worker knows from the first what the others are. Those of an endpoint's other traffic through this host are not
-//!   pollgate's; leaving replies in fragments to the kernel would lose every one of them;
+//!   that the worker knows from the first what the others are. Those of an endpoint's other traffic by way of this host are
+//!   given back by the host pair; replies in fragments that were left to the kernel would all be lost;
 //! * ICMP errors that go to such a client, from any router on the way to the endpoint, recognised by the packet that they quote: it
 //!   went to an endpoint's address, port and protocol, or to an owned address, and its source is the error's destination;
 //! * but no such frames to the host's own addresses: health checks and ssh, and errors about them, stay with the kernel.
