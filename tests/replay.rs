@@ -443,7 +443,8 @@ impl Bench {
         let number = |name: &str| fields[name].as_u64().expect(name);
         let bytes = |name: &str| self.records(name).iter().map(|record| record.bytes.len() as u64).sum::<u64>();
         assert_eq!((number("rx_bytes"), number("tx_bytes")), (bytes("in.pcap"), bytes("out.pcap")));
-        let plain = fields.iter().filter(|(name, _)| !["rx_bytes", "tx_bytes", "bursts"].contains(&name.as_str()));
+        let plain =
+            fields.iter().filter(|(name, _)| !["rx_bytes", "tx_bytes", "bursts", "polls"].contains(&name.as_str()));
         let plain = plain.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
         let by_reason = ["drops", "passes"].into_iter().flat_map(|kind| fields[kind].as_object().expect(kind));
         let by_reason = by_reason.map(|(name, value)| (name.clone(), value.as_u64().expect("a number")));

@@ -187,6 +187,8 @@ impl Affinity {
             let before = entry.read().1;
             let is_live = before.is_live(now);
             totals.remembered += u64::from(!is_live);
+            // The flow that is confirmed may be older than the last one that was opened, which got another endpoint.
+            let endpoint = if confirmed && is_live { before.endpoint() } else { endpoint };
             return entry.write(tag, Value::new(endpoint, expires, confirmed || (is_live && before.is_confirmed())));
         }
         let Some((entry, is_live)) = room(bucket, tag, confirmed, now) else {
@@ -271,6 +273,22 @@ mod tests {
         assert_eq!(other(ServiceId { index: 7, incarnation: 2 }), None, "the index's next holder has other clients");
         opened(&table, 1, 6, 1000);
         assert_eq!(slot(&table, 1, 1000), Some(6), "the last endpoint counts");
+    }
+
+    /// K `pkg/proxy/nftables`: the affinity set is updated by new connections alone.
+    #[test]
+    fn a_flow_that_is_confirmed_late_does_not_bring_its_endpoint_back() {
+        let table = table(100);
+        opened(&table, 1, 5, 10);
+        opened(&table, 1, 6, 20);
+        assert_eq!(confirmed(&table, 1, 5, 30), AffinityTotals::default());
+        assert_eq!(
+            (slot(&table, 1, 30), slot(&table, 1, 30 + 3353)),
+            (Some(6), Some(6)),
+            "it starts the time-out again"
+        );
+        assert_eq!(confirmed(&table, 1, 7, 5000), AffinityTotals { remembered: 1, ..AffinityTotals::default() });
+        assert_eq!(slot(&table, 1, 5000), Some(7), "the time was over");
     }
 
     #[test]

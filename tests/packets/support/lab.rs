@@ -380,6 +380,15 @@ impl LocalServices for Listeners {
     }
 }
 
+/// Whatever a test asserts, in the end every frame is accounted for.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.balance();
+        }
+    }
+}
+
 /// Every counter by name, except those [`Lab::counters`] knows itself.
 fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
     const KNOWN: [&str; 5] = ["rx_bytes", "tx_bytes", "bursts", "polls", "generation"];
