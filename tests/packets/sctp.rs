@@ -308,8 +308,25 @@ fn an_init_on_an_association_that_is_over_gets_a_fresh_choice() {
 }
 
 #[test]
-fn a_client_that_restarts_is_followed() {
-    // RFC 9260 §5.2.4 (A).
+fn strangers_who_know_no_tag_end_no_association_by_a_forged_restart() {
+    // RFC 9260 §8.5: the ends discard packets with another tag; §5.2.2, §5.2.4: no packet of a restart shows the tags before it.
+    let mut lab = one();
+    associate(&mut lab);
+    lab.through(PODS, init(POD, VIP, 1, 0, 7), PODS);
+    lab.through(PODS, back(7, COOKIE_ACK), PODS);
+    lab.through(PODS, back(7, SHUTDOWN_ACK), PODS);
+    lab.through(PODS, back(7, ABORT), PODS);
+    lab.through(PODS, init(POD, VIP, 1, 0, 7), PODS);
+    lab.jump(Duration::from_secs(3600));
+    lab.through(PODS, back(C, DATA), PODS);
+    lab.through(PODS, there(B, DATA), PODS);
+    let flow = [("flows_opened", 1), ("flows_live", 1), ("sctp_wrong_tag", 2)];
+    lab.counters(&[&[("rx", 11), ("tx", 11)], &flow[..]].concat());
+}
+
+#[test]
+fn a_client_that_restarts_keeps_its_endpoint_and_its_end_is_not_followed() {
+    // RFC 9260 §5.2.4 (A); §8.5.
     let mut lab = one();
     associate(&mut lab);
     lab.through(PODS, init(POD, VIP, 1, 0, 200), PODS);
@@ -317,11 +334,29 @@ fn a_client_that_restarts_is_followed() {
     lab.through(PODS, there(800, COOKIE_ECHO), PODS);
     lab.through(PODS, back(200, COOKIE_ACK), PODS);
     lab.through(PODS, there(800, DATA), PODS);
+    lab.through(PODS, there(800, ABORT), PODS);
+    lab.jump(Duration::from_secs(3600));
+    assert_eq!(lab.through(PODS, init(POD, VIP, 1, 0, 300), PODS).dst().to_string(), SERVER);
+    let flow = [("flows_opened", 1), ("flows_live", 1), ("sctp_wrong_tag", 1)];
+    lab.counters(&[&[("rx", 11), ("tx", 11)], &flow[..]].concat());
+}
+
+#[test]
+fn a_client_that_begins_again_after_an_abort_is_followed() {
+    // RFC 9260 §9.1, §5.2.4.
+    let mut lab = one();
+    associate(&mut lab);
     lab.through(PODS, there(B, ABORT), PODS);
-    lab.counters(&[("rx", 10), ("tx", 10), ("flows_opened", 1), ("flows_live", 1), ("sctp_wrong_tag", 1)]);
+    lab.through(PODS, init(POD, VIP, 1, 0, 200), PODS);
+    lab.through(PODS, init(SERVER, POD, 2, 200, 800), PODS);
+    lab.through(PODS, there(800, COOKIE_ECHO), PODS);
+    lab.through(PODS, back(200, COOKIE_ACK), PODS);
+    lab.through(PODS, there(800, DATA), PODS);
+    lab.through(PODS, there(B, ABORT), PODS);
+    lab.counters(&[("rx", 11), ("tx", 11), ("flows_opened", 1), ("flows_live", 1), ("sctp_wrong_tag", 1)]);
     lab.through(PODS, there(800, ABORT), PODS);
     lab.wait(Duration::from_secs(63));
-    lab.counters(&[("rx", 11), ("tx", 11), ("flows_opened", 1), ("flows_expired", 1), ("sctp_wrong_tag", 1)]);
+    lab.counters(&[("rx", 12), ("tx", 12), ("flows_opened", 1), ("flows_expired", 1), ("sctp_wrong_tag", 1)]);
 }
 
 #[test]

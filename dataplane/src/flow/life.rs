@@ -74,8 +74,8 @@ pub enum Signal {
     End,
     /// TCP: RST. SCTP: ABORT.
     Reset,
-    /// TCP: a SYN-ACK of another connection between the same ports. SCTP: the COOKIE ACK of another association. The backend has lost
-    /// or ended the one before.
+    /// TCP: a SYN-ACK of another connection between the same ports. SCTP: the COOKIE ACK of another association, after an ABORT. The
+    /// backend has lost or ended the one before.
     Restart,
     /// TCP: no RST, SYN or ACK; or numbers that do not fit the connection. SCTP: a tag that does not. It changes nothing.
     Nothing,
@@ -155,8 +155,8 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
         // RFC 9293 §3.3.2: ESTABLISHED. RFC 5961 §4: a SYN does not change a synchronised connection, whatever its number. RFC
         // 9260 §5.2.2, §5.2.3: neither do INIT and INIT ACK.
         (Life::Established { .. }, _, Datagram | Syn | SynAck | Segment) => life,
-        // RFC 9293 §3.5.1: the client lost its end and connects from the same port; the backend no longer has its own. RFC 9260
-        // §5.2.4 (A): the backend has accepted the cookie of a client that restarted.
+        // RFC 9293 §3.5.1: the client lost its end and connects from the same port; the backend no longer has its own. (SCTP:
+        // only after an ABORT.)
         (Life::Established { .. }, Side::Backend, Restart) => Life::ESTABLISHED,
         // RFC 9293 §3.3.2: FIN-WAIT and CLOSE-WAIT after the first FIN, which may last (RFC 5382 REQ-5: transitory only
         // once both have closed); LAST-ACK, CLOSING and TIME-WAIT after the second. RFC 9260 §9.2: after SHUTDOWN the other side
@@ -169,7 +169,7 @@ pub fn next(life: Life, side: Side, signal: Signal) -> Life {
         (Life::Reset { .. }, side, Segment) => Life::Reset { spoken: Some(side) },
         // A blind RST and a blind FIN together end no more than one of them does.
         (Life::Reset { .. }, _, Datagram | Syn | SynAck | Fin | End) => life,
-        // The client connects again from the same port.
+        // The client connects again from the same port. RFC 9260 §5.2.4: the backend has accepted its cookie.
         (Life::Reset { .. }, Side::Backend, Restart) => Life::Opening { replied: true, fin: None },
     }
 }
