@@ -8,11 +8,11 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::flow::{Address, FlowKey, Protocol};
+use pollgate_common::flow::{Address, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
-use crate::owned::{may_open, may_send};
+use crate::owned::{is_astray, may_open, may_send};
 use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::steer::Towards;
@@ -33,9 +33,10 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// What `key` leads to; or the verdict on an unowned address that needs no flow: the kernel's own address, or a ClusterIP
-    /// that no Service has.
-    pub(crate) fn of<A: Address>(key: &FlowKey<A>, tables: &Tables) -> Result<Destination, Verdict> {
+    /// What the packet's key leads to; or the verdict on an address that needs no flow: the kernel's own one, a ClusterIP that no Service
+    /// has, or one that no packet of this interface may be for.
+    pub(crate) fn of<A: Address>(packet: &Packet<A>, tables: &Tables) -> Result<Destination, Verdict> {
+        let key = &packet.key;
         let address = key.dst.into();
         let protocol = Protocol::from_number(key.protocol).ok_or(Verdict::Drop(DropReason::Protocol))?;
         // A Service's address is owned; its kind matters only where no Service has the port.
@@ -43,6 +44,7 @@ impl Destination {
             return Ok(Destination::Frontend(frontend));
         }
         match tables.owned(address) {
+            Some(kind) if is_astray(packet, kind, tables) => Err(Verdict::Drop(DropReason::BadSource)),
             Some(kind) => Ok(Destination::UndefinedPort(kind)),
             None => unowned(address, tables).map(|()| Destination::Unowned),
         }
@@ -91,10 +93,10 @@ pub(crate) fn new_flow<A: Address>(
 /// The verdict on a packet that cannot have a flow.
 pub(crate) fn without_flow<A: Address>(packet: &Packet<A>, tables: &Tables) -> Verdict {
     let dst = packet.key.dst.into();
-    if tables.owned(dst).is_none() {
+    let Some(kind) = tables.owned(dst) else {
         return unowned(dst, tables).err().unwrap_or(Verdict::Pass(PassReason::NotOwned));
-    }
-    if !may_send(packet.key.src.into(), tables) {
+    };
+    if is_astray(packet, kind, tables) || !may_send(packet.key.src.into(), tables) {
         return Verdict::Drop(DropReason::BadSource);
     }
     match packet.transport {

@@ -27,6 +27,15 @@ pub(crate) fn may_open<A: Address>(packet: &Packet<A>, tables: &Tables) -> bool 
     is_host == tables.net().is_behind_pair(src) && may_go_on(src, is_host, tables)
 }
 
+/// Whether `packet`, to an owned address of this kind, came by an interface that the address is not on: those of the host pair are on no
+/// other link (RFC 1122 §3.3.4.2, RFC 3927 §2.7: no router passes them on).
+pub(crate) fn is_astray<A: Address>(packet: &Packet<A>, kind: OwnedKind, tables: &Tables) -> bool {
+    match kind {
+        OwnedKind::Pair => !tables.net().is_pair(packet.own),
+        OwnedKind::Gateway | OwnedKind::ClusterIp | OwnedKind::LoadBalancer | OwnedKind::External => false,
+    }
+}
+
 /// Whether a packet from `src` may be translated and sent on. `is_host`: it came by the host pair. Its link-local addresses do
 /// not leave the host, since the source is translated.
 pub(crate) fn may_go_on(src: IpAddr, is_host: bool, tables: &Tables) -> bool {

@@ -230,7 +230,7 @@ fn about_flow<I: Ip>(
 
 /// An ICMP error about a flow that this worker does not have: another one may have it. `key` is the error's own.
 fn about_no_flow<A: Address>(shared: &Shared, packet: &Packet<A>, key: FlowKey<A>, tables: &Tables) -> Verdict {
-    if let Ok(destination) = Destination::of(&packet.key, tables)
+    if let Ok(destination) = Destination::of(packet, tables)
         && let Err(hand_over) = here(shared, packet, destination, tables)
     {
         return hand_over;
@@ -323,7 +323,7 @@ pub(crate) fn choose<A: Address>(
     tables: &Tables,
     now: Instant,
 ) -> Result<Choice, Verdict> {
-    let destination = Destination::of(&packet.key, tables)?;
+    let destination = Destination::of(packet, tables)?;
     here(shared, packet, destination, tables)?;
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables, &shared.affinity, now.ticks())?;

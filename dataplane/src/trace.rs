@@ -112,7 +112,7 @@ fn decide<A: Address>(
         trace.is_dns = true;
         return Ok(verdict);
     }
-    let destination = Destination::of(&packet.key, tables);
+    let destination = Destination::of(&packet, tables);
     trace.destination = destination.ok().map(shown);
     if !packet.can_have_flow() {
         return Ok(classify::without_flow(&packet, tables));

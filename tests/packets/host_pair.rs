@@ -115,6 +115,20 @@ fn the_hosts_addresses_from_another_interface_are_spoofed() {
     lab.counters(&[("rx", 3), ("bad_source", 3)]);
 }
 
+/// RFC 1122 §3.3.4.2, RFC 3927 §2.7: the pair's addresses are on no other link, so a packet to one that comes by another is not for it.
+#[test]
+fn the_workers_address_is_on_no_other_link() {
+    let mut lab = Lab::with_pair("", &here());
+    for (port, client) in [(OUTSIDE, "192.168.50.100"), (PODS, "10.244.1.5"), (OUTSIDE, OWN)] {
+        lab.send(port, icmp(client, WORKERS, ECHO_REQUEST, 0, [0; 4]));
+        // A port for translated sources and another one.
+        lab.send(port, tcp(&from(client, 8080), &from(WORKERS, 5000)).flags("A"));
+        lab.send(port, udp(&from(client, 8080), &from(WORKERS, 40000)));
+    }
+    lab.through(HOST, icmp(OWN, WORKERS, ECHO_REQUEST, 0, [0; 4]), HOST);
+    lab.counters(&[("rx", 10), ("tx", 1), ("bad_source", 9)]);
+}
+
 /// A reply to any other address would leave the host by another interface, untranslated.
 #[test]
 fn a_listener_of_the_host_sees_the_workers_address_and_replies_by_the_pair() {
