@@ -48,6 +48,10 @@ pub const RESERVE: usize = pending::CAPACITY + QUEUE + held::SLOTS;
 /// Polls after the stop flag was seen, so that what is in the rings still goes out.
 const DRAIN: usize = 64;
 
+/// Most bursts of fragments whose wait is over, per poll: as many as can wait, once more for each, and one to find that there are no
+/// more. A safety net: no frame goes through twice.
+const END_PASSES: usize = 2 * held::SLOTS.div_ceil(BURST) + 1;
+
 /// What a worker is made of. All of it may be sent to its thread.
 pub struct Parts {
     /// Its number, from 0.
@@ -184,19 +188,22 @@ impl Worker {
     #[cold]
     fn end_waits(&mut self, tables: &Tables, now: Instant) {
         let Worker { state, egress, frames, burst, .. } = self;
-        loop {
+        for _ in 0..END_PASSES {
             while frames.len() < BURST
                 && let Some((slot, end)) = state.shared.held.next_ended()
             {
                 frames.extend(egress.end_wait(slot, end, tables.net()));
             }
             if frames.is_empty() {
-                return egress.count_held();
+                break;
             }
             let count = frames.len();
+            state.shared.held.is_replaying = true;
             pipeline::run(state, frames, burst, tables, now);
+            state.shared.held.is_replaying = false;
             egress.carry_out(frames, burst.outcomes(count), tables.net(), now);
         }
+        egress.count_held();
     }
 
     /// Polls until `stop` is set, then drains what is in the rings. The tables are pinned and `clock` is read once per poll.

@@ -146,6 +146,24 @@ fn sctp_without_its_last_fragment_is_not_sent() {
     lab.counters(&[("rx", 5), ("originated", 1), ("tx", 1), ("fragment_timeout", 2), ("reject_undefined_port", 3)]);
 }
 
+/// Frames whose wait ends find their datagrams displaced by one another, if there are more than a source may have. Each goes through
+/// the pipeline once more and no oftener.
+#[test]
+fn more_datagrams_than_are_remembered_do_not_go_round() {
+    for count in [33, 40, 64] {
+        let mut lab = Lab::new(&registry(&["10.244.1.10"]));
+        let packet = init(CLIENT, "10.96.0.80:2905", 1, 0, 7).chunk((0, 3), &bytes(60));
+        let [firsts, lasts] = [0, 1].map(|at| (0..count).map(move |id| (id, at)));
+        let piece = |(id, at): (u32, usize)| cut(&packet, id, 64)[at].clone();
+        lab.send_all(PODS, firsts.clone().take(32).map(piece));
+        lab.send_all(PODS, lasts.take(32).chain(firsts.skip(32).flat_map(|(id, _)| [(id, 1), (id, 0)])).map(piece));
+        let sent = std::iter::from_fn(|| lab.pop(PODS)).count() as u64;
+        lab.wait(Duration::from_millis(1001));
+        let rx = u64::from(2 * count);
+        lab.counters(&[&[("rx", rx), ("tx", sent), ("fragment_timeout", rx - sent)], &OPENED[..]].concat());
+    }
+}
+
 /// RFC 792, RFC 4443 §4.2: owned addresses reply to echo requests of any length.
 #[test]
 fn echo_requests_in_fragments_are_replied_to_in_fragments() {

@@ -69,6 +69,8 @@ pub(crate) struct Held {
     ended: VecDeque<(Slot, End)>,
     per_source: Box<[u16; SOURCES]>,
     serial: u32,
+    /// Whether the burst is of frames whose wait is over.
+    pub(crate) is_replaying: bool,
 }
 
 impl Held {
@@ -81,6 +83,7 @@ impl Held {
             ended: VecDeque::with_capacity(SLOTS),
             per_source: Box::new([0; SOURCES]),
             serial: 0,
+            is_replaying: false,
         }
     }
 

@@ -197,7 +197,9 @@ fn enter<I: Ip>(
         (Piece::Later, None) => {
             let at = found.unwrap_or_else(|| table.make(key, shared.held.serial(), now));
             let slot = shared.held.take(table.serial(at), table.source(at), is_ours, now);
-            if part.is_last && table.note_end(at, part.end) {
+            // Not for a frame that has waited and finds its datagram forgotten: more datagrams than a bucket holds would make one
+            // another go round for ever.
+            if part.is_last && table.note_end(at, part.end) && !shared.held.is_replaying {
                 shared.held.again(table.serial(at));
             }
             Err(Verdict::Hold(slot))
