@@ -1,9 +1,12 @@
 //! Other hosts that use an owned address: what the workers saw, for a thread that may log it and act.
 //!
 //! Any host of a link can send such frames at any rate, so only a few reports wait; further ones are counted by the workers and
-//! otherwise lost. Neither side locks, waits or allocates.
+//! otherwise lost. One report of each address and port waits, whatever MAC addresses are in the frames: a flood about one address does not
+//! keep out the reports of others. Neither side locks, waits or allocates.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -25,8 +28,17 @@ pub struct Conflict {
     pub claim: Claim,
 }
 
+impl Conflict {
+    /// The same for reports of which one is enough. Never zero.
+    fn subject(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.address, self.port, self.claim).hash(&mut hasher);
+        hasher.finish() | 1
+    }
+}
+
 /// What a host does with an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// It asks whether another host uses it, and would use it otherwise.
     Wanted,
@@ -38,23 +50,37 @@ pub enum Claim {
 #[derive(Debug)]
 pub struct Conflicts {
     reports: ArrayQueue<Conflict>,
+    /// What the reports that wait are about; zero: free.
+    waiting: [AtomicU64; CAPACITY],
 }
 
 impl Default for Conflicts {
     fn default() -> Conflicts {
-        Conflicts { reports: ArrayQueue::new(CAPACITY) }
+        Conflicts { reports: ArrayQueue::new(CAPACITY), waiting: [const { AtomicU64::new(0) }; CAPACITY] }
     }
 }
 
 impl Conflicts {
-    /// The workers' side. With as many reports as may wait it does nothing.
+    /// The workers' side. With as many reports as may wait, or one of the same address, it does nothing.
     pub fn report(&self, conflict: Conflict) {
-        let _ = self.reports.push(conflict);
+        let subject = conflict.subject();
+        let is_waiting = self.waiting.iter().any(|slot| slot.load(Ordering::Relaxed) == subject);
+        if !is_waiting && self.exchange(0, subject) && self.reports.push(conflict).is_err() {
+            self.exchange(subject, 0);
+        }
     }
 
     /// The other side: the next report.
     pub fn take(&self) -> Option<Conflict> {
-        self.reports.pop()
+        let conflict = self.reports.pop()?;
+        self.exchange(conflict.subject(), 0);
+        Some(conflict)
+    }
+
+    /// Replaces one `old` by `new`, if there is any.
+    fn exchange(&self, old: u64, new: u64) -> bool {
+        let relaxed = Ordering::Relaxed;
+        self.waiting.iter().any(|slot| slot.compare_exchange(old, new, relaxed, relaxed).is_ok())
     }
 }
 
@@ -76,5 +102,22 @@ mod tests {
         assert_eq!(taken, (0..64).map(conflict).collect::<Vec<_>>());
         conflicts.report(conflict(7));
         assert_eq!((conflicts.take(), conflicts.take()), (Some(conflict(7)), None));
+    }
+
+    #[test]
+    fn a_flood_about_one_address_keeps_out_no_other() {
+        let conflicts = Conflicts::default();
+        let conflict = |last: u8, mac: u8| Conflict {
+            address: [10, 0, 0, last].into(),
+            mac: Mac([2, 0, 0, 0, 0, mac]),
+            port: PortId(0),
+            claim: Claim::Used,
+        };
+        for _ in 0..3 {
+            (0..200).for_each(|mac| conflicts.report(conflict(1, mac)));
+            conflicts.report(conflict(2, 9));
+            let taken: Vec<Conflict> = std::iter::from_fn(|| conflicts.take()).collect();
+            assert_eq!(taken, [conflict(1, 0), conflict(2, 9)]);
+        }
     }
 }

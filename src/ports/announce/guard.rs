@@ -3,7 +3,7 @@
 //! RFC 5227 §2.4 (c): who means to keep an address announces it once, and not again within ten seconds, or two hosts that both mean
 //! to would announce it to each other for ever. RFC 4861 §7.2.6 permits the same for IPv6.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,26 @@ const LINES: usize = 16;
 pub(super) struct Guard {
     logged: HashMap<IpAddr, Instant>,
     defended: HashMap<IpAddr, Instant>,
+    /// Addresses not logged, since too many others were, and since when.
+    left_out: HashSet<IpAddr>,
+    since: Option<Instant>,
 }
 
 impl Guard {
     /// Whether the address is to be logged now.
     pub(super) fn may_log(&mut self, address: IpAddr, now: Instant) -> bool {
-        once(&mut self.logged, address, now, BETWEEN_LINES, LINES)
+        let may = once(&mut self.logged, address, now, BETWEEN_LINES, LINES);
+        if !may && !self.logged.contains_key(&address) {
+            self.left_out.insert(address);
+            self.since.get_or_insert(now);
+        }
+        may
+    }
+
+    /// How many addresses were not logged within the last minute, once a minute, if there are any.
+    pub(super) fn left_out(&mut self, now: Instant) -> Option<usize> {
+        self.since.take_if(|since| now.duration_since(*since) >= BETWEEN_LINES)?;
+        Some(std::mem::take(&mut self.left_out).len())
     }
 
     /// Whether the address is to be announced now.
@@ -62,6 +76,11 @@ mod tests {
     fn a_flood_of_many_addresses_fills_no_log() {
         let (mut guard, now) = (Guard::default(), Instant::now());
         let addresses = (0..100).map(|last| IpAddr::from([10, 0, 0, last]));
-        assert_eq!(addresses.filter(|address| guard.may_log(*address, now)).count(), LINES);
+        assert_eq!(addresses.clone().filter(|address| guard.may_log(*address, now)).count(), LINES);
+        // The others are counted, each once.
+        assert_eq!(addresses.filter(|address| guard.may_log(*address, now)).count(), 0);
+        assert_eq!(guard.left_out(now), None, "the minute is not over");
+        let later = now + BETWEEN_LINES;
+        assert_eq!((guard.left_out(later), guard.left_out(later)), (Some(100 - LINES), None));
     }
 }

@@ -145,6 +145,11 @@ fn run(heard: &Receiver<News>, conflicts: &Conflicts, mut state: State, mut outp
     loop {
         let now = Instant::now();
         std::iter::from_fn(|| conflicts.take()).for_each(|conflict| state.meet(conflict, now));
+        if let Some(count) = state.guard.left_out(now) {
+            warn!(
+                "other hosts use {count} further addresses of the gateway, or want to: within the last minute, too many to log each"
+            );
+        }
         while let Some(target) = state.schedule.pop(now) {
             output.announce(target, &state.net);
         }
