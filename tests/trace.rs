@@ -266,7 +266,7 @@ query    web.default.svc.cluster.local. A
 server   10.96.0.10, port 53/UDP
            `dns.address`: a worker answers in place
 zone     in cluster.local.
-name     exists
+name     exists: Service default/web
 type     1 of type A
 
 ANSWERED: NOERROR, 10.96.0.50

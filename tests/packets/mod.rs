@@ -42,6 +42,7 @@ mod v6 {
     mod affinity;
     mod changes;
     mod clusterip;
+    mod dns_v6;
     mod drain;
     mod errors;
     mod flood;

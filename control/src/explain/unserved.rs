@@ -88,7 +88,7 @@ fn addresses(spec: &ServiceSpec, settings: &ClusterSettings, list: &mut List) {
     if kind == ServiceType::ExternalName {
         list.add(
             "spec.externalName",
-            "DNS answers with the CNAME record alone; this version does not look up the addresses of its target",
+            "DNS answers with the CNAME record alone unless the target is a name of the cluster; this version does not look up any other",
         );
     }
     for family in spec.ip_families.iter().flatten().filter_map(|family| Family::parse(family)) {

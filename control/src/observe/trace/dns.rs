@@ -4,6 +4,7 @@ use pollgate_common::dns::answer::{Answered, Rule, answer};
 use pollgate_common::dns::message::{self, Rcode};
 use pollgate_common::dns::name::{Name, from_wire, to_wire};
 use pollgate_common::dns::records::rr;
+use pollgate_common::dns::reverse::from_label;
 use pollgate_common::dns::zone::{Found, Zone};
 use pollgate_common::tables::Tables;
 
@@ -89,13 +90,14 @@ fn look_up(report: &mut Report, zone: &Zone, wire: &[u8], rtype: u16, rule: Rule
         };
     };
     report.step("zone", format!("in {origin}"), "");
+    let object = object(zone, &name);
     let (Found::Node(node) | Found::Port(node)) = zone.find(&name) else {
         return match rule {
             Rule::Missing => report.step("name", "does not exist", "no Service has this name"),
-            _ => report.step("name", "exists", rule.sentence()),
+            _ => report.step("name", existing(object), rule.sentence()),
         };
     };
-    report.step("name", "exists", "");
+    report.step("name", existing(object), "");
     match node.answer(rtype) {
         Some(set) if set.rtype == rr::CNAME => {
             report.step("type", "an alias", "a CNAME answers every type (RFC 1034 §3.6.2)");
@@ -106,6 +108,26 @@ fn look_up(report: &mut Report, zone: &Zone, wire: &[u8], rtype: u16, rule: Rule
             let has = if types.is_empty() { "no records".to_owned() } else { types.join(", ") };
             report.step("type", "no records of this type", format!("the name has {has}"));
         }
+    }
+}
+
+fn existing(object: Option<String>) -> String {
+    object.map_or_else(|| "exists".to_owned(), |object| format!("exists: {object}"))
+}
+
+/// The object behind a name of the zone that exists.
+fn object(zone: &Zone, name: &Name) -> Option<String> {
+    let above = zone.above(name)?;
+    let text = |label: usize| String::from_utf8_lossy(name.label(label)).into_owned();
+    match (name.label(above.checked_sub(1)?), above) {
+        (b"svc" | b"pod", 2) => Some(format!("Namespace {}", text(0))),
+        (b"svc", 3..) => Some(format!("Service {}/{}", text(above - 2), text(above - 3))),
+        (b"pod", 3) => {
+            let residents = zone.residents(from_label(name.label(0))?);
+            let pod = residents.iter().find(|pod| *pod.namespace == *name.label(1))?;
+            Some(format!("Pod {}/{}", text(1), pod.name))
+        }
+        _ => None,
     }
 }
 
