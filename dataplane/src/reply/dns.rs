@@ -197,8 +197,9 @@ pub(crate) fn answer<I: Ip>(
     for (at, packet) in packets.iter().enumerate() {
         let index = usize::from(packet.frame) % BURST;
         if let Some(frame) = frames.get_mut(index) {
-            let action = match readable >> at & 1 {
-                1 => one::<I>(server, at, frame, packet, tables, now),
+            let action = match (classify::dns(packet, tables), readable >> at & 1) {
+                (Some(Verdict::Drop(reason)), _) => Action::Drop(reason),
+                (_, 1) => one::<I>(server, at, frame, packet, tables, now),
                 _ => Action::Drop(DropReason::DnsMalformed),
             };
             outcomes[index] = Outcome::of(action);
@@ -224,9 +225,6 @@ fn one<I: Ip>(
     now: Instant,
 ) -> Action {
     let client: IpAddr = packet.key.src.into();
-    if let Some(Verdict::Drop(reason)) = classify::dns(packet, tables) {
-        return Action::Drop(reason);
-    }
     let response = server.admit(client, now);
     let Some(query) = server.queries.get(at) else { return Action::Drop(DropReason::DnsMalformed) };
     let rtype = query.rtype;
