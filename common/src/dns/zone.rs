@@ -249,7 +249,7 @@ impl Zone {
 
     /// `http.tcp.web.default.svc`: leading underscores are optional.
     fn port(&self, name: &Name) -> Option<Found<'_>> {
-        let bare = |label: usize| name.label(label).strip_prefix(b"_").unwrap_or(name.label(label));
+        let bare = |label: usize| name.label(label).strip_prefix(b"_").unwrap_or_else(|| name.label(label));
         let (port, protocol) = (bare(0), bare(1));
         if !PROTOCOLS.contains(&protocol) {
             return None;
@@ -428,7 +428,8 @@ mod tests {
         ];
         for (mode, expected) in expected {
             let mut zone = zone(mode);
-            (zone.services_are_loaded(), zone.pods_are_loaded());
+            zone.services_are_loaded();
+            zone.pods_are_loaded();
             zone.set_resident(address, &pod, true);
             let names = ["default.pod", "10-244-1-5.default.pod", "10-244-1-6.default.pod", "10-244-1-5.other.pod"];
             assert_eq!(names.map(|name| kind(&zone, name)), expected, "{mode:?}");

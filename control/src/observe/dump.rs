@@ -545,7 +545,7 @@ fn zone(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
     let item = |(name, set): (&[u8], Option<Records<'_>>)| ZoneItem {
         name: from_wire(name),
         rtype: set.map(|set| type_name(set.rtype)).unwrap_or_default(),
-        ttl: set.and_then(|set| records(set.answers).next()).map_or(zone.settings().ttl, |record| record.ttl),
+        ttl: set.and_then(|set| records(set.answers).next()).map_or_else(|| zone.settings().ttl, |record| record.ttl),
         data: set.into_iter().flat_map(|set| records(set.answers)).map(|record| record.text()).collect(),
     };
     Ok((Items::Zone(page.into_iter().map(item).collect()), rest))
