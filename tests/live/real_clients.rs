@@ -104,9 +104,10 @@ fn dig_is_answered_like_by_any_name_server() {
     assert_eq!(reverse, "backend-service.default.svc.cluster.local.\n");
     let srv = dig(&["SRV", name]);
     assert!(srv.contains("status: NOERROR") && srv.contains("ADDITIONAL: 2"), "{srv}");
-    assert!(srv.contains(&format!("{name}. 5\tIN\tSRV\t0 100 ")), "{srv}");
+    // dig aligns columns with blanks and tabs.
+    assert!(srv.replace('\t', " ").contains(&format!("{name}. 5 IN SRV 0 100 ")), "{srv}");
     let any = dig(&["+notcp", "ANY", name]);
-    assert!(any.contains("HINFO\t\"RFC8482\" \"\""), "{any}");
+    assert!(any.replace('\t', " ").contains("HINFO \"RFC8482\" \"\""), "{any}");
     assert!(dig(&["+short", "TXT", "dns-version.cluster.local"]).contains("\"1.1.0\""));
     assert!(dig(&["NS", "cluster.local"]).contains("ns.dns.cluster.local."));
     let alias = dig(&["+short", "external-service.default.svc.cluster.local"]);
