@@ -1,5 +1,6 @@
 //! So many events a second, and no more: a token bucket that holds one second's worth. Time is an argument.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use pollgate_common::time::Instant;
@@ -36,6 +37,38 @@ impl Rate {
             self.credit -= COST;
         }
         may
+    }
+}
+
+/// Source prefixes share so many buckets, by their hash: memory does not grow with the number of sources.
+const BUCKETS: usize = 1024;
+
+/// What each source prefix, /24 (IPv4) or /56 (IPv6), may still have: the prefixes by which name servers limit their responses.
+pub(crate) struct ByPrefix<T> {
+    buckets: Box<[T; BUCKETS]>,
+    /// Keyed, so that a sender cannot choose the bucket of another one.
+    hasher: ahash::RandomState,
+}
+
+impl<T> ByPrefix<T> {
+    /// With a bucket from `make` for each.
+    pub(crate) fn new(hasher: ahash::RandomState, make: impl Fn() -> T) -> ByPrefix<T> {
+        ByPrefix { buckets: Box::new(std::array::from_fn(|_| make())), hasher }
+    }
+
+    /// That of the prefix of `source`.
+    #[inline]
+    pub(crate) fn of(&mut self, source: IpAddr) -> &mut T {
+        let hash = self.hasher.hash_one(prefix(source));
+        &mut self.buckets[usize::try_from(hash % BUCKETS as u64).unwrap_or_default()]
+    }
+}
+
+/// The first bits of a source address.
+fn prefix(source: IpAddr) -> u128 {
+    match source {
+        IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
+        IpAddr::V6(address) => address.to_bits() >> 72,
     }
 }
 

@@ -22,27 +22,21 @@ use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 use zerocopy::IntoBytes;
 
-use super::reject::prefix;
 use crate::classify;
 use crate::memory::prefetch;
 use crate::packet::{Action, Outcome, Packet, Verdict};
 use crate::port::{BURST, Frame, Offload};
-use crate::rate::Rate;
+use crate::rate::{ByPrefix, Rate};
 use crate::rewrite;
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip, checksum, ethernet};
-
-/// Client prefixes share so many buckets, by their hash: memory does not grow with the number of clients.
-const BUCKETS: usize = 1024;
 
 /// What a worker keeps for DNS.
 pub(crate) struct Server {
     /// The queries of a burst.
     queries: Box<[Query; BURST]>,
-    /// Responses that each client prefix may still get; none if there is no limit.
-    rates: Box<[Rate]>,
-    /// Keyed, so that a sender cannot choose the bucket of another one.
-    hasher: ahash::RandomState,
+    /// Responses that each client prefix may still get; `None` if there is no limit.
+    rates: Option<ByPrefix<Rate>>,
     /// Queries beyond the rate.
     limited: u64,
     totals: Totals,
@@ -82,11 +76,9 @@ enum Response {
 impl Server {
     /// With a limit of responses per client prefix and second; 0: none.
     pub(crate) fn new(rate: u32, hasher: ahash::RandomState) -> Server {
-        let buckets = if rate == 0 { 0 } else { BUCKETS };
         Server {
             queries: Box::new(std::array::from_fn(|_| Query::default())),
-            rates: (0..buckets).map(|_| Rate::new(rate)).collect(),
-            hasher,
+            rates: (rate > 0).then(|| ByPrefix::new(hasher, || Rate::new(rate))),
             limited: 0,
             totals: Totals::default(),
         }
@@ -95,11 +87,7 @@ impl Server {
     /// Whether a client gets its answer.
     #[inline]
     fn admit(&mut self, client: IpAddr, now: Instant) -> Response {
-        if self.rates.is_empty() {
-            return Response::Answer;
-        }
-        let bucket = usize::try_from(self.hasher.hash_one(prefix(client)) % BUCKETS as u64).unwrap_or_default();
-        if self.rates.get_mut(bucket).is_none_or(|rate| rate.take(now)) {
+        if self.rates.as_mut().is_none_or(|rates| rates.of(client).take(now)) {
             return Response::Answer;
         }
         self.limited += 1;

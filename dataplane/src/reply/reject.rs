@@ -5,8 +5,6 @@
 //! make the client see "connection refused" at once, as kube-proxy's REJECT does (Kubernetes `pkg/proxy/nftables/proxier.go`). The
 //! refused frame is a drop with its reason; the reply is built in its buffer and counted as originated.
 
-use std::net::IpAddr;
-
 use pollgate_common::flow::Address;
 use pollgate_common::net::Mac;
 use pollgate_common::reasons::DropReason;
@@ -17,7 +15,7 @@ use zerocopy::IntoBytes;
 use crate::flow::life::Signal;
 use crate::packet::{Packet, Refusal, Transport, Verdict};
 use crate::port::{Frame, Offload};
-use crate::rate::Rate;
+use crate::rate::{ByPrefix, Rate};
 use crate::snat;
 use crate::wire::control::{self, Control};
 use crate::wire::ethernet::{self, Ethernet};
@@ -59,16 +57,10 @@ const ERRORS_PER_SECOND: u32 = 1000;
 /// One source prefix gets at most one in so many of a worker's refusals: no host uses up what others need.
 const SHARES: u32 = 10;
 
-/// Source prefixes share so many buckets, by their hash: memory does not grow with the number of sources.
-const BUCKETS: usize = 1024;
-
-/// The refusals that a worker may still send, in all and to each source prefix: /24 (IPv4) or /56 (IPv6), as name servers limit
-/// their responses.
+/// The refusals that a worker may still send, in all and to each source prefix.
 pub(crate) struct Rates {
     all: Kinds,
-    prefixes: Box<[Kinds]>,
-    /// Keyed, so that a sender cannot choose the bucket of another one.
-    hasher: ahash::RandomState,
+    prefixes: ByPrefix<Kinds>,
 }
 
 /// What may still be sent, by kind.
@@ -80,17 +72,14 @@ struct Kinds {
 impl Rates {
     /// None has been sent.
     pub(crate) fn new(hasher: ahash::RandomState) -> Rates {
-        let prefixes = (0..BUCKETS).map(|_| Kinds::new(SHARES)).collect();
-        Rates { all: Kinds::new(1), prefixes, hasher }
+        Rates { all: Kinds::new(1), prefixes: ByPrefix::new(hasher, || Kinds::new(SHARES)) }
     }
 
     /// `verdict` on a packet from `source`, or a plain drop if it is a refusal beyond its rate.
     pub(crate) fn limit<A: Address>(&mut self, verdict: Verdict, source: A, now: Instant) -> Verdict {
         let Verdict::Refuse(reason, how) = verdict else { return verdict };
-        let hash = self.hasher.hash_one(prefix(source.into()));
-        let bucket = usize::try_from(hash % BUCKETS as u64).unwrap_or_default();
-        let Some(prefix) = self.prefixes.get_mut(bucket) else { return Verdict::Drop(reason) };
-        if prefix.of(how).take(now) && self.all.of(how).take(now) { verdict } else { Verdict::Drop(reason) }
+        let may = self.prefixes.of(source.into()).of(how).take(now) && self.all.of(how).take(now);
+        if may { verdict } else { Verdict::Drop(reason) }
     }
 }
 
@@ -105,14 +94,6 @@ impl Kinds {
             Refusal::Reset | Refusal::Abort => &mut self.resets,
             Refusal::PortUnreachable | Refusal::TimeExceeded | Refusal::TooBig(_) => &mut self.errors,
         }
-    }
-}
-
-/// The first bits of a source address.
-pub(super) fn prefix(source: IpAddr) -> u128 {
-    match source {
-        IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
-        IpAddr::V6(address) => address.to_bits() >> 72,
     }
 }
 
