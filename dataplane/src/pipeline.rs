@@ -129,8 +129,8 @@ fn fragment<I: Ip>(
     now: Instant,
 ) -> (Verdict, Account) {
     match fragment::arrive::<I>(shared, &mut lane.fragments, frame, packet, tables, now) {
-        Step::Settled(verdict) => (verdict, Account::NONE),
-        Step::First(meeting) => {
+        Err(verdict) => (verdict, Account::NONE),
+        Ok(Step::First(meeting)) => {
             let mut packet = Packet { whole_len: meeting.whole_len, ..*packet };
             look_up(&lane.flows, &mut packet);
             let (verdict, account) = match (classify::dns(&packet, tables), packet.has_ports()) {
@@ -141,7 +141,7 @@ fn fragment<I: Ip>(
             let verdict = fragment::decided::<I>(shared, &mut lane.fragments, frame, &packet, &meeting, verdict);
             (verdict, account)
         }
-        Step::Later(mut packet, first) => {
+        Ok(Step::Later(mut packet, first)) => {
             look_up(&lane.flows, &mut packet);
             let source = fragment::source::<I>(frame);
             let outcome = later(shared, lane, frame, &packet, first.fate, tables, now);

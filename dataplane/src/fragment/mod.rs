@@ -120,8 +120,6 @@ pub(crate) struct First<A> {
 
 /// What is to be done with a fragment.
 pub(crate) enum Step<A> {
-    /// Nothing more than this.
-    Settled(Verdict),
     /// Decide about it as about a whole packet, then call [`decided`].
     First(Meeting<A>),
     /// Do as was done with the first one. The packet has the key of its flow.
@@ -140,19 +138,8 @@ pub(crate) struct Meeting<A> {
     is_here: bool,
 }
 
-/// Enters a fragment, and finds what its datagram is.
+/// Enters a fragment, and finds what its datagram is; or the verdict, if that settles it.
 pub(crate) fn arrive<I: Ip>(
-    shared: &mut Shared,
-    table: &mut Table<I::Address>,
-    frame: &Frame,
-    packet: &Packet<I::Address>,
-    tables: &Tables,
-    now: Instant,
-) -> Step<I::Address> {
-    enter::<I>(shared, table, frame, packet, tables, now).unwrap_or_else(Step::Settled)
-}
-
-fn enter<I: Ip>(
     shared: &mut Shared,
     table: &mut Table<I::Address>,
     frame: &Frame,
