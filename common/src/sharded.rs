@@ -45,7 +45,9 @@ impl<K, V> Default for Sharded<K, V> {
     }
 }
 
-fn shard_of(hash: u64) -> usize {
+/// The shard that a hash belongs to.
+#[inline]
+pub(crate) fn shard_of(hash: u64) -> usize {
     usize::try_from(hash >> SHARD_SHIFT).unwrap_or(0) % SHARDS
 }
 

@@ -8,7 +8,7 @@ use crate::flow::Protocol;
 use crate::inspect::FlowRecord;
 use crate::net::{NextHop, NoNextHop};
 use crate::reasons::{DropReason, PassReason};
-use crate::tables::{Frontend, OwnedKind, ServiceId};
+use crate::tables::{Frontend, OwnedKind};
 
 /// The packet that is traced. If its flow is known it is one in the middle of it, otherwise the first of a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,6 @@ pub enum Sender {
 /// The endpoint that a new flow gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The Service port.
-    pub service: ServiceId,
     /// The endpoint.
     pub backend: SocketAddr,
     /// The client had it before (ClientIP affinity); otherwise the ring chose it.

@@ -164,7 +164,7 @@ fn opened<A: Address>(
 ) -> Result<Verdict, Verdict> {
     let backend = SocketAddr::new(choice.backend.address, choice.backend.port);
     let snat = choice.source != Source::Client;
-    trace.choice = Some(trace::Choice { service: choice.service, backend, kept: choice.kept, snat });
+    trace.choice = Some(trace::Choice { backend, kept: choice.kept, snat });
     let plain = open::plain(packet, choice)?;
     let to = (plain.dst, plain.dst_port);
     if let Some(source) = open::source(packet.key.src, choice, tables)? {

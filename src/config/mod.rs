@@ -74,6 +74,11 @@ impl Config {
         self
     }
 
+    /// Whether the workers' end of the host pair is among the interfaces.
+    pub fn has_pair(&self) -> bool {
+        self.interfaces.iter().any(|interface| interface.name == pollgate_common::pair::DATA)
+    }
+
     /// Keys that are valid but need what this version does not support: one line per key.
     pub fn unsupported(&self) -> Vec<String> {
         let mut keys = Vec::new();

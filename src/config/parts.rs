@@ -37,7 +37,7 @@ impl From<&Config> for DataplaneSettings {
             pod_cidrs: config.cluster.pod_cidrs.clone(),
             service_cidrs: config.cluster.service_cidrs.clone(),
             masquerade: config.nat.masquerade,
-            host_pair: config.interfaces.iter().any(|interface| interface.name == pair::DATA),
+            host_pair: config.has_pair(),
             snat_ports: config.nat.ports.clone(),
             ring_hash: RingHash::new(&config.maglev.seed),
         }
@@ -134,7 +134,7 @@ impl From<&Config> for Facts {
                 add_link(&mut facts, index, port, &interface.name, link);
             }
         }
-        if config.interfaces.iter().any(|interface| interface.name == pair::DATA) {
+        if config.has_pair() {
             add_host_end(&mut facts);
         }
         facts

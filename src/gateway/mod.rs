@@ -9,10 +9,9 @@
 //!
 //! Start: check the host, make the host pair, open the state, read the network, publish, start the workers, read the state's Pods,
 //! open the API, load the manifests (if there are any, the workers start only then). Once the workers poll, the addresses are
-//! announced. Each step either succeeds, or returns what is missing
-//! and what to do; what was started before it is stopped again. Packets wait only for what they need: most of the state of a
-//! large cluster is Pods, and packets need only their slices. Threads belong to the network namespace of the thread that
-//! starts the gateway.
+//! announced. Each step either succeeds, or returns what is missing and what to do; what was started before it is stopped
+//! again. Packets wait only for what they need: most of the state of a large cluster is Pods, and packets need only their slices.
+//! Threads belong to the network namespace of the thread that starts the gateway.
 
 mod claim;
 mod error;

@@ -57,10 +57,7 @@ impl Groups {
                 self.leave(*v6);
             }
         }
-        let may_be_on_link = |address: &&IpAddr| match tables.owned(**address) {
-            Some(OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External) => true,
-            Some(OwnedKind::ClusterIp | OwnedKind::Pair) | None => false,
-        };
+        let may_be_on_link = |address: &&IpAddr| tables.owned(**address).is_some_and(OwnedKind::may_be_on_link);
         let come: Vec<IpAddr> = come.iter().filter(may_be_on_link).copied().collect();
         self.join_all(&come);
     }

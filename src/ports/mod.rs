@@ -119,7 +119,7 @@ impl<'a> Opener<'a> {
             }
         }
         self.rules = Some(rules);
-        if self.config.interfaces.iter().any(|interface| interface.name == pair::DATA) {
+        if self.config.has_pair() {
             split_segments();
         }
         Ok(())

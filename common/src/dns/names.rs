@@ -7,18 +7,14 @@
 //! ```
 //!
 //! A look-up reads one slot and one node, each a cache line or two, and both can be prefetched: the slot by the hash, the node by
-//! the slot. A change copies one shard, and only if another generation shares it.
+//! the slot. (That is why it is no [`crate::sharded::Sharded`], whose tables do not tell where they will read.) A change copies one
+//! shard, and only if another generation shares it.
 
 use std::sync::Arc;
 
 use super::name::{Name, Seed};
 use super::records::Node;
-
-/// Shards.
-pub(super) const SHARDS: usize = 256;
-
-/// Lowest bit of the shard's number in a hash.
-const SHARD_SHIFT: u32 = 40;
+use crate::sharded::{SHARDS, shard_of};
 
 /// Two slots on a cache line, never one on two.
 #[derive(Clone, Debug, Default)]
@@ -118,11 +114,6 @@ impl Names {
     pub fn iter(&self) -> impl Iterator<Item = &Node> {
         self.shards.iter().flat_map(|shard| shard.slots.iter()).filter_map(|slot| slot.node.as_ref())
     }
-}
-
-#[inline]
-fn shard_of(hash: u64) -> usize {
-    usize::try_from(hash >> SHARD_SHIFT).unwrap_or(0) % SHARDS
 }
 
 /// The first slot of a hash among `slots`, a power of two or 0.

@@ -20,6 +20,17 @@ pub enum OwnedKind {
     Pair,
 }
 
+impl OwnedKind {
+    /// Whether an address of this kind may be on a network of the gateway's links, so that hosts there ask who has it. ClusterIPs are
+    /// reached by routes.
+    pub fn may_be_on_link(self) -> bool {
+        match self {
+            OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => true,
+            OwnedKind::ClusterIp | OwnedKind::Pair => false,
+        }
+    }
+}
+
 /// An address pollgate owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owned {

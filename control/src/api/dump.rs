@@ -14,11 +14,10 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use pollgate_common::flow::Protocol;
 use pollgate_common::inspect::{FlowRequest, Request};
 
 use super::ask::Turn;
-use super::query::{Parameters, query, text};
+use super::query::{given, only, parsed, protocol, query};
 use super::shared::Api;
 use super::status::Status;
 use crate::observe::dump::{
@@ -43,10 +42,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Status> {
         let parameters = query(parts)?;
-        // An option that is not known would be taken for no filter at all.
-        if let Some(name) = parameters.keys().find(|name| !PARAMETERS.contains(&name.as_str())) {
-            return Err(Status::bad_request(format!("{name}: no such parameter; there are {}", PARAMETERS.join(", "))));
-        }
+        only(&parameters, &PARAMETERS)?;
         let limit = parsed(&parameters, "limit", "a number", |text| text.parse().ok().filter(|limit| *limit > 0))?;
         let filter = Filter {
             address: parsed(&parameters, "address", "an IP address", |text| text.parse().ok())?,
@@ -57,25 +53,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
         let after = given(&parameters, "continue").map(str::to_owned);
         Ok(Self(Query { filter, limit: limit.unwrap_or(LIMIT).min(MAX_LIMIT), after }))
     }
-}
-
-pub(super) fn given<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
-    Some(text(parameters, name)).filter(|text| !text.is_empty())
-}
-
-pub(super) fn parsed<T>(
-    parameters: &Parameters,
-    name: &str,
-    expected: &str,
-    parse: impl FnOnce(&str) -> Option<T>,
-) -> Result<Option<T>, Status> {
-    let Some(text) = given(parameters, name) else { return Ok(None) };
-    let fault = || Status::bad_request(format!("{name}: Invalid value: {text:?}: expected {expected}"));
-    parse(text).map(Some).ok_or_else(fault)
-}
-
-pub(super) fn protocol(text: &str) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|known| known.as_str().eq_ignore_ascii_case(text))
 }
 
 async fn dump(State(api): State<Api>, Path(table): Path<String>, Asked(query): Asked) -> Result<Response, Status> {

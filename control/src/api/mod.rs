@@ -11,7 +11,7 @@
 //!                 collection  delete everything a list would show
 //!                 watch       changes, event by event            lines  each event encoded once for all clients
 //!               review      what a client may do: everything
-//!               gateway     pollgate.io: apply a whole list at once, explain, stats
+//!               gateway     pollgate.io: apply a whole list at once, explain
 //!               dump        pollgate.io: compiled tables and flows, in pages
 //!               stats       pollgate.io: counters and live flows
 //!               trace       pollgate.io: what a worker would do with a packet

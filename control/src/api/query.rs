@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use axum::extract::Query;
 use axum::http::request::Parts;
 
+use pollgate_common::flow::Protocol;
+
 use super::status::Status;
 
 /// The parameters of a request.
@@ -43,6 +45,36 @@ pub(crate) fn flag(parameters: &Parameters, name: &str) -> Option<bool> {
 /// A parameter's value; empty if it is not given.
 pub(crate) fn text<'a>(parameters: &'a Parameters, name: &str) -> &'a str {
     parameters.get(name).map(String::as_str).unwrap_or_default()
+}
+
+/// Refuses parameters that are not `known`: a filter that is not known would be taken for none at all.
+pub(super) fn only(parameters: &Parameters, known: &[&str]) -> Result<(), Status> {
+    match parameters.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Status::bad_request(format!("{name}: no such parameter; there are {}", known.join(", ")))),
+        None => Ok(()),
+    }
+}
+
+/// A parameter's value; `None` if it is not given, or empty.
+pub(super) fn given<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
+    Some(text(parameters, name)).filter(|text| !text.is_empty())
+}
+
+/// The same, parsed. `expected`: what it must be.
+pub(super) fn parsed<T>(
+    parameters: &Parameters,
+    name: &str,
+    expected: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, Status> {
+    let Some(text) = given(parameters, name) else { return Ok(None) };
+    let fault = || Status::bad_request(format!("{name}: Invalid value: {text:?}: expected {expected}"));
+    parse(text).map(Some).ok_or_else(fault)
+}
+
+/// A transport protocol, in any case.
+pub(super) fn protocol(text: &str) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|known| known.as_str().eq_ignore_ascii_case(text))
 }
 
 #[cfg(test)]

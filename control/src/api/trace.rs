@@ -19,8 +19,7 @@ use pollgate_common::inspect::{Request as Asked, TraceRequest};
 use pollgate_common::trace::{PacketTrace, TracedPacket};
 
 use super::ask::Turn;
-use super::dump::{given, parsed, protocol};
-use super::query::{Parameters, query};
+use super::query::{Parameters, given, only, parsed, protocol, query};
 use super::shared::Api;
 use super::status::Status;
 use crate::observe::dump::DumpSource;
@@ -40,9 +39,7 @@ pub(crate) fn router() -> Router<Api> {
 
 async fn trace(State(api): State<Api>, request: Request) -> Result<Response, Status> {
     let parameters = query(&request.into_parts().0)?;
-    if let Some(name) = parameters.keys().find(|name| !PARAMETERS.contains(&name.as_str())) {
-        return Err(Status::bad_request(format!("{name}: no such parameter; there are {}", PARAMETERS.join(", "))));
-    }
+    only(&parameters, &PARAMETERS)?;
     let source = api.dump.clone().ok_or_else(Status::no_resource)?;
     let report = match given(&parameters, "dns") {
         Some(name) => dns(&source, name, given(&parameters, "type").unwrap_or("A"))?,

@@ -21,11 +21,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, End
 use crate::cluster::Cluster;
 use crate::objects::Object;
 pub use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
-use crate::objects::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, parse_ip, parse_protocol};
+use crate::objects::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, SOURCE_RANGES_ANNOTATION, parse_ip, parse_protocol};
 use crate::objects::weight;
-
-/// Older than `spec.loadBalancerSourceRanges`, and still in use.
-const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// A Service with everything that follows from its slices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +120,13 @@ pub struct ResolvedEndpoint {
     pub zone: Option<String>,
     /// The nodes and zones it is meant for; none if for all.
     pub hints: Hints,
+}
+
+impl ResolvedEndpoint {
+    /// Whether it takes new connections, be it only if no other does.
+    pub fn is_usable(&self) -> bool {
+        self.ready || (self.serving && self.terminating)
+    }
 }
 
 /// The clients an endpoint should be used by.

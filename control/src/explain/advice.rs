@@ -13,8 +13,8 @@ use crate::objects::service::{ServiceType, SpecExt, parse_cidr, parse_ip, parse_
 /// Every request for Endpoints is told this.
 pub(crate) const ENDPOINTS: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
-const OLD_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
-const HINTS: &str = "service.kubernetes.io/topology-mode";
+pub(super) const OLD_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+pub(super) const HINTS: &str = "service.kubernetes.io/topology-mode";
 
 /// The warnings for the sender of an object.
 pub(super) fn advice(object: &Object) -> Vec<String> {

@@ -2,13 +2,14 @@
 //!
 //! The rules are those of `compile::draft`, in its order; which endpoints are chosen, only the tables say.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::locality::locality;
 use super::{PodVerdict, Verdict, explain};
 use crate::cluster::Cluster;
 use crate::compile::resolve::{Family, ResolvedEndpoint, ResolvedPort, ServiceName, resolve};
-use crate::compile::topology::{Preference, preference, preferred};
+use crate::compile::topology::{Locality, Preference, preference, preferred};
 
 /// An endpoint of a Service port, or a Pod that is none although it carries a label of the selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,15 +44,17 @@ pub(crate) fn candidates(
     let Some((port, pods)) = named() else { return Vec::new() };
     let endpoints: Vec<&ResolvedEndpoint> =
         port.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family).collect();
+    let rules = Rules::new(cluster, &endpoints, is_local);
+    let mut pod_of: HashMap<&str, &str> = HashMap::new();
+    for pod in &pods {
+        for endpoint in &pod.endpoints {
+            pod_of.entry(endpoint).or_insert(&pod.name);
+        }
+    }
     let candidate = |endpoint: &&ResolvedEndpoint| {
         let at = SocketAddr::new(endpoint.address, endpoint.port);
-        let text = format!("{at}/{protocol}");
-        let pod = pods.iter().find(|pod| pod.endpoints.contains(&text)).map(|pod| pod.name.clone());
-        Candidate {
-            endpoint: Some(at),
-            pod: pod.unwrap_or_default(),
-            why: why(cluster, endpoint, &endpoints, is_local),
-        }
+        let pod = pod_of.get(&*format!("{at}/{protocol}")).copied().unwrap_or_default();
+        Candidate { endpoint: Some(at), pod: pod.to_owned(), why: rules.why(endpoint) }
     };
     let near = |pod: &&PodVerdict| !pod.verdict.is_endpoint() && pod.matched > 0;
     let no_endpoint = pods.iter().filter(near).map(|pod| Candidate {
@@ -62,43 +65,60 @@ pub(crate) fn candidates(
     endpoints.iter().map(candidate).chain(no_endpoint).collect()
 }
 
-/// The first rule that keeps new flows from an endpoint; empty if none does.
-fn why(cluster: &Cluster, endpoint: &ResolvedEndpoint, all: &[&ResolvedEndpoint], is_local: bool) -> String {
-    let locality = locality(cluster.settings());
-    if endpoint.weight == 0 {
-        return "weight 0: it keeps its flows and gets no new ones".to_owned();
+/// What is the same for all endpoints of a port.
+struct Rules<'a> {
+    locality: Locality<'a>,
+    is_local: bool,
+    preference: Preference,
+    /// The endpoints that the policy and the hints leave, in order of address and port.
+    set: Vec<&'a ResolvedEndpoint>,
+    has_ready: bool,
+}
+
+impl<'a> Rules<'a> {
+    fn new(cluster: &'a Cluster, all: &[&'a ResolvedEndpoint], is_local: bool) -> Rules<'a> {
+        let locality = locality(cluster.settings());
+        let open: Vec<&ResolvedEndpoint> = all.iter().copied().filter(|endpoint| endpoint.weight > 0).collect();
+        let set: Vec<&ResolvedEndpoint> = match is_local {
+            true => open.iter().copied().filter(|endpoint| locality.is_local(endpoint)).collect(),
+            false => preferred(&open, locality),
+        };
+        let has_ready = set.iter().any(|endpoint| endpoint.ready);
+        Rules { locality, is_local, preference: preference(&open, locality), set, has_ready }
     }
-    if endpoint.terminating && !endpoint.ready && !endpoint.serving {
-        return "terminating, and it no longer serves".to_owned();
+
+    /// The first rule that keeps new flows from an endpoint; empty if none does.
+    fn why(&self, endpoint: &ResolvedEndpoint) -> String {
+        if endpoint.weight == 0 {
+            return "weight 0: it keeps its flows and gets no new ones".to_owned();
+        }
+        if endpoint.terminating && !endpoint.ready && !endpoint.serving {
+            return "terminating, and it no longer serves".to_owned();
+        }
+        if !endpoint.is_usable() {
+            return Verdict::NotReady.reason();
+        }
+        let place = |endpoint: &ResolvedEndpoint| (endpoint.address, endpoint.port);
+        if self.set.binary_search_by_key(&place(endpoint), |other| place(other)).is_err() {
+            return if self.is_local { elsewhere(endpoint, self.locality.node) } else { self.not_for_us() };
+        }
+        match !endpoint.ready && self.has_ready {
+            true => Verdict::Terminating.reason(),
+            false => String::new(),
+        }
     }
-    if !(endpoint.ready || endpoint.serving && endpoint.terminating) {
-        return Verdict::NotReady.reason();
-    }
-    let open: Vec<&ResolvedEndpoint> = all.iter().copied().filter(|other| other.weight > 0).collect();
-    let set: Vec<&ResolvedEndpoint> = match is_local {
-        true => open.into_iter().filter(|other| locality.is_local(other)).collect(),
-        false => preferred(&open, locality),
-    };
-    if !set.contains(&endpoint) {
-        return if is_local { elsewhere(endpoint, locality.node) } else { not_for_us(all, cluster) };
-    }
-    match !endpoint.ready && set.iter().any(|other| other.ready) {
-        true => Verdict::Terminating.reason(),
-        false => String::new(),
+
+    fn not_for_us(&self) -> String {
+        let name = |name: Option<&str>| name.unwrap_or_default().to_owned();
+        match self.preference {
+            Preference::SameNode => format!("its topology hints are not for node {}", name(self.locality.node)),
+            Preference::SameZone => format!("its topology hints are not for zone {}", name(self.locality.zone)),
+            Preference::None => String::new(),
+        }
     }
 }
 
 fn elsewhere(endpoint: &ResolvedEndpoint, node: Option<&str>) -> String {
     let on = endpoint.node.as_deref().map_or_else(|| "on no node".to_owned(), |node| format!("on node {node}"));
     format!("{on}: policy Local uses only those on {}", node.unwrap_or_default())
-}
-
-fn not_for_us(all: &[&ResolvedEndpoint], cluster: &Cluster) -> String {
-    let open: Vec<&ResolvedEndpoint> = all.iter().copied().filter(|other| other.weight > 0).collect();
-    let (locality, name) = (locality(cluster.settings()), |name: Option<&str>| name.unwrap_or_default().to_owned());
-    match preference(&open, locality) {
-        Preference::SameNode => format!("its topology hints are not for node {}", name(locality.node)),
-        Preference::SameZone => format!("its topology hints are not for zone {}", name(locality.zone)),
-        Preference::None => String::new(),
-    }
 }

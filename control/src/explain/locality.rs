@@ -42,7 +42,7 @@ fn local_note(
     addresses: &str,
     endpoints: &[&ResolvedEndpoint],
 ) -> Option<String> {
-    let usable = |endpoint: &&&ResolvedEndpoint| endpoint.ready || (endpoint.serving && endpoint.terminating);
+    let usable = |endpoint: &&&ResolvedEndpoint| endpoint.is_usable();
     let all = endpoints.iter().filter(usable).count();
     if all == 0 {
         return None;

@@ -29,6 +29,7 @@ use crate::controllers::membership::{Exclusion, find_port, membership, node_name
 use crate::controllers::slices::{self, MANAGED_BY_LABEL};
 use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
 use crate::objects::{Kind, Object};
+use crate::printers::columns;
 
 /// Pods that share no label pair with the selector, beyond which the text only counts them.
 const STRANGERS_SHOWN: usize = 10;
@@ -563,11 +564,6 @@ impl Explanation {
         let shown: Vec<&PodVerdict> = self.pods.iter().filter(|pod| worth(pod)).collect();
         (shown, strangers.saturating_sub(STRANGERS_SHOWN))
     }
-}
-
-fn columns(lines: &[Vec<String>]) -> String {
-    let text = crate::printers::align(lines, 3);
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 fn counted(count: usize, what: &str) -> String {

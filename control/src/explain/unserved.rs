@@ -6,9 +6,12 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cluster::ClusterSettings;
+use crate::explain::advice::{HINTS, OLD_HINTS};
 use crate::explain::warnings::Warning;
 use crate::objects::Object;
-use crate::objects::service::{Family, HEADLESS_LABEL, PROXY_NAME_LABEL, ServiceType, SpecExt};
+use crate::objects::service::{
+    Family, HEADLESS_LABEL, PROXY_NAME_LABEL, SOURCE_RANGES_ANNOTATION, ServiceType, SpecExt,
+};
 
 /// Everything that the object asks for in vain: each field, with what this gateway does instead.
 pub(super) fn unserved(object: &Object, settings: &ClusterSettings) -> Vec<Warning> {
@@ -59,13 +62,13 @@ pub(super) fn of_service(service: &Service, settings: &ClusterSettings) -> Vec<W
 fn foreign(key: &str) -> Option<&'static str> {
     const ADDRESS: &str =
         "this annotation is not read; set spec.loadBalancerIP to choose an address of cluster.loadBalancerPools";
-    const HINTS: &str = "endpoints are not shared out by the CPUs of their zones; set spec.trafficDistribution";
+    const SHARED: &str = "endpoints are not shared out by the CPUs of their zones; set spec.trafficDistribution";
     let (prefix, _) = key.split_once('/')?;
     match (prefix, key) {
         ("metallb.io" | "metallb.universe.tf" | "lbipam.cilium.io" | "kube-vip.io", _) => Some(ADDRESS),
         (_, "io.cilium/lb-ipam-ips") => Some(ADDRESS),
-        (_, "service.kubernetes.io/topology-mode" | "service.kubernetes.io/topology-aware-hints") => Some(HINTS),
-        (_, "service.beta.kubernetes.io/load-balancer-source-ranges") => None,
+        (_, HINTS | OLD_HINTS) => Some(SHARED),
+        (_, SOURCE_RANGES_ANNOTATION) => None,
         ("service.beta.kubernetes.io", _) => Some("this annotation is for a cloud provider, and is not read"),
         _ => None,
     }

@@ -18,6 +18,8 @@ pub use pollgate_common::flow::Protocol;
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Marks Services, and their slices, that no proxy handles.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// Older than `spec.loadBalancerSourceRanges`, and still in use.
+pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// `spec.clusterIP` of a headless Service.
 pub const NONE: &str = "None";
 

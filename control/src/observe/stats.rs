@@ -160,9 +160,7 @@ impl Stats {
             log_lines_lost: 0,
         }
     }
-}
 
-impl Stats {
     /// Adds the flows that were counted. A Service port that these tables do not have is gone.
     pub fn count(&mut self, flows: &LiveFlows, tables: &Tables) {
         self.services.values_mut().for_each(|service| service.live = Some(0));

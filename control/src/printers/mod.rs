@@ -15,5 +15,5 @@ mod text;
 
 pub use describe::describe;
 pub use table::{Column, Row, Table};
-pub(crate) use text::align;
 pub use text::align_after;
+pub(crate) use text::columns;

@@ -39,6 +39,11 @@ pub(crate) fn align(lines: &[Vec<String>], padding: usize) -> String {
     lines.iter().zip(widths).map(|(line, widths)| padded(line, &widths)).collect()
 }
 
+/// The same without the blanks at the ends of lines, columns three apart.
+pub(crate) fn columns(lines: &[Vec<String>]) -> String {
+    align(lines, 3).lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
 /// Lines of as many cells each, below lines whose columns were as wide as `widths` says: no column gets narrower.
 pub fn align_after(lines: &[Vec<String>], padding: usize, widths: &mut Vec<usize>) -> String {
     for now in column_widths(lines, padding) {

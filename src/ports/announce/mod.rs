@@ -134,10 +134,7 @@ impl Follower {
 }
 
 fn reach(kind: OwnedKind) -> Reach {
-    match kind {
-        OwnedKind::Gateway | OwnedKind::LoadBalancer | OwnedKind::External => Reach::Link,
-        OwnedKind::ClusterIp | OwnedKind::Pair => Reach::Route,
-    }
+    if kind.may_be_on_link() { Reach::Link } else { Reach::Route }
 }
 
 /// The thread's body.

@@ -8,14 +8,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::fields::{label_pairs, one_of, protocol};
 use super::names;
 use crate::objects::fault::Fault;
-use crate::objects::service::{Family, NONE, ServiceType, SpecExt, parse_cidr, parse_ip};
+use crate::objects::service::{Family, NONE, SOURCE_RANGES_ANNOTATION, ServiceType, SpecExt, parse_cidr, parse_ip};
 
 /// A port that would expose the kubelet.
 const KUBELET_PORT: i32 = 10250;
 /// Longest stickiness, in seconds: a day.
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
 const INGRESS: &str = "status.loadBalancer.ingress";
-const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// Adds what is wrong with a defaulted Service. Addresses that `old` has too are not looked at again.
 pub(super) fn check(service: &Service, old: Option<&Service>, faults: &mut Vec<Fault>) {

@@ -181,12 +181,12 @@ impl Report {
                 lines.push(vec![String::new(), format!("  {why}")]);
             }
         }
-        let mut text = aligned(&lines);
+        let mut text = crate::printers::columns(&lines);
         if !self.endpoints.is_empty() {
             text.push_str("\nEndpoints\n");
             let header = ["  ENDPOINT", "POD", "USED", "SHARE", "WHY NOT"].map(str::to_owned).to_vec();
             let rows = self.endpoints.iter().map(EndpointItem::row);
-            text.push_str(&aligned(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
+            text.push_str(&crate::printers::columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
         }
         let _ = writeln!(text, "\n{}: {}", self.result.to_uppercase(), self.summary);
         if let Some(reason) = &self.reason {
@@ -205,9 +205,4 @@ impl EndpointItem {
         let used = if self.used { "yes" } else { "no" };
         vec![format!("  {}", or_dash(&self.endpoint)), or_dash(&self.pod), used.to_owned(), share, self.why.clone()]
     }
-}
-
-fn aligned(lines: &[Vec<String>]) -> String {
-    let text = crate::printers::align(lines, 3);
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
