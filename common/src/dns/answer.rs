@@ -217,7 +217,9 @@ fn spelled(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<I
             writer.denial(query, zone);
             (Rcode::NoError, Rule::Above)
         }
-        Found::Missing if search(query, writer, zone, client).is_some() => (Rcode::NoError, Rule::SearchList),
+        Found::Missing if zone.settings().autopath && search(query, writer, zone, client).is_some() => {
+            (Rcode::NoError, Rule::SearchList)
+        }
         Found::Missing => {
             writer.denial(query, zone);
             (Rcode::NxDomain, Rule::Missing)
@@ -269,7 +271,7 @@ fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mu
 /// that walk and a later one has records.
 #[cold]
 fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Option<()> {
-    let above = zone.above(&query.name).filter(|&above| zone.settings().autopath && above >= 3)?;
+    let above = zone.above(&query.name).filter(|&above| above >= 3)?;
     if !matches!(query.rtype, rr::A | rr::AAAA) || query.name.label(above - 1) != b"svc" {
         return None;
     }

@@ -12,7 +12,7 @@ use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::name::{MAX_LABEL, Name, Seed};
-use super::records::rr;
+use super::records::{QUESTION, rr};
 use crate::header::Header;
 
 /// Bytes of the header.
@@ -328,21 +328,21 @@ fn are_options(mut options: &[u8]) -> bool {
     options.is_empty()
 }
 
-/// The zone's SOA record for an authority section. `origin` is the offset of the zone's name in the message. The record's
-/// TTL limits how long the negative answer is cached (RFC 2308 §3).
-pub fn soa(origin: [u8; 2], serial: u32, ttl: u32) -> [u8; SOA_LEN] {
+/// The zone's SOA record for an authority section, with pointers to the question where the zone's name is to be
+/// ([`SOA_POINTERS`]). The record's TTL limits how long the negative answer is cached (RFC 2308 §3).
+pub fn soa(serial: u32, ttl: u32) -> [u8; SOA_LEN] {
     let mut record = [0; SOA_LEN];
     let numbers = [serial, 7200, 1800, 86400, ttl].map(U32::new);
     let parts: [&[u8]; 9] = [
-        &origin,
+        &QUESTION,
         &rr::SOA.to_be_bytes(),
         &IN.to_be_bytes(),
         &ttl.min(300).to_be_bytes(),
         &SOA_RDATA.to_be_bytes(),
         b"\x02ns\x03dns",
-        &origin,
+        &QUESTION,
         b"\x0ahostmaster",
-        &origin,
+        &QUESTION,
     ];
     let mut rest = &mut record[..];
     for part in parts.into_iter().chain([numbers.as_bytes()]) {
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn the_soa_record_has_the_length_in_its_header() {
-        let record = soa([0xc0, 12], 7, 5);
+        let record = soa(7, 5);
         assert_eq!(&record[..12], b"\xc0\x0c\0\x06\0\x01\0\0\0\x05\0\x2a");
         assert_eq!(&record[SOA_LEN - 20..SOA_LEN - 16], &7u32.to_be_bytes());
         assert!(SOA_POINTERS.iter().all(|&at| record[at..at + 2] == [0xc0, 12]));

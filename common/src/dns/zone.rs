@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use super::message::{SOA_LEN, soa};
 use super::name::{Name, to_wire};
 use super::names::Names;
-use super::records::{Node, QUESTION, Set, address, rr};
+use super::records::{Node, Set, address, rr};
 use super::reverse::{Label, from_label};
 use crate::sharded::Sharded;
 
@@ -109,7 +109,6 @@ pub struct Zone {
     settings: Arc<ZoneSettings>,
     /// Labels of the origin.
     labels: usize,
-    serial: u32,
     soa: [u8; SOA_LEN],
     names: Arc<Names>,
     endpoints: Arc<Sharded<IpAddr, Arc<[Owner]>>>,
@@ -131,7 +130,6 @@ impl Zone {
         let labels = Name::of(&[&settings.origin], Names::default().seed()).map_or(0, |name| name.count());
         let mut zone = Zone {
             labels,
-            serial: 0,
             soa: [0; SOA_LEN],
             names: Arc::default(),
             endpoints: Arc::default(),
@@ -141,7 +139,7 @@ impl Zone {
             settings,
         };
         zone.set_serial(1);
-        zone.fixed_nodes().into_iter().for_each(|node| zone.insert(node));
+        zone.fixed_nodes().into_iter().for_each(|node| drop(zone.insert(node)));
         zone
     }
 
@@ -183,11 +181,6 @@ impl Zone {
     #[inline]
     pub fn soa(&self) -> &[u8; SOA_LEN] {
         &self.soa
-    }
-
-    /// The SOA's serial number.
-    pub fn serial(&self) -> u32 {
-        self.serial
     }
 
     /// The Services that have an address, ClusterIPs first.
@@ -282,14 +275,14 @@ impl Zone {
         }
     }
 
-    /// Adds or replaces the node of its name.
-    pub fn insert(&mut self, node: Node) {
-        Arc::make_mut(&mut self.names).insert(node);
+    /// Adds or replaces the node of its name. Returns the node that the name had.
+    pub fn insert(&mut self, node: Node) -> Option<Node> {
+        Arc::make_mut(&mut self.names).insert(node)
     }
 
-    /// Removes the node of `name` (wire format, lower case).
-    pub fn remove(&mut self, name: &[u8]) {
-        Arc::make_mut(&mut self.names).remove(name);
+    /// Removes the node of `name` (wire format, lower case). Returns it.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Node> {
+        Arc::make_mut(&mut self.names).remove(name)
     }
 
     /// Replaces what `service` is to `address`: nothing, its ClusterIP, or endpoints.
@@ -312,8 +305,7 @@ impl Zone {
 
     /// The SOA's serial number: any that grows will do (RFC 1982).
     pub fn set_serial(&mut self, serial: u32) {
-        self.serial = serial;
-        self.soa = soa(QUESTION, serial, self.settings.ttl);
+        self.soa = soa(serial, self.settings.ttl);
     }
 
     /// From now on, a Service that is not found does not exist.
@@ -374,7 +366,7 @@ mod tests {
         let origin = to_wire("cluster.local").expect("a name");
         let servers = vec!["10.96.0.10".parse().expect("an address")];
         let mut zone = Zone::new(Arc::new(ZoneSettings { origin, ttl: 5, pods, servers, ..ZoneSettings::default() }));
-        zone.insert(Node::new(&to_wire("default.svc.cluster.local").expect("a name"), &[]));
+        let _ = zone.insert(Node::new(&to_wire("default.svc.cluster.local").expect("a name"), &[]));
         zone
     }
 

@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::thread;
 
 use pollgate_common::counters::Counters;
-use pollgate_common::dns::records::Node;
 use pollgate_common::dns::zone::{Resident, Zone, ZoneSettings};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
@@ -39,7 +38,7 @@ use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::{Builder, FrontendKey, ServicePort, Tables};
 use tracing::warn;
 
-use self::draft::{Draft, Drafter};
+use self::draft::{Draft, Drafter, HealthCheck};
 use self::ids::{Ids, PortName};
 use self::rings::Rings;
 use self::topology::Locality;
@@ -209,30 +208,30 @@ impl Compiler {
             let kept = service::port_name(&resolved, port, draft.family);
             staged.released.retain(|known| *known != kept);
             match service::compile(&resolved, draft, &self.options.settings, &mut self.ids) {
-                Ok(compiled) => {
-                    let counted = self.counted(&compiled);
-                    staged.ports.insert(compiled.id.index, Arc::new(ServicePort { counted, ..compiled }));
-                }
+                Ok(compiled) => self.stage(&mut staged, compiled),
                 Err(error) => warn!("service {}/{} port {}: {error}", name.namespace, name.name, port.port),
             }
         }
-        for (family, ready) in health_check.iter().flat_map(|check| &check.ready) {
-            let service = LocalService::HealthCheck { service: name.clone(), family: *family };
-            let port = health_check.as_ref().map_or(0, |check| check.port);
-            self.stage_local(&mut staged, service, port, *ready);
+        if let Some(HealthCheck { port, ready }) = health_check {
+            for (family, ready) in ready {
+                let service = LocalService::HealthCheck { service: name.clone(), family };
+                self.stage_local(&mut staged, service, port, ready);
+            }
         }
         staged.names = zone::names(&resolved, &self.options.dns);
         staged
     }
 
+    fn stage(&self, staged: &mut Staged, compiled: ServicePort) {
+        let counted = self.counted(&compiled);
+        staged.ports.insert(compiled.id.index, Arc::new(ServicePort { counted, ..compiled }));
+    }
+
     /// Stages a local service, if its family has a gateway address.
     fn stage_local(&mut self, staged: &mut Staged, service: LocalService, port: u16, ready: usize) {
-        let mut addresses = self.options.settings.gateway_addresses();
-        let Some(local) = &mut self.local else { return };
-        if !addresses.any(|address| Family::of(address) == service.family()) {
-            return;
-        }
-        drop(addresses);
+        let is_its = |address: IpAddr| Family::of(address) == service.family();
+        let has_address = self.options.settings.gateway_addresses().any(is_its);
+        let Some(local) = self.local.as_mut().filter(|_| has_address) else { return };
         let kept = service.port_name();
         staged.released.retain(|known| *known != kept);
         let compiled = local.listen(&service).map_err(|error| error.to_string()).and_then(|listener| {
@@ -241,8 +240,7 @@ impl Compiler {
         });
         match compiled {
             Ok(compiled) => {
-                let counted = self.counted(&compiled);
-                staged.ports.insert(compiled.id.index, Arc::new(ServicePort { counted, ..compiled }));
+                self.stage(staged, compiled);
                 staged.local.push((service, ready));
             }
             Err(error) => warn!("health checks at port {port} are not served: {service:?}: {error}"),
@@ -295,12 +293,12 @@ impl Compiler {
             return;
         }
         self.zone_changed = true;
-        let is_among = |nodes: &[Node], name: &[u8]| nodes.iter().any(|node| node.name() == name);
-        old.nodes
-            .iter()
-            .filter(|gone| !is_among(&new.nodes, gone.name()))
-            .for_each(|gone| self.zone.remove(gone.name()));
-        new.nodes.iter().filter(|node| !old.nodes.contains(node)).for_each(|node| self.zone.insert(node.clone()));
+        for gone in old.nodes.iter().filter(|gone| new.node(gone.name()).is_none()) {
+            self.zone.remove(gone.name());
+        }
+        for node in new.nodes.iter().filter(|node| old.node(node.name()) != Some(node)) {
+            self.zone.insert(node.clone());
+        }
         let service = if new.name.is_empty() { &old.name } else { &new.name };
         for address in new.changed_addresses(old) {
             self.zone.set_owners(address, service, new.owners_of(address));
@@ -311,8 +309,10 @@ impl Compiler {
     fn settle_zone(&mut self) {
         for (name, is_there) in std::mem::take(&mut self.staged_namespaces) {
             let Some(node) = zone::namespace(&name, &self.options.dns) else { continue };
-            self.zone_changed = true;
-            if is_there { self.zone.insert(node) } else { self.zone.remove(node.name()) }
+            // A node without records: one like it changes nothing.
+            let is_new = is_there && self.zone.insert(node.clone()).is_none();
+            let is_gone = !is_there && self.zone.remove(node.name()).is_some();
+            self.zone_changed |= is_new || is_gone;
         }
         for (name, pod) in std::mem::take(&mut self.staged_pods) {
             let old = self.pods.remove(&name);
@@ -408,7 +408,7 @@ impl TableSink for Compiler {
         }
         let is_there = |name: &String| cluster.object(&Key::new(Kind::Namespace, "", &**name)).is_some();
         self.staged_namespaces.extend(touched.namespaces.iter().map(|name| (name.clone(), is_there(name))));
-        if self.zone.needs_pods() {
+        if self.needs_pods() {
             let pod =
                 |(namespace, name): &PodName| resident(cluster.object(&Key::new(Kind::Pod, &**namespace, &**name))?);
             self.staged_pods.extend(touched.pods.iter().map(|name| (name.clone(), pod(name))));
@@ -417,6 +417,10 @@ impl TableSink for Compiler {
         if let Some(local) = &self.local {
             local.proxy().pending();
         }
+    }
+
+    fn needs_pods(&self) -> bool {
+        self.zone.needs_pods()
     }
 
     fn loaded(&mut self, with_pods: bool) {

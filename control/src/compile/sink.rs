@@ -15,6 +15,11 @@ pub trait TableSink {
     /// before [`TableSink::publish`]; the later state counts. A name that `cluster` no longer has is removed.
     fn changed(&mut self, cluster: &Cluster, touched: &Touched);
 
+    /// Whether changes of Pods matter by themselves, besides what they change of EndpointSlices.
+    fn needs_pods(&self) -> bool {
+        true
+    }
+
     /// Everything that [`TableSink::changed`] was told of is all there is, but for Pods if not `with_pods`. From the next publication
     /// on, a name of DNS that is not found does not exist.
     fn loaded(&mut self, with_pods: bool);

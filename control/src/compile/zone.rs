@@ -28,13 +28,19 @@ use crate::compile::resolve::{Protocol, PublishedPort, ResolvedAddress, Resolved
 pub(super) struct ServiceNames {
     /// Its name on the wire.
     pub(super) name: Arc<[u8]>,
-    /// The names with records.
+    /// The names with records; in order.
     pub(super) nodes: Vec<Node>,
     /// Its addresses, and what they are to it; in order.
     pub(super) owners: Vec<(IpAddr, Owner)>,
 }
 
 impl ServiceNames {
+    /// The node of `name`.
+    pub(super) fn node(&self, name: &[u8]) -> Option<&Node> {
+        let at = self.nodes.binary_search_by(|node| node.name().cmp(name)).ok()?;
+        self.nodes.get(at)
+    }
+
     /// The addresses that are not the same to the Service as they were in `old`.
     pub(super) fn changed_addresses(&self, old: &ServiceNames) -> Vec<IpAddr> {
         let missing = |these: &[(IpAddr, Owner)], those: &[(IpAddr, Owner)]| -> Vec<IpAddr> {
@@ -67,6 +73,7 @@ pub(super) fn namespace(name: &str, settings: &ZoneSettings) -> Option<Node> {
 }
 
 /// One address that a name leads to, and the port there.
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
     /// The target's label below the Service's name; none if it is that name.
     label: Option<Label>,
@@ -107,6 +114,7 @@ impl<'a> Names<'a> {
         }
         self.hostnames();
         self.owners();
+        self.made.nodes.sort_by(|a, b| a.name().cmp(b.name()));
         Some(self.made)
     }
 
@@ -129,8 +137,8 @@ impl<'a> Names<'a> {
         };
         let ports = &self.service.published_ports;
         self.add(&[], addresses, &ports.iter().flat_map(at).collect::<Vec<_>>());
-        for port in ports.iter().filter(|port| !port.name.is_empty()) {
-            self.add_port(port, addresses, &at(port));
+        for port in ports {
+            self.add_port(&port.name, port.protocol, addresses, &at(port));
         }
         Some(())
     }
@@ -139,45 +147,41 @@ impl<'a> Names<'a> {
         if self.service.ready_addresses.is_empty() {
             return None;
         }
-        let (mut all, mut by_port) = (Vec::new(), BTreeMap::<&PublishedPort, Vec<Candidate<'_>>>::new());
-        let mut at_port = BTreeMap::<&PublishedPort, Vec<IpAddr>>::new();
+        let service = self.service;
         let hostnames = std::mem::take(&mut self.hostnames);
-        for slice in &self.service.published {
+        let mut all = Vec::new();
+        // Slices may give a port of one name different numbers: together they are one name.
+        let mut named = BTreeMap::<(&str, Protocol), (Vec<IpAddr>, Vec<Candidate<'_>>)>::new();
+        for slice in &service.published {
             for (port, ready) in slice.ports.iter().flat_map(|port| slice.addresses.iter().map(move |a| (port, a))) {
-                at_port.entry(port).or_default().push(ready.address);
-                if let Some(number) = port.port {
-                    all.push(candidate(ready, &hostnames, number));
-                    by_port.entry(port).or_default().push(candidate(ready, &hostnames, number));
-                }
+                let candidate = port.port.map(|number| candidate(ready, &hostnames, number));
+                all.extend(candidate);
+                let (addresses, candidates) = named.entry((&port.name, port.protocol)).or_default();
+                addresses.push(ready.address);
+                candidates.extend(candidate);
             }
         }
-        let addresses: Vec<IpAddr> = self.service.ready_addresses.iter().map(|ready| ready.address).collect();
+        let addresses: Vec<IpAddr> = service.ready_addresses.iter().map(|ready| ready.address).collect();
         self.add(&[], &addresses, &all);
-        // Slices may give a port of one name different numbers: together they are one name.
-        let named = |port: &&PublishedPort| (port.name.clone(), port.protocol);
-        let mut names: Vec<(String, Protocol)> =
-            at_port.keys().filter(|port| !port.name.is_empty()).map(named).collect();
-        names.dedup();
-        for (name, protocol) in names {
-            let is_it = |port: &PublishedPort| port.name == name && port.protocol == protocol;
-            let addresses: Vec<IpAddr> =
-                at_port.iter().filter(|(port, _)| is_it(port)).flat_map(|(_, a)| a).copied().collect();
-            let its: Vec<&PublishedPort> = by_port.keys().copied().filter(|port| is_it(port)).collect();
-            let candidates: Vec<Candidate<'_>> = its.iter().filter_map(|port| by_port.remove(port)).flatten().collect();
-            self.add_port(&PublishedPort { name, protocol, port: None }, &addresses, &candidates);
+        for ((name, protocol), (addresses, candidates)) in &named {
+            self.add_port(name, *protocol, addresses, candidates);
         }
-        drop((all, by_port));
+        drop((all, named));
         self.hostnames = hostnames;
         Some(())
     }
 
-    fn add_port(&mut self, port: &PublishedPort, addresses: &[IpAddr], candidates: &[Candidate<'_>]) {
-        let protocol = match port.protocol {
+    /// Adds the node of the port `name`, unless that is empty.
+    fn add_port(&mut self, name: &str, protocol: Protocol, addresses: &[IpAddr], candidates: &[Candidate<'_>]) {
+        if name.is_empty() {
+            return;
+        }
+        let protocol = match protocol {
             Protocol::Tcp => "_tcp",
             Protocol::Udp => "_udp",
             Protocol::Sctp => "_sctp",
         };
-        if let Some((name, protocol)) = label(&format!("_{}", port.name)).zip(label(protocol)) {
+        if let Some((name, protocol)) = label(&format!("_{name}")).zip(label(protocol)) {
             self.add(&[&*name, &*protocol].concat(), addresses, candidates);
         }
     }

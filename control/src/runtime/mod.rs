@@ -108,7 +108,9 @@ pub fn publish_restored(cluster: &Cluster, sink: &mut dyn TableSink) {
 
 /// The same for its Pods, once they are read.
 pub fn publish_pods(cluster: &Cluster, sink: &mut dyn TableSink) {
-    sink.changed(cluster, &cluster.all_of([Kind::Pod]));
+    if sink.needs_pods() {
+        sink.changed(cluster, &cluster.all_of([Kind::Pod]));
+    }
     sink.loaded(true);
     sink.publish();
 }
