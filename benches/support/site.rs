@@ -18,7 +18,8 @@ pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// The ranges of Pods and Services have room for 10 000 Services of ten endpoints. All traffic goes through one router.
+/// The ranges of Pods and Services have room for 10 000 Services of ten endpoints. All traffic goes through one router. DNS queries
+/// pass the limiter of every default gateway, with the largest rate there is.
 fn config(most_flows: u32) -> Config {
     let text = format!(
         "
@@ -30,7 +31,7 @@ interfaces:
     routes: [ {{ to: 0.0.0.0/0, via: 192.168.0.254 }} ]
 addresses: 192.168.50.10
 cluster: {{ podCIDRs: 10.240.0.0/12 }}
-dns: {{ responsesPerSecond: 0 }}
+dns: {{ responsesPerSecond: 4294967295 }}
 flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
 "
     );
@@ -49,7 +50,7 @@ interfaces:
     routes: [ {{ to: '::/0', via: '2001:db8::192.168.0.254' }} ]
 addresses: '2001:db8::192.168.50.10'
 cluster: {{ podCIDRs: '2001:db8::10.240.0.0/108', serviceCIDRs: '2001:db8::10.96.0.0/112' }}
-dns: {{ address: '2001:db8::10.96.0.10', responsesPerSecond: 0 }}
+dns: {{ address: '2001:db8::10.96.0.10', responsesPerSecond: 4294967295 }}
 flows: {{ max: {most_flows}, newPerSecond: 100000000, unconfirmedPercent: 100 }}
 "
     );

@@ -128,7 +128,7 @@ impl Write for LineWriter<'_> {
 mod tests {
     use super::*;
 
-    /// Takes `room` lines' worth of writes, and fails the others.
+    /// Fails as many writes as `fails` says, and takes those that follow.
     struct Full {
         written: String,
         fails: u32,

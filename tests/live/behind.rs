@@ -43,18 +43,15 @@ const MTU: u32 = 1300;
 struct Behind {
     site: Site,
     _far: Namespace,
-    _servers: Vec<Server>,
+    _servers: [[Server; 2]; 2],
 }
 
 impl Behind {
     fn new(backend: &str) -> Behind {
         let mut plan = guide();
-        plan[1] = Segment::new("node-2", "10.244.2.1/24", &[("router", "10.244.2.9/24")]);
-        // The site's own servers.
-        for (segment, host) in [(1, ("backend-2", "10.244.2.15/32")), (1, ("backend-v2", "10.244.2.22/32"))] {
-            let more = Segment::new("node-2", "10.244.2.1/24", &[host]).hosts;
-            plan[segment].hosts.extend(more);
-        }
+        // The router, and the site's own servers.
+        let hosts = [("router", "10.244.2.9/24"), ("backend-2", "10.244.2.15/32"), ("backend-v2", "10.244.2.22/32")];
+        plan[1] = Segment::new("node-2", "10.244.2.1/24", &hosts);
         let plan: Vec<Segment> = plan.into_iter().map(Segment::dual_stack).collect();
         let network = Network::new(&plan, 2).expect("a network");
         let far = Namespace::new("far").expect("a namespace");
@@ -78,15 +75,11 @@ impl Behind {
             network.gateway().add_route(prefix(net), Some(ip(router)), "node-2").expect("a route");
         }
         let site = Site::configured(network, |text| configured(backend, &text));
-        let servers = [("10.244.3.9", 7000), ("fd00:10:244:3::9", 7000)];
-        let mut servers: Vec<Server> = servers
-            .into_iter()
-            .map(|(address, port)| Server::udp(&far, SocketAddr::new(ip(address), port), "far").expect("a server"))
-            .collect();
-        servers.extend(
-            ["10.244.3.9", "fd00:10:244:3::9"]
-                .map(|address| Server::tcp(&far, SocketAddr::new(ip(address), 8080), "far").expect("a server")),
-        );
+        let servers = ["10.244.3.9", "fd00:10:244:3::9"].map(ip).map(|address| {
+            let udp = Server::udp(&far, SocketAddr::new(address, 7000), "far").expect("a server");
+            let tcp = Server::tcp(&far, SocketAddr::new(address, 8080), "far").expect("a server");
+            [udp, tcp]
+        });
         site.resolve_neighbours();
         site.apply(OBJECTS);
         Behind { site, _far: far, _servers: servers }

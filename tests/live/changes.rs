@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::UdpSocket;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -11,7 +12,8 @@ use pollgate_common::reasons::DropReason as Reason;
 use serde_json::json;
 
 use crate::live::support::{
-    BACKENDS, CLUSTER_IP, LOAD_BALANCER, PATIENCE, SHORT, Site, Talk, UDP, answered_by, apply_object, at, pod,
+    BACKENDS, CLUSTER_IP, LOAD_BALANCER, PATIENCE, SHORT, Site, StopOnDrop, Talk, UDP, answered_by, apply_object, at,
+    pod,
 };
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
@@ -107,58 +109,53 @@ fn a_rolling_replacement_of_all_backends_fails_no_request() {
     let ways =
         [("frontend-app", CLUSTER_IP), ("outside-client", "192.168.50.10:30701"), ("outside-client", LOAD_BALANCER)];
     let requests: [AtomicU64; 6] = Default::default();
+    let failed = Mutex::new(Vec::new());
     let stop = AtomicBool::new(false);
-    let failed = thread::scope(|scope| {
-        let load = |number: usize| {
-            let ((from, to), done, stop) = (ways[number % ways.len()], &requests[number], &stop);
-            let (host, to) = (site.host(from), at(to));
+    thread::scope(|scope| {
+        // A panic below ends the threads too, or the scope would wait for them for ever.
+        let _stopped = StopOnDrop(&stop);
+        for ((from, to), done) in ways.iter().cycle().zip(&requests) {
+            let (host, to, failed, stop) = (site.host(from), at(to), &failed, &stop);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    ask_tcp(host, to, PATIENCE)?;
-                    done.fetch_add(1, Ordering::Relaxed);
+                    match ask_tcp(host, to, PATIENCE) {
+                        Ok(_) => done.fetch_add(1, Ordering::Relaxed),
+                        Err(error) => return failed.lock().expect("no panic").push(error),
+                    };
                 }
-                Ok(())
-            })
-        };
-        let threads: Vec<_> = (0..requests.len()).map(load).collect();
-        // A panic below ends the threads too, or the scope would wait for them for ever.
-        let stopped = StopOnDrop(&stop);
-        for round in 0..8 {
-            replace(&site, PLACES[(round + 2) % 4], PLACES[round % 4], &requests);
+            });
         }
-        drop(stopped);
-        let ended = threads.into_iter().map(|thread| thread.join().expect("no panic"));
-        ended.filter_map(|result: io::Result<()>| result.err()).collect::<Vec<_>>()
+        for round in 0..8 {
+            replace(&site, PLACES[(round + 2) % 4], PLACES[round % 4], || go_on(&requests, &failed));
+        }
     });
+    let failed = failed.into_inner().expect("no panic");
     assert!(failed.is_empty(), "{failed:?}");
     println!("{requests:?} requests");
     site.at_rest(&[]);
 }
 
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// Waits until every client has ended what it had begun before, and more.
+fn go_on(requests: &[AtomicU64], failed: &Mutex<Vec<io::Error>>) {
+    let before: Vec<u64> = requests.iter().map(|done| done.load(Ordering::Relaxed)).collect();
+    until("every client has gone on", || {
+        let failed = std::mem::take(&mut *failed.lock().expect("no panic"));
+        assert!(failed.is_empty(), "{failed:?}");
+        requests.iter().zip(&before).all(|(done, before)| done.load(Ordering::Relaxed) >= before + 3)
+    });
 }
 
-fn replace(site: &Site, next: [&str; 3], last: [&str; 3], requests: &[AtomicU64]) {
+fn replace(site: &Site, next: [&str; 3], last: [&str; 3], go_on: impl Fn()) {
     site.serve(next[2], true);
     apply_object(&site.client(), &pod(next[0], next[1], "backend", "v1"));
     let mut terminating = pod(last[0], last[1], "backend", "v1");
     terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     terminating["metadata"]["deletionGracePeriodSeconds"] = json!(30);
     apply_object(&site.client(), &terminating);
-    // Every client has ended what it had begun before, and more.
-    let before: Vec<u64> = requests.iter().map(|done| done.load(Ordering::Relaxed)).collect();
-    let ahead = |(done, before): (&AtomicU64, &u64)| done.load(Ordering::Relaxed) >= before + 3;
-    until("every client has gone on", || requests.iter().zip(&before).all(ahead));
+    go_on();
     site.serve(last[2], false);
     site.cli(&["delete", "pod", last[0]]).expect("deleted");
-    until("every client has gone on", || {
-        requests.iter().zip(&before).all(|(done, before)| ahead((done, &(before + 3))))
-    });
+    go_on();
 }
 
 fn deleting_a_service_leaves_the_flows_of_others_untouched() {

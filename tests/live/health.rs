@@ -66,14 +66,14 @@ fn expected(count: usize) -> (Vec<String>, String) {
         "{{\n\t\"service\": {{\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"checked\"\n\t}},\n\
          \t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": true\n}}"
     );
-    let mut head = vec![
+    let head = vec![
+        status.to_owned(),
         "Connection: close".to_owned(),
         format!("Content-Length: {}", body.len()),
         "Content-Type: application/json".to_owned(),
         "X-Content-Type-Options: nosniff".to_owned(),
         format!("X-Load-Balancing-Endpoint-Weight: {count}"),
     ];
-    head.insert(0, status.to_owned());
     (head, body)
 }
 
@@ -83,6 +83,8 @@ fn settled((head, body): (Vec<String>, String)) -> (Vec<String>, String) {
     let mut rest: Vec<String> =
         rest.iter().filter(|line| !line.to_lowercase().starts_with("date: ")).cloned().collect();
     rest.iter_mut().filter(|line| line.to_lowercase().starts_with("connection")).for_each(|line| {
+        // The spelling of the name and of `close` is anybody's choice (RFC 9110 §5.1, §7.6.1).
+        assert!(line.eq_ignore_ascii_case("connection: close"), "{line}");
         *line = "Connection: close".to_owned();
     });
     rest.sort_unstable();

@@ -17,6 +17,7 @@ use crate::live::support::{
 };
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Bpf, Lab, Program};
+use crate::shared::until;
 
 tests! {
     [Lab] =>
@@ -91,6 +92,26 @@ fn a_process_of_the_host_keeps_the_address_it_has_chosen() {
     site.at_rest(&[]);
 }
 
+/// Connects to `to`, where only `listener` is, and has it send something. Returns the address that the listener sees.
+fn heard(listener: &TcpListener, from: &Namespace, to: &str) -> IpAddr {
+    let mut client = connect(from, at(to), PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
+    listener.set_nonblocking(true).expect("set");
+    let mut accepted = None;
+    until("the listener has the connection", || {
+        match listener.accept() {
+            Ok(connection) => accepted = Some(connection),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{to}: {error}"),
+        }
+        accepted.is_some()
+    });
+    let (mut stream, peer) = accepted.expect("until it was");
+    stream.write_all(b"heard").expect("sent");
+    let mut text = [0; 5];
+    client.read_exact(&mut text).expect("received");
+    assert_eq!(&text, b"heard", "{to}");
+    peer.ip()
+}
+
 /// The rows "node to …" of Kubernetes' matrix: always translated, and by policy Local to all endpoints.
 fn pods_see_the_gateway_when_the_host_asks() {
     let site = Site::configured(Network::new(&pollgate::lab::topology::guide(), 1).expect("a network"), |text| {
@@ -106,13 +127,7 @@ fn pods_see_the_gateway_when_the_host_asks() {
     );
     let listener = site.host("backend-2").run(|| TcpListener::bind("10.244.2.15:9000")).expect("a listener");
     for to in ["10.96.0.91:9000", "192.168.50.10:30900"] {
-        let mut client = connect(host(&site), at(to), PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
-        let (mut accepted, peer) = listener.accept().expect("accepted");
-        assert_eq!(peer.ip(), ip(GATEWAY), "{to}");
-        accepted.write_all(b"seen").expect("sent");
-        let mut text = [0; 4];
-        client.read_exact(&mut text).expect("received");
-        assert_eq!(&text, b"seen");
+        assert_eq!(heard(&listener, host(&site), to), ip(GATEWAY), "{to}");
     }
     site.at_rest(&[]);
 }
@@ -142,13 +157,7 @@ fn a_process_of_the_host_is_an_endpoint() {
     let listener = host(&site).run(|| TcpListener::bind("192.168.50.1:9100")).expect("a listener");
     let clients = [site.host("frontend-app"), site.host("outside-client"), host(&site)];
     for (from, to) in clients.iter().flat_map(|from| ["10.96.0.92:80", "192.168.50.10:30910"].map(|to| (from, to))) {
-        let mut client = connect(from, at(to), PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
-        let (mut accepted, peer) = listener.accept().expect("accepted");
-        assert_eq!(peer.ip(), ip("169.254.112.2"), "its reply must come back by the pair");
-        accepted.write_all(b"here").expect("sent");
-        let mut text = [0; 4];
-        client.read_exact(&mut text).expect("received");
-        assert_eq!(&text, b"here");
+        assert_eq!(heard(&listener, from, to), ip("169.254.112.2"), "its reply must come back by the pair");
     }
     site.at_rest(&[]);
 }
@@ -172,7 +181,7 @@ fn nobody_else_sends_by_the_pair_and_nobody_else_is_the_host() {
         socket.send(b"who?")
     });
     sent.expect("sent");
-    crate::shared::until("both are dropped", || site.gateway().counters().totals().drops_of(Reason::BadSource) >= 2);
+    until("both are dropped", || site.gateway().counters().totals().drops_of(Reason::BadSource) >= 2);
     let totals = site.at_rest(&[Reason::BadSource]);
     assert_eq!(totals.flows_opened, 0);
 }
@@ -181,8 +190,8 @@ fn nobody_else_sends_by_the_pair_and_nobody_else_is_the_host() {
 fn traces(namespace: &Namespace) -> Vec<String> {
     let tables = ["dev", "route", "ipv6_route", "if_inet6", "arp", "fib_trie"];
     let lines = |table: &str| {
-        let text =
-            namespace.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{table}"))).unwrap_or_default();
+        let text = namespace.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")));
+        let text = text.unwrap_or_else(|error| panic!("{table}: {error}"));
         let is_pair = |line: &&str| line.contains("pg-") || line.contains("169.254.112.");
         text.lines().filter(is_pair).map(|line| format!("{table}: {line}")).collect::<Vec<_>>()
     };
@@ -230,10 +239,10 @@ fn an_interface_that_pollgate_did_not_make_is_refused_and_left_alone() {
         let before = gateway.index(name).expect("it is there");
         let told = place.refused(place.run_command("gateway.yaml"));
         let expected = format!(
-            "error: the interface {name} exists and was not made by pollgate: rename or remove it, or set host.pair: false \
+            "the interface {name} exists and was not made by pollgate: rename or remove it, or set host.pair: false \
              (processes of this host then do not reach Services)\n"
         );
-        assert!(told.contains(expected.trim_start_matches("error: ")), "{told}");
+        assert!(told.contains(&expected), "{told}");
         let mut check = place.run_command("gateway.yaml");
         check.arg("--check");
         let output = check.output().expect("run");
@@ -297,7 +306,7 @@ fn over_af_xdp_the_kernel_gets_what_is_not_pollgates() {
         site.host("backend-1").run(|| UdpSocket::bind("10.244.1.10:7999")?.send_to(b"unasked", at("192.168.50.100:9")));
     sent.expect("sent");
     let given = || site.by_worker(|worker| worker.given_to_host.value()).iter().sum::<u64>();
-    crate::shared::until("the kernel has it", || (given(), received()) == (1, before + 1));
+    until("the kernel has it", || (given(), received()) == (1, before + 1));
     site.at_rest(&[]);
 }
 

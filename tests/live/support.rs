@@ -298,6 +298,15 @@ pub(crate) fn answered_by(times: usize, allowed: &[&str], mut ask: impl FnMut() 
     assert_eq!(names, allowed.iter().map(|&name| name.to_owned()).collect(), "who answered, of {times} times");
 }
 
+/// Tells threads to stop, also when the test panics.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A connection that never stops talking: blocks of ever new bytes go out and must come back as they were.
 pub(crate) struct Talk {
     stream: TcpStream,

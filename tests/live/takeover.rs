@@ -26,7 +26,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::live::process::{POLLGATE, Process, start_in};
-use crate::live::support::{ip, ping, socket};
+use crate::live::support::{StopOnDrop, ip, ping, socket};
 use crate::shared::frames::NOW;
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Bpf, Lab};
@@ -251,20 +251,19 @@ fn owned_addresses_are_announced_at_start_when_they_appear_and_when_the_link_com
 /// Asks again and again, by one socket, until told to stop; when the last answer came.
 struct Asking {
     answered: Mutex<Instant>,
-    stop: AtomicBool,
 }
 
 impl Asking {
     fn new() -> Asking {
-        Asking { answered: Mutex::new(Instant::now()), stop: AtomicBool::new(false) }
+        Asking { answered: Mutex::new(Instant::now()) }
     }
 
     fn answered(&self) -> Instant {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, mut ask: impl FnMut() -> io::Result<()>) {
-        while !self.stop.load(Ordering::Relaxed) {
+    fn run(&self, stop: &AtomicBool, mut ask: impl FnMut() -> io::Result<()>) {
+        while !stop.load(Ordering::Relaxed) {
             match ask() {
                 Ok(()) => *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now(),
                 // Nobody is there yet, or the kernel says that the host is away.
@@ -305,33 +304,30 @@ fn killed_and_replaced(backend: &str) {
         move || ping(&client, ip(address), Duration::from_millis(20))
     });
     let asking: [Asking; 4] = std::array::from_fn(|_| Asking::new());
+    let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stopped = StopOnDrop(stop);
         let [udp_v4, udp_v6, ping_v4, ping_v6] = &asking;
         let [ask_v4, ask_v6] = udp;
-        scope.spawn(move || udp_v4.run(ask_v4));
-        scope.spawn(move || udp_v6.run(ask_v6));
+        scope.spawn(move || udp_v4.run(stop, ask_v4));
+        scope.spawn(move || udp_v6.run(stop, ask_v6));
         let [ask_v4, ask_v6] = pings;
-        scope.spawn(move || ping_v4.run(ask_v4));
-        scope.spawn(move || ping_v6.run(ask_v6));
+        scope.spawn(move || ping_v4.run(stop, ask_v4));
+        scope.spawn(move || ping_v6.run(stop, ask_v6));
         let started = Instant::now();
         let all_answered = |since: Instant| asking.iter().all(|asking| asking.answered() > since);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until("the first gateway answers", || all_answered(started));
-            first.signal(libc::SIGKILL);
-            assert_eq!(first.wait().code(), None, "killed");
-            let killed = Instant::now();
-            thread::sleep(Duration::from_secs(1));
-            let silent = asking.each_ref().map(Asking::answered);
-            assert!(silent.iter().all(|answered| *answered < killed + Duration::from_millis(800)), "nobody is there");
-            let second = b.start(true);
-            let ready = Instant::now();
-            until("the second gateway answers", || all_answered(killed + Duration::from_secs(1)));
-            println!("answered {:?} after the second gateway was ready", ready.elapsed());
-            assert!(ready.elapsed() < Duration::from_secs(1), "{:?}", ready.elapsed());
-            drop(second);
-        }));
-        asking.iter().for_each(|asking| asking.stop.store(true, Ordering::Relaxed));
-        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        until("the first gateway answers", || all_answered(started));
+        first.signal(libc::SIGKILL);
+        assert_eq!(first.wait().code(), None, "killed");
+        let killed = Instant::now();
+        thread::sleep(Duration::from_secs(1));
+        let silent = asking.each_ref().map(Asking::answered);
+        assert!(silent.iter().all(|answered| *answered < killed + Duration::from_millis(800)), "nobody is there");
+        let _second = b.start(true);
+        let ready = Instant::now();
+        until("the second gateway answers", || all_answered(killed + Duration::from_secs(1)));
+        println!("answered {:?} after the second gateway was ready", ready.elapsed());
+        assert!(ready.elapsed() < Duration::from_secs(1), "{:?}", ready.elapsed());
     });
 }
 

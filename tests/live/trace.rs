@@ -35,8 +35,8 @@ fn connections_are_traced_by_the_worker_that_has_them() {
         let host = if round % 2 == 0 { "frontend-app" } else { "outside-client" };
         let stream = connect(site.host(host), at(CLUSTER_IP), PATIENCE).expect("a connection");
         greeting(&stream).expect("a greeting");
-        let client = stream.local_addr().expect("an address").to_string();
-        let report = traced(&site, &client, CLUSTER_IP);
+        let client = stream.local_addr().expect("an address");
+        let report = traced(&site, &client.to_string(), CLUSTER_IP);
         let worker = report["worker"].as_u64().expect("a worker");
         workers[usize::try_from(worker).expect("one of two")] += 1;
         let flow = format!("known to worker {worker}, established");
@@ -45,9 +45,9 @@ fn connections_are_traced_by_the_worker_that_has_them() {
             "dump",
             "flows",
             "--address",
-            client.split(':').next().expect("an address"),
+            &client.ip().to_string(),
             "--port",
-            client.rsplit(':').next().expect("a port"),
+            &client.port().to_string(),
             "-o",
             "json",
         ]);
@@ -60,7 +60,11 @@ fn connections_are_traced_by_the_worker_that_has_them() {
         assert_eq!(report["translated"]["snat"], source.ip().to_string() == GATEWAY, "{report:#}");
         // The reply, which knows its worker by the port or the client.
         let reply = traced(&site, flow["backend"].as_str().expect("a backend"), &source.to_string());
-        assert_eq!((&reply["worker"], &reply["translated"]["to"]), (&worker.into(), &client.into()), "{reply:#}");
+        assert_eq!(
+            (&reply["worker"], &reply["translated"]["to"]),
+            (&worker.into(), &client.to_string().into()),
+            "{reply:#}"
+        );
     }
     assert!(workers.iter().all(|count| *count > 0), "{workers:?}");
     // A client that has no flow: the worker that would open one decides.

@@ -1,10 +1,10 @@
 //! DNS over UDP/IPv6, as in `dns.rs` and `zone.rs`: headers, sums, and names of IPv6 addresses.
 
-use domain::base::iana::{Class, Rcode, Rtype};
-use domain::base::{Message, MessageBuilder, Name};
+use domain::base::Message;
+use domain::base::iana::{Rcode, Rtype};
 use domain::rdata::AllRecordData;
 
-use super::support::builder::udp;
+use super::support::builder::{query, udp};
 use super::support::family::wire;
 use super::support::lab::{Lab, OUTSIDE, PODS};
 use super::support::objects::web;
@@ -13,11 +13,8 @@ const SERVER: &str = "10.96.0.10:53";
 
 /// The answers to a query from a Pod, as text.
 fn answers(lab: &mut Lab, name: &str, rtype: Rtype) -> (Rcode, Vec<String>) {
-    let mut question = MessageBuilder::new_vec().question();
-    let name: Name<Vec<u8>> = name.parse().expect("a name");
-    question.push((name, rtype, Class::IN)).expect("room");
     // The lab refuses a wrong sum, and IPv6 has no datagrams without one (RFC 8200 §8.1).
-    let seen = lab.through(PODS, udp("10.244.1.5:40000", SERVER).payload(question.finish()), PODS);
+    let seen = lab.through(PODS, udp("10.244.1.5:40000", SERVER).payload(query(name, rtype, 7)), PODS);
     assert_eq!(seen.to_string(), "udp 10.96.0.10:53 > 10.244.1.5:40000 ttl 64");
     let message = Message::from_octets(seen.payload).expect("a message");
     let mut data = Vec::new();

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use etherparse::TransportHeader;
 
-use super::support::builder::{Ip, at, init, sctp, tcp, udp};
-use super::support::lab::{Lab, OUTSIDE, PODS};
+use super::support::builder::{Ip, Sendable, at, init, sctp, tcp, udp};
+use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
 use super::support::objects::{echo, registry, web};
 use super::support::seen::Seen;
 
@@ -191,9 +191,7 @@ impl World {
         };
         let packet = self.packet(client, "PA", next);
         let packet = if self.clients == Transport::Sctp { packet } else { packet.payload("hello") };
-        self.lab.send(self.side, packet);
-        self.settle();
-        match self.received(client).is_some_and(|echo| echo.payload.windows(5).any(|bytes| bytes == b"hello")) {
+        match self.is_echoed(client, packet) {
             true => Progress::Served,
             false => Progress::Failed,
         }
@@ -202,15 +200,21 @@ impl World {
     /// Whether an open connection still works.
     fn works(&mut self, number: u16) -> bool {
         let client = self.client(number);
-        if self.clients == Transport::Sctp {
-            self.lab.send(self.side, chunk(client, BACKEND, DATA));
-            self.settle();
-            return self.received(client).is_some_and(|echo| echo.payload[0] == DATA);
-        }
-        let packet = self.packet(client, "PA", (first_number(number) + 6, BACKEND + 6)).payload("again");
+        let packet = match self.clients {
+            Transport::Sctp => chunk(client, BACKEND, DATA),
+            Transport::Tcp | Transport::Udp => {
+                self.packet(client, "PA", (first_number(number) + 6, BACKEND + 6)).payload("again")
+            }
+        };
+        self.is_echoed(client, packet)
+    }
+
+    /// Sends a packet of a real client; whether the next that the client gets carries the same, byte for byte.
+    fn is_echoed(&mut self, client: SocketAddrV4, packet: Ip) -> bool {
+        let sent = Seen::read(packet.clone().frame(OWN[self.side])).payload;
         self.lab.send(self.side, packet);
         self.settle();
-        self.received(client).is_some_and(|echo| echo.payload == b"again")
+        self.received(client).is_some_and(|echo| echo.payload == sent)
     }
 }
 
@@ -274,9 +278,7 @@ impl Backend {
             _ => None,
         }
     }
-}
 
-impl Backend {
     /// It keeps nothing before the cookie comes back (RFC 9260 §5.1.3), and knows by it which tag to send.
     fn reply_to_chunk(&mut self, seen: &Seen, from: &str, to: &str) -> Option<Ip> {
         match seen.payload[0] {

@@ -2,12 +2,13 @@
 //! computation bit by bit ([`super::support::builder::crc32c`]).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use pollgate_dataplane::port::Offload;
 use proptest::prelude::*;
 
-use super::support::builder::{Ip, Sendable, about, init, sctp, tcp, udp};
+use super::support::builder::{Ip, Sendable, about, crc32c, init, link_mac, sctp, tcp, udp};
 use super::support::family::{ERRORS, HEADER, HOPS};
 use super::support::lab::{GATEWAY, Lab, OUTSIDE, OWN, PODS, Setup};
 use super::support::objects::{echo, endpoints, registry, registry_with, service, web};
@@ -25,6 +26,9 @@ const STRANGER: &str = "192.168.50.100:50000";
 /// The tags of an association: what the client expects, what the backend expects.
 const C: u32 = 100;
 const B: u32 = 900;
+
+/// Where the checksum is in a frame.
+const SUM: Range<usize> = 14 + HEADER + 8..14 + HEADER + 12;
 
 /// Types of chunks, with flags (RFC 9260 §3.2).
 const DATA: (u8, u8) = (0, 3);
@@ -66,10 +70,15 @@ fn value((kind, _): (u8, u8)) -> Vec<u8> {
 
 /// INIT to COOKIE ACK (RFC 9260 §5.1).
 fn associate(lab: &mut Lab) {
-    lab.through(PODS, init(POD, VIP, 1, 0, C), PODS);
-    lab.through(PODS, init(SERVER, POD, 2, C, B), PODS);
-    lab.through(PODS, there(B, COOKIE_ECHO), PODS);
-    lab.through(PODS, back(C, COOKIE_ACK), PODS);
+    associate_with(lab, C, B);
+}
+
+/// The same with these tags: what the client expects, what the backend expects.
+fn associate_with(lab: &mut Lab, client: u32, backend: u32) {
+    lab.through(PODS, init(POD, VIP, 1, 0, client), PODS);
+    lab.through(PODS, init(SERVER, POD, 2, client, backend), PODS);
+    lab.through(PODS, there(backend, COOKIE_ECHO), PODS);
+    lab.through(PODS, back(client, COOKIE_ACK), PODS);
 }
 
 #[test]
@@ -118,11 +127,13 @@ fn new_addresses_alone_leave_the_checksum() {
 fn a_checksum_left_to_hardware_is_computed() {
     // Linux, net/sctp/output.c: a sender whose device has the offload leaves the field zero. No virtio header can pass that on.
     let mut lab = Lab::new(&registry(&["10.244.1.10"]));
-    let mut packets =
-        vec![init(POD, VIP, 1, 0, C), init(SERVER, POD, 2, C, B), there(B, COOKIE_ECHO), back(C, COOKIE_ACK)];
-    packets.push(init(STRANGER, LOAD_BALANCER, 1, 0, C));
-    for packet in packets {
-        let port = if packet.datagram() == init(STRANGER, LOAD_BALANCER, 1, 0, C).datagram() { OUTSIDE } else { PODS };
+    for (port, packet) in [
+        (PODS, init(POD, VIP, 1, 0, C)),
+        (PODS, init(SERVER, POD, 2, C, B)),
+        (PODS, there(B, COOKIE_ECHO)),
+        (PODS, back(C, COOKIE_ACK)),
+        (OUTSIDE, init(STRANGER, LOAD_BALANCER, 1, 0, C)),
+    ] {
         let seen = lab.through(port, packet.partial(), PODS);
         assert_eq!(seen.packet.offload, Offload::default(), "{seen}");
         assert_ne!(seen.crc(), 0, "{seen}");
@@ -134,10 +145,19 @@ fn a_checksum_left_to_hardware_is_computed() {
 fn no_checksum_stays_none() {
     // RFC 9653: the receiver has said that it accepts that.
     let mut lab = one();
-    let seen = lab.through(PODS, init(POD, VIP, 1, 0, C).no_checksum(), PODS);
-    assert_eq!((seen.dst().to_string(), seen.crc()), (SERVER.to_owned(), 0));
-    let seen = lab.through(PODS, init(SERVER, POD, 2, C, B).no_checksum(), PODS);
-    assert_eq!((seen.src().to_string(), seen.crc()), (VIP.to_owned(), 0));
+    let mut through = |packet: Ip| {
+        lab.send(PODS, packet.no_checksum());
+        let mut frame = lab.pop(PODS).expect("sent on");
+        assert_eq!(frame.bytes[SUM], [0; 4]);
+        // All the rest of it is read and verified with the checksum in its place.
+        let right = crc32c(&frame.bytes[14 + HEADER..]);
+        frame.bytes[SUM].copy_from_slice(&right.to_le_bytes());
+        let seen = Seen::read(frame);
+        assert_eq!((seen.from, seen.to), (OWN[PODS], link_mac(seen.ip.destination)));
+        seen
+    };
+    assert_eq!(through(init(POD, VIP, 1, 0, C)).dst().to_string(), SERVER);
+    assert_eq!(through(init(SERVER, POD, 2, C, B)).src().to_string(), VIP);
     lab.counters(&[("rx", 2), ("tx", 2), ("flows_opened", 1), ("flows_live", 1), ("flows_half_open", 1)]);
 }
 
@@ -329,10 +349,7 @@ fn a_client_that_restarts_keeps_its_endpoint_and_its_end_is_not_followed() {
     // RFC 9260 §5.2.4 (A); §8.5.
     let mut lab = one();
     associate(&mut lab);
-    lab.through(PODS, init(POD, VIP, 1, 0, 200), PODS);
-    lab.through(PODS, init(SERVER, POD, 2, 200, 800), PODS);
-    lab.through(PODS, there(800, COOKIE_ECHO), PODS);
-    lab.through(PODS, back(200, COOKIE_ACK), PODS);
+    associate_with(&mut lab, 200, 800);
     lab.through(PODS, there(800, DATA), PODS);
     lab.through(PODS, there(800, ABORT), PODS);
     lab.jump(Duration::from_secs(3600));
@@ -347,10 +364,7 @@ fn a_client_that_begins_again_after_an_abort_is_followed() {
     let mut lab = one();
     associate(&mut lab);
     lab.through(PODS, there(B, ABORT), PODS);
-    lab.through(PODS, init(POD, VIP, 1, 0, 200), PODS);
-    lab.through(PODS, init(SERVER, POD, 2, 200, 800), PODS);
-    lab.through(PODS, there(800, COOKIE_ECHO), PODS);
-    lab.through(PODS, back(200, COOKIE_ACK), PODS);
+    associate_with(&mut lab, 200, 800);
     lab.through(PODS, there(800, DATA), PODS);
     lab.through(PODS, there(B, ABORT), PODS);
     lab.counters(&[("rx", 11), ("tx", 11), ("flows_opened", 1), ("flows_live", 1), ("sctp_wrong_tag", 1)]);
@@ -705,12 +719,11 @@ proptest! {
         let client = format!("{client}:{port}");
         let sound = lab.through(side, init(&client, VIP, 1, 0, C), PODS);
         let mut frame = init(&client, VIP, 1, 0, C).frame(OWN[side]);
-        let field = 14 + HEADER + 8;
-        prop_assume!(frame.bytes[field..field + 4] != damage.to_le_bytes());
-        frame.bytes[field..field + 4].iter_mut().zip(damage.to_le_bytes()).for_each(|(byte, with)| *byte ^= with);
+        prop_assume!(frame.bytes[SUM] != damage.to_le_bytes());
+        frame.bytes[SUM].iter_mut().zip(damage.to_le_bytes()).for_each(|(byte, with)| *byte ^= with);
         lab.send(side, frame);
         let seen = lab.pop(PODS).expect("sent on");
-        let crc = u32::from_le_bytes(*seen.bytes[field..].first_chunk().expect("a field"));
+        let crc = u32::from_le_bytes(*seen.bytes[SUM].first_chunk().expect("a field"));
         prop_assert_eq!(crc, sound.crc() ^ damage);
     }
 }

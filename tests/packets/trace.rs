@@ -8,7 +8,7 @@ use pollgate_common::flow::Protocol;
 use pollgate_common::trace::{End, PacketTrace, Told, TracedPacket};
 use proptest::prelude::*;
 
-use super::support::builder::{Ip, tcp, udp};
+use super::support::builder::{Ip, at, tcp, udp};
 use super::support::family::{wire, written};
 use super::support::lab::{GATEWAY, Lab, OUTSIDE, PODS, Setup};
 use super::support::objects::{echo, endpoints, service, shop};
@@ -227,7 +227,6 @@ fn a_port_that_is_taken_is_left_open() {
         endpoints("twin", "TCP", 8080, &["10.244.1.10"]),
     ];
     let mut traced = Traced { lab: Lab::new(&manifests.concat()), ends: BTreeSet::new() };
-    let at = |text: &str| -> SocketAddrV4 { text.parse().expect("an address") };
     let from = at("10.244.1.5:40000");
     for (to, port) in [("10.96.0.50:80", Some(40000)), ("10.96.0.61:80", None)] {
         assert_eq!(traced.lab.trace(&asked(from, at(to), Protocol::Tcp)).sent.map(|sent| sent.port), Some(port));

@@ -5,28 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use domain::base::iana::{Class, Opcode, Rcode, Rtype};
-use domain::base::{Message, MessageBuilder, Name};
+use domain::base::Message;
+use domain::base::iana::{Opcode, Rcode, Rtype};
 use domain::rdata::AllRecordData;
 use proptest::prelude::*;
 
-use super::support::builder::{Sendable, udp};
+use super::support::builder::{Sendable, query, udp};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS};
 use super::support::objects::{endpoints, service, web};
 use super::support::seen::Seen;
 
 const SERVER: &str = "10.96.0.10:53";
 const CLIENT: &str = "10.244.1.5:40000";
-
-fn query(name: &str, rtype: Rtype, id: u16) -> Vec<u8> {
-    let mut builder = MessageBuilder::new_vec();
-    builder.header_mut().set_id(id);
-    builder.header_mut().set_rd(true);
-    let mut question = builder.question();
-    let name: Name<Vec<u8>> = name.parse().expect("a name");
-    question.push((name, rtype, Class::IN)).expect("room");
-    question.finish()
-}
 
 /// The same from a client that accepts 1232 bytes.
 fn edns(name: &str, rtype: Rtype) -> Vec<u8> {
@@ -140,7 +130,6 @@ fn objects() -> String {
 fn every_name_has_the_records_of_the_specification() {
     let mut lab = Lab::new(&objects());
     let zone = |text: &str| text.replace("@", "default.svc.cluster.local.");
-    let soa = "~ cluster.local.";
     let cases: Vec<(&str, Rtype, String)> = [
         // Specification §2.2: the version.
         ("dns-version", Rtype::TXT, "NOERROR TXT \"1.1.0\""),
@@ -210,7 +199,6 @@ fn every_name_has_the_records_of_the_specification() {
     ]
     .map(|(name, rtype, expected)| (name, rtype, zone(expected)))
     .to_vec();
-    assert!(cases.iter().all(|(.., expected)| !expected.contains('~') || expected.ends_with(soa)));
     let mut wrong = Vec::new();
     for (name, rtype, expected) in &cases {
         let message = ask(&mut lab, edns(&format!("{name}.cluster.local."), *rtype));
@@ -539,12 +527,12 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(
-        seed in 0..22usize,
+        seed in any::<proptest::sample::Index>(),
         changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
         cut in any::<proptest::sample::Index>(), is_cut in any::<bool>(),
         tail in proptest::collection::vec(any::<u8>(), 0..20),
     ) {
-        let mut bytes = corpus()[seed].clone();
+        let mut bytes = seed.get(&corpus()).clone();
         bytes.extend(tail);
         for (at, value) in changes {
             if !bytes.is_empty() {
@@ -661,9 +649,7 @@ fn a_query_by_ipv4_with_options_has_room_for_its_answer() {
     let mut lab = Lab::new(&objects());
     let packet =
         udp(CLIENT, SERVER).payload(edns("hdls.default.svc.cluster.local.", Rtype::A)).ip_options([148, 4, 0, 0]);
-    assert_eq!(packet.frame(OWN[PODS]).bytes[14] & 15, 6);
-    let packet =
-        udp(CLIENT, SERVER).payload(edns("hdls.default.svc.cluster.local.", Rtype::A)).ip_options([148, 4, 0, 0]);
+    assert_eq!(packet.clone().frame(OWN[PODS]).bytes[14] & 15, 6);
     let seen = lab.through(PODS, packet, PODS);
     assert_eq!(seen.payload.len(), 12 + 32 + 4 + 4 * 16 + 11);
     lab.counters(&[("rx", 1), ("tx", 1), ("dns_a", 1), ("dns_answered", 1)]);

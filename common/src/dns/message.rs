@@ -421,6 +421,8 @@ mod tests {
         assert_eq!(malformed(&with(11, 1)), Some(Malformed::Counts), "an additional record that is not there");
         assert_eq!(malformed(&with(12, 0xc0)), Some(Malformed::Name), "a pointer");
         assert_eq!(malformed(&with(12, 60)), Some(Malformed::Name), "beyond the end");
+        let too_long = [&b"\x09ninebytes".repeat(26)[..], b"\0"].concat();
+        assert_eq!(malformed(&query(&too_long)), Some(Malformed::Name), "261 bytes");
         assert_eq!(malformed(&query(b"\x01a\0")[..18]), Some(Malformed::Counts), "a cut question");
         assert_eq!(malformed(&[&query(b"\x01a\0")[..], b"x"].concat()), Some(Malformed::Trailing));
     }

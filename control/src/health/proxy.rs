@@ -117,13 +117,16 @@ impl ProxyHealth {
 mod tests {
     use super::*;
 
-    fn after(seconds: u64) -> Instant {
-        Instant::now() + Duration::from_secs(seconds)
+    /// A gateway's health, and the time so many seconds after its start.
+    fn started(counters: &Arc<Counters>) -> (ProxyHealth, impl Fn(u64) -> Instant + use<>) {
+        let health = ProxyHealth::new(Arc::clone(counters));
+        let start = health.start;
+        (health, move |seconds| start + Duration::from_secs(seconds))
     }
 
     #[test]
     fn a_publication_may_take_a_minute() {
-        let health = ProxyHealth::new(Arc::new(Counters::new(1)));
+        let (health, after) = started(&Arc::new(Counters::new(1)));
         assert!(health.is_healthy_at(after(1)));
         health.pending();
         health.pending();
@@ -143,15 +146,15 @@ mod tests {
     #[test]
     fn every_worker_must_go_round() {
         let counters = Arc::new(Counters::new(2));
-        let health = ProxyHealth::new(Arc::clone(&counters));
+        let (health, after) = started(&counters);
         health.state.lock().expect("no panic").ticked = after(50);
         assert!(health.is_healthy_at(after(20)), "they have not started");
         counters.workers().for_each(|worker| worker.polls.add(1));
         assert!(health.is_healthy_at(after(21)));
-        assert!(health.is_healthy_at(after(25)) && !health.is_healthy_at(after(27)), "neither goes round");
+        assert!(health.is_healthy_at(after(25)) && !health.is_healthy_at(after(26)), "neither goes round");
         counters.worker(0).polls.add(7);
-        assert!(!health.is_healthy_at(after(28)), "only one does");
+        assert!(!health.is_healthy_at(after(27)), "only one does");
         counters.worker(1).polls.add(1);
-        assert!(health.is_healthy_at(after(29)));
+        assert!(health.is_healthy_at(after(28)));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
+use domain::base::iana::{Class, Rtype};
+use domain::base::{MessageBuilder, Name};
 use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
     Ipv4Options, Ipv6Header, TcpHeader, UdpHeader,
@@ -420,6 +422,17 @@ pub(crate) fn udp(from: &str, to: &str) -> Ip {
     let (from, to) = (at(from), at(to));
     let header = UdpHeader { source_port: from.port(), destination_port: to.port(), length: 8, checksum: 0 };
     Ip::new(*from.ip(), *to.ip(), 17, L4::Udp(header)).payload("hello")
+}
+
+/// A DNS query by the library `domain`, with the RD bit.
+pub(crate) fn query(name: &str, rtype: Rtype, id: u16) -> Vec<u8> {
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id);
+    builder.header_mut().set_rd(true);
+    let mut question = builder.question();
+    let name: Name<Vec<u8>> = name.parse().expect("a name");
+    question.push((name, rtype, Class::IN)).expect("room");
+    question.finish()
 }
 
 /// An SCTP packet with this verification tag and without chunks.

@@ -95,6 +95,7 @@ pub(crate) struct Lab {
     sent_bytes: u64,
     seen_bytes: u64,
     bursts: u64,
+    polls: u64,
 }
 
 impl Lab {
@@ -170,6 +171,7 @@ impl Lab {
             sent_bytes: 0,
             seen_bytes: 0,
             bursts: 0,
+            polls: 0,
         };
         lab.apply(manifests);
         lab.run();
@@ -261,6 +263,7 @@ impl Lab {
         let reader = self.compiler.source().reader();
         let taken = self.workers[worker].poll(reader.pin().load(), self.now);
         self.bursts += taken.div_ceil(BURST) as u64;
+        self.polls += 1;
         taken
     }
 
@@ -331,7 +334,7 @@ impl Lab {
     }
 
     /// Asserts the whole state: counters named here have these values, all others are zero; the frames add up; bytes,
-    /// bursts and generation are what the lab knows them to be; and nothing has left that the test did not look at.
+    /// polls, bursts and generation are what the lab knows them to be; and nothing has left that the test did not look at.
     pub(crate) fn counters(&mut self, expected: &[(&str, u64)]) {
         for port in 0..self.wires[0].len() {
             if let Some(packet) = self.pop(port) {
@@ -345,6 +348,7 @@ impl Lab {
         assert_eq!(self.nonzero(), expected);
         self.balance();
         assert_eq!((totals.rx_bytes, totals.tx_bytes), (self.sent_bytes, self.seen_bytes), "bytes in, bytes out");
+        assert_eq!(totals.polls, self.polls, "polls");
         let generation = self.compiler.generation() * self.workers.len() as u64;
         assert_eq!(totals.generation, generation, "generation, summed over the workers");
         if self.workers.len() == 1 {

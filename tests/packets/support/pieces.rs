@@ -34,15 +34,20 @@ impl Piece {
         self.summed()
     }
 
-    /// Claims to be `more` bytes longer than it is; of the header only.
+    /// With the right header sum, if the family has one.
     fn summed(mut self) -> Piece {
         if !IS_V6 {
-            self.packet[10..12].fill(0);
-            let sum = !folded(&self.packet[..HEADER]);
-            self.packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            sum(&mut self.packet[..HEADER]);
         }
         self
     }
+}
+
+/// Writes the sum of an IPv4 header.
+fn sum(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = !folded(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// The fragment of `packet` with the bytes of `data` at `start`; no byte of it need be the packet's own.
@@ -124,9 +129,7 @@ fn together(ethernet: &[u8], mut header: Vec<u8>, protocol: u8, data: &[u8]) -> 
     } else {
         header[2..4].copy_from_slice(&u16::try_from(HEADER + data.len()).expect("a packet").to_be_bytes());
         header[6..8].fill(0);
-        header[10..12].fill(0);
-        let sum = !folded(&header);
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        sum(&mut header);
     }
     [ethernet, &header, data].concat().into()
 }

@@ -160,6 +160,39 @@ fn changes_of_type_give_and_free() {
     assert_ne!(cluster_ip(&world, "a"), ip);
 }
 
+/// K `pkg/registry/core/service/strategy.go`, `dropTypeDependentFields`: `needsNodePort` before and not after.
+#[test]
+fn an_external_name_gives_up_the_node_port_that_was_allocated() {
+    let mut world = World::new();
+    world.apply([service("a", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))]);
+    let given = node_port(&world, "a", 0);
+    assert_ne!(given, 0);
+    let ports = json!([{"port": 80, "nodePort": given}]);
+    world.apply([service("a", json!({"type": "ExternalName", "externalName": "x.example.com", "ports": ports}))]);
+    assert_eq!(world.service("a").spec.unwrap().ports()[0].node_port, None);
+    world.apply([service("b", json!({"type": "NodePort", "ports": ports}))]);
+    assert_eq!(node_port(&world, "b", 0), given);
+}
+
+/// The same: where allocation was declined, `needsNodePort` is false before and after, and the number is what is written.
+#[test]
+fn an_external_name_has_the_node_port_that_was_not_allocated_as_written_and_holds_nothing_by_it() {
+    let named = json!([{"port": 80, "nodePort": 30003}]);
+    for (ports, left) in [(named.clone(), 30003), (json!([{"port": 80}]), 0)] {
+        let mut world = World::new();
+        world.apply([service(
+            "a",
+            json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": named}),
+        )]);
+        assert_eq!(node_port(&world, "a", 0), 30003);
+        assert_eq!(world.faults(service("b", json!({"type": "NodePort", "ports": named}))).len(), 1, "it is taken");
+        world.apply([service("a", json!({"type": "ExternalName", "externalName": "x.example.com", "ports": ports}))]);
+        assert_eq!(node_port(&world, "a", 0), left);
+        world.apply([service("b", json!({"type": "NodePort", "ports": named}))]);
+        assert_eq!(node_port(&world, "b", 0), 30003);
+    }
+}
+
 #[test]
 fn health_check_ports_belong_to_local_balancers() {
     let mut world = World::new();
