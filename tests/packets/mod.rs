@@ -33,6 +33,7 @@ mod v4 {
     mod trace;
     mod workers;
     mod zone;
+    mod zone_fuzz;
 }
 
 #[path = "."]

@@ -93,7 +93,7 @@ fn slice(of: &str, number: u8, family: &str, port: &str, addresses: &[&str]) -> 
     )
 }
 
-fn objects() -> String {
+pub(super) fn objects() -> String {
     let http = "[{name: http, port: 80}]";
     [
         web(&["10.244.1.10"]),
@@ -446,105 +446,6 @@ fn until_the_objects_are_loaded_nothing_is_denied() {
     assert_eq!(ask(&zone, "svc.cluster.local."), "NOERROR ~ cluster.local.");
     zone.services_are_loaded();
     assert_eq!(ask(&zone, "web.default.svc.cluster.local."), "NXDOMAIN ~ cluster.local.");
-}
-
-/// Any bytes to the DNS port: no panic, nothing back to a response, never more back than the question allows.
-fn fuzz(lab: &mut Lab, bytes: &[u8]) {
-    let before = lab.totals();
-    lab.send(PODS, udp(CLIENT, SERVER).payload(bytes));
-    let seen = lab.take(PODS);
-    assert!(seen.len() <= 1 && lab.totals().dropped() - before.dropped() == 1 - seen.len() as u64);
-    let Some(seen) = seen.first() else {
-        let is_query = bytes.len() >= 12 && bytes[2] & 0x80 == 0;
-        assert!(!is_query, "a query without a response: {bytes:x?}");
-        return;
-    };
-    let message = Message::from_octets(&seen.payload).expect("a message");
-    assert!(message.header().qr() && message.header().id() == u16::from_be_bytes([bytes[0], bytes[1]]));
-    assert!(bytes[2] & 0x80 == 0, "a response was answered");
-    let most = if message.opt().is_some() { 1232 } else { 512 };
-    assert!(seen.payload.len() <= most, "{} bytes", seen.payload.len());
-    for record in message.iter() {
-        let (record, _) = record.expect("sound");
-        record.to_any_record::<AllRecordData<_, _>>().expect("sound data");
-    }
-}
-
-/// Messages that servers have stumbled over, and those of every kind that this one tells apart.
-fn corpus() -> Vec<Vec<u8>> {
-    let good = query("web.default.svc.cluster.local.", Rtype::A, 7);
-    let with = |at: usize, value: u8| {
-        let mut message = good.clone();
-        message[at] = value;
-        message
-    };
-    let mut two_opts = edns("hdls.default.svc.cluster.local.", Rtype::SRV);
-    let opt = two_opts[two_opts.len() - 11..].to_vec();
-    two_opts[11] = 2;
-    two_opts.extend(&opt);
-    let long = format!("{}cluster.local.", "a.".repeat(110));
-    let mut circle = with(11, 1);
-    circle.extend([0xc0, u8::try_from(good.len()).expect("short"), 0, 41, 0, 1, 0, 0, 0, 0, 0, 0]);
-    vec![
-        vec![],
-        vec![0; 11],
-        vec![0; 12],
-        good.clone(),
-        good[..good.len() - 1].to_vec(),
-        [&good[..], b"x"].concat(),
-        with(2, 0x81),
-        with(2, 0x28),
-        with(5, 0),
-        with(5, 2),
-        with(5, 255),
-        with(7, 255),
-        with(11, 255),
-        with(12, 0xc0),
-        with(12, 63),
-        circle,
-        edns("_http._tcp.hdls.default.svc.cluster.local.", Rtype::SRV),
-        edns("chain.default.svc.cluster.local.", Rtype::A),
-        two_opts,
-        query(&long, Rtype::ANY, 9),
-        query("10.1.244.10.in-addr.arpa.", Rtype::PTR, 9),
-        query(".", Rtype::ANY, 9),
-    ]
-}
-
-#[test]
-fn the_corpus_is_survived() {
-    let mut lab = Lab::new(&objects());
-    corpus().iter().for_each(|bytes| fuzz(&mut lab, bytes));
-    lab.balance();
-}
-
-thread_local! {
-    static LAB: std::cell::RefCell<Lab> = std::cell::RefCell::new(Lab::new(&objects()));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_bytes_are_survived(
-        seed in any::<proptest::sample::Index>(),
-        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
-        cut in any::<proptest::sample::Index>(), is_cut in any::<bool>(),
-        tail in proptest::collection::vec(any::<u8>(), 0..20),
-    ) {
-        let mut bytes = seed.get(&corpus()).clone();
-        bytes.extend(tail);
-        for (at, value) in changes {
-            if !bytes.is_empty() {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-        }
-        if is_cut && !bytes.is_empty() {
-            bytes.truncate(cut.index(bytes.len()));
-        }
-        LAB.with_borrow_mut(|lab| fuzz(lab, &bytes));
-    }
 }
 
 /// What the naive zone has: names and addresses, from the same numbers as the objects.
