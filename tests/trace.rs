@@ -263,8 +263,8 @@ fn a_name_is_answered_as_clients_get_it() {
     let expected = "\
 query    web.default.svc.cluster.local. A
            as a client sends it: one name, without a search list, by UDP without EDNS
-server   10.96.0.10, port 53/UDP
-           `dns.address`: a worker answers in place
+server   10.96.0.10, port 53
+           `dns.address`: a worker answers in place; not by TCP, without the host pair
 zone     in cluster.local.
 name     exists: Service default/web
 type     1 of type A

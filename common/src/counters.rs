@@ -1,4 +1,5 @@
-//! Counters: one block per worker, written only by that worker, read by any thread; and one for what is sent beside the workers.
+//! Counters: one block per worker, written only by that worker, read by any thread; one for what is sent beside the workers; and
+//! one for DNS over TCP.
 //!
 //! A counter is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
 //! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one counter about another,
@@ -215,6 +216,12 @@ counters! {
     dns_truncated Counter Events "DNS responses without records because these are longer than the client accepts by UDP.",
     dns_search_list Counter Events "DNS responses with records of another domain of the Pod's search list (`dns.autopath`).",
     dns_slipped Counter Events "DNS queries beyond the rate that got an empty, truncated response.",
+    dns_tcp Counter Events "DNS queries over TCP. The counters by type and by code have them, too.",
+    dns_tcp_accepted Counter Events "DNS connections accepted.",
+    dns_tcp_open Gauge Number "DNS connections currently open.",
+    dns_tcp_displaced Counter Events "DNS connections closed for a newer one, because the client, or all clients together, had as many as allowed.",
+    dns_tcp_timed_out Counter Events "DNS connections closed because no whole query came in time, or because the client did not read its responses.",
+    dns_tcp_malformed Counter Events "DNS connections closed because of a message that is not a query, or of a length that none has.",
     announced Counter Frames "Frames that announced where owned addresses are: gratuitous ARP and unsolicited neighbour advertisements. Not part of `originated` and `tx`.",
     missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
     given_to_host Counter Frames "Frames that an AF_XDP port took from the kernel although they were not for pollgate, given back by the host pair. They count as sent.",
@@ -303,6 +310,7 @@ pub const MAX_SERVICES: usize = 1 << 17;
 pub struct Counters {
     workers: Box<[CachePadded<WorkerCounters>]>,
     beside: CachePadded<WorkerCounters>,
+    dns: CachePadded<WorkerCounters>,
     services: Box<[Box<[ServiceCounters]>]>,
 }
 
@@ -312,6 +320,7 @@ impl Counters {
         Counters {
             workers: (0..workers).map(|_| CachePadded::default()).collect(),
             beside: CachePadded::default(),
+            dns: CachePadded::default(),
             services: (0..workers).map(|_| (0..MAX_SERVICES).map(|_| ServiceCounters::default()).collect()).collect(),
         }
     }
@@ -334,6 +343,11 @@ impl Counters {
         &self.beside
     }
 
+    /// The block of the thread that answers DNS queries over TCP.
+    pub fn dns(&self) -> &WorkerCounters {
+        &self.dns
+    }
+
     /// One worker's counters of the Service port with this index, if there can be one.
     #[inline]
     pub fn service(&self, worker: usize, index: u32) -> Option<&ServiceCounters> {
@@ -343,7 +357,7 @@ impl Counters {
     /// The sum over all workers, and what is counted beside them.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for block in self.workers().chain([self.beside_workers()]) {
+        for block in self.workers().chain([self.beside_workers(), self.dns()]) {
             block.add_to(&mut totals);
         }
         totals

@@ -1,7 +1,7 @@
 //! Types that the control side and the packet side share.
 //!
 //! * [`flow`], [`net`], [`time`], [`hash`]: addresses, keys, the kernel's view of the network, time as a number.
-//! * [`pair`]: names and addresses of the link between the kernel and the workers.
+//! * [`pair`], [`clients`]: names and addresses of the link between the kernel and the workers, and who uses it.
 //! * [`reasons`], [`counters`]: every outcome of a packet, declared once, and the counter of each.
 //! * [`settings`], [`tables`], [`dns::zone`]: what the control thread compiles Services into. One builder proves every index.
 //! * [`sharded`]: maps whose generations share unchanged parts.
@@ -11,6 +11,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod clients;
 pub mod conflicts;
 pub mod counters;
 pub mod dns;

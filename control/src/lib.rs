@@ -15,8 +15,10 @@
 pub mod api;
 pub mod cluster;
 pub mod compile;
+pub mod dns;
 pub mod explain;
 pub mod health;
+pub mod local;
 pub mod netlink;
 pub mod objects;
 pub mod observe;

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::flow::{Address, Protocol};
+use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
 
@@ -65,7 +65,12 @@ impl Destination {
 
 /// Whether the packet is for the cluster's DNS server, which has the addresses `dns`.
 pub(crate) fn is_query<A: Address>(packet: &Packet<A>, dns: &[IpAddr]) -> bool {
-    packet.key.dst_port == DNS_PORT && packet.transport == Transport::Udp && dns.contains(&packet.key.dst.into())
+    packet.transport == Transport::Udp && is_for_dns(&packet.key, dns)
+}
+
+/// The same, over any transport.
+pub(crate) fn is_for_dns<A: Address>(key: &FlowKey<A>, dns: &[IpAddr]) -> bool {
+    key.dst_port == DNS_PORT && dns.contains(&key.dst.into())
 }
 
 /// The verdict on a packet for the cluster's DNS server; `None` for any other.

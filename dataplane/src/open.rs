@@ -5,6 +5,7 @@ use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::{FrontendKey, Tables};
 use pollgate_common::time::{Instant, Ticks};
 
+use crate::classify;
 use crate::flow::room::{self, Room};
 use crate::flow::sequence::Numbers;
 use crate::flow::table::{CANDIDATES, FlowOrigin, Full};
@@ -40,9 +41,13 @@ pub(crate) fn flow<A: Address>(
         backend_incarnation: choice.backend.incarnation,
         generation: low(tables.generation()),
     };
-    room::make(flows, other, now)
+    let opened = room::make(flows, other, now)
         .and_then(|()| flows.open(packet.key, to, origin, numbers(packet), now))
-        .map_err(|Full| Verdict::Drop(DropReason::FlowTableFull))
+        .map_err(|Full| Verdict::Drop(DropReason::FlowTableFull))?;
+    if choice.source == Source::Pair && classify::is_for_dns(&packet.key, &tables.settings().dns) {
+        shared.dns_clients.note(to.src_port, packet.key.src.into());
+    }
+    Ok(opened)
 }
 
 /// What both sides expect of the connection that the packet opens.

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::{Conflict, Conflicts};
 use pollgate_common::net::Net;
 use pollgate_common::time::Ticks;
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) new_flows: Rate,
     pub(crate) refusals: reject::Rates,
     pub(crate) dns: dns::Server,
+    /// Where the clients of DNS over TCP are noted.
+    pub(crate) dns_clients: Arc<Clients>,
     /// Fragments that wait for the first of their datagram.
     pub(crate) held: Held,
     pub(crate) identifications: Identifications,

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub mailbox: Arc<Mailbox>,
     /// DNS responses that one client prefix gets per second; 0: no limit.
     pub dns_rate: u32,
+    /// Where it notes the clients of DNS over TCP.
+    pub dns_clients: Arc<Clients>,
     /// How it asks for a neighbour.
     pub ask: AskNeighbour,
     /// Seeds of its flow hash and of the choice of source ports: random, or fixed for a replay.
@@ -109,6 +112,7 @@ impl Worker {
                 parts.steering.workers(),
             ),
             dns: dns::Server::new(parts.dns_rate, ahash::RandomState::with_seeds(c, d, b, a)),
+            dns_clients: parts.dns_clients,
             steering: parts.steering,
             affinity: parts.affinity,
             affinity_totals: AffinityTotals::default(),

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crossbeam::channel;
+use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
@@ -34,7 +35,9 @@ use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{self, Compiler};
+use pollgate_control::dns::tcp::{self, DnsServer};
 use pollgate_control::health::{self, HealthServer, ProxyHealth};
+use pollgate_control::local::Listeners;
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
 use pollgate_control::observe::dump::DumpSource;
 use pollgate_control::observe::stats::Stats;
@@ -95,7 +98,7 @@ pub struct Gateway {
     api: ApiHandle,
     control: ControlHandle,
     _network: HostNetwork,
-    health: Option<HealthServer>,
+    servers: Option<LocalServers>,
     /// Removed once nothing polls it.
     _pair: Option<HostPair>,
     _claims: Vec<UnixListener>,
@@ -114,7 +117,7 @@ impl Gateway {
             return Err(GatewayError::NotDone(unsupported));
         }
         check_host(config)?;
-        if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES) {
+        if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES + tcp::OPEN_FILES) {
             warn!("raising the limit of open files: {error}; the API serves fewer clients");
         }
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
@@ -136,19 +139,19 @@ impl Gateway {
         compiler.network(Arc::clone(&net));
         let conflicts = Arc::new(Conflicts::default());
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
-        let (mut engines, steered) = workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes)?;
+        let dns_clients = Arc::new(pair.as_ref().map_or_else(Clients::default, |_| Clients::new(&settings.snat_ports)));
+        let (mut engines, steered) =
+            workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes, &dns_clients)?;
         let announcer = start_announcer(config, net, &counters, conflicts)?;
         compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
-        let health = pair.as_ref().map(|_| start_health(&counters)).transpose()?;
-        if let Some(health) = &health {
-            compiler.serve_locally(Box::new(health.services()));
+        let servers = pair.as_ref().map(|_| LocalServers::start(&source, dns_clients, &counters)).transpose()?;
+        if let Some(servers) = &servers {
+            compiler.serve_locally(Box::new(servers.listeners()));
+            compiler.publish_own(config.health.port);
         }
         runtime::publish_restored(&cluster, &mut compiler);
-        if let Some(port) = config.health.port {
-            compiler.publish_health(port);
-        }
         // The objects of manifests must be there before the first frame.
         if start.manifests.is_none() {
             workers.start(std::mem::take(&mut engines))?;
@@ -185,7 +188,7 @@ impl Gateway {
             api,
             control,
             _network: network,
-            health,
+            servers,
             _pair: pair,
             _claims: claims,
         })
@@ -208,7 +211,7 @@ impl Gateway {
         drop(self.following);
         self.api.stop();
         self.control.stop();
-        drop(self.health);
+        drop(self.servers);
         let totals = self.counters.totals();
         format!("rx {} tx {} passed {} dropped {}", totals.rx, totals.tx, totals.passed(), totals.dropped())
     }
@@ -227,9 +230,27 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     Ok(())
 }
 
-fn start_health(counters: &Arc<Counters>) -> Result<HealthServer, GatewayError> {
-    let proxy = Arc::new(ProxyHealth::new(Arc::clone(counters)));
-    HealthServer::start(proxy).map_err(system("starting the health thread"))
+/// The threads behind the local services.
+struct LocalServers {
+    health: HealthServer,
+    dns: DnsServer,
+}
+
+impl LocalServers {
+    fn start(
+        tables: &Source,
+        dns_clients: Arc<Clients>,
+        counters: &Arc<Counters>,
+    ) -> Result<LocalServers, GatewayError> {
+        let proxy = Arc::new(ProxyHealth::new(Arc::clone(counters)));
+        let health = HealthServer::start(proxy).map_err(system("starting the health thread"))?;
+        let dns = DnsServer::start(tables.clone(), dns_clients, Arc::clone(counters));
+        Ok(LocalServers { health, dns: dns.map_err(system("starting the DNS thread"))? })
+    }
+
+    fn listeners(&self) -> Listeners {
+        Listeners { health: self.health.services(), dns: self.dns.listeners() }
+    }
 }
 
 fn start_announcer(

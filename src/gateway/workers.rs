@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant as Clock;
 
+use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
 use pollgate_common::epoch::Source;
@@ -41,6 +42,7 @@ pub(crate) fn make(
     counters: &Arc<Counters>,
     conflicts: &Arc<Conflicts>,
     mailboxes: &[Arc<Mailbox>],
+    dns_clients: &Arc<Clients>,
 ) -> Result<(Vec<Engine>, Steered), GatewayError> {
     let workers = mailboxes.len();
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
@@ -66,6 +68,7 @@ pub(crate) fn make(
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
             ask: Box::new(network.resolver().into_fn()),
             dns_rate: config.dns.responses_per_second,
+            dns_clients: Arc::clone(dns_clients),
             seeds: random_seed(),
         };
         let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;

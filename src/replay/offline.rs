@@ -71,6 +71,7 @@ impl Offline {
             mailbox: Arc::default(),
             ask: Box::new(|_| {}),
             dns_rate: config.dns.responses_per_second,
+            dns_clients: Arc::default(),
             seeds: SEEDS,
         };
         let worker = Worker::new(parts).map_err(ReplayError::Memory)?;

@@ -9,6 +9,7 @@
 mod behind;
 mod bulk;
 mod changes;
+mod dns_tcp;
 mod dual_stack;
 mod dump;
 mod flood;
@@ -35,6 +36,7 @@ pub(crate) fn tests() -> Vec<Test> {
         behind::TESTS,
         bulk::TESTS,
         changes::TESTS,
+        dns_tcp::TESTS,
         dual_stack::TESTS,
         dump::TESTS,
         flood::TESTS,

@@ -261,6 +261,48 @@ fn a_health_check_lives_as_long_as_its_service_has_it() {
     lab.counters(&[&[("rx", 3), ("undefined_port", 2), ("tx", 1)], &OPENED[..]].concat());
 }
 
+/// A Service that names the DNS address, and its port.
+fn kube_dns() -> String {
+    service("kube-dns", "clusterIP: 10.96.0.10, ports: [{port: 53}]")
+        + &endpoints("kube-dns", "TCP", 53, &["10.244.1.10"])
+}
+
+/// RFC 7766 §5: a server answers over TCP, too.
+#[test]
+fn dns_over_tcp_reaches_its_listener_which_can_tell_the_client() {
+    for (port, client) in [(OUTSIDE, "192.168.50.100:40000"), (PODS, "10.244.1.5:40000"), (HOST, "169.254.112.1:40000")]
+    {
+        for manifests in [String::new(), kube_dns()] {
+            let mut lab = Lab::with_pair("nat: {masquerade: never}\n", &manifests);
+            let seen = lab.through(port, tcp(client, "10.96.0.10:53"), HOST);
+            assert_eq!((*seen.src().ip(), seen.dst().to_string()), (ip(WORKERS), "169.254.112.1:9053".to_owned()));
+            let noted = lab.dns_client(seen.src().port()).map(|noted| from(&noted.to_string(), 40000));
+            assert_eq!(noted.as_deref(), Some(client));
+            let seen = lab.through(HOST, tcp("169.254.112.1:9053", &seen.src().to_string()).flags("SA"), port);
+            assert_eq!(seen.to_string(), format!("tcp 10.96.0.10:53 > {client} SA ttl 63"));
+            lab.counters(&[&[("rx", 2), ("tx", 2)], &OPENED[..]].concat());
+        }
+    }
+}
+
+/// Only DNS needs to know the client.
+#[test]
+fn other_local_services_note_no_client() {
+    let mut lab = Lab::with_pair("", &checked("Local"));
+    let seen = lab.through(OUTSIDE, tcp("192.168.50.100:40000", "192.168.50.10:30999"), HOST);
+    assert_eq!(lab.dns_client(seen.src().port()), None);
+    lab.counters(&[&[("rx", 1), ("tx", 1)], &OPENED[..]].concat());
+}
+
+/// An undefined port of a ClusterIP is rejected (Kubernetes `pkg/proxy/nftables/README.md`): the client sees a refused connection.
+#[test]
+fn without_the_pair_dns_over_tcp_is_refused() {
+    let mut lab = Lab::new("");
+    let seen = lab.through(PODS, tcp("10.244.1.5:40000", "10.96.0.10:53"), PODS);
+    assert_eq!(seen.to_string(), "tcp 10.96.0.10:53 > 10.244.1.5:40000 RA ttl 64");
+    lab.counters(&[("rx", 1), ("reject_undefined_port", 1), ("originated", 1), ("tx", 1)]);
+}
+
 /// Nothing listens in a replay, or without the host pair: the port is then undefined.
 #[test]
 fn without_the_pair_there_are_no_local_services() {

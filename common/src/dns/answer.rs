@@ -350,8 +350,7 @@ impl<'a> Writer<'a> {
     #[inline]
     fn new(query: &Query, buffer: &'a mut [u8]) -> Writer<'a> {
         let start = if query.unreadable.is_none() { query.end } else { message::LEN };
-        let limit = query.edns.map_or(message::PLAIN_SIZE, |opt| opt.size() - size_of::<Opt>());
-        Writer { buffer, start, at: start, limit, counts: [0; 3], truncated: false, is_short: false }
+        Writer { buffer, start, at: start, limit: query.limit(), counts: [0; 3], truncated: false, is_short: false }
     }
 
     /// Writes `count` records, all or none. What the client must have and does not accept leaves nothing but a mark, so that no

@@ -25,6 +25,8 @@ pub const IN: u16 = 1;
 pub const PLAIN_SIZE: usize = 512;
 /// The largest UDP payload we send or accept, even if the client allows more. It fits every path (DNS flag day 2020).
 pub const EDNS_SIZE: u16 = 1232;
+/// The longest message in a stream: its length takes two bytes (RFC 1035 §4.2.2).
+pub const STREAM_SIZE: usize = u16::MAX as usize;
 
 const QR: u16 = 0x8000;
 const OPCODE: u16 = 0x7800;
@@ -185,9 +187,21 @@ impl Opt {
     }
 }
 
+/// How a query comes, which decides how long its response may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Carrier {
+    /// In a datagram: what the client accepts.
+    #[default]
+    Udp,
+    /// In a stream: what its length prefix can say (RFC 1035 §4.2.2).
+    Tcp,
+}
+
 /// A query, read; written anew with each one.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
+    /// How it comes; reading another query leaves it as it is.
+    pub carrier: Carrier,
     /// The question's name.
     pub name: Name,
     /// Its header.
@@ -218,6 +232,17 @@ impl Query {
             _ => Some(Unreadable::Opcode),
         };
         Some(())
+    }
+
+    /// Bytes of the longest response, without an OPT record.
+    #[inline]
+    pub fn limit(&self) -> usize {
+        let longest = match (self.carrier, self.edns) {
+            (Carrier::Udp, None) => PLAIN_SIZE,
+            (Carrier::Udp, Some(opt)) => opt.size(),
+            (Carrier::Tcp, _) => STREAM_SIZE,
+        };
+        longest - self.edns.map_or(0, |_| size_of::<Opt>())
     }
 
     #[inline]
@@ -425,6 +450,26 @@ mod tests {
         assert_eq!(malformed(&query(&too_long)), Some(Malformed::Name), "261 bytes");
         assert_eq!(malformed(&query(b"\x01a\0")[..18]), Some(Malformed::Counts), "a cut question");
         assert_eq!(malformed(&[&query(b"\x01a\0")[..], b"x"].concat()), Some(Malformed::Trailing));
+    }
+
+    /// RFC 1035 §2.3.4 and §4.2.2, RFC 6891 §6.2.3: the OPT record of the response counts, too.
+    #[test]
+    fn the_carrier_and_the_client_limit_the_response() {
+        let with = |carrier, edns: Option<[u8; 2]>| {
+            let opt = edns.map(|[high, low]| [&[0, 0, 41, high, low][..], &[0; 6]].concat());
+            let message = with_additional(opt.as_deref().as_slice());
+            let mut query = Query { carrier, ..Query::default() };
+            query.read(&message, message.len(), Seed::random()).expect("a query");
+            query.limit()
+        };
+        for (edns, datagram, stream) in [
+            (None, 512, 65535),
+            (Some([0, 100]), 512 - 11, 65535 - 11),
+            (Some([4, 0]), 1024 - 11, 65535 - 11),
+            (Some([0xff, 0xff]), 1232 - 11, 65535 - 11),
+        ] {
+            assert_eq!((with(Carrier::Udp, edns), with(Carrier::Tcp, edns)), (datagram, stream), "{edns:?}");
+        }
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod name;
 pub mod names;
 pub mod records;
 pub mod reverse;
+pub mod totals;
 pub mod zone;

@@ -1,7 +1,8 @@
 //! Local services: frontends whose backend is a listener of the host, behind the host pair ([`pollgate_common::pair`]).
 //!
 //! ```text
-//!  gateway address : port ─▶ ServicePort with one backend ─▶ the kernel's address on the pair : the listener's port
+//!  gateway address : port ─┬─▶ ServicePort with one backend ─▶ the kernel's address on the pair : the listener's port
+//!  DNS address : 53 ───────┘
 //! ```
 //!
 //! To the workers it is a Service like any other. What makes it local is the backend's address: the kernel's own, so the source is
@@ -12,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -22,6 +23,9 @@ use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, Ring, ServicePort
 use super::ids::{Ids, NoIndex, PortName};
 use crate::compile::resolve::{Family, Protocol, ServiceName};
 use crate::health::ProxyHealth;
+
+/// The name of cluster DNS over TCP in the tables.
+pub(crate) const DNS_NAME: &str = "gateway:dns";
 
 /// A service of the gateway's own, over one family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,14 +42,37 @@ pub enum LocalService {
         /// The family.
         family: Family,
     },
+    /// Cluster DNS over TCP.
+    Dns {
+        /// The family.
+        family: Family,
+    },
 }
 
 impl LocalService {
     /// The family.
     pub fn family(&self) -> Family {
         match self {
-            LocalService::HealthCheck { family, .. } | LocalService::Proxy { family } => *family,
+            LocalService::HealthCheck { family, .. }
+            | LocalService::Proxy { family }
+            | LocalService::Dns { family } => *family,
         }
+    }
+
+    /// The addresses at which it is served, of both families, and what kind they are.
+    fn addresses(&self, settings: &DataplaneSettings) -> (Vec<IpAddr>, FrontendKind) {
+        match self {
+            LocalService::HealthCheck { .. } | LocalService::Proxy { .. } => {
+                (settings.gateway_addresses().collect(), FrontendKind::NodePort)
+            }
+            LocalService::Dns { .. } => (settings.dns.clone(), FrontendKind::ClusterIp),
+        }
+    }
+
+    /// Whether the host pair has its family, and it has an address.
+    pub(super) fn is_possible(&self, settings: &DataplaneSettings) -> bool {
+        let is_its = |address: IpAddr| Family::of(address) == self.family();
+        settings.gateway_addresses().any(is_its) && self.addresses(settings).0.into_iter().any(is_its)
     }
 
     /// The name under which it has its index. No port of a Service has such a name: upper case is not allowed there.
@@ -54,6 +81,7 @@ impl LocalService {
         let (service, port) = match self {
             LocalService::HealthCheck { service, .. } => (service.clone(), "healthCheckNodePort"),
             LocalService::Proxy { .. } => (gateway(), "healthz"),
+            LocalService::Dns { .. } => (gateway(), "dns"),
         };
         PortName { service, port: port.to_owned(), protocol: Protocol::Tcp, family }
     }
@@ -64,6 +92,7 @@ impl LocalService {
                 format!("{}/{}:healthCheckNodePort", service.namespace, service.name).into()
             }
             LocalService::Proxy { .. } => "gateway:healthz".into(),
+            LocalService::Dns { .. } => DNS_NAME.into(),
         }
     }
 }
@@ -96,7 +125,7 @@ pub trait LocalServices: Send {
     fn proxy(&self) -> &ProxyHealth;
 }
 
-/// Compiles a local service at `port` of the gateway addresses, whose listener is at `listener`.
+/// Compiles a local service at `port` of its addresses, whose listener is at `listener`.
 pub(super) fn compile(
     service: &LocalService,
     port: u16,
@@ -108,12 +137,13 @@ pub(super) fn compile(
     let identity = (listener.ip(), listener.port());
     slots.assign(&BTreeSet::from([identity]));
     let order: Box<[u16]> = slots.slot(&identity).into_iter().collect();
-    let addresses = settings.gateway_addresses().filter(|address| Family::of(*address) == service.family());
+    let (addresses, kind) = service.addresses(settings);
+    let addresses = addresses.into_iter().filter(|address| Family::of(*address) == service.family());
     let key = |address| FrontendKey { address, port, protocol: Protocol::Tcp };
     Ok(ServicePort {
         id,
         name: service.display_name(),
-        frontends: addresses.map(|address| (key(address), FrontendKind::NodePort)).collect(),
+        frontends: addresses.map(|address| (key(address), kind)).collect(),
         internal_local: false,
         external_local: false,
         client_ip_affinity: None,
@@ -129,7 +159,6 @@ pub(super) fn compile(
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
     use std::sync::Mutex;
 
     use pollgate_common::counters::Counters;
@@ -189,7 +218,7 @@ mod tests {
             let settings = DataplaneSettings {
                 gateway_v4: vec!["192.168.50.10".parse().unwrap(), "192.168.50.11".parse().unwrap()],
                 gateway_v6: vec!["2001:db8::10".parse().unwrap()],
-                dns: vec![],
+                dns: vec!["10.96.0.53".parse().unwrap(), "fd00:96::53".parse().unwrap()],
                 pod_cidrs: vec![],
                 service_cidrs: vec![],
                 masquerade: Masquerade::Kubernetes,
@@ -290,11 +319,27 @@ mod tests {
         assert_eq!(bench.follow(&commit), ["close default/web:healthCheckNodePort"; 2]);
     }
 
+    /// Kubernetes DNS specification 1.1.0 §2: the DNS service is one of the cluster; its port 53 is the gateway's own.
+    #[test]
+    fn dns_over_tcp_is_at_the_dns_addresses_and_no_service_takes_its_place() {
+        let mut bench = Bench::new(false);
+        bench.compiler.publish_own(None);
+        let spec = json!({"clusterIP": "10.96.0.53", "selector": {"app": "web"},
+            "ports": [{"name": "dns-tcp", "port": 53}, {"name": "metrics", "port": 9153}]});
+        bench.apply([service("kube-dns", spec), pod("p", "web", "10.0.0.1")]);
+        let listener = |listener: &str| Some(("gateway:dns".to_owned(), listener.to_owned()));
+        assert_eq!(bench.at("10.96.0.53", 53), listener("169.254.112.1:9000"));
+        assert_eq!(bench.at("fd00:96::53", 53), listener("[fe80::7067:1]:9000"));
+        let metrics = ("default/kube-dns:metrics".to_owned(), "10.0.0.1:9153".to_owned());
+        assert_eq!(bench.at("10.96.0.53", 9153), Some(metrics), "its other ports are the Service's");
+        assert_eq!(bench.at("192.168.50.10", 10256), None, "no health port");
+    }
+
     #[test]
     fn a_listener_that_cannot_be_opened_costs_its_frontend_only() {
         let mut bench = Bench::new(true);
         assert_eq!(bench.apply([balanced("Local")]), [] as [&str; 0]);
-        bench.compiler.publish_health(10256);
+        bench.compiler.publish_own(Some(10256));
         assert_eq!(bench.at("192.168.50.10", 10256), None);
         let reader = bench.compiler.source().reader();
         assert_eq!(reader.pin().load().services().count(), 4, "two ports in two families");
@@ -304,7 +349,7 @@ mod tests {
     #[test]
     fn the_gateways_own_health_follows_its_node() {
         let mut bench = Bench::new(false);
-        bench.compiler.publish_health(10256);
+        bench.compiler.publish_own(Some(10256));
         let listener = |listener: &str| Some(("gateway:healthz".to_owned(), listener.to_owned()));
         assert_eq!(bench.at("192.168.50.11", 10256), listener("169.254.112.1:9000"));
         assert_eq!(bench.at("2001:db8::10", 10256), listener("[fe80::7067:1]:9000"));

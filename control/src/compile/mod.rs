@@ -50,6 +50,9 @@ use crate::compile::sink::TableSink;
 use crate::objects::service::parse_ip;
 use crate::objects::{Key, Kind, Object};
 
+/// RFC 1035 §4.2.
+const DNS_PORT: u16 = 53;
+
 /// From this number of Services on, threads are started.
 const MANY: usize = 64;
 
@@ -175,11 +178,15 @@ impl Compiler {
         self.local = Some(services);
     }
 
-    /// Publishes the gateway's own health at `port` of the gateway addresses.
-    pub fn publish_health(&mut self, port: u16) {
+    /// Publishes the gateway's own services: DNS over TCP, and its health at `health` of the gateway addresses. Before any other
+    /// Service, so that none of these keeps their place.
+    pub fn publish_own(&mut self, health: Option<u16>) {
         let mut staged = Staged::default();
         for family in [Family::V4, Family::V6] {
-            self.stage_local(&mut staged, LocalService::Proxy { family }, port, 0);
+            self.stage_local(&mut staged, LocalService::Dns { family }, DNS_PORT, 0);
+            if let Some(port) = health {
+                self.stage_local(&mut staged, LocalService::Proxy { family }, port, 0);
+            }
         }
         self.staged.insert(local::gateway(), staged);
         self.publish();
@@ -227,11 +234,10 @@ impl Compiler {
         staged.ports.insert(compiled.id.index, Arc::new(ServicePort { counted, ..compiled }));
     }
 
-    /// Stages a local service, if its family has a gateway address.
+    /// Stages a local service, if the host pair has its family.
     fn stage_local(&mut self, staged: &mut Staged, service: LocalService, port: u16, ready: usize) {
-        let is_its = |address: IpAddr| Family::of(address) == service.family();
-        let has_address = self.options.settings.gateway_addresses().any(is_its);
-        let Some(local) = self.local.as_mut().filter(|_| has_address) else { return };
+        let is_possible = service.is_possible(&self.options.settings);
+        let Some(local) = self.local.as_mut().filter(|_| is_possible) else { return };
         let kept = service.port_name();
         staged.released.retain(|known| *known != kept);
         let compiled = local.listen(&service).map_err(|error| error.to_string()).and_then(|listener| {
@@ -243,7 +249,7 @@ impl Compiler {
                 self.stage(staged, compiled);
                 staged.local.push((service, ready));
             }
-            Err(error) => warn!("health checks at port {port} are not served: {service:?}: {error}"),
+            Err(error) => warn!("{service:?} at port {port} is not served: {error}"),
         }
     }
 

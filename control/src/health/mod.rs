@@ -9,8 +9,7 @@
 //!  workers' counters (do they poll?) ──────────────▶
 //! ```
 //!
-//! The compiler opens and closes the listeners with the Services ([`crate::compile::local`]), each on a port that the kernel
-//! chooses: clients only see the frontend. A listener is bound to `pg-host`, so nothing reaches it but the workers.
+//! The compiler opens and closes the listeners with the Services ([`crate::compile::local`], [`crate::local`]).
 //!
 //! **What strangers cost.** Everybody who reaches a gateway address may connect. There are at most `CONNECTIONS` connections over all
 //! listeners; a further one closes the one that has been open for longest, since an honest request takes milliseconds. Each is

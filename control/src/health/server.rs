@@ -3,9 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,17 +13,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pollgate_common::pair;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{interval, sleep, timeout};
 
 use super::page;
 use super::proxy::ProxyHealth;
-use crate::compile::local::{LocalService, LocalServices};
-use crate::compile::resolve::Family;
+use crate::compile::local::LocalService;
+use crate::local::{ServiceThread, listener};
 
 /// Connections at a time, over all listeners.
 const CONNECTIONS: usize = 256;
@@ -36,8 +33,6 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Longest request head, bytes; the least that hyper takes.
 const HEAD_SIZE: usize = 8 << 10;
-/// Connections that the kernel keeps until they are accepted, per listener.
-const BACKLOG: u32 = 128;
 /// How often the workers are looked at.
 const SAMPLE: Duration = Duration::from_secs(1);
 
@@ -47,10 +42,8 @@ pub const OPEN_FILES: u64 = (CONNECTIONS + LISTENERS) as u64;
 /// The thread. Dropping it ends the thread and closes all listeners.
 #[derive(Debug)]
 pub struct HealthServer {
-    handle: Handle,
+    thread: ServiceThread,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -65,40 +58,21 @@ struct Shared {
 impl HealthServer {
     /// Starts the thread, in the calling thread's network namespace.
     pub fn start(proxy: Arc<ProxyHealth>) -> io::Result<HealthServer> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (stop, mut stopped) = oneshot::channel();
-        let handle = runtime.handle().clone();
         let shared = Arc::new(Shared { proxy, ready: Mutex::default(), connections: Mutex::default() });
         let inside = Arc::clone(&shared);
-        let work = move || {
-            runtime.block_on(async move {
-                let mut samples = interval(SAMPLE);
-                loop {
-                    tokio::select! {
-                        _ = &mut stopped => return,
-                        _ = samples.tick() => drop(inside.proxy.is_healthy()),
-                    }
-                }
-            });
+        let watch = async move {
+            let mut samples = interval(SAMPLE);
+            loop {
+                samples.tick().await;
+                inside.proxy.is_healthy();
+            }
         };
-        let thread = Builder::new().name("health".to_owned()).spawn(work)?;
-        Ok(HealthServer { handle, shared, stop: Some(stop), thread: Some(thread) })
+        Ok(HealthServer { thread: ServiceThread::start("health", watch)?, shared })
     }
 
     /// What opens and closes its listeners.
     pub fn services(&self) -> Services {
-        Services { handle: self.handle.clone(), shared: Arc::clone(&self.shared), listeners: HashMap::new() }
-    }
-}
-
-impl Drop for HealthServer {
-    fn drop(&mut self) {
-        // The thread may have ended already.
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic of it has been printed.
-            let _ = thread.join();
-        }
+        Services { handle: self.thread.handle().clone(), shared: Arc::clone(&self.shared), listeners: HashMap::new() }
     }
 }
 
@@ -110,8 +84,9 @@ pub struct Services {
     listeners: HashMap<LocalService, (SocketAddr, AbortHandle)>,
 }
 
-impl LocalServices for Services {
-    fn listen(&mut self, service: &LocalService) -> io::Result<SocketAddr> {
+impl Services {
+    /// Where `service` listens; opens a listener if it has none.
+    pub(crate) fn listen(&mut self, service: &LocalService) -> io::Result<SocketAddr> {
         if let Some((address, _)) = self.listeners.get(service) {
             return Ok(*address);
         }
@@ -126,37 +101,20 @@ impl LocalServices for Services {
         Ok(address)
     }
 
-    fn close(&mut self, service: &LocalService) {
+    pub(crate) fn close(&mut self, service: &LocalService) {
         if let Some((_, task)) = self.listeners.remove(service) {
             task.abort();
         }
         self.shared.ready().remove(service);
     }
 
-    fn report(&mut self, service: &LocalService, ready: usize) {
+    pub(crate) fn report(&mut self, service: &LocalService, ready: usize) {
         self.shared.ready().insert(service.clone(), ready);
     }
 
-    fn proxy(&self) -> &ProxyHealth {
+    pub(crate) fn proxy(&self) -> &ProxyHealth {
         &self.shared.proxy
     }
-}
-
-/// A listener at the kernel's end of the host pair, on a port that the kernel chooses.
-fn listener(family: Family) -> io::Result<TcpListener> {
-    let (socket, address) = match family {
-        Family::V4 => (TcpSocket::new_v4()?, SocketAddr::new(IpAddr::V4(pair::HOST_V4), 0)),
-        Family::V6 => (TcpSocket::new_v6()?, link_local(pair::HOST_V6)),
-    };
-    // So that it is reached by the pair alone, although the kernel accepts packets to its addresses on every interface.
-    socket.bind_device(Some(pair::HOST.as_bytes()))?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// The device, to which the socket is bound, is the scope.
-fn link_local(address: Ipv6Addr) -> SocketAddr {
-    SocketAddrV6::new(address, 0, 0, 0).into()
 }
 
 impl Shared {
@@ -187,7 +145,7 @@ impl Shared {
                 let ready = self.ready().get(service).copied().unwrap_or(0);
                 page::service(name, ready, proxy.is_healthy())
             }
-            LocalService::Proxy { .. } => match path {
+            LocalService::Proxy { .. } | LocalService::Dns { .. } => match path {
                 "/healthz" => proxy_page(Some(proxy.is_eligible())),
                 "/livez" => proxy_page(None),
                 _ => page::not_found(),

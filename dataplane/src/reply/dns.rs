@@ -14,9 +14,9 @@
 use std::net::IpAddr;
 
 use pollgate_common::counters::WorkerCounters;
-use pollgate_common::dns::answer::{self, Answered, NoAnswer, Rule};
-use pollgate_common::dns::message::{Malformed, Query, Rcode};
-use pollgate_common::dns::records::rr;
+use pollgate_common::dns::answer::{self, NoAnswer};
+use pollgate_common::dns::message::Query;
+use pollgate_common::dns::totals::Totals;
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
@@ -40,30 +40,6 @@ pub(crate) struct Server {
     /// Queries beyond the rate.
     limited: u64,
     totals: Totals,
-}
-
-/// What is counted; copied to the worker's counters after each poll.
-#[derive(Clone, Copy, Default)]
-struct Totals {
-    a: u64,
-    aaaa: u64,
-    srv: u64,
-    ptr: u64,
-    other: u64,
-    no_error: u64,
-    no_data: u64,
-    nx_domain: u64,
-    serv_fail: u64,
-    refused: u64,
-    not_imp: u64,
-    bad_vers: u64,
-    malformed_name: u64,
-    malformed_counts: u64,
-    malformed_opt: u64,
-    malformed_trailing: u64,
-    truncated: u64,
-    slipped: u64,
-    search_list: u64,
 }
 
 /// What a query gets.
@@ -94,64 +70,9 @@ impl Server {
         if self.limited.is_multiple_of(2) { Response::Slip } else { Response::None(DropReason::DnsRate) }
     }
 
-    #[inline]
-    fn count(&mut self, rtype: u16, answered: &Answered) {
-        let totals = &mut self.totals;
-        totals.truncated += u64::from(answered.truncated);
-        let code = match (answered.rcode, answered.rule) {
-            (_, Rule::Malformed(Malformed::Name)) => &mut totals.malformed_name,
-            (_, Rule::Malformed(Malformed::Counts)) => &mut totals.malformed_counts,
-            (_, Rule::Malformed(Malformed::Opt)) => &mut totals.malformed_opt,
-            (_, Rule::Malformed(Malformed::Trailing)) => &mut totals.malformed_trailing,
-            (Rcode::NoError, _) if answered.answers == 0 && !answered.truncated => &mut totals.no_data,
-            (Rcode::NoError, rule) => {
-                totals.search_list += u64::from(rule == Rule::SearchList);
-                &mut totals.no_error
-            }
-            (Rcode::NxDomain, _) => &mut totals.nx_domain,
-            (Rcode::ServFail, _) => &mut totals.serv_fail,
-            (Rcode::Refused, _) => &mut totals.refused,
-            (Rcode::NotImp, _) => &mut totals.not_imp,
-            (Rcode::BadVers, _) => &mut totals.bad_vers,
-            // Every one has its reason.
-            (Rcode::FormErr, _) => &mut totals.malformed_counts,
-        };
-        *code += 1;
-        if matches!(answered.rule, Rule::Malformed(_) | Rule::Opcode) {
-            return;
-        }
-        let by_type = match rtype {
-            rr::A => &mut totals.a,
-            rr::AAAA => &mut totals.aaaa,
-            rr::SRV => &mut totals.srv,
-            rr::PTR => &mut totals.ptr,
-            _ => &mut totals.other,
-        };
-        *by_type += 1;
-    }
-
     /// Copies the totals to the worker's counters.
     pub(crate) fn report(&self, counters: &WorkerCounters) {
-        let totals = &self.totals;
-        counters.dns_a.set(totals.a);
-        counters.dns_aaaa.set(totals.aaaa);
-        counters.dns_srv.set(totals.srv);
-        counters.dns_ptr.set(totals.ptr);
-        counters.dns_other.set(totals.other);
-        counters.dns_answered.set(totals.no_error);
-        counters.dns_no_data.set(totals.no_data);
-        counters.dns_nxdomain.set(totals.nx_domain);
-        counters.dns_servfail.set(totals.serv_fail);
-        counters.dns_refused.set(totals.refused);
-        counters.dns_notimp.set(totals.not_imp);
-        counters.dns_badvers.set(totals.bad_vers);
-        counters.dns_bad_name.set(totals.malformed_name);
-        counters.dns_bad_counts.set(totals.malformed_counts);
-        counters.dns_bad_opt.set(totals.malformed_opt);
-        counters.dns_trailing.set(totals.malformed_trailing);
-        counters.dns_truncated.set(totals.truncated);
-        counters.dns_slipped.set(totals.slipped);
-        counters.dns_search_list.set(totals.search_list);
+        self.totals.report(counters);
     }
 }
 
@@ -230,7 +151,7 @@ fn one<I: Ip>(
     };
     match (written, response) {
         (Some(_), Response::Slip) => server.totals.slipped += 1,
-        (Some(answered), _) => server.count(rtype, &answered),
+        (Some(answered), _) => server.totals.count(rtype, &answered),
         (None, _) => return Action::Drop(DropReason::NoRoomForAnswer),
     }
     Action::Send(frame.received_on())

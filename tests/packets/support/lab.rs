@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use pollgate::config::{Config, Purpose};
+use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::{Claim, Conflicts};
 use pollgate_common::counters::{Counters, Totals};
 use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
@@ -88,6 +89,7 @@ pub(crate) struct Lab {
     counters: Arc<Counters>,
     asked: Arc<SegQueue<NeighbourQuery>>,
     conflicts: Arc<Conflicts>,
+    dns_clients: Arc<Clients>,
     /// As the test writes it.
     facts: Facts,
     net_generation: u64,
@@ -124,13 +126,14 @@ impl Lab {
         let mut compiler = Compiler::new(options, Arc::clone(&counters));
         if setup.pair {
             compiler.serve_locally(Box::new(Listeners(ProxyHealth::new(Arc::clone(&counters)))));
-            compiler.publish_health(config.health.port.expect("a port by default"));
+            compiler.publish_own(config.health.port);
         }
         let facts = Facts::from(&parse(&written));
         compiler.network(Arc::new(Net::new(1, wire_facts(&facts))));
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
         let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
         let affinity = Arc::new(Affinity::new(config.flows.affinity, [9, 10, 11, 12]).expect("memory"));
+        let dns_clients = Arc::new(Clients::new(&settings.snat_ports));
         let (asked, conflicts) = (Arc::new(SegQueue::new()), Arc::new(Conflicts::default()));
         let (mut workers, mut wires) = (Vec::new(), Vec::new());
         for worker in 0..setup.workers {
@@ -149,6 +152,7 @@ impl Lab {
                 mailbox: Arc::default(),
                 ask: Box::new(move |query| asked.push(query)),
                 dns_rate: config.dns.responses_per_second,
+                dns_clients: Arc::clone(&dns_clients),
                 seeds: [5, 6, 7, 8 + u64::from(worker)],
             };
             workers.push(Worker::new(parts).expect("memory for a small flow table"));
@@ -165,6 +169,7 @@ impl Lab {
             counters,
             asked,
             conflicts,
+            dns_clients,
             facts,
             net_generation: 1,
             now: START,
@@ -229,6 +234,12 @@ impl Lab {
     pub(crate) fn conflicts(&self) -> Vec<(IpAddr, MacBytes, usize, Claim)> {
         let reports = std::iter::from_fn(|| self.conflicts.take());
         reports.map(|it| (written(it.address).into(), it.mac.0, usize::from(it.port.0), it.claim)).collect()
+    }
+
+    /// The client that a worker has noted for this source port of the host pair.
+    pub(crate) fn dns_client(&self, port: u16) -> Option<IpAddr> {
+        let is_ipv4 = super::family::wire(Ipv4Addr::UNSPECIFIED).is_ipv4();
+        self.dns_clients.of_port(port, is_ipv4).map(|client| written(client).into())
     }
 
     // Packets.
@@ -363,7 +374,7 @@ impl Lab {
     }
 }
 
-/// Where the listeners of local services would be: the gateway's health at 9000, health checks at 9001 of the host.
+/// Where the listeners of local services would be: the gateway's health at 9000, health checks at 9001, DNS at 9053 of the host.
 struct Listeners(ProxyHealth);
 
 impl LocalServices for Listeners {
@@ -371,6 +382,7 @@ impl LocalServices for Listeners {
         let port = match service {
             LocalService::Proxy { .. } => 9000,
             LocalService::HealthCheck { .. } => 9001,
+            LocalService::Dns { .. } => 9053,
         };
         Ok(SocketAddr::new(pair::HOST_ADDRESSES[usize::from(service.family() == Family::V6)], port))
     }

@@ -1,14 +1,18 @@
 //! A DNS query: what the cluster's DNS server answers, and why.
 
+use std::net::IpAddr;
+
 use pollgate_common::dns::answer::{Answered, Rule, answer};
 use pollgate_common::dns::message::{self, Rcode};
 use pollgate_common::dns::name::{Name, from_wire, to_wire};
 use pollgate_common::dns::records::rr;
 use pollgate_common::dns::reverse::from_label;
 use pollgate_common::dns::zone::{Found, Zone};
-use pollgate_common::tables::Tables;
+use pollgate_common::flow::Protocol;
+use pollgate_common::tables::{FrontendKey, Tables};
 
 use super::{Answer, RecordItem, Report};
+use crate::compile::local::DNS_NAME;
 use crate::observe::dump::{records, type_name};
 
 /// A name or type that no query can have.
@@ -71,10 +75,22 @@ fn server(report: &mut Report, tables: &Tables) {
         true => report.step("server", "none", "`dns.address` is empty: no DNS query is answered"),
         false => report.step(
             "server",
-            format!("{}, port 53/UDP", addresses.join(", ")),
-            "`dns.address`: a worker answers in place",
+            format!("{}, port 53", addresses.join(", ")),
+            match tables.settings().dns.iter().all(|address| has_stream(tables, *address)) {
+                true => {
+                    "`dns.address`: a worker answers in place; by TCP, the gateway's listener gives the same answer"
+                }
+                false => "`dns.address`: a worker answers in place; not by TCP, without the host pair",
+            },
         ),
     }
+}
+
+/// Whether the gateway answers by TCP at this address.
+fn has_stream(tables: &Tables, address: IpAddr) -> bool {
+    let key = FrontendKey { address, port: 53, protocol: Protocol::Tcp };
+    let service = tables.frontend(&key).and_then(|frontend| tables.service(frontend.service));
+    service.is_some_and(|service| *service.name == *DNS_NAME)
 }
 
 /// The steps of the answer (RFC 1035 §4.3.2).

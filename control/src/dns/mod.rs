@@ -1,0 +1,3 @@
+//! Cluster DNS beside the workers: what needs a stream.
+
+pub mod tcp;

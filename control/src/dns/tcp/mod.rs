@@ -1,0 +1,19 @@
+//! DNS over TCP (RFC 7766): the same answers as the workers give, from the same tables.
+//!
+//! ```text
+//!  client ─▶ DNS address : 53 ─▶ workers ─▶ pg-host ─▶ listener ─ accept ─▶ connection: queries in, responses out
+//!            (the client's address: common::clients) ─────────────────────┘     │ answer::respond
+//!                                                                  published zone ┘
+//! ```
+//!
+//! **What strangers cost.** Everybody who reaches the DNS address may connect. There are at most 1024 connections, and at most 128 of
+//! one client address; a further one closes the connection that was used least recently, of that client or of all. A connection is
+//! closed when no whole query has come for ten seconds, and when the client does not take its responses within that time. It holds
+//! at most 4096 bytes of queries, and one response besides 16 KiB of others: a query is read only after the responses to earlier ones
+//! were taken.
+
+mod connections;
+mod framing;
+mod server;
+
+pub use self::server::{DnsServer, Listeners, OPEN_FILES};
