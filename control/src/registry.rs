@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use ahash::HashMap;
+
 use crate::admission::{apply, ownership, strategy, validate};
 use crate::cluster::change::is_from_files;
 use crate::cluster::index::{claimed_node_ports, data_bytes};
@@ -22,7 +24,7 @@ use crate::cluster::{
 };
 use crate::controllers::start::new_namespace;
 use crate::controllers::{self, allocate, membership, mirror, slices, start};
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Faults, MAX_FAULTS};
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Kind, Object};
 
@@ -62,7 +64,7 @@ impl Cluster {
     /// # Errors
     /// Every write that cannot be done, each with its reason; then none of the batch is.
     pub fn plan(&self, writes: Vec<Write>, now: jiff::Timestamp) -> Result<Commit, Vec<Refusal>> {
-        Transaction { view: self.overlay(now) }.run(writes)
+        Transaction { view: self.overlay(now), attempts: HashMap::default() }.run(writes)
     }
 
     /// Adds the objects that always exist; they are not saved until a client changes them.
@@ -78,12 +80,14 @@ struct Rejected {
     key: Key,
     reason: RefusalReason,
     message: String,
-    faults: Vec<Fault>,
+    faults: Faults,
 }
 
 /// A batch in the making: the verbs over a view of the objects.
 struct Transaction<'a> {
     view: Overlay<'a>,
+    /// How many names were tried for a prefix of generated names: those are taken.
+    attempts: HashMap<Key, u64>,
 }
 
 impl Transaction<'_> {
@@ -95,16 +99,41 @@ impl Transaction<'_> {
         for (index, write) in writes.into_iter().enumerate() {
             match self.write(write) {
                 Ok(key) => written.push(key),
-                Err(Rejected { key, reason, message, faults }) => {
+                // The client is told the first ones; the others are checked for nothing, but once.
+                Err(Rejected { key, reason, message, faults }) if refusals.len() < MAX_FAULTS => {
                     refusals.push(Refusal { index, key, reason, message, faults });
                 }
+                Err(_) => {}
             }
         }
         if !refusals.is_empty() {
             return Err(refusals);
         }
         controllers::run(&mut self.view);
+        self.check_endpoints(&written)?;
         Ok(self.view.commit(written))
+    }
+
+    /// The controllers make endpoints of any write, so these are counted after them. The refusal is that of the last write.
+    fn check_endpoints(&self, written: &[Key]) -> Result<(), Vec<Refusal>> {
+        let limits = self.view.settings().limits;
+        let growing = self.view.growing_services().into_iter();
+        let too_large = growing.filter(|(_, endpoints)| *endpoints > limits.endpoints_per_service);
+        let too_large = too_large.into_iter().find(|(name, endpoints)| *endpoints > self.view.former_endpoints(name));
+        let (now, before) = self.view.endpoint_counts();
+        let why = match too_large {
+            Some((name, endpoints)) => format!(
+                "Service {name} would have {endpoints} endpoints, more than limits.endpointsPerService allows ({})",
+                limits.endpoints_per_service
+            ),
+            None if now > limits.endpoints && now > before => {
+                format!("there would be {now} endpoints, more than limits.endpoints allows ({})", limits.endpoints)
+            }
+            None => return Ok(()),
+        };
+        let Some(key) = written.last() else { return Ok(()) };
+        let Rejected { key, reason, message, faults } = forbidden(key, &why);
+        Err(vec![Refusal { index: written.len() - 1, key, reason, message, faults }])
     }
 
     fn note_explicit_claims(&mut self, writes: &[Write]) {
@@ -149,7 +178,7 @@ impl Transaction<'_> {
         let key = object.key();
         if self.view.object(&key).is_some() {
             let message = format!("{} already exists", quoted(&key));
-            return Err(Rejected { key, reason: RefusalReason::AlreadyExists, message, faults: Vec::new() });
+            return Err(Rejected { key, reason: RefusalReason::AlreadyExists, message, faults: Faults::new() });
         }
         object.metadata_mut().managed_fields = None;
         self.settle(object, None)?;
@@ -224,8 +253,7 @@ impl Transaction<'_> {
         self.checked(&key, preconditions)?;
         match key.kind {
             Kind::Namespace if IMMORTAL_NAMESPACES.contains(&key.name.as_str()) => {
-                let message = format!("{} is forbidden: this namespace may not be deleted", quoted(&key));
-                return Err(Rejected { key, reason: RefusalReason::Forbidden, message, faults: Vec::new() });
+                return Err(forbidden(&key, "this namespace may not be deleted"));
             }
             Kind::Namespace => self.empty_namespace(&key.name),
             Kind::Service => self.remove_dependents(&ServiceName::new(&*key.namespace, &*key.name)),
@@ -308,7 +336,7 @@ impl Transaction<'_> {
 
     fn admit(&mut self, mut object: Object, old: Option<&Object>) -> Result<(), Rejected> {
         let key = object.key();
-        let mut faults = Vec::new();
+        let mut faults = Faults::new();
         if let Object::Pod(pod) = &mut object {
             membership::copy_topology(&self.view, pod);
         }
@@ -323,36 +351,43 @@ impl Transaction<'_> {
             return Err(invalid(key, faults));
         }
         self.check_room(&key, &object, old)?;
-        self.ensure_namespace(&key);
+        self.ensure_namespace(&key)?;
         self.view.put(object);
         Ok(())
     }
 
-    /// ConfigMaps and Secrets are only kept for other programs, so their size is bounded.
+    /// The number of objects is bounded; and the size of ConfigMaps and Secrets, which are only kept for other programs.
     fn check_room(&self, key: &Key, object: &Object, old: Option<&Object>) -> Result<(), Rejected> {
+        let most = self.view.settings().limits.objects;
+        if old.is_none() && self.view.object_count(key.kind) >= most {
+            let kind = key.kind.plural();
+            return Err(forbidden(key, &format!("there are {most} {kind}, the most that limits.objects allows")));
+        }
         let (new, old) = (data_bytes(object), old.map_or(0, data_bytes));
         if new <= old || self.view.data_bytes() - old + new <= MAX_DATA {
             return Ok(());
         }
-        let message = format!(
-            "{} is forbidden: all ConfigMaps and Secrets together may not exceed {MAX_DATA} bytes",
-            quoted(key)
-        );
-        Err(Rejected { key: key.clone(), reason: RefusalReason::Forbidden, message, faults: Vec::new() })
+        Err(forbidden(key, &format!("all ConfigMaps and Secrets together may not exceed {MAX_DATA} bytes")))
     }
 
-    fn ensure_namespace(&mut self, key: &Key) {
+    fn ensure_namespace(&mut self, key: &Key) -> Result<(), Rejected> {
         if key.kind.namespaced() && self.view.object(&Key::new(Kind::Namespace, "", &*key.namespace)).is_none() {
-            self.view.put(new_namespace(&key.namespace));
+            let namespace = new_namespace(&key.namespace);
+            self.check_room(&namespace.key(), &namespace, None)?;
+            self.view.put(namespace);
         }
+        Ok(())
     }
 
     /// `generateName`: a suffix from the hash of prefix and revision, the next one while that is taken.
-    fn generate_name(&self, object: &mut Object) {
+    fn generate_name(&mut self, object: &mut Object) {
         let Some(prefix) = object.metadata().generate_name.clone().filter(|_| object.name().is_empty()) else {
             return;
         };
-        for attempt in 0u64.. {
+        let of_prefix = Key::new(object.kind(), object.namespace(), &*prefix);
+        let attempts = self.attempts.entry(of_prefix).or_default();
+        for attempt in *attempts.. {
+            *attempts = attempt + 1;
             let seed = format!("{prefix}/{}/{attempt}", self.view.next_revision());
             object.metadata_mut().name = Some(generated_name(&prefix, &seed));
             if self.view.object(&object.key()).is_none() {
@@ -428,25 +463,25 @@ fn check_preconditions(key: &Key, preconditions: &Preconditions, object: &Object
 
 fn conflict(key: &Key, why: &str) -> Rejected {
     let message = format!("Operation cannot be fulfilled on {}: {why}", quoted(key));
-    Rejected { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Vec::new() }
+    Rejected { key: key.clone(), reason: RefusalReason::Conflict, message, faults: Faults::new() }
+}
+
+fn forbidden(key: &Key, why: &str) -> Rejected {
+    let message = format!("{} is forbidden: {why}", quoted(key));
+    Rejected { key: key.clone(), reason: RefusalReason::Forbidden, message, faults: Faults::new() }
 }
 
 fn not_found(key: Key) -> Rejected {
     let message = format!("{} not found", quoted(&key));
-    Rejected { key, reason: RefusalReason::NotFound, message, faults: Vec::new() }
+    Rejected { key, reason: RefusalReason::NotFound, message, faults: Faults::new() }
 }
 
-fn invalid(key: Key, faults: Vec<Fault>) -> Rejected {
-    let texts: Vec<String> = faults.iter().map(Fault::to_string).collect();
-    let list = match texts.as_slice() {
-        [one] => one.clone(),
-        all => format!("[{}]", all.join(", ")),
-    };
+fn invalid(key: Key, faults: Faults) -> Rejected {
     let kind = match key.kind.group() {
         "" => key.kind.name().to_owned(),
         group => format!("{}.{group}", key.kind.name()),
     };
-    let message = format!("{kind} {:?} is invalid: {list}", key.name);
+    let message = format!("{kind} {:?} is invalid: {faults}", key.name);
     Rejected { key, reason: RefusalReason::Invalid, message, faults }
 }
 

@@ -5,13 +5,16 @@
 //! for a syntax error or a wrong type, and none for a port that is taken.
 //!
 //! Accepted: several documents, anchors, merge keys, plain JSON. Bounded: nesting and the size of what aliases expand to,
-//! so that a few lines of YAML cannot fill the memory. A key given twice is an error: one of the two would be lost.
+//! so that a few lines of YAML cannot fill the memory; for the API also what is built of a text of some length ([`documents`]). A key given twice is an error: one of the two would be lost.
 
 use std::collections::BTreeMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value};
+
+use crate::objects::allowance::{Allowance, Growth, TooMuch, take_entry};
+use crate::objects::{Unread, decode};
 
 /// Deepest nesting; a Pod needs about a dozen levels.
 const MAX_DEPTH: usize = 64;
@@ -49,11 +52,17 @@ pub struct YamlError {
     pub message: String,
     /// Not YAML at all, as opposed to YAML that is not accepted.
     syntax: bool,
+    /// It takes too much memory.
+    pub(crate) too_much: Option<TooMuch>,
 }
 
 impl YamlError {
     fn new(line: usize, message: &str) -> YamlError {
-        YamlError { line, message: message.to_owned(), syntax: false }
+        YamlError { line, message: message.to_owned(), syntax: false, too_much: None }
+    }
+
+    fn too_much(line: usize, too_much: TooMuch) -> YamlError {
+        YamlError { too_much: Some(too_much), ..YamlError::new(line, &too_much.to_string()) }
     }
 }
 
@@ -69,18 +78,18 @@ pub fn parse(text: &str) -> Parsed {
     loop {
         // As many empty lines as were left out, for the numbers of those that follow.
         let rest = "\n".repeat(from) + &text.lines().skip(from).collect::<Vec<_>>().join("\n");
-        let mut composer = Composer::new(if from == 0 { text } else { &rest }, values);
-        let error = composer.documents(&mut parsed.trees).err();
+        let allowance = Allowance::unlimited();
+        let mut composer = Composer::new(if from == 0 { text } else { &rest }, values, &allowance, true);
+        let error = composer.documents(&mut |tree| parsed.trees.push(tree)).err();
         let Some(mut error) = error else { break };
         // What is missing at the end is reported on the line after it.
         error.line = error.line.min(text.lines().count().max(1));
         values = composer.values;
         let may_be_json = error.syntax && from == 0 && parsed.trees.is_empty();
-        if let Some(tree) = may_be_json.then(|| json(text)).flatten() {
-            match tree {
-                Ok(tree) => parsed.trees.push(tree),
-                Err(error) => parsed.errors.push(error),
-            }
+        if may_be_json && is_json(text) {
+            let text = json_as_yaml(text);
+            let mut composer = Composer::new(&text, 0, &allowance, true);
+            parsed.errors.extend(composer.documents(&mut |tree| parsed.trees.push(tree)).err());
             break;
         }
         // The line of the fault may be that of the next document's marker.
@@ -95,12 +104,64 @@ pub fn parse(text: &str) -> Parsed {
     parsed
 }
 
-/// The document, if the text is JSON that YAML cannot be: with tabs, or with characters that are written as two escapes.
-fn json(text: &str) -> Option<Result<Tree, YamlError>> {
-    serde_json::from_str::<IgnoredAny>(text).ok()?;
-    let mut trees = Vec::new();
-    let read = Composer::new(&json_as_yaml(text), 0).documents(&mut trees);
-    read.map(|()| trees.pop()).transpose()
+/// Hands over the documents of a text one by one, without their lines, within an allowance.
+///
+/// JSON is read as JSON. The parser of YAML keeps the tokens of a list or mapping in brackets until its end, for it might be a
+/// key; so these are counted first.
+///
+/// # Errors
+/// The first place that cannot be read. The documents before it were handed over.
+pub(crate) fn documents(text: &str, allowance: &Allowance, each: &mut dyn FnMut(Value)) -> Result<(), YamlError> {
+    if text.trim_start().starts_with(['{', '[']) {
+        match decode::value(text.as_bytes(), allowance) {
+            Ok((value, repeated)) => {
+                return match repeated.first() {
+                    None => {
+                        each(value);
+                        Ok(())
+                    }
+                    Some(path) => Err(YamlError::new(1, &format!("duplicate key {path:?}"))),
+                };
+            }
+            Err(Unread::TooMuch(too_much)) => return Err(YamlError::too_much(1, too_much)),
+            Err(Unread::NotJson(_)) => {}
+        }
+    }
+    let tokens = flow_tokens(text) * TOKEN;
+    allowance.take(tokens).map_err(|too_much| YamlError::too_much(1, too_much))?;
+    let read = Composer::new(text, 0, allowance, false).documents(&mut |tree| each(tree.value));
+    allowance.give_back(tokens);
+    read
+}
+
+/// Memory of a token that waits, in a queue that grows.
+const TOKEN: usize = 256;
+
+/// Most tokens of one list or mapping in brackets. Brackets in texts are counted too.
+fn flow_tokens(text: &str) -> usize {
+    let (mut depth, mut tokens, mut most) = (0usize, 0, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                tokens += 2;
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth > 0 => tokens += 2,
+            b':' if depth > 0 => tokens += 3,
+            _ => {}
+        }
+        most = most.max(tokens);
+        if depth == 0 {
+            tokens = 0;
+        }
+    }
+    most
+}
+
+/// Whether a text that is no YAML is JSON: with tabs, or with characters that are written as two escapes.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// The same JSON, line by line, as YAML reads it.
@@ -138,23 +199,36 @@ fn end_of_string(text: &str) -> usize {
 /// Builds values from the parser's events.
 struct Composer<'a> {
     parser: Parser<'a, StrInput<'a>>,
-    anchors: BTreeMap<usize, (Value, usize)>,
+    anchors: BTreeMap<usize, Anchor>,
     lines: BTreeMap<String, usize>,
+    /// Whether the lines are asked for.
+    with_lines: bool,
     values: usize,
+    allowance: &'a Allowance,
+}
+
+/// What an alias refers to.
+#[derive(Clone)]
+struct Anchor {
+    value: Value,
+    /// Values in it, and their memory.
+    values: usize,
+    bytes: usize,
 }
 
 impl<'a> Composer<'a> {
     /// `values`: how many of the same text were there before.
-    fn new(text: &'a str, values: usize) -> Composer<'a> {
-        Composer { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), lines: BTreeMap::new(), values }
+    fn new(text: &'a str, values: usize, allowance: &'a Allowance, with_lines: bool) -> Composer<'a> {
+        let parser = Parser::new_from_str(text);
+        Composer { parser, anchors: BTreeMap::new(), lines: BTreeMap::new(), with_lines, values, allowance }
     }
 
-    /// Adds the documents up to the end, or to the first that cannot be read.
-    fn documents(&mut self, documents: &mut Vec<Tree>) -> Result<(), YamlError> {
+    /// Hands over the documents up to the end, or to the first that cannot be read.
+    fn documents(&mut self, each: &mut dyn FnMut(Tree)) -> Result<(), YamlError> {
         loop {
             match self.next()? {
                 (Event::StreamEnd, _) => return Ok(()),
-                (Event::DocumentStart(_), _) => documents.push(self.document()?),
+                (Event::DocumentStart(_), _) => each(self.document()?),
                 _ => {}
             }
         }
@@ -166,6 +240,10 @@ impl<'a> Composer<'a> {
         let line = span.start.line();
         let value = self.value(event, span, "", 0)?;
         Ok(Tree { value, line, lines: std::mem::take(&mut self.lines) })
+    }
+
+    fn take(&self, bytes: usize, line: usize) -> Result<(), YamlError> {
+        self.allowance.take(bytes).map_err(|too_much| YamlError::too_much(line, too_much))
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
@@ -181,40 +259,47 @@ impl<'a> Composer<'a> {
         if depth > MAX_DEPTH {
             return Err(YamlError::new(line, &format!("nested deeper than {MAX_DEPTH} levels")));
         }
-        let before = self.values;
+        let (before, bytes) = (self.values, self.allowance.taken());
         self.count(1, line)?;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let text_tag = tag.is_some_and(|tag| tag.suffix == "str");
                 let plain = style == ScalarStyle::Plain && !text_tag;
+                self.take(text.len(), line)?;
                 (if plain { plain_scalar(&text) } else { Value::String(text.into_owned()) }, anchor)
             }
             Event::SequenceStart(anchor, _) => (self.sequence(path, depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.mapping(path, depth)?, anchor),
             Event::Alias(anchor) => {
-                let Some((value, size)) = self.anchors.get(&anchor).cloned() else {
+                let Some((values, bytes)) = self.anchors.get(&anchor).map(|anchor| (anchor.values, anchor.bytes))
+                else {
                     return Err(YamlError::new(line, "alias inside the value that it refers to"));
                 };
-                self.count(size, line)?;
-                return Ok(value);
+                self.count(values, line)?;
+                self.take(bytes, line)?;
+                return Ok(self.anchors.get(&anchor).map(|anchor| anchor.value.clone()).unwrap_or_default());
             }
             other => return Err(YamlError::new(line, &format!("expected a value, found {other:?}"))),
         };
         if anchor != 0 {
-            self.anchors.insert(anchor, (value.clone(), self.values - before));
+            let bytes = self.allowance.taken().saturating_sub(bytes);
+            self.take(bytes, line)?;
+            self.anchors.insert(anchor, Anchor { value: value.clone(), values: self.values - before, bytes });
         }
         Ok(value)
     }
 
     fn sequence(&mut self, path: &str, depth: usize) -> Result<Value, YamlError> {
-        let mut items = Vec::new();
+        let (mut items, mut growth) = (Vec::new(), Growth::default());
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::SequenceEnd) {
                 return Ok(Value::Array(items));
             }
-            let path = format!("{path}[{}]", items.len());
-            self.lines.insert(path.clone(), span.start.line());
+            let line = span.start.line();
+            growth.push(size_of::<Value>(), self.allowance).map_err(|too_much| YamlError::too_much(line, too_much))?;
+            let path = if self.with_lines { format!("{path}[{}]", items.len()) } else { String::new() };
+            self.note_line(&path, line);
             items.push(self.value(event, span, &path, depth + 1)?);
         }
     }
@@ -230,17 +315,20 @@ impl<'a> Composer<'a> {
                 Event::Scalar(key, style, ..) => (key.into_owned(), style == ScalarStyle::Plain),
                 _ => return Err(YamlError::new(line, "expected a name as key")),
             };
-            let field = field_path(path, &key);
+            let field = if self.with_lines { field_path(path, &key) } else { String::new() };
             let (event, span) = self.next()?;
             if plain && key == "<<" {
                 merged.push((line, self.value(event, span, &field, depth + 1)?));
                 continue;
             }
             if fields.contains_key(&key) {
-                let first = self.lines.get(&field).copied().unwrap_or(line);
-                return Err(YamlError::new(line, &format!("duplicate key {key:?}, first used on line {first}")));
+                let first = self.lines.get(&field).map(|first| format!(", first used on line {first}"));
+                return Err(YamlError::new(line, &format!("duplicate key {key:?}{}", first.unwrap_or_default())));
             }
-            self.lines.insert(field.clone(), line);
+            self.note_line(&field, line);
+            self.take(key.len(), line)?;
+            take_entry(fields.len(), size_of::<(String, Value)>(), self.allowance)
+                .map_err(|too_much| YamlError::too_much(line, too_much))?;
             let value = self.value(event, span, &field, depth + 1)?;
             fields.insert(key, value);
         }
@@ -248,6 +336,12 @@ impl<'a> Composer<'a> {
             merge(&mut fields, value, line)?;
         }
         Ok(Value::Object(fields))
+    }
+
+    fn note_line(&mut self, path: &str, line: usize) {
+        if self.with_lines {
+            self.lines.insert(path.to_owned(), line);
+        }
     }
 
     fn count(&mut self, values: usize, line: usize) -> Result<(), YamlError> {
@@ -402,6 +496,37 @@ mod tests {
             text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
         }
         assert!(error(&text).contains("expands to more than"), "{}", error(&text));
+    }
+
+    #[test]
+    fn the_tokens_that_wait_are_those_of_the_longest_brackets() {
+        assert_eq!(flow_tokens("a: b, c\nd:\n- e\n"), 0);
+        assert_eq!(flow_tokens("a: [b, c]\nd: {e: f}\n"), 5);
+        assert_eq!(flow_tokens("a: [b, [c], {d: 5}, x]"), 2 + 2 + 2 + 2 + 2 + 3 + 2);
+        let open = "[".repeat(100);
+        assert_eq!((flow_tokens(&open), flow_tokens("}]}")), (200, 0));
+    }
+
+    #[test]
+    fn what_an_allowance_has_no_room_for_is_not_built() {
+        let read = |text: &str| {
+            let mut values = Vec::new();
+            documents(text, &Allowance::of_text(text.len()), &mut |value| values.push(value)).map(|()| values)
+        };
+        assert_eq!(read("a: 1\n---\n- b\n"), Ok(vec![json!({"a": 1}), json!(["b"])]));
+        assert_eq!(read("{\"a\":\t[1]}"), Ok(vec![json!({"a": [1]})]), "JSON with a tab");
+        assert_eq!(read("{a: [1]}"), Ok(vec![json!({"a": [1]})]), "brackets that are no JSON");
+        assert!(read("{\"a\": 1, \"a\": 2}").unwrap_err().message.contains("duplicate key"));
+        for dense in [
+            "- a: {}\n".repeat(100_000),
+            format!("[{}]", "0,".repeat(1_000_000)),
+            format!("{{a: [{}]}}", "0,".repeat(1_000_000)),
+        ] {
+            assert!(read(&dense).unwrap_err().too_much.is_some());
+        }
+        let large = "x".repeat(1000);
+        let alias = format!("a: &a [{large}]\nb: [{}]\n", "*a,".repeat(10_000));
+        assert!(read(&alias).unwrap_err().too_much.is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 pub(super) use pollgate_common::dns::zone::PodRecords;
 use pollgate_common::settings::Masquerade;
+pub(super) use pollgate_control::cluster::Limits;
 pub(super) use pollgate_control::cluster::SliceManager;
 
 /// Table sizes that `maglev.tableSize` may name.
@@ -59,6 +60,8 @@ pub struct Config {
     pub health: Health,
     /// The log.
     pub log: Log,
+    /// How much the gateway may hold.
+    pub limits: Limits,
 }
 
 /// The log, on stderr.

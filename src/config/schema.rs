@@ -11,8 +11,8 @@ use pollgate_common::pair;
 use pollgate_common::settings::Masquerade;
 
 use super::model::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Link, Log, LogFormat,
-    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Limits, Link, Log,
+    LogFormat, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
@@ -32,6 +32,9 @@ const MOST_WORKERS: usize = 128;
 
 /// The kernel's largest `CONFIG_NR_CPUS`, with room.
 const MOST_CPUS: usize = 1 << 16;
+
+/// Objects and endpoints; far more than memory has room for.
+const MOST_HELD: usize = 100_000_000;
 
 /// Flow ages are counted in seconds; a year is as good as unlimited.
 const FLOW_AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
@@ -74,6 +77,7 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
     let metrics = metrics(root.field("metrics").section());
     let health = health(root.field("health").section(), &cluster);
     let log = log(root.field("log").section());
+    let limits = limits(root.field("limits").section());
     root.finish();
     Config {
         node,
@@ -91,6 +95,7 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
         metrics,
         health,
         log,
+        limits,
     }
 }
 
@@ -352,6 +357,19 @@ fn log(mut section: Section<'_>) -> Log {
     let format = section.field("format").choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     section.finish();
     Log { format: format.unwrap_or(LogFormat::Text) }
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let mut number = |key, default| section.field(key).integer(1..=MOST_HELD).unwrap_or(default);
+    let default = Limits::default();
+    let limits = Limits {
+        items_per_request: number("itemsPerRequest", default.items_per_request),
+        objects: number("objects", default.objects),
+        endpoints: number("endpoints", default.endpoints),
+        endpoints_per_service: number("endpointsPerService", default.endpoints_per_service),
+    };
+    section.finish();
+    limits
 }
 
 fn metrics(mut section: Section<'_>) -> Metrics {

@@ -13,13 +13,17 @@
 use ahash::HashMap;
 use serde_json::Value;
 
+use crate::admission::validate::MAX_ANNOTATIONS;
 use crate::objects::Object;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::merge::{Merge, Rules, overlay};
 use crate::objects::schema::Shape;
 
 /// Where the manifest that was applied last is kept.
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Longest manifest that is merged, server-owned fields and an old annotation included.
+const MOST: usize = 4 * MAX_ANNOTATIONS;
 
 /// Metadata that only the server writes; dumped values of it are ignored.
 const SERVER_OWNED: [&str; 6] =
@@ -29,7 +33,11 @@ const SERVER_OWNED: [&str; 6] =
 ///
 /// # Errors
 /// If the merge gives no object of that kind; objects that were admitted never do.
-pub(crate) fn merge(manifest: &Object, live: Option<&Object>) -> Result<Object, Vec<Fault>> {
+pub(crate) fn merge(manifest: &Object, live: Option<&Object>) -> Result<Object, Faults> {
+    // Too long for the annotation, so it would be refused: a value of it is not made first.
+    if manifest.json_length() > MOST {
+        return Err(Fault::too_long("metadata.annotations", MAX_ANNOTATIONS).into());
+    }
     let mut wanted = manifest.to_value();
     strip(&mut wanted);
     let text = format!("{wanted}\n");

@@ -60,7 +60,7 @@ impl FieldSet {
         let mut set = Self::default();
         set.add(shape, value, &mut Vec::new())?;
         if set.0.len() > MAX_FIELDS {
-            return Err(format!("it sets {} fields, at most {MAX_FIELDS} can be tracked", set.0.len()));
+            return Err(too_many_fields());
         }
         set.0.retain(|path| !SERVER_FIELDS.iter().any(|known| path.as_slice() == *known));
         Ok(set)
@@ -95,6 +95,9 @@ impl FieldSet {
     }
 
     fn add(&mut self, shape: &'static Shape, value: &Value, path: &mut Path) -> Result<(), String> {
+        if self.0.len() > MAX_FIELDS {
+            return Err(too_many_fields());
+        }
         match (shape, value) {
             (Shape::Struct { atomic: true, .. } | Shape::Map { atomic: true, .. }, _) => {}
             (Shape::Struct { .. } | Shape::Map { .. }, Value::Object(fields)) if !fields.is_empty() => {
@@ -158,6 +161,10 @@ impl FieldSet {
             false => Err(format!("{}: duplicate entries for key {}", told(path), &text[told(path).len()..])),
         }
     }
+}
+
+fn too_many_fields() -> String {
+    format!("it sets more than {MAX_FIELDS} fields, which is the most that can be tracked")
 }
 
 fn fold(tree: &mut Map<String, Value>, path: &[String]) {

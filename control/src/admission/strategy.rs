@@ -6,8 +6,10 @@
 //! what the new type does not use. Only then is the object validated.
 
 use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 
+use ahash::HashMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
     ClientIPConfig, Node, Pod, PodIP, PodStatus, Secret, Service, ServicePort, ServiceSpec, ServiceStatus,
@@ -231,21 +233,23 @@ fn release_secondary(spec: &mut ServiceSpec, old: &ServiceSpec) {
 /// A port keeps the node port of the old one with its name, whatever else changed (K `patchAllocatedValues`). One that was
 /// renamed, where Kubernetes gives a new one, keeps that of the old port with its number and protocol.
 fn keep_node_ports(spec: &mut ServiceSpec, old: &ServiceSpec) {
-    let of_name = |old: &ServicePort, new: &ServicePort| old.name == new.name;
-    let of_number = |old: &ServicePort, new: &ServicePort| old.port == new.port && old.protocol == new.protocol;
-    keep_node_ports_by(spec, old, of_name);
-    keep_node_ports_by(spec, old, of_number);
+    keep_node_ports_by(spec, old, |port| port.name.clone());
+    keep_node_ports_by(spec, old, |port| (port.port, port.protocol.clone()));
 }
 
-fn keep_node_ports_by(spec: &mut ServiceSpec, old: &ServiceSpec, same: fn(&ServicePort, &ServicePort) -> bool) {
+fn keep_node_ports_by<K: Eq + Hash>(spec: &mut ServiceSpec, old: &ServiceSpec, identity: fn(&ServicePort) -> K) {
+    let mut former: HashMap<K, Option<i32>> = HashMap::default();
+    for port in old.ports() {
+        former.entry(identity(port)).or_insert(port.node_port);
+    }
     let mut used: BTreeSet<(Option<String>, i32)> = spec
         .ports()
         .iter()
         .filter_map(|port| Some((port.protocol.clone(), port.node_port.filter(|port| *port != 0)?)))
         .collect();
     for port in spec.ports.iter_mut().flatten().filter(|port| unset(port.node_port)) {
-        let before = old.ports().iter().find(|before| same(before, port));
-        let Some(node_port) = before.and_then(|before| before.node_port).filter(|port| *port != 0) else {
+        let before = former.get(&identity(port)).copied().flatten();
+        let Some(node_port) = before.filter(|port| *port != 0) else {
             continue;
         };
         if used.insert((port.protocol.clone(), node_port)) {

@@ -19,10 +19,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::decode::{self, Sent};
-use super::protobuf::{self, PROTOBUF};
+use super::decode::{Decoded, Expected, Sent};
+use super::protobuf::{self, PROTOBUF, Unreadable};
 use super::status::Status;
-use crate::objects::manifest;
+use crate::objects::allowance::Allowance;
+use crate::objects::decode::{self, Source};
 use crate::yaml;
 
 /// Longest body of one object, bytes: the API server's own limit.
@@ -36,7 +37,9 @@ const UNIT: usize = 64 << 10;
 /// A whole body must arrive within this.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// Bodies of this size or more are decoded on another thread, so that the API's thread can serve other clients.
-const LARGE: usize = 256 << 10;
+const LARGE: usize = 16 << 10;
+/// Memory that one byte of the budget stands for: what is made of a body is bounded by it too.
+const PER_BYTE: usize = 8;
 /// Longest pause in a body which is not needed.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Most bytes that are read of a body which is not needed.
@@ -108,7 +111,25 @@ async fn discard(body: Body) {
 
 /// A share of the budget; returned when dropped.
 #[derive(Debug)]
-pub(crate) struct Claim(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(crate) struct Claim(OwnedSemaphorePermit);
+
+impl Claim {
+    /// Claims more, if the objects of the request take more memory than the budget has for its body.
+    pub(crate) fn cover(&mut self, budget: &Budget, memory: usize) -> Result<(), Status> {
+        let needed = (memory / PER_BYTE).div_ceil(UNIT);
+        if needed > BUDGET / UNIT {
+            return Err(Status::too_much(format!(
+                "its objects take {memory} bytes of memory; the limit is {}",
+                BUDGET * PER_BYTE
+            )));
+        }
+        let more = needed.saturating_sub(self.0.num_permits());
+        if more > 0 {
+            self.0.merge(budget.claim(more * UNIT)?.0);
+        }
+        Ok(())
+    }
+}
 
 /// The budget of all bodies.
 #[derive(Debug, Clone)]
@@ -147,69 +168,129 @@ pub(crate) async fn read(
     Ok((claim, bytes, media))
 }
 
-/// Decodes JSON, protobuf, or YAML of one or more documents; a `List` in YAML gives its items.
-pub(crate) async fn decode(bytes: Vec<u8>, media: &'static str) -> Result<Vec<Value>, Status> {
-    if bytes.len() < LARGE {
-        return decode_now(&bytes, media);
+/// Runs what reads a body of this size: a large one on another thread.
+pub(crate) async fn aside<T: Send + 'static>(
+    size: usize,
+    read: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    if size < LARGE {
+        return read();
     }
-    let decoded = tokio::task::spawn_blocking(move || decode_now(&bytes, media)).await;
-    decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 
-/// Decodes one object, and notes fields that its JSON contains twice. YAML with such fields is refused.
+/// Decodes the one object of a body, of a kind that is not stored: options, or a review.
+pub(crate) async fn decode(bytes: Vec<u8>, media: &'static str) -> Result<Value, Status> {
+    aside(bytes.len(), move || {
+        let allowance = Allowance::of_text(bytes.len());
+        match Format::of(media) {
+            Format::Json => json(&bytes, &allowance).map(|sent| sent.value),
+            Format::Yaml => {
+                let mut values = documents(&bytes, &allowance)?;
+                match values.len() {
+                    1 => Ok(values.remove(0)),
+                    found => Err(Status::bad_request(format!("expected one object in the body, found {found}"))),
+                }
+            }
+            Format::Protobuf => protobuf(&bytes, &allowance),
+        }
+    })
+    .await
+}
+
+/// Decodes a patch, or an object of which a part is used, as a value, and notes fields that its JSON contains twice. YAML with such fields is refused.
 pub(crate) async fn decode_one(bytes: Vec<u8>, media: &'static str) -> Result<Sent, Status> {
-    let few = bytes.len() < LARGE;
-    let decode = move || match media.ends_with("json") {
-        true => decode::json(&bytes).map_err(|error| not_json(&error)),
-        false if media == PROTOBUF => single(decode_now(&bytes, media)?).map(Sent::from),
-        // Of several documents the API server reads the first.
-        false => first_document(&bytes).map(Sent::from),
-    };
-    if few {
-        return decode();
-    }
-    let decoded = tokio::task::spawn_blocking(decode).await;
-    decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+    aside(bytes.len(), move || {
+        let allowance = Allowance::of_patch(bytes.len());
+        match Format::of(media) {
+            Format::Json => json(&bytes, &allowance),
+            Format::Yaml => first_document(&bytes, &allowance).map(Sent::from),
+            Format::Protobuf => protobuf(&bytes, &allowance).map(Sent::from),
+        }
+    })
+    .await
 }
 
-fn first_document(bytes: &[u8]) -> Result<Value, Status> {
-    let parsed = yaml::parse(text(bytes)?);
-    let first = parsed.trees.into_iter().map(|tree| tree.value).find(|value| !value.is_null());
-    match (first, parsed.errors.into_iter().next()) {
+/// Decodes the object that is expected, and returns it with the memory it takes.
+pub(crate) async fn object(
+    expected: Expected,
+    bytes: Vec<u8>,
+    media: &'static str,
+) -> Result<(Decoded, usize), Status> {
+    aside(bytes.len(), move || {
+        let allowance = Allowance::of_text(bytes.len());
+        let from_value = |value: Value| expected.decode(Source::Value(&value), &[], &allowance);
+        let decoded = match Format::of(media) {
+            Format::Json => expected.decode(Source::Text(&bytes), &[], &allowance),
+            Format::Yaml => from_value(first_document(&bytes, &allowance)?),
+            Format::Protobuf => from_value(protobuf(&bytes, &allowance)?),
+        };
+        decoded.map(|decoded| (decoded, allowance.taken()))
+    })
+    .await
+}
+
+/// The encoding of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl Format {
+    pub(crate) fn of(media: &str) -> Self {
+        match media {
+            PROTOBUF => Self::Protobuf,
+            media if media.ends_with("json") => Self::Json,
+            _ => Self::Yaml,
+        }
+    }
+}
+
+pub(crate) fn json(bytes: &[u8], allowance: &Allowance) -> Result<Sent, Status> {
+    let read = decode::value(bytes, allowance);
+    read.map(|(value, repeated)| Sent { value, repeated }).map_err(|unread| Status::unread(&unread))
+}
+
+/// Of several documents the API server reads the first.
+fn first_document(bytes: &[u8], allowance: &Allowance) -> Result<Value, Status> {
+    let mut first = None;
+    let read = each_document(bytes, allowance, &mut |value| first = first.take().or(Some(value)));
+    match (first, read) {
         (Some(first), _) => Ok(first),
-        (None, Some(error)) => Err(Status::bad_request(format!("body:{}: {}", error.line, error.message))),
-        (None, None) => Err(Status::bad_request("expected one object in the body, found 0")),
+        (None, Err(status)) => Err(status),
+        (None, Ok(())) => Err(Status::bad_request("expected one object in the body, found 0")),
     }
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Status> {
-    std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))
+fn documents(bytes: &[u8], allowance: &Allowance) -> Result<Vec<Value>, Status> {
+    let mut values = Vec::new();
+    each_document(bytes, allowance, &mut |value| values.push(value)).map(|()| values)
 }
 
-/// The one object of a body.
-pub(crate) fn single(mut values: Vec<Value>) -> Result<Value, Status> {
-    match values.len() {
-        1 => Ok(values.remove(0)),
-        found => Err(Status::bad_request(format!("expected one object in the body, found {found}"))),
-    }
+/// Hands over the documents of a YAML text that are not empty.
+pub(crate) fn each_document(bytes: &[u8], allowance: &Allowance, each: &mut dyn FnMut(Value)) -> Result<(), Status> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))?;
+    let mut filled = |value: Value| {
+        if !value.is_null() {
+            each(value);
+        }
+    };
+    yaml::documents(text, allowance, &mut filled).map_err(|error| {
+        let told = format!("body:{}: {}", error.line, error.message);
+        if error.too_much.is_some() { Status::too_much(told) } else { Status::bad_request(told) }
+    })
 }
 
-fn not_json(error: &serde_json::Error) -> Status {
-    Status::bad_request(format!("the body is not valid JSON: {error}"))
-}
-
-fn decode_now(bytes: &[u8], media: &str) -> Result<Vec<Value>, Status> {
-    if media.ends_with("json") {
-        let value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
-        return Ok(vec![value]);
-    }
-    if media == PROTOBUF {
-        let value = protobuf::decode(bytes);
-        let told = |reason| Status::bad_request(format!("the body is not valid protobuf: {reason}"));
-        return value.map(|value| vec![value]).map_err(told);
-    }
-    let documents = manifest::parse("body", text(bytes)?).map_err(|error| Status::bad_request(error.to_string()))?;
-    Ok(documents.into_iter().map(|document| document.value).collect())
+/// The object of a body in protobuf.
+pub(crate) fn protobuf(bytes: &[u8], allowance: &Allowance) -> Result<Value, Status> {
+    protobuf::decode(bytes, allowance).map_err(|unreadable| match unreadable {
+        Unreadable::Bad(reason) => Status::bad_request(format!("the body is not valid protobuf: {reason}")),
+        Unreadable::TooMuch(too_much) => Status::too_much(too_much.to_string()),
+    })
 }
 
 fn media_type(headers: &HeaderMap, known: &'static [&'static str]) -> Result<&'static str, Status> {

@@ -69,7 +69,7 @@ async fn with_body(api: &Api, headers: &HeaderMap, body: Body, deletion: Deletio
     let (_claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
     match bytes.is_empty() {
         true => Ok(deletion),
-        false => deletion.with_body(&body::single(body::decode(bytes, media).await?)?),
+        false => deletion.with_body(&body::decode(bytes, media).await?),
     }
 }
 

@@ -10,19 +10,17 @@
 //! field is given twice, the last one counts, as with the API server. The command line's own manifests are always strict: see
 //! [`Object::from_value`].
 
-use std::borrow::Cow;
-use std::fmt;
-
 use axum::http::HeaderValue;
 use axum::http::header::WARNING;
 use axum::response::Response;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
 
 use super::request::{FieldValidation, Target};
 use super::status::Status;
-use crate::objects::Object;
+use crate::objects::allowance::Allowance;
+use crate::objects::decode::Source;
 use crate::objects::fault::Fault;
+use crate::objects::{Draft, Kind, Object};
 
 /// Most warnings in one response, and most characters in each, as for the API server.
 const MOST_WARNINGS: usize = 64;
@@ -48,78 +46,89 @@ pub(crate) struct Decoded {
     pub(crate) warnings: Vec<String>,
 }
 
-/// The object that was sent, if it is what the path says it is.
-pub(crate) fn decode(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
-    let value = with_header(target, &sent.value);
-    check_version(target, &value)?;
-    let lenient = Object::from_value_lenient(&value, target.namespace());
-    let (object, unknown) = lenient.map_err(|faults| Status::from_faults(&value, &faults))?;
-    check_path(target, &object)?;
-    let texts = || {
-        let repeated = sent.repeated.iter().map(|field| format!("duplicate field {field:?}"));
-        unknown.iter().map(unknown_field).chain(repeated).collect::<Vec<_>>()
-    };
-    let warnings = match target.options.validation {
-        FieldValidation::Ignore => Vec::new(),
-        FieldValidation::Warn => texts(),
-        FieldValidation::Strict if unknown.is_empty() && sent.repeated.is_empty() => Vec::new(),
-        FieldValidation::Strict => return Err(Status::strict_decoding(&object, &texts(), &unknown)),
-    };
-    Ok(Decoded { object, warnings })
+/// What the path says of an object, and what is to be done about fields that its kind does not have.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: String,
+    /// Empty if the path has none.
+    pub(crate) name: String,
+    pub(crate) validation: FieldValidation,
+}
+
+/// The object that a value is, if it is what the path says it is. `size`: bytes of what was sent, and of what it changes.
+pub(crate) fn decode(target: &Target, sent: &Sent, size: usize) -> Result<Decoded, Status> {
+    target.expected().decode(Source::Value(&sent.value), &sent.repeated, &Allowance::of_text(size))
+}
+
+impl Expected {
+    /// The object that was sent, if it is what is expected. `repeated`: fields that its sender gave more than once, as far as
+    /// the source does not show them.
+    pub(crate) fn decode(
+        &self,
+        source: Source<'_>,
+        repeated: &[String],
+        allowance: &Allowance,
+    ) -> Result<Decoded, Status> {
+        let mut draft = Draft::read(source, Some(self.kind), allowance).map_err(|unread| Status::unread(&unread))?;
+        self.check_version(&draft.header)?;
+        let unknown = std::mem::take(&mut draft.unknown);
+        let repeated = [std::mem::take(&mut draft.repeated).as_slice(), repeated].concat();
+        let header = std::mem::take(&mut draft.header);
+        let object = draft.leniently(&self.namespace).map_err(|faults| Status::from_faults(&header, &faults))?;
+        self.check_path(&object)?;
+        let texts = || {
+            let repeated = repeated.iter().map(|field| format!("duplicate field {field:?}"));
+            unknown.iter().map(unknown_field).chain(repeated).collect::<Vec<_>>()
+        };
+        let warnings = match self.validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn => texts(),
+            FieldValidation::Strict if unknown.is_empty() && repeated.is_empty() => Vec::new(),
+            FieldValidation::Strict => return Err(Status::strict_decoding(&object, &texts(), &unknown)),
+        };
+        Ok(Decoded { object, warnings })
+    }
+
+    fn check_version(&self, header: &Value) -> Result<(), Status> {
+        let expected = self.kind.api_version();
+        match header.get("apiVersion").and_then(Value::as_str).filter(|version| *version != expected) {
+            None => Ok(()),
+            Some(version) => Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({expected})"
+            ))),
+        }
+    }
+
+    fn check_path(&self, object: &Object) -> Result<(), Status> {
+        let (kind, found) = (self.kind, object.kind());
+        if found != kind {
+            return Err(Status::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: no kind {0:?} is served here",
+                found.name(),
+                found.api_version(),
+                kind.name()
+            )));
+        }
+        if object.namespace() != self.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        if !self.name.is_empty() && object.name() != self.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                object.name(),
+                self.name
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// `unknown field "spec.prots"`.
 fn unknown_field(fault: &Fault) -> String {
     format!("unknown field {:?}", fault.field)
-}
-
-/// An object may omit its kind, which the path names: the official Python client does.
-fn with_header<'a>(target: &Target, value: &'a Value) -> Cow<'a, Value> {
-    let header = [("apiVersion", target.kind.api_version()), ("kind", target.kind.name())];
-    let open = |field: &str| value.get(field).is_none_or(|text| text.is_null() || text == "");
-    if !value.is_object() || !header.iter().any(|(field, _)| open(field)) {
-        return Cow::Borrowed(value);
-    }
-    let mut whole = value.clone();
-    for (field, text) in header.into_iter().filter(|(field, _)| open(field)) {
-        whole[field] = text.into();
-    }
-    Cow::Owned(whole)
-}
-
-fn check_version(target: &Target, value: &Value) -> Result<(), Status> {
-    let expected = target.kind.api_version();
-    match value.get("apiVersion").and_then(Value::as_str).filter(|version| *version != expected) {
-        None => Ok(()),
-        Some(version) => Err(Status::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({expected})"
-        ))),
-    }
-}
-
-fn check_path(target: &Target, object: &Object) -> Result<(), Status> {
-    let (kind, found) = (target.kind, object.kind());
-    if found != kind {
-        return Err(Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: no kind {0:?} is served here",
-            found.name(),
-            found.api_version(),
-            kind.name()
-        )));
-    }
-    if object.namespace() != target.namespace() {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    if !target.name.is_empty() && object.name() != target.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({}) does not match the name on the URL ({})",
-            object.name(),
-            target.name
-        )));
-    }
-    Ok(())
 }
 
 /// Adds the warnings to a response, each as a `Warning` header.
@@ -135,92 +144,18 @@ pub(crate) fn warn(mut response: Response, warnings: impl IntoIterator<Item = im
     response
 }
 
-/// Reads JSON, and notes fields that are given more than once; `serde_json` alone does not report them.
-pub(crate) fn json(bytes: &[u8]) -> Result<Sent, serde_json::Error> {
-    let mut repeated = Vec::new();
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Noting { path: String::new(), repeated: &mut repeated }.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(Sent { value, repeated })
-}
-
-/// Builds a value and notes repeated fields below `path`.
-struct Noting<'a> {
-    path: String,
-    repeated: &'a mut Vec<String>,
-}
-
-impl<'de> DeserializeSeed<'de> for Noting<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Noting<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        loop {
-            let path = format!("{}[{}]", self.path, items.len());
-            match list.next_element_seed(Noting { path, repeated: &mut *self.repeated })? {
-                Some(item) => items.push(item),
-                None => return Ok(Value::Array(items)),
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let dot = if self.path.is_empty() { "" } else { "." };
-            let path = format!("{}{dot}{name}", self.path);
-            if fields.contains_key(&name) && self.repeated.len() < MOST_WARNINGS {
-                self.repeated.push(path.clone());
-            }
-            let value = map.next_value_seed(Noting { path, repeated: &mut *self.repeated })?;
-            fields.insert(name, value);
-        }
-        Ok(Value::Object(fields))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::objects::Unread;
+    use crate::objects::decode::value;
+
+    fn json(bytes: &[u8]) -> Result<Sent, Unread> {
+        value(bytes, &Allowance::unlimited()).map(|(value, repeated)| Sent { value, repeated })
+    }
 
     #[test]
     fn repeated_fields_are_noted_and_the_last_counts() {

@@ -21,7 +21,7 @@
 //!
 //! with an item for each object sent, in their order, and `result` one of `created`, `configured`, `unchanged`. If
 //! any object is refused, none is applied, and the `Status` has a cause for every fault of every object, its field
-//! beginning with `items[i]`.
+//! beginning with `items[i]`: of the first hundred.
 
 use std::sync::Arc;
 
@@ -30,20 +30,23 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answer::written;
-use super::body::{self, APPLY_LIMIT, OBJECT_TYPES};
+use super::body::{self, APPLY_LIMIT, Format, OBJECT_TYPES};
+use super::list;
 use super::query::{dry_run, query};
 use super::render;
 use super::shared::Api;
-use super::status::Status;
+use super::status::{ItemFaults, Status};
 use crate::cluster::{Change, Commit, Write};
 use crate::compile::resolve::ServiceName;
 use crate::explain::explain;
 use crate::explain::warnings::warnings;
-use crate::objects::fault::Fault;
-use crate::objects::{Key, Kind, Object};
+use crate::objects::allowance::Allowance;
+use crate::objects::decode::Source;
+use crate::objects::fault::Faults;
+use crate::objects::{Draft, Key, Kind, Object};
 use crate::runtime::WriteError;
 
 /// Where a list of objects is applied.
@@ -110,33 +113,66 @@ async fn receive(
     body: Body,
     namespace: &str,
 ) -> Result<(body::Claim, Vec<Object>), Status> {
-    let (claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, APPLY_LIMIT).await?;
-    let namespace = namespace.to_owned();
-    let values = body::decode(bytes, media).await?;
-    // Validating many objects takes time too, so it runs on another thread.
-    let decoded = tokio::task::spawn_blocking(move || decode(values, &namespace)).await;
-    let objects = decoded.unwrap_or_else(|error| Err(Status::internal(error.to_string())))?;
-    Ok((claim, objects))
+    let (mut claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, APPLY_LIMIT).await?;
+    let (namespace, budget) = (namespace.to_owned(), api.budget.clone());
+    let most = api.replica.read().cluster.settings().limits.items_per_request;
+    body::aside(bytes.len(), move || {
+        // Twice: first each by itself, so that a request that is refused never has all of its objects in memory.
+        let mut checked = Checked::new(&namespace, most);
+        list::each(&bytes, Format::of(media), &mut |item, allowance| checked.add(item, allowance))?;
+        claim.cover(&budget, bytes.len() + checked.finish()?)?;
+        let mut objects = Vec::new();
+        list::each(&bytes, Format::of(media), &mut |item, allowance| {
+            objects.extend(object(item, &namespace, allowance)?);
+            Ok(())
+        })?;
+        Ok((claim, objects))
+    })
+    .await
 }
 
-fn decode(values: Vec<Value>, namespace: &str) -> Result<Vec<Object>, Status> {
-    let (mut objects, mut faulty): (Vec<Object>, Vec<(usize, Vec<Fault>)>) = Default::default();
-    for (index, value) in values.into_iter().flat_map(items).enumerate() {
-        match Object::from_value(&value, namespace) {
-            Ok(object) => objects.push(object),
-            Err(faults) => faulty.push((index, faults)),
+/// The items of a request, each read and forgotten.
+struct Checked<'a> {
+    namespace: &'a str,
+    most: usize,
+    items: usize,
+    memory: usize,
+    faulty: ItemFaults,
+}
+
+impl<'a> Checked<'a> {
+    fn new(namespace: &'a str, most: usize) -> Self {
+        Self { namespace, most, items: 0, memory: 0, faulty: ItemFaults::default() }
+    }
+
+    fn add(&mut self, item: Source<'_>, allowance: &Allowance) -> Result<(), Status> {
+        if self.items == self.most {
+            return Err(Status::too_much(format!(
+                "it has more than {} items (limits.itemsPerRequest); send the objects in several requests",
+                self.most
+            )));
         }
+        let before = allowance.taken();
+        let object = object(item, self.namespace, allowance)
+            .map_err(|status| status.within(&format!("items[{}]", self.items)))?;
+        if let Err(faults) = object {
+            self.faulty.push(self.items, faults);
+        }
+        self.memory += allowance.taken() - before;
+        self.items += 1;
+        Ok(())
     }
-    if faulty.is_empty() { Ok(objects) } else { Err(Status::from_item_faults(&faulty)) }
+
+    /// The memory of all objects.
+    fn finish(self) -> Result<usize, Status> {
+        if self.faulty.is_empty() { Ok(self.memory) } else { Err(Status::from_item_faults(&self.faulty)) }
+    }
 }
 
-/// The items of a `List`, or the object itself.
-fn items(mut value: Value) -> Vec<Value> {
-    let list = value.get("kind").and_then(Value::as_str) == Some("List");
-    match value.get_mut("items") {
-        Some(Value::Array(items)) if list => std::mem::take(items),
-        _ => vec![value],
-    }
+/// The object of an item, or what is wrong with it.
+fn object(item: Source<'_>, namespace: &str, allowance: &Allowance) -> Result<Result<Object, Faults>, Status> {
+    let draft = Draft::read(item, None, allowance).map_err(|unread| Status::unread(&unread))?;
+    Ok(draft.strictly(namespace))
 }
 
 fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {

@@ -16,11 +16,9 @@
 //! not all lose their place because a client applied a directory.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
 use crate::cluster::{Change, Commit};
-use crate::objects::Object;
 
 /// Most changes that are kept.
 const CHANGES: usize = 32_768;
@@ -106,24 +104,7 @@ impl History {
 fn weight(change: &Change) -> usize {
     const CHANGE: usize = 512;
     const DECODED: usize = 3;
-    CHANGE + change.old.as_deref().map_or(0, |old| DECODED * text_length(old))
-}
-
-fn text_length(object: &Object) -> usize {
-    struct Count(usize);
-    impl io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    // Counting cannot fail, and every object can be serialised.
-    let _ = serde_json::to_writer(&mut count, &object.to_value());
-    count.0
+    CHANGE + change.old.as_deref().map_or(0, |old| DECODED * old.json_length())
 }
 
 #[cfg(test)]

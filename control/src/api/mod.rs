@@ -18,6 +18,7 @@
 //!               kubeconfig  what clients of https need; only on the Unix socket
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
+//!                list      the objects of a bulk request, one at a time
 //!                selector  label and field selectors             deletion  DeleteOptions
 //!     responses: form      what a client accepts                 answer  to committed writes
 //!                render    objects, lists, Tables, streamed      status  errors as Status objects
@@ -50,6 +51,7 @@ mod identity;
 mod idle;
 mod kubeconfig;
 mod lines;
+mod list;
 mod listing;
 mod openapi;
 mod patch;

@@ -17,6 +17,7 @@ use super::form::{Form, Include, Media, MetaVersion, View};
 use super::protobuf;
 use super::status::Status;
 use super::view::NoState;
+use crate::objects::shown::is_shown_as_it_is;
 use crate::objects::{Kind, Object};
 use crate::printers::{Column, Table};
 
@@ -25,6 +26,12 @@ const CHUNK: usize = 64 << 10;
 
 /// One object.
 pub(crate) fn object(code: StatusCode, object: &Arc<Object>, form: Form) -> Response {
+    if form == Form::default() && is_shown_as_it_is(object) {
+        let mut body = Vec::new();
+        // Writing to memory does not fail, and every object can be written.
+        let _ = object.write_json(&mut body);
+        return (code, [(header::CONTENT_TYPE, form.media.content_type())], body).into_response();
+    }
     match (form.view, form.view.of(object)) {
         (View::Table(version, include), _) => {
             let revision = object.metadata().resource_version.clone().unwrap_or_default();

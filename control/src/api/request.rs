@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use axum::extract::{Extension, FromRequestParts, Path};
 use axum::http::request::Parts;
 
+use super::decode::Expected;
 use super::deletion::Deletion;
 use super::form::Form;
 use super::query::{Parameters, boolean, dry_run, query};
@@ -57,6 +58,16 @@ impl Target {
 
     pub(super) fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// What an object in the body must be.
+    pub(super) fn expected(&self) -> Expected {
+        Expected {
+            kind: self.kind,
+            namespace: self.namespace().to_owned(),
+            name: self.name.clone(),
+            validation: self.options.validation,
+        }
     }
 
     /// The objects of a list, and the options.

@@ -107,30 +107,30 @@ async fn read(State(api): State<Api>, target: Target) -> Result<Response, Status
 }
 
 async fn create(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
-    let (claim, sent, _) = receive(&api, &headers, body).await?;
-    let Decoded { object, warnings } = decode(&target, &sent)?;
+    let (claim, Decoded { object, warnings }) = receive(&api, &target, &headers, body).await?;
     let response = write(&api, &target, object.key(), Write::Create(object), claim).await?;
     Ok(warn(response, warnings))
 }
 
 async fn replace(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<Response, Status> {
-    let (claim, sent, size) = receive(&api, &headers, body).await?;
     if target.part == Part::Status {
-        drop(claim);
-        return replace_status(&api, &target, sent, size).await;
+        return replace_status(&api, &target, &headers, body).await;
     }
-    let Decoded { object, warnings } = decode(&target, &sent)?;
+    let (claim, Decoded { object, warnings }) = receive(&api, &target, &headers, body).await?;
     let response = write(&api, &target, target.key(), Write::Replace(object), claim).await?;
     Ok(warn(response, warnings))
 }
 
 /// The request has a whole object, which is validated like any other; only its status is used.
-async fn replace_status(api: &Api, target: &Target, sent: Sent, size: usize) -> Result<Response, Status> {
-    decode(target, &sent)?;
+async fn replace_status(api: &Api, target: &Target, headers: &HeaderMap, body: Body) -> Result<Response, Status> {
+    let (_claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
+    let size = bytes.len();
+    let sent = body::decode_one(bytes, media).await?;
+    decode(target, &sent, size)?;
     let make = |current: Option<&Object>| {
         let current = current.ok_or_else(|| Status::not_found(&target.key()))?;
         let value = with_spec_of(&current.to_value(), sent.value.clone());
-        finish(target, current, Sent { value, repeated: sent.repeated.clone() })
+        finish(target, current, Sent { value, repeated: sent.repeated.clone() }, size)
     };
     change(api, target, size, make).await
 }
@@ -141,7 +141,7 @@ async fn delete(State(api): State<Api>, target: Target, headers: HeaderMap, body
     let mut options = target.options.deletion.clone();
     options.dry_run |= target.options.dry_run;
     if !bytes.is_empty() {
-        let body = body::single(body::decode(bytes, media).await?)?;
+        let body = body::decode(bytes, media).await?;
         options = options.with_body(&body)?;
     }
     let commit = api.write(vec![options.write(key.clone())], options.dry_run, claim).await?;
@@ -149,10 +149,11 @@ async fn delete(State(api): State<Api>, target: Target, headers: HeaderMap, body
     deleted(&api, &target, &key, &commit)
 }
 
-async fn receive(api: &Api, headers: &HeaderMap, body: Body) -> Result<(Claim, Sent, usize), Status> {
-    let (claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
-    let size = bytes.len();
-    Ok((claim, body::decode_one(bytes, media).await?, size))
+async fn receive(api: &Api, target: &Target, headers: &HeaderMap, body: Body) -> Result<(Claim, Decoded), Status> {
+    let (mut claim, bytes, media) = body::read(&api.budget, headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
+    let (decoded, memory) = body::object(target.expected(), bytes, media).await?;
+    claim.cover(&api.budget, memory)?;
+    Ok((claim, decoded))
 }
 
 async fn write(api: &Api, target: &Target, key: Key, write: Write, claim: Claim) -> Result<Response, Status> {

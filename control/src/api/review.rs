@@ -87,7 +87,7 @@ async fn create(
 ) -> Result<Response, Status> {
     let form = Form::of(&headers, "")?;
     let (_claim, bytes, media) = body::read(&api.budget, &headers, body, OBJECT_TYPES, OBJECT_LIMIT).await?;
-    let mut value = body::single(body::decode(bytes, media).await?)?;
+    let mut value = body::decode(bytes, media).await?;
     let given = |field: &str| value.get("spec").and_then(|spec| spec.get(field)).is_some_and(|given| !given.is_null());
     if review == Review::Access && given("resourceAttributes") == given("nonResourceAttributes") {
         return Err(Status::incomplete_access_review());

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::cluster::Refusal;
-use crate::objects::fault::{Fault, FaultReason};
-use crate::objects::{Key, Kind, Object};
+use crate::objects::fault::{Fault, FaultReason, Faults, MAX_FAULTS};
+use crate::objects::{Key, Kind, Object, Unread};
 use crate::runtime::WriteError;
 
 /// A failure on its way to the client.
@@ -118,6 +118,26 @@ impl Status {
         status
     }
 
+    /// What the body says is more than one request may say, or takes too much memory.
+    pub(crate) fn too_much(message: impl Into<String>) -> Self {
+        let message = format!("the request is too large: {}", message.into());
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+    }
+
+    /// The same, of a part of the request.
+    pub(crate) fn within(mut self, part: &str) -> Self {
+        self.message = format!("{part}: {}", self.message);
+        self
+    }
+
+    /// The body cannot be read.
+    pub(crate) fn unread(unread: &Unread) -> Self {
+        match unread {
+            Unread::NotJson(error) => Self::bad_request(format!("the body is not valid JSON: {error}")),
+            Unread::TooMuch(too_much) => Self::too_much(too_much.to_string()),
+        }
+    }
+
     /// The body did not arrive in time or is incomplete.
     pub(crate) fn body_failed(message: impl Into<String>) -> Self {
         let mut status = Self::bad_request(message);
@@ -144,7 +164,8 @@ impl Status {
 
     /// The options of a list or watch contradict each other.
     pub(crate) fn invalid_options(faults: &[Fault]) -> Self {
-        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {}", list_of(faults));
+        let message =
+            format!("ListOptions.meta.k8s.io \"\" is invalid: {}", faults.iter().cloned().collect::<Faults>());
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
         status.details.causes = faults.iter().map(|fault| cause("", fault)).collect();
         status.about("ListOptions", "meta.k8s.io", "")
@@ -203,11 +224,10 @@ impl Status {
     }
 
     /// The body is not an object of its kind. `value` is the body, for its kind and name.
-    pub(crate) fn from_faults(value: &Value, faults: &[Fault]) -> Self {
+    pub(crate) fn from_faults(value: &Value, faults: &Faults) -> Self {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("/kind"), text("/metadata/name"));
         let known = Kind::from_name(kind);
-        let all = list_of(faults);
         let decoding =
             faults.iter().all(|fault| matches!(fault.reason, FaultReason::TypeInvalid | FaultReason::UnknownField));
         let mut status = if decoding {
@@ -216,17 +236,17 @@ impl Status {
                 "" => "the object provided is unrecognized".to_owned(),
                 kind => format!("{kind} in version {version:?} cannot be handled as a {kind}"),
             };
-            Self::bad_request(format!("{what}: {all}"))
+            Self::bad_request(format!("{what}: {faults}"))
         } else {
             let qualified = known.map_or_else(|| kind.to_owned(), qualified_kind);
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", format!("{qualified} {name:?} is invalid: {all}"))
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", format!("{qualified} {name:?} is invalid: {faults}"))
         };
         status.details.causes = faults.iter().map(|fault| cause("", fault)).collect();
         status.about(kind, known.map_or("", Kind::group), name)
     }
 
     /// The object has unknown or duplicate fields, and the client asked for strict validation.
-    pub(crate) fn strict_decoding(object: &Object, texts: &[String], unknown: &[Fault]) -> Self {
+    pub(crate) fn strict_decoding(object: &Object, texts: &[String], unknown: &Faults) -> Self {
         let kind = object.kind();
         let version = kind.api_version().rsplit('/').next().unwrap_or_default();
         let message = format!(
@@ -281,15 +301,14 @@ impl Status {
     }
 
     /// Several objects of one request, each with its faults: causes name the object as `items[i]`.
-    pub(crate) fn from_item_faults(items: &[(usize, Vec<Fault>)]) -> Self {
-        let causes: Vec<Value> = items
+    pub(crate) fn from_item_faults(items: &ItemFaults) -> Self {
+        let causes = items
+            .kept
             .iter()
-            .flat_map(|(index, faults)| faults.iter().map(move |fault| cause(&format!("items[{index}]"), fault)))
-            .collect();
-        let texts: Vec<String> =
-            items.iter().map(|(index, faults)| format!("items[{index}]: {}", list_of(faults))).collect();
-        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", texts.join("; "));
-        status.details.causes = causes;
+            .flat_map(|(index, faults)| faults.iter().map(move |fault| cause(&format!("items[{index}]"), fault)));
+        let texts = items.kept.iter().map(|(index, faults)| format!("items[{index}]: {faults}"));
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", listed(texts, items.more));
+        status.details.causes = causes.take(MAX_FAULTS).collect();
         status
     }
 
@@ -312,10 +331,9 @@ impl Status {
         let Some(first) = refusals.first() else {
             return Self::internal("refused without a reason");
         };
-        let texts: Vec<String> =
-            refusals.iter().map(|refusal| format!("items[{}]: {}", refusal.index, refusal.message)).collect();
-        let mut status = Self::new(code_of(first), first.reason.as_str(), texts.join("; "));
-        status.details.causes = refusals.iter().flat_map(item_causes).collect();
+        let texts = refusals.iter().map(|refusal| format!("items[{}]: {}", refusal.index, refusal.message));
+        let mut status = Self::new(code_of(first), first.reason.as_str(), listed(texts, 0));
+        status.details.causes = refusals.iter().flat_map(item_causes).take(MAX_FAULTS).collect();
         status
     }
 
@@ -409,12 +427,47 @@ fn item_causes(refusal: &Refusal) -> Vec<Value> {
     refusal.faults.iter().map(|fault| cause(&item, fault)).collect()
 }
 
-/// As apimachinery joins an error list: in brackets if there is more than one.
-fn list_of(faults: &[Fault]) -> String {
-    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    match texts.as_slice() {
-        [one] => one.clone(),
-        more => format!("[{}]", more.join(", ")),
+/// Faults by the item they are in: the first ones, and how many items there are besides.
+#[derive(Debug, Default)]
+pub(crate) struct ItemFaults {
+    kept: Vec<(usize, Faults)>,
+    faults: usize,
+    more: usize,
+}
+
+impl ItemFaults {
+    pub(crate) fn push(&mut self, index: usize, faults: Faults) {
+        if self.faults >= MAX_FAULTS {
+            self.more += 1;
+            return;
+        }
+        self.faults += faults.len();
+        self.kept.push((index, faults));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+}
+
+/// Most bytes of a message.
+const LONGEST_MESSAGE: usize = 256 << 10;
+
+/// The texts that have room in a message, and how many there are besides.
+fn listed(texts: impl Iterator<Item = String>, more: usize) -> String {
+    let (mut list, mut left_out) = (String::new(), more);
+    for text in texts {
+        if list.len() + text.len() > LONGEST_MESSAGE {
+            left_out += 1;
+            continue;
+        }
+        let separator = if list.is_empty() { "" } else { "; " };
+        list += separator;
+        list += &text;
+    }
+    match left_out {
+        0 => list,
+        more => format!("{list}; and {more} more items"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::objects::fault::Fault;
+use crate::objects::fault::Faults;
 use crate::objects::service::ServiceName;
 use crate::objects::{Key, Object};
 
@@ -185,7 +185,7 @@ pub struct Refusal {
     /// In words, as the API server says it.
     pub message: String,
     /// The faults, if the object has any.
-    pub faults: Vec<Fault>,
+    pub faults: Faults,
 }
 
 /// Saved objects that cannot be one cluster.

@@ -49,8 +49,41 @@ pub(crate) struct Index {
     /// Events by the revision they were written at, oldest first.
     events: BTreeSet<(u64, Key)>,
     nodes: usize,
+    totals: Totals,
+}
+
+/// What objects amount to, for the limits on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    objects: [usize; Kind::ALL.len()],
+    /// Endpoints in EndpointSlices.
+    pub(crate) endpoints: usize,
     /// Bytes of all values of ConfigMaps and Secrets.
-    data: usize,
+    pub(crate) data: usize,
+}
+
+impl Totals {
+    /// Objects of a kind.
+    pub(crate) fn objects(&self, kind: Kind) -> usize {
+        self.objects[kind as usize]
+    }
+
+    pub(crate) fn add(&mut self, object: &Object) {
+        self.objects[object.kind() as usize] += 1;
+        self.endpoints += endpoint_count(object);
+        self.data += data_bytes(object);
+    }
+
+    pub(crate) fn subtract(&mut self, object: &Object) {
+        self.objects[object.kind() as usize] -= 1;
+        self.endpoints -= endpoint_count(object);
+        self.data -= data_bytes(object);
+    }
+}
+
+/// Endpoints in an EndpointSlice; 0 for other kinds.
+pub(crate) fn endpoint_count(object: &Object) -> usize {
+    object.as_slice().map_or(0, |slice| slice.endpoints.len())
 }
 
 impl Index {
@@ -129,9 +162,8 @@ impl Index {
         self.events.iter().map(|(_, key)| key)
     }
 
-    /// Bytes of all values of ConfigMaps and Secrets.
-    pub(crate) fn data_bytes(&self) -> usize {
-        self.data
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     pub(crate) fn node_count(&self) -> usize {
@@ -141,6 +173,7 @@ impl Index {
     pub(crate) fn insert(&mut self, object: Arc<Object>) {
         let key = object.key();
         self.remove(&key);
+        self.totals.add(&object);
         match &*object {
             Object::Pod(_) => self.index_pod(&object),
             Object::Service(service) => self.index_service(service),
@@ -151,14 +184,14 @@ impl Index {
             }
             Object::Event(_) => drop(self.events.insert((revision(&object), key.clone()))),
             Object::Node(_) => self.nodes += 1,
-            Object::ConfigMap(_) | Object::Secret(_) => self.data += data_bytes(&object),
-            Object::Namespace(_) | Object::Endpoints(_) => {}
+            Object::ConfigMap(_) | Object::Secret(_) | Object::Namespace(_) | Object::Endpoints(_) => {}
         }
         self.objects.insert(key, object);
     }
 
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Object>> {
         let object = self.objects.remove(key)?;
+        self.totals.subtract(&object);
         match &*object {
             Object::Pod(_) => {
                 for label in labels(&object) {
@@ -169,8 +202,7 @@ impl Index {
             Object::EndpointSlice(_) => self.forget_slice(&object),
             Object::Event(_) => drop(self.events.remove(&(revision(&object), key.clone()))),
             Object::Node(_) => self.nodes -= 1,
-            Object::ConfigMap(_) | Object::Secret(_) => self.data -= data_bytes(&object),
-            Object::Namespace(_) | Object::Endpoints(_) => {}
+            Object::ConfigMap(_) | Object::Secret(_) | Object::Namespace(_) | Object::Endpoints(_) => {}
         }
         Some(object)
     }

@@ -25,7 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 pub use self::change::{
     Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Touched, Write,
 };
-pub use self::settings::{ClusterSettings, IpRange, SliceManager};
+pub use self::settings::{ClusterSettings, IpRange, Limits, SliceManager};
 
 use self::change::is_from_files;
 use self::index::{Index, claimed_node_ports};

@@ -21,7 +21,7 @@ use ahash::{HashMap, HashSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::cluster::change::{Change, Commit};
-use crate::cluster::index::{Index, Label, data_bytes};
+use crate::cluster::index::{Index, Label, Totals, endpoint_count};
 use crate::cluster::names::uid;
 use crate::cluster::settings::ClusterSettings;
 use crate::cluster::termination;
@@ -35,6 +35,8 @@ pub(crate) struct Overlay<'a> {
     over: Index,
     /// Keys written or deleted so far: their versions in `base` no longer count.
     hidden: HashSet<Key>,
+    /// What is hidden of `base`, in numbers.
+    hidden_totals: Totals,
     /// The same keys, in the order in which they were first touched.
     order: Vec<Key>,
     /// Addresses and node ports that Services of this batch request by number: allocation skips them for others.
@@ -51,6 +53,7 @@ impl<'a> Overlay<'a> {
             base,
             over: Index::default(),
             hidden: HashSet::default(),
+            hidden_totals: Totals::default(),
             order: Vec::new(),
             requested: HashMap::default(),
             requested_ports: HashMap::default(),
@@ -192,8 +195,38 @@ impl<'a> Overlay<'a> {
 
     /// Bytes of all values of ConfigMaps and Secrets.
     pub(crate) fn data_bytes(&self) -> usize {
-        let hidden = self.hidden.iter().filter_map(|key| self.base.object(key)).map(|object| data_bytes(object));
-        self.base.data_bytes() - hidden.sum::<usize>() + self.over.data_bytes()
+        self.total(|totals| totals.data)
+    }
+
+    /// How many objects of a kind there are.
+    pub(crate) fn object_count(&self, kind: Kind) -> usize {
+        self.total(|totals| totals.objects(kind))
+    }
+
+    /// How many endpoints there are in all EndpointSlices; and how many there were before the batch.
+    pub(crate) fn endpoint_counts(&self) -> (usize, usize) {
+        (self.total(|totals| totals.endpoints), self.base.totals().endpoints)
+    }
+
+    fn total(&self, of: impl Fn(&Totals) -> usize) -> usize {
+        of(self.base.totals()) - of(&self.hidden_totals) + of(self.over.totals())
+    }
+
+    /// The Services of which the batch has made an EndpointSlice longer, each with its endpoints now.
+    pub(crate) fn growing_services(&self) -> BTreeMap<ServiceName, usize> {
+        let count = |object: Option<&Arc<Object>>| object.map_or(0, |object| endpoint_count(object));
+        let grown = self.order.iter().filter(|key| key.kind == Kind::EndpointSlice).filter_map(|key| {
+            let new = self.over.object(key)?;
+            (count(Some(new)) > count(self.base.object(key))).then(|| ServiceName::of_slice(new)).flatten()
+        });
+        let names: BTreeSet<ServiceName> = grown.collect();
+        let endpoints = |name: &ServiceName| self.slices(name).iter().map(|slice| endpoint_count(slice)).sum();
+        names.into_iter().map(|name| (name.clone(), endpoints(&name))).collect()
+    }
+
+    /// The endpoints that a Service had before the batch.
+    pub(crate) fn former_endpoints(&self, service: &ServiceName) -> usize {
+        self.base.slices(service).map(|slice| endpoint_count(slice)).sum()
     }
 
     /// Whether there is any Node.
@@ -233,6 +266,9 @@ impl<'a> Overlay<'a> {
     fn hide(&mut self, key: &Key) {
         if self.hidden.insert(key.clone()) {
             self.order.push(key.clone());
+            if let Some(object) = self.base.object(key) {
+                self.hidden_totals.add(object);
+            }
         }
     }
 

@@ -64,6 +64,27 @@ pub struct ClusterSettings {
     pub slice_manager: SliceManager,
     /// Whether `spec.externalIPs` are served. Whoever may write a Service can take over any address with them (CVE-2020-8554, KEP-5707).
     pub serves_external_ips: bool,
+    /// How much it may hold.
+    pub limits: Limits,
+}
+
+/// How much a gateway may hold, and a request may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Items of one `apply`.
+    pub items_per_request: usize,
+    /// Objects of each kind.
+    pub objects: usize,
+    /// Endpoints in all EndpointSlices.
+    pub endpoints: usize,
+    /// Endpoints in the EndpointSlices of one Service.
+    pub endpoints_per_service: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { items_per_request: 200_000, objects: 500_000, endpoints: 1_000_000, endpoints_per_service: 50_000 }
+    }
 }
 
 impl Default for ClusterSettings {
@@ -80,6 +101,7 @@ impl Default for ClusterSettings {
             zone: None,
             slice_manager: SliceManager::default(),
             serves_external_ips: true,
+            limits: Limits::default(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct PortName {
 #[derive(Default)]
 pub struct Ids {
     held: HashMap<PortName, Held>,
-    ports: HashMap<ServiceName, Vec<PortName>>,
+    ports: HashMap<ServiceName, BTreeSet<PortName>>,
     free: VecDeque<ServiceId>,
     next: u32,
 }
@@ -53,13 +53,13 @@ impl Ids {
         if !self.held.contains_key(name) {
             let id = self.fresh()?;
             self.held.insert(name.clone(), Held { id, slots: Slots::default() });
-            self.ports.entry(name.service.clone()).or_default().push(name.clone());
+            self.ports.entry(name.service.clone()).or_default().insert(name.clone());
         }
         self.held.get_mut(name).map(|held| (held.id, &mut held.slots)).ok_or(NoIndex)
     }
 
     /// The ports of `service` that have an index.
-    pub fn names_of(&self, service: &ServiceName) -> Vec<PortName> {
+    pub fn names_of(&self, service: &ServiceName) -> BTreeSet<PortName> {
         self.ports.get(service).cloned().unwrap_or_default()
     }
 
@@ -67,7 +67,7 @@ impl Ids {
     pub fn release(&mut self, name: &PortName) {
         if let Some(held) = self.held.remove(name) {
             if let Some(ports) = self.ports.get_mut(&name.service) {
-                ports.retain(|port| port != name);
+                ports.remove(name);
             }
             let incarnation = held.id.incarnation.wrapping_add(1);
             self.free.push_back(ServiceId { incarnation, ..held.id });

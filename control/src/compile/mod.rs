@@ -129,7 +129,7 @@ struct Compiled {
 struct Staged {
     ports: BTreeMap<u32, Arc<ServicePort>>,
     names: ServiceNames,
-    released: Vec<PortName>,
+    released: BTreeSet<PortName>,
     /// Local services, each with what it reports.
     local: Vec<(LocalService, usize)>,
 }
@@ -213,7 +213,7 @@ impl Compiler {
         for draft in ports {
             let port = &resolved.ports[draft.at];
             let kept = service::port_name(&resolved, port, draft.family);
-            staged.released.retain(|known| *known != kept);
+            staged.released.remove(&kept);
             match service::compile(&resolved, draft, &self.options.settings, &mut self.ids) {
                 Ok(compiled) => self.stage(&mut staged, compiled),
                 Err(error) => warn!("service {}/{} port {}: {error}", name.namespace, name.name, port.port),
@@ -239,7 +239,7 @@ impl Compiler {
         let is_possible = service.is_possible(&self.options.settings);
         let Some(local) = self.local.as_mut().filter(|_| is_possible) else { return };
         let kept = service.port_name();
-        staged.released.retain(|known| *known != kept);
+        staged.released.remove(&kept);
         let compiled = local.listen(&service).map_err(|error| error.to_string()).and_then(|listener| {
             let compiled = local::compile(&service, port, listener, &self.options.settings, &mut self.ids);
             compiled.map_err(|error| error.to_string())

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ahash::HashMap;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
@@ -204,21 +205,40 @@ fn usable_slices<'a>(
 }
 
 fn resolve_ports(spec: &ServiceSpec, slices: &[(Family, &EndpointSlice)], here: Option<&str>) -> Vec<ResolvedPort> {
+    let slices: Vec<PortsOfSlice<'_>> =
+        slices.iter().map(|(family, slice)| PortsOfSlice::new(*family, slice)).collect();
     let ports = spec.ports().iter();
-    ports.filter_map(|port| resolve_port(port, slices, here)).collect()
+    ports.filter_map(|port| resolve_port(port, &slices, here)).collect()
 }
 
-fn resolve_port(port: &ServicePort, slices: &[(Family, &EndpointSlice)], here: Option<&str>) -> Option<ResolvedPort> {
+/// A slice, with its port numbers by name and protocol: a Service may have thousands of ports.
+struct PortsOfSlice<'a> {
+    family: Family,
+    slice: &'a EndpointSlice,
+    weight: u16,
+    numbers: HashMap<(&'a str, Protocol), Vec<u16>>,
+}
+
+impl<'a> PortsOfSlice<'a> {
+    fn new(family: Family, slice: &'a EndpointSlice) -> Self {
+        let mut numbers: HashMap<_, Vec<u16>> = HashMap::default();
+        for port in slice.ports.iter().flatten() {
+            let found = port.name.as_deref().zip(parse_protocol(port.protocol.as_deref()));
+            if let Some((identity, number)) = found.zip(port.port.and_then(nonzero_port)) {
+                numbers.entry(identity).or_default().push(number);
+            }
+        }
+        Self { family, slice, weight: weight::of_slice(&slice.metadata), numbers }
+    }
+}
+
+fn resolve_port(port: &ServicePort, slices: &[PortsOfSlice<'_>], here: Option<&str>) -> Option<ResolvedPort> {
     let name = port.name.clone().unwrap_or_default();
     let protocol = parse_protocol(port.protocol.as_deref())?;
     let mut endpoints = BTreeMap::new();
-    for (family, slice) in slices {
-        let joined = slice.ports.iter().flatten().filter(|candidate| {
-            candidate.name.as_deref() == Some(&name) && parse_protocol(candidate.protocol.as_deref()) == Some(protocol)
-        });
-        let weight = weight::of_slice(&slice.metadata);
-        for number in joined.filter_map(|port| port.port.and_then(nonzero_port)) {
-            for endpoint in slice.endpoints.iter().filter_map(|e| resolve_endpoint(e, *family, number, weight)) {
+    for PortsOfSlice { family, slice, weight, numbers } in slices {
+        for number in numbers.get(&(name.as_str(), protocol)).into_iter().flatten() {
+            for endpoint in slice.endpoints.iter().filter_map(|e| resolve_endpoint(e, *family, *number, *weight)) {
                 keep_better(&mut endpoints, endpoint, here);
             }
         }

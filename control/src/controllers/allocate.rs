@@ -16,6 +16,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use ahash::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
 use crate::cluster::index::ingress_addresses;
@@ -23,7 +24,7 @@ use crate::cluster::names::hash;
 use crate::cluster::overlay::Overlay;
 use crate::cluster::settings::{ClusterSettings, IpRange};
 use crate::objects::Object;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::service::{Family, NONE, ServiceName, ServiceType, SpecExt, parse_ip};
 
 const ALLOCATED: &str = "provided port is already allocated";
@@ -34,7 +35,7 @@ pub(crate) fn settle_families(
     service: &mut Service,
     old: Option<&Service>,
     settings: &ClusterSettings,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) {
     let Some(spec) = service.spec.as_mut().filter(|spec| spec.needs_cluster_ip()) else {
         return;
@@ -79,7 +80,7 @@ fn prefers_as_before(spec: &ServiceSpec, old: &ServiceSpec) -> bool {
 }
 
 /// Whether as many addresses and families are named as the policy has.
-fn check_counts(spec: &ServiceSpec, old: Option<&ServiceSpec>, policy: &str, faults: &mut Vec<Fault>) {
+fn check_counts(spec: &ServiceSpec, old: Option<&ServiceSpec>, policy: &str, faults: &mut Faults) {
     let count = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
     let single = policy == "SingleStack";
     let lists = [
@@ -98,7 +99,7 @@ fn check_counts(spec: &ServiceSpec, old: Option<&ServiceSpec>, policy: &str, fau
     }
 }
 
-fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, faults: &mut Vec<Fault>) {
+fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, faults: &mut Faults) {
     for (index, address) in spec.cluster_addresses().into_iter().enumerate() {
         let family = Family::of(address);
         match families.get(index) {
@@ -113,13 +114,7 @@ fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, faults: 
     }
 }
 
-fn check_families(
-    spec: &ServiceSpec,
-    policy: &str,
-    families: &[Family],
-    configured: &[Family],
-    faults: &mut Vec<Fault>,
-) {
+fn check_families(spec: &ServiceSpec, policy: &str, families: &[Family], configured: &[Family], faults: &mut Faults) {
     if policy == "RequireDualStack" && configured.len() < 2 {
         let detail = "this cluster is not configured for dual-stack services";
         faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, detail));
@@ -136,7 +131,7 @@ fn check_families(
 }
 
 /// Allocates what a Service needs and does not have, and checks what it requests.
-pub(crate) fn allocate(view: &Overlay<'_>, service: &mut Service, old: Option<&Service>, faults: &mut Vec<Fault>) {
+pub(crate) fn allocate(view: &Overlay<'_>, service: &mut Service, old: Option<&Service>, faults: &mut Faults) {
     let name = ServiceName::of(service);
     let Some(spec) = service.spec.as_mut() else {
         return;
@@ -172,7 +167,7 @@ fn wants_an_address(service: &Object) -> bool {
     spec.is_some_and(|spec| spec.load_balancer_ip.as_deref().and_then(parse_ip).is_some())
 }
 
-fn cluster_ips(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn cluster_ips(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Faults) {
     if !spec.needs_cluster_ip() {
         return;
     }
@@ -200,7 +195,7 @@ fn cluster_ips(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, f
     spec.cluster_ips = Some(ips);
 }
 
-fn check_cluster_ip(view: &Overlay<'_>, asked: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn check_cluster_ip(view: &Overlay<'_>, asked: &str, name: &ServiceName, faults: &mut Faults) {
     let Some(address) = parse_ip(asked) else {
         return;
     };
@@ -293,7 +288,7 @@ fn node_ports(
     spec: &mut ServiceSpec,
     old: Option<&ServiceSpec>,
     name: &ServiceName,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) {
     if !spec.needs_node_ports() {
         spec.ports.iter_mut().flatten().for_each(|port| port.node_port = requested_port(port));
@@ -301,48 +296,71 @@ fn node_ports(
     }
     let wanted = spec.allocates_node_ports();
     let mut ports = spec.ports.take().unwrap_or_default();
-    let requested: Vec<(i32, i32)> = ports.iter().filter_map(|port| Some((port.port, requested_port(port)?))).collect();
-    let former: Vec<i32> = old.iter().flat_map(|old| old.ports()).filter_map(requested_port).collect();
-    let mut held: Vec<i32> = requested.iter().map(|(_, node_port)| *node_port).collect();
+    let mut requested = NodePorts::default();
+    for port in &ports {
+        requested_port(port).into_iter().for_each(|node_port| requested.add(port.port, node_port));
+    }
+    let former: HashSet<i32> = old.iter().flat_map(|old| old.ports()).filter_map(requested_port).collect();
+    let mut held: HashSet<i32> = requested.owners.keys().copied().collect();
     held.extend(spec.health_check_node_port);
-    // What this write has taken so far: service port, node port.
-    let mut taken: Vec<(i32, i32)> = Vec::new();
+    // What this write has taken so far.
+    let mut taken = NodePorts::default();
+    let mut full = false;
     for (index, port) in ports.iter_mut().enumerate() {
         let field = format!("spec.ports[{index}].nodePort");
         let sibling = || {
-            let of_port = |pairs: &[(i32, i32)]| pairs.iter().find(|(of, _)| *of == port.port).map(|(_, found)| *found);
-            of_port(&taken).or_else(|| of_port(&requested)).filter(|_| old.is_none() && wanted)
+            let found = taken.of_port.get(&port.port).or_else(|| requested.of_port.get(&port.port));
+            found.copied().filter(|_| old.is_none() && wanted)
         };
         let Some(asked) = requested_port(port).or_else(sibling) else {
             port.node_port = None;
             if wanted {
                 let seed = format!("{name}/{}", port.name.as_deref().unwrap_or_default());
-                port.node_port = free_node_port(view, &seed, &held, name);
+                // What one search through the whole range has not found, none finds.
+                port.node_port = if full { None } else { free_node_port(view, &seed, &held, name) };
+                full = port.node_port.is_none();
                 match port.node_port {
-                    Some(free) => taken.push((port.port, free)),
+                    Some(free) => taken.add(port.port, free),
                     None => faults.push(Fault::invalid(field, 0, "failed to allocate a nodePort: range is full")),
                 }
                 held.extend(port.node_port);
             }
             continue;
         };
-        let by_another = taken.iter().any(|(of, node_port)| *node_port == asked && *of != port.port);
+        let by_another = taken.owners.get(&asked).is_some_and(|owner| *owner != Some(port.port));
         if by_another && old.is_none() {
             faults.push(Fault::invalid(&*field, asked, ALLOCATED));
         } else if !former.contains(&asked) {
             check_node_port(view, asked, &field, name, faults);
         }
         port.node_port = Some(asked);
-        taken.push((port.port, asked));
+        taken.add(port.port, asked);
     }
     spec.ports = (!ports.is_empty()).then_some(ports);
+}
+
+/// Node ports of a Service's ports.
+#[derive(Default)]
+struct NodePorts {
+    /// By the Service port, the first one.
+    of_port: HashMap<i32, i32>,
+    /// The Service port of each; nothing if there are several.
+    owners: HashMap<i32, Option<i32>>,
+}
+
+impl NodePorts {
+    fn add(&mut self, port: i32, node_port: i32) {
+        self.of_port.entry(port).or_insert(node_port);
+        let owner = self.owners.entry(node_port).or_insert(Some(port));
+        *owner = owner.filter(|owner| *owner == port);
+    }
 }
 
 fn requested_port(port: &ServicePort) -> Option<i32> {
     port.node_port.filter(|port| *port != 0)
 }
 
-fn health_check_port(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn health_check_port(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceName, faults: &mut Faults) {
     if !spec.needs_health_check_port() {
         return;
     }
@@ -353,14 +371,14 @@ fn health_check_port(view: &Overlay<'_>, spec: &mut ServiceSpec, name: &ServiceN
         }
         return check_node_port(view, asked, field, name, faults);
     }
-    let held: Vec<i32> = spec.ports().iter().filter_map(|port| port.node_port).collect();
+    let held: HashSet<i32> = spec.ports().iter().filter_map(|port| port.node_port).collect();
     spec.health_check_node_port = free_node_port(view, &format!("{name}/health-check"), &held, name);
     if spec.health_check_node_port.is_none() {
         faults.push(Fault::invalid(field, 0, "failed to allocate a healthCheckNodePort: range is full"));
     }
 }
 
-fn check_node_port(view: &Overlay<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Vec<Fault>) {
+fn check_node_port(view: &Overlay<'_>, asked: i32, field: &str, name: &ServiceName, faults: &mut Faults) {
     let range = &view.settings().node_port_range;
     let port = u16::try_from(asked).ok().filter(|port| range.contains(port));
     let owner = port.and_then(|port| view.node_port_owner(port));
@@ -376,7 +394,7 @@ fn check_node_port(view: &Overlay<'_>, asked: i32, field: &str, name: &ServiceNa
     }
 }
 
-fn free_node_port(view: &Overlay<'_>, seed: &str, held: &[i32], name: &ServiceName) -> Option<i32> {
+fn free_node_port(view: &Overlay<'_>, seed: &str, held: &HashSet<i32>, name: &ServiceName) -> Option<i32> {
     let range = &view.settings().node_port_range;
     let size = u128::try_from(range.len()).unwrap_or_default();
     let offsets = port_bands(size).into_iter().flat_map(|band| walk(band, hash(seed, 0), size));

@@ -76,7 +76,7 @@ fn kubernetes(settings: &ClusterSettings, taken: impl Fn(IpAddr) -> bool) -> Opt
     strategy::prepare(&mut object, None);
     if let Object::Service(service) = &mut object {
         // Its one address is of a configured family: there is no fault to report.
-        allocate::settle_families(service, None, settings, &mut Vec::new());
+        allocate::settle_families(service, None, settings, &mut crate::objects::fault::Faults::new());
     }
     Some(object)
 }

@@ -6,6 +6,13 @@
 //! Forbidden: may not be used when `type` is 'ClusterIP'``.
 
 use std::fmt;
+use std::ops::Deref;
+
+/// Most faults that are reported of one request; further ones are only counted.
+pub(crate) const MAX_FAULTS: usize = 100;
+
+/// Most bytes of a value or of a path in a fault.
+pub(crate) const LONGEST: usize = 1 << 10;
 
 /// One fault: where, what kind, and the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,20 +72,20 @@ impl Fault {
 
     /// The value is not allowed, for the reason in `detail`.
     pub fn invalid(field: impl Into<String>, value: impl Quoted, detail: &str) -> Fault {
-        let text = format!("Invalid value: {}", value.quoted());
+        let text = format!("Invalid value: {}", shown(&value));
         Fault::new(field, FaultReason::Invalid, with_detail(&text, detail))
     }
 
     /// The value is not one of `supported`.
     pub fn not_supported(field: impl Into<String>, value: impl Quoted, supported: &[&str]) -> Fault {
         let list: Vec<String> = supported.iter().map(|s| s.quoted()).collect();
-        let text = format!("Unsupported value: {}: supported values: {}", value.quoted(), list.join(", "));
+        let text = format!("Unsupported value: {}: supported values: {}", shown(&value), list.join(", "));
         Fault::new(field, FaultReason::NotSupported, text)
     }
 
     /// The value occurs twice.
     pub fn duplicate(field: impl Into<String>, value: impl Quoted) -> Fault {
-        Fault::new(field, FaultReason::Duplicate, format!("Duplicate value: {}", value.quoted()))
+        Fault::new(field, FaultReason::Duplicate, format!("Duplicate value: {}", shown(&value)))
     }
 
     /// The field may not be set or changed here.
@@ -108,7 +115,7 @@ impl Fault {
     }
 
     fn new(field: impl Into<String>, reason: FaultReason, message: String) -> Fault {
-        Fault { field: field.into(), reason, message }
+        Fault { field: shortened(field.into(), ""), reason, message }
     }
 }
 
@@ -119,6 +126,113 @@ impl fmt::Display for Fault {
             false => write!(f, "{}: {}", self.field, self.message),
         }
     }
+}
+
+/// The faults of an object or a request: the first [`MAX_FAULTS`], and how many there are besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    kept: Vec<Fault>,
+    more: usize,
+}
+
+impl Faults {
+    /// None yet.
+    pub fn new() -> Faults {
+        Faults::default()
+    }
+
+    /// Adds a fault.
+    pub fn push(&mut self, fault: Fault) {
+        match self.kept.len() < MAX_FAULTS {
+            true => self.kept.push(fault),
+            false => self.more += 1,
+        }
+    }
+
+    /// Counts faults that are not kept.
+    pub(crate) fn count_more(&mut self, more: usize) {
+        self.more += more;
+    }
+
+    /// How many there are besides those that are kept.
+    pub fn more(&self) -> usize {
+        self.more
+    }
+}
+
+impl Deref for Faults {
+    type Target = [Fault];
+
+    fn deref(&self) -> &[Fault] {
+        &self.kept
+    }
+}
+
+impl Extend<Fault> for Faults {
+    fn extend<I: IntoIterator<Item = Fault>>(&mut self, faults: I) {
+        faults.into_iter().for_each(|fault| self.push(fault));
+    }
+}
+
+impl FromIterator<Fault> for Faults {
+    fn from_iter<I: IntoIterator<Item = Fault>>(faults: I) -> Faults {
+        let mut all = Faults::new();
+        all.extend(faults);
+        all
+    }
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Faults {
+        Faults { kept: vec![fault], more: 0 }
+    }
+}
+
+impl IntoIterator for Faults {
+    type Item = Fault;
+    type IntoIter = std::vec::IntoIter<Fault>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.kept.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Faults {
+    type Item = &'a Fault;
+    type IntoIter = std::slice::Iter<'a, Fault>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.kept.iter()
+    }
+}
+
+impl fmt::Display for Faults {
+    /// As apimachinery joins an error list: in brackets if there is more than one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let ([one], 0) = (&*self.kept, self.more) {
+            return one.fmt(f);
+        }
+        let texts: Vec<String> = self.kept.iter().map(ToString::to_string).collect();
+        write!(f, "[{}", texts.join(", "))?;
+        match self.more {
+            0 => f.write_str("]"),
+            more => write!(f, ", and {more} more]"),
+        }
+    }
+}
+
+/// A value as it is shown in a fault.
+fn shown(value: &impl Quoted) -> String {
+    shortened(value.quoted(), "\"")
+}
+
+/// A text that is cut if it is long; `end` closes it then.
+fn shortened(mut text: String, end: &str) -> String {
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text = format!("{text}…{}", if text.starts_with('"') { end } else { "" });
+    }
+    text
 }
 
 fn with_detail(text: &str, detail: &str) -> String {

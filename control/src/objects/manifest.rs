@@ -94,17 +94,11 @@ impl Document {
 
     /// The documents of a list, or the document itself.
     fn items(self) -> Vec<Document> {
-        let kind = self.value.get("kind").and_then(Value::as_str).unwrap_or_default();
-        if !kind.ends_with("List") || !self.value.get("items").is_some_and(Value::is_array) {
+        if !is_list(&self.value) {
             return vec![self];
         }
-        let Document { mut value, source, line, lines } = self;
-        let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else {
-            return Vec::new();
-        };
-        let header = header_of_items(&value);
-        let documents = items.into_iter().enumerate().map(|(index, mut value)| {
-            inherit_kind(&mut value, &header);
+        let Document { value, source, line, lines } = self;
+        let documents = items(value).into_iter().enumerate().map(|(index, value)| {
             let prefix = format!("items[{index}]");
             let line = lines.get(&prefix).copied().unwrap_or(line);
             let inner = format!("{prefix}.");
@@ -114,6 +108,24 @@ impl Document {
         });
         documents.collect()
     }
+}
+
+fn is_list(value: &Value) -> bool {
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+    kind.ends_with("List") && value.get("items").is_some_and(Value::is_array)
+}
+
+/// The items of a list, or the object itself, without their lines.
+pub(crate) fn items(mut value: Value) -> Vec<Value> {
+    if !is_list(&value) {
+        return vec![value];
+    }
+    let Some(Value::Array(mut items)) = value.get_mut("items").map(Value::take) else {
+        return Vec::new();
+    };
+    let header = header_of_items(&value);
+    items.iter_mut().for_each(|item| inherit_kind(item, &header));
+    items
 }
 
 /// What the items of a `ServiceList` may leave out, as in an API server's response: version and kind.

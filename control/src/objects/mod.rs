@@ -1,15 +1,17 @@
 //! The kinds pollgate understands, and typed objects of them.
 //!
 //! ```text
-//! YAML/JSON ─ manifest ─▶ Value ─ Object::from_value ─▶ Object ─ to_value ─▶ JSON of the API, the store, the CLI
+//! JSON ─────────────────────────┐
+//! YAML ─ manifest ─▶ Value ─────┴ decode ─▶ Draft ─▶ Object ─▶ JSON of the API, the store, the CLI
 //! ```
 //!
 //! The types are `k8s-openapi`'s, generated from Kubernetes' own description, so that every field of a Pod survives
 //! a round trip even where pollgate does not look at it. They decode leniently (unknown fields are dropped), which
-//! is wrong for a hand-written manifest: a mistyped `prots:` would silently mean "no ports". So [`Object::from_value`]
-//! compares the input with what was decoded and reports each difference. That costs one more serialisation than a
-//! decoder that reports ignored fields would, and saves three hundred lines of wrapper around every serde call.
+//! is wrong for a hand-written manifest: a mistyped `prots:` would silently mean "no ports". So [`decode`] watches what the
+//! types drop.
 
+pub(crate) mod allowance;
+pub(crate) mod decode;
 pub mod fault;
 pub mod manifest;
 pub(crate) mod merge;
@@ -24,11 +26,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, P
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::schemars::{Schema, SchemaGenerator};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::objects::fault::{Fault, FaultReason};
+use self::allowance::{Allowance, TooMuch};
+use self::decode::{Source, Typed, Untyped};
+use self::fault::{Fault, Faults};
 
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -123,7 +125,15 @@ macro_rules! kinds {
                 match self { $(Object::$kind(object) => serde_json::to_value(object)),* }.unwrap_or_default()
             }
 
-            /// The object whose [`Object::to_value`] this is. Only the types are checked: the rest was when it was written.
+            /// Writes the object's JSON, as [`Object::to_value`] has it.
+            ///
+            /// # Errors
+            /// The writer's.
+            pub(crate) fn write_json(&self, out: impl std::io::Write) -> Result<(), serde_json::Error> {
+                match self { $(Object::$kind(object) => serde_json::to_writer(out, object)),* }
+            }
+
+            /// The object whose JSON this is. Only the types are checked: the rest was when it was written.
             ///
             /// # Errors
             /// If it is not the JSON of an object of that kind.
@@ -131,8 +141,8 @@ macro_rules! kinds {
                 match kind { $(Kind::$kind => serde_json::from_slice(json).map(Object::$kind)),* }
             }
 
-            fn decode(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Object> {
-                match kind { $(Kind::$kind => typed(kind, value, faults).map(Object::$kind)),* }
+            fn decode(kind: Kind, source: Source<'_>, allowance: &Allowance) -> Result<Typed<Object>, Untyped> {
+                match kind { $(Kind::$kind => source.typed(allowance).map(|typed| typed.map(Object::$kind))),* }
             }
 
             $(
@@ -228,40 +238,26 @@ impl Object {
     ///
     /// # Errors
     /// Every fault that could be found, in the order of the fields a reader expects.
-    pub fn from_value(value: &Value, default_namespace: &str) -> Result<Object, Vec<Fault>> {
-        match Object::read(value, default_namespace) {
-            (Some(object), faults) if faults.is_empty() => Ok(object),
-            (_, faults) => Err(faults),
-        }
+    pub fn from_value(value: &Value, default_namespace: &str) -> Result<Object, Faults> {
+        Draft::of_value(value).and_then(|draft| draft.strictly(default_namespace))
     }
 
-    /// The same, but unknown fields are left out and returned separately.
-    ///
-    /// # Errors
-    /// Every other fault that could be found.
-    pub fn from_value_lenient(value: &Value, default_namespace: &str) -> Result<(Object, Vec<Fault>), Vec<Fault>> {
-        let (object, faults) = Object::read(value, default_namespace);
-        let (unknown, others): (Vec<Fault>, Vec<Fault>) =
-            faults.into_iter().partition(|fault| fault.reason == FaultReason::UnknownField);
-        match object {
-            Some(object) if others.is_empty() => Ok((object, unknown)),
-            _ => Err(others),
+    /// Bytes of the object's JSON.
+    pub(crate) fn json_length(&self) -> usize {
+        struct Count(usize);
+        impl std::io::Write for Count {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0 += bytes.len();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
         }
-    }
-
-    fn read(value: &Value, default_namespace: &str) -> (Option<Object>, Vec<Fault>) {
-        let Some(fields) = value.as_object() else {
-            let fault = Fault::wrong_type("", &format!("expected an object, found {}", type_name(value)));
-            return (None, vec![fault]);
-        };
-        let mut faults = Vec::new();
-        let kind = check_header(fields, &mut faults);
-        check_name(fields, &mut faults);
-        let mut object = kind.and_then(|kind| Object::decode(kind, value, &mut faults));
-        if let Some(object) = &mut object {
-            object.settle_namespace(default_namespace);
-        }
-        (object, faults)
+        let mut count = Count(0);
+        // Counting cannot fail, and every object can be serialised.
+        let _ = self.write_json(&mut count);
+        count.0
     }
 
     /// The object's key.
@@ -295,7 +291,95 @@ impl Object {
     }
 }
 
-fn check_header(fields: &Map<String, Value>, faults: &mut Vec<Fault>) -> Option<Kind> {
+/// What was read of an object: the object, if there is one, and everything that is wrong with its shape.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    object: Option<Object>,
+    /// What must be there, as far as it is: see [`Source::outline`].
+    pub(crate) header: Value,
+    /// Wrong types, and what is missing.
+    faults: Faults,
+    /// Fields that the kind does not have.
+    pub(crate) unknown: Faults,
+    /// Fields that are given more than once.
+    pub(crate) repeated: Vec<String>,
+}
+
+/// Why nothing was read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It is not JSON.
+    NotJson(serde_json::Error),
+    /// It takes too much memory.
+    TooMuch(TooMuch),
+}
+
+impl Draft {
+    /// Reads an object. One that is `expected` to be of a kind need not name it.
+    pub(crate) fn read(source: Source<'_>, expected: Option<Kind>, allowance: &Allowance) -> Result<Draft, Unread> {
+        let mut header = source.outline().map_err(Unread::NotJson)?;
+        let (mut faults, mut unknown, mut repeated) = (Faults::new(), Faults::new(), Vec::new());
+        let Some(fields) = header.as_object_mut() else {
+            faults.push(Fault::wrong_type("", &format!("expected an object, found {}", type_name(&header))));
+            return Ok(Draft { object: None, header, faults, unknown, repeated });
+        };
+        expected.into_iter().for_each(|kind| fill_header(kind, fields));
+        let kind = check_header(fields, &mut faults);
+        check_name(fields, &mut faults);
+        let object = match kind.map(|kind| Object::decode(kind, source, allowance)) {
+            Some(Ok(typed)) => {
+                (unknown, repeated) = (typed.unknown, typed.repeated);
+                Some(*typed.object)
+            }
+            Some(Err(Untyped::TooMuch(too_much))) => return Err(Unread::TooMuch(too_much)),
+            Some(Err(Untyped::Wrong(fault))) => {
+                if faults.iter().all(|told| told.field != fault.field) {
+                    faults.push(fault);
+                }
+                None
+            }
+            None => None,
+        };
+        Ok(Draft { object, header, faults, unknown, repeated })
+    }
+
+    fn of_value(value: &Value) -> Result<Draft, Faults> {
+        let told = |unread| Fault::wrong_type("", &format!("{unread:?}")).into();
+        Draft::read(Source::Value(value), None, &Allowance::unlimited()).map_err(told)
+    }
+
+    /// The object, if there is nothing wrong with it. One without a namespace is put into the default one.
+    pub(crate) fn strictly(mut self, default_namespace: &str) -> Result<Object, Faults> {
+        let unknown = std::mem::take(&mut self.unknown);
+        let more = unknown.more();
+        self.faults.extend(unknown);
+        self.faults.count_more(more);
+        self.leniently(default_namespace)
+    }
+
+    /// The same, whatever fields the kind does not have.
+    pub(crate) fn leniently(self, default_namespace: &str) -> Result<Object, Faults> {
+        match self.object {
+            Some(mut object) if self.faults.is_empty() => {
+                object.settle_namespace(default_namespace);
+                Ok(object)
+            }
+            _ => Err(self.faults),
+        }
+    }
+}
+
+/// What an object of this kind may leave to the path: the official Python client does.
+fn fill_header(kind: Kind, fields: &mut Map<String, Value>) {
+    for (field, text) in [("apiVersion", kind.api_version()), ("kind", kind.name())] {
+        let given = fields.entry(field).or_insert(Value::Null);
+        if given.is_null() || given == "" {
+            *given = text.into();
+        }
+    }
+}
+
+fn check_header(fields: &Map<String, Value>, faults: &mut Faults) -> Option<Kind> {
     let expected = match fields.get("kind").and_then(Value::as_str).and_then(Kind::from_name) {
         Some(kind) => format!("expected {} for a {}", kind.api_version(), kind.name()),
         None => "expected the version of the kind, such as v1".to_owned(),
@@ -313,7 +397,7 @@ fn check_header(fields: &Map<String, Value>, faults: &mut Vec<Fault>) -> Option<
     Some(kind)
 }
 
-fn check_name(fields: &Map<String, Value>, faults: &mut Vec<Fault>) {
+fn check_name(fields: &Map<String, Value>, faults: &mut Faults) {
     let empty = Map::new();
     let metadata = match fields.get("metadata") {
         None | Some(Value::Null) => &empty,
@@ -333,7 +417,7 @@ fn required_text<'a>(
     key: &str,
     path: &str,
     expected: &str,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) -> Option<&'a str> {
     match fields.get(key) {
         Some(Value::String(text)) if !text.is_empty() => return Some(text),
@@ -348,93 +432,6 @@ fn required_text<'a>(
 
 /// Go's time that is not given. The generated types have one for the condition of a Service, which must have a time.
 pub(crate) const NO_TIME: &str = "0001-01-01T00:00:00Z";
-
-/// What Kubernetes reads and the generated types do not: no value for a label, no time for the condition of a Service.
-fn fill_nulls(kind: Kind, value: &mut Value) {
-    for pointer in ["/metadata/labels", "/metadata/annotations", "/spec/selector", "/data"] {
-        let pairs = value.pointer_mut(pointer).and_then(Value::as_object_mut);
-        pairs.into_iter().flatten().filter(|(_, value)| value.is_null()).for_each(|(_, value)| *value = "".into());
-    }
-    let conditions = value.pointer_mut("/status/conditions").filter(|_| kind == Kind::Service);
-    for condition in conditions.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
-        let time = condition.entry("lastTransitionTime").or_insert(Value::Null);
-        if time.is_null() {
-            *time = NO_TIME.into();
-        }
-    }
-}
-
-/// Decodes, and reports the first wrong type or else every unknown field.
-fn typed<T: DeserializeOwned + Serialize>(kind: Kind, value: &Value, faults: &mut Vec<Fault>) -> Option<Box<T>> {
-    let mut value = value.clone();
-    quantities_to_text(&mut value);
-    fill_nulls(kind, &mut value);
-    // Their faults have been reported already; the decoder would report them again, or stop at them.
-    if let Some(fields) = value.as_object_mut() {
-        fields.retain(|key, _| key != "apiVersion" && key != "kind");
-    }
-    let object: T = match serde_path_to_error::deserialize(&value) {
-        Ok(object) => object,
-        Err(error) => {
-            let path = error.path().to_string();
-            let told = faults.iter().any(|fault| fault.field == path);
-            if !told {
-                faults.push(Fault::wrong_type(path, &error.into_inner().to_string()));
-            }
-            return None;
-        }
-    };
-    let understood = serde_json::to_value(&object).unwrap_or_default();
-    unknown_fields(&value, &understood, "", faults);
-    Some(Box::new(object))
-}
-
-/// Kubernetes reads `cpu: 1` and `cpu: "1"` alike; the generated type knows only text.
-fn quantities_to_text(value: &mut Value) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(quantities_to_text),
-        Value::Object(fields) => {
-            for (key, field) in fields {
-                match (key.as_str(), field) {
-                    ("limits" | "requests" | "capacity" | "allocatable" | "overhead", Value::Object(amounts)) => {
-                        amounts.values_mut().for_each(number_to_text);
-                    }
-                    ("sizeLimit", field) => number_to_text(field),
-                    // Labels and annotations are text already; a number there is a fault.
-                    ("labels" | "annotations" | "selector", _) => {}
-                    (_, field) => quantities_to_text(field),
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn number_to_text(value: &mut Value) {
-    if let Value::Number(number) = value {
-        *value = Value::String(number.to_string());
-    }
-}
-
-fn unknown_fields(given: &Value, understood: &Value, path: &str, faults: &mut Vec<Fault>) {
-    match (given, understood) {
-        (Value::Object(given), Value::Object(understood)) => {
-            for (key, value) in given.iter().filter(|(_, value)| !value.is_null()) {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                match understood.get(key) {
-                    Some(known) => unknown_fields(value, known, &path, faults),
-                    None => faults.push(Fault::unknown_field(path)),
-                }
-            }
-        }
-        (Value::Array(given), Value::Array(understood)) => {
-            for (index, (value, known)) in given.iter().zip(understood).enumerate() {
-                unknown_fields(value, known, &format!("{path}[{index}]"), faults);
-            }
-        }
-        _ => {}
-    }
-}
 
 fn type_name(value: &Value) -> &'static str {
     match value {

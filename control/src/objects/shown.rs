@@ -55,6 +55,22 @@ pub(crate) fn shown(object: &Object) -> Value {
     value
 }
 
+/// Whether [`shown`] is the object's JSON as it is: then it need not be made first.
+pub(crate) fn is_shown_as_it_is(object: &Object) -> bool {
+    match object {
+        Object::Service(service) => {
+            let conditions = service.status.as_ref().and_then(|status| status.conditions.as_ref());
+            conditions.is_none_or(Vec::is_empty)
+        }
+        Object::Pod(pod) => pod.status.as_ref().and_then(|status| status.conditions.as_ref()).is_none_or(Vec::is_empty),
+        Object::Node(node) => {
+            node.status.as_ref().and_then(|status| status.conditions.as_ref()).is_none_or(Vec::is_empty)
+        }
+        Object::Endpoints(_) | Object::ConfigMap(_) | Object::Secret(_) => true,
+        Object::Namespace(_) | Object::EndpointSlice(_) | Object::Event(_) => false,
+    }
+}
+
 /// Sets the fields that are not there.
 fn fill(value: &mut Value, fields: &[&str], with: &Value) {
     if let Some(object) = value.as_object_mut() {

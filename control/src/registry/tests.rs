@@ -367,3 +367,66 @@ proptest! {
         prop_assert_eq!(&restored, &world.cluster);
     }
 }
+
+fn limited(limits: crate::cluster::Limits) -> World {
+    World::with(ClusterSettings { limits, ..ClusterSettings::default() })
+}
+
+/// The one refusal of these writes: its reason and text.
+fn refusal(world: &mut World, values: Vec<serde_json::Value>) -> (RefusalReason, String) {
+    let refused = world.write(values.into_iter().map(|value| Write::Apply(object(value))).collect()).unwrap_err();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    (refused[0].reason, refused[0].message.clone())
+}
+
+#[test]
+fn objects_of_a_kind_are_bounded_and_those_that_are_there_can_be_changed() {
+    let mut world = limited(crate::cluster::Limits { objects: 4, ..Default::default() });
+    // One of them is default/kubernetes.
+    world.apply(["a", "b", "c"].map(web));
+    let told = "services \"d\" is forbidden: there are 4 services, the most that limits.objects allows";
+    assert_eq!(refusal(&mut world, vec![web("d")]), (RefusalReason::Forbidden, told.to_owned()));
+    let mut changed = web("a");
+    changed["metadata"]["labels"] = json!({"x": "y"});
+    world.apply([changed]);
+    world.delete(Kind::Service, "a");
+    world.apply([web("d")]);
+    // A namespace that comes with its first object counts too: four there are from the start.
+    let mut elsewhere = pod("p", "x", "10.0.0.1");
+    elsewhere["metadata"]["namespace"] = json!("elsewhere");
+    let told = "namespaces \"elsewhere\" is forbidden: there are 4 namespaces, the most that limits.objects allows";
+    assert_eq!(refusal(&mut world, vec![elsewhere]).1, told);
+    // Within one batch as over several.
+    let pods: Vec<_> = (1..=5).map(|n| pod(&format!("p{n}"), "x", &format!("10.0.0.{n}"))).collect();
+    assert!(refusal(&mut world, pods).1.starts_with("pods \"p5\" is forbidden"));
+}
+
+#[test]
+fn endpoints_are_bounded_in_all_and_per_service() {
+    let limits = crate::cluster::Limits { endpoints_per_service: 3, endpoints: 5, ..Default::default() };
+    let mut world = limited(limits);
+    world.apply([web("a"), web("b")]);
+    let pods = |app: &str, from: usize, count: usize| -> Vec<_> {
+        (from..from + count).map(|n| pod(&format!("{app}{n}"), app, &format!("10.0.{}.{n}", app.len()))).collect()
+    };
+    // The controller's own default/kubernetes has no endpoints.
+    world.apply(pods("a", 1, 3));
+    let told = "pods \"a4\" is forbidden: Service default/a would have 4 endpoints, more than limits.endpointsPerService \
+                allows (3)";
+    assert_eq!(refusal(&mut world, pods("a", 4, 1)), (RefusalReason::Forbidden, told.to_owned()));
+    world.apply(pods("b", 11, 2));
+    let told = "pods \"b13\" is forbidden: there would be 6 endpoints, more than limits.endpoints allows (5)";
+    assert_eq!(refusal(&mut world, pods("b", 13, 1)).1, told);
+    // What was more before, such as after a restart with other limits, can still be made less and be changed.
+    let objects: Vec<Object> = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| world.cluster.objects(kind, None).map(|object| Object::clone(object)).collect::<Vec<_>>())
+        .collect();
+    let fewer = crate::cluster::Limits { endpoints_per_service: 1, endpoints: 1, objects: 1, ..Default::default() };
+    let settings = ClusterSettings { limits: fewer, ..ClusterSettings::default() };
+    let mut world = World { cluster: Cluster::restore(settings, objects, world.cluster.revision()).unwrap() };
+    let mut unready = pods("a", 1, 1).remove(0);
+    unready["status"]["conditions"] = json!([]);
+    world.apply([unready]);
+    world.delete(Kind::Pod, "a2");
+}

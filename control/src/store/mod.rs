@@ -306,7 +306,11 @@ fn write_change(
 ) -> Result<(), redb::Error> {
     let key = stored_key(&change.key);
     match &change.new {
-        Some(object) => objects.insert(key.as_str(), object.to_value().to_string().as_bytes())?,
+        Some(object) => {
+            let mut json = Vec::new();
+            object.write_json(&mut json).map_err(|error| redb::Error::Io(error.into()))?;
+            objects.insert(key.as_str(), &*json)?
+        }
         None => objects.remove(key.as_str())?,
     };
     Ok(())

@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 
 /// Most bytes of all values of one ConfigMap or Secret.
 const MAX_SIZE: usize = 1 << 20;
@@ -14,7 +14,7 @@ const MAX_SIZE: usize = 1 << 20;
 const FROZEN: &str = "field is immutable when `immutable` is set";
 
 /// Adds what is wrong with a ConfigMap, and with its change from `old`.
-pub(super) fn config_map(map: &ConfigMap, old: Option<&ConfigMap>, faults: &mut Vec<Fault>) {
+pub(super) fn config_map(map: &ConfigMap, old: Option<&ConfigMap>, faults: &mut Faults) {
     keys("data", map.data.as_ref(), faults);
     keys("binaryData", map.binary_data.as_ref(), faults);
     let both = |key: &&String| map.binary_data.as_ref().is_some_and(|binary| binary.contains_key(*key));
@@ -37,7 +37,7 @@ pub(super) fn config_map(map: &ConfigMap, old: Option<&ConfigMap>, faults: &mut 
 }
 
 /// Adds what is wrong with a defaulted Secret, and with its change from `old`.
-pub(super) fn secret(secret: &Secret, old: Option<&Secret>, faults: &mut Vec<Fault>) {
+pub(super) fn secret(secret: &Secret, old: Option<&Secret>, faults: &mut Faults) {
     keys("data", secret.data.as_ref(), faults);
     if secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum::<usize>() > MAX_SIZE {
         faults.push(Fault::too_long("data", MAX_SIZE));
@@ -53,7 +53,7 @@ pub(super) fn secret(secret: &Secret, old: Option<&Secret>, faults: &mut Vec<Fau
 }
 
 /// The keys that Secrets of the well-known types must have.
-fn required_by_type(secret: &Secret, faults: &mut Vec<Fault>) {
+fn required_by_type(secret: &Secret, faults: &mut Faults) {
     let value = |key: &str| secret.data.as_ref().and_then(|data| data.get(key));
     let mut require = |key: &str| {
         if value(key).is_none() {
@@ -86,7 +86,7 @@ fn required_by_type(secret: &Secret, faults: &mut Vec<Fault>) {
 }
 
 /// A value that must be a JSON object; its text is secret and not shown.
-fn json_at(key: &str, value: Option<&ByteString>, faults: &mut Vec<Fault>) {
+fn json_at(key: &str, value: Option<&ByteString>, faults: &mut Faults) {
     let field = format!("data[{key}]");
     let Some(value) = value else {
         return faults.push(Fault::required(field, ""));
@@ -96,7 +96,7 @@ fn json_at(key: &str, value: Option<&ByteString>, faults: &mut Vec<Fault>) {
     }
 }
 
-fn keys<V>(field: &str, data: Option<&BTreeMap<String, V>>, faults: &mut Vec<Fault>) {
+fn keys<V>(field: &str, data: Option<&BTreeMap<String, V>>, faults: &mut Faults) {
     let keys: BTreeSet<&String> = data.into_iter().flat_map(BTreeMap::keys).collect();
     for key in keys {
         for detail in names::config_key(key) {
@@ -105,7 +105,7 @@ fn keys<V>(field: &str, data: Option<&BTreeMap<String, V>>, faults: &mut Vec<Fau
     }
 }
 
-fn frozen(changes: &[(&str, bool)], faults: &mut Vec<Fault>) {
+fn frozen(changes: &[(&str, bool)], faults: &mut Faults) {
     faults.extend(changes.iter().filter(|(_, changed)| *changed).map(|(field, _)| Fault::forbidden(*field, FROZEN)));
 }
 

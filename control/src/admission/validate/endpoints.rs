@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, 
 
 use super::fields::protocol;
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::service::parse_ip;
 
 /// Adds what is wrong with a defaulted Endpoints. Subsets that did not change are not looked at again: a rule that came later
 /// must not forbid a new label.
-pub(super) fn check(endpoints: &Endpoints, old: Option<&Endpoints>, faults: &mut Vec<Fault>) {
+pub(super) fn check(endpoints: &Endpoints, old: Option<&Endpoints>, faults: &mut Faults) {
     if old.is_some_and(|old| old.subsets == endpoints.subsets) {
         return;
     }
@@ -18,7 +18,7 @@ pub(super) fn check(endpoints: &Endpoints, old: Option<&Endpoints>, faults: &mut
     }
 }
 
-fn subset(subset: &EndpointSubset, field: &str, faults: &mut Vec<Fault>) {
+fn subset(subset: &EndpointSubset, field: &str, faults: &mut Faults) {
     let lists = [("addresses", &subset.addresses), ("notReadyAddresses", &subset.not_ready_addresses)];
     if lists.iter().all(|(_, list)| list.as_ref().is_none_or(Vec::is_empty)) {
         faults.push(Fault::required(field, "must specify `addresses` or `notReadyAddresses`"));
@@ -34,7 +34,7 @@ fn subset(subset: &EndpointSubset, field: &str, faults: &mut Vec<Fault>) {
     }
 }
 
-fn address(address: &EndpointAddress, field: &str, faults: &mut Vec<Fault>) {
+fn address(address: &EndpointAddress, field: &str, faults: &mut Faults) {
     let strict = names::strict_address(&address.ip).map(str::to_owned);
     let detail = strict.or_else(|| names::unusable_address(&address.ip, parse_ip(&address.ip)?));
     faults.extend(detail.map(|detail| Fault::invalid(format!("{field}.ip"), &address.ip, &detail)));
@@ -50,7 +50,7 @@ fn address(address: &EndpointAddress, field: &str, faults: &mut Vec<Fault>) {
     }
 }
 
-fn port(port: &EndpointPort, name_required: bool, field: &str, faults: &mut Vec<Fault>) {
+fn port(port: &EndpointPort, name_required: bool, field: &str, faults: &mut Faults) {
     match port.name.as_deref().unwrap_or_default() {
         "" if name_required => faults.push(Fault::required(format!("{field}.name"), "")),
         "" => {}

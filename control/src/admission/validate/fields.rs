@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 
 /// Keys are qualified names, values short words (apimachinery `ValidateLabels`).
-pub(super) fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+pub(super) fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Faults) {
     for (key, value) in pairs {
         if let Some(detail) = names::qualified(key) {
             faults.push(Fault::invalid(field, key, &detail));
@@ -18,12 +18,12 @@ pub(super) fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults:
 }
 
 /// The closed list of protocols.
-pub(super) fn protocol(text: Option<&str>, field: &str, faults: &mut Vec<Fault>) {
+pub(super) fn protocol(text: Option<&str>, field: &str, faults: &mut Faults) {
     one_of(text, field, &["SCTP", "TCP", "UDP"], faults);
 }
 
 /// One of a few values; it must be given.
-pub(super) fn one_of(text: Option<&str>, field: &str, supported: &[&str], faults: &mut Vec<Fault>) {
+pub(super) fn one_of(text: Option<&str>, field: &str, supported: &[&str], faults: &mut Faults) {
     match text {
         None | Some("") => faults.push(Fault::required(field, "")),
         Some(text) if supported.contains(&text) => {}

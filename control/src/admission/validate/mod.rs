@@ -23,14 +23,14 @@ use k8s_openapi::api::core::v1::Event;
 use self::fields::label_pairs;
 pub(crate) use self::service::misplaced_addresses;
 
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::{Kind, Object, weight};
 
 /// Most bytes of all annotations of an object.
-const MAX_ANNOTATIONS: usize = 256 << 10;
+pub(crate) const MAX_ANNOTATIONS: usize = 256 << 10;
 
 /// Adds what is wrong with an object, and with its change from `old`.
-pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fault>) {
+pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Faults) {
     metadata(object, faults);
     match (object, old) {
         (Object::Service(service), old) => {
@@ -53,7 +53,7 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Vec<Fau
     }
 }
 
-fn metadata(object: &Object, faults: &mut Vec<Fault>) {
+fn metadata(object: &Object, faults: &mut Faults) {
     let metadata = object.metadata();
     let fault_of_name = match object.kind() {
         // A Service may begin with a digit since KEP-5311.
@@ -90,7 +90,7 @@ fn metadata(object: &Object, faults: &mut Vec<Fault>) {
 }
 
 /// A weight that cannot be read is refused on the kinds of which one is read: it would not be noticed otherwise.
-fn weights(object: &Object, faults: &mut Vec<Fault>) {
+fn weights(object: &Object, faults: &mut Faults) {
     match object.kind() {
         // Endpoints hand their annotations on to the slices that mirror them.
         Kind::Pod | Kind::Endpoints | Kind::EndpointSlice => {}
@@ -104,7 +104,7 @@ fn weights(object: &Object, faults: &mut Vec<Fault>) {
 }
 
 /// Keys are qualified names in any case; of the values only the sum is bounded.
-fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Faults) {
     for key in pairs.keys() {
         if let Some(detail) = names::qualified(&key.to_lowercase()) {
             faults.push(Fault::invalid(field, key, &detail));
@@ -116,7 +116,7 @@ fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Vec<F
 }
 
 /// An Event is in the namespace of its object; if that has none, in `default`.
-fn event(event: &Event, faults: &mut Vec<Fault>) {
+fn event(event: &Event, faults: &mut Faults) {
     let own = event.metadata.namespace.as_deref().unwrap_or_default();
     let about = event.involved_object.namespace.as_deref().unwrap_or_default();
     let fits = if about.is_empty() { own == "default" } else { own == about };

@@ -6,13 +6,13 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::service::{Family, parse_cidr};
 
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// Adds what is wrong with a defaulted Node, and with its change from `old`.
-pub(super) fn check(node: &Node, old: Option<&Node>, faults: &mut Vec<Fault>) {
+pub(super) fn check(node: &Node, old: Option<&Node>, faults: &mut Faults) {
     let spec = node.spec.clone().unwrap_or_default();
     taints(spec.taints.as_deref().unwrap_or_default(), faults);
     let held = old.and_then(|old| old.spec.clone()).unwrap_or_default();
@@ -31,7 +31,7 @@ pub(super) fn check(node: &Node, old: Option<&Node>, faults: &mut Vec<Fault>) {
     }
 }
 
-fn taints(taints: &[Taint], faults: &mut Vec<Fault>) {
+fn taints(taints: &[Taint], faults: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, taint) in taints.iter().enumerate() {
         let field = format!("spec.taints[{index}]");
@@ -54,7 +54,7 @@ fn taints(taints: &[Taint], faults: &mut Vec<Fault>) {
     }
 }
 
-fn cidrs(cidrs: &[String], held: &[String], faults: &mut Vec<Fault>) {
+fn cidrs(cidrs: &[String], held: &[String], faults: &mut Faults) {
     let parsed: Vec<Option<IpNet>> = cidrs.iter().map(|cidr| parse_cidr(cidr)).collect();
     for (index, cidr) in cidrs.iter().enumerate().filter(|(_, cidr)| !held.contains(cidr)) {
         let detail = names::strict_cidr(cidr);

@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 
 use super::fields::protocol;
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::service::{Family, parse_ip};
 
 /// Adds what is wrong with a defaulted Pod.
-pub(super) fn check(pod: &Pod, old: Option<&Pod>, faults: &mut Vec<Fault>) {
+pub(super) fn check(pod: &Pod, old: Option<&Pod>, faults: &mut Faults) {
     if let Some(spec) = &pod.spec {
         for (index, container) in spec.containers.iter().enumerate() {
             ports(container, &format!("spec.containers[{index}].ports"), faults);
@@ -29,7 +29,7 @@ pub(super) fn check(pod: &Pod, old: Option<&Pod>, faults: &mut Vec<Fault>) {
     }
 }
 
-fn name(field: &str, text: Option<&str>, fault: fn(&str) -> Option<String>, faults: &mut Vec<Fault>) {
+fn name(field: &str, text: Option<&str>, fault: fn(&str) -> Option<String>, faults: &mut Faults) {
     if let Some(text) = text.filter(|text| !text.is_empty())
         && let Some(detail) = fault(text)
     {
@@ -37,7 +37,7 @@ fn name(field: &str, text: Option<&str>, fault: fn(&str) -> Option<String>, faul
     }
 }
 
-fn ports(container: &Container, field: &str, faults: &mut Vec<Fault>) {
+fn ports(container: &Container, field: &str, faults: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, port) in container.ports.iter().flatten().enumerate() {
         let field = format!("{field}[{index}]");
@@ -58,13 +58,13 @@ fn ports(container: &Container, field: &str, faults: &mut Vec<Fault>) {
     }
 }
 
-fn number_of_port(number: i32, field: String, faults: &mut Vec<Fault>) {
+fn number_of_port(number: i32, field: String, faults: &mut Faults) {
     if !(1..=65535).contains(&number) {
         faults.push(Fault::invalid(field, number, names::NOT_A_PORT));
     }
 }
 
-fn addresses(status: &PodStatus, old: Option<&PodStatus>, faults: &mut Vec<Fault>) {
+fn addresses(status: &PodStatus, old: Option<&PodStatus>, faults: &mut Faults) {
     let ips: Vec<String> = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
     let held = |ip: &String| old.is_some_and(|old| old.pod_ips.iter().flatten().any(|before| before.ip == *ip));
     for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| !held(ip)) {

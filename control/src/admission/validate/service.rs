@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::fields::{label_pairs, one_of, protocol};
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::service::{Family, NONE, SOURCE_RANGES_ANNOTATION, ServiceType, SpecExt, parse_cidr, parse_ip};
 
 /// A port that would expose the kubelet.
@@ -17,7 +17,7 @@ const MAX_AFFINITY_SECONDS: i32 = 86_400;
 const INGRESS: &str = "status.loadBalancer.ingress";
 
 /// Adds what is wrong with a defaulted Service. Addresses that `old` has too are not looked at again.
-pub(super) fn check(service: &Service, old: Option<&Service>, faults: &mut Vec<Fault>) {
+pub(super) fn check(service: &Service, old: Option<&Service>, faults: &mut Faults) {
     let Some(spec) = &service.spec else {
         return faults.push(Fault::required("spec", ""));
     };
@@ -38,7 +38,7 @@ pub(super) fn check(service: &Service, old: Option<&Service>, faults: &mut Vec<F
 }
 
 /// Adds what may not be changed from `old`.
-pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Vec<Fault>) {
+pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Faults) {
     let (Some(spec), Some(old)) = (&service.spec, &old.spec) else {
         return;
     };
@@ -57,7 +57,7 @@ pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Vec<Fa
     }
 }
 
-fn kind(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn kind(spec: &ServiceSpec, faults: &mut Faults) {
     one_of(spec.type_.as_deref(), "spec.type", &ServiceType::NAMES, faults);
     let kind = spec.service_type();
     if spec.ports().is_empty() && !spec.is_headless() && kind != ServiceType::ExternalName {
@@ -80,7 +80,7 @@ fn kind(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn external_name(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn external_name(spec: &ServiceSpec, faults: &mut Faults) {
     let set = [
         ("spec.clusterIPs", spec.cluster_ips.as_ref().is_some_and(|ips| !ips.is_empty())),
         ("spec.ipFamilies", spec.ip_families.as_ref().is_some_and(|families| !families.is_empty())),
@@ -98,7 +98,7 @@ fn external_name(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn ports(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn ports(spec: &ServiceSpec, faults: &mut Faults) {
     let ports = spec.ports();
     let mut seen_names = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
@@ -122,7 +122,7 @@ fn port_name<'a>(
     required: bool,
     seen: &mut BTreeSet<&'a str>,
     field: &str,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) {
     let field = format!("{field}.name");
     match port.name.as_deref().unwrap_or_default() {
@@ -136,7 +136,7 @@ fn port_name<'a>(
     }
 }
 
-fn target_port(port: &ServicePort, field: &str, faults: &mut Vec<Fault>) {
+fn target_port(port: &ServicePort, field: &str, faults: &mut Faults) {
     let field = format!("{field}.targetPort");
     match &port.target_port {
         // The default repeats the port; its fault has been reported there.
@@ -151,7 +151,7 @@ fn target_port(port: &ServicePort, field: &str, faults: &mut Vec<Fault>) {
     }
 }
 
-fn repeated_ports(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn repeated_ports(spec: &ServiceSpec, faults: &mut Faults) {
     let (mut ports, mut node_ports) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in spec.ports().iter().enumerate() {
         let protocol = port.protocol.as_deref().unwrap_or_default();
@@ -171,7 +171,7 @@ fn repeated_ports(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn affinity(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn affinity(spec: &ServiceSpec, faults: &mut Faults) {
     let affinity = spec.session_affinity.as_deref();
     one_of(affinity, "spec.sessionAffinity", &["ClientIP", "None"], faults);
     let config = spec.session_affinity_config.as_ref();
@@ -182,7 +182,7 @@ fn affinity(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn families(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn families(spec: &ServiceSpec, faults: &mut Faults) {
     if let Some(policy) = &spec.ip_family_policy {
         let policies = ["SingleStack", "PreferDualStack", "RequireDualStack"];
         one_of(Some(policy), "spec.ipFamilyPolicy", &policies, faults);
@@ -201,7 +201,7 @@ fn families(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
     }
 }
 
-fn cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<Fault>) {
+fn cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faults) {
     let ips = spec.cluster_ips.as_deref().unwrap_or_default();
     let field = "spec.clusterIPs";
     if spec.cluster_ip.is_none() && !ips.is_empty() {
@@ -229,7 +229,7 @@ fn cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<F
     }
 }
 
-fn external_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<Fault>) {
+fn external_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faults) {
     let held = old.and_then(|old| old.external_ips.as_deref()).unwrap_or_default();
     for (index, ip) in spec.external_ips.iter().flatten().enumerate() {
         let strict = names::strict_address(ip).filter(|_| !held.contains(ip)).map(str::to_owned);
@@ -238,7 +238,7 @@ fn external_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<
     }
 }
 
-fn source_ranges(service: &Service, spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Vec<Fault>) {
+fn source_ranges(service: &Service, spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faults) {
     let balancer = spec.service_type() == ServiceType::LoadBalancer;
     let valid = |text: &str| parse_cidr(text.trim()).is_some();
     let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
@@ -264,7 +264,7 @@ fn source_ranges(service: &Service, spec: &ServiceSpec, old: Option<&ServiceSpec
     }
 }
 
-fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn balancer(spec: &ServiceSpec, faults: &mut Faults) {
     let only = "may only be used when `type` is 'LoadBalancer'";
     let balancer = spec.service_type() == ServiceType::LoadBalancer;
     if spec.allocate_load_balancer_node_ports.is_some() && !balancer {
@@ -282,7 +282,7 @@ fn balancer(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
 }
 
 /// There is no cloud behind this: the addresses in a status may be of any origin (K `ValidateLoadBalancerStatus`).
-fn status(service: &Service, old: Option<&Service>, faults: &mut Vec<Fault>) {
+fn status(service: &Service, old: Option<&Service>, faults: &mut Faults) {
     if let Some(fault) = misplaced_addresses(service) {
         return faults.push(fault);
     }
@@ -304,7 +304,7 @@ fn addresses(service: &Service) -> &[LoadBalancerIngress] {
     balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
 }
 
-fn ingress(point: &LoadBalancerIngress, held: bool, field: &str, faults: &mut Vec<Fault>) {
+fn ingress(point: &LoadBalancerIngress, held: bool, field: &str, faults: &mut Faults) {
     let ip = point.ip.as_deref().unwrap_or_default();
     if let Some(detail) = names::strict_address(ip).filter(|_| !ip.is_empty() && !held) {
         faults.push(Fault::invalid(format!("{field}.ip"), ip, detail));
@@ -325,7 +325,7 @@ fn ingress(point: &LoadBalancerIngress, held: bool, field: &str, faults: &mut Ve
     }
 }
 
-fn policies(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn policies(spec: &ServiceSpec, faults: &mut Faults) {
     let reach = ["Cluster", "Local"];
     match spec.external_traffic_policy.as_deref().filter(|policy| !policy.is_empty()) {
         Some(policy) if !spec.externally_accessible() => {
@@ -349,7 +349,7 @@ fn policies(spec: &ServiceSpec, faults: &mut Vec<Fault>) {
 }
 
 /// The secondary address may come and go, the primary one stays (K `validateUpgradeDowngradeClusterIPs`).
-fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Faults) {
     if spec.is_headless() && old.is_headless() {
         return;
     }
@@ -367,7 +367,7 @@ fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fau
 }
 
 /// The same of families (K `validateUpgradeDowngradeIPFamilies`). A headless Service may change them.
-fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Vec<Fault>) {
+fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Faults) {
     if spec.is_headless() || old.is_headless() {
         return;
     }

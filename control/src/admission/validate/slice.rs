@@ -6,7 +6,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 
 use super::fields::{label_pairs, protocol};
 use super::names;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::service::{Family, parse_ip};
 
 /// Most endpoints in one slice.
@@ -21,7 +21,7 @@ const MAX_HINTS: usize = 8;
 const MAX_TOPOLOGY: usize = 16;
 
 /// Adds what is wrong with a defaulted slice, and with its change from `old`.
-pub(super) fn check(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Vec<Fault>) {
+pub(super) fn check(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Faults) {
     const TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
     match slice.address_type.as_str() {
         "" => faults.push(Fault::required("addressType", "")),
@@ -35,7 +35,7 @@ pub(super) fn check(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: 
     }
 }
 
-fn endpoints(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Vec<Fault>) {
+fn endpoints(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Faults) {
     if slice.endpoints.len() > MAX_ENDPOINTS {
         return faults.push(Fault::too_many("endpoints", slice.endpoints.len(), MAX_ENDPOINTS));
     }
@@ -46,7 +46,7 @@ fn endpoints(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Ve
     }
 }
 
-fn endpoint(endpoint: &Endpoint, former: &BTreeSet<&String>, address_type: &str, field: &str, faults: &mut Vec<Fault>) {
+fn endpoint(endpoint: &Endpoint, former: &BTreeSet<&String>, address_type: &str, field: &str, faults: &mut Faults) {
     addresses(endpoint, |address| former.contains(address), address_type, field, faults);
     if let Some(node) = &endpoint.node_name
         && let Some(detail) = names::subdomain(node)
@@ -75,7 +75,7 @@ fn addresses(
     held: impl Fn(&String) -> bool,
     address_type: &str,
     field: &str,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) {
     if endpoint.addresses.is_empty() {
         faults.push(Fault::required(format!("{field}.addresses"), "must contain at least 1 address"));
@@ -96,14 +96,14 @@ fn addresses(
     }
 }
 
-fn hints(hints: &EndpointHints, field: &str, faults: &mut Vec<Fault>) {
+fn hints(hints: &EndpointHints, field: &str, faults: &mut Faults) {
     let zones: Vec<&String> = hints.for_zones.iter().flatten().map(|zone| &zone.name).collect();
     hint_names(&zones, names::label_value, &format!("{field}.forZones"), faults);
     let nodes: Vec<&String> = hints.for_nodes.iter().flatten().map(|node| &node.name).collect();
     hint_names(&nodes, names::subdomain, &format!("{field}.forNodes"), faults);
 }
 
-fn hint_names(given: &[&String], fault: fn(&str) -> Option<String>, field: &str, faults: &mut Vec<Fault>) {
+fn hint_names(given: &[&String], fault: fn(&str) -> Option<String>, field: &str, faults: &mut Faults) {
     if given.len() > MAX_HINTS {
         return faults.push(Fault::too_many(field, given.len(), MAX_HINTS));
     }
@@ -116,7 +116,7 @@ fn hint_names(given: &[&String], fault: fn(&str) -> Option<String>, field: &str,
     }
 }
 
-fn ports(slice: &EndpointSlice, faults: &mut Vec<Fault>) {
+fn ports(slice: &EndpointSlice, faults: &mut Faults) {
     let ports = slice.ports.as_deref().unwrap_or_default();
     if ports.len() > MAX_PORTS {
         return faults.push(Fault::too_many("ports", ports.len(), MAX_PORTS));

@@ -8,24 +8,44 @@ use json_patch::{PatchOperation, patch};
 use serde_json::Value;
 
 use super::super::body::OBJECT_LIMIT;
+use super::super::list;
 use super::super::status::Status;
+use crate::objects::allowance::Allowance;
+use crate::objects::{Unread, decode};
 
 /// Most operations in a patch: the API server's limit.
 const MAX_OPERATIONS: usize = 10_000;
+
+/// Memory of a small mapping.
+const MAPPING: usize = 700;
 
 /// The operations of a patch.
 pub(super) struct Operations(Vec<PatchOperation>);
 
 impl Operations {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Status> {
-        let operations: Vec<PatchOperation> = serde_json::from_slice(bytes)
-            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-        if operations.len() > MAX_OPERATIONS {
-            let found = operations.len();
+        let told = |error| Status::bad_request(format!("error decoding patch: {error}"));
+        let found = list::elements(bytes).map_err(told)?.count();
+        if found > MAX_OPERATIONS {
             let limit = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {found}");
             return Err(Status::bad_request(limit));
         }
-        Ok(Self(operations))
+        if found == 0 {
+            return serde_json::from_slice(bytes).map(Self).map_err(told);
+        }
+        let allowance = Allowance::of_patch(bytes.len());
+        let operation = |item: &[u8]| {
+            let before = allowance.taken();
+            let (value, _) = decode::value(item, &allowance).map_err(|unread| Status::unread(&unread))?;
+            let operation: PatchOperation = serde_json::from_value(value).map_err(told)?;
+            // Of the value that described it, its own mapping is not kept.
+            allowance.give_back((allowance.taken() - before).min(MAPPING));
+            allowance
+                .take(size_of::<PatchOperation>())
+                .map_err(|too_much| Status::unread(&Unread::TooMuch(too_much)))?;
+            Ok(operation)
+        };
+        list::elements(bytes).map_err(told)?.map(operation).collect::<Result<_, Status>>().map(Self)
     }
 
     /// Applies all, or returns which one failed.

@@ -72,7 +72,7 @@ pub(super) async fn patch(
     let (_claim, bytes, media) = body::read(&api.budget, &headers, body, PATCH_TYPES, OBJECT_LIMIT).await?;
     let size = bytes.len();
     let patch = Patch::read(&target, bytes, media).await?;
-    change(&api, &target, size, |current| patch.apply(&target, current)).await
+    change(&api, &target, size, |current| patch.apply(&target, current, size)).await
 }
 
 /// Changes the current object, and repeats it while other clients are faster.
@@ -114,7 +114,7 @@ impl Patch {
             return Err(Status::invalid_option("PatchOptions", "force", fault));
         }
         if media == JSON {
-            return json::Operations::read(&bytes).map(Self::Json);
+            return body::aside(bytes.len(), move || json::Operations::read(&bytes)).await.map(Self::Json);
         }
         let sent = body::decode_one(bytes, media).await?;
         if !sent.value.is_object() {
@@ -123,13 +123,13 @@ impl Patch {
         Ok(if media == MERGE { Self::Merge(sent) } else { Self::Strategic(sent) })
     }
 
-    fn apply(&self, target: &Target, current: Option<&Object>) -> Result<Decoded, Status> {
+    /// `size`: bytes of the patch.
+    fn apply(&self, target: &Target, current: Option<&Object>, size: usize) -> Result<Decoded, Status> {
         if let Self::Apply(apply) = self {
-            return apply.apply(target, current);
+            return apply.apply(target, current, size);
         }
         let current = current.ok_or_else(|| Status::not_found(&target.key()))?;
-        let before = current.to_value();
-        let mut after = before.clone();
+        let mut after = current.to_value();
         let repeated = match self {
             Self::Json(operations) => operations.apply(&mut after).map(|()| Vec::new())?,
             Self::Merge(patch) => {
@@ -144,8 +144,8 @@ impl Patch {
             Self::Apply(_) => Vec::new(),
         };
         if target.part == Part::Status {
-            after = with_spec_of(&before, after);
+            after = with_spec_of(&current.to_value(), after);
         }
-        finish(target, current, Sent { value: after, repeated })
+        finish(target, current, Sent { value: after, repeated }, size)
     }
 }

@@ -24,20 +24,25 @@ pub(in super::super) fn with_spec_of(current: &Value, mut sent: Value) -> Value 
 }
 
 /// Validates the result of a change of `current`, and keeps the owners of its fields.
-pub(in super::super) fn finish(target: &Target, current: &Object, mut sent: Sent) -> Result<Decoded, Status> {
+pub(in super::super) fn finish(
+    target: &Target,
+    current: &Object,
+    mut sent: Sent,
+    size: usize,
+) -> Result<Decoded, Status> {
     pin(target, current, &mut sent.value)?;
-    let mut decoded = decode_result(target, &sent)?;
+    let mut decoded = decode_result(target, &sent, size + current.json_length())?;
     ownership::carry(current, &mut decoded.object);
     Ok(decoded)
 }
 
 /// Decodes the result of a change. A status with an address for a Service that cannot have one is an error; on the
 /// main path the address is dropped silently, for there it may be what is left of another type.
-pub(super) fn decode_result(target: &Target, sent: &Sent) -> Result<Decoded, Status> {
-    let decoded = decode(target, sent)?;
+pub(super) fn decode_result(target: &Target, sent: &Sent, size: usize) -> Result<Decoded, Status> {
+    let decoded = decode(target, sent, size)?;
     let misplaced = decoded.object.as_service().and_then(validate::misplaced_addresses);
     match misplaced.filter(|_| target.part == Part::Status) {
-        Some(fault) => Err(Status::from_faults(&sent.value, &[fault])),
+        Some(fault) => Err(Status::from_faults(&sent.value, &fault.into())),
         None => Ok(decoded),
     }
 }

@@ -21,9 +21,11 @@ use super::super::request::{Part, Target};
 use super::super::status::Status;
 use super::result::{decode_result, pin};
 use crate::admission::ownership::{self, FieldManager, FieldSet};
-use crate::objects::Object;
+use crate::objects::allowance::Allowance;
+use crate::objects::decode::Source;
 use crate::objects::merge::{Rules, overlay, without_nulls};
 use crate::objects::schema::Shape;
+use crate::objects::{Draft, Object};
 
 /// What was applied, by whom.
 pub(super) struct Apply {
@@ -54,7 +56,8 @@ impl Apply {
     }
 
     /// The object with what was applied, or the conflicts.
-    pub(super) fn apply(&self, target: &Target, current: Option<&Object>) -> Result<Decoded, Status> {
+    pub(super) fn apply(&self, target: &Target, current: Option<&Object>, size: usize) -> Result<Decoded, Status> {
+        let size = size + current.map_or(0, Object::json_length);
         if current.is_none() && target.part == Part::Status {
             return Err(Status::not_found(&target.key()));
         }
@@ -70,7 +73,7 @@ impl Apply {
             pin(target, current, &mut value)?;
         }
         let unchanged = Some(&value) == live.as_ref();
-        let mut decoded = self.decode(target, value)?;
+        let mut decoded = self.decode(target, value, size)?;
         managers.push(match mine {
             Some(mine) if unchanged && mine.fields == self.fields => mine,
             _ => FieldManager::new(&decoded.object, &self.manager, self.subresource, self.fields.clone(), now()),
@@ -130,12 +133,14 @@ impl Apply {
         mine.into_iter().flat_map(|manager| &manager.fields.0).filter(move |path| !held(path))
     }
 
-    fn decode(&self, target: &Target, value: Value) -> Result<Decoded, Status> {
-        let (_, unknown) = Object::from_value_lenient(&value, target.namespace())
-            .map_err(|faults| Status::from_faults(&self.wanted, &faults))?;
+    fn decode(&self, target: &Target, value: Value, size: usize) -> Result<Decoded, Status> {
+        let mut draft = Draft::read(Source::Value(&value), None, &Allowance::of_text(size))
+            .map_err(|unread| Status::unread(&unread))?;
+        let unknown = std::mem::take(&mut draft.unknown);
+        draft.leniently(target.namespace()).map_err(|faults| Status::from_faults(&self.wanted, &faults))?;
         match unknown.first() {
             Some(fault) => Err(untyped(target, &format!(".{}: field not declared in schema", fault.field))),
-            None => decode_result(target, &Sent::from(value)),
+            None => decode_result(target, &Sent::from(value), size),
         }
     }
 }

@@ -16,10 +16,53 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::objects::Unread;
+use crate::objects::allowance::{Allowance, Growth, TooMuch, take_entry};
+use crate::objects::decode;
+
 use super::wire::{self, Wire, put_bytes, put_number};
 
 /// Deepest message in a message.
 const MAX_DEPTH: usize = 32;
+/// Longest text of a time.
+const LONGEST_TIME: usize = 32;
+
+/// What is wrong with bytes.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// They are not what the message says.
+    Bad(String),
+    /// What they say takes too much memory.
+    TooMuch(TooMuch),
+}
+
+impl Unreadable {
+    /// The same, in a field.
+    fn within(self, name: &str) -> Self {
+        match self {
+            Unreadable::Bad(reason) => Unreadable::Bad(format!("{name}: {reason}")),
+            too_much @ Unreadable::TooMuch(_) => too_much,
+        }
+    }
+}
+
+impl From<String> for Unreadable {
+    fn from(reason: String) -> Self {
+        Unreadable::Bad(reason)
+    }
+}
+
+impl From<&str> for Unreadable {
+    fn from(reason: &str) -> Self {
+        Unreadable::Bad(reason.to_owned())
+    }
+}
+
+impl From<TooMuch> for Unreadable {
+    fn from(too_much: TooMuch) -> Self {
+        Unreadable::TooMuch(too_much)
+    }
+}
 
 /// A message: its fields, by number.
 #[derive(Debug)]
@@ -155,14 +198,19 @@ impl Message {
     /// Reads fields into `object`. Fields that the message does not have are skipped.
     ///
     /// # Errors
-    /// What is wrong, after the names of the fields that lead to it.
-    pub(super) fn read(&self, bytes: &[u8], object: &mut Map<String, Value>) -> Result<(), String> {
-        self.read_at(bytes, object, 0)
+    /// What is wrong, after the names of the fields that lead to it; or that it takes too much memory.
+    pub(super) fn read(
+        &self,
+        bytes: &[u8],
+        object: &mut Map<String, Value>,
+        allowance: &Allowance,
+    ) -> Result<(), Unreadable> {
+        self.read_at(bytes, object, Reader { allowance, depth: 0 })
     }
 
-    fn read_at(&self, mut bytes: &[u8], object: &mut Map<String, Value>, depth: usize) -> Result<(), String> {
-        if depth > MAX_DEPTH {
-            return Err("it is nested too deep".to_owned());
+    fn read_at(&self, mut bytes: &[u8], object: &mut Map<String, Value>, reader: Reader<'_>) -> Result<(), Unreadable> {
+        if reader.depth > MAX_DEPTH {
+            return Err("it is nested too deep".into());
         }
         while !bytes.is_empty() {
             let (number, wire) = wire::field(&mut bytes)?;
@@ -171,35 +219,64 @@ impl Message {
             };
             let field = &self.fields[index];
             let wire = wire.ok_or_else(|| format!("{}: it is of another type", field.name))?;
-            field.read(wire, object, depth).map_err(|reason| format!("{}: {reason}", field.name))?;
+            field.read(wire, object, reader).map_err(|reason| reason.within(field.name))?;
         }
         Ok(())
     }
 }
 
+/// How deep a reader is, and what it may still build.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    allowance: &'a Allowance,
+    depth: usize,
+}
+
+impl Reader<'_> {
+    fn deeper(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
+
+    /// Takes what a new field of an object needs.
+    fn take_field(self, object: &Map<String, Value>, name: &str) -> Result<(), TooMuch> {
+        if object.contains_key(name) {
+            return Ok(());
+        }
+        self.allowance.take(name.len())?;
+        take_entry(object.len(), size_of::<(String, Value)>(), self.allowance)
+    }
+}
+
 impl Field {
-    fn read(&self, wire: Wire<'_>, object: &mut Map<String, Value>, depth: usize) -> Result<(), String> {
+    fn read(&self, wire: Wire<'_>, object: &mut Map<String, Value>, reader: Reader<'_>) -> Result<(), Unreadable> {
         if let ("", FieldKind::Message(index), Wire::Bytes(bytes)) = (self.name, self.kind, wire) {
-            return MESSAGES.all[index].read_at(bytes, object, depth + 1);
+            return MESSAGES.all[index].read_at(bytes, object, reader.deeper());
         }
         match self.shape {
             FieldShape::List => {
-                let value = self.kind.read(wire, depth)?.unwrap_or_default();
+                let value = self.kind.read(wire, reader)?.unwrap_or_default();
+                reader.take_field(object, self.name)?;
                 if let Value::Array(list) = object.entry(self.name).or_insert_with(|| json!([])) {
+                    Growth::of(list).push(size_of::<Value>(), reader.allowance)?;
                     list.push(value);
                 }
             }
             FieldShape::Map => {
                 let Wire::Bytes(pair) = wire else {
-                    return Err("it is of another type".to_owned());
+                    return Err("it is of another type".into());
                 };
-                let (key, value) = self.read_pair(pair, depth)?;
-                object.entry(self.name).or_insert_with(|| json!({}))[key] = value;
+                let (key, value) = self.read_pair(pair, reader)?;
+                reader.take_field(object, self.name)?;
+                if let Value::Object(pairs) = object.entry(self.name).or_insert_with(|| json!({})) {
+                    reader.take_field(pairs, &key)?;
+                    pairs.insert(key, value);
+                }
             }
             FieldShape::Single | FieldShape::Pointer => {
-                let value = self.kind.read(wire, depth)?;
+                let value = self.kind.read(wire, reader)?;
                 let zero = |value: &Value| *value == "" || *value == 0 || *value == false;
                 if let Some(value) = value.filter(|value| self.shape == FieldShape::Pointer || !zero(value)) {
+                    reader.take_field(object, self.name)?;
                     object.insert(self.name.to_owned(), value);
                 }
             }
@@ -207,12 +284,12 @@ impl Field {
         Ok(())
     }
 
-    fn read_pair(&self, mut pair: &[u8], depth: usize) -> Result<(String, Value), String> {
+    fn read_pair(&self, mut pair: &[u8], reader: Reader<'_>) -> Result<(String, Value), Unreadable> {
         let (mut key, mut value) = (String::new(), None);
         while !pair.is_empty() {
             match wire::field(&mut pair)? {
                 (1, Some(Wire::Bytes(bytes))) => key = text(bytes)?.to_owned(),
-                (2, Some(wire)) => value = self.kind.read(wire, depth)?,
+                (2, Some(wire)) => value = self.kind.read(wire, reader)?,
                 _ => {}
             }
         }
@@ -265,7 +342,15 @@ impl FieldKind {
     }
 
     /// `None` for a time that is not given.
-    fn read(self, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, String> {
+    fn read(self, wire: Wire<'_>, reader: Reader<'_>) -> Result<Option<Value>, Unreadable> {
+        if let Wire::Bytes(bytes) = wire {
+            match self {
+                FieldKind::Bytes => reader.allowance.take(bytes.len().div_ceil(3) * 4)?,
+                FieldKind::Text | FieldKind::Quantity | FieldKind::IntOrString => reader.allowance.take(bytes.len())?,
+                FieldKind::Time | FieldKind::MicroTime => reader.allowance.take(LONGEST_TIME)?,
+                FieldKind::Int | FieldKind::Bool | FieldKind::FieldsV1 | FieldKind::Message(_) => {}
+            }
+        }
         Ok(Some(match (self, wire) {
             (FieldKind::Text, Wire::Bytes(bytes)) => json!(text(bytes)?),
             (FieldKind::Int, Wire::Number(number)) => json!(number.cast_signed()),
@@ -291,14 +376,18 @@ impl FieldKind {
                 }
             }
             (FieldKind::FieldsV1, Wire::Bytes(bytes)) => {
-                serde_json::from_slice(Parts::of(bytes)?.first_bytes).map_err(|error| error.to_string())?
+                match decode::value(Parts::of(bytes)?.first_bytes, reader.allowance) {
+                    Ok((value, _)) => value,
+                    Err(Unread::NotJson(error)) => return Err(error.to_string().into()),
+                    Err(Unread::TooMuch(too_much)) => return Err(too_much.into()),
+                }
             }
             (FieldKind::Message(index), Wire::Bytes(bytes)) => {
                 let mut object = Map::new();
-                MESSAGES.all[index].read_at(bytes, &mut object, depth + 1)?;
+                MESSAGES.all[index].read_at(bytes, &mut object, reader.deeper())?;
                 Value::Object(object)
             }
-            _ => return Err("it is of another type".to_owned()),
+            _ => return Err("it is of another type".into()),
         }))
     }
 }

@@ -14,8 +14,10 @@ mod wire;
 
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::message::Unreadable;
 use self::wire::{Wire, put_bytes, put_head};
 use crate::objects::Kind;
+use crate::objects::allowance::Allowance;
 
 /// The media type.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -35,8 +37,8 @@ const OTHERS: [&str; 6] = [
 /// The object in a body.
 ///
 /// # Errors
-/// What is wrong with it, or that its kind is unknown.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Value, String> {
+/// What is wrong with it, that its kind is unknown, or that it takes too much memory.
+pub(crate) fn decode(bytes: &[u8], allowance: &Allowance) -> Result<Value, Unreadable> {
     let mut bytes = bytes.strip_prefix(MAGIC).ok_or("it does not begin with \"k8s\\0\"")?;
     let (mut header, mut raw) = ([String::new(), String::new()], None);
     while !bytes.is_empty() {
@@ -51,7 +53,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Value, String> {
     let message = message::find(&kind).filter(|_| known || OTHERS.contains(&kind.as_str()));
     let message = message.ok_or_else(|| format!("no kind {kind:?} is registered for version {version:?}"))?;
     let mut object = Map::new();
-    message.read(raw.ok_or("it holds no object")?, &mut object)?;
+    message.read(raw.ok_or("it holds no object")?, &mut object, allowance)?;
     object.insert("apiVersion".to_owned(), json!(version));
     object.insert("kind".to_owned(), json!(kind));
     Ok(Value::Object(object))
@@ -134,6 +136,14 @@ pub(crate) mod tests {
 
     use super::message::samples;
     use super::*;
+
+    /// An object, or what is wrong with it, without a bound.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Value, String> {
+        super::decode(bytes, &Allowance::unlimited()).map_err(|unreadable| match unreadable {
+            Unreadable::Bad(reason) => reason,
+            Unreadable::TooMuch(too_much) => too_much.to_string(),
+        })
+    }
 
     /// What `kubectl create service clusterip web --tcp=80:8080` sends: Go writes what is empty, too.
     pub(crate) fn service() -> Vec<u8> {

@@ -7,7 +7,8 @@ use k8s_pb::apimachinery::pkg::apis::meta::v1 as meta;
 use prost::Message;
 
 use super::*;
-use crate::api::protobuf::{PROTOBUF, decode, encode};
+use crate::api::protobuf::tests::decode;
+use crate::api::protobuf::{PROTOBUF, encode};
 
 const AS_PROTOBUF: [(&str, &str); 1] = [("Accept", PROTOBUF)];
 const IN_PROTOBUF: [(&str, &str); 2] = [("Content-Type", PROTOBUF), ("Accept", PROTOBUF)];

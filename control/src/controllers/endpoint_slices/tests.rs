@@ -426,7 +426,7 @@ proptest! {
                 {"addresses": [{"ip": ip, "hostname": names[1], "nodeName": node}], "ports": [{"name": names[0], "port": numbers[0]}]}]}));
         }
         for slice in world.cluster.objects(Kind::EndpointSlice, None) {
-            let mut faults = Vec::new();
+            let mut faults = crate::objects::fault::Faults::new();
             crate::admission::validate::object(slice, None, &mut faults);
             prop_assert!(faults.is_empty(), "{faults:?}");
         }
