@@ -101,6 +101,8 @@ pub enum Found<'a> {
     Missing,
     /// Whether it exists is not known yet: the state is not loaded.
     Unknown,
+    /// It is not in the zone.
+    Outside,
 }
 
 /// The zone.
@@ -206,7 +208,8 @@ impl Zone {
         (!self.settings.origin.is_empty() && name.parent(above) == &*self.settings.origin).then_some(above)
     }
 
-    /// What `name` leads to. It must be in the zone.
+    /// What `name` leads to.
+    #[inline]
     pub fn find(&self, name: &Name) -> Found<'_> {
         match self.names.get(name) {
             Some(node) => Found::Node(node),
@@ -214,15 +217,20 @@ impl Zone {
         }
     }
 
-    /// What a `name` in the zone that has no node leads to (CoreDNS `plugin/kubernetes/parse.go`).
+    /// What a `name` that has no node leads to (CoreDNS `plugin/kubernetes/parse.go`).
+    #[inline]
     pub fn find_spelled(&self, name: &Name) -> Found<'_> {
-        let Some(above @ 1..) = self.above(name) else { return Found::Missing };
-        let found = match (name.label(above - 1), above) {
-            (b"svc", 4) => self.endpoint(name),
-            (b"svc", 5) => self.port(name),
-            (b"pod", 2) => self.namespace(name, 0).map(|()| Found::Empty),
-            (b"pod", 3) => return self.pod(name),
-            _ => None,
+        // Names below an object have two more labels than it: all others are told by their number alone.
+        let found = match self.above(name) {
+            None => return Found::Outside,
+            Some(above @ 2..=5) => match (name.label(above - 1), above) {
+                (b"svc", 4) => self.endpoint(name),
+                (b"svc", 5) => self.port(name),
+                (b"pod", 2) => self.namespace(name, 0).map(|()| Found::Empty),
+                (b"pod", 3) => return self.pod(name),
+                _ => None,
+            },
+            Some(_) => None,
         };
         match found {
             Some(found) => found,
@@ -383,6 +391,7 @@ mod tests {
             Found::Empty => "empty",
             Found::Missing => "missing",
             Found::Unknown => "unknown",
+            Found::Outside => "outside",
         }
     }
 
