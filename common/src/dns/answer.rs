@@ -272,11 +272,11 @@ fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mu
 }
 
 /// Walks the search list of the client's Pod (`NAMESPACE.svc.ZONE`, `svc.ZONE`, `ZONE`) for it, if the query is the first step of
-/// that walk and a later one has records.
+/// that walk and a later one exists: for every type, so that no type says that the name does not exist while another has records.
 #[cold]
 fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Option<()> {
     let above = zone.above(&query.name).filter(|&above| above >= 3)?;
-    if !matches!(query.rtype, rr::A | rr::AAAA) || query.name.label(above - 1) != b"svc" {
+    if query.name.label(above - 1) != b"svc" {
         return None;
     }
     let namespace = query.name.label(above - 2);
@@ -285,7 +285,7 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
     let typed = query.name.head(above - 2);
     [above - 1, above].into_iter().find_map(|domain| {
         let name = Name::of(&[typed, query.name.parent(domain)], zone.names().seed())?;
-        if !has_records(zone, &name, query.rtype) {
+        if matches!(zone.find(&name), Found::Missing | Found::Unknown | Found::Outside) {
             return None;
         }
         // The rest of the target is in the question.
@@ -293,17 +293,11 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
         let alias = head(QUESTION, rr::CNAME, zone.settings().ttl, typed.len() + rest.len());
         let data = writer.at + RECORD;
         writer.put(ANSWER, 1, &[&alias, typed, &rest]);
-        follow(query, writer, zone, data, name);
+        if !matches!(query.rtype, rr::CNAME | rr::ANY) {
+            follow(query, writer, zone, data, name);
+        }
         Some(())
     })
-}
-
-fn has_records(zone: &Zone, name: &Name, rtype: u16) -> bool {
-    match zone.find(name) {
-        Found::Node(node) | Found::Port(node) => node.answer(rtype).is_some(),
-        Found::Endpoint(found) | Found::Pod(found) => address(&found).0 == rtype,
-        Found::Empty | Found::Missing | Found::Unknown | Found::Outside => false,
-    }
 }
 
 /// A name that is not in the zone: of a reverse zone, or of somebody else's.
