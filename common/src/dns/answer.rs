@@ -463,16 +463,12 @@ impl<'a> Writer<'a> {
     /// The SOA of the zone whose name is at `apex`.
     #[inline]
     fn soa(&mut self, section: usize, zone: &Zone, apex: usize) {
-        let at = self.at;
-        if !self.put(section, 1, &[zone.soa()]) {
-            return;
-        }
+        let mut record = *zone.soa();
         let Some(pointer) = pointer(apex) else { return };
         for place in SOA_POINTERS {
-            if let Some(to) = self.buffer.get_mut(at + place..at + place + 2) {
-                to.copy_from_slice(&pointer);
-            }
+            record[place..place + 2].copy_from_slice(&pointer);
         }
+        self.put(section, 1, &[&record]);
     }
 
     /// Writes OPT and header.

@@ -30,9 +30,6 @@ const VERSION: &[u8] = b"\x051.1.0";
 /// TTL of that record, seconds.
 const VERSION_TTL: u32 = 28_800;
 
-/// The protocols of ports, as labels.
-const PROTOCOLS: [&[u8]; 3] = [b"tcp", b"udp", b"sctp"];
-
 /// Whether `10-244-1-5.ns.pod.cluster.local` resolves (as CoreDNS' option `pods`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PodRecords {
@@ -252,7 +249,7 @@ impl Zone {
     fn port(&self, name: &Name) -> Option<Found<'_>> {
         let bare = |label: usize| name.label(label).strip_prefix(b"_").unwrap_or_else(|| name.label(label));
         let (port, protocol) = (bare(0), bare(1));
-        if !PROTOCOLS.contains(&protocol) {
+        if !matches!(protocol, b"tcp" | b"udp" | b"sctp") {
             return None;
         }
         let len = |label: &[u8]| u8::try_from(label.len() + 1).unwrap_or(u8::MAX);
