@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::config::ConfigError;
+use crate::terminal::PlainText;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -49,8 +50,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Refused(text) => f.write_str(text),
-            Self::Unreachable(text) => write!(f, "error: {text}"),
+            Self::Usage(text) | Self::Refused(text) => PlainText(text).fmt(f),
+            Self::Unreachable(text) => write!(f, "error: {}", PlainText(text)),
             Self::Output(error) => write!(f, "error: cannot write the result: {error}"),
         }
     }

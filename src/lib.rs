@@ -14,3 +14,4 @@ pub mod pktgen;
 pub mod ports;
 pub mod preflight;
 pub mod replay;
+pub mod terminal;

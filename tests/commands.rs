@@ -449,3 +449,157 @@ fn without_a_listener_there_is_no_kubeconfig_and_it_is_said_how_to_have_one() {
          127.0.0.1:6443 in gateway.yaml and restart the gateway"
     );
 }
+
+/// What a terminal would act on: an operating system command, BEL, CSI in one character, DEL, a return and a NUL.
+const HOSTILE: &str = "a\u{1b}]0;owned\u{7}\u{9b}31m\u{7f}\r\u{0}\u{85}b";
+
+/// An object of each kind with a text in as many fields as are shown anywhere.
+fn decorated() -> Vec<Value> {
+    let meta = |name: &str| {
+        json!({"name": name, "namespace": "default", "labels": {"app": "x"}, "annotations": {"a": "b"},
+        "finalizers": ["a/b"], "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"}]})
+    };
+    let condition = json!([{"type": "Ready", "status": "True", "reason": "R", "message": "M"}]);
+    vec![
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "h", "annotations": {"a": "b"}},
+            "status": {"phase": "Active", "conditions": condition}}),
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "h", "labels": {"a": "b"}, "annotations": {"a": "b"}},
+            "spec": {"providerID": "p", "taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]},
+            "status": {"nodeInfo": {"osImage": "o", "kernelVersion": "k", "containerRuntimeVersion": "c", "kubeletVersion": "v",
+                "architecture": "a", "bootID": "b", "kubeProxyVersion": "", "machineID": "m", "operatingSystem": "s", "systemUUID": "u"},
+                "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "h"}], "conditions": condition}}),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta("h"),
+            "spec": {"nodeName": "h", "serviceAccountName": "s", "priorityClassName": "p",
+                "nodeSelector": {"a": "b"}, "schedulerName": "s", "readinessGates": [{"conditionType": "g"}],
+                "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute"}],
+                "containers": [{"name": "c", "image": "i", "command": ["c"], "args": ["a"], "workingDir": "w",
+                    "ports": [{"name": "http", "containerPort": 80}], "env": [{"name": "E", "value": "v"}]}]},
+            "status": {"phase": "Running", "reason": "R", "message": "M", "podIP": "10.244.0.9", "hostIP": "10.0.0.1",
+                "nominatedNodeName": "n", "qosClass": "q", "conditions": condition,
+                "containerStatuses": [{"name": "c", "image": "i", "imageID": "d", "containerID": "x", "ready": true, "restartCount": 0,
+                    "state": {"waiting": {"reason": "R", "message": "M"}}, "lastState": {"terminated": {"reason": "R", "message": "M", "exitCode": 1}}}]}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": meta("h"),
+            "spec": {"selector": {"app": "x"}, "ports": [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "a"}],
+                "externalIPs": ["192.0.2.1"], "loadBalancerClass": "c/d", "type": "LoadBalancer"},
+            "status": {"conditions": [{"type": "T", "status": "True", "reason": "R", "message": "M"}],
+                "loadBalancer": {"ingress": [{"hostname": "h"}]}}}),
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "e", "namespace": "default", "annotations": {"a": "b"}},
+            "subsets": [{"addresses": [{"ip": "10.0.0.9", "hostname": "h", "nodeName": "n", "targetRef": {"kind": "K", "name": "t"}}],
+                "ports": [{"name": "p", "port": 80, "appProtocol": "a"}]}]}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "h", "namespace": "default", "labels": {"kubernetes.io/service-name": "h"}, "annotations": {"a": "b"}},
+            "ports": [{"name": "http", "port": 8080, "appProtocol": "a"}],
+            "endpoints": [{"addresses": ["10.0.0.9"], "hostname": "h", "nodeName": "n", "zone": "z",
+                "targetRef": {"kind": "Pod", "name": "h", "namespace": "default"}, "deprecatedTopology": {"a": "b"}}]}),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("h"), "data": {"a": "b"}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta("h"), "type": "t", "stringData": {"a": "b"}}),
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": meta("h"), "reason": "R", "message": "M", "type": "Normal", "action": "A",
+            "source": {"component": "c", "host": "h"}, "reportingComponent": "c", "reportingInstance": "i",
+            "involvedObject": {"kind": "Service", "namespace": "default", "name": "h", "fieldPath": "f"}}),
+    ]
+}
+
+/// The places of all texts in a value.
+fn texts(value: &Value, place: &str, found: &mut Vec<String>) {
+    match value {
+        Value::String(_) => found.push(place.to_owned()),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| texts(item, &format!("{place}/{index}"), found));
+        }
+        Value::Object(fields) => {
+            fields
+                .iter()
+                .for_each(|(name, field)| texts(field, &format!("{place}/{}", name.replace('/', "~1")), found));
+        }
+        _ => {}
+    }
+}
+
+/// Everything that the binary prints.
+fn printed(gateway: &Gateway, line: &str) -> Vec<u8> {
+    let here = gateway.directory.path().display().to_string();
+    let line = line.replace('@', &here);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pollgate"))
+        .args(line.split_whitespace())
+        .env("POLLGATE_SOCKET", gateway.directory.path().join("socket"))
+        .output()
+        .expect("the binary");
+    [output.stdout, output.stderr].concat()
+}
+
+/// Where a text has a control character that a terminal would act on.
+fn control_character(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    let at = text.find(|c: char| c.is_control() && c != '\n' && c != '\t')?;
+    Some(text[..at].lines().last().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn no_field_of_an_object_reaches_the_terminal_as_control_characters() {
+    let gateway = Gateway::start();
+    let mut hostile_fields = 0;
+    let check = |line: &str| assert_eq!(control_character(&printed(&gateway, line)), None, "{line}");
+    for mut object in decorated() {
+        let kind = object["kind"].as_str().unwrap().to_lowercase();
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap().to_owned();
+        let mut places = Vec::new();
+        texts(&object, "", &mut places);
+        // Each text becomes hostile, unless the API refuses it there. Its refusal is printed too.
+        for place in places {
+            let before = std::mem::replace(object.pointer_mut(&place).unwrap(), json!(HOSTILE));
+            let mut attempt = object.clone();
+            if place != "/metadata/name" {
+                attempt["metadata"]["name"] = json!(format!("attempt{hostile_fields}"));
+            }
+            let file = gateway.file("object.json", &attempt.to_string());
+            let created = gateway.try_run(&format!("create -f {}", file.display()));
+            assert_eq!(control_character(created.0.as_bytes()), None, "create with {kind} {place}");
+            match created.1 {
+                Ok(()) => hostile_fields += 1,
+                Err(failure) => {
+                    assert_eq!(control_character(failure.to_string().as_bytes()), None, "refusal of {kind} {place}");
+                    *object.pointer_mut(&place).unwrap() = before;
+                }
+            }
+        }
+        gateway.file("object.json", &object.to_string());
+        gateway.file(
+            "refused.json",
+            &object.to_string().replace("\"apiVersion\":\"v1\"", &format!("\"apiVersion\":{}", json!(HOSTILE))),
+        );
+        let applied = gateway.try_run("apply -f @/object.json").1;
+        assert!(applied.is_ok(), "{kind}: {applied:?}");
+        check("apply -f @/object.json");
+        check("apply -f @/refused.json");
+        check("check -f @/object.json");
+        check("check -f @/refused.json");
+        for format in ["", "-o wide", "-o yaml", "-o json", "-o name"] {
+            check(&format!("get {kind} {format}"));
+            check(&format!("get {kind} {name} {format}"));
+        }
+        check(&format!("describe {kind} {name}"));
+        // What is printed for programs is still the object.
+        let stored = gateway.json(&format!("get {kind} {name} -o json"));
+        let yaml: Value =
+            pollgate_control::yaml::parse(&gateway.run(&format!("get {kind} {name} -o yaml"))).trees.remove(0).value;
+        assert_eq!(yaml, stored, "{kind}");
+    }
+    assert!(hostile_fields > 60, "{hostile_fields} fields took the text");
+    for line in [
+        "explain service h",
+        "explain service h -o json",
+        "stats",
+        "stats -o json",
+        "describe services",
+        "get all -A",
+        "get events -A -o wide",
+        "trace --from 10.0.0.1 --to 10.96.0.1:80",
+        "dump services",
+        "describe service none\u{1b}[2J",
+        "get pods -l a=\u{9b}",
+        "check -f @/none\u{1b}[2J.yaml",
+        "delete -f @/object.json",
+    ] {
+        check(line);
+    }
+}

@@ -25,6 +25,7 @@ use super::args::{ApplyArgs, CreateArgs, DeleteArgs, DryRun, Manifests};
 use super::client::{Cause, Client, ClientError, Status, escaped};
 use super::names;
 use crate::failure::Failure;
+use crate::terminal;
 
 /// The namespace of objects that do not specify one.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -69,7 +70,7 @@ pub fn apply(args: &ApplyArgs, out: &mut dyn Write) -> Result<(), Failure> {
         for Warning { field, message } in &applied.warnings {
             let warning = Diagnostic::new(&item.document, field, message).warning();
             // Nothing can be done if stderr is closed.
-            drop(writeln!(std::io::stderr(), "{warning}"));
+            drop(writeln!(terminal::stderr(), "{warning}"));
         }
     }
     Ok(())

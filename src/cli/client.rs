@@ -4,7 +4,7 @@
 //! kubectl can too. A connection is opened for each request: on a Unix socket that costs less than keeping it would
 //! in code. hyper implements the protocol; tokio's single-threaded runtime is used for its timer.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use crate::failure::Failure;
+use crate::terminal;
 
 /// Longer than the gateway itself waits for its disk (60 s), so that the gateway reports the error itself.
 const PATIENCE: Duration = Duration::from_secs(75);
@@ -184,7 +185,7 @@ impl Client {
         let code = response.status();
         for warning in response.headers().get_all(header::WARNING) {
             // Nothing can be done if stderr is closed.
-            drop(writeln!(io::stderr(), "Warning: {}", warning_text(warning.as_bytes())));
+            drop(writeln!(terminal::stderr(), "Warning: {}", warning_text(warning.as_bytes())));
         }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
         Ok((code, body.map_err(|error| self.broken(&*error))?.to_bytes()))

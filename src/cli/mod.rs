@@ -31,6 +31,8 @@ use std::io::{self, Write};
 
 use clap::CommandFactory;
 
+use crate::terminal::{self, Plain};
+
 pub use crate::failure::Failure;
 pub use crate::output::Machine;
 pub use args::{
@@ -45,6 +47,7 @@ impl ClientCommand {
     /// # Errors
     /// What was refused or failed, or an argument that is only wrong in its meaning.
     pub fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
+        let out: &mut dyn Write = &mut Plain::new(out);
         match self {
             Self::Apply(args) => apply::apply(&args, out),
             Self::Create(args) => apply::create(&args, out),
@@ -75,7 +78,7 @@ impl Failure {
             Self::Refused(_) | Self::Unreachable(_) | Self::Output(_) => {}
         }
         // As above.
-        drop(writeln!(io::stderr(), "{self}"));
+        drop(writeln!(terminal::stderr(), "{self}"));
         1
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The gateway sends objects; the printers that also make its Tables for kubectl print them here.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use jiff::{Timestamp, Zoned};
 use pollgate_control::explain::Explanation;
@@ -16,6 +16,7 @@ use super::names::{self, Selection};
 use super::watch;
 use crate::failure::Failure;
 use crate::output::{Machine, items, name_of, object, objects, strange, yaml};
+use crate::terminal;
 
 /// The annotation with the uid that a kubelet knows a static Pod by.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -232,7 +233,7 @@ fn tables(args: &GetArgs, found: &[Found], out: &mut dyn Write) -> Result<(), Fa
         let scoped = !args.all_namespaces && found.iter().all(|found| found.kind.namespaced());
         let place = if scoped { format!(" in {} namespace.", args.namespace) } else { String::new() };
         // For people only: stdout stays empty, as scripts expect.
-        drop(writeln!(io::stderr(), "No resources found{place}"));
+        drop(writeln!(terminal::stderr(), "No resources found{place}"));
     }
     Ok(())
 }
