@@ -157,7 +157,7 @@ fn every_request_takes_memory_in_proportion_to_its_body() {
     bulk(&gateway);
     options(&gateway);
     large_objects(&gateway);
-    gateway.stop();
+    drop(gateway.stop());
     let noted = NOTED.lock().expect("no panic");
     assert!(noted.is_empty(), "{}", noted.join("\n"));
 }

@@ -66,7 +66,7 @@ fn label_changes(ports: usize) -> Vec<(&'static str, Duration)> {
         assert_eq!(gateway.request("PATCH", &path, media, body.as_bytes()), 200);
     });
     times.push(("strategic-merge of a quarter of the ports", renamed));
-    gateway.stop();
+    drop(gateway.stop());
     times
 }
 
@@ -93,7 +93,7 @@ fn node_ports_that_are_not_there_are_searched_for_once() {
     let (few, many) = (time(4_000), time(16_000));
     println!("{few:?}, {many:?} for four times the ports");
     assert!(many < few * 9, "{few:?} became {many:?}");
-    gateway.stop();
+    drop(gateway.stop());
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn names_are_generated_for_many_objects_in_proportion() {
     let (few, many) = (apply(1_500, "a-"), apply(6_000, "b-"));
     println!("{few:?}, {many:?} for four times the objects");
     assert!(many < few * 9, "{few:?} became {many:?}");
-    gateway.stop();
+    drop(gateway.stop());
 }
 
 /// A reader on a connection of its own is answered while others' bodies are decoded.
@@ -149,7 +149,7 @@ fn readers_do_not_wait_for_the_bodies_of_others() {
     println!("a read takes at most {alone:?} alone, {beside:?} beside large bodies");
     // One body alone takes longer than that to decode.
     assert!(beside < Duration::from_millis(500), "{beside:?}");
-    gateway.stop();
+    drop(gateway.stop());
 }
 
 /// The longest that one of so many reads took.

@@ -11,7 +11,7 @@ use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use pollgate_control::api::STATS_PATH;
 use pollgate_control::observe::stats::{
-    BackendValues, CounterValues, FlowUse, ManifestState, ServiceStats, ServiceValues, Stats,
+    BackendValues, CounterValues, FlowUse, ManifestState, ServiceStats, ServiceValues, StateFile, Stats,
 };
 
 use super::args::StatsArgs;
@@ -56,6 +56,8 @@ impl fmt::Display for Shown<'_> {
         services(f, &stats.services)?;
         workers(f, &stats.workers)?;
         writeln!(f, "\nTables: generation {}", stats.generation)?;
+        let StateFile { bytes, objects } = stats.state;
+        writeln!(f, "State file: {bytes} bytes, {objects} of them objects")?;
         if stats.log_lines_lost > 0 {
             let lost = stats.log_lines_lost;
             writeln!(f, "Log: {lost} lines lost: what reads the gateway's stderr is too slow, full or gone")?;
@@ -220,7 +222,7 @@ mod tests {
                 "default/dns:53": {"packets": 1, "bytes": 2, "flows": 1}},
             "flows": {"live": 4, "max": 1024, "departed": 1},
             "workers": [{"rx": 60, "tx": 50, "drops": {"runt": 1}}, {"rx": 40, "tx": 40, "passed": 5}],
-            "generation": 7
+            "generation": 7, "state": {"bytes": 1589248, "objects": 20480}
         }));
         for line in [
             "  rx                     100  Frames received.",
@@ -230,6 +232,7 @@ mod tests {
             "  It adds up: rx + originated = tx + passed + consumed + dropped + held = 103",
             "  runt                                  1  notice: The frame is shorter than an Ethernet header.",
             "  arp                                   5  An ARP packet that is not about an owned address.",
+            "State file: 1589248 bytes, 20480 of them objects",
             "Flows: 4 of 1024 in use (0.3 %)",
             "  1 of Service ports that are gone: they stay until they end",
             "Services                    packets               bytes   flows opened     live flows",

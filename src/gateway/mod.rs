@@ -40,9 +40,10 @@ use pollgate_control::health::{self, HealthServer, ProxyHealth};
 use pollgate_control::local::Listeners;
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
 use pollgate_control::observe::dump::DumpSource;
-use pollgate_control::observe::stats::Stats;
+use pollgate_control::observe::stats::{StateFile, Stats};
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
+use pollgate_control::store::Size;
 use pollgate_dataplane::idle::Mode;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
@@ -161,6 +162,7 @@ impl Gateway {
             true => store, // They have been read with the rest.
             false => read_pods(store, &mut cluster, &mut compiler, &received)?,
         };
+        let state = store.size();
         runtime::publish_pods(&cluster, &mut compiler);
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
@@ -169,7 +171,7 @@ impl Gateway {
             https: config.api.listen.map(|listen| Https::beside(&config.api.state, listen)),
             replica: cluster.clone(),
             commands,
-            stats: stats(config, &counters, &source, follower.as_ref()),
+            stats: stats(config, &counters, &source, follower.as_ref(), state),
             dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
         })?;
         let parts =
@@ -271,12 +273,19 @@ fn load_and_follow(mut follower: Follower) -> Result<Following, GatewayError> {
 }
 
 /// What `pollgate stats` shows.
-fn stats(config: &Config, counters: &Arc<Counters>, tables: &Source, follower: Option<&Follower>) -> StatsSource {
+fn stats(
+    config: &Config,
+    counters: &Arc<Counters>,
+    tables: &Source,
+    follower: Option<&Follower>,
+    state: Arc<Size>,
+) -> StatsSource {
     let (counters, tables, max_flows) = (Arc::clone(counters), tables.clone(), config.flows.max);
     let manifests = follower.map(Follower::status);
     Arc::new(move || {
         let manifests = manifests.as_ref().map(files::Status::to_stats);
-        Stats { manifests, log_lines_lost: log::lost(), ..Stats::collect(&counters, &tables, max_flows) }
+        let (log_lines_lost, state) = (log::lost(), StateFile::from(&*state));
+        Stats { manifests, log_lines_lost, state, ..Stats::collect(&counters, &tables, max_flows) }
     })
 }
 

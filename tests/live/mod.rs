@@ -22,7 +22,6 @@ mod neighbourhood;
 mod pktgen;
 mod process;
 mod real_clients;
-mod resolvers;
 mod services;
 mod state;
 pub(crate) mod support;
@@ -50,7 +49,6 @@ pub(crate) fn tests() -> Vec<Test> {
         pktgen::TESTS,
         process::TESTS,
         real_clients::TESTS,
-        resolvers::TESTS,
         services::TESTS,
         state::TESTS,
         takeover::TESTS,

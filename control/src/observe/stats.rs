@@ -5,7 +5,7 @@
 //!  "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2,
 //!                                  "backends": {"10.244.1.10:8080": {"live": 2}}}},
 //!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "generation": 7,
-//!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}}
+//!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}, "state": {"bytes": 1589248, "objects": 20480}}
 //! ```
 //!
 //! Names, meanings, kinds and units are declared beside the counters in `pollgate-common`. Here are only values. What another
@@ -22,6 +22,8 @@ use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{ServiceId, Tables};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+
+use crate::store::Size;
 
 /// The statistics of the running gateway.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,24 @@ pub struct Stats {
     pub manifests: Option<ManifestState>,
     /// Lines of the log that could not be written.
     pub log_lines_lost: u64,
+    /// The state file.
+    pub state: StateFile,
+}
+
+/// How large the state file is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StateFile {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes of the objects in it.
+    pub objects: u64,
+}
+
+impl From<&Size> for StateFile {
+    fn from(size: &Size) -> StateFile {
+        StateFile { bytes: size.file(), objects: size.objects() }
+    }
 }
 
 /// The counters of one worker, or of all together.
@@ -158,6 +178,7 @@ impl Stats {
             generation: tables.generation(),
             manifests: None,
             log_lines_lost: 0,
+            state: StateFile::default(),
         }
     }
 
@@ -278,6 +299,7 @@ mod tests {
             generation: 6,
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
             log_lines_lost: 8,
+            state: StateFile { bytes: 9, objects: 1 },
         };
         let value = serde_json::to_value(&stats).unwrap();
         assert_eq!(serde_json::from_value::<Stats>(value).unwrap(), stats);

@@ -28,6 +28,10 @@ impl Disk {
         let (jobs, queue) = bounded(1);
         let (report, done) = bounded(1);
         let thread = thread::Builder::new().name("disk".into()).spawn(move || {
+            // What fails here fails again, and is reported, with the first commit.
+            if store.measure().is_ok() {
+                compact_if_sparse(&mut store);
+            }
             for job in queue {
                 let done = match job {
                     Job::Write(commits) => store.commit(&commits),
@@ -36,6 +40,7 @@ impl Disk {
                 if report.send(done.map_err(|error| error.to_string())).is_err() {
                     break;
                 }
+                compact_if_sparse(&mut store);
             }
         })?;
         Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
@@ -56,5 +61,19 @@ impl Disk {
         {
             tracing::error!("the disk thread panicked");
         }
+    }
+}
+
+/// Makes the file smaller if most of it is free. A commit that comes meanwhile waits.
+fn compact_if_sparse(store: &mut Store) {
+    if !store.is_sparse() {
+        return;
+    }
+    let before = store.size().file();
+    match store.compact() {
+        Ok(()) => {
+            tracing::info!("the state file has been compacted: {} instead of {before} bytes", store.size().file());
+        }
+        Err(error) => tracing::warn!("the state file cannot be compacted: {error}"),
     }
 }

@@ -25,6 +25,11 @@
 //! [`Store::set_aside`] is the explicit way out. A new store appears under its name only once it is a whole database,
 //! so an empty file under that name is damage too, never an invitation to start over.
 //!
+//! **A file that has become too large** is compacted ([`Store::compact`]): the pages of objects that are gone stay in the file, free
+//! for new ones, and one large request may have needed a gigabyte of them. The disk thread does it at its start and after a
+//! commit, when most of the file is free. It moves pages in transactions of its own, so a process that is killed meanwhile finds
+//! the same objects.
+//!
 //! **A disk that fails** is different: full, or gone for a minute. Whether the current commit reached it is unknown, and
 //! redb accepts no further one. [`Store::recover`] opens the file again and undoes what of the failed commits is in it,
 //! because they were refused.
@@ -35,12 +40,15 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{fmt, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, StorageBackend, StorageError, TableDefinition,
+};
 
 use crate::cluster::{Change, Commit};
 use crate::objects::{Key, Kind, Object};
@@ -57,6 +65,11 @@ const FIRST_REVISION: u64 = 1;
 /// The keys of Pods are from the first to before the second: `0` comes after `/`.
 const PODS: (&str, &str) = ("v1/Pod/", "v1/Pod0");
 
+/// A file of this size or less is never compacted.
+const SMALL: u64 = 16 << 20;
+/// How many times its objects a file may be. Copy-on-write alone takes three times; far above, so that a compaction is rare.
+const SPARSE: u64 = 8;
+
 /// Everything is read once, at the start, and kept in memory by the cluster: a large page cache would only hold it twice.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -72,10 +85,36 @@ pub struct Store {
     /// `None` while it could not be opened again.
     database: Option<Database>,
     open: Open,
+    length: Length,
+    size: Arc<Size>,
+    /// The length that the last compaction left; it is not tried again for twice as much.
+    compacted: u64,
 }
 
 /// Opens the same storage again.
 type Open = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
+
+/// The length of the storage.
+type Length = Box<dyn Fn() -> io::Result<u64> + Send>;
+
+/// How large the state file is, for those who only look at it.
+#[derive(Debug, Default)]
+pub struct Size {
+    file: AtomicU64,
+    objects: AtomicU64,
+}
+
+impl Size {
+    /// Bytes of the file, when it was written last.
+    pub fn file(&self) -> u64 {
+        self.file.load(Relaxed)
+    }
+
+    /// Bytes of the objects in it, their keys included.
+    pub fn objects(&self) -> u64 {
+        self.objects.load(Relaxed)
+    }
+}
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,7 +266,63 @@ impl Store {
         let Some(database) = &self.database else {
             return Err(self.unwritten("it is not open"));
         };
-        write(database, commits, last.revision).map_err(|error| self.unwritten(error))
+        let Changed { added, removed } =
+            write(database, commits, last.revision).map_err(|error| self.unwritten(error))?;
+        let objects = (self.size.objects() + added).saturating_sub(removed);
+        self.size.objects.store(objects, Relaxed);
+        self.note_length();
+        Ok(())
+    }
+
+    /// How large the file is, now and later.
+    pub fn size(&self) -> Arc<Size> {
+        Arc::clone(&self.size)
+    }
+
+    /// Counts the bytes of all objects. Needed once: later commits add and subtract theirs.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`], if the file cannot be read.
+    pub(crate) fn measure(&mut self) -> Result<(), StoreError> {
+        let Some(database) = &self.database else {
+            return Err(self.unwritten("it is not open"));
+        };
+        let stored = |database: &Database| -> Result<u64, redb::Error> {
+            let transaction = database.begin_read()?;
+            let objects = transaction.open_table(OBJECTS)?;
+            Ok(objects.stats()?.stored_bytes())
+        };
+        let objects = stored(database).map_err(|error| self.unwritten(error))?;
+        self.size.objects.store(objects, Relaxed);
+        self.note_length();
+        Ok(())
+    }
+
+    /// Whether most of the file is free.
+    pub(crate) fn is_sparse(&self) -> bool {
+        let length = self.size.file();
+        length > SMALL && length > SPARSE * self.size.objects() && length > 2 * self.compacted
+    }
+
+    /// Moves what is in the file to its beginning, and cuts off the rest.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`]: the objects are as they were, and the store may need [`Store::recover`].
+    pub(crate) fn compact(&mut self) -> Result<(), StoreError> {
+        let Some(database) = &mut self.database else {
+            return Err(self.unwritten("it is not open"));
+        };
+        let compacted = database.compact();
+        self.note_length();
+        self.compacted = self.size.file();
+        compacted.map(drop).map_err(|error| self.unwritten(error))
+    }
+
+    fn note_length(&self) {
+        // One that cannot be read is as it was.
+        if let Ok(length) = (self.length)() {
+            self.size.file.store(length, Relaxed);
+        }
     }
 
     /// Opens the file again after an error, and undoes what of the failed commits has reached it.
@@ -246,7 +341,8 @@ impl Store {
         }
         self.database = Some(database);
         let undone: Vec<_> = failed.iter().rev().map(|commit| Arc::new(commit.inverse())).collect();
-        self.commit(&undone)
+        self.commit(&undone)?;
+        self.measure()
     }
 
     fn open_existing(path: &Path) -> Result<(Self, Restored), StoreError> {
@@ -255,9 +351,15 @@ impl Store {
             let path = path.clone();
             Box::new(move || open_file(&path))
         };
+        let length: Length = {
+            let path = path.clone();
+            Box::new(move || fs::metadata(&path).map(|found| found.len()))
+        };
         let database = open()?;
         let restored = load(&path, &database)?;
-        Ok((Self { path, database: Some(database), open }, restored))
+        let store = Self { path, database: Some(database), open, length, size: Arc::default(), compacted: 0 };
+        store.note_length();
+        Ok((store, restored))
     }
 
     fn unwritten(&self, reason: impl ToString) -> StoreError {
@@ -266,15 +368,20 @@ impl Store {
 
     /// An empty store on any storage, for tests of what a disk can do.
     #[cfg(test)]
-    pub(crate) fn blank<B: StorageBackend>(backend: impl Fn() -> B + Send + 'static) -> Self {
+    pub(crate) fn blank<B: StorageBackend>(backend: impl Fn() -> B + Send + Sync + 'static) -> Self {
         let path = PathBuf::from("memory");
+        let backend = Arc::new(backend);
+        let length: Length = {
+            let backend = Arc::clone(&backend);
+            Box::new(move || backend().len())
+        };
         let open: Open = {
             let path = path.clone();
             Box::new(move || database(backend()).map_err(|error| open_error(&path, error)))
         };
         let database = open().expect("a working backend");
         initialise(&database).expect("a working backend");
-        Self { path, database: Some(database), open }
+        Self { path, database: Some(database), open, length, size: Arc::default(), compacted: 0 }
     }
 }
 
@@ -287,32 +394,44 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
     FileBackend::new(file).and_then(database).map_err(|error| open_error(path, error))
 }
 
-fn write(database: &Database, commits: &[Arc<Commit>], revision: u64) -> Result<(), redb::Error> {
+/// Bytes of objects, keys included, that a transaction changes.
+#[derive(Default)]
+struct Changed {
+    added: u64,
+    removed: u64,
+}
+
+fn write(database: &Database, commits: &[Arc<Commit>], revision: u64) -> Result<Changed, redb::Error> {
     let transaction = database.begin_write()?;
+    let mut changed = Changed::default();
     {
         let mut objects = transaction.open_table(OBJECTS)?;
         for change in commits.iter().flat_map(|commit| &commit.changes) {
-            write_change(&mut objects, change)?;
+            write_change(&mut objects, change, &mut changed)?;
         }
         transaction.open_table(META)?.insert("revision", revision)?;
     }
     transaction.commit()?;
-    Ok(())
+    Ok(changed)
 }
 
 fn write_change(
     objects: &mut redb::Table<'_, &'static str, &'static [u8]>,
     change: &Change,
+    changed: &mut Changed,
 ) -> Result<(), redb::Error> {
     let key = stored_key(&change.key);
-    match &change.new {
+    let size = |length: usize| (key.len() + length) as u64;
+    let former = match &change.new {
         Some(object) => {
             let mut json = Vec::new();
             object.write_json(&mut json).map_err(|error| redb::Error::Io(error.into()))?;
+            changed.added += size(json.len());
             objects.insert(key.as_str(), &*json)?
         }
         None => objects.remove(key.as_str())?,
     };
+    changed.removed += former.map_or(0, |former| size(former.value().len()));
     Ok(())
 }
 
@@ -741,6 +860,187 @@ mod tests {
             assert_eq!(fs::read_to_string(aside).expect("kept"), format!("garbage {n}"));
         }
         assert!(Store::open(&path).expect("a new file").1.objects.is_empty());
+    }
+
+    /// A ConfigMap of many kilobytes.
+    fn map(index: usize) -> Object {
+        let text = format!("{index}").repeat(100_000 / format!("{index}").len());
+        let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{index}")}, "data": {"a": text}});
+        Object::from_value(&value, "default").expect("an object")
+    }
+
+    fn put_all(revision: u64, objects: Vec<Object>) -> Arc<Commit> {
+        let change = |object: Object| Change { key: object.key(), old: None, new: Some(Arc::new(object)) };
+        Arc::new(Commit { revision, changes: objects.into_iter().map(change).collect(), written: Vec::new() })
+    }
+
+    /// Fills a store with large objects, and removes all but a few Pods among them.
+    fn hollow(store: &mut Store, maps: usize) {
+        store.measure().expect("readable");
+        for (index, revision) in (0..4).zip(2..) {
+            let mut objects: Vec<Object> = (0..maps).map(|map| self::map(index * maps + map)).collect();
+            objects.push(pod(&format!("p{index}"), &format!("10.0.0.{index}")));
+            store.commit(&[put_all(revision, objects)]).expect("written");
+        }
+        let gone = |index| Change { key: map(index).key(), old: None, new: None };
+        let changes = (0..4 * maps).map(gone).collect();
+        store.commit(&[Arc::new(Commit { revision: 6, changes, written: Vec::new() })]).expect("written");
+    }
+
+    const PODS_LEFT: [&str; 4] = ["p0", "p1", "p2", "p3"];
+
+    fn names(objects: &[Object]) -> Vec<&str> {
+        let mut names: Vec<&str> = objects.iter().map(Object::name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_file_whose_objects_are_gone_becomes_small() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        let (mut store, _) = Store::open(&path).expect("a new file");
+        hollow(&mut store, 60);
+        let (before, live) = (fs::metadata(&path).unwrap().len(), store.size().objects());
+        assert!(before > SMALL && store.is_sparse(), "{before} bytes");
+        assert!(live < 4 * 1024, "{live} bytes of four Pods");
+        store.compact().expect("compacted");
+        let after = fs::metadata(&path).unwrap().len();
+        assert!(after < 2 << 20, "{before} bytes became {after}");
+        assert_eq!((store.size().file(), store.is_sparse()), (after, false));
+        // It goes on with the same objects, now and after a restart.
+        store.commit(&[put(7, pod("p4", "10.0.0.4"))]).expect("written");
+        assert!(store.size().objects() > live);
+        drop(store);
+        let (mut store, restored) = Store::open(&path).expect("the file");
+        assert_eq!((names(&restored.objects), restored.revision), (vec!["p0", "p1", "p2", "p3", "p4"], 7));
+        let counted = store.size();
+        store.measure().expect("readable");
+        assert!(counted.objects() > live);
+    }
+
+    #[test]
+    fn what_commits_add_and_remove_is_what_a_count_finds() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut store, _) = Store::open(&directory.path().join("state.db")).expect("a new file");
+        hollow(&mut store, 2);
+        store.commit(&[put(7, pod("p0", "10.0.0.100")), put(8, map(1)), put(9, map(1))]).expect("written");
+        let counted = store.size().objects();
+        store.measure().expect("readable");
+        assert_eq!(store.size().objects(), counted);
+    }
+
+    /// What a process that is killed leaves behind: each write before it, and none after. A power cut may also lose those
+    /// since the last sync.
+    #[test]
+    fn a_compaction_that_is_killed_anywhere_loses_nothing() {
+        let recorded = recording::Storage::default();
+        let handle = recorded.clone();
+        let mut store = Store::blank(move || handle.clone());
+        hollow(&mut store, 3);
+        recorded.start();
+        store.compact().expect("compacted");
+        let steps = recorded.steps();
+        assert!(steps > 20, "{steps} steps");
+        for step in 0..=steps {
+            for unsynced in [true, false] {
+                let left = recorded.after(step, unsynced);
+                let database = database(left).unwrap_or_else(|error| panic!("step {step} of {steps}: {error}"));
+                let objects = read_objects(&database, &[(Unbounded, Unbounded)]).expect("objects");
+                assert_eq!(names(&objects), PODS_LEFT, "step {step} of {steps}");
+                assert_eq!(read_meta(&database).expect("readable").revision, Some(6));
+            }
+        }
+    }
+
+    mod recording {
+        //! Storage in memory that remembers how it was written.
+
+        use std::sync::Mutex;
+
+        use super::*;
+
+        #[derive(Clone, Debug, Default)]
+        pub(super) struct Storage(Arc<Mutex<State>>);
+
+        #[derive(Clone, Debug, Default)]
+        struct State {
+            bytes: Vec<u8>,
+            /// The bytes at the start, and the steps since then.
+            recorded: Option<(Vec<u8>, Vec<Step>)>,
+        }
+
+        #[derive(Clone, Debug)]
+        enum Step {
+            Write(usize, Vec<u8>),
+            Length(usize),
+            Sync,
+        }
+
+        impl Step {
+            fn apply(&self, bytes: &mut Vec<u8>) {
+                match self {
+                    Step::Write(offset, data) => bytes[*offset..offset + data.len()].copy_from_slice(data),
+                    Step::Length(length) => bytes.resize(*length, 0),
+                    Step::Sync => {}
+                }
+            }
+        }
+
+        impl Storage {
+            pub(super) fn start(&self) {
+                let mut state = self.0.lock().expect("no panic");
+                state.recorded = Some((state.bytes.clone(), Vec::new()));
+            }
+
+            pub(super) fn steps(&self) -> usize {
+                self.0.lock().expect("no panic").recorded.as_ref().map_or(0, |(_, steps)| steps.len())
+            }
+
+            /// The storage after so many steps, with or without those since the last sync.
+            pub(super) fn after(&self, count: usize, unsynced: bool) -> Storage {
+                let state = self.0.lock().expect("no panic");
+                let (before, steps) = state.recorded.as_ref().expect("started");
+                let synced = steps[..count].iter().rposition(|step| matches!(step, Step::Sync)).unwrap_or(0);
+                let mut bytes = before.clone();
+                steps[..if unsynced { count } else { synced }].iter().for_each(|step| step.apply(&mut bytes));
+                Storage(Arc::new(Mutex::new(State { bytes, recorded: None })))
+            }
+
+            fn step(&self, step: Step) {
+                let mut state = self.0.lock().expect("no panic");
+                let State { bytes, recorded } = &mut *state;
+                step.apply(bytes);
+                recorded.iter_mut().for_each(|(_, steps)| steps.push(step.clone()));
+            }
+        }
+
+        impl StorageBackend for Storage {
+            fn len(&self) -> io::Result<u64> {
+                Ok(self.0.lock().expect("no panic").bytes.len() as u64)
+            }
+
+            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+                let from = usize::try_from(offset).expect("small");
+                out.copy_from_slice(&self.0.lock().expect("no panic").bytes[from..from + out.len()]);
+                Ok(())
+            }
+
+            fn set_len(&self, length: u64) -> io::Result<()> {
+                self.step(Step::Length(usize::try_from(length).expect("small")));
+                Ok(())
+            }
+
+            fn sync_data(&self) -> io::Result<()> {
+                self.step(Step::Sync);
+                Ok(())
+            }
+
+            fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+                self.step(Step::Write(usize::try_from(offset).expect("small"), data.to_vec()));
+                Ok(())
+            }
+        }
     }
 
     proptest! {

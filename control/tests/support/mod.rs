@@ -29,9 +29,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// An empty one, whose objects are compiled to tables.
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (store, _) = Store::open(&directory.path().join("state.db")).expect("a store");
-        let cluster = Cluster::new(ClusterSettings::default());
+        Self::on(tempfile::tempdir().expect("a directory"))
+    }
+
+    /// With the state file in this directory.
+    pub(crate) fn on(directory: tempfile::TempDir) -> Self {
+        let (store, restored) = Store::open(&directory.path().join("state.db")).expect("a store");
+        let cluster = Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision);
+        let cluster = cluster.expect("a consistent state");
         let (commands, receiver) = unbounded();
         let stats: Stats = serde_json::from_value(json!({"counters": {}})).expect("statistics");
         let parts = ApiParts {
@@ -72,10 +77,11 @@ impl Gateway {
         code
     }
 
-    /// Stops it.
-    pub(crate) fn stop(self) {
+    /// Stops it, and returns the directory of its state file.
+    pub(crate) fn stop(self) -> tempfile::TempDir {
         self.api.stop();
         self.control.stop();
+        self.directory
     }
 }
 
