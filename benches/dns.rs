@@ -43,10 +43,11 @@ struct Question {
     answers: u8,
 }
 
-const QUESTIONS: [Question; 3] = [
+const QUESTIONS: [Question; 4] = [
     Question { name: "a", rtype: rr::A, other: rr::AAAA, wire: existing, rcode: 0, answers: 1 },
     Question { name: "nodata", rtype: rr::AAAA, other: rr::A, wire: existing, rcode: 0, answers: 0 },
     Question { name: "nxdomain", rtype: rr::A, other: rr::AAAA, wire: missing, rcode: NXDOMAIN, answers: 0 },
+    Question { name: "search", rtype: rr::A, other: rr::AAAA, wire: searched, rcode: NXDOMAIN, answers: 0 },
 ];
 
 fn existing(at: u32) -> String {
@@ -55,6 +56,11 @@ fn existing(at: u32) -> String {
 
 fn missing(at: u32) -> String {
     format!("{}.nowhere.svc.cluster.local", cluster::name(at))
+}
+
+/// What a resolver with `ndots:5` asks first of a name outside the cluster.
+fn searched(at: u32) -> String {
+    format!("{}.example.com.default.svc.cluster.local", cluster::name(at))
 }
 
 fn answers(c: &mut Criterion) {

@@ -22,6 +22,7 @@ mod neighbourhood;
 mod pktgen;
 mod process;
 mod real_clients;
+mod resolvers;
 mod services;
 mod state;
 pub(crate) mod support;
@@ -49,6 +50,7 @@ pub(crate) fn tests() -> Vec<Test> {
         pktgen::TESTS,
         process::TESTS,
         real_clients::TESTS,
+        resolvers::TESTS,
         services::TESTS,
         state::TESTS,
         takeover::TESTS,

@@ -88,7 +88,10 @@ impl Need {
 /// The Debian package of a program.
 fn package(program: &str) -> &str {
     match program {
+        "cc" => "gcc",
         "dig" => "dnsutils",
+        "musl-gcc" => "musl-tools",
+        "unshare" => "util-linux",
         same => same,
     }
 }

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::message::{self, Malformed, Opt, Query, Rcode, SOA_POINTERS, Unreadable};
 use super::name::Name;
-use super::records::{QUESTION, RECORD, Records, address, head, pointer, rr};
+use super::records::{Node, QUESTION, RECORD, Records, address, head, pointer, rr};
 use super::reverse::{Label, Place, Reverse};
 use super::zone::{Found, Owner, Zone};
 
@@ -169,18 +169,28 @@ fn resolve(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<I
     if matches!(query.rtype, rr::AXFR | rr::IXFR) {
         return Outcome::error(Rcode::Refused, Rule::Transfer);
     }
-    // A name that is found belongs to the zone.
-    match zone.names().get(&query.name) {
-        Some(node) => match node.answer(query.rtype) {
-            Some(records) if records.rtype == rr::CNAME => alias(query, writer, zone, &records),
-            Some(records) => {
-                writer.records(query, &records);
-                Outcome::of(Rcode::NoError, Rule::Records)
-            }
-            None => without_records(query, writer, zone, node.sets().next().is_some()),
-        },
-        None if zone.holds(&query.name) => spelled(query, writer, zone, client),
-        None => outside(query, writer, zone),
+    match zone.find(&query.name) {
+        Found::Node(node) => prepared(query, writer, zone, node),
+        Found::Missing => missing(query, writer, zone, client),
+        Found::Port(node) => port(query, writer, zone, node),
+        Found::Endpoint(address) => spelled(query, writer, zone, address, Rule::Endpoint),
+        Found::Pod(address) => spelled(query, writer, zone, address, Rule::Pod),
+        Found::Empty => denied(query, writer, zone, Rcode::NoError, Rule::Above),
+        Found::Unknown => denied(query, writer, zone, Rcode::ServFail, Rule::NotLoaded),
+        Found::Outside => outside(query, writer, zone),
+    }
+}
+
+/// The name has a node.
+#[inline]
+fn prepared(query: &Query, writer: &mut Writer<'_>, zone: &Zone, node: &Node) -> Outcome {
+    match node.answer(query.rtype) {
+        Some(records) if records.rtype == rr::CNAME => alias(query, writer, zone, &records),
+        Some(records) => {
+            writer.records(query, &records);
+            Outcome::of(Rcode::NoError, Rule::Records)
+        }
+        None => without_records(query, writer, zone, node.sets().next().is_some()),
     }
 }
 
@@ -195,41 +205,34 @@ fn without_records(query: &Query, writer: &mut Writer<'_>, zone: &Zone, has_any:
     Outcome::of(Rcode::NoError, Rule::Records)
 }
 
-/// A name in the zone without a node.
-fn spelled(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Outcome {
-    let (rcode, rule) = match zone.find_spelled(&query.name) {
-        Found::Endpoint(address) => {
-            writer.address(query, zone, address);
-            (Rcode::NoError, Rule::Endpoint)
-        }
-        Found::Pod(address) => {
-            writer.address(query, zone, address);
-            (Rcode::NoError, Rule::Pod)
-        }
-        Found::Node(node) | Found::Port(node) => {
-            match node.answer(query.rtype) {
-                Some(records) => drop(writer.records(query, &Records { extra: 0, extras: &[], ..records })),
-                None => writer.denial(query, zone),
-            }
-            (Rcode::NoError, Rule::Records)
-        }
-        Found::Empty => {
-            writer.denial(query, zone);
-            (Rcode::NoError, Rule::Above)
-        }
-        Found::Missing if zone.settings().autopath && search(query, writer, zone, client).is_some() => {
-            (Rcode::NoError, Rule::SearchList)
-        }
-        Found::Missing => {
-            writer.denial(query, zone);
-            (Rcode::NxDomain, Rule::Missing)
-        }
-        Found::Unknown => {
-            writer.denial(query, zone);
-            (Rcode::ServFail, Rule::NotLoaded)
-        }
-    };
+/// The name does not exist.
+#[inline]
+fn missing(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Outcome {
+    if zone.settings().autopath && search(query, writer, zone, client).is_some() {
+        return Outcome::of(Rcode::NoError, Rule::SearchList);
+    }
+    denied(query, writer, zone, Rcode::NxDomain, Rule::Missing)
+}
+
+#[inline]
+fn denied(query: &Query, writer: &mut Writer<'_>, zone: &Zone, rcode: Rcode, rule: Rule) -> Outcome {
+    writer.denial(query, zone);
     Outcome::of(rcode, rule)
+}
+
+/// The name is a port's, without underscores.
+fn port(query: &Query, writer: &mut Writer<'_>, zone: &Zone, node: &Node) -> Outcome {
+    match node.answer(query.rtype) {
+        Some(records) => drop(writer.records(query, &Records { extra: 0, extras: &[], ..records })),
+        None => return without_records(query, writer, zone, true),
+    }
+    Outcome::of(Rcode::NoError, Rule::Records)
+}
+
+/// The name spells this address.
+fn spelled(query: &Query, writer: &mut Writer<'_>, zone: &Zone, address: IpAddr, rule: Rule) -> Outcome {
+    writer.address(query, zone, address);
+    Outcome::of(Rcode::NoError, rule)
 }
 
 /// An alias answers every type (RFC 1034 §3.6.2).
@@ -247,7 +250,7 @@ fn alias(query: &Query, writer: &mut Writer<'_>, zone: &Zone, records: &Records<
 /// data (as with CoreDNS): the alias exists.
 fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mut name: Name) {
     for _ in 0..CHAIN {
-        let Some(owner) = pointer(at).filter(|_| zone.holds(&name)) else { return };
+        let Some(owner) = pointer(at) else { return };
         match zone.find(&name) {
             Found::Node(node) | Found::Port(node) => match node.answer(query.rtype) {
                 Some(records) if records.rtype == rr::CNAME => {
@@ -263,16 +266,17 @@ fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mu
             },
             Found::Endpoint(address) | Found::Pod(address) => return writer.address_of(query, zone, owner, address),
             Found::Empty | Found::Missing | Found::Unknown => return writer.denial(query, zone),
+            Found::Outside => return,
         }
     }
 }
 
 /// Walks the search list of the client's Pod (`NAMESPACE.svc.ZONE`, `svc.ZONE`, `ZONE`) for it, if the query is the first step of
-/// that walk and a later one has records.
+/// that walk and a later one exists: for every type, so that no type says that the name does not exist while another has records.
 #[cold]
 fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Option<()> {
     let above = zone.above(&query.name).filter(|&above| above >= 3)?;
-    if !matches!(query.rtype, rr::A | rr::AAAA) || query.name.label(above - 1) != b"svc" {
+    if query.name.label(above - 1) != b"svc" {
         return None;
     }
     let namespace = query.name.label(above - 2);
@@ -281,7 +285,7 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
     let typed = query.name.head(above - 2);
     [above - 1, above].into_iter().find_map(|domain| {
         let name = Name::of(&[typed, query.name.parent(domain)], zone.names().seed())?;
-        if !has_records(zone, &name, query.rtype) {
+        if matches!(zone.find(&name), Found::Missing | Found::Unknown | Found::Outside) {
             return None;
         }
         // The rest of the target is in the question.
@@ -289,17 +293,11 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
         let alias = head(QUESTION, rr::CNAME, zone.settings().ttl, typed.len() + rest.len());
         let data = writer.at + RECORD;
         writer.put(ANSWER, 1, &[&alias, typed, &rest]);
-        follow(query, writer, zone, data, name);
+        if !matches!(query.rtype, rr::CNAME | rr::ANY) {
+            follow(query, writer, zone, data, name);
+        }
         Some(())
     })
-}
-
-fn has_records(zone: &Zone, name: &Name, rtype: u16) -> bool {
-    match zone.find(name) {
-        Found::Node(node) | Found::Port(node) => node.answer(rtype).is_some(),
-        Found::Endpoint(found) | Found::Pod(found) => address(&found).0 == rtype,
-        Found::Empty | Found::Missing | Found::Unknown => false,
-    }
 }
 
 /// A name that is not in the zone: of a reverse zone, or of somebody else's.
@@ -465,16 +463,12 @@ impl<'a> Writer<'a> {
     /// The SOA of the zone whose name is at `apex`.
     #[inline]
     fn soa(&mut self, section: usize, zone: &Zone, apex: usize) {
-        let at = self.at;
-        if !self.put(section, 1, &[zone.soa()]) {
-            return;
-        }
+        let mut record = *zone.soa();
         let Some(pointer) = pointer(apex) else { return };
         for place in SOA_POINTERS {
-            if let Some(to) = self.buffer.get_mut(at + place..at + place + 2) {
-                to.copy_from_slice(&pointer);
-            }
+            record[place..place + 2].copy_from_slice(&pointer);
         }
+        self.put(section, 1, &[&record]);
     }
 
     /// Writes OPT and header.

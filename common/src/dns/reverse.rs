@@ -99,11 +99,11 @@ fn nibble(label: &[u8]) -> Option<u8> {
 
 /// The address that a label spells with dashes. Cheap for a label that cannot be one.
 pub fn from_label(label: &[u8]) -> Option<IpAddr> {
-    let dashes = label.iter().filter(|&&byte| byte == b'-').count();
     let is_hex = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
-    if dashes < 2 || label.len() > 39 || !label.iter().all(is_hex) {
+    if label.len() > 39 || !label.iter().all(is_hex) {
         return None;
     }
+    let dashes = label.iter().filter(|&&byte| byte == b'-').count();
     let is_v4 = dashes == 3 && !label.windows(2).any(|two| two == b"--");
     let mut text = [0; 39];
     let text = text.get_mut(..label.len())?;

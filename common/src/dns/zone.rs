@@ -30,9 +30,6 @@ const VERSION: &[u8] = b"\x051.1.0";
 /// TTL of that record, seconds.
 const VERSION_TTL: u32 = 28_800;
 
-/// The protocols of ports, as labels.
-const PROTOCOLS: [&[u8]; 3] = [b"tcp", b"udp", b"sctp"];
-
 /// Whether `10-244-1-5.ns.pod.cluster.local` resolves (as CoreDNS' option `pods`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PodRecords {
@@ -101,6 +98,8 @@ pub enum Found<'a> {
     Missing,
     /// Whether it exists is not known yet: the state is not loaded.
     Unknown,
+    /// It is not in the zone.
+    Outside,
 }
 
 /// The zone.
@@ -206,7 +205,8 @@ impl Zone {
         (!self.settings.origin.is_empty() && name.parent(above) == &*self.settings.origin).then_some(above)
     }
 
-    /// What `name` leads to. It must be in the zone.
+    /// What `name` leads to.
+    #[inline]
     pub fn find(&self, name: &Name) -> Found<'_> {
         match self.names.get(name) {
             Some(node) => Found::Node(node),
@@ -214,15 +214,20 @@ impl Zone {
         }
     }
 
-    /// What a `name` in the zone that has no node leads to (CoreDNS `plugin/kubernetes/parse.go`).
+    /// What a `name` that has no node leads to (CoreDNS `plugin/kubernetes/parse.go`).
+    #[inline]
     pub fn find_spelled(&self, name: &Name) -> Found<'_> {
-        let Some(above @ 1..) = self.above(name) else { return Found::Missing };
-        let found = match (name.label(above - 1), above) {
-            (b"svc", 4) => self.endpoint(name),
-            (b"svc", 5) => self.port(name),
-            (b"pod", 2) => self.namespace(name, 0).map(|()| Found::Empty),
-            (b"pod", 3) => return self.pod(name),
-            _ => None,
+        // Names below an object have two more labels than it: all others are told by their number alone.
+        let found = match self.above(name) {
+            None => return Found::Outside,
+            Some(above @ 2..=5) => match (name.label(above - 1), above) {
+                (b"svc", 4) => self.endpoint(name),
+                (b"svc", 5) => self.port(name),
+                (b"pod", 2) => self.namespace(name, 0).map(|()| Found::Empty),
+                (b"pod", 3) => return self.pod(name),
+                _ => None,
+            },
+            Some(_) => None,
         };
         match found {
             Some(found) => found,
@@ -244,7 +249,7 @@ impl Zone {
     fn port(&self, name: &Name) -> Option<Found<'_>> {
         let bare = |label: usize| name.label(label).strip_prefix(b"_").unwrap_or_else(|| name.label(label));
         let (port, protocol) = (bare(0), bare(1));
-        if !PROTOCOLS.contains(&protocol) {
+        if !matches!(protocol, b"tcp" | b"udp" | b"sctp") {
             return None;
         }
         let len = |label: &[u8]| u8::try_from(label.len() + 1).unwrap_or(u8::MAX);
@@ -383,6 +388,7 @@ mod tests {
             Found::Empty => "empty",
             Found::Missing => "missing",
             Found::Unknown => "unknown",
+            Found::Outside => "outside",
         }
     }
 
