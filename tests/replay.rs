@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use etherparse::PacketBuilder;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::pcap::{self, Record, Writer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const CONFIG: &str = r#"
@@ -166,7 +166,7 @@ fn the_same_captures_give_the_same_bytes_and_counters() {
     let number = |name: &str| counters[name].as_u64().expect("a number");
     assert_eq!((number("rx"), number("tx"), number("originated")), (102, 101, 0));
     assert_eq!((number("passed"), number("consumed"), number("held")), (0, 0, 0));
-    assert_eq!(counters["drops"], serde_json::json!({ "ip_length": 1 }), "zero reasons are left out");
+    assert_eq!(counters["drops"], json!({ "ip_length": 1 }), "zero reasons are left out");
     assert_eq!(counters["services"]["default/web:80"]["flows"], 100);
 }
 
@@ -180,10 +180,7 @@ fn the_service_kubernetes_is_there_before_any_object_and_refuses() {
     assert_eq!(answers.len(), 1);
     assert_eq!(answers[0].bytes[47] & 0x04, 0x04, "RST");
     let counters = bench.counters("counters.json");
-    assert_eq!(
-        (&counters["originated"], &counters["drops"]),
-        (&1.into(), &serde_json::json!({ "reject_no_endpoints": 1 }))
-    );
+    assert_eq!((&counters["originated"], &counters["drops"]), (&1.into(), &json!({ "reject_no_endpoints": 1 })));
 }
 
 #[test]
@@ -392,7 +389,7 @@ endpoints: [{addresses: [\"fd00:244::a\"]}]
     // The port that the Service does not have: a reset, from the address that was tried.
     assert_eq!((&sent[1].bytes[22..38], &sent[1].bytes[..6]), (&ip("fd00:96::50")[..], &CLIENT_POD[..]));
     let counters = bench.counters("counters.json");
-    assert_eq!(counters["drops"], serde_json::json!({ "reject_undefined_port": 1 }));
+    assert_eq!(counters["drops"], json!({ "reject_undefined_port": 1 }));
     assert_eq!((counters["rx"].as_u64(), counters["tx"].as_u64()), (Some(2), Some(2)));
 }
 
@@ -455,7 +452,16 @@ impl Bench {
         let drops: u64 = fields["drops"].as_object().expect("drops").values().filter_map(Value::as_u64).sum();
         let accounted = number("tx") + number("passed") + number("consumed") + drops + number("held");
         assert_eq!(number("rx") + number("originated"), accounted, "frames that came, frames accounted for");
-        assert_eq!(&fields["services"], services);
+        let mut whole = fields["services"].clone();
+        for service in whole.as_object_mut().expect("services").values_mut().filter_map(Value::as_object_mut) {
+            let parts = [service.remove("backends"), service.remove("others").map(|others| json!({"others": others}))];
+            for name in ["packets", "bytes", "flows"] {
+                let values = parts.iter().flatten().filter_map(Value::as_object).flatten();
+                let sum: u64 = values.map(|(_, part)| part[name].as_u64().expect("a number")).sum();
+                assert_eq!(service[name], sum, "{name} of the endpoints");
+            }
+        }
+        assert_eq!(&whole, services);
     }
 }
 
@@ -484,12 +490,16 @@ fn objects_that_are_applied_later_count_from_then_on() {
     let counters =
         [("rx", 20), ("tx", 20), ("flows_opened", 20), ("flows_live", 20), ("flows_half_open", 20), ("generation", 4)];
     bench.counted(&counters, &served("default/web:80", packets, bytes, 20));
+    let each = |address: [u8; 4]| sent.iter().filter(|to| **to == address).count();
+    let values = |address| json!({"packets": each(address), "bytes": 54 * each(address), "flows": each(address)});
+    let backends = json!({"10.244.1.10:8080": values(WEB_1), "10.244.1.11:8080": values(WEB_2)});
+    assert_eq!(bench.counters("counters.json")["services"]["default/web:80"]["backends"], backends);
 }
 
 /// What `--counters` says of the Service port, beside the one that is always there.
 fn served(name: &str, packets: u64, bytes: u64, flows: u64) -> Value {
-    let idle = serde_json::json!({"packets": 0, "bytes": 0, "flows": 0});
-    serde_json::json!({name: {"packets": packets, "bytes": bytes, "flows": flows}, "default/kubernetes:https": idle})
+    let idle = json!({"packets": 0, "bytes": 0, "flows": 0});
+    json!({name: {"packets": packets, "bytes": bytes, "flows": flows}, "default/kubernetes:https": idle})
 }
 
 /// An acknowledgement of a Pod in the middle of a connection to the ClusterIP.
@@ -612,7 +622,7 @@ fn a_deleted_service_is_gone_and_its_connections_stay() {
         ("flows_half_open", 2),
         ("generation", 6),
     ];
-    let idle = serde_json::json!({"default/kubernetes:https": {"packets": 0, "bytes": 0, "flows": 0}});
+    let idle = json!({"default/kubernetes:https": {"packets": 0, "bytes": 0, "flows": 0}});
     bench.counted(&counters, &idle);
 }
 
@@ -713,10 +723,11 @@ fn an_interface_has_the_mtu_of_the_configuration() {
         "fragmentation needed, the MTU"
     );
     let counters = bench.counters("counters.json");
-    assert_eq!(counters["drops"], serde_json::json!({"tx_too_long": 1}));
+    assert_eq!(counters["drops"], json!({"tx_too_long": 1}));
     let numbers =
         ["rx", "originated", "tx", "passed", "consumed", "held", "flows_opened"].map(|name| counters[name].as_u64());
     assert_eq!(numbers, [2, 1, 2, 0, 0, 0, 1].map(Some));
-    let once = serde_json::json!({"packets": 1, "bytes": 1314, "flows": 1});
+    let mut once = json!({"packets": 1, "bytes": 1314, "flows": 1});
+    once["backends"] = json!({"10.244.1.10:53": once});
     assert_eq!(counters["services"]["default/web:53"], once);
 }

@@ -8,6 +8,7 @@ use pollgate_common::flow::{Address, FlowKey};
 use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 
+use crate::flow::entry::Entry;
 use crate::flow::life::Signal;
 use crate::flow::table::{Candidate, FlowHash};
 use crate::fragment::held::Slot;
@@ -93,11 +94,13 @@ pub(crate) enum Action {
     Drop(DropReason),
 }
 
-/// What a frame adds to the counters of a service port.
+/// What a frame adds to the counters of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Account {
     /// Index of the service port in the tables; [`Account::NONE`]'s is beyond them.
     pub(crate) service: u32,
+    /// The endpoint's slot in the service port.
+    pub(crate) slot: u16,
     /// Packets translated, 0 or 1.
     pub(crate) packets: u8,
     /// Flows opened, 0 or 1.
@@ -106,7 +109,13 @@ pub(crate) struct Account {
 
 impl Account {
     /// Nothing.
-    pub(crate) const NONE: Account = Account { service: u32::MAX, packets: 0, flows: 0 };
+    pub(crate) const NONE: Account = Account { service: u32::MAX, slot: 0, packets: 0, flows: 0 };
+
+    /// Of a packet of a flow: so many packets and flows.
+    #[inline]
+    pub(crate) fn of<A>(entry: &Entry<A>, packets: u8, flows: u8) -> Account {
+        Account { service: entry.service, slot: entry.backend, packets, flows }
+    }
 }
 
 /// What is left to do with a frame, and what it counts for.
@@ -117,7 +126,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// An action that no service port counts.
+    /// An action that no endpoint counts.
     pub(crate) const fn of(action: Action) -> Outcome {
         Outcome { action, account: Account::NONE }
     }

@@ -184,7 +184,7 @@ fn later<I: Ip>(
         return none(Verdict::Drop(DropReason::TxTooLong));
     }
     rewrite::later::<I>(frame, &entry.translation);
-    (send(frame, next), Account { service: entry.service, packets: 1, flows: 0 })
+    (send(frame, next), Account::of(entry, 1, 0))
 }
 
 /// Searches the packet's flow.
@@ -361,7 +361,7 @@ fn translate<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> (Verdict, Account) {
-    let opened = Account { service: lane.flows.entry(index).service, packets: 0, flows: u8::from(is_new) };
+    let opened = Account::of(lane.flows.entry(index), 0, u8::from(is_new));
     let was_opening = lane.flows.entry(index).state.life().is_opening();
     let entry = match packet.transport {
         Transport::Sctp(message) => lane.flows.touch_association(index, now.ticks(), &message),

@@ -167,7 +167,7 @@ mod tests {
             local: Pool::empty(),
             has_any: false,
             closed_to_family: false,
-            counted: (0, 0, 0),
+            counted: Default::default(),
         }
     }
 

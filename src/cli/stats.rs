@@ -10,9 +10,7 @@ use std::io::Write;
 use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use pollgate_control::api::STATS_PATH;
-use pollgate_control::observe::stats::{
-    BackendValues, CounterValues, FlowUse, ManifestState, ServiceStats, ServiceValues, StateFile, Stats,
-};
+use pollgate_control::observe::stats::{CounterValues, FlowUse, ManifestState, ServiceStats, StateFile, Stats, Values};
 
 use super::args::StatsArgs;
 use super::client::Client;
@@ -21,6 +19,9 @@ use crate::output::Machine;
 
 /// Before the endpoints of a Service port.
 const INDENT: &str = "  ";
+
+/// The name of the endpoints that are not listed.
+const OTHERS: &str = "(others)";
 
 /// `pollgate stats`
 ///
@@ -173,12 +174,15 @@ fn services(f: &mut fmt::Formatter<'_>, services: &ServiceStats) -> fmt::Result 
     let width = names.max().unwrap_or(0).max("Services".len());
     let head = format!("{:<width$}", "Services", width = width + 2);
     writeln!(f, "\n{head}{:>15}{:>20}{:>15}{:>15}", "packets", "bytes", "flows opened", "live flows")?;
-    for (name, ServiceValues { packets, bytes, flows, live, backends }) in services {
+    let mut line = |name: &str, Values { packets, bytes, flows, live }: &Values| {
         let live = live.map_or("?".to_owned(), |live| live.to_string());
-        writeln!(f, "  {name:<width$}{packets:>15}{bytes:>20}{flows:>15}{live:>15}")?;
-        for (backend, BackendValues { live }) in backends {
-            let name = format!("{INDENT}{backend}");
-            writeln!(f, "  {name:<width$}{:>50}{live:>15}", "")?;
+        writeln!(f, "  {name:<width$}{packets:>15}{bytes:>20}{flows:>15}{live:>15}")
+    };
+    for (name, service) in services {
+        line(name, &service.all)?;
+        let backends = service.backends.iter().map(|(backend, values)| (backend.as_str(), values));
+        for (backend, values) in backends.chain(service.others.iter().map(|values| (OTHERS, values))) {
+            line(&format!("{INDENT}{backend}"), values)?;
         }
     }
     Ok(())
@@ -218,7 +222,9 @@ mod tests {
                 "bursts": 40, "drops": {"runt": 1, "no_route": 4}, "passes": {"arp": 5}},
             "services": {
                 "default/web:80": {"packets": 80, "bytes": 8000, "flows": 4, "live": 3,
-                    "backends": {"10.244.1.10:8080": {"live": 2}, "10.244.1.11:8080": {"live": 1}}},
+                    "backends": {"10.244.1.10:8080": {"packets": 50, "bytes": 5000, "flows": 2, "live": 2},
+                        "10.244.1.11:8080": {"packets": 20, "bytes": 2000, "flows": 1, "live": 1}},
+                    "others": {"packets": 10, "bytes": 1000, "flows": 1, "live": 0}},
                 "default/dns:53": {"packets": 1, "bytes": 2, "flows": 1}},
             "flows": {"live": 4, "max": 1024, "departed": 1},
             "workers": [{"rx": 60, "tx": 50, "drops": {"runt": 1}}, {"rx": 40, "tx": 40, "passed": 5}],
@@ -237,8 +243,9 @@ mod tests {
             "  1 of Service ports that are gone: they stay until they end",
             "Services                    packets               bytes   flows opened     live flows",
             "  default/web:80                 80                8000              4              3",
-            "    10.244.1.10:8080                                                                2",
-            "    10.244.1.11:8080                                                                1",
+            "    10.244.1.10:8080             50                5000              2              2",
+            "    10.244.1.11:8080             20                2000              1              1",
+            "    (others)                     10                1000              1              0",
             "  default/dns:53                  1                   2              1              ?",
             "Workers             rx             tx         passed        dropped",
             "  0                 60             50              0              1",

@@ -76,8 +76,14 @@ fn flows_are_dumped_as_the_workers_have_them() {
     }
     let mut found = BTreeMap::new();
     for (name, service) in services {
-        for (backend, values) in service["backends"].as_object().into_iter().flatten() {
+        let backends = service["backends"].as_object();
+        for (backend, values) in backends.into_iter().flatten() {
             found.insert((name.clone(), backend.clone()), values["live"].as_u64().expect("counted"));
+        }
+        // Every endpoint is there, so each packet is an endpoint's.
+        for number in ["packets", "bytes", "flows"] {
+            let values = backends.into_iter().flatten().map(|(_, values)| values[number].as_u64().expect("a number"));
+            assert_eq!(service[number], values.sum::<u64>(), "{number} of {name}");
         }
     }
     assert_eq!(found, expected);

@@ -145,7 +145,7 @@ fn each_flow_has_one_worker(backend: &str, queues: u32) {
     let services = services(site.gateway().counters(), reader.pin().load());
     for (_, _, service) in ways {
         let made = EACH * ways.iter().filter(|way| way.2 == service).count() as u64;
-        assert_eq!(services[service].flows, made, "{service}: {services:?}");
+        assert_eq!(services[service].all.flows, made, "{service}: {services:?}");
     }
 }
 

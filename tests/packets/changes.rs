@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 
 use pollgate_control::objects::Kind;
+use pollgate_control::observe::stats::Values;
 
 use super::support::builder::{Ip, tcp, udp, who_has};
-use super::support::family::RESOLUTION;
+use super::support::family::{RESOLUTION, wire};
 use super::support::lab::{Lab, PODS};
 use super::support::objects::{echo, endpoints, service, web};
+use super::support::seen::Seen;
 
 const FOUR: [&str; 4] = ["10.244.1.10", "10.244.1.11", "10.244.1.12", "10.244.1.13"];
 const CHANGED: [&str; 3] = ["10.244.1.10", "10.244.1.12", "10.244.1.20"];
@@ -119,6 +121,48 @@ fn a_thousand_changes_elsewhere_touch_no_flow() {
         assert_eq!(lab.through(PODS, datagram(port), PODS).dst(), datagrams[&port]);
     }
     lab.counters(&[("rx", 2120), ("tx", 2120), ("flows_opened", 40), ("flows_live", 40)]);
+}
+
+/// An endpoint as it is on the wire.
+fn endpoint(at: SocketAddrV4) -> String {
+    SocketAddr::new(wire(*at.ip()), at.port()).to_string()
+}
+
+/// Adds a packet and its frame's bytes.
+fn count(carried: &mut BTreeMap<String, Values>, of: SocketAddrV4, seen: &Seen) {
+    let values = carried.entry(endpoint(of)).or_default();
+    values.packets += 1;
+    values.bytes += seen.packet.bytes.len() as u64;
+}
+
+#[test]
+fn what_each_endpoint_carried_is_counted_and_a_new_one_begins_at_nothing() {
+    let mut lab = Lab::new(&web(&FOUR));
+    let mut carried = BTreeMap::new();
+    for port in 40000..40100 {
+        let there = lab.through(PODS, stream(port), PODS);
+        count(&mut carried, there.dst(), &there);
+        carried.get_mut(&endpoint(there.dst())).expect("counted").flows += 1;
+        for _ in 0..port % 3 {
+            let back = accepts(&there.dst().to_string(), &format!("10.244.1.5:{port}"))
+                .payload("x".repeat(usize::from(port - 39990)));
+            count(&mut carried, there.dst(), &lab.through(PODS, back, PODS));
+        }
+    }
+    assert_eq!(carried.len(), 4, "{carried:?}");
+    let service = lab.service("default/web:80");
+    assert_eq!((&service.backends, service.others), (&carried, None));
+    let packets = carried.values().map(|values| values.packets).sum();
+    assert_eq!(lab.carried("default/web:80"), (packets, 100));
+
+    // An endpoint takes the place of another one. The Service port has carried what it has carried.
+    let [_, kept @ ..] = FOUR;
+    lab.apply(&endpoints("web", "TCP", 8080, &kept));
+    assert_eq!(lab.service("default/web:80"), service);
+    lab.apply(&endpoints("web", "TCP", 8080, &[&kept[..], &["10.244.2.77"]].concat()));
+    let gone = carried.remove(&endpoint(format!("{}:8080", FOUR[0]).parse().expect("an address")));
+    let after = lab.service("default/web:80");
+    assert_eq!((after.all, after.backends, after.others), (service.all, carried, gone));
 }
 
 #[test]

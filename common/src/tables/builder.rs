@@ -164,7 +164,7 @@ impl Builder {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::super::{Backend, FrontendKey, FrontendKind, Pool, Ring, ServiceId};
+    use super::super::{Backend, Counted, FrontendKey, FrontendKind, Pool, Ring, ServiceId};
     use super::*;
     use crate::flow::Protocol;
     use crate::hash::RingHash;
@@ -211,7 +211,7 @@ mod tests {
             local: Pool::empty(),
             has_any: backends > 0,
             closed_to_family: false,
-            counted: (0, 0, 0),
+            counted: Counted::default(),
         }
     }
 

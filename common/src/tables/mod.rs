@@ -26,4 +26,4 @@ mod service;
 pub use self::builder::{BuildError, Builder};
 pub use self::frontend::{Frontend, FrontendKey, FrontendKind, Owned, OwnedKind};
 pub use self::generation::Tables;
-pub use self::service::{Backend, Pool, Ring, ServiceId, ServicePort};
+pub use self::service::{Backend, Counted, Pool, Ring, ServiceId, ServicePort};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::frontend::{FrontendKey, FrontendKind};
+use crate::counters::Carried;
 
 /// Identifies a service across generations. If the index is reused, the incarnation differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
@@ -129,8 +130,25 @@ pub struct ServicePort {
     /// Whether any endpoint could serve at all. If not, packets are rejected, also under policy Local. (If only the pool of
     /// policy Local is empty, they are dropped.)
     pub has_any: bool,
-    /// The values of its counters when it got its index: (packets, bytes, flows) of the services that had the index before.
-    pub counted: (u64, u64, u64),
+    /// What its counters showed when it got its index, and its endpoints their slots.
+    pub counted: Counted,
+}
+
+/// What counters showed when they got their present holder: what was carried for the holders before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Those of all endpoints together.
+    pub all: Carried,
+    /// Those of slots that were not all zero, in the slots' order.
+    pub by_slot: Box<[(u16, Carried)]>,
+}
+
+impl Counted {
+    /// Those of a slot.
+    pub fn of(&self, slot: u16) -> Carried {
+        let found = self.by_slot.binary_search_by_key(&slot, |(slot, _)| *slot);
+        found.map(|at| self.by_slot[at].1).unwrap_or_default()
+    }
 }
 
 impl ServicePort {

@@ -1,8 +1,8 @@
 //! `GET stats`: the counters, and how many flows each Service port and endpoint has.
 //!
-//! Counters are read. Live flows are counted when they are asked for, from the copies that the workers give of their flows: a
-//! counter per endpoint would cost every new flow a cache miss. If that takes too long they are left out, and the counters are
-//! returned all the same.
+//! Counters are read. Live flows are counted when they are asked for, from the copies that the workers give of their flows: to
+//! count each flow that ends would cost a cache miss. If that takes too long they are left out, and the counters are returned all
+//! the same.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

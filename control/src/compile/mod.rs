@@ -30,12 +30,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 
-use pollgate_common::counters::Counters;
+use pollgate_common::counters::{Carried, Counters};
 use pollgate_common::dns::zone::{Resident, Zone, ZoneSettings};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
 use pollgate_common::settings::DataplaneSettings;
-use pollgate_common::tables::{Builder, FrontendKey, ServicePort, Tables};
+use pollgate_common::tables::{Backend, Builder, Counted, FrontendKey, ServicePort, Tables};
 use tracing::warn;
 
 use self::draft::{Draft, Drafter, HealthCheck};
@@ -262,12 +262,20 @@ impl Compiler {
         new.iter().for_each(|(service, ready)| local.report(service, *ready));
     }
 
-    /// What the counters of an index showed when its present holder got it.
-    fn counted(&self, service: &ServicePort) -> (u64, u64, u64) {
-        match self.builder.tables().service_by_id(service.id) {
-            Some(known) => known.counted,
-            None => self.counters.service_totals(service.id.index),
-        }
+    /// What the counters showed when the Service port got its index, and its endpoints their slots.
+    fn counted(&self, service: &ServicePort) -> Counted {
+        let index = service.id.index;
+        let known = self.builder.tables().service_by_id(service.id);
+        let all = known.map_or_else(|| self.counters.carried(index), |known| known.counted.all);
+        let before = |slot: u16, backend: &Backend| {
+            let is_held = |known: &&Arc<ServicePort>| {
+                known.backends.get(usize::from(slot)).is_some_and(|old| old.incarnation == backend.incarnation)
+            };
+            let held = known.filter(is_held);
+            held.map_or_else(|| self.counters.carried_by(index, slot), |known| known.counted.of(slot))
+        };
+        let by_slot = (0..).zip(&service.backends).map(|(slot, backend)| (slot, before(slot, backend)));
+        Counted { all, by_slot: by_slot.filter(|(_, before)| *before != Carried::default()).collect() }
     }
 
     /// Puts what is staged for one Service into the builder.

@@ -3,7 +3,7 @@
 //! ```json
 //! {"counters": {"rx": 100, "tx": 90, …, "passed": 5, "held": 2, "drops": {"runt": 1}, "passes": {"arp": 5}},
 //!  "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2,
-//!                                  "backends": {"10.244.1.10:8080": {"live": 2}}}},
+//!                                  "backends": {"10.244.1.10:8080": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2}}}},
 //!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "generation": 7,
 //!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}, "state": {"bytes": 1589248, "objects": 20480}}
 //! ```
@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pollgate_common::counters::{Counters, Totals};
+use pollgate_common::counters::{Carried, Counters, Totals};
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::HashMap;
 use pollgate_common::inspect::FlowRecord;
@@ -86,26 +86,38 @@ pub type ServiceStats = BTreeMap<String, ServiceValues>;
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceValues {
+    /// All of it.
+    #[serde(flatten)]
+    pub all: Values,
+    /// By endpoint (address and port): those that carried something, or have flows.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub backends: BTreeMap<String, Values>,
+    /// Of endpoints that are gone, once others have their places, and of those that are too many to be counted one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub others: Option<Values>,
+}
+
+/// What was carried.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Values {
     /// Packets translated, both directions.
     pub packets: u64,
     /// Bytes of these packets.
     pub bytes: u64,
     /// Flows opened.
     pub flows: u64,
-    /// Its flows in the tables; `None` if they were not counted.
+    /// Flows in the tables; `None` if they were not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<u64>,
-    /// The endpoints that have flows, by address and port.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub backends: BTreeMap<String, BackendValues>,
 }
 
-/// What an endpoint of a Service port has.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BackendValues {
-    /// Its flows in the tables.
-    pub live: u64,
+impl Values {
+    fn add(&mut self, carried: Carried) {
+        self.packets += carried.packets;
+        self.bytes += carried.bytes;
+        self.flows += carried.flows;
+    }
 }
 
 /// How many flows there are, and how many there can be.
@@ -182,9 +194,13 @@ impl Stats {
         }
     }
 
-    /// Adds the flows that were counted. A Service port that these tables do not have is gone.
+    /// Adds the flows that were counted, each to its endpoint, also to one that is gone. A Service port that these tables do not have is
+    /// gone.
     pub fn count(&mut self, flows: &LiveFlows, tables: &Tables) {
-        self.services.values_mut().for_each(|service| service.live = Some(0));
+        for service in self.services.values_mut() {
+            let (all, backends, others) = (&mut service.all, service.backends.values_mut(), service.others.iter_mut());
+            backends.chain(others).chain([all]).for_each(|values| values.live = Some(0));
+        }
         let mut departed = 0;
         for ((id, backend), live) in &flows.0 {
             let service = tables.service_by_id(*id).and_then(|known| self.services.get_mut(&*known.name));
@@ -192,8 +208,9 @@ impl Stats {
                 departed += live;
                 continue;
             };
-            *service.live.get_or_insert(0) += live;
-            service.backends.entry(backend.to_string()).or_default().live += live;
+            let backend = service.backends.entry(backend.to_string()).or_default();
+            *service.all.live.get_or_insert(0) += live;
+            *backend.live.get_or_insert(0) += live;
         }
         self.flows.departed = Some(departed);
     }
@@ -233,13 +250,27 @@ impl CounterValues {
 pub fn services(counters: &Counters, tables: &Tables) -> ServiceStats {
     let mut all = ServiceStats::new();
     for service in tables.services() {
-        let (packets, bytes, flows) = counters.service_totals(service.id.index);
-        let (packets0, bytes0, flows0) = service.counted;
+        let index = service.id.index;
         // A Service port with addresses of both families has an index for each.
-        let sum = all.entry(service.name.to_string()).or_default();
-        sum.packets += packets - packets0;
-        sum.bytes += bytes - bytes0;
-        sum.flows += flows - flows0;
+        let values = all.entry(service.name.to_string()).or_default();
+        // Workers go on counting: each number is read once, so that they add up.
+        let rest = counters.carried_from(index, service.backends.len());
+        let (mut whole, mut listed) = (rest, Carried::default());
+        for (slot, backend) in (0..).zip(&service.backends) {
+            let shown = counters.carried_by(index, slot);
+            let carried = shown - service.counted.of(slot);
+            whole = whole + shown;
+            listed = listed + carried;
+            if carried != Carried::default() {
+                let endpoint = SocketAddr::new(backend.address, backend.port).to_string();
+                values.backends.entry(endpoint).or_default().add(carried);
+            }
+        }
+        let carried = whole - service.counted.all;
+        values.all.add(carried);
+        if carried != listed {
+            values.others.get_or_insert_default().add(carried - listed);
+        }
     }
     all
 }
@@ -289,8 +320,10 @@ mod tests {
     fn it_is_read_as_it_was_written() {
         let values = CounterValues::from(&totals());
         assert_eq!(values.balance(), totals().balance());
-        let backends = [("10.244.1.10:8080".to_owned(), BackendValues { live: 2 })].into();
-        let service = ServiceValues { packets: 1, bytes: 2, flows: 3, live: Some(3), backends };
+        let values_of = |n| Values { packets: n, bytes: 2 * n, flows: n, live: None };
+        let backends = [("10.244.1.10:8080".to_owned(), values_of(2))].into();
+        let all = Values { live: Some(3), ..values_of(3) };
+        let service = ServiceValues { all, backends, others: Some(values_of(1)) };
         let stats = Stats {
             counters: values.clone(),
             services: [("default/web:80".to_owned(), service)].into(),

@@ -65,9 +65,7 @@ impl Egress {
     /// The same for frames that were counted as received before.
     #[inline]
     pub(crate) fn carry_out(&mut self, frames: &mut Vec<Frame>, outcomes: &[Outcome], net: &Net, now: Instant) {
-        for (frame, outcome) in frames.iter().zip(outcomes) {
-            self.account(outcome.account, frame);
-        }
+        self.account(frames, outcomes);
         if let Some(port) = common_port(outcomes)
             && let Some(out) = self.out.get_mut(usize::from(port.0))
         {
@@ -78,15 +76,18 @@ impl Egress {
         }
     }
 
-    /// Counts for the service port.
+    /// Counts for the endpoints.
     #[inline]
-    fn account(&self, account: Account, frame: &Frame) {
-        let Some(service) = self.counters.service(usize::from(self.worker), account.service) else { return };
-        service.packets.add(u64::from(account.packets));
-        service.bytes.add(u64::from(account.packets) * frame.len() as u64);
-        if account.flows > 0 {
-            service.flows.add(u64::from(account.flows));
-            self.counters().flows_opened.add(u64::from(account.flows));
+    fn account(&self, frames: &[Frame], outcomes: &[Outcome]) {
+        let counters = self.counters.services(usize::from(self.worker));
+        for (frame, outcome) in frames.iter().zip(outcomes) {
+            let Account { service, slot, packets, flows } = outcome.account;
+            if flows > 0 {
+                counters.open(service, slot);
+                self.counters().flows_opened.add(1);
+            }
+            let packets = u64::from(packets);
+            counters.add(service, slot, packets, packets * frame.len() as u64);
         }
     }
 

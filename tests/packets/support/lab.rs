@@ -32,7 +32,7 @@ use pollgate_control::compile::{Compiler, Options};
 use pollgate_control::health::ProxyHealth;
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
-use pollgate_control::observe::stats;
+use pollgate_control::observe::stats::{self, ServiceValues};
 use pollgate_dataplane::affinity::Affinity;
 use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::flow::Limits;
@@ -334,10 +334,15 @@ impl Lab {
 
     /// What the Service port has carried: packets, flows.
     pub(crate) fn carried(&self, name: &str) -> (u64, u64) {
-        let reader = self.compiler.source().reader();
-        let all = stats::services(&self.counters, reader.pin().load());
-        let carried = all.get(name).unwrap_or_else(|| panic!("{name} is not in {all:?}"));
+        let carried = self.service(name).all;
         (carried.packets, carried.flows)
+    }
+
+    /// What the Service port has carried, and by which endpoints.
+    pub(crate) fn service(&self, name: &str) -> ServiceValues {
+        let reader = self.compiler.source().reader();
+        let mut all = stats::services(&self.counters, reader.pin().load());
+        all.remove(name).unwrap_or_else(|| panic!("{name} is not in {all:?}"))
     }
 
     fn nonzero(&self) -> BTreeMap<&'static str, u64> {

@@ -228,7 +228,7 @@ fn flows_get_the_names_of_their_services() {
 
 #[test]
 fn live_flows_are_counted_by_service_port_and_endpoint() {
-    use crate::observe::stats::{BackendValues, LiveFlows, Stats};
+    use crate::observe::stats::{LiveFlows, Stats, Values};
     let source = source();
     let reader = source.reader();
     let pin = reader.pin();
@@ -255,11 +255,12 @@ fn live_flows_are_counted_by_service_port_and_endpoint() {
     flows.add(&flow(gone, "10.244.1.10:8080"));
     flows.add(&flow(ServiceId { incarnation: web.incarnation + 1, ..web }, "10.244.1.10:8080"));
     let mut stats = Stats::collect(&Counters::new(1), &source, 10);
-    assert_eq!((stats.services["default/web:http"].live, stats.flows.departed), (None, None), "not counted yet");
+    assert_eq!((stats.services["default/web:http"].all.live, stats.flows.departed), (None, None), "not counted yet");
     stats.count(&flows, tables);
     let web = &stats.services["default/web:http"];
     let backends = [("10.244.1.10:8080", 2), ("10.244.9.9:8080", 1)];
-    let backends = backends.map(|(backend, live)| (backend.to_owned(), BackendValues { live })).into();
-    assert_eq!((web.live, &web.backends), (Some(3), &backends));
-    assert_eq!((stats.services["default/time:ntp"].live, stats.flows.departed), (Some(0), Some(2)));
+    let values = |live| Values { live: Some(live), ..Values::default() };
+    let backends = backends.map(|(backend, live)| (backend.to_owned(), values(live))).into();
+    assert_eq!((web.all.live, &web.backends), (Some(3), &backends));
+    assert_eq!((stats.services["default/time:ntp"].all.live, stats.flows.departed), (Some(0), Some(2)));
 }

@@ -13,14 +13,20 @@
 //! counted (sent, dropped, ...) by the one that ends it, so the equation holds over the sum of the workers, with the
 //! frames on their hand-over rings as part of `held`.
 
+mod services;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
+use zerocopy::FromZeros;
+
+pub use self::services::{Carried, MAX_SERVICES, ServiceCounters};
 
 use crate::reasons::{DropReason, PassReason};
 
 /// One number, written by one thread.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
+#[repr(transparent)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
@@ -277,41 +283,13 @@ impl Totals {
     }
 }
 
-macro_rules! service_counters {
-    ($($field:ident $kind:ident $unit:ident $sentence:literal,)*) => {
-        /// Every counter of a Service port, in the order of the declaration.
-        pub const SERVICE_DECLARED: &[Declaration] = &[$(Declaration {
-            name: stringify!($field),
-            kind: Kind::$kind,
-            unit: Unit::$unit,
-            sentence: $sentence,
-        },)*];
-
-        /// One Service port's counters in one worker.
-        #[derive(Debug, Default)]
-        pub struct ServiceCounters {
-            $(#[doc = $sentence] pub $field: Counter,)*
-        }
-    };
-}
-
-service_counters! {
-    packets Counter Packets "Packets translated, both directions.",
-    bytes Counter Bytes "Bytes of these packets, Ethernet headers included.",
-    flows Counter Flows "Flows opened.",
-}
-
-/// The most Service ports the tables can hold: ten times what Kubernetes is tested with (10 000 Services), below the
-/// memory that would take (24 bytes per worker each, touched only when used).
-pub const MAX_SERVICES: usize = 1 << 17;
-
 /// All counters of all workers.
 #[derive(Debug)]
 pub struct Counters {
     workers: Box<[CachePadded<WorkerCounters>]>,
     beside: CachePadded<WorkerCounters>,
     dns: CachePadded<WorkerCounters>,
-    services: Box<[Box<[ServiceCounters]>]>,
+    services: Box<[ServiceCounters]>,
 }
 
 impl Counters {
@@ -321,7 +299,7 @@ impl Counters {
             workers: (0..workers).map(|_| CachePadded::default()).collect(),
             beside: CachePadded::default(),
             dns: CachePadded::default(),
-            services: (0..workers).map(|_| (0..MAX_SERVICES).map(|_| ServiceCounters::default()).collect()).collect(),
+            services: (0..workers).map(|_| ServiceCounters::new()).collect(),
         }
     }
 
@@ -348,10 +326,13 @@ impl Counters {
         &self.dns
     }
 
-    /// One worker's counters of the Service port with this index, if there can be one.
+    /// What the Services' endpoints carried by way of one worker.
+    ///
+    /// # Panics
+    /// If there is no such worker: a mistake at start-up, never caused by a packet.
     #[inline]
-    pub fn service(&self, worker: usize, index: u32) -> Option<&ServiceCounters> {
-        self.services.get(worker)?.get(index as usize)
+    pub fn services(&self, worker: usize) -> &ServiceCounters {
+        &self.services[worker]
     }
 
     /// The sum over all workers, and what is counted beside them.
@@ -363,12 +344,19 @@ impl Counters {
         totals
     }
 
-    /// A Service port's (packets, bytes, flows) over all workers, since the process started.
-    pub fn service_totals(&self, index: u32) -> (u64, u64, u64) {
-        let at = index as usize;
-        self.services.iter().filter_map(|block| block.get(at)).fold((0, 0, 0), |(packets, bytes, flows), counters| {
-            (packets + counters.packets.value(), bytes + counters.bytes.value(), flows + counters.flows.value())
-        })
+    /// What all endpoints of the Service port with this index carried, since the process started.
+    pub fn carried(&self, service: u32) -> Carried {
+        self.carried_from(service, 0)
+    }
+
+    /// What endpoints carried in the slots from this one on, and endpoints that are counted together ([`ServiceCounters`]).
+    pub fn carried_from(&self, service: u32, slot: usize) -> Carried {
+        self.services.iter().map(|worker| worker.from(service, slot)).sum()
+    }
+
+    /// What the endpoint in a slot carried, and those before it in the slot, since the process started.
+    pub fn carried_by(&self, service: u32, slot: u16) -> Carried {
+        self.services.iter().map(|worker| worker.of(service, slot)).sum()
     }
 }
 
