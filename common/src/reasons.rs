@@ -77,7 +77,7 @@ reasons! {
         IpChecksum "ip_checksum" Notice
             "The IPv4 header checksum is wrong." "The frame was damaged in transit, or the sender left the checksum to hardware that does not fill it in: check the sender's offload settings.";
         BadSource "bad_source" Notice
-            "The source address is not valid as a source: multicast, broadcast, loopback, unspecified, one of pollgate's own, link-local (IPv6) although the packet would leave the link, or one of the host's own although the packet did not come by the host pair (by which only the host itself may send)." "Spoofing or a loop: find the source MAC address, and check that no other host uses an address of the gateway. On the host, check that nothing is routed into `pg-host` from its other networks.";
+            "The source address is not valid as a source: multicast, broadcast, loopback, unspecified, one of pollgate's own or another of a Service CIDR, link-local (IPv6) although the packet would leave the link, or one of the host's own although the packet did not come by the host pair (by which only the host itself may send)." "Spoofing or a loop: find the source MAC address, and check that no other host uses an address of the gateway. On the host, check that nothing is routed into `pg-host` from its other networks.";
         TtlExpired "ttl_expired" Notice
             "The packet's time to live (IPv4) or hop limit (IPv6) expired at the gateway." "Usually a routing loop or a traceroute: check the routes between client, gateway and Pods.";
         FragmentTiny "fragment_tiny" Notice

@@ -13,11 +13,11 @@ fn is_link_local(src: IpAddr) -> bool {
 }
 
 /// Whether `src` may be the source of a packet to an owned address. RFC 1122 §3.2.1.3 lists the sources that no host may use;
-/// and no other host may use an owned address.
+/// and no other host may use an owned address, or one that may become a ClusterIP.
 pub(crate) fn may_send(src: IpAddr, tables: &Tables) -> bool {
     let broadcast = matches!(src, IpAddr::V4(v4) if v4.is_broadcast());
     let impossible = src.is_unspecified() || src.is_loopback() || src.is_multicast() || broadcast;
-    !impossible && tables.owned(src).is_none()
+    !impossible && tables.owned(src).is_none() && !tables.settings().is_service_cidr(src)
 }
 
 /// Whether `packet` may open a flow: by the host pair only the host itself sends, and by no other interface.
