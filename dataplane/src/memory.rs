@@ -44,6 +44,13 @@ impl<T: Zeroed> Mapped<T> {
         Ok(Mapped { ptr, len })
     }
 
+    /// Where `count` elements begin at `start`, without a reference to any: for memory whose parts are lent.
+    pub(crate) fn part(&self, start: usize, count: usize) -> Option<NonNull<T>> {
+        start.checked_add(count).filter(|end| *end <= self.len)?;
+        // SAFETY: `start` is within the mapping.
+        Some(unsafe { self.ptr.add(start) })
+    }
+
     fn bytes(len: usize) -> Option<usize> {
         len.max(1).checked_mul(size_of::<T>())
     }

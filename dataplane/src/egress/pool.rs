@@ -36,9 +36,10 @@ impl BufferPool {
         }
         let at = self.free.pop()?;
         let start = at as usize * ROOM;
-        let buffer = &mut self.memory[start..start + ROOM];
-        buffer[..bytes.len()].copy_from_slice(bytes);
-        let ptr = NonNull::from(buffer).cast::<u8>();
+        let ptr = self.memory.part(start, ROOM)?;
+        // By pointer alone: other workers write to other buffers of this memory, and a reference to all of it would claim those too.
+        // SAFETY: `part` holds ROOM bytes, at least as many as the frame has; it is no part of the frame, which has a buffer of its own.
+        unsafe { ptr.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         let (len, room) = (u32::try_from(bytes.len()).ok()?, u32::try_from(ROOM).ok()?);
         // SAFETY: the buffer is ROOM mapped bytes without another handle: its number has just left `free` and returns there
         // only with this frame. The mapping lives as long as the worker, which outlives its frames.
