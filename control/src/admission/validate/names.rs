@@ -152,6 +152,9 @@ pub(crate) fn unusable_address(text: &str, address: IpAddr) -> Option<String> {
         (address.is_loopback(), "loopback range (127.0.0.0/8, ::1/128)"),
         (link_local, "link-local range (169.254.0.0/16, fe80::/10)"),
         (link_local_multicast, "link-local multicast range (224.0.0.0/24, ff02::/10)"),
+        // Kubernetes takes these, which are the addresses of no host either.
+        (address.is_multicast(), "multicast range (224.0.0.0/4, ff00::/8)"),
+        (matches!(address, IpAddr::V4(v4) if v4.is_broadcast()), "broadcast range (255.255.255.255/32)"),
     ];
     ranges.into_iter().find(|(in_it, _)| *in_it).map(|(_, range)| format!("may not be in the {range}"))
 }
@@ -247,6 +250,9 @@ mod tests {
             ("fe80::1", "link-local range"),
             ("224.0.0.9", "link-local multicast"),
             ("ff02::1", "link-local multicast"),
+            ("239.1.2.3", "in the multicast range"),
+            ("ff05::2", "in the multicast range"),
+            ("255.255.255.255", "broadcast"),
         ] {
             assert!(unusable_address(text, text.parse().unwrap()).unwrap().contains(part), "{text}");
         }

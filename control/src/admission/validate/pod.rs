@@ -68,8 +68,9 @@ fn addresses(status: &PodStatus, old: Option<&PodStatus>, faults: &mut Faults) {
     let ips: Vec<String> = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
     let held = |ip: &String| old.is_some_and(|old| old.pod_ips.iter().flatten().any(|before| before.ip == *ip));
     for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| !held(ip)) {
-        let detail = names::strict_address(ip);
-        faults.extend(detail.map(|detail| Fault::invalid(format!("status.podIPs[{index}]"), ip, detail)));
+        let unusable = || names::unusable_address(ip, parse_ip(ip)?);
+        let detail = names::strict_address(ip).map(str::to_owned).or_else(unusable);
+        faults.extend(detail.map(|detail| Fault::invalid(format!("status.podIPs[{index}]"), ip, &detail)));
     }
     let families: Option<Vec<Family>> = ips.iter().map(|ip| parse_ip(ip).map(Family::of)).collect();
     let Some(families) = families else { return };
@@ -128,6 +129,13 @@ mod tests {
             (json!({"containers": [], "subdomain": "-"}), format!("spec.subdomain: Invalid value: \"-\": {label}")),
         ] {
             assert_eq!(faults(spec, json!({})), [expected]);
+        }
+        for (ip, range) in [
+            ("127.0.0.1", "loopback range (127.0.0.0/8, ::1/128)"),
+            ("239.0.0.1", "multicast range (224.0.0.0/4, ff00::/8)"),
+        ] {
+            let told = format!("status.podIPs[0]: Invalid value: \"{ip}\": may not be in the {range}");
+            assert_eq!(faults(json!({"containers": []}), json!({"podIP": ip})), [told]);
         }
         let two = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]});
         assert_eq!(
