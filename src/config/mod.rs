@@ -245,7 +245,7 @@ addresses: 192.168.0.10
             (
                 "colour: red",
                 "colour: unknown key; known here: node, zone, host, interfaces, addresses, cluster, dns, nat, \
-                 workers, flows, maglev, api, metrics, health, log",
+                 workers, flows, maglev, api, metrics, health, log, limits",
             ),
             (
                 "nat: {masquerade: never, masqueradeAll: true}",
@@ -326,6 +326,11 @@ addresses: 192.168.0.10
             ),
             ("workers: {cpus: [-1]}", "workers.cpus[0]: expected a whole number from 0 to 65535 (found -1)"),
             ("workers: {idle: never}", "workers.idle: expected adaptive or poll (found never)"),
+            ("limits: {objects: 0}", "limits.objects: expected a whole number from 1 to 100000000 (found 0)"),
+            (
+                "limits: {pods: 5}",
+                "limits.pods: unknown key; known here: itemsPerRequest, objects, endpoints, endpointsPerService",
+            ),
             ("flows: {max: 0}", "flows.max: expected a whole number from 1 to 268435456 (found 0)"),
             ("flows: {affinity: 0}", "flows.affinity: expected a whole number from 1 to 268435456 (found 0)"),
             ("flows: {newPerSecond: 0}", "flows.newPerSecond: expected a whole number from 1 to 100000000 (found 0)"),
