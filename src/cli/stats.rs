@@ -59,6 +59,13 @@ impl fmt::Display for Shown<'_> {
         writeln!(f, "\nTables: generation {}", stats.generation)?;
         let StateFile { bytes, objects } = stats.state;
         writeln!(f, "State file: {bytes} bytes, {objects} of them objects")?;
+        if stats.panicked_requests > 0 {
+            let requests = stats.panicked_requests;
+            writeln!(
+                f,
+                "API: {requests} requests met a bug of the gateway and got 500: report what its log says of them"
+            )?;
+        }
         if stats.log_lines_lost > 0 {
             let lost = stats.log_lines_lost;
             writeln!(f, "Log: {lost} lines lost: what reads the gateway's stderr is too slow, full or gone")?;

@@ -1,4 +1,4 @@
-//! Why a gateway does not start.
+//! Why a gateway does not start, or does not go on.
 
 use std::io;
 use std::path::PathBuf;
@@ -71,6 +71,11 @@ pub enum GatewayError {
          configurations"
     )]
     PairTaken,
+    /// A thread has panicked.
+    #[error(
+        "the gateway has stopped because of a bug, which it has reported above as a panic; its workers have drained. Start it          again, and please report the bug"
+    )]
+    Panicked,
     /// There is no host pair.
     #[error(transparent)]
     Pair(#[from] PairError),

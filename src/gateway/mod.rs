@@ -17,6 +17,7 @@ mod claim;
 mod error;
 mod log;
 mod network;
+mod panics;
 mod restore;
 mod workers;
 
@@ -78,6 +79,7 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
     let _log = log::start(config.log.format);
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
+    panics::decide();
     let gateway = Gateway::start_with(&config, &start, stop)?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!("notifying systemd that the gateway is ready: {error}");
@@ -86,7 +88,7 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
     info!("stopping on {}", signal_hook::low_level::signal_name(signal).unwrap_or("a signal"));
     let totals = gateway.stop();
     info!("stopped: {totals}");
-    Ok(())
+    if panics::has_stopped() { Err(GatewayError::Panicked) } else { Ok(()) }
 }
 
 /// A running gateway; it must be stopped.
@@ -285,7 +287,8 @@ fn stats(
     Arc::new(move || {
         let manifests = manifests.as_ref().map(files::Status::to_stats);
         let (log_lines_lost, state) = (log::lost(), StateFile::from(&*state));
-        Stats { manifests, log_lines_lost, state, ..Stats::collect(&counters, &tables, max_flows) }
+        let panicked_requests = api::panicked_requests();
+        Stats { manifests, log_lines_lost, state, panicked_requests, ..Stats::collect(&counters, &tables, max_flows) }
     })
 }
 

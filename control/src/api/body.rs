@@ -176,8 +176,14 @@ pub(crate) async fn aside<T: Send + 'static>(
     if size < LARGE {
         return read();
     }
-    let read = tokio::task::spawn_blocking(read).await;
-    read.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        Err(error) => match error.try_into_panic() {
+            // The request ends by it, as if it had been read here.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(Status::internal(error.to_string())),
+        },
+    }
 }
 
 /// Decodes the one object of a body, of a kind that is not stored: options, or a review.

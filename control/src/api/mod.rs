@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server     the socket, connections, their bounds      idle  which connection is closed first if there are too many
+//! contain    a panic ends the request it is in
 //! https      the same API over TLS with a token, for kubectl; identity: its certificate and that token
 //!   └ handlers: discovery   which resources there are
 //!               openapi     their schemas
@@ -38,6 +39,7 @@ mod answer;
 mod ask;
 mod body;
 mod collection;
+mod contain;
 mod decode;
 mod deletion;
 mod discovery;
@@ -91,6 +93,7 @@ use crate::cluster::Cluster;
 use crate::observe::dump::DumpSource;
 use crate::runtime::{Command, Settled, SettledSink};
 
+pub use self::contain::{panic_is_contained, panicked_requests};
 pub use self::dump::DUMP_PATH;
 pub use self::error::ApiError;
 pub use self::gateway::{APPLY_PATH, ApplyOutcome};
@@ -180,7 +183,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
         .enable_all()
         // Large bodies are decoded on other threads, but not on every core that the workers need.
         .max_blocking_threads(2)
-        .thread_name("api-decode")
+        .thread_name(contain::DECODERS)
         .build()
         .map_err(ApiError::Thread)?;
     let (settled, done) = mpsc::unbounded_channel();

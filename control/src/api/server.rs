@@ -13,6 +13,7 @@
 //! Watches stay connected, so they may not use all slots: a third is left to other requests. A watcher costs its
 //! connection's buffers, some ten kilobytes; docs/operations.md has the measured figure.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -31,14 +32,18 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::fs::Mode;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::body::Patient;
+use super::contain;
 use super::error::ApiError;
 use super::idle::{Busy, Idle, Seat};
+use crate::store::make_directory;
 
 /// How long requests in progress may take after the server stops.
 pub(super) const STOP_TIME: Duration = Duration::from_secs(5);
@@ -48,6 +53,9 @@ const DISPLACE_TIME: Duration = Duration::from_millis(20);
 
 /// Longest request head, bytes; also what is read or written at once.
 const HEAD_SIZE: usize = 32 << 10;
+
+/// Connections that the kernel lets wait, as far as the system allows.
+const BACKLOG: i32 = 4_096;
 
 /// Connections served at once, if there are file descriptors for them.
 const CONNECTIONS: u32 = 6_144;
@@ -126,15 +134,29 @@ impl Socket {
     pub(super) fn bind(path: &Path) -> Result<Self, ApiError> {
         let unusable = |source| ApiError::Socket { path: path.to_owned(), source };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::create_dir_all(directory).map_err(unusable)?;
+            make_directory(directory).map_err(unusable)?;
         }
         remove_stale(path)?;
-        let listener = StdListener::bind(path).map_err(unusable)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(unusable)?;
-        listener.set_nonblocking(true).map_err(unusable)?;
+        let listener = bind(path).map_err(unusable)?;
+        // The umask may have taken from the group what is its.
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(unusable)?;
         let identity = identity(path).map_err(unusable)?;
         Ok(Self { listener, path: path.to_owned(), identity })
     }
+}
+
+/// The socket's mode: whoever may write it may change the gateway.
+const MODE: u32 = 0o660;
+
+/// Binds a socket that never has more than [`MODE`], whatever the umask: the file gets the mode of the open socket. Setting it
+/// after `bind` would leave a moment in which any user can connect.
+fn bind(path: &Path) -> io::Result<StdListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(StdListener::from(socket))
 }
 
 impl Drop for Socket {
@@ -254,15 +276,19 @@ impl Places {
 
 impl Place {
     /// Serves a connection until it ends, is idle and displaced, or the server stops.
-    pub(super) async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+    pub(super) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+        contain::serving(self.serve_marked(stream, router)).await;
+    }
+
+    async fn serve_marked(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
         let Limits { head_time, unread_time, .. } = self.limits;
         let io = TokioIo::new(Impatient { stream, patience: unread_time, stalled: None });
         let seat = Arc::clone(&self.seat);
         let router = TowerToHyperService::new(router);
         let service = service_fn(move |request| {
             let busy = seat.busy();
-            let answer = router.call(Patient::wrap(request));
-            async move { answer.await.map(|answer| busy_until_sent(answer, busy)) }
+            let answer = contain::answer(router.call(Patient::wrap(request)));
+            async move { Ok::<_, Infallible>(busy_until_sent(answer.await, busy)) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(head_time).max_buf_size(HEAD_SIZE);

@@ -46,6 +46,8 @@ pub struct Stats {
     pub log_lines_lost: u64,
     /// The state file.
     pub state: StateFile,
+    /// Requests of the API that have ended by a panic.
+    pub panicked_requests: u64,
 }
 
 /// How large the state file is.
@@ -191,6 +193,7 @@ impl Stats {
             manifests: None,
             log_lines_lost: 0,
             state: StateFile::default(),
+            panicked_requests: 0,
         }
     }
 
@@ -333,6 +336,7 @@ mod tests {
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
             log_lines_lost: 8,
             state: StateFile { bytes: 9, objects: 1 },
+            panicked_requests: 2,
         };
         let value = serde_json::to_value(&stats).unwrap();
         assert_eq!(serde_json::from_value::<Stats>(value).unwrap(), stats);

@@ -37,7 +37,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -440,7 +440,7 @@ fn write_change(
 /// Built under a name of its own and linked into place, so that a crash halfway leaves no half database.
 fn create(path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        fs::create_dir_all(directory)?;
+        make_directory(directory)?;
     }
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".new-{}", std::process::id()));
@@ -451,6 +451,11 @@ fn create(path: &Path) -> io::Result<()> {
     });
     let removed = fs::remove_file(&unfinished);
     made.and(removed).and_then(|()| sync_directory(path))
+}
+
+/// Makes a directory, and those above it, in which only its owner can replace files, whatever the umask.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 fn create_under(path: &Path) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! A gateway without workers: the API on its socket, the control thread, and the state file.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -11,7 +13,7 @@ use pollgate_common::dns::name::to_wire;
 use pollgate_common::dns::zone::{PodRecords, ZoneSettings};
 use pollgate_common::hash::RingHash;
 use pollgate_common::settings::{DataplaneSettings, Masquerade};
-use pollgate_control::api::{self, ApiHandle, ApiParts};
+use pollgate_control::api::{self, ApiHandle, ApiParts, StatsSource};
 use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::compile::{Compiler, Options};
 use pollgate_control::observe::stats::Stats;
@@ -24,6 +26,7 @@ pub(crate) struct Gateway {
     api: ApiHandle,
     control: ControlHandle,
     directory: tempfile::TempDir,
+    socket: PathBuf,
 }
 
 impl Gateway {
@@ -34,28 +37,38 @@ impl Gateway {
 
     /// With the state file in this directory.
     pub(crate) fn on(directory: tempfile::TempDir) -> Self {
+        Self::at(directory, "api.sock")
+    }
+
+    /// The same, with the socket at a place in it.
+    pub(crate) fn at(directory: tempfile::TempDir, socket: &str) -> Self {
+        let stats: Stats = serde_json::from_value(json!({"counters": {}})).expect("statistics");
+        Self::with(directory, socket, Arc::new(move || stats.clone()))
+    }
+
+    /// The same, with these statistics.
+    pub(crate) fn with(directory: tempfile::TempDir, socket: &str, stats: StatsSource) -> Self {
         let (store, restored) = Store::open(&directory.path().join("state.db")).expect("a store");
         let cluster = Cluster::restore(ClusterSettings::default(), restored.objects, restored.revision);
         let cluster = cluster.expect("a consistent state");
         let (commands, receiver) = unbounded();
-        let stats: Stats = serde_json::from_value(json!({"counters": {}})).expect("statistics");
-        let parts = ApiParts {
-            socket: directory.path().join("api.sock"),
-            https: None,
-            replica: cluster.clone(),
-            commands,
-            stats: Arc::new(move || stats.clone()),
-            dump: None,
-        };
+        let socket = directory.path().join(socket);
+        let parts =
+            ApiParts { socket: socket.clone(), https: None, replica: cluster.clone(), commands, stats, dump: None };
         let api = api::spawn(parts).expect("a socket");
         let settled = api.settled_sink();
         let parts = RuntimeParts { cluster, store, sink: Box::new(compiler()), commands: receiver, settled };
-        Self { api, control: runtime::spawn(parts).expect("threads"), directory }
+        Self { api, control: runtime::spawn(parts).expect("threads"), directory, socket }
     }
 
     /// Where its API is.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path().join("api.sock")
+        self.socket.clone()
+    }
+
+    /// Where its state is.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory.path().join("state.db")
     }
 
     /// Sends a request, and returns the code of the response, which is read completely.
