@@ -21,6 +21,7 @@ interfaces:
     ip: 10.244.0.1/16
     neighbours: { 10.244.1.5: "02:00:00:00:01:05", 10.244.1.10: "02:00:00:00:01:0a", 10.244.2.11: "02:00:00:00:02:0b" }
 addresses: 192.168.0.10
+dns: {upstreams: []}
 cluster: { loadBalancerPools: 203.0.113.0/24 }
 "#;
 
@@ -284,6 +285,20 @@ ANSWERED: NOERROR, 10.96.0.50
         assert!(out.ends_with(&format!("\nANSWERED: {summary}\n")), "{line}: {out}");
         assert_eq!(error, Some(format!("error: no records: {summary}")), "{line}");
     }
+    // With upstreams, names outside are theirs.
+    bench.write("gateway.yaml", &CONFIG.replace("upstreams: []", "upstreams: [192.0.2.53, 192.0.2.54]"));
+    let (out, error) = bench.trace("--dns web.default");
+    assert_eq!(error, None, "{out}");
+    let expected = "
+zone       outside
+             the gateway serves only cluster.local. and what is below it
+resolver   forwarded to 192.0.2.53:53, 192.0.2.54:53
+             `dns.upstreams`: these servers, in this order, unless the answer is in the cache
+
+FORWARDED: to 192.0.2.53:53, 192.0.2.54:53, which a trace does not ask; did you mean web.default.svc.cluster.local.? \
+                    A Pod's search list adds that
+";
+    assert!(out.ends_with(expected), "{out}");
     let answer = &bench.json("--dns web.default.svc.cluster.local")["answer"];
     assert_eq!(answer["records"][0], serde_json::json!({"type": "A", "ttl": 5, "data": "10.96.0.50"}));
     for wrong in ["--dns a..b", "--dns web --type gizmo"] {

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
+use pollgate_common::dns::forward::{REPLIES, Requests};
 use pollgate_common::epoch::Source;
 use pollgate_common::inspect::Mailbox;
 use pollgate_common::settings::DataplaneSettings;
@@ -44,7 +45,7 @@ use crate::steer::Steering;
 use crate::{pipeline, snat, trace};
 
 /// Buffers a worker has for frames that outlive their burst.
-pub const RESERVE: usize = pending::CAPACITY + QUEUE + held::SLOTS;
+pub const RESERVE: usize = pending::CAPACITY + QUEUE + held::SLOTS + REPLIES;
 
 /// Polls after the stop flag was seen, so that what is in the rings still goes out.
 const DRAIN: usize = 64;
@@ -77,6 +78,8 @@ pub struct Parts {
     pub mailbox: Arc<Mailbox>,
     /// DNS responses that one client prefix gets per second; 0: no limit.
     pub dns_rate: u32,
+    /// Where it gives DNS queries that take a resolver; `None` if there is none.
+    pub resolver: Option<Arc<Requests>>,
     /// Where it notes the clients of DNS over TCP.
     pub dns_clients: Arc<Clients>,
     /// How it asks for a neighbour.
@@ -111,7 +114,12 @@ impl Worker {
                 parts.worker,
                 parts.steering.workers(),
             ),
-            dns: dns::Server::new(parts.dns_rate, ahash::RandomState::with_seeds(c, d, b, a)),
+            dns: dns::Server::new(
+                parts.worker,
+                parts.dns_rate,
+                parts.resolver,
+                ahash::RandomState::with_seeds(c, d, b, a),
+            ),
             dns_clients: parts.dns_clients,
             steering: parts.steering,
             affinity: parts.affinity,
@@ -143,7 +151,7 @@ impl Worker {
         })
     }
 
-    /// One round under one generation of the tables. Returns how many frames it took in.
+    /// One round under one generation of the tables. Returns how many frames it took in or made.
     pub fn poll(&mut self, tables: &Tables, now: Instant) -> usize {
         let moved = self.state.follow(tables.net());
         self.egress.take_returns();
@@ -154,6 +162,7 @@ impl Worker {
         }
         self.egress.receive_handed_over(&mut self.frames);
         taken += self.round(tables, now);
+        taken += self.egress.send_replies();
         if !self.state.shared.held.is_idle() {
             self.state.shared.held.expire(now);
             self.end_waits(tables, now);

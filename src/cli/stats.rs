@@ -10,6 +10,7 @@ use std::io::Write;
 use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use pollgate_control::api::STATS_PATH;
+use pollgate_control::dns::resolver::UpstreamStats;
 use pollgate_control::observe::stats::{CounterValues, FlowUse, ManifestState, ServiceStats, StateFile, Stats, Values};
 
 use super::args::StatsArgs;
@@ -55,6 +56,7 @@ impl fmt::Display for Shown<'_> {
             writeln!(f, "  {departed} of Service ports that are gone: they stay until they end")?;
         }
         services(f, &stats.services)?;
+        upstreams(f, &stats.upstreams)?;
         workers(f, &stats.workers)?;
         writeln!(f, "\nTables: generation {}", stats.generation)?;
         let StateFile { bytes, objects } = stats.state;
@@ -72,6 +74,26 @@ impl fmt::Display for Shown<'_> {
         }
         stats.manifests.as_ref().map_or(Ok(()), |followed| manifests(f, followed))
     }
+}
+
+/// Who was asked for names outside the cluster.
+fn upstreams(f: &mut fmt::Formatter<'_>, all: &BTreeMap<String, UpstreamStats>) -> fmt::Result {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let width = all.keys().map(String::len).max().unwrap_or(0);
+    writeln!(f, "\nDNS upstreams, and how long their responses took")?;
+    writeln!(
+        f,
+        "  {:<width$}  {:>12}{:>12}{:>12}{:>12}{:>12}{:>12}",
+        "", "queries", "failures", "50 %", "90 %", "99 %", "all"
+    )?;
+    for (name, UpstreamStats { queries, failures, down, p50, p90, p99, max }) in all {
+        let [p50, p90, p99, max] = [p50, p90, p99, max].map(|micros| format!("{micros} us"));
+        let down = if *down { "  asked last" } else { "" };
+        writeln!(f, "  {name:<width$}  {queries:>12}{failures:>12}{p50:>12}{p90:>12}{p99:>12}{max:>12}{down}")?;
+    }
+    Ok(())
 }
 
 fn manifests(f: &mut fmt::Formatter<'_>, ManifestState { path, objects, faults }: &ManifestState) -> fmt::Result {

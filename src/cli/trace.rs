@@ -22,6 +22,7 @@ use super::args::{TraceArgs, TracedProtocol};
 use super::client::{Client, escaped};
 use crate::config::{Config, ConfigError, Purpose};
 use crate::failure::Failure;
+use crate::host;
 use crate::output::{Machine, strange};
 use crate::replay::Offline;
 
@@ -104,7 +105,7 @@ fn online(args: &TraceArgs, question: &Question<'_>) -> Result<Report, Failure> 
 
 /// A gateway in this process, without flows and without clients that it remembers.
 fn offline(config: &Path, manifests: &Path, question: &Question<'_>) -> Result<Report, Failure> {
-    let config = offline_config(config)?;
+    let config = offline_config(config)?.with_upstreams(host::resolv::upstreams);
     let network = config.interfaces.iter().all(|interface| interface.link.is_some());
     let gateway = Offline::new(&config, manifests, Vec::new(), Instant::default());
     let gateway = gateway.map_err(|error| Failure::refused(error.to_string()))?;

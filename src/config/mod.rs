@@ -22,7 +22,7 @@ mod tree;
 mod values;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use model::{
@@ -74,6 +74,17 @@ impl Config {
         self
     }
 
+    /// The same with the host's DNS servers as upstreams, if none are given. Its own addresses are left out.
+    #[must_use]
+    pub fn with_upstreams(mut self, of_host: impl FnOnce() -> Vec<SocketAddr>) -> Config {
+        if self.dns.upstreams.is_none() {
+            let own = self.owned_addresses();
+            let servers = of_host().into_iter().filter(|server| !own.contains(&server.ip()));
+            self.dns.upstreams = Some(servers.collect());
+        }
+        self
+    }
+
     /// Whether the workers' end of the host pair is among the interfaces.
     pub fn has_pair(&self) -> bool {
         self.interfaces.iter().any(|interface| interface.name == pollgate_common::pair::DATA)
@@ -82,9 +93,6 @@ impl Config {
     /// Keys that are valid but need what this version does not support: one line per key.
     pub fn unsupported(&self) -> Vec<String> {
         let mut keys = Vec::new();
-        if !self.dns.upstreams.is_empty() {
-            keys.push("dns.upstreams: this version resolves only names of the cluster; leave it empty".to_owned());
-        }
         if self.metrics.listen.is_some() {
             keys.push("metrics.listen: this version has no metrics listener; use `pollgate stats -o json`".to_owned());
         }
@@ -240,6 +248,24 @@ addresses: 192.168.0.10
     }
 
     #[test]
+    fn without_upstreams_those_of_the_host_are_used_but_for_the_gateway_itself() {
+        let with = |dns: &str| {
+            let config = run(&format!("{LEAST}dns: {dns}\n")).unwrap();
+            let of_host = || ["192.0.2.53:53", "10.96.0.10:53"].map(|server| server.parse().unwrap()).into();
+            config.with_upstreams(of_host).dns.upstreams.unwrap()
+        };
+        let server = |text: &str| vec![text.parse::<std::net::SocketAddr>().unwrap()];
+        assert_eq!(with("{}"), server("192.0.2.53:53"));
+        assert_eq!(with("{upstreams: 9.9.9.9}"), server("9.9.9.9:53"));
+        assert_eq!(with("{upstreams: []}"), []);
+        let zones = run(&format!("{LEAST}dns: {{zones: [{{name: Corp.Example., upstreams: 9.9.9.9}}]}}\n")).unwrap();
+        assert_eq!(
+            (zones.dns.zones[0].name.as_str(), &zones.dns.zones[0].upstreams),
+            ("corp.example", &server("9.9.9.9:53"))
+        );
+    }
+
+    #[test]
     fn a_fault_is_one_line_with_its_place_and_what_is_expected() {
         for (text, told) in [
             (
@@ -313,6 +339,27 @@ addresses: 192.168.0.10
                 "dns: {upstreams: [dns.example]}",
                 "dns.upstreams[0]: expected a DNS server such as 9.9.9.9 or [2620:fe::fe]:53 (found dns.example)",
             ),
+            (
+                "dns: {upstreams: [9.9.9.9, '10.96.0.10:5353']}",
+                "dns.upstreams[1]: expected a server other than the gateway, which would ask itself (found 10.96.0.10:5353)",
+            ),
+            (
+                "dns: {zones: [{upstreams: 9.9.9.9}]}",
+                "dns.zones[0].name: expected a domain such as corp.example (found nothing)",
+            ),
+            (
+                "dns: {zones: [{name: corp.example}]}",
+                "dns.zones[0].upstreams: expected at least one DNS server such as 192.0.2.53 (found nothing)",
+            ),
+            (
+                "dns: {zones: [{name: svc.cluster.local, upstreams: 9.9.9.9}]}",
+                "dns.zones[0].name: expected a domain outside cluster.domain cluster.local (found svc.cluster.local)",
+            ),
+            (
+                "dns: {zones: [{name: a.b, upstreams: 9.9.9.9}, {name: a.b, upstreams: 9.9.9.8}]}",
+                "dns.zones: expected each zone only once: a.b is listed twice (found a list of 2)",
+            ),
+            ("dns: {serveStale: 1}", "dns.serveStale: expected true or false (found 1)"),
             ("workers: {count: 0}", "workers.count: expected auto or a whole number from 1 to 128 (found 0)"),
             ("workers: {count: many}", "workers.count: expected auto or a whole number from 1 to 128 (found many)"),
             (

@@ -169,7 +169,20 @@ pub struct Dns {
     pub autopath: bool,
     /// Responses that a worker sends to one client prefix per second; 0: no limit.
     pub responses_per_second: u32,
-    /// Servers for names outside the cluster, in order of preference.
+    /// Servers for names outside the cluster, in order of preference; `None`: those of the host.
+    pub upstreams: Option<Vec<SocketAddr>>,
+    /// Zones with servers of their own.
+    pub zones: Vec<DnsZone>,
+    /// Whether an expired answer serves while no upstream gives another.
+    pub serve_stale: bool,
+}
+
+/// A zone that other servers than those of [`Dns::upstreams`] know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsZone {
+    /// Its name: lower case, without the final dot.
+    pub name: String,
+    /// Its servers, in order of preference.
     pub upstreams: Vec<SocketAddr>,
 }
 

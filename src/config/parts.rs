@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::dns::name::to_wire;
-use pollgate_common::dns::zone::ZoneSettings;
+use pollgate_common::dns::zone::{Forward, ZoneSettings};
 use pollgate_common::hash::RingHash;
 use pollgate_common::net::{Facts, Link, Mac, PortId, Route};
 use pollgate_common::pair;
@@ -24,7 +24,7 @@ use pollgate_control::netlink::OwnedAddresses;
 use pollgate_dataplane::flow::{Limits, Timeouts};
 use pollgate_dataplane::idle::Mode;
 
-use super::model::{self, Config, Idle};
+use super::model::{self, Config, Dns, DnsZone, Idle};
 
 impl From<&Config> for DataplaneSettings {
     fn from(config: &Config) -> Self {
@@ -73,8 +73,17 @@ impl From<&Config> for ZoneSettings {
             autopath: config.dns.autopath,
             reverse: reverse.copied().collect(),
             servers: config.dns.addresses.clone(),
+            forward: forward(&config.dns),
         }
     }
+}
+
+/// Where names outside the cluster are asked. Without servers for all of them, the root has none.
+fn forward(dns: &Dns) -> Vec<Forward> {
+    let zone = |zone: &DnsZone| Some(Forward { zone: to_wire(&zone.name)?, upstreams: zone.upstreams.clone() });
+    let everywhere = dns.upstreams.iter().filter(|upstreams| !upstreams.is_empty());
+    let root = everywhere.map(|upstreams| Forward { zone: Box::new([0]), upstreams: upstreams.clone() });
+    dns.zones.iter().filter_map(zone).chain(root).collect()
 }
 
 /// The compiler's `settings` are those of the workers too: share them, do not make them twice.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::model::{Cluster, Link};
+use super::model::{Cluster, DnsZone, Link};
 use super::reader::Field;
 
 /// The smallest MTU of a link that carries IPv6 (RFC 8200 §5). With a smaller one, the kernel has no IPv6 there.
@@ -101,6 +101,23 @@ pub(super) fn dns(addresses: &[IpAddr], cluster: &Cluster, field: &Field<'_>) {
     for address in addresses {
         if let Some(net) = cluster.pod_cidrs.iter().find(|net| net.contains(address)) {
             field.fault(format_args!("an address outside podCIDRs: {address} is in {net}"));
+        }
+    }
+}
+
+/// The gateway answers for the cluster's domain itself.
+pub(super) fn zone_is_not_ours(zone: &str, cluster: &Cluster, field: &Field<'_>) {
+    let domain = cluster.domain.as_str();
+    if zone == domain || zone.strip_suffix(domain).is_some_and(|above| above.ends_with('.')) {
+        field.fault(format_args!("a domain outside cluster.domain {domain}"));
+    }
+}
+
+/// Each zone has one list of servers.
+pub(super) fn zones_apart(zones: &[DnsZone], field: &Field<'_>) {
+    for (at, zone) in zones.iter().enumerate() {
+        if zones[..at].iter().any(|earlier| earlier.name == zone.name) {
+            field.fault(format_args!("each zone only once: {} is listed twice", zone.name));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Every key of `gateway.yaml`, in the order of the reference, with its default.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use pollgate_common::pair;
 use pollgate_common::settings::Masquerade;
 
 use super::model::{
-    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Limits, Link, Log,
-    LogFormat, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
+    Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, DnsZone, Flows, Health, Host, Idle, Interface, Limits, Link,
+    Log, LogFormat, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
@@ -68,7 +68,7 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
         address_field.fault("at least one gateway address such as 192.168.50.10");
     }
     let (cluster, ports) = cluster(root.field("cluster").section());
-    let dns = dns(root.field("dns").section(), &cluster);
+    let dns = dns(root.field("dns").section(), &cluster, &addresses);
     let nat = nat(root.field("nat").section(), &cluster, &ports);
     let workers = workers(root.field("workers").section());
     let flows = flows(root.field("flows").section());
@@ -213,7 +213,7 @@ fn cluster<'a>(mut section: Section<'a>) -> (Cluster, Field<'a>) {
     (cluster, ports_field)
 }
 
-fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
+fn dns(mut section: Section<'_>, cluster: &Cluster, gateway: &[IpAddr]) -> Dns {
     let address_field = section.field("address");
     let ttl = section.field("ttl").integer(0..=3600).unwrap_or(5_u32);
     let pods = section.field("pods").choice(&[
@@ -223,9 +223,9 @@ fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
     ]);
     let autopath = section.field("autopath").boolean();
     let responses = section.field("responsesPerSecond").integer(0..=u32::MAX);
-    let upstreams = list(&section.field("upstreams"), |item| {
-        item.parsed("a DNS server such as 9.9.9.9 or [2620:fe::fe]:53", values::dns_server)
-    });
+    let upstream_field = section.field("upstreams");
+    let zone_field = section.field("zones");
+    let serve_stale = section.field("serveStale").boolean();
     section.finish();
     let addresses = if address_field.is_present() {
         let addresses = host_addresses(&address_field);
@@ -234,6 +234,10 @@ fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
     } else {
         rules::tenth_address(cluster, &address_field)
     };
+    let own: Vec<IpAddr> = addresses.iter().chain(gateway).copied().collect();
+    let upstreams = upstream_field.is_present().then(|| dns_servers(&upstream_field, &own));
+    let zones = list(&zone_field, |item| dns_zone(item, cluster, &own));
+    rules::zones_apart(&zones, &zone_field);
     Dns {
         addresses,
         ttl: Duration::from_secs(ttl.into()),
@@ -241,7 +245,37 @@ fn dns(mut section: Section<'_>, cluster: &Cluster) -> Dns {
         autopath: autopath.unwrap_or(false),
         responses_per_second: responses.unwrap_or(DNS_RESPONSES),
         upstreams,
+        zones,
+        serve_stale: serve_stale.unwrap_or(false),
     }
+}
+
+/// DNS servers, none of which is the gateway itself.
+fn dns_servers(field: &Field<'_>, own: &[IpAddr]) -> Vec<SocketAddr> {
+    list(field, |item| {
+        let server = item.parsed("a DNS server such as 9.9.9.9 or [2620:fe::fe]:53", values::dns_server)?;
+        if own.contains(&server.ip()) {
+            item.fault("a server other than the gateway, which would ask itself");
+        }
+        Some(server)
+    })
+}
+
+fn dns_zone(item: &Field<'_>, cluster: &Cluster, own: &[IpAddr]) -> Option<DnsZone> {
+    let mut section = item.clone().section();
+    let (name_field, upstream_field) = (section.field("name"), section.field("upstreams"));
+    section.finish();
+    let name = name_field.parsed("a domain such as corp.example", values::domain);
+    if !name_field.is_present() {
+        name_field.fault("a domain such as corp.example");
+    }
+    if upstream_field.items().is_empty() {
+        upstream_field.fault("at least one DNS server such as 192.0.2.53");
+    }
+    let upstreams = dns_servers(&upstream_field, own);
+    let name = name?;
+    rules::zone_is_not_ours(&name, cluster, &name_field);
+    Some(DnsZone { name, upstreams })
 }
 
 fn nat(mut section: Section<'_>, cluster: &Cluster, node_ports: &Field<'_>) -> Nat {

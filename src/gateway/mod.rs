@@ -36,7 +36,8 @@ use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{self, Compiler};
-use pollgate_control::dns::tcp::{self, DnsServer};
+use pollgate_control::dns::resolver::Resolver;
+use pollgate_control::dns::{self, DnsParts, DnsServer};
 use pollgate_control::health::{self, HealthServer, ProxyHealth};
 use pollgate_control::local::Listeners;
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
@@ -61,8 +62,8 @@ pub use error::GatewayError;
 use error::system;
 use network::follow_network;
 use restore::{open_state, read_pods};
-use workers::Workers;
 pub(crate) use workers::worker_count;
+use workers::{DnsEnds, Workers};
 
 /// Options of one start, in addition to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +102,8 @@ pub struct Gateway {
     api: ApiHandle,
     control: ControlHandle,
     _network: HostNetwork,
-    servers: Option<LocalServers>,
+    dns: DnsServer,
+    health: Option<HealthServer>,
     /// Removed once nothing polls it.
     _pair: Option<HostPair>,
     _claims: Vec<UnixListener>,
@@ -120,20 +122,20 @@ impl Gateway {
             return Err(GatewayError::NotDone(unsupported));
         }
         check_host(config)?;
-        if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES + tcp::OPEN_FILES) {
+        if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES + dns::OPEN_FILES) {
             warn!("raising the limit of open files: {error}; the API serves fewer clients");
         }
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
         let plan = PairPlan::of(config);
-        let with_pair = plan.as_ref().map(|_| config.clone().with_pair());
-        let config = with_pair.as_ref().unwrap_or(config);
+        let config = config.clone().with_upstreams(host::resolv::upstreams);
+        let config = &if plan.is_some() { config.with_pair() } else { config };
         let claims = claim_interfaces(config)?;
         let pair = plan.as_ref().map(HostPair::make).transpose()?;
         let (store, mut cluster) = open_state(config, start.set_aside_damaged)?;
         let counters = Arc::new(Counters::new(count));
         let options = compile::Options::from(config);
-        let settings = Arc::clone(&options.settings);
+        let (settings, zone) = (Arc::clone(&options.settings), Arc::clone(&options.dns));
         let mut compiler = Compiler::new(options, Arc::clone(&counters));
         let source = compiler.source();
         let (commands, received) = channel::unbounded();
@@ -142,16 +144,31 @@ impl Gateway {
         compiler.network(Arc::clone(&net));
         let conflicts = Arc::new(Conflicts::default());
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
-        let dns_clients = Arc::new(pair.as_ref().map_or_else(Clients::default, |_| Clients::new(&settings.snat_ports)));
-        let (mut engines, steered) =
-            workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes, &dns_clients)?;
+        let requests = dns::requests().map_err(system("creating a socket"))?;
+        let ends = DnsEnds {
+            resolver: (!zone.forward.is_empty()).then(|| Arc::clone(&requests.0)),
+            clients: Arc::new(pair.as_ref().map_or_else(Clients::default, |_| Clients::new(&settings.snat_ports))),
+        };
+        let (mut engines, steered, mesh) =
+            workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes, &ends)?;
         let announcer = start_announcer(config, net, &counters, conflicts)?;
         compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
-        let servers = pair.as_ref().map(|_| LocalServers::start(&source, dns_clients, &counters)).transpose()?;
-        if let Some(servers) = &servers {
-            compiler.serve_locally(Box::new(servers.listeners()));
+        let resolver = Arc::new(Resolver::new(zone, config.dns.serve_stale, Arc::clone(&counters)));
+        let dns = DnsServer::start(DnsParts {
+            tables: source.clone(),
+            clients: ends.clients,
+            counters: Arc::clone(&counters),
+            resolver: Arc::clone(&resolver),
+            requests,
+            reply_to: Box::new(move |worker, reply| mesh.reply(worker, reply)),
+        })
+        .map_err(system("starting the DNS thread"))?;
+        let health = pair.as_ref().map(|_| start_health(&counters)).transpose()?;
+        if let Some(health) = &health {
+            let (health, dns) = (health.services(), dns.listeners());
+            compiler.serve_locally(Box::new(Listeners { health, dns }));
             compiler.publish_own(config.health.port);
         }
         runtime::publish_restored(&cluster, &mut compiler);
@@ -173,7 +190,7 @@ impl Gateway {
             https: config.api.listen.map(|listen| Https::beside(&config.api.state, listen)),
             replica: cluster.clone(),
             commands,
-            stats: stats(config, &counters, &source, follower.as_ref(), state),
+            stats: stats(config, &counters, &source, &resolver, follower.as_ref(), state),
             dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
         })?;
         let parts =
@@ -192,7 +209,8 @@ impl Gateway {
             api,
             control,
             _network: network,
-            servers,
+            dns,
+            health,
             _pair: pair,
             _claims: claims,
         })
@@ -215,7 +233,8 @@ impl Gateway {
         drop(self.following);
         self.api.stop();
         self.control.stop();
-        drop(self.servers);
+        drop(self.health);
+        drop(self.dns);
         let totals = self.counters.totals();
         format!("rx {} tx {} passed {} dropped {}", totals.rx, totals.tx, totals.passed(), totals.dropped())
     }
@@ -234,27 +253,9 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     Ok(())
 }
 
-/// The threads behind the local services.
-struct LocalServers {
-    health: HealthServer,
-    dns: DnsServer,
-}
-
-impl LocalServers {
-    fn start(
-        tables: &Source,
-        dns_clients: Arc<Clients>,
-        counters: &Arc<Counters>,
-    ) -> Result<LocalServers, GatewayError> {
-        let proxy = Arc::new(ProxyHealth::new(Arc::clone(counters)));
-        let health = HealthServer::start(proxy).map_err(system("starting the health thread"))?;
-        let dns = DnsServer::start(tables.clone(), dns_clients, Arc::clone(counters));
-        Ok(LocalServers { health, dns: dns.map_err(system("starting the DNS thread"))? })
-    }
-
-    fn listeners(&self) -> Listeners {
-        Listeners { health: self.health.services(), dns: self.dns.listeners() }
-    }
+fn start_health(counters: &Arc<Counters>) -> Result<HealthServer, GatewayError> {
+    let proxy = Arc::new(ProxyHealth::new(Arc::clone(counters)));
+    HealthServer::start(proxy).map_err(system("starting the health thread"))
 }
 
 fn start_announcer(
@@ -279,16 +280,19 @@ fn stats(
     config: &Config,
     counters: &Arc<Counters>,
     tables: &Source,
+    resolver: &Arc<Resolver>,
     follower: Option<&Follower>,
     state: Arc<Size>,
 ) -> StatsSource {
     let (counters, tables, max_flows) = (Arc::clone(counters), tables.clone(), config.flows.max);
+    let resolver = Arc::clone(resolver);
     let manifests = follower.map(Follower::status);
     Arc::new(move || {
         let manifests = manifests.as_ref().map(files::Status::to_stats);
-        let (log_lines_lost, state) = (log::lost(), StateFile::from(&*state));
+        let (log_lines_lost, state, upstreams) = (log::lost(), StateFile::from(&*state), resolver.stats());
         let panicked_requests = api::panicked_requests();
-        Stats { manifests, log_lines_lost, state, panicked_requests, ..Stats::collect(&counters, &tables, max_flows) }
+        let collected = Stats::collect(&counters, &tables, max_flows);
+        Stats { manifests, log_lines_lost, state, upstreams, panicked_requests, ..collected }
     })
 }
 

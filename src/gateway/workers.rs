@@ -9,6 +9,7 @@ use std::time::Instant as Clock;
 use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::Conflicts;
 use pollgate_common::counters::Counters;
+use pollgate_common::dns::forward::Requests;
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::random_seed;
 use pollgate_common::inspect::Mailbox;
@@ -34,6 +35,14 @@ pub(crate) struct Engine {
     wake: WakeUp,
 }
 
+/// Where workers meet the DNS thread.
+pub(crate) struct DnsEnds {
+    /// Queries that take a resolver; `None` if there is none.
+    pub(crate) resolver: Option<Arc<Requests>>,
+    /// The clients of DNS over TCP.
+    pub(crate) clients: Arc<Clients>,
+}
+
 /// One engine per worker, with its ports open, and the programs that steer frames to them.
 pub(crate) fn make(
     config: &Config,
@@ -42,8 +51,8 @@ pub(crate) fn make(
     counters: &Arc<Counters>,
     conflicts: &Arc<Conflicts>,
     mailboxes: &[Arc<Mailbox>],
-    dns_clients: &Arc<Clients>,
-) -> Result<(Vec<Engine>, Steered), GatewayError> {
+    dns: &DnsEnds,
+) -> Result<(Vec<Engine>, Steered, Arc<Mesh>), GatewayError> {
     let workers = mailboxes.len();
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
     let wakes =
@@ -68,7 +77,8 @@ pub(crate) fn make(
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
             ask: Box::new(network.resolver().into_fn()),
             dns_rate: config.dns.responses_per_second,
-            dns_clients: Arc::clone(dns_clients),
+            resolver: dns.resolver.clone(),
+            dns_clients: Arc::clone(&dns.clients),
             seeds: random_seed(),
         };
         let worker = Worker::new(parts).map_err(system("mapping the flow table (flows.max)"))?;
@@ -76,7 +86,7 @@ pub(crate) fn make(
     };
     // In the workers' order, which is the order in which their ports join the fanout groups.
     let engines: Result<Vec<Engine>, GatewayError> = (0..count).zip(wakes).map(make).collect();
-    Ok((engines?, opener.finish()))
+    Ok((engines?, opener.finish(), mesh))
 }
 
 /// `auto`: one per receive queue, at most CPUs − 1, and at most the length of `workers.cpus`.

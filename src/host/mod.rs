@@ -32,6 +32,7 @@ pub(crate) mod netlink;
 mod nic;
 pub mod pair;
 mod query;
+pub mod resolv;
 #[cfg(test)]
 pub(crate) mod sample;
 

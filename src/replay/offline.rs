@@ -71,6 +71,7 @@ impl Offline {
             mailbox: Arc::default(),
             ask: Box::new(|_| {}),
             dns_rate: config.dns.responses_per_second,
+            resolver: None,
             dns_clients: Arc::default(),
             seeds: SEEDS,
         };

@@ -257,7 +257,7 @@ fn a_client_with_too_many_connections_loses_its_own_oldest() {
 
 fn the_search_list_is_that_of_the_client_behind_the_pair() {
     let network = Network::new(&guide(), 1).expect("a network");
-    let site = Site::configured(network, |text| format!("{text}dns: {{ autopath: true }}\n"));
+    let site = Site::configured(network, |text| format!("{text}dns: {{ autopath: true, upstreams: [] }}\n"));
     site.resolve_neighbours();
     // A Pod of namespace `default` types `backend-service.default`.
     let typed = "backend-service.default.default.svc.cluster.local";

@@ -56,7 +56,7 @@ fn configured(backend: &str, text: &str) -> String {
             "loadBalancerPools: [192.168.50.200-192.168.50.209, \"fd00:192:168:50::200/128\"], \
              serviceCIDRs: [10.96.0.0/16, \"fd00:10:96::/112\"], podCIDRs: [10.244.0.0/16, \"fd00:10:244::/48\"]",
         )
-        + "dns: { address: [10.96.0.10, \"fd00:10:96::10\"] }\n"
+        + "dns: { address: [10.96.0.10, \"fd00:10:96::10\"], upstreams: [] }\n"
 }
 
 /// A site with both families, and the servers of its IPv6 addresses; no host's MAC address is known yet.
@@ -75,6 +75,13 @@ fn unresolved(backend: &str, queues: u32) -> (Site, Vec<Server>) {
          { name: udp, protocol: UDP, port: 7000, targetPort: 7000, nodePort: 30882 }] } }",
     );
     (site, servers)
+}
+
+/// A site with both families, with what `change` makes of the configuration's text.
+pub(crate) fn plain(change: impl FnOnce(String) -> String) -> Site {
+    let site = Site::configured(network(1), |text| change(configured("packet", &text)));
+    site.resolve_neighbours();
+    site
 }
 
 pub(crate) fn site(backend: &str, queues: u32) -> (Site, Vec<Server>) {

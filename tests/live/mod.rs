@@ -9,6 +9,7 @@
 mod behind;
 mod bulk;
 mod changes;
+mod dns_outside;
 mod dns_tcp;
 mod dual_stack;
 mod dump;
@@ -37,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         behind::TESTS,
         bulk::TESTS,
         changes::TESTS,
+        dns_outside::TESTS,
         dns_tcp::TESTS,
         dual_stack::TESTS,
         dump::TESTS,

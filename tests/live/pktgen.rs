@@ -93,7 +93,7 @@ impl Bench {
 
     /// The same with IPv6 alone.
     fn asking_v6() -> Bench {
-        let more = "addresses: \"fd00:10:244:1::10\"\ndns: { address: \"fd00:10:96::10\" }\n\
+        let more = "addresses: \"fd00:10:244:1::10\"\ndns: { address: \"fd00:10:96::10\", upstreams: [] }\n\
                     cluster: { serviceCIDRs: \"fd00:10:96::/112\", podCIDRs: \"fd00:10:244::/48\" }\n";
         let behind_right = ["fd00:10:244:2::11", "fd00:10:244:2::12", "fd00:10:244:2::13"];
         let objects = [("udp", "UDP", "fd00:10:96::5"), ("tcp", "TCP", "fd00:10:96::3")]

@@ -121,7 +121,7 @@ impl Resolver {
     /// With the C library that `compiler` links.
     fn new(autopath: bool, compiler: &str, options: &[&str]) -> Resolver {
         let network = Network::new(&guide(), 1).expect("a network");
-        let dns = format!("dns: {{ address: 10.96.0.10, autopath: {autopath} }}\n");
+        let dns = format!("dns: {{ address: 10.96.0.10, autopath: {autopath}, upstreams: [] }}\n");
         let site = Site::configured(network, |text| text + &dns);
         site.resolve_neighbours();
         site.apply(OBJECTS);

@@ -107,10 +107,14 @@ impl Site {
         site
     }
 
-    /// With what `change` makes of the configuration's text, and unresolved.
+    /// With what `change` makes of the configuration's text, and unresolved. Names outside the cluster are refused unless it says
+    /// something of DNS.
     pub(crate) fn configured(network: Network, change: impl FnOnce(String) -> String) -> Site {
         let directory = TempDir::new().expect("a directory");
-        let text = change(configuration(directory.path(), ""));
+        let mut text = change(configuration(directory.path(), ""));
+        if !text.contains("dns:") {
+            text.push_str("dns: { upstreams: [] }\n");
+        }
         let config = Config::parse("gateway.yaml", &text, Purpose::Run).expect("a config");
         let stop = Arc::new(AtomicBool::new(false));
         let gateway = network.gateway().run(|| Gateway::start(&config, stop)).expect("a running gateway");

@@ -16,6 +16,7 @@ mod v4 {
     mod changes;
     mod clusterip;
     mod dns;
+    mod dns_forward;
     mod drain;
     mod errors;
     mod flood;
@@ -43,6 +44,7 @@ mod v6 {
     mod affinity;
     mod changes;
     mod clusterip;
+    mod dns_forward;
     mod dns_v6;
     mod drain;
     mod errors;

@@ -49,6 +49,7 @@ fn ask(zone: &Zone, query: &[u8], room: usize, client: Option<IpAddr>) -> Result
             assert!(!is_query(query), "a query without a response: {query:02x?}");
             assert_eq!(buffer, query);
         }
+        Err(NoAnswer::Forward) => panic!("there is no resolver: {query:02x?}"),
         Err(NoAnswer::NoRoom) => assert!(buffer.len() + room < MOST, "{room} bytes are room enough: {query:02x?}"),
     }
     result
@@ -94,7 +95,15 @@ fn zone() -> Zone {
     let reverse = ["10.96.0.0/16", "10.240.0.0/12", "fd00::/16"].map(|net| net.parse().expect("a range")).to_vec();
     let servers = ["10.96.0.10", "fd00::a"].map(|address| address.parse().expect("an address")).to_vec();
     let origin = wire("cluster.local");
-    let settings = ZoneSettings { origin, ttl: 5, pods: PodRecords::Verified, autopath: true, reverse, servers };
+    let settings = ZoneSettings {
+        origin,
+        ttl: 5,
+        pods: PodRecords::Verified,
+        autopath: true,
+        reverse,
+        servers,
+        forward: Vec::new(),
+    };
     let mut zone = Zone::new(Arc::new(settings));
     zone.services_are_loaded();
     zone.pods_are_loaded();

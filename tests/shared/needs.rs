@@ -97,7 +97,8 @@ fn package(program: &str) -> &str {
 }
 
 fn runs(program: &str) -> Result<(), String> {
-    let probe = Command::new(program).arg(if program == "dig" { "-v" } else { "--version" }).output();
+    let version = if ["dig", "nsd"].contains(&program) { "-v" } else { "--version" };
+    let probe = Command::new(program).arg(version).output();
     let output = probe.map_err(|error| format!("{program} cannot be run: {error}"))?;
     if output.status.success() { Ok(()) } else { Err(format!("{program} cannot be run: {}", output.status)) }
 }

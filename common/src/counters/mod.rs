@@ -183,7 +183,7 @@ macro_rules! counters {
 counters! {
     rx Counter Frames "Frames received.",
     rx_bytes Counter Bytes "Bytes received, Ethernet headers included.",
-    originated Counter Frames "Frames created by pollgate: resets and ICMP errors.",
+    originated Counter Frames "Frames created by pollgate: resets, ICMP errors, and responses to forwarded DNS queries.",
     tx Counter Frames "Frames sent.",
     tx_bytes Counter Bytes "Bytes sent, Ethernet headers included.",
     consumed Counter Frames "Frames for pollgate itself that were processed without a reply.",
@@ -211,7 +211,7 @@ counters! {
     dns_answered Counter Events "DNS responses with records (NOERROR). This and the next ten: responses by code.",
     dns_no_data Counter Events "DNS responses that the name exists, but not with this type (NOERROR without records).",
     dns_nxdomain Counter Events "DNS responses that the name does not exist (NXDOMAIN).",
-    dns_servfail Counter Events "DNS responses that the objects are not loaded yet (SERVFAIL).",
+    dns_servfail Counter Events "DNS responses that the objects are not loaded yet, or that no upstream gave an answer (SERVFAIL).",
     dns_refused Counter Events "DNS responses that the name is in no zone of the cluster, that its class is not IN, or that zones are not transferred (REFUSED).",
     dns_notimp Counter Events "DNS responses to an opcode other than QUERY (NOTIMP).",
     dns_badvers Counter Events "DNS responses to an EDNS version other than 0 (BADVERS).",
@@ -228,6 +228,16 @@ counters! {
     dns_tcp_displaced Counter Events "DNS connections closed for a newer one, because the client, or all clients together, had as many as allowed.",
     dns_tcp_timed_out Counter Events "DNS connections closed because no whole query came in time, or because the client did not read its responses.",
     dns_tcp_malformed Counter Events "DNS connections closed because of a message that is not a query, or of a length that none has.",
+    dns_forwarded Counter Events "DNS queries for names outside the cluster, or for aliases of such names, that took the resolver. The counters by type and by code have them, too.",
+    dns_cached Counter Events "Forwarded DNS queries that were answered from the resolver's cache.",
+    dns_stale Counter Events "Forwarded DNS queries that were answered with an expired answer, because no upstream gave another (`dns.serveStale`).",
+    dns_coalesced Counter Events "Forwarded DNS queries that waited for the answer to an equal one.",
+    dns_no_room Counter Events "Forwarded DNS queries that got SERVFAIL because the client, or all clients together, had as many waiting as allowed.",
+    dns_upstream_queries Counter Events "DNS queries sent to upstreams, over UDP or TCP.",
+    dns_upstream_tcp Counter Events "Those of them over TCP, because the response over UDP was truncated.",
+    dns_upstream_failures Counter Events "DNS queries to upstreams without a usable response: none in time, an error, or a malformed message.",
+    dns_upstream_bogus Counter Events "Messages from upstreams that do not respond to the query: another number or another question.",
+    dns_prefetched Counter Events "Names that were asked for again before their answer in the cache expired.",
     announced Counter Frames "Frames that announced where owned addresses are: gratuitous ARP and unsolicited neighbour advertisements. Not part of `originated` and `tx`.",
     missed Counter Frames "Frames the kernel dropped before pollgate received them (receive ring full).",
     given_to_host Counter Frames "Frames that an AF_XDP port took from the kernel although they were not for pollgate, given back by the host pair. They count as sent.",
@@ -321,7 +331,7 @@ impl Counters {
         &self.beside
     }
 
-    /// The block of the thread that answers DNS queries over TCP.
+    /// The block of the thread that answers DNS queries over TCP, and for names outside the cluster.
     pub fn dns(&self) -> &WorkerCounters {
         &self.dns
     }

@@ -30,6 +30,8 @@ pub enum NoAnswer {
     NotAQuery,
     /// The buffer is too small for the response.
     NoRoom,
+    /// It takes a resolver ([`way_out`], [`super::relay`]). The query is as it was up to the end of its question.
+    Forward,
 }
 
 /// The rule that an answer follows.
@@ -55,6 +57,14 @@ pub enum Rule {
     NotLoaded,
     /// The name is in no zone of the cluster.
     Outside,
+    /// The name, or what it is an alias of, is in no zone of the cluster: other servers are asked.
+    Forward,
+    /// Another server was asked, and this is its answer.
+    Upstream,
+    /// No other server gave an answer.
+    UpstreamFailed,
+    /// Other servers are asked as much as may be.
+    Busy,
     /// The class is not IN.
     Class,
     /// Zone transfers are not served.
@@ -68,6 +78,10 @@ pub enum Rule {
 }
 
 impl Rule {
+    fn took_a_resolver(self) -> bool {
+        matches!(self, Rule::Upstream | Rule::UpstreamFailed | Rule::Busy)
+    }
+
     /// What it says.
     pub fn sentence(self) -> &'static str {
         match self {
@@ -81,6 +95,10 @@ impl Rule {
             Rule::Reverse => "the address is in a range of Pods or Services",
             Rule::NotLoaded => "the objects are not loaded yet",
             Rule::Outside => "it is in no zone of the cluster",
+            Rule::Forward => "it is in no zone of the cluster: other servers are asked",
+            Rule::Upstream => "another server was asked, and this is its answer",
+            Rule::UpstreamFailed => "no other server gave an answer",
+            Rule::Busy => "other servers are asked as much as may be",
             Rule::Class => "its class is not IN",
             Rule::Transfer => "zones are not transferred",
             Rule::EdnsVersion => "its EDNS version is not 0 (RFC 6891 §6.1.3)",
@@ -127,7 +145,40 @@ pub fn respond(query: &Query, buffer: &mut [u8], zone: &Zone, client: Option<IpA
         Some(Unreadable::Malformed(how)) => Outcome::error(Rcode::FormErr, Rule::Malformed(how)),
         Some(Unreadable::Opcode) => Outcome::error(Rcode::NotImp, Rule::Opcode),
     };
+    if result.rule == Rule::Forward {
+        return Err(NoAnswer::Forward);
+    }
     writer.finish(query, result)
+}
+
+/// The same for a query that could not be forwarded, or to no avail: SERVFAIL.
+///
+/// # Errors
+/// If there is no room.
+#[cold]
+pub fn fail(query: &Query, buffer: &mut [u8], rule: Rule) -> Result<Answered, NoAnswer> {
+    Writer::new(query, buffer).finish(query, Outcome::error(Rcode::ServFail, rule))
+}
+
+/// The name outside the zones that `name` is, or leads to as an alias, if other servers are to be asked for it. `alias` gets each name
+/// on the way.
+#[cold]
+pub fn way_out(zone: &Zone, mut name: Name, mut alias: impl FnMut(&Name)) -> Option<Name> {
+    for _ in 0..CHAIN {
+        if !zone.holds(&name) {
+            let is_reverse = Reverse::read(&name).is_some_and(|name| is_ours(zone, &name));
+            return (!is_reverse && zone.settings().forward(&name).is_some()).then_some(name);
+        }
+        let (Found::Node(node) | Found::Port(node)) = zone.find(&name) else { return None };
+        let target = node.answer(rr::CNAME).filter(|records| records.rtype == rr::CNAME)?;
+        name = Name::of(&[target.data()?], zone.names().seed())?;
+        alias(&name);
+    }
+    None
+}
+
+fn is_ours(zone: &Zone, name: &Reverse) -> bool {
+    zone.settings().reverse.iter().any(|net| name.within(net).is_some())
 }
 
 /// Overwrites a query that was read from `buffer` with an empty response that is marked as truncated: the client is to ask by TCP.
@@ -142,18 +193,18 @@ pub fn slip(query: &Query, buffer: &mut [u8]) -> Result<Answered, NoAnswer> {
 
 /// A response code, and why.
 #[derive(Clone, Copy)]
-struct Outcome {
+pub(super) struct Outcome {
     rcode: Rcode,
     authoritative: bool,
     rule: Rule,
 }
 
 impl Outcome {
-    fn of(rcode: Rcode, rule: Rule) -> Outcome {
+    pub(super) fn of(rcode: Rcode, rule: Rule) -> Outcome {
         Outcome { rcode, authoritative: true, rule }
     }
 
-    fn error(rcode: Rcode, rule: Rule) -> Outcome {
+    pub(super) fn error(rcode: Rcode, rule: Rule) -> Outcome {
         Outcome { rcode, authoritative: false, rule }
     }
 }
@@ -241,6 +292,9 @@ fn alias(query: &Query, writer: &mut Writer<'_>, zone: &Zone, records: &Records<
     writer.put(ANSWER, 1, &[records.answers]);
     let target = records.data().and_then(|data| Name::of(&[data], zone.names().seed()));
     if let Some(target) = target.filter(|_| !matches!(query.rtype, rr::CNAME | rr::ANY)) {
+        if query.can_forward && way_out(zone, target.clone(), |_| {}).is_some() {
+            return Outcome::error(Rcode::Refused, Rule::Forward);
+        }
         follow(query, writer, zone, data, target);
     }
     Outcome::of(Rcode::NoError, Rule::Alias)
@@ -285,7 +339,9 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
     let typed = query.name.head(above - 2);
     [above - 1, above].into_iter().find_map(|domain| {
         let name = Name::of(&[typed, query.name.parent(domain)], zone.names().seed())?;
-        if matches!(zone.find(&name), Found::Missing | Found::Unknown | Found::Outside) {
+        // What takes a resolver is left to the client's own walk, for every type.
+        let leads_out = || query.can_forward && way_out(zone, name.clone(), |_| {}).is_some();
+        if matches!(zone.find(&name), Found::Missing | Found::Unknown | Found::Outside) || leads_out() {
             return None;
         }
         // The rest of the target is in the question.
@@ -304,7 +360,10 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
 fn outside(query: &Query, writer: &mut Writer<'_>, zone: &Zone) -> Outcome {
     let reverse = Reverse::read(&query.name);
     let place = reverse.and_then(|name| zone.settings().reverse.iter().find_map(|net| name.within(net)));
-    let Some((place, apex)) = place else { return Outcome::error(Rcode::Refused, Rule::Outside) };
+    let Some((place, apex)) = place else {
+        let is_forwarded = query.can_forward && zone.settings().forward(&query.name).is_some();
+        return Outcome::error(Rcode::Refused, if is_forwarded { Rule::Forward } else { Rule::Outside });
+    };
     let apex = message::LEN + query.name.offset(apex);
     let deny = |writer: &mut Writer<'_>, rcode, rule| {
         writer.soa(AUTHORITY, zone, apex);
@@ -326,16 +385,16 @@ fn outside(query: &Query, writer: &mut Writer<'_>, zone: &Zone) -> Outcome {
     Outcome::of(Rcode::NoError, Rule::Reverse)
 }
 
-const ANSWER: usize = 0;
-const AUTHORITY: usize = 1;
+pub(super) const ANSWER: usize = 0;
+pub(super) const AUTHORITY: usize = 1;
 const ADDITIONAL: usize = 2;
 
 /// Writes records behind the question, as many as the client accepts.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     buffer: &'a mut [u8],
     /// Where the records start.
     start: usize,
-    at: usize,
+    pub(super) at: usize,
     /// Where they must end.
     limit: usize,
     counts: [u16; 3],
@@ -346,7 +405,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     #[inline]
-    fn new(query: &Query, buffer: &'a mut [u8]) -> Writer<'a> {
+    pub(super) fn new(query: &Query, buffer: &'a mut [u8]) -> Writer<'a> {
         let start = if query.unreadable.is_none() { query.end } else { message::LEN };
         Writer { buffer, start, at: start, limit: query.limit(), counts: [0; 3], truncated: false, is_short: false }
     }
@@ -355,7 +414,7 @@ impl<'a> Writer<'a> {
     /// client takes a part for the whole (RFC 2181 §9); additional records are left out without one. Returns whether they were
     /// written.
     #[inline]
-    fn put(&mut self, section: usize, count: u16, parts: &[&[u8]]) -> bool {
+    pub(super) fn put(&mut self, section: usize, count: u16, parts: &[&[u8]]) -> bool {
         let end = self.at + parts.iter().map(|part| part.len()).sum::<usize>();
         if self.truncated || end > self.limit {
             if section != ADDITIONAL && !self.truncated {
@@ -473,7 +532,7 @@ impl<'a> Writer<'a> {
 
     /// Writes OPT and header.
     #[inline]
-    fn finish(self, query: &Query, outcome: Outcome) -> Result<Answered, NoAnswer> {
+    pub(super) fn finish(self, query: &Query, outcome: Outcome) -> Result<Answered, NoAnswer> {
         let Writer { buffer, mut at, mut counts, truncated, is_short, .. } = self;
         let Outcome { rcode, authoritative, rule } = outcome;
         if is_short {
@@ -487,6 +546,7 @@ impl<'a> Writer<'a> {
             counts[ADDITIONAL] += 1;
         }
         let header = query.header.response(rcode, authoritative, truncated, u16::from(is_readable), counts);
+        let header = if rule.took_a_resolver() { header.with_recursion() } else { header };
         buffer.get_mut(..message::LEN).ok_or(NoAnswer::NoRoom)?.copy_from_slice(header.as_bytes());
         Ok(Answered { len: at, rcode, truncated, answers: counts[ANSWER], rule })
     }

@@ -19,6 +19,8 @@ use crate::header::Header;
 pub const LEN: usize = 12;
 /// Bytes of a question behind its name.
 pub const QUESTION_FIELDS: usize = 4;
+/// The most bytes of a header with its question.
+pub const HEAD: usize = LEN + super::name::MAX_NAME + QUESTION_FIELDS;
 /// Class IN.
 pub const IN: u16 = 1;
 /// The UDP payload size that every client must accept (RFC 1035 §2.3.4).
@@ -33,6 +35,7 @@ const OPCODE: u16 = 0x7800;
 const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
 const RD: u16 = 0x0100;
+const RA: u16 = 0x0080;
 const CD: u16 = 0x0010;
 const DO: u16 = 0x8000;
 
@@ -117,6 +120,18 @@ impl Dns {
         Dns { id: self.id, flags: U16::new(flags), questions: U16::new(questions), answers, authorities, additionals }
     }
 
+    /// The header of a response that took a resolver (RFC 1035 §4.1.1).
+    #[must_use]
+    pub fn with_recursion(mut self) -> Dns {
+        self.flags = U16::new(self.flags.get() | RA);
+        self
+    }
+
+    /// Whether the client forbids the resolver to validate (RFC 4035 §3.2.2).
+    pub fn checking_disabled(&self) -> bool {
+        self.flags.get() & CD != 0
+    }
+
     /// The query's number, which the client chose at random.
     #[inline]
     pub fn id(&self) -> u16 {
@@ -172,6 +187,11 @@ impl Opt {
         self.version
     }
 
+    /// Whether the client wants DNSSEC records (RFC 3225 §3).
+    pub fn dnssec_ok(&self) -> bool {
+        self.flags.get() & DO != 0
+    }
+
     /// The OPT record of our response: same DO bit (RFC 3225 §3), no options.
     #[inline]
     pub fn response(&self, rcode: Rcode) -> Opt {
@@ -202,6 +222,8 @@ pub enum Carrier {
 pub struct Query {
     /// How it comes; reading another query leaves it as it is.
     pub carrier: Carrier,
+    /// Whether there is a resolver for names outside the zones; reading another query leaves it as it is.
+    pub can_forward: bool,
     /// The question's name.
     pub name: Name,
     /// Its header.
@@ -232,6 +254,15 @@ impl Query {
             _ => Some(Unreadable::Opcode),
         };
         Some(())
+    }
+
+    /// Its header and question alone, to be read again elsewhere. `buffer` holds the message.
+    pub fn head(&self, buffer: &[u8]) -> Option<([u8; HEAD], usize)> {
+        let mut head = [0; HEAD];
+        head.get_mut(..self.end)?.copy_from_slice(buffer.get(..self.end)?);
+        // No other records.
+        head[6..LEN].fill(0);
+        Some((head, self.end))
     }
 
     /// Bytes of the longest response, without an OPT record.
@@ -333,6 +364,31 @@ fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
             return Err(Malformed::Name);
         }
     }
+}
+
+/// The query with the number `id` that asks an upstream for `name` (in wire format), recursively and with EDNS.
+pub fn upstream_query(id: u16, name: &[u8], rtype: u16, dnssec_ok: bool, checking_disabled: bool) -> Vec<u8> {
+    let flags = RD | if checking_disabled { CD } else { 0 };
+    let (one, none) = (U16::new(1), U16::new(0));
+    let header = Dns {
+        id: U16::new(id),
+        flags: U16::new(flags),
+        questions: one,
+        answers: none,
+        authorities: none,
+        additionals: one,
+    };
+    let fields = QuestionFields { rtype: U16::new(rtype), class: U16::new(IN) };
+    let opt = Opt {
+        name: 0,
+        rtype: U16::new(rr::OPT),
+        size: U16::new(EDNS_SIZE),
+        extended_rcode: 0,
+        version: 0,
+        flags: U16::new(if dnssec_ok { DO } else { 0 }),
+        len: none,
+    };
+    [header.as_bytes(), name, fields.as_bytes(), opt.as_bytes()].concat()
 }
 
 /// A query for the records of `name` (in wire format) of type `rtype`.

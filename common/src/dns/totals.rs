@@ -28,6 +28,10 @@ pub struct Totals {
     /// Queries beyond the rate that got an empty, truncated response.
     pub slipped: u64,
     search_list: u64,
+    /// Queries that were given to the resolver.
+    pub forwarded: u64,
+    /// Queries that it had no room for.
+    pub no_room: u64,
 }
 
 impl Totals {
@@ -88,5 +92,7 @@ impl Totals {
         counters.dns_truncated.set(self.truncated);
         counters.dns_slipped.set(self.slipped);
         counters.dns_search_list.set(self.search_list);
+        counters.dns_forwarded.set(self.forwarded);
+        counters.dns_no_room.set(self.no_room);
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! All parts are shared between generations: copying a zone copies a few pointers, a change copies the shards it touches.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -57,6 +57,30 @@ pub struct ZoneSettings {
     pub reverse: Vec<IpNet>,
     /// Where DNS is served: the addresses of the name server `ns.dns`.
     pub servers: Vec<IpAddr>,
+    /// Where queries for names outside the zones go.
+    pub forward: Vec<Forward>,
+}
+
+/// A zone that other servers know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Its name on the wire, lower case; the root for every name.
+    pub zone: Box<[u8]>,
+    /// The servers, in order of preference.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+impl ZoneSettings {
+    /// The servers for a name that is in none of the gateway's zones: those of the longest zone that holds it.
+    pub fn forward(&self, name: &Name) -> Option<&Forward> {
+        let holds = |forward: &&Forward| {
+            let end = name.as_bytes().len().checked_sub(forward.zone.len());
+            end.is_some_and(|at| {
+                (0..=name.count()).any(|label| name.offset(label) == at) && name.as_bytes()[at..] == *forward.zone
+            })
+        };
+        self.forward.iter().filter(holds).max_by_key(|forward| forward.zone.len())
+    }
 }
 
 /// A Service that has an address.
@@ -365,7 +389,35 @@ pub fn label(text: &str) -> Option<Arc<[u8]>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::name::Seed;
     use super::*;
+
+    #[test]
+    fn a_name_is_forwarded_by_the_longest_zone_that_holds_it() {
+        let forward = |zone: &str, port| Forward {
+            zone: if zone.is_empty() { Box::new([0]) } else { to_wire(zone).expect("a name") },
+            upstreams: vec![SocketAddr::from(([192, 0, 2, 53], port))],
+        };
+        let zones = vec![forward("corp.example", 1), forward("sub.corp.example", 2)];
+        let port = |settings: &ZoneSettings, name: &str| {
+            let name = Name::of(&[&to_wire(name).expect("a name")], Seed::random()).expect("a name");
+            settings.forward(&name).map(|forward| forward.upstreams[0].port())
+        };
+        let some = ZoneSettings { forward: zones.clone(), ..ZoneSettings::default() };
+        for (name, expected) in [
+            ("corp.example", Some(1)),
+            ("www.corp.example", Some(1)),
+            ("sub.corp.example", Some(2)),
+            ("a.sub.corp.example", Some(2)),
+            ("example", None),
+            ("notcorp.example", None),
+            ("corp.example.net", None),
+        ] {
+            assert_eq!(port(&some, name), expected, "{name}");
+        }
+        let all = ZoneSettings { forward: [zones, vec![forward("", 3)]].concat(), ..ZoneSettings::default() };
+        assert_eq!((port(&all, "a.sub.corp.example"), port(&all, "example.net")), (Some(2), Some(3)));
+    }
 
     fn zone(pods: PodRecords) -> Zone {
         let origin = to_wire("cluster.local").expect("a name");

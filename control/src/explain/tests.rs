@@ -129,7 +129,7 @@ fn every_type_says_where_it_answers() {
     );
     assert_eq!(
         told(&world, "ext").text(),
-        "Service default/ext (ExternalName), no selector\n  ! spec.externalName: DNS answers with the CNAME record alone unless the target is a name of the cluster; this version does not look up any other.\n\nAnswers on\n  DNS   ext.default.svc is an alias of db.example.com\n"
+        "Service default/ext (ExternalName), no selector\n\nAnswers on\n  DNS   ext.default.svc is an alias of db.example.com\n"
     );
     assert_eq!(
         told(&world, "wait").notes,

@@ -23,6 +23,7 @@ use pollgate_common::tables::{ServiceId, Tables};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::dns::resolver::UpstreamStats;
 use crate::store::Size;
 
 /// The statistics of the running gateway.
@@ -42,6 +43,9 @@ pub struct Stats {
     /// The manifests that are followed, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifests: Option<ManifestState>,
+    /// What each DNS upstream has been asked, by its address.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstreams: BTreeMap<String, UpstreamStats>,
     /// Lines of the log that could not be written.
     pub log_lines_lost: u64,
     /// The state file.
@@ -191,6 +195,7 @@ impl Stats {
             workers: counters.workers().map(one).collect(),
             generation: tables.generation(),
             manifests: None,
+            upstreams: BTreeMap::new(),
             log_lines_lost: 0,
             state: StateFile::default(),
             panicked_requests: 0,
@@ -333,6 +338,8 @@ mod tests {
             flows: FlowUse { live: 4, max: 5, departed: Some(1) },
             workers: vec![values],
             generation: 6,
+            upstreams: [("192.0.2.53:53".to_owned(), UpstreamStats { queries: 9, p99: 7, ..UpstreamStats::default() })]
+                .into(),
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
             log_lines_lost: 8,
             state: StateFile { bytes: 9, objects: 1 },

@@ -117,6 +117,7 @@ fn compiler() -> Compiler {
         autopath: false,
         reverse: Vec::new(),
         servers: vec![[10, 96, 0, 10].into()],
+        forward: Vec::new(),
     };
     let options =
         Options { settings: Arc::new(settings), node: None, zone: None, dns: Arc::new(dns), table_size: None };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pollgate_common::counters::{Counters, WorkerCounters};
+use pollgate_common::dns::forward::Reply;
 use pollgate_common::net::{NeighbourQuery, Net, NoNextHop, PortId};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::time::Instant;
@@ -15,6 +16,7 @@ use crate::flow::table::FlowTotals;
 use crate::fragment::held::{End, Slot};
 use crate::packet::{Account, Action, Outcome};
 use crate::port::{BURST, Frame, Origin, Port, Returned};
+use crate::reply::dns;
 use crate::rewrite;
 use crate::state::Shared;
 
@@ -53,6 +55,30 @@ impl Egress {
     pub(crate) fn receive_handed_over(&mut self, frames: &mut Vec<Frame>) {
         frames.extend(std::iter::from_fn(|| self.mesh.receive(self.worker)).take(BURST));
         self.counters().handed_in.add(frames.len() as u64);
+    }
+
+    /// Sends the responses to forwarded DNS queries that have come, at most a burst of them. Returns how many.
+    pub(crate) fn send_replies(&mut self) -> usize {
+        let mut count = 0;
+        while count < BURST
+            && self.pool.has_free()
+            && let Some(reply) = self.mesh.next_reply(self.worker)
+        {
+            self.send_reply(&reply);
+            count += 1;
+        }
+        count
+    }
+
+    #[cold]
+    fn send_reply(&mut self, reply: &Reply) {
+        let headers = &reply.way.headers;
+        let Some(mut frame) = self.pool.make(headers, Origin::Worker(self.worker), reply.way.port) else { return };
+        self.counters().originated.add(1);
+        match dns::reply(&mut frame, reply) {
+            Some(()) => self.queue(frame, reply.way.port),
+            None => self.drop(frame, DropReason::NoRoomForAnswer),
+        }
     }
 
     /// Carries out the verdicts of a burst. Leaves `frames` empty.

@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use crossbeam::queue::ArrayQueue;
+use pollgate_common::dns::forward::{REPLIES, Reply};
 
 use crate::port::Frame;
 
@@ -29,6 +30,8 @@ struct Inbox {
     frames: ArrayQueue<Frame>,
     /// This worker's own buffers, returned by other workers.
     returns: ArrayQueue<Frame>,
+    /// Responses to DNS queries that the worker has forwarded.
+    replies: ArrayQueue<Reply>,
     /// The worker is asleep, or about to sleep.
     sleeping: AtomicBool,
     waker: Option<Waker>,
@@ -43,6 +46,7 @@ impl Mesh {
         let inbox = |waker| Inbox {
             frames: ArrayQueue::new(QUEUE),
             returns: ArrayQueue::new(returns.max(1)),
+            replies: ArrayQueue::new(REPLIES),
             sleeping: AtomicBool::new(false),
             waker,
         };
@@ -75,13 +79,26 @@ impl Mesh {
         self.inboxes.get(usize::from(worker))?.returns.pop()
     }
 
+    /// Gives `worker` the response to a DNS query that it has forwarded, from any thread. Returns whether there was room.
+    pub fn reply(&self, worker: u16, reply: Reply) -> bool {
+        let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return false };
+        let is_taken = inbox.replies.push(reply).is_ok();
+        inbox.wake();
+        is_taken
+    }
+
+    /// The next response for `worker`'s clients.
+    pub(crate) fn next_reply(&self, worker: u16) -> Option<Reply> {
+        self.inboxes.get(usize::from(worker))?.replies.pop()
+    }
+
     /// Announces that `worker` is about to sleep. Returns false, and withdraws the announcement, if a frame waits for it. With
     /// SeqCst on both sides, either the sender sees the announcement or the sleeper sees the frame.
     pub(crate) fn may_sleep(&self, worker: u16) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return true };
         inbox.sleeping.store(true, SeqCst);
         std::sync::atomic::fence(SeqCst);
-        if inbox.frames.is_empty() {
+        if inbox.frames.is_empty() && inbox.replies.is_empty() {
             return true;
         }
         inbox.sleeping.store(false, SeqCst);

@@ -7,6 +7,8 @@
 
 use std::ptr::NonNull;
 
+use pollgate_common::net::PortId;
+
 use crate::memory::{Mapped, Zeroed};
 use crate::port::{Frame, Origin};
 
@@ -28,9 +30,18 @@ impl BufferPool {
         Ok(BufferPool { memory: Mapped::new(count as usize * ROOM)?, free: (0..count).rev().collect() })
     }
 
+    /// Whether a buffer is free.
+    pub(crate) fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     /// A copy of `frame` in a buffer of this worker's pool (`origin`); `None` if no buffer is free or the frame does not fit.
     pub(crate) fn copy(&mut self, frame: &Frame, origin: Origin) -> Option<Frame> {
-        let bytes = frame.bytes();
+        Some(self.make(frame.bytes(), origin, frame.received_on())?.with_offload(*frame.offload()))
+    }
+
+    /// A frame of these bytes in a buffer of this worker's pool, as if received on `port`.
+    pub(crate) fn make(&mut self, bytes: &[u8], origin: Origin, port: PortId) -> Option<Frame> {
         if bytes.len() > ROOM {
             return None;
         }
@@ -43,8 +54,7 @@ impl BufferPool {
         let (len, room) = (u32::try_from(bytes.len()).ok()?, u32::try_from(ROOM).ok()?);
         // SAFETY: the buffer is ROOM mapped bytes without another handle: its number has just left `free` and returns there
         // only with this frame. The mapping lives as long as the worker, which outlives its frames.
-        let copy = unsafe { Frame::new(ptr, len, room, origin, frame.received_on(), u64::from(at)) };
-        Some(copy.with_offload(*frame.offload()))
+        Some(unsafe { Frame::new(ptr, len, room, origin, port, u64::from(at)) })
     }
 
     /// Takes a buffer back.

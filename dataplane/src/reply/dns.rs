@@ -5,18 +5,23 @@
 //!   prefetch slots      prefetch nodes
 //! ```
 //!
-//! Three passes over the queries of a burst, so that the cache misses of their names overlap.
+//! Three passes over the queries of a burst, so that the cache misses of their names overlap. A query for a name outside the zones goes
+//! to the resolver ([`pollgate_common::dns::forward`]), if there is one; its response comes back as a message, and gets a frame of
+//! this worker's.
 //!
 //! **Abuse.** A response goes to an address that anyone may have written. It is never much larger than its query without EDNS, and one
 //! client prefix gets only so many per second: beyond them, every other query gets an empty response that says "truncated" (a real
 //! client then asks by TCP, which proves its address), and the rest gets none.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use pollgate_common::counters::WorkerCounters;
-use pollgate_common::dns::answer::{self, NoAnswer};
+use pollgate_common::dns::answer::{self, Answered, NoAnswer, Rule};
+use pollgate_common::dns::forward::{HEADERS, Reply, Request, Requests, Way};
 use pollgate_common::dns::message::Query;
 use pollgate_common::dns::totals::Totals;
+use pollgate_common::flow::FlowKey;
 use pollgate_common::reasons::DropReason;
 use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
@@ -28,8 +33,11 @@ use crate::packet::{Action, Outcome, Packet, Verdict};
 use crate::port::{BURST, Frame, Offload};
 use crate::rate::{ByPrefix, Rate};
 use crate::rewrite;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
 use crate::wire::udp::{self, Udp};
-use crate::wire::{Header, Ip, checksum, ethernet};
+use crate::wire::{Header, Ip, checksum};
 
 /// What a worker keeps for DNS.
 pub(crate) struct Server {
@@ -39,6 +47,9 @@ pub(crate) struct Server {
     rates: Option<ByPrefix<Rate>>,
     /// Queries beyond the rate.
     limited: u64,
+    /// Where queries go that take a resolver; `None` if there is none.
+    resolver: Option<Arc<Requests>>,
+    worker: u16,
     totals: Totals,
 }
 
@@ -50,12 +61,15 @@ enum Response {
 }
 
 impl Server {
-    /// With a limit of responses per client prefix and second; 0: none.
-    pub(crate) fn new(rate: u32, hasher: ahash::RandomState) -> Server {
+    /// That of a worker, with a limit of responses per client prefix and second; 0: none.
+    pub(crate) fn new(worker: u16, rate: u32, resolver: Option<Arc<Requests>>, hasher: ahash::RandomState) -> Server {
+        let query = || Query { can_forward: resolver.is_some(), ..Query::default() };
         Server {
-            queries: Box::new(std::array::from_fn(|_| Query::default())),
+            queries: Box::new(std::array::from_fn(|_| query())),
             rates: (rate > 0).then(|| ByPrefix::new(hasher, || Rate::new(rate))),
             limited: 0,
+            resolver,
+            worker,
             totals: Totals::default(),
         }
     }
@@ -68,6 +82,33 @@ impl Server {
         }
         self.limited += 1;
         if self.limited.is_multiple_of(2) { Response::Slip } else { Response::None(DropReason::DnsRate) }
+    }
+
+    /// Gives the query to the resolver. Returns whether there was room.
+    #[cold]
+    fn forward<A>(&mut self, at: usize, frame: &mut Frame, packet: &Packet<A>, client: IpAddr) -> bool {
+        let request = || {
+            let (resolver, query) = (self.resolver.as_ref()?, self.queries.get(at)?);
+            let end = packet.l4 + udp::LEN;
+            let mut headers = [0; HEADERS];
+            headers.get_mut(..end)?.copy_from_slice(frame.bytes().get(..end)?);
+            let way = Way { port: frame.received_on(), own: packet.own, headers, l4: u8::try_from(packet.l4).ok()? };
+            let (head, len) = query.head(frame.bytes().get(end..)?)?;
+            let request = Request { worker: self.worker, way, client, head, len, edns: query.edns };
+            resolver.push(request).then_some(())
+        };
+        let is_taken = request().is_some();
+        self.totals.forwarded += u64::from(is_taken);
+        is_taken
+    }
+
+    /// SERVFAIL for a query that the resolver has no room for.
+    #[cold]
+    fn refuse<A>(&mut self, at: usize, frame: &mut Frame, packet: &Packet<A>) -> Result<Answered, NoAnswer> {
+        self.totals.no_room += 1;
+        let query = self.queries.get(at).ok_or(NoAnswer::NotAQuery)?;
+        let message = frame.buffer_mut().get_mut(packet.l4 + udp::LEN..).ok_or(NoAnswer::NoRoom)?;
+        answer::fail(query, message, Rule::Busy)
     }
 
     /// Copies the totals to the worker's counters.
@@ -144,10 +185,19 @@ fn one<I: Ip>(
         Response::Slip => answer::slip(query, message),
         Response::None(reason) => return Action::Drop(reason),
     };
+    let answered = match answered {
+        Err(NoAnswer::Forward) => {
+            if server.forward(at, frame, packet, client) {
+                return Action::Consume;
+            }
+            server.refuse(at, frame, packet)
+        }
+        other => other,
+    };
     let written = match answered {
         Ok(answered) => address::<I>(frame, packet, answered.len).map(|()| answered),
         Err(NoAnswer::NotAQuery) => return Action::Drop(DropReason::DnsMalformed),
-        Err(NoAnswer::NoRoom) => None,
+        Err(NoAnswer::NoRoom | NoAnswer::Forward) => None,
     };
     match (written, response) {
         (Some(_), Response::Slip) => server.totals.slipped += 1,
@@ -155,6 +205,26 @@ fn one<I: Ip>(
         (None, _) => return Action::Drop(DropReason::NoRoomForAnswer),
     }
     Action::Send(frame.received_on())
+}
+
+/// Makes the frame, which holds the headers of a query, the response to it.
+pub(crate) fn reply(frame: &mut Frame, reply: &Reply) -> Option<()> {
+    let at = usize::from(reply.way.l4) + udp::LEN;
+    let message = reply.message.get(..reply.len)?;
+    frame.buffer_mut().get_mut(at..at + message.len())?.copy_from_slice(message);
+    match Ethernet::at(frame.bytes(), 0)?.ether_type() {
+        ethernet::IPV4 => respond::<Ipv4>(frame, &reply.way, message.len()),
+        ethernet::IPV6 => respond::<Ipv6>(frame, &reply.way, message.len()),
+        _ => None,
+    }
+}
+
+fn respond<I: Ip>(frame: &mut Frame, way: &Way, len: usize) -> Option<()> {
+    let l4 = usize::from(way.l4);
+    let (ip, ports) = (I::at(frame.bytes(), ethernet::LEN)?, Udp::at(frame.bytes(), l4)?);
+    let (src_port, dst_port) = (ports.src_port(), ports.dst_port());
+    let key = FlowKey { src: ip.src(), dst: ip.dst(), src_port, dst_port, protocol: udp::PROTOCOL };
+    address::<I>(frame, &Packet { key, l4, own: way.own, ..Packet::new() }, len)
 }
 
 /// Addresses the answer of `len` bytes, in place behind the UDP header, back to the client.

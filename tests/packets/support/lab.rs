@@ -19,6 +19,8 @@ use pollgate::config::{Config, Purpose};
 use pollgate_common::clients::Clients;
 use pollgate_common::conflicts::{Claim, Conflicts};
 use pollgate_common::counters::{Counters, Totals};
+use pollgate_common::dns::forward::{Reply, Request, Requests};
+use pollgate_common::dns::message::EDNS_SIZE;
 use pollgate_common::net::{Facts, NeighbourQuery, Net, PortId};
 use pollgate_common::pair;
 use pollgate_common::reasons::{DropReason, PassReason};
@@ -90,6 +92,8 @@ pub(crate) struct Lab {
     asked: Arc<SegQueue<NeighbourQuery>>,
     conflicts: Arc<Conflicts>,
     dns_clients: Arc<Clients>,
+    resolver: Arc<Requests>,
+    mesh: Arc<Mesh>,
     /// As the test writes it.
     facts: Facts,
     net_generation: u64,
@@ -122,6 +126,7 @@ impl Lab {
         let config = parse(&wire_yaml(&written));
         let options = Options::from(&config);
         let settings = Arc::clone(&options.settings);
+        let forward = options.dns.forward.clone();
         let counters = Arc::new(Counters::new(usize::from(setup.workers)));
         let mut compiler = Compiler::new(options, Arc::clone(&counters));
         if setup.pair {
@@ -133,6 +138,7 @@ impl Lab {
         let mesh = Arc::new(Mesh::new((0..setup.workers).map(|_| None).collect(), RESERVE));
         let steering = Steering::new(setup.workers, [1, 2, 3, 4]);
         let affinity = Arc::new(Affinity::new(config.flows.affinity, [9, 10, 11, 12]).expect("memory"));
+        let resolver = Arc::new(Requests::new(Box::new(|| {})));
         let dns_clients = Arc::new(Clients::new(&settings.snat_ports));
         let (asked, conflicts) = (Arc::new(SegQueue::new()), Arc::new(Conflicts::default()));
         let (mut workers, mut wires) = (Vec::new(), Vec::new());
@@ -152,6 +158,7 @@ impl Lab {
                 mailbox: Arc::default(),
                 ask: Box::new(move |query| asked.push(query)),
                 dns_rate: config.dns.responses_per_second,
+                resolver: (!forward.is_empty()).then(|| Arc::clone(&resolver)),
                 dns_clients: Arc::clone(&dns_clients),
                 seeds: [5, 6, 7, 8 + u64::from(worker)],
             };
@@ -170,6 +177,8 @@ impl Lab {
             asked,
             conflicts,
             dns_clients,
+            resolver,
+            mesh,
             facts,
             net_generation: 1,
             now: START,
@@ -240,6 +249,27 @@ impl Lab {
     pub(crate) fn dns_client(&self, port: u16) -> Option<IpAddr> {
         let is_ipv4 = super::family::wire(Ipv4Addr::UNSPECIFIED).is_ipv4();
         self.dns_clients.of_port(port, is_ipv4).map(|client| written(client).into())
+    }
+
+    /// The DNS query that a worker gave the resolver first of those not looked at, if there is one.
+    pub(crate) fn forwarded(&self) -> Option<Request> {
+        self.resolver.pop()
+    }
+
+    /// Who sent it.
+    pub(crate) fn client_of(&self, request: &Request) -> String {
+        written(request.client).to_string()
+    }
+
+    /// Has the resolver respond to such a query with this message.
+    pub(crate) fn resolve(&mut self, request: &Request, message: &[u8]) {
+        let mut reply = Reply { way: request.way, message: [0; EDNS_SIZE as usize], len: message.len() };
+        reply.message[..message.len()].copy_from_slice(message);
+        assert!(self.mesh.reply(request.worker, reply), "there is room");
+        // A response is no burst of frames.
+        let bursts = self.bursts;
+        self.run();
+        self.bursts = bursts;
     }
 
     // Packets.

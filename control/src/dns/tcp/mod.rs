@@ -12,8 +12,8 @@
 //! at most 4096 bytes of queries, and one response besides 16 KiB of others: a query is read only after the responses to earlier ones
 //! were taken.
 
-mod connections;
 mod framing;
 mod server;
 
-pub use self::server::{DnsServer, Listeners, OPEN_FILES};
+pub use self::server::Listeners;
+pub(super) use self::server::OPEN_FILES;

@@ -1,29 +1,26 @@
-//! The thread that answers DNS queries over TCP.
+//! The listeners and connections of DNS over TCP.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pollgate_common::clients::Clients;
-use pollgate_common::counters::{Counter, Counters, WorkerCounters};
-use pollgate_common::dns::answer;
+use pollgate_common::counters::{Counter, WorkerCounters};
+use pollgate_common::dns::answer::{self, NoAnswer};
 use pollgate_common::dns::message::{Carrier, Query, STREAM_SIZE};
-use pollgate_common::dns::totals::Totals;
-use pollgate_common::epoch::Source;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connections::{Connections, Limits};
 use super::framing::{self, LONGEST_QUERY, PREFIX};
 use crate::compile::resolve::Family;
-use crate::local::{ServiceThread, listener};
+use crate::dns::places::{Limits, Places};
+use crate::dns::resolver::{Errand, Resolved};
+use crate::dns::server::Shared;
+use crate::local::listener;
 
 /// Connections: of all clients, and of one. A node's resolver that asks by TCP alone keeps a few dozen.
 const LIMITS: Limits = Limits { all: 1024, per_client: 128 };
@@ -34,43 +31,22 @@ const IDLE: Duration = Duration::from_secs(10);
 const FLUSH: usize = 16 << 10;
 
 /// File descriptors that DNS over TCP needs.
-pub const OPEN_FILES: u64 = LIMITS.all as u64 + 2;
+pub(crate) const OPEN_FILES: u64 = LIMITS.all as u64 + 2;
 
-/// The thread. Dropping it ends the thread and closes all connections.
-#[derive(Debug)]
-pub struct DnsServer {
-    thread: ServiceThread,
-    shared: Arc<Shared>,
-}
-
-impl DnsServer {
-    /// Starts the thread, in the calling thread's network namespace. It answers from what `tables` publishes, to `clients`.
-    pub fn start(tables: Source, clients: Arc<Clients>, counters: Arc<Counters>) -> io::Result<DnsServer> {
-        let shared = Arc::new(Shared {
-            tables,
-            clients,
-            counters,
-            connections: Mutex::new(Connections::new(LIMITS)),
-            desk: Mutex::new(Desk::new()),
-        });
-        Ok(DnsServer { thread: ServiceThread::start("dns", future::pending())?, shared })
-    }
-
-    /// What opens and closes its listeners.
-    pub fn listeners(&self) -> Listeners {
-        Listeners { handle: self.thread.handle().clone(), shared: Arc::clone(&self.shared), open: HashMap::new() }
-    }
-}
-
-/// The listeners of a [`DnsServer`].
+/// The listeners, and what their connections share.
 #[derive(Debug)]
 pub struct Listeners {
     handle: Handle,
-    shared: Arc<Shared>,
+    server: Arc<Server>,
     open: HashMap<Family, (SocketAddr, AbortHandle)>,
 }
 
 impl Listeners {
+    pub(in crate::dns) fn new(handle: Handle, shared: Arc<Shared>) -> Listeners {
+        let server = Server { shared, connections: Mutex::new(Places::new(LIMITS)), desk: Mutex::new(Desk::new()) };
+        Listeners { handle, server: Arc::new(server), open: HashMap::new() }
+    }
+
     /// Where the family's listener is; opens it if there is none.
     pub(crate) fn listen(&mut self, family: Family) -> io::Result<SocketAddr> {
         if let Some((address, _)) = self.open.get(&family) {
@@ -79,7 +55,7 @@ impl Listeners {
         let _inside = self.handle.enter();
         let listener = listener(family)?;
         let address = listener.local_addr()?;
-        let task = self.handle.spawn(accept(listener, Arc::clone(&self.shared)));
+        let task = self.handle.spawn(accept(listener, Arc::clone(&self.server)));
         self.open.insert(family, (address, task.abort_handle()));
         Ok(address)
     }
@@ -91,44 +67,73 @@ impl Listeners {
     }
 }
 
-struct Shared {
-    tables: Source,
-    clients: Arc<Clients>,
-    counters: Arc<Counters>,
-    connections: Mutex<Connections>,
+#[derive(Debug)]
+struct Server {
+    shared: Arc<Shared>,
+    connections: Mutex<Places<IpAddr, AbortHandle>>,
     desk: Mutex<Desk>,
 }
 
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
-
 /// Where queries are answered, one at a time.
+#[derive(Debug)]
 struct Desk {
     query: Query,
     buffer: Box<[u8]>,
-    totals: Totals,
+}
+
+/// What becomes of a query.
+enum Step {
+    /// Its response is written.
+    Done,
+    /// It takes a resolver.
+    Forward(Box<(Query, Errand)>),
 }
 
 impl Desk {
     fn new() -> Desk {
-        let query = Query { carrier: Carrier::Tcp, ..Query::default() };
-        Desk { query, buffer: vec![0; STREAM_SIZE].into(), totals: Totals::default() }
+        let query = Query { carrier: Carrier::Tcp, can_forward: true, ..Query::default() };
+        Desk { query, buffer: vec![0; STREAM_SIZE].into() }
     }
 
     /// Appends the response to `message` to `out`. `None`: it is no query.
-    fn answer(&mut self, message: &[u8], tables: &Source, client: IpAddr, out: &mut Vec<u8>) -> Option<()> {
-        let reader = tables.reader();
+    fn answer(&mut self, message: &[u8], shared: &Shared, client: IpAddr, out: &mut Vec<u8>) -> Option<Step> {
+        let reader = shared.tables.reader();
         let pin = reader.pin();
         let zone = pin.load().zone();
         self.buffer.get_mut(..message.len())?.copy_from_slice(message);
         self.query.read(&self.buffer, message.len(), zone.names().seed())?;
-        let answered = answer::respond(&self.query, &mut self.buffer, zone, Some(client)).ok()?;
-        self.totals.count(self.query.rtype, &answered);
-        framing::push(out, self.buffer.get(..answered.len)?);
-        Some(())
+        match answer::respond(&self.query, &mut self.buffer, zone, Some(client)) {
+            Ok(answered) => {
+                shared.count(|totals| totals.count(self.query.rtype, &answered));
+                framing::push(out, self.buffer.get(..answered.len)?);
+                Some(Step::Done)
+            }
+            Err(NoAnswer::Forward) => {
+                shared.count(|totals| totals.forwarded += 1);
+                let errand = shared.resolver.errand(&self.query, zone)?;
+                Some(Step::Forward(Box::new((self.query.clone(), errand))))
+            }
+            Err(NoAnswer::NotAQuery | NoAnswer::NoRoom) => None,
+        }
+    }
+
+    /// Appends the response to a query that took a resolver.
+    fn relay(
+        &mut self,
+        message: &[u8],
+        shared: &Shared,
+        asked: &(Query, Errand),
+        resolved: &Resolved,
+        out: &mut Vec<u8>,
+    ) {
+        let (query, errand) = asked;
+        if let Some(to) = self.buffer.get_mut(..message.len()) {
+            to.copy_from_slice(message);
+        }
+        let len = shared.respond(query, &mut self.buffer, errand, resolved);
+        if let Some(response) = len.and_then(|len| self.buffer.get(..len)) {
+            framing::push(out, response);
+        }
     }
 }
 
@@ -141,26 +146,37 @@ enum End {
     Malformed,
 }
 
-impl Shared {
-    fn connections(&self) -> MutexGuard<'_, Connections> {
+impl Server {
+    fn connections(&self) -> MutexGuard<'_, Places<IpAddr, AbortHandle>> {
         // Whole between any two of its operations.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        // Written anew for each query.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn block(&self) -> &WorkerCounters {
-        self.counters.dns()
+        self.shared.block()
     }
 
     /// The client of a connection; its own address if the workers have noted none.
     fn client(&self, peer: SocketAddr) -> IpAddr {
-        self.clients.of_port(peer.port(), peer.is_ipv4()).unwrap_or_else(|| peer.ip())
+        self.shared.clients.of_port(peer.port(), peer.is_ipv4()).unwrap_or_else(|| peer.ip())
     }
 
-    fn answer(&self, message: &[u8], client: IpAddr, out: &mut Vec<u8>) -> Result<(), End> {
-        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        desk.answer(message, &self.tables, client, out).ok_or(End::Malformed)?;
+    async fn answer(&self, message: &[u8], client: IpAddr, out: &mut Vec<u8>) -> Result<(), End> {
+        let step = self.desk().answer(message, &self.shared, client, out).ok_or(End::Malformed)?;
         self.block().dns_tcp.add(1);
-        desk.totals.report(self.block());
+        if let Step::Forward(asked) = step {
+            let resolver = &self.shared.resolver;
+            let resolved = match resolver.cached(&asked.1) {
+                Some(resolved) => resolved,
+                None => resolver.look_up(client, &asked.1).await,
+            };
+            self.desk().relay(message, &self.shared, &asked, &resolved, out);
+        }
         Ok(())
     }
 
@@ -173,15 +189,15 @@ impl Shared {
         counter.inspect(|counter| counter.add(1));
     }
 
-    fn count_open(&self, connections: &Connections) {
+    fn count_open(&self, connections: &Places<IpAddr, AbortHandle>) {
         self.block().dns_tcp_open.set(connections.len() as u64);
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, server: Arc<Server>) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, shared.client(peer), &shared),
+            Ok((stream, peer)) => admit(stream, server.client(peer), &server),
             Err(error) => {
                 tracing::debug!("DNS over TCP: {error}");
                 sleep(Duration::from_millis(100)).await;
@@ -190,32 +206,34 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn admit(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>) {
-    let mut connections = shared.connections();
+fn admit(stream: TcpStream, client: IpAddr, server: &Arc<Server>) {
+    let mut connections = server.connections();
     let number = connections.number();
-    let connection = Connection { number, client, shared: Arc::clone(shared) };
+    let connection = Connection { number, client, server: Arc::clone(server) };
     let task = tokio::spawn(async move {
         let end = connection.serve(stream).await;
-        connection.shared.ended(end);
+        connection.server.ended(end);
     });
-    let displaced = connections.admit(number, client, task.abort_handle(), Instant::now());
-    shared.block().dns_tcp_accepted.add(1);
-    shared.block().dns_tcp_displaced.add(u64::from(displaced));
-    shared.count_open(&connections);
+    server.block().dns_tcp_accepted.add(1);
+    if let Some(displaced) = connections.take(number, client, task.abort_handle(), Instant::now()) {
+        displaced.abort();
+        server.block().dns_tcp_displaced.add(1);
+    }
+    server.count_open(&connections);
 }
 
 /// One connection. Dropping it takes it from the list.
 struct Connection {
     number: u64,
     client: IpAddr,
-    shared: Arc<Shared>,
+    server: Arc<Server>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut connections = self.shared.connections();
-        connections.ended(self.number);
-        self.shared.count_open(&connections);
+        let mut connections = self.server.connections();
+        connections.leave(self.number);
+        self.server.count_open(&connections);
     }
 }
 
@@ -229,7 +247,7 @@ impl Connection {
         loop {
             let whole = timeout(IDLE, read(&mut stream, &mut received)).await;
             match whole.map_err(|_| End::TimedOut).and_then(|read| read) {
-                Ok(()) => self.shared.connections().used(self.number, Instant::now()),
+                Ok(()) => self.server.connections().used(self.number, Instant::now()),
                 Err(end) => return end,
             }
             let written = self.respond(&mut stream, &mut received, &mut out).await;
@@ -248,7 +266,7 @@ impl Connection {
                 Ok(None) => break,
                 Ok(Some(message)) => {
                     at += PREFIX + message.len();
-                    end = self.shared.answer(message, self.client, out);
+                    end = self.server.answer(message, self.client, out).await;
                 }
                 Err(framing::BadLength) => end = Err(End::Malformed),
             }

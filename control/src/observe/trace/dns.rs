@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::dns::answer::{Answered, Rule, answer};
+use pollgate_common::dns::answer::{Answered, Rule, answer, way_out};
 use pollgate_common::dns::message::{self, Rcode};
 use pollgate_common::dns::name::{Name, from_wire, to_wire};
 use pollgate_common::dns::records::rr;
 use pollgate_common::dns::reverse::from_label;
-use pollgate_common::dns::zone::{Found, Zone};
+use pollgate_common::dns::zone::{Forward, Found, Zone};
 use pollgate_common::flow::Protocol;
 use pollgate_common::tables::{FrontendKey, Tables};
 
@@ -60,6 +60,9 @@ pub fn dns(tables: &Tables, name: &str, rtype: &str) -> Result<Report, BadQuesti
     let asked = format!("{} {}", from_wire(&wire), type_text(number));
     report.step("query", &asked, "as a client sends it: one name, without a search list, by UDP without EDNS");
     server(&mut report, tables);
+    if let Some((target, forward)) = forwarded(zone, &wire, number) {
+        return Ok(outside(report, zone, &wire, &target, &forward));
+    }
     // A query is well formed, and its answer fits: it is cut to what the client accepts.
     let answered = answer(&mut message, query, zone, None).map_err(|_| BadQuestion::Name)?;
     look_up(&mut report, zone, &wire, number, answered.rule);
@@ -67,6 +70,44 @@ pub fn dns(tables: &Tables, name: &str, rtype: &str) -> Result<Report, BadQuesti
     close(&mut report, zone, &wire, answer);
     report.delivered &= !tables.settings().dns.is_empty();
     Ok(report)
+}
+
+/// The name that other servers are asked for, and which they are.
+fn forwarded(zone: &Zone, wire: &[u8], rtype: u16) -> Option<(Name, Forward)> {
+    let name = Name::of(&[wire], zone.names().seed())?;
+    let is_alias_itself = zone.holds(&name) && matches!(rtype, rr::CNAME | rr::ANY);
+    if is_alias_itself || matches!(rtype, rr::AXFR | rr::IXFR) {
+        return None;
+    }
+    let target = way_out(zone, name, |_| {})?;
+    let forward = zone.settings().forward(&target)?.clone();
+    Some((target, forward))
+}
+
+/// A query that takes other servers. They are not asked.
+fn outside(mut report: Report, zone: &Zone, wire: &[u8], target: &Name, forward: &Forward) -> Report {
+    let origin = from_wire(&zone.settings().origin);
+    let text = from_wire(target.as_bytes());
+    match target.as_bytes() == wire {
+        true => report.step("zone", "outside", format!("the gateway serves only {origin} and what is below it")),
+        false => {
+            let object = Name::of(&[wire], zone.names().seed()).and_then(|name| object(zone, &name));
+            report.step("zone", format!("in {origin}"), "");
+            report.step("name", existing(object), format!("an alias of {text}, which is outside the cluster"));
+        }
+    }
+    let servers: Vec<String> = forward.upstreams.iter().map(ToString::to_string).collect();
+    let why = match &*forward.zone {
+        [0] => "`dns.upstreams`: these servers, in this order, unless the answer is in the cache".to_owned(),
+        zone => format!("`dns.zones`: {} has these servers", from_wire(zone)),
+    };
+    let to = format!("forwarded to {}", servers.join(", "));
+    report.step("resolver", &to, why);
+    report.delivered = !zone.settings().servers.is_empty();
+    report.result = "forwarded".to_owned();
+    report.summary = format!("to {}, which a trace does not ask", servers.join(", "));
+    hint(&mut report, zone, wire);
+    report
 }
 
 fn server(report: &mut Report, tables: &Tables) {
@@ -159,10 +200,17 @@ fn close(report: &mut Report, zone: &Zone, wire: &[u8], answer: Answer) {
         ("NOERROR", true, false) => "NOERROR without records: the name exists, the type does not".to_owned(),
         (rcode, ..) => rcode.to_owned(),
     };
-    if let Some(meant) = suggestion(zone, wire).filter(|_| !report.delivered) {
-        report.summary.push_str(&format!("; did you mean {meant}? A Pod's search list adds that"));
+    if !report.delivered {
+        hint(report, zone, wire);
     }
     report.answer = Some(answer);
+}
+
+/// Names what a client with a search list would have got.
+fn hint(report: &mut Report, zone: &Zone, wire: &[u8]) {
+    if let Some(meant) = suggestion(zone, wire) {
+        report.summary.push_str(&format!("; did you mean {meant}? A Pod's search list adds that"));
+    }
 }
 
 /// The name below the Services' part of the zone, if that exists.

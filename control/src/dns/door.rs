@@ -1,0 +1,80 @@
+//! Queries that workers cannot answer: taken from their queue, and their responses given back.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use pollgate_common::dns::forward::{Reply, Request, Requests, Waker};
+use pollgate_common::dns::message::{EDNS_SIZE, Query};
+
+use super::resolver::{Errand, Resolved};
+use super::server::Shared;
+
+/// Requests that are taken before others of the thread have their turn.
+const BATCH: usize = 64;
+
+/// Gives a response to a worker. Returns whether it had room.
+pub type ReplyTo = Box<dyn Fn(u16, Reply) -> bool + Send + Sync>;
+
+/// The signal that requests wait: a byte in a socket.
+#[derive(Debug)]
+pub struct Bell(UnixStream);
+
+/// An empty queue of requests, and what tells its reader.
+///
+/// # Errors
+/// If the system gives no file descriptors.
+pub fn requests() -> io::Result<(Arc<Requests>, Bell)> {
+    let (rope, bell) = UnixStream::pair()?;
+    rope.set_nonblocking(true)?;
+    bell.set_nonblocking(true)?;
+    // A full socket wakes, too.
+    let waker: Waker = Box::new(move || drop((&rope).write(&[0])));
+    Ok((Arc::new(Requests::new(waker)), Bell(bell)))
+}
+
+/// Takes requests for as long as the thread runs.
+pub(super) async fn serve(requests: Arc<Requests>, bell: Bell, shared: Arc<Shared>) {
+    let bell = match tokio::net::UnixStream::from_std(bell.0) {
+        Ok(bell) => bell,
+        Err(error) => return tracing::error!("names outside the cluster are not resolved: {error}"),
+    };
+    loop {
+        for request in std::iter::from_fn(|| requests.pop()).take(BATCH) {
+            take(request, &shared);
+        }
+        tokio::task::yield_now().await;
+        if !requests.may_sleep() {
+            continue;
+        }
+        if bell.readable().await.is_ok() {
+            while bell.try_read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+        }
+    }
+}
+
+/// Answers at once from the cache, or starts a task that waits.
+fn take(request: Request, shared: &Arc<Shared>) {
+    let Some((query, errand)) = shared.errand(&request) else { return };
+    match shared.resolver.cached(&errand) {
+        Some(resolved) => reply(&request, &query, &errand, &resolved, shared),
+        None => {
+            let shared = Arc::clone(shared);
+            let client: IpAddr = request.client;
+            tokio::spawn(async move {
+                let resolved = shared.resolver.look_up(client, &errand).await;
+                reply(&request, &query, &errand, &resolved, &shared);
+            });
+        }
+    }
+}
+
+fn reply(request: &Request, query: &Query, errand: &Errand, resolved: &Resolved, shared: &Shared) {
+    let mut message = [0; EDNS_SIZE as usize];
+    message[..request.len].copy_from_slice(&request.head[..request.len]);
+    if let Some(len) = shared.respond(query, &mut message, errand, resolved) {
+        // One that finds no room is lost like any datagram.
+        (shared.reply_to)(request.worker, Reply { way: request.way, message, len });
+    }
+}

@@ -1,0 +1,119 @@
+//! Places that clients take, so many of one and so many in all, and which of them is given up for a new one.
+
+use std::time::Instant;
+
+/// How many places there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) all: usize,
+    pub(super) per_client: usize,
+}
+
+#[derive(Debug)]
+struct Place<K, T> {
+    number: u64,
+    client: K,
+    /// When it was used last; before that, when it was taken.
+    used: Instant,
+    holder: T,
+}
+
+/// The places that are taken, by clients `K`. `T` is what ends the use of one.
+#[derive(Debug)]
+pub(super) struct Places<K, T> {
+    limits: Limits,
+    next: u64,
+    taken: Vec<Place<K, T>>,
+}
+
+impl<K: PartialEq, T> Places<K, T> {
+    pub(super) fn new(limits: Limits) -> Places<K, T> {
+        Places { limits, next: 0, taken: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// The number of the next place.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Takes a place. If the client, or all clients together, have as many as allowed, the one of them that was used least
+    /// recently is given up: its holder is returned.
+    pub(super) fn take(&mut self, number: u64, client: K, holder: T, now: Instant) -> Option<T> {
+        let own = self.taken.iter().filter(|place| place.client == client).count();
+        let displaced = match (own >= self.limits.per_client, self.taken.len() >= self.limits.all) {
+            (true, _) => self.give_up(|place| place.client == client),
+            (false, true) => self.give_up(|_| true),
+            (false, false) => None,
+        };
+        self.taken.push(Place { number, client, used: now, holder });
+        displaced
+    }
+
+    fn give_up(&mut self, is_eligible: impl Fn(&Place<K, T>) -> bool) -> Option<T> {
+        let eligible = self.taken.iter().enumerate().filter(|(_, place)| is_eligible(place));
+        let (at, _) = eligible.min_by_key(|(_, place)| place.used)?;
+        Some(self.taken.swap_remove(at).holder)
+    }
+
+    /// Notes that a place is used.
+    pub(super) fn used(&mut self, number: u64, now: Instant) {
+        if let Some(place) = self.taken.iter_mut().find(|place| place.number == number) {
+            place.used = now;
+        }
+    }
+
+    /// Frees a place.
+    pub(super) fn leave(&mut self, number: u64) {
+        self.taken.retain(|place| place.number != number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Bench {
+        places: Places<u8, u64>,
+        start: Instant,
+    }
+
+    impl Bench {
+        fn new(all: usize, per_client: usize) -> Bench {
+            Bench { places: Places::new(Limits { all, per_client }), start: Instant::now() }
+        }
+
+        /// Takes a place at this second; the number of the one that was given up.
+        fn take(&mut self, client: u8, second: u64) -> Option<u64> {
+            let number = self.places.number();
+            self.places.take(number, client, number, self.start + Duration::from_secs(second))
+        }
+    }
+
+    #[test]
+    fn a_client_with_too_many_gives_up_its_own_oldest() {
+        let mut bench = Bench::new(10, 2);
+        assert_eq!([bench.take(1, 0), bench.take(2, 1), bench.take(2, 2)], [None; 3]);
+        assert_eq!(bench.take(2, 3), Some(2), "not the other client's, which is older");
+        bench.places.used(3, bench.start + Duration::from_secs(4));
+        assert_eq!(bench.take(2, 5), Some(4), "the other one has been used since");
+        assert_eq!(bench.places.len(), 3);
+    }
+
+    #[test]
+    fn all_clients_together_give_up_the_oldest() {
+        let mut bench = Bench::new(3, 2);
+        assert_eq!([bench.take(1, 0), bench.take(2, 1), bench.take(3, 2)], [None; 3]);
+        assert_eq!((bench.take(4, 3), bench.places.len()), (Some(1), 3));
+        bench.places.leave(2);
+        assert_eq!(bench.take(5, 4), None, "one is free");
+        bench.places.leave(77);
+        assert_eq!(bench.places.len(), 3);
+    }
+}

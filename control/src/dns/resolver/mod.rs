@@ -1,0 +1,291 @@
+//! Names that the zones do not have, asked of other servers.
+//!
+//! ```text
+//!  question ─▶ cache ──hit──────────────────────────────────────▶ answer
+//!                └─miss─▶ place (bounded) ─▶ flight, one for equal questions ─▶ upstreams: UDP, TCP if truncated, the next one
+//!                                               └─▶ cache
+//! ```
+//!
+//! **What strangers cost.** Everybody who reaches the DNS address may ask. At most [`PLACES`] questions wait, of which [`PLACES_EACH`] from
+//! one client prefix (IPv4 /24, IPv6 /56). Beyond them, the one that has waited longest gets SERVFAIL: honest names are answered in
+//! milliseconds, so those that wait long are the ones of a flood. A flight without anyone who waits for it ends. Each question takes
+//! [`upstream::PATIENCE`] at most. The cache has bounds by number and by bytes, for answers and denials apart, so that a flood of names that
+//! do not exist displaces no answer.
+//!
+//! **Forged responses** (RFC 5452): each query has a random number and a socket of its own, with a random port, which takes datagrams
+//! from its upstream alone. What does not repeat number and question is ignored, and after a few of these the upstream is given up.
+
+mod cache;
+mod message;
+mod pool;
+mod upstream;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pollgate_common::counters::{Counters, WorkerCounters};
+use pollgate_common::dns::answer::{self, Answered, NoAnswer, Rule};
+use pollgate_common::dns::message::Query;
+use pollgate_common::dns::name::{Name, from_wire};
+use pollgate_common::dns::relay::{Record, Relayed, relay};
+use pollgate_common::dns::zone::{Zone, ZoneSettings};
+use tokio::sync::{oneshot, watch};
+
+use self::cache::{Cache, Found};
+pub(super) use self::message::Question;
+use self::pool::Pool;
+pub use self::upstream::UpstreamStats;
+use super::places::{Limits, Places};
+
+/// Questions that may wait, from all clients.
+const PLACES: usize = 2048;
+/// Questions that may wait, from one client prefix.
+const PLACES_EACH: usize = 512;
+/// Names that may be asked for before anybody waits for them.
+const PREFETCHES: usize = 64;
+
+/// File descriptors that asking needs: a socket for each question.
+pub(super) const OPEN_FILES: u64 = (PLACES + PREFETCHES) as u64;
+
+/// An answer, or why there is none.
+#[derive(Clone, Debug)]
+pub(super) enum Resolved {
+    /// What an upstream answered so many seconds ago.
+    Answer(Arc<Relayed>, u32),
+    Failed,
+    NoRoom,
+}
+
+/// What is asked of other servers for a query, and the aliases of the zone that lead there.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) question: Question,
+    aliases: Vec<Record>,
+    pool: usize,
+}
+
+/// Asks other servers.
+pub struct Resolver {
+    /// By zone, as in the settings.
+    pools: Vec<Pool>,
+    settings: Arc<ZoneSettings>,
+    serve_stale: bool,
+    cache: Mutex<Cache>,
+    flights: Mutex<HashMap<(usize, Question), Flight>>,
+    places: Mutex<Places<u128, oneshot::Sender<()>>>,
+    counters: Arc<Counters>,
+}
+
+/// Sends the outcome to all who wait for it.
+type Flight = watch::Sender<Option<Outcome>>;
+type Outcome = Result<Arc<Relayed>, ()>;
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Resolver {
+    /// For the zones that `settings` forwards. `serve_stale`: expired answers are better than none.
+    pub fn new(settings: Arc<ZoneSettings>, serve_stale: bool, counters: Arc<Counters>) -> Resolver {
+        Resolver {
+            pools: settings.forward.iter().map(|forward| Pool::new(&forward.upstreams)).collect(),
+            settings,
+            serve_stale,
+            cache: Mutex::new(Cache::new(serve_stale)),
+            flights: Mutex::default(),
+            places: Mutex::new(Places::new(Limits { all: PLACES, per_client: PLACES_EACH })),
+            counters,
+        }
+    }
+
+    /// What each upstream has been asked, by its address, and how long it took. One that has several zones is listed for each.
+    pub fn stats(&self) -> BTreeMap<String, UpstreamStats> {
+        let zones = self.settings.forward.iter().zip(&self.pools);
+        zones
+            .flat_map(|(forward, pool)| pool.stats().map(|(address, stats)| (named(address, &forward.zone), stats)))
+            .collect()
+    }
+
+    /// What is to be asked for a query that takes a resolver.
+    pub(super) fn errand(&self, query: &Query, zone: &Zone) -> Option<Errand> {
+        let mut owner = query.name.clone();
+        let mut aliases = Vec::new();
+        let target = answer::way_out(zone, query.name.clone(), |name: &Name| {
+            aliases.push(Record::alias(owner.as_bytes(), name.as_bytes(), self.settings.ttl));
+            owner = name.clone();
+        })?;
+        let forward = self.settings.forward(&target)?;
+        let pool = self.settings.forward.iter().position(|known| known == forward)?;
+        let question = Question {
+            name: target.as_bytes().into(),
+            rtype: query.rtype,
+            dnssec_ok: query.edns.is_some_and(|opt| opt.dnssec_ok()),
+            checking_disabled: query.header.checking_disabled(),
+        };
+        Some(Errand { question, aliases, pool })
+    }
+
+    /// An answer from the cache.
+    pub(super) fn cached(self: &Arc<Self>, errand: &Errand) -> Option<Resolved> {
+        // Not locked while what follows locks it again.
+        let found = self.cache().find(errand.pool, &errand.question, Instant::now())?;
+        match found {
+            Found::Fresh { answer, age, expires_soon } => {
+                self.block().dns_cached.add(1);
+                if expires_soon {
+                    self.prefetch(errand);
+                }
+                Some(Resolved::Answer(answer, age))
+            }
+            Found::Failure => {
+                self.block().dns_cached.add(1);
+                Some(self.stale(errand).unwrap_or(Resolved::Failed))
+            }
+        }
+    }
+
+    /// An expired answer, if these are served (RFC 8767).
+    fn stale(&self, errand: &Errand) -> Option<Resolved> {
+        let answer = self.cache().stale(errand.pool, &errand.question, Instant::now()).filter(|_| self.serve_stale)?;
+        self.block().dns_stale.add(1);
+        Some(Resolved::Answer(answer, 0))
+    }
+
+    /// The answer to a question that the cache does not have.
+    pub(super) async fn look_up(self: &Arc<Self>, client: IpAddr, errand: &Errand) -> Resolved {
+        let (cancel, cancelled) = oneshot::channel();
+        let _place = self.take_place(client, cancel);
+        let mut flight = self.join(errand);
+        let outcome = tokio::select! {
+            outcome = flight.wait_for(Option::is_some) => outcome.ok().and_then(|outcome| outcome.clone()),
+            _ = cancelled => return Resolved::NoRoom,
+        };
+        match outcome {
+            Some(Ok(answer)) => Resolved::Answer(answer, 0),
+            Some(Err(())) | None => self.stale(errand).unwrap_or(Resolved::Failed),
+        }
+    }
+
+    /// Writes the response over the query in `buffer`.
+    pub(super) fn respond(
+        query: &Query,
+        buffer: &mut [u8],
+        errand: &Errand,
+        resolved: &Resolved,
+    ) -> Result<Answered, NoAnswer> {
+        match resolved {
+            Resolved::Answer(answer, age) => relay(query, buffer, &errand.aliases, answer, *age),
+            Resolved::Failed => answer::fail(query, buffer, Rule::UpstreamFailed),
+            Resolved::NoRoom => answer::fail(query, buffer, Rule::Busy),
+        }
+    }
+
+    fn take_place(self: &Arc<Self>, client: IpAddr, cancel: oneshot::Sender<()>) -> Place {
+        let mut places = self.places();
+        let number = places.number();
+        // Dropping it tells the one who waited.
+        drop(places.take(number, prefix(client), cancel, Instant::now()));
+        Place { number, resolver: Arc::clone(self) }
+    }
+
+    /// The flight of the question; starts one if there is none.
+    fn join(self: &Arc<Self>, errand: &Errand) -> watch::Receiver<Option<Outcome>> {
+        let mut flights = self.flights();
+        let key = (errand.pool, errand.question.clone());
+        if let Some(flight) = flights.get(&key) {
+            self.block().dns_coalesced.add(1);
+            return flight.subscribe();
+        }
+        let (flight, receiver) = watch::channel(None);
+        flights.insert(key.clone(), flight.clone());
+        tokio::spawn(Arc::clone(self).fly(key, flight, false));
+        receiver
+    }
+
+    /// Asks again for an answer that is used and about to expire.
+    fn prefetch(self: &Arc<Self>, errand: &Errand) {
+        let mut flights = self.flights();
+        let key = (errand.pool, errand.question.clone());
+        if flights.len() >= PREFETCHES || flights.contains_key(&key) {
+            return;
+        }
+        self.block().dns_prefetched.add(1);
+        let (flight, _) = watch::channel(None);
+        flights.insert(key.clone(), flight.clone());
+        tokio::spawn(Arc::clone(self).fly(key, flight, true));
+    }
+
+    /// Asks, until there is an outcome, or, unless it `goes_on` in any case, nobody waits for it.
+    async fn fly(self: Arc<Self>, key: (usize, Question), flight: Flight, goes_on: bool) {
+        let Some(pool) = self.pools.get(key.0) else { return };
+        let mut asked = std::pin::pin!(pool.ask(&key.1, self.block()));
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut asked => break outcome.ok(),
+                () = flight.closed(), if !goes_on => {
+                    let mut flights = self.flights();
+                    // Nobody can join while the list is locked.
+                    if flight.receiver_count() == 0 {
+                        flights.remove(&key);
+                        return;
+                    }
+                }
+            }
+        };
+        let outcome = outcome.map(Arc::new).ok_or(());
+        self.cache().insert(key.0, &key.1, outcome.as_ref().ok(), Instant::now());
+        self.flights().remove(&key);
+        flight.send_replace(Some(outcome));
+    }
+
+    fn block(&self) -> &WorkerCounters {
+        self.counters.dns()
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        locked(&self.cache)
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<(usize, Question), Flight>> {
+        locked(&self.flights)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places<u128, oneshot::Sender<()>>> {
+        locked(&self.places)
+    }
+}
+
+/// The address, and the zone unless it is the root.
+fn named(address: SocketAddr, zone: &[u8]) -> String {
+    if zone == [0] { address.to_string() } else { format!("{address} ({})", from_wire(zone).trim_end_matches('.')) }
+}
+
+/// What is locked is whole between any two of its operations.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place that is taken; dropping it frees it.
+struct Place {
+    number: u64,
+    resolver: Arc<Resolver>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.resolver.places().leave(self.number);
+    }
+}
+
+/// The prefix of a client, as an IPv6 address of which the rest is zero.
+fn prefix(client: IpAddr) -> u128 {
+    match client {
+        IpAddr::V4(address) => (address.to_ipv6_mapped().to_bits() >> 8) << 8,
+        IpAddr::V6(address) => (address.to_bits() >> 72) << 72,
+    }
+}

@@ -1,0 +1,181 @@
+//! One upstream: a query over UDP, over TCP if the response is truncated, and how long that took.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use pollgate_common::counters::WorkerCounters;
+use pollgate_common::dns::message::upstream_query;
+use pollgate_common::dns::relay::Relayed;
+use pollgate_common::hash::random_seed;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use super::locked;
+use super::message::{Question, Response, read};
+
+/// How long one response may take, over UDP or over TCP.
+const ATTEMPT: Duration = Duration::from_millis(1500);
+/// How long a question may take altogether: stub resolvers ask again after five seconds.
+pub(super) const PATIENCE: Duration = Duration::from_millis(4500);
+/// Messages that do not respond to the query, until the upstream is given up: somebody guesses (RFC 5452 §9).
+const BOGUS: u32 = 16;
+/// Failures in a row until an upstream is asked last.
+const FAILURES: u32 = 2;
+/// For how long it is.
+const DOWN: Duration = Duration::from_secs(5);
+/// The longest latency that is told from longer ones, microseconds.
+const LONGEST: u64 = 10_000_000;
+
+/// What an upstream has been asked.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamStats {
+    /// Queries, over UDP or TCP.
+    pub queries: u64,
+    /// Those without a usable response.
+    pub failures: u64,
+    /// Whether it is asked last, because of these.
+    pub down: bool,
+    /// Half of the responses took so many microseconds, or fewer.
+    pub p50: u64,
+    /// 90 % did.
+    pub p90: u64,
+    /// 99 % did.
+    pub p99: u64,
+    /// All did.
+    pub max: u64,
+}
+
+/// Why there is no usable response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoResponse {
+    /// None came in time, or none that can be read.
+    Silence,
+    /// The upstream says that it cannot answer. To ask it again is no use.
+    Error,
+}
+
+/// An upstream.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    record: Mutex<Log>,
+}
+
+#[derive(Debug)]
+struct Log {
+    queries: u64,
+    failures: u64,
+    in_a_row: u32,
+    down_until: Option<Instant>,
+    latency: Histogram<u64>,
+}
+
+impl Upstream {
+    pub(super) fn new(address: SocketAddr) -> Upstream {
+        // Three digits, up to the time that no response takes; both are in range.
+        let latency = Histogram::new_with_max(LONGEST, 3).expect("bounds that a histogram can have");
+        let record = Log { queries: 0, failures: 0, in_a_row: 0, down_until: None, latency };
+        Upstream { address, record: Mutex::new(record) }
+    }
+
+    pub(super) fn is_down(&self, now: Instant) -> bool {
+        locked(&self.record).down_until.is_some_and(|until| now < until)
+    }
+
+    pub(super) fn stats(&self) -> UpstreamStats {
+        let down = self.is_down(Instant::now());
+        let record = locked(&self.record);
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|quantile| record.latency.value_at_quantile(quantile));
+        let max = record.latency.max();
+        UpstreamStats { queries: record.queries, failures: record.failures, down, p50, p90, p99, max }
+    }
+
+    /// Asks once.
+    pub(super) async fn ask(&self, question: &Question, counters: &WorkerCounters) -> Result<Relayed, NoResponse> {
+        let started = Instant::now();
+        let answer = match self.exchange(question, counters, datagram(self.address, question, counters)).await {
+            Some(Response::Truncated) => {
+                counters.dns_upstream_tcp.add(1);
+                self.exchange(question, counters, stream(self.address, question)).await
+            }
+            other => other,
+        };
+        let answer = match answer {
+            Some(Response::Answer(answer)) => Ok(answer),
+            Some(Response::Error(_)) => Err(NoResponse::Error),
+            Some(Response::Truncated | Response::Malformed | Response::Bogus) | None => Err(NoResponse::Silence),
+        };
+        let mut record = locked(&self.record);
+        if answer.is_ok() {
+            let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(LONGEST);
+            record.latency.saturating_record(took);
+        } else {
+            counters.dns_upstream_failures.add(1);
+            record.failures += 1;
+        }
+        record.in_a_row = if answer == Err(NoResponse::Silence) { record.in_a_row + 1 } else { 0 };
+        record.down_until = (record.in_a_row >= FAILURES).then(|| Instant::now() + DOWN);
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        question: &Question,
+        counters: &WorkerCounters,
+        exchange: impl Future<Output = io::Result<Response>>,
+    ) -> Option<Response> {
+        counters.dns_upstream_queries.add(1);
+        locked(&self.record).queries += 1;
+        let response = timeout(ATTEMPT, exchange).await.map_err(io::Error::from).and_then(|response| response);
+        if let Err(error) = &response {
+            tracing::debug!("asking {} for {:?}: {error}", self.address, question);
+        }
+        response.ok()
+    }
+}
+
+fn query(question: &Question) -> (u16, Vec<u8>) {
+    let [seed, ..] = random_seed();
+    let id = u16::try_from(seed & 0xffff).unwrap_or(0);
+    let Question { name, rtype, dnssec_ok, checking_disabled } = question;
+    (id, upstream_query(id, name, *rtype, *dnssec_ok, *checking_disabled))
+}
+
+fn unspecified(server: SocketAddr) -> SocketAddr {
+    let address = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    SocketAddr::new(address, 0)
+}
+
+/// Over UDP: from a port that the kernel chooses at random, and which takes datagrams of this server alone.
+async fn datagram(server: SocketAddr, question: &Question, counters: &WorkerCounters) -> io::Result<Response> {
+    let socket = UdpSocket::bind(unspecified(server)).await?;
+    socket.connect(server).await?;
+    let (id, message) = query(question);
+    socket.send(&message).await?;
+    let mut buffer = [0; 4096];
+    for _ in 0..BOGUS {
+        let len = socket.recv(&mut buffer).await?;
+        match read(&buffer[..len], id, question) {
+            Response::Bogus => counters.dns_upstream_bogus.add(1),
+            response => return Ok(response),
+        }
+    }
+    Err(io::Error::other("too many messages that do not respond to the query"))
+}
+
+/// Over TCP (RFC 7766).
+async fn stream(server: SocketAddr, question: &Question) -> io::Result<Response> {
+    let mut stream = TcpStream::connect(server).await?;
+    let (id, message) = query(question);
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes()[..], &message].concat()).await?;
+    let mut response = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut response).await?;
+    Ok(read(&response, id, question))
+}

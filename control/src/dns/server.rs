@@ -1,0 +1,119 @@
+//! The thread for DNS beside the workers.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pollgate_common::clients::Clients;
+use pollgate_common::counters::{Counters, WorkerCounters};
+use pollgate_common::dns::answer::Rule;
+use pollgate_common::dns::forward::{Request, Requests};
+use pollgate_common::dns::message::Query;
+use pollgate_common::dns::totals::Totals;
+use pollgate_common::epoch::Source;
+
+use super::door::{self, Bell, ReplyTo};
+use super::resolver::{self, Errand, Resolved, Resolver};
+use super::tcp;
+use crate::local::ServiceThread;
+
+/// File descriptors that the thread needs.
+pub const OPEN_FILES: u64 = tcp::OPEN_FILES + resolver::OPEN_FILES;
+
+/// What the thread is made of.
+pub struct DnsParts {
+    /// Where the zone is published.
+    pub tables: Source,
+    /// The clients behind the source ports of the host pair.
+    pub clients: Arc<Clients>,
+    /// Where it counts.
+    pub counters: Arc<Counters>,
+    /// What asks other servers.
+    pub resolver: Arc<Resolver>,
+    /// The workers' queries that take a resolver, and what tells of them.
+    pub requests: (Arc<Requests>, Bell),
+    /// Gives responses to workers.
+    pub reply_to: ReplyTo,
+}
+
+/// The thread. Dropping it ends the thread and closes all connections.
+#[derive(Debug)]
+pub struct DnsServer {
+    thread: ServiceThread,
+    shared: Arc<Shared>,
+}
+
+impl DnsServer {
+    /// Starts the thread, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If the system refuses a thread or its files.
+    pub fn start(parts: DnsParts) -> io::Result<DnsServer> {
+        let DnsParts { tables, clients, counters, resolver, requests, reply_to } = parts;
+        let totals = Mutex::default();
+        let shared = Arc::new(Shared { tables, clients, counters, resolver, reply_to, totals });
+        let (queue, bell) = requests;
+        let thread = ServiceThread::start("dns", door::serve(queue, bell, Arc::clone(&shared)))?;
+        Ok(DnsServer { thread, shared })
+    }
+
+    /// What opens and closes the listeners for TCP.
+    pub fn listeners(&self) -> tcp::Listeners {
+        tcp::Listeners::new(self.thread.handle().clone(), Arc::clone(&self.shared))
+    }
+}
+
+/// What its tasks share.
+pub(super) struct Shared {
+    pub(super) tables: Source,
+    pub(super) clients: Arc<Clients>,
+    counters: Arc<Counters>,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) reply_to: ReplyTo,
+    totals: Mutex<Totals>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("resolver", &self.resolver).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn block(&self) -> &WorkerCounters {
+        self.counters.dns()
+    }
+
+    /// Changes what is counted of queries.
+    pub(super) fn count(&self, change: impl FnOnce(&mut Totals)) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut totals);
+        totals.report(self.block());
+    }
+
+    /// What is to be asked for a worker's query.
+    pub(super) fn errand(&self, request: &Request) -> Option<(Query, Errand)> {
+        let reader = self.tables.reader();
+        let pin = reader.pin();
+        let zone = pin.load().zone();
+        let query = request.query(zone.names().seed())?;
+        let errand = self.resolver.errand(&query, zone)?;
+        Some((query, errand))
+    }
+
+    /// Writes a response over the query in `buffer`, and counts it. Returns its length.
+    pub(super) fn respond(
+        &self,
+        query: &Query,
+        buffer: &mut [u8],
+        errand: &Errand,
+        resolved: &Resolved,
+    ) -> Option<usize> {
+        let answered = Resolver::respond(query, buffer, errand, resolved).ok()?;
+        self.count(|totals| {
+            totals.no_room += u64::from(answered.rule == Rule::Busy);
+            totals.count(query.rtype, &answered);
+        });
+        Some(answered.len)
+    }
+}
