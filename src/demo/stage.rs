@@ -37,9 +37,9 @@ interfaces: [{ name: node-1 }, { name: node-2 }, { name: outside }]
 addresses: [192.168.50.10, "fd00:192:168:50::10"]
 cluster:
   loadBalancerPools: 192.168.50.200-192.168.50.219
-dns: { upstreams: [] }
   serviceCIDRs: [10.96.0.0/16, "fd00:10:96::/112"]
   podCIDRs: [10.244.0.0/16, "fd00:10:244::/48"]
+dns: { upstreams: [] }
 flows: { max: 65536 }
 "#;
 
