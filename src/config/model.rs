@@ -165,6 +165,8 @@ pub struct Dns {
     pub ttl: Duration,
     /// Names made of Pods' addresses.
     pub pods: PodRecords,
+    /// Whether an endpoint without a hostname is called by its Pod's name.
+    pub endpoint_pod_names: bool,
     /// Whether the search list of the client's Pod is walked for it.
     pub autopath: bool,
     /// Responses that a worker sends to one client prefix per second; 0: no limit.

@@ -57,6 +57,7 @@ impl From<&Config> for ClusterSettings {
             zone: config.zone.clone(),
             slice_manager: config.cluster.slice_manager,
             serves_external_ips: config.cluster.external_ips,
+            endpoint_pod_names: config.dns.endpoint_pod_names,
             limits: config.limits,
         }
     }

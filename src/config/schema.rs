@@ -221,6 +221,7 @@ fn dns(mut section: Section<'_>, cluster: &Cluster, gateway: &[IpAddr]) -> Dns {
         ("insecure", PodRecords::Insecure),
         ("verified", PodRecords::Verified),
     ]);
+    let endpoint_pod_names = section.field("endpointPodNames").boolean();
     let autopath = section.field("autopath").boolean();
     let responses = section.field("responsesPerSecond").integer(0..=u32::MAX);
     let upstream_field = section.field("upstreams");
@@ -242,6 +243,7 @@ fn dns(mut section: Section<'_>, cluster: &Cluster, gateway: &[IpAddr]) -> Dns {
         addresses,
         ttl: Duration::from_secs(ttl.into()),
         pods: pods.unwrap_or_default(),
+        endpoint_pod_names: endpoint_pod_names.unwrap_or(false),
         autopath: autopath.unwrap_or(false),
         responses_per_second: responses.unwrap_or(DNS_RESPONSES),
         upstreams,

@@ -111,6 +111,15 @@ pub(super) fn objects() -> String {
         ),
         service("prtls", "clusterIP: None, ports: []"),
         slice("prtls", 1, "IPv4", "[]", &["10.244.0.20"]),
+        service("ports", "clusterIP: None, ports: [{name: dns, port: 53}]"),
+        slice(
+            "ports",
+            1,
+            "IPv4",
+            "[{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}, {name: metrics, port: 9153}]",
+            &["10.244.0.40"],
+        ),
+        service("to-endpoint", "type: ExternalName, externalName: 10-244-0-40.ports.default.svc.cluster.local"),
         service("unready", "clusterIP: None, ports: [{port: 80}]"),
         endpoints("unready", "TCP", 80, &["10.244.0.30~"]),
         service("ext", "type: ExternalName, externalName: db.example.com"),
@@ -152,6 +161,14 @@ fn every_name_has_the_records_of_the_specification() {
         ("10-244-1-10.web.default.svc", Rtype::A, "NOERROR A 10.244.1.10"),
         ("10-244-1-10.web.default.svc", Rtype::AAAA, "NOERROR ~ cluster.local."),
         ("10-244-1-10.two.default.svc", Rtype::A, "NXDOMAIN ~ cluster.local."),
+        // CoreDNS findServices: an endpoint's own name has SRV records of its ports.
+        (
+            "10-244-1-10.web.default.svc",
+            Rtype::SRV,
+            "NOERROR SRV 0 100 8080 10-244-1-10.web.@ + 10-244-1-10.web.@ A 10.244.1.10",
+        ),
+        ("10-244-1-10.web.default.svc", Rtype::MX, "NOERROR ~ cluster.local."),
+        ("10-244-1-10.web.default.svc", Rtype::ANY, "NOERROR HINFO RFC8482 \"\""),
         // §2.4.1: headless.
         ("hdls.default.svc", Rtype::A, "NOERROR A 10.244.0.2, A 10.244.0.3, A 10.244.0.4, A 10.244.0.5"),
         ("hdls.default.svc", Rtype::AAAA, "NOERROR AAAA 5678:abcd::1, AAAA 5678:abcd::2"),
@@ -159,11 +176,31 @@ fn every_name_has_the_records_of_the_specification() {
         ("dup-name.hdls.default.svc", Rtype::AAAA, "NOERROR ~ cluster.local."),
         ("10-244-0-2.hdls.default.svc", Rtype::A, "NOERROR A 10.244.0.2"),
         ("10-244-0-4.hdls.default.svc", Rtype::A, "NXDOMAIN ~ cluster.local."),
+        ("10-244-0-2.hdls.default.svc", Rtype::SRV, "NOERROR SRV 0 100 80 10-244-0-2.hdls.@ + 10-244-0-2.hdls.@ A 10.244.0.2"),
+        (
+            "5678-abcd--1.hdls.default.svc",
+            Rtype::SRV,
+            "NOERROR SRV 0 100 80 5678-abcd--1.hdls.@ + 5678-abcd--1.hdls.@ AAAA 5678:abcd::1",
+        ),
+        // Two endpoints with one hostname share its weight; what is the same of both is there once (plugin/backend_lookup.go).
+        (
+            "dup-name.hdls.default.svc",
+            Rtype::SRV,
+            "NOERROR SRV 0 50 80 dup-name.hdls.@ + dup-name.hdls.@ A 10.244.0.4, dup-name.hdls.@ A 10.244.0.5",
+        ),
+        // One number of two protocols, and another: three candidates, two records.
+        (
+            "10-244-0-40.ports.default.svc",
+            Rtype::SRV,
+            "NOERROR SRV 0 33 53 10-244-0-40.ports.@, SRV 0 33 9153 10-244-0-40.ports.@ + 10-244-0-40.ports.@ A 10.244.0.40",
+        ),
+        ("to-endpoint.default.svc", Rtype::SRV, "NOERROR CNAME 10-244-0-40.ports.@, SRV 0 33 53 10-244-0-40.ports.@, SRV 0 33 9153 10-244-0-40.ports.@"),
         ("5678-abcd--1.hdls.default.svc", Rtype::AAAA, "NOERROR AAAA 5678:abcd::1"),
         ("bogus.hdls.default.svc", Rtype::A, "NXDOMAIN ~ cluster.local."),
         ("prtls.default.svc", Rtype::A, "NOERROR A 10.244.0.20"),
         ("prtls.default.svc", Rtype::SRV, "NOERROR ~ cluster.local."),
         ("10-244-0-20.prtls.default.svc", Rtype::A, "NOERROR A 10.244.0.20"),
+        ("10-244-0-20.prtls.default.svc", Rtype::SRV, "NOERROR ~ cluster.local."),
         ("unready.default.svc", Rtype::A, "NXDOMAIN ~ cluster.local."),
         // §2.5: ExternalName; a target in the zone is followed.
         ("ext.default.svc", Rtype::A, "NOERROR CNAME db.example.com."),
@@ -336,6 +373,40 @@ fn pods_have_records_if_the_configuration_says_so() {
             lab.delete(pollgate_control::objects::Kind::Pod, "p");
             assert_eq!(shown(&ask(&mut lab, query("10-244-1-7.default.pod.cluster.local.", Rtype::A, 7))), nx);
         }
+    }
+}
+
+#[test]
+fn endpoints_have_their_pods_names_if_the_configuration_says_so() {
+    let name = "db-0.hdls.default.svc.cluster.local.";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {name: hdls-1, labels: {kubernetes.io/service-name: hdls}}\nports: [{name: http, port: 80}]\nendpoints:\n\
+         - {addresses: [10.244.0.2], targetRef: {kind: Pod, name: db-0}}\n\
+         - {addresses: [10.244.0.3], targetRef: {kind: Pod, name: db-1}, hostname: other}\n\
+         - {addresses: [10.244.0.4], targetRef: {kind: Pod, name: a.b}}\n---\n";
+    let objects = [service("hdls", "clusterIP: None, ports: [{name: http, port: 80}]"), slice.to_owned()].concat();
+    // CoreDNS `plugin/kubernetes/README.md`, endpoint_pod_names: the hostname, else the Pod's name, else the address.
+    let cases = [
+        (name, Rtype::A, ["NXDOMAIN ~ cluster.local.".to_owned(), "NOERROR A 10.244.0.2".to_owned()]),
+        (
+            "2.0.244.10.in-addr.arpa.",
+            Rtype::PTR,
+            [format!("NOERROR PTR 10-244-0-2.{}", &name[5..]), format!("NOERROR PTR {name}")],
+        ),
+        (
+            "10-244-0-2.hdls.default.svc.cluster.local.",
+            Rtype::A,
+            ["NOERROR A 10.244.0.2".to_owned(), "NXDOMAIN ~ cluster.local.".to_owned()],
+        ),
+        ("other.hdls.default.svc.cluster.local.", Rtype::A, ["NOERROR A 10.244.0.3"; 2].map(str::to_owned)),
+        ("10-244-0-4.hdls.default.svc.cluster.local.", Rtype::A, ["NOERROR A 10.244.0.4"; 2].map(str::to_owned)),
+    ];
+    for (at, value) in ["false", "true"].into_iter().enumerate() {
+        let mut lab = Lab::configured(&format!("dns: {{address: 10.96.0.10, endpointPodNames: {value}}}\n"), &objects);
+        for (name, rtype, expected) in &cases {
+            assert_eq!(shown(&ask(&mut lab, query(name, *rtype, 7))), expected[at], "{value}: {name}");
+        }
+        balanced(&lab, cases.len() as u64);
     }
 }
 

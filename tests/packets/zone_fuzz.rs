@@ -138,7 +138,11 @@ fn add_service(zone: &mut Zone, endpoints: u32) {
     let service: Arc<[u8]> = name.into();
     for (at, address) in addresses.into_iter().enumerate() {
         let hostname = at.is_multiple_of(3).then(|| label("host-x").expect("a label"));
-        zone.set_owners(address, &service, vec![Owner { is_endpoint: true, service: Arc::clone(&service), hostname }]);
+        zone.set_owners(
+            address,
+            &service,
+            vec![Owner { is_endpoint: true, service: Arc::clone(&service), hostname, ports: [53, 53, 80].into() }],
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::message::{self, Malformed, Opt, Query, Rcode, SOA_POINTERS, Unreadable};
 use super::name::Name;
-use super::records::{Node, QUESTION, RECORD, Records, address, head, pointer, rr};
+use super::records::{Node, QUESTION, RECORD, Records, address, head, pointer, rr, srv_weight};
 use super::reverse::{Label, Place, Reverse};
 use super::zone::{Found, Owner, Zone};
 
@@ -224,8 +224,8 @@ fn resolve(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<I
         Found::Node(node) => prepared(query, writer, zone, node),
         Found::Missing => missing(query, writer, zone, client),
         Found::Port(node) => port(query, writer, zone, node),
-        Found::Endpoint(address) => spelled(query, writer, zone, address, Rule::Endpoint),
-        Found::Pod(address) => spelled(query, writer, zone, address, Rule::Pod),
+        Found::Endpoint(address, ports) => spelled(query, writer, zone, address, ports, Rule::Endpoint),
+        Found::Pod(address) => spelled(query, writer, zone, address, &[], Rule::Pod),
         Found::Empty => denied(query, writer, zone, Rcode::NoError, Rule::Above),
         Found::Unknown => denied(query, writer, zone, Rcode::ServFail, Rule::NotLoaded),
         Found::Outside => outside(query, writer, zone),
@@ -281,8 +281,12 @@ fn port(query: &Query, writer: &mut Writer<'_>, zone: &Zone, node: &Node) -> Out
 }
 
 /// The name spells this address.
-fn spelled(query: &Query, writer: &mut Writer<'_>, zone: &Zone, address: IpAddr, rule: Rule) -> Outcome {
-    writer.address(query, zone, address);
+fn spelled(query: &Query, writer: &mut Writer<'_>, zone: &Zone, address: IpAddr, ports: &[u16], rule: Rule) -> Outcome {
+    match query.rtype {
+        rr::ANY => writer.any(zone.settings().ttl),
+        rr::SRV if writer.ports(zone, QUESTION, &query.name, ports) > 0 => writer.extra(zone, address),
+        _ => writer.address(query, zone, QUESTION, address),
+    }
     Outcome::of(Rcode::NoError, rule)
 }
 
@@ -318,7 +322,11 @@ fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mu
                 Some(records) => return writer.records_of(query, owner, &records),
                 None => return writer.denial(query, zone),
             },
-            Found::Endpoint(address) | Found::Pod(address) => return writer.address_of(query, zone, owner, address),
+            Found::Endpoint(_, ports) if query.rtype == rr::SRV && !ports.is_empty() => {
+                writer.ports(zone, owner, &name, ports);
+                return;
+            }
+            Found::Endpoint(address, _) | Found::Pod(address) => return writer.address(query, zone, owner, address),
             Found::Empty | Found::Missing | Found::Unknown => return writer.denial(query, zone),
             Found::Outside => return,
         }
@@ -467,21 +475,33 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The question's name has this address.
-    fn address(&mut self, query: &Query, zone: &Zone, address: IpAddr) {
-        match query.rtype {
-            rr::ANY => self.any(zone.settings().ttl),
-            _ => self.address_of(query, zone, QUESTION, address),
-        }
-    }
-
     /// The name that `owner` points to has this address.
-    fn address_of(&mut self, query: &Query, zone: &Zone, owner: [u8; 2], found: IpAddr) {
+    fn address(&mut self, query: &Query, zone: &Zone, owner: [u8; 2], found: IpAddr) {
         let (rtype, data, len) = address(&found);
         if query.rtype != rtype {
             return self.denial(query, zone);
         }
         self.put(ANSWER, 1, &[&head(owner, rtype, zone.settings().ttl, len), &data[..len]]);
+    }
+
+    /// The ports of the endpoint `name`, which `owner` points to; all of the same weight, each number once (CoreDNS
+    /// `plugin/backend_lookup.go`). Returns how many.
+    fn ports(&mut self, zone: &Zone, owner: [u8; 2], name: &Name, ports: &[u16]) -> usize {
+        let weight = srv_weight(ports.len());
+        let mut written = 0;
+        for at in (0..ports.len()).filter(|&at| at == 0 || ports[at] != ports[at - 1]) {
+            let numbers = [0, weight, ports[at]].map(u16::to_be_bytes);
+            // No pointer: RFC 2782.
+            let head = head(owner, rr::SRV, zone.settings().ttl, size_of_val(&numbers) + name.len());
+            written += usize::from(self.put(ANSWER, 1, &[&head, numbers.as_flattened(), name.as_bytes()]));
+        }
+        written
+    }
+
+    /// The address of the question's name, as an additional record.
+    fn extra(&mut self, zone: &Zone, found: IpAddr) {
+        let (rtype, data, len) = address(&found);
+        self.put(ADDITIONAL, 1, &[&head(QUESTION, rtype, zone.settings().ttl, len), &data[..len]]);
     }
 
     /// The names of an address: the Service that has it as ClusterIP, or else those that have it as endpoint.

@@ -80,6 +80,12 @@ pub fn head(owner: [u8; 2], rtype: u16, ttl: u32, len: usize) -> [u8; RECORD] {
     [owner[0], owner[1], r0, r1, c0, c1, t0, t1, t2, t3, l0, l1]
 }
 
+/// The weight of each of the SRV records made of this many addresses and ports: a hundredth part, as CoreDNS shares them out.
+pub fn srv_weight(candidates: usize) -> u16 {
+    let share = 100usize.checked_div(candidates).unwrap_or(100);
+    u16::try_from(share.max(1)).unwrap_or(1)
+}
+
 /// A pointer to an offset in the message.
 pub fn pointer(offset: usize) -> Option<[u8; 2]> {
     let offset = u16::try_from(offset).ok().filter(|&offset| usize::from(offset) <= MAX_POINTER)?;

@@ -92,6 +92,8 @@ pub struct Owner {
     pub service: Arc<[u8]>,
     /// The hostname of the endpoint, as a label with its length byte.
     pub hostname: Option<Arc<[u8]>>,
+    /// The ports of the endpoint, in order; one number of two protocols is there twice.
+    pub ports: Arc<[u16]>,
 }
 
 /// A Pod that has an address.
@@ -112,8 +114,8 @@ pub enum Found<'a> {
     Node(&'a Node),
     /// The records of a port that the name spells without underscores. Their extras do not fit the name.
     Port(&'a Node),
-    /// An endpoint of a Service.
-    Endpoint(IpAddr),
+    /// An endpoint of a Service, and its ports.
+    Endpoint(IpAddr, &'a [u16]),
     /// A Pod.
     Pod(IpAddr),
     /// It exists, without records.
@@ -265,8 +267,8 @@ impl Zone {
         let address = from_label(name.label(0))?;
         let service = name.parent(1);
         let is_its = |owner: &Owner| owner.is_endpoint && owner.hostname.is_none() && *owner.service == *service;
-        self.owners(address).iter().find(|owner| is_its(owner))?;
-        (name.head(1) == Label::of(address).as_bytes()).then_some(Found::Endpoint(address))
+        let owner = self.owners(address).iter().find(|owner| is_its(owner))?;
+        (name.head(1) == Label::of(address).as_bytes()).then_some(Found::Endpoint(address, &owner.ports))
     }
 
     /// `http.tcp.web.default.svc`: leading underscores are optional.
@@ -435,7 +437,7 @@ mod tests {
         match zone.find(&name(zone, &format!("{text}.cluster.local"))) {
             Found::Node(_) => "node",
             Found::Port(_) => "port",
-            Found::Endpoint(_) => "endpoint",
+            Found::Endpoint(..) => "endpoint",
             Found::Pod(_) => "pod",
             Found::Empty => "empty",
             Found::Missing => "missing",
@@ -494,7 +496,7 @@ mod tests {
         let mut zone = zone(PodRecords::Disabled);
         zone.services_are_loaded();
         let service: Arc<[u8]> = to_wire("db.default.svc.cluster.local").expect("a name").into();
-        let owner = |hostname| Owner { is_endpoint: true, service: Arc::clone(&service), hostname };
+        let owner = |hostname| Owner { is_endpoint: true, service: Arc::clone(&service), hostname, ports: [80].into() };
         let [plain, named]: [IpAddr; 2] = ["fd00::", "10.0.0.2"].map(|ip| ip.parse().expect("an address"));
         zone.set_owners(plain, &service, vec![owner(None)]);
         zone.set_owners(named, &service, vec![owner(label("db-0"))]);

@@ -64,6 +64,8 @@ pub struct ClusterSettings {
     pub slice_manager: SliceManager,
     /// Whether `spec.externalIPs` are served. Whoever may write a Service can take over any address with them (CVE-2020-8554, KEP-5707).
     pub serves_external_ips: bool,
+    /// Whether DNS calls an endpoint without a hostname by its Pod's name.
+    pub endpoint_pod_names: bool,
     /// How much it may hold.
     pub limits: Limits,
 }
@@ -101,6 +103,7 @@ impl Default for ClusterSettings {
             zone: None,
             slice_manager: SliceManager::default(),
             serves_external_ips: true,
+            endpoint_pod_names: false,
             limits: Limits::default(),
         }
     }

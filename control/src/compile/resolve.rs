@@ -18,8 +18,9 @@ use ahash::HashMap;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
+use pollgate_common::dns::name::MAX_LABEL;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterSettings};
 use crate::objects::Object;
 pub use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
 use crate::objects::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, SOURCE_RANGES_ANNOTATION, parse_ip, parse_protocol};
@@ -61,7 +62,7 @@ pub struct ResolvedService {
     pub ready_addresses: Vec<ResolvedAddress>,
     /// The ports of the spec, for DNS: a Service of another proxy has them too.
     pub published_ports: Vec<PublishedPort>,
-    /// The ready addresses and ports of each slice, for the SRV records of a headless Service; none for any other.
+    /// The ready addresses and ports of each slice, for the records of endpoints.
     pub published: Vec<PublishedSlice>,
 }
 
@@ -83,6 +84,13 @@ pub struct PublishedSlice {
     pub ports: Vec<PublishedPort>,
     /// The addresses.
     pub addresses: Vec<ResolvedAddress>,
+}
+
+impl PublishedSlice {
+    /// The numbers of the ports.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> {
+        self.ports.iter().filter_map(|port| port.port)
+    }
 }
 
 /// One port of a Service and its endpoints.
@@ -139,7 +147,7 @@ pub struct Hints {
     pub zones: Vec<String>,
 }
 
-/// A ready address, with the hostname it is also known by.
+/// A ready address, with the name that its endpoint has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResolvedAddress {
     /// The address.
@@ -180,13 +188,9 @@ pub fn resolve(cluster: &Cluster, name: &ServiceName) -> Option<ResolvedService>
         source_ranges: source_ranges(service, spec),
         health_check_node_port: spec.health_check_node_port.and_then(nonzero_port),
         ports,
-        ready_addresses: ready_addresses(&slices),
+        ready_addresses: ready_addresses(&slices, settings),
         published_ports: spec.ports().iter().filter_map(published_port).collect(),
-        published: if headless {
-            slices.iter().map(|(family, slice)| published(*family, slice)).collect()
-        } else {
-            Vec::new()
-        },
+        published: slices.iter().map(|(family, slice)| published(*family, slice, settings)).collect(),
     })
 }
 
@@ -294,18 +298,29 @@ fn resolve_hints(hints: &EndpointHints) -> Hints {
 }
 
 /// All addresses of each ready endpoint: CoreDNS, unlike kube-proxy, looks beyond the first.
-fn ready_addresses(slices: &[(Family, &EndpointSlice)]) -> Vec<ResolvedAddress> {
-    let all = slices.iter().flat_map(|(family, slice)| ready_of_slice(*family, slice));
+fn ready_addresses(slices: &[(Family, &EndpointSlice)], settings: &ClusterSettings) -> Vec<ResolvedAddress> {
+    let all = slices.iter().flat_map(|(family, slice)| ready_of_slice(*family, slice, settings));
     all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn ready_of_slice(family: Family, slice: &EndpointSlice) -> impl Iterator<Item = ResolvedAddress> + '_ {
+fn ready_of_slice<'a>(
+    family: Family,
+    slice: &'a EndpointSlice,
+    settings: &'a ClusterSettings,
+) -> impl Iterator<Item = ResolvedAddress> + 'a {
     let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
     ready.flat_map(move |endpoint| {
-        let hostname = endpoint.hostname.as_ref().filter(|hostname| !hostname.is_empty());
+        let hostname = endpoint_name(endpoint, settings);
         let of_family = endpoint.addresses.iter().filter_map(|a| parse_ip(a)).filter(move |a| Family::of(*a) == family);
         of_family.map(move |address| ResolvedAddress { address, hostname: hostname.cloned() })
     })
+}
+
+/// The hostname, or else the Pod's name if that is wanted (CoreDNS `endpoint_pod_names`).
+fn endpoint_name<'a>(endpoint: &'a Endpoint, settings: &ClusterSettings) -> Option<&'a String> {
+    let target = endpoint.target_ref.as_ref().filter(|_| settings.endpoint_pod_names);
+    let target = target.and_then(|target| target.name.as_ref()).filter(|name| name.len() <= MAX_LABEL);
+    endpoint.hostname.as_ref().filter(|hostname| !hostname.is_empty()).or(target)
 }
 
 fn published_port(port: &ServicePort) -> Option<PublishedPort> {
@@ -314,7 +329,7 @@ fn published_port(port: &ServicePort) -> Option<PublishedPort> {
 }
 
 /// A slice as DNS has it. A port without a number is none to go to, but its name selects the addresses.
-fn published(family: Family, slice: &EndpointSlice) -> PublishedSlice {
+fn published(family: Family, slice: &EndpointSlice, settings: &ClusterSettings) -> PublishedSlice {
     let port = |port: &EndpointPort| {
         let protocol = parse_protocol(port.protocol.as_deref())?;
         let number = port.port.and_then(nonzero_port);
@@ -322,7 +337,7 @@ fn published(family: Family, slice: &EndpointSlice) -> PublishedSlice {
     };
     PublishedSlice {
         ports: slice.ports.iter().flatten().filter_map(port).collect(),
-        addresses: ready_of_slice(family, slice).collect(),
+        addresses: ready_of_slice(family, slice, settings).collect(),
     }
 }
 

@@ -6,7 +6,7 @@
 //! | | `_port._proto.svc.ns.svc.ZONE` | the same for a port with a name |
 //! | headless | `svc.ns.svc.ZONE` | A/AAAA and SRV of each ready endpoint; without any, the name does not exist |
 //! | | `_port._proto.svc.ns.svc.ZONE` | the same for the endpoints that have that port |
-//! | either | `hostname.svc.ns.svc.ZONE` | A/AAAA of the ready endpoints with that hostname |
+//! | either | `hostname.svc.ns.svc.ZONE` | A/AAAA and SRV of the ready endpoints with that hostname |
 //! | ExternalName | `svc.ns.svc.ZONE` | CNAME |
 //!
 //! Endpoints without a hostname are called by their address: the zone has no node for each, but knows which Services an
@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pollgate_common::dns::name::{MAX_NAME, to_wire};
-use pollgate_common::dns::records::{Node, Set, rr};
+use pollgate_common::dns::records::{Node, Set, rr, srv_weight};
 use pollgate_common::dns::reverse::Label;
 use pollgate_common::dns::zone::{Owner, ZoneSettings, address_sets, label};
 
@@ -202,8 +202,7 @@ impl<'a> Names<'a> {
     fn srv(&self, question: usize, candidates: &[Candidate<'_>]) -> Set {
         let ttl = self.settings.ttl;
         let mut set = Set::new(rr::SRV);
-        let share = 100usize.checked_div(candidates.len()).unwrap_or(100);
-        let weight = u16::try_from(share.max(1)).unwrap_or(1);
+        let weight = srv_weight(candidates.len());
         let mut targets: BTreeMap<Vec<u8>, (Vec<u16>, Vec<IpAddr>)> = BTreeMap::new();
         for candidate in candidates {
             let label = candidate.label.as_ref().map_or(&[][..], Label::as_bytes);
@@ -233,29 +232,61 @@ impl<'a> Names<'a> {
     }
 
     fn hostnames(&mut self) {
-        let mut named: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-        for ready in &self.service.ready_addresses {
-            if let Some(hostname) = &ready.hostname {
-                named.entry(hostname).or_default().push(ready.address);
+        let service = self.service;
+        let hostnames = std::mem::take(&mut self.hostnames);
+        let mut named = BTreeMap::<&str, (Vec<IpAddr>, Vec<Candidate<'_>>)>::new();
+        for slice in &service.published {
+            for ready in slice.addresses.iter().filter(|_| !hostnames.is_empty()) {
+                let Some(hostname) = &ready.hostname else { continue };
+                let (addresses, candidates) = named.entry(hostname).or_default();
+                addresses.push(ready.address);
+                candidates.extend(slice.numbers().map(|number| candidate(ready, &hostnames, number)));
             }
         }
-        for (hostname, addresses) in named {
-            if let Some(label) = self.hostnames.get(hostname).cloned() {
-                self.add(&label, &addresses, &[]);
+        for (hostname, (addresses, candidates)) in &named {
+            if let Some(label) = hostnames.get(hostname) {
+                self.add(label, addresses, candidates);
             }
         }
+        drop(named);
+        self.hostnames = hostnames;
     }
 
     fn owners(&mut self) {
-        let own = |is_endpoint, hostname| Owner { is_endpoint, service: Arc::clone(&self.made.name), hostname };
-        let cluster_ips = self.service.cluster_ips.iter().map(|address| (*address, own(false, None)));
+        let own =
+            |is_endpoint, hostname, ports| Owner { is_endpoint, service: Arc::clone(&self.made.name), hostname, ports };
+        let none: Arc<[u16]> = Arc::default();
+        let cluster_ips =
+            self.service.cluster_ips.iter().map(|address| (*address, own(false, None, Arc::clone(&none))));
         let hostname =
             |ready: &ResolvedAddress| ready.hostname.as_deref().and_then(|name| self.hostnames.get(name).cloned());
-        let ready = self.service.ready_addresses.iter().map(|ready| (ready.address, own(true, hostname(ready))));
+        let ready = self.ports().into_iter().map(|(ready, ports)| (ready.address, own(true, hostname(ready), ports)));
         let mut owners: Vec<(IpAddr, Owner)> = cluster_ips.chain(ready).collect();
         owners.sort_unstable();
         self.made.owners = owners;
     }
+
+    /// The ready addresses, and the ports of each in all slices.
+    fn ports(&self) -> BTreeMap<&'a ResolvedAddress, Arc<[u16]>> {
+        let mut all = BTreeMap::<&ResolvedAddress, Arc<[u16]>>::new();
+        for slice in &self.service.published {
+            let mut ports: Vec<u16> = slice.numbers().collect();
+            ports.sort_unstable();
+            let ports: Arc<[u16]> = ports.into();
+            for ready in &slice.addresses {
+                all.entry(ready)
+                    .and_modify(|known| *known = merged(known, &ports))
+                    .or_insert_with(|| Arc::clone(&ports));
+            }
+        }
+        all
+    }
+}
+
+fn merged(some: &[u16], more: &[u16]) -> Arc<[u16]> {
+    let mut all = [some, more].concat();
+    all.sort_unstable();
+    all.into()
 }
 
 fn candidate<'a>(ready: &ResolvedAddress, hostnames: &'a BTreeMap<&str, Arc<[u8]>>, port: u16) -> Candidate<'a> {
