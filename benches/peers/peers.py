@@ -190,6 +190,8 @@ class Pollgate(Poller):
     """pollgate, with one of its kinds of port."""
 
     backend = "packet"
+    # More of its configuration.
+    config = {}
 
     @classmethod
     def missing(cls, binary):
@@ -212,6 +214,7 @@ class Pollgate(Poller):
             "workers": {"count": 1, "cpus": [GATEWAY_CPU], "idle": "poll"},
             "flows": {"max": 1 << 20},
             "api": {"socket": self.socket, "state": os.path.join(self.directory, f"{self.backend}-{self.count}.db")},
+            **self.config,
         }
         path = self.file("gateway.yaml", json.dumps(config))
         self.process = self.lab.start(self.lab.gateway, self.binary, "run", "--config", path, log=log)
