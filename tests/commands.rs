@@ -49,6 +49,7 @@ impl Gateway {
             replica: Cluster::new(settings()),
             commands: sender,
             dump: None,
+            checks: Arc::default(),
             stats: Arc::new(|| {
                 serde_json::from_value(json!({"counters": {"rx": 7, "tx": 7}, "generation": 3})).unwrap()
             }),

@@ -87,7 +87,15 @@ pub(crate) fn child(directory: &Path) {
     let (sender, commands) = unbounded();
     let socket = directory.join("socket");
     let stats = Arc::new(pollgate_control::observe::stats::Stats::default);
-    let parts = ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats, dump: None };
+    let parts = ApiParts {
+        socket,
+        https: None,
+        replica: cluster.clone(),
+        commands: sender,
+        stats,
+        checks: Arc::default(),
+        dump: None,
+    };
     let api = api::spawn(parts).expect("a socket");
     let settled = api.settled_sink();
     let _control = runtime::spawn(RuntimeParts { cluster, store, sink: Box::new(NoTables), commands, settled });

@@ -46,9 +46,16 @@ impl Gateway {
         let (sender, commands) = unbounded();
         let socket = socket(directory.path());
         let stats = Arc::new(pollgate_control::observe::stats::Stats::default);
-        let api =
-            api::spawn(ApiParts { socket, https: None, replica: cluster.clone(), commands: sender, stats, dump: None })
-                .unwrap();
+        let api = api::spawn(ApiParts {
+            socket,
+            https: None,
+            replica: cluster.clone(),
+            commands: sender,
+            stats,
+            checks: Arc::default(),
+            dump: None,
+        })
+        .unwrap();
         let settled = api.settled_sink();
         let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands, settled };
         let control = runtime::spawn(parts).unwrap();

@@ -11,6 +11,7 @@ use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
 use pollgate_control::api::STATS_PATH;
 use pollgate_control::dns::resolver::UpstreamStats;
+use pollgate_control::observe::checks::Check;
 use pollgate_control::observe::stats::{CounterValues, FlowUse, ManifestState, ServiceStats, StateFile, Stats, Values};
 
 use super::args::StatsArgs;
@@ -59,6 +60,7 @@ impl fmt::Display for Shown<'_> {
         upstreams(f, &stats.upstreams)?;
         workers(f, &stats.workers)?;
         writeln!(f, "\nTables: generation {}", stats.generation)?;
+        checks(f, &stats.checks)?;
         let StateFile { bytes, objects } = stats.state;
         writeln!(f, "State file: {bytes} bytes, {objects} of them objects")?;
         if stats.panicked_requests > 0 {
@@ -94,6 +96,16 @@ fn upstreams(f: &mut fmt::Formatter<'_>, all: &BTreeMap<String, UpstreamStats>) 
         writeln!(f, "  {name:<width$}  {queries:>12}{failures:>12}{p50:>12}{p90:>12}{p99:>12}{max:>12}{down}")?;
     }
     Ok(())
+}
+
+fn checks(f: &mut fmt::Formatter<'_>, checks: &[Check]) -> fmt::Result {
+    let failed: Vec<(&str, &str)> =
+        checks.iter().filter_map(|check| Some((check.name.as_str(), check.fault.as_deref()?))).collect();
+    if failed.is_empty() {
+        return writeln!(f, "Checks: {} passed", checks.len());
+    }
+    writeln!(f, "Checks: {} of {} failed", failed.len(), checks.len())?;
+    failed.iter().try_for_each(|(name, fault)| writeln!(f, "  {name}: {fault}"))
 }
 
 fn manifests(f: &mut fmt::Formatter<'_>, ManifestState { path, objects, faults }: &ManifestState) -> fmt::Result {

@@ -19,6 +19,7 @@ mod log;
 mod network;
 mod panics;
 mod restore;
+mod watch;
 mod workers;
 
 use std::os::unix::net::UnixListener;
@@ -41,6 +42,7 @@ use pollgate_control::dns::{self, DnsParts, DnsServer};
 use pollgate_control::health::{self, HealthServer, ProxyHealth};
 use pollgate_control::local::Listeners;
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
+use pollgate_control::observe::checks::Checks;
 use pollgate_control::observe::dump::DumpSource;
 use pollgate_control::observe::stats::{StateFile, Stats};
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
@@ -62,6 +64,7 @@ pub use error::GatewayError;
 use error::system;
 use network::follow_network;
 use restore::{open_state, read_pods};
+use watch::{Looked, Watch};
 pub(crate) use workers::worker_count;
 use workers::{DnsEnds, Workers};
 
@@ -94,6 +97,7 @@ pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
 
 /// A running gateway; it must be stopped.
 pub struct Gateway {
+    watch: Watch,
     announcer: Announcer,
     workers: Workers,
     counters: Arc<Counters>,
@@ -142,6 +146,7 @@ impl Gateway {
         let owned = OwnedAddresses::from(config);
         let (network, net) = follow_network(config, &owned, &commands)?;
         compiler.network(Arc::clone(&net));
+        let opened = Arc::clone(&net);
         let conflicts = Arc::new(Conflicts::default());
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
         let requests = dns::requests().map_err(system("creating a socket"))?;
@@ -165,7 +170,7 @@ impl Gateway {
             reply_to: Box::new(move |worker, reply| mesh.reply(worker, reply)),
         })
         .map_err(system("starting the DNS thread"))?;
-        let health = pair.as_ref().map(|_| start_health(&counters)).transpose()?;
+        let health = pair.as_ref().map(|_| start_health(compiler.progress())).transpose()?;
         if let Some(health) = &health {
             let (health, dns) = (health.services(), dns.listeners());
             compiler.serve_locally(Box::new(Listeners { health, dns }));
@@ -185,22 +190,28 @@ impl Gateway {
         runtime::publish_pods(&cluster, &mut compiler);
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
+        let (checks, progress) = (Arc::new(Checks::default()), compiler.progress());
         let api = api::spawn(ApiParts {
             socket: config.api.socket.clone(),
             https: config.api.listen.map(|listen| Https::beside(&config.api.state, listen)),
             replica: cluster.clone(),
             commands,
             stats: stats(config, &counters, &source, &resolver, follower.as_ref(), state),
+            checks: Arc::clone(&checks),
             dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
         })?;
         let parts =
             RuntimeParts { cluster, store, sink: Box::new(compiler), commands: received, settled: api.settled_sink() };
         let control = runtime::spawn(parts).map_err(system("starting the control thread"))?;
+        let manifests = follower.as_ref().map(Follower::status);
         let following = follower.map(load_and_follow).transpose()?;
         workers.start(engines)?;
         announcer.begin();
+        let looked = Looked { config: config.clone(), opened, tables: source.clone(), progress, manifests };
+        let watch = Watch::start(looked, checks)?;
         info!("{}", summary(config, &cpus));
         Ok(Gateway {
+            watch,
             announcer,
             workers,
             counters,
@@ -228,6 +239,7 @@ impl Gateway {
 
     /// Drains the workers, then stops the rest. Returns the totals in one line.
     pub fn stop(self) -> String {
+        drop(self.watch);
         drop(self.announcer);
         drop(self.workers);
         drop(self.following);
@@ -253,9 +265,8 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     Ok(())
 }
 
-fn start_health(counters: &Arc<Counters>) -> Result<HealthServer, GatewayError> {
-    let proxy = Arc::new(ProxyHealth::new(Arc::clone(counters)));
-    HealthServer::start(proxy).map_err(system("starting the health thread"))
+fn start_health(progress: Arc<ProxyHealth>) -> Result<HealthServer, GatewayError> {
+    HealthServer::start(progress).map_err(system("starting the health thread"))
 }
 
 fn start_announcer(

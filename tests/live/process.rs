@@ -1,8 +1,8 @@
 //! The binary as its users run it: a process that gets ready, is asked, is told to stop, or is killed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -30,6 +30,8 @@ tests! {
         missing_privileges_are_named,
         whatever_happens_to_its_log_it_serves_and_stops,
         a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says,
+        it_says_what_is_wrong_and_when_that_is_over,
+        the_watchdog_is_fed_while_it_works,
         a_second_gateway_in_the_same_place_is_refused_and_the_first_goes_on,
         commands_ask_the_running_gateway;
 }
@@ -353,6 +355,86 @@ fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {
     let process = place.start();
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
     assert!(place.log().contains(&format!("set {key}=0")), "{}", place.log());
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+/// What the gateway answers at a path: the code and the text.
+fn asked(place: &Place, path: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket(place.path())).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
+}
+
+fn it_says_what_is_wrong_and_when_that_is_over() {
+    let place = Place::new();
+    let gateway = place.network.gateway();
+    let process = place.start();
+    let all = asked(&place, "/readyz?verbose");
+    for name in ["ping", "store", "control", "worker-0", "interface-node-1", "forwarding", "checks"] {
+        assert!(all.1.contains(&format!("[+]{name} ok\n")), "{name}: {all:?}");
+    }
+    assert_eq!((all.0, asked(&place, "/readyz")), (200, (200, "ok".to_owned())));
+    let is_well = |name: &str| {
+        until(name, || asked(&place, "/readyz").0 == 200);
+        until("the log says so", || place.log().contains(&format!("{name}: all is well again")));
+        assert!(place.done(&["stats"]).contains(" passed\n"));
+    };
+    let is_wrong = |name: &str, fault: &str| {
+        until(name, || asked(&place, "/readyz").1.contains(&format!("[-]{name} failed: {fault}")));
+        assert_eq!(asked(&place, &format!("/readyz/{name}")).0, 500);
+        assert_eq!(asked(&place, &format!("/readyz?exclude={name}")), (200, "ok".to_owned()));
+        assert_eq!(asked(&place, "/livez"), (200, "ok".to_owned()), "a restart does not help");
+        until("the log says so", || place.log().contains(&format!("{name}: {fault}")));
+        assert!(place.done(&["stats"]).contains(&format!("\n  {name}: {fault}")));
+    };
+
+    gateway.down("outside").expect("down");
+    is_wrong("interface-outside", "the interface outside is down: ip link set outside up");
+    gateway.up("outside").expect("up");
+    is_well("interface-outside");
+
+    let key = "net.ipv4.conf.node-2.forwarding";
+    gateway.sysctl(key, "1").expect("set");
+    is_wrong("forwarding", &format!("{key} is 1, so the kernel would also forward Service traffic"));
+    gateway.sysctl(key, "0").expect("set");
+    is_well("forwarding");
+
+    gateway.remove("node-2").expect("removed");
+    is_wrong("interface-node-2", "the interface node-2 does not exist");
+    Veth::new((gateway, "node-2"), (place.client(), "spare")).make().expect("another of the same name");
+    gateway.up("node-2").expect("up");
+    is_wrong("interface-node-2", "it was deleted and created again, and is not polled: restart pollgate");
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+fn the_watchdog_is_fed_while_it_works() {
+    let place = Place::new();
+    let notify = UnixDatagram::bind(place.path().join("watchdog")).expect("the socket systemd would have");
+    notify.set_read_timeout(Some(PATIENCE)).expect("set");
+    let mut command = place.run_command("gateway.yaml");
+    command.env("NOTIFY_SOCKET", place.path().join("watchdog"));
+    let log = File::create(place.path().join("log")).expect("a log");
+    let process = Process { child: command.stderr(log).spawn().expect("started") };
+    let told = || {
+        let mut text = [0; 256];
+        let length = notify.recv(&mut text).unwrap_or_else(|error| panic!("{error}; {}", place.log()));
+        String::from_utf8_lossy(&text[..length]).trim().to_owned()
+    };
+    assert_eq!([told(), told(), told()], ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]);
+    // A process that is stopped feeds nothing; systemd would restart it.
+    process.signal(libc::SIGSTOP);
+    notify.set_nonblocking(true).expect("set");
+    while notify.recv(&mut [0; 256]).is_ok() {}
+    notify.set_nonblocking(false).expect("set");
+    notify.set_read_timeout(Some(Duration::from_secs(3))).expect("set");
+    assert!(notify.recv(&mut [0; 256]).is_err(), "stopped, and still at work");
+    process.signal(libc::SIGCONT);
     process.signal(libc::SIGTERM);
     assert_eq!(process.wait().code(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! Discovery: groups, versions, resources, the server's version, its health.
+//! Discovery: groups, versions, resources, the server's version.
 //!
 //! `kubectl` and client libraries read these documents first and rely on them, so the verbs listed are exactly the verbs
 //! that work. There are two forms: a document for each group and version, and, for clients whose `Accept` asks for an
@@ -6,8 +6,7 @@
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
@@ -46,13 +45,6 @@ pub(crate) fn router() -> Router<Api> {
         .route("/apis/pollgate.io", get(async || Json(group(OWN_GROUP, OWN_VERSION))))
         .route("/apis/pollgate.io/v1alpha1", get(async || Json(resources("pollgate.io/v1alpha1"))))
         .merge(reviews())
-        .route("/healthz", get(async || "ok"))
-        .route("/livez", get(async || "ok"))
-        .route("/readyz", get(ready))
-        // The one check by name that every API server has.
-        .route("/healthz/ping", get(async || "ok"))
-        .route("/livez/ping", get(async || "ok"))
-        .route("/readyz/ping", get(async || "ok"))
 }
 
 /// The documents of the groups of reviews.
@@ -204,12 +196,4 @@ fn groups() -> Value {
 fn group(name: &str, version: &str) -> Value {
     let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
     json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version})
-}
-
-/// Not ready while nothing can be written; reads and packets still work.
-async fn ready(State(api): State<Api>) -> (StatusCode, String) {
-    match api.store_failure() {
-        None => (StatusCode::OK, "ok".to_owned()),
-        Some(reason) => (StatusCode::INTERNAL_SERVER_ERROR, format!("[-]store failed: {reason}\n")),
-    }
 }

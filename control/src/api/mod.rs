@@ -47,6 +47,7 @@ mod dump;
 mod error;
 mod form;
 mod gateway;
+mod healthz;
 mod history;
 mod https;
 mod identity;
@@ -90,6 +91,7 @@ use self::shared::Api;
 use self::status::Status;
 use self::view::Replica;
 use crate::cluster::Cluster;
+use crate::observe::checks::Checks;
 use crate::observe::dump::DumpSource;
 use crate::runtime::{Command, Settled, SettledSink};
 
@@ -117,6 +119,8 @@ pub struct ApiParts {
     pub commands: Sender<Command>,
     /// The counters.
     pub stats: StatsSource,
+    /// Whether the gateway works, besides the API and the state.
+    pub checks: Arc<Checks>,
     /// Where to read what is dumped; `None` if there are no tables.
     pub dump: Option<DumpSource>,
 }
@@ -188,7 +192,14 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
         .map_err(ApiError::Thread)?;
     let (settled, done) = mpsc::unbounded_channel();
     let (stop, stopped) = signal::channel(());
-    let api = Api::new(Replica::new(parts.replica), parts.commands, parts.stats, parts.dump, limits, stopped.clone());
+    let api = Api::new(
+        Replica::new(parts.replica),
+        parts.commands,
+        (parts.stats, parts.checks),
+        parts.dump,
+        limits,
+        stopped.clone(),
+    );
     let serve = move || {
         let served = runtime.block_on(async move {
             tokio::spawn(follow(api.clone(), done));
@@ -228,6 +239,7 @@ fn router(api: Api, only_here: Router<Api>) -> Router {
         .merge(review::router())
         .merge(gateway::router())
         .merge(dump::router())
+        .merge(healthz::router())
         .merge(stats::router())
         .merge(trace::router())
         .merge(only_here)

@@ -14,6 +14,7 @@ use super::server::Limits;
 use super::status::Status;
 use super::view::Replica;
 use crate::cluster::{Commit, Write};
+use crate::observe::checks::{Check, Checks};
 use crate::observe::dump::DumpSource;
 use crate::observe::stats::Stats;
 use crate::runtime::{Command, WriteError, WriteRequest};
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(super) replica: Replica,
     commands: Sender<Command>,
     pub(super) stats: StatsSource,
+    checks: Arc<Checks>,
     /// Where to read what is dumped; `None` if there are no tables.
     pub(super) dump: Option<DumpSource>,
     /// Held by the client whose request a worker has.
@@ -66,7 +68,7 @@ impl Api {
     pub(super) fn new(
         replica: Replica,
         commands: Sender<Command>,
-        stats: StatsSource,
+        (stats, checks): (StatsSource, Arc<Checks>),
         dump: Option<DumpSource>,
         limits: Limits,
         stop: signal::Receiver<()>,
@@ -75,6 +77,7 @@ impl Api {
             replica,
             commands,
             stats,
+            checks,
             dump,
             worker_turn: tokio::sync::Mutex::default(),
             budget: Budget::new(),
@@ -86,9 +89,13 @@ impl Api {
         }))
     }
 
-    /// Why nothing can be written, if so.
-    pub(super) fn store_failure(&self) -> Option<String> {
-        self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whether the gateway works. The API does: it is asked.
+    pub(super) fn checks(&self) -> Vec<Check> {
+        let failure = self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let store = failure.map(|error| format!("nothing can be written to the state file: {error}"));
+        let mut all = vec![Check::live("ping", None), Check::ready("store", store)];
+        all.extend(self.checks.results());
+        all
     }
 
     /// Notes why nothing can be written, or that writes succeed again.

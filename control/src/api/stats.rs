@@ -13,7 +13,7 @@ use pollgate_common::inspect::{FlowFilter, FlowRequest, Request};
 use super::ask::Turn;
 use super::shared::Api;
 use crate::observe::dump::{DumpSource, MAX_LIMIT};
-use crate::observe::stats::LiveFlows;
+use crate::observe::stats::{LiveFlows, Stats};
 
 /// Where the statistics are.
 pub const STATS_PATH: &str = "/apis/pollgate.io/v1alpha1/stats";
@@ -23,7 +23,7 @@ pub(crate) fn router() -> Router<Api> {
 }
 
 async fn stats(State(api): State<Api>) -> Response {
-    let mut stats = (api.stats)();
+    let mut stats = Stats { checks: api.checks(), ..(api.stats)() };
     if let Some(source) = api.dump.clone()
         && let Some(flows) = live_flows(&api, &source).await
     {

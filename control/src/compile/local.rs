@@ -22,7 +22,6 @@ use pollgate_common::tables::{FrontendKey, FrontendKind, Pool, Ring, ServicePort
 
 use super::ids::{Ids, NoIndex, PortName};
 use crate::compile::resolve::{Family, Protocol, ServiceName};
-use crate::health::ProxyHealth;
 
 /// The name of cluster DNS over TCP in the tables.
 pub(crate) const DNS_NAME: &str = "gateway:dns";
@@ -120,9 +119,6 @@ pub trait LocalServices: Send {
 
     /// The number of ready local endpoints that a health check reports.
     fn report(&mut self, service: &LocalService, ready: usize);
-
-    /// Where the compiler's progress is noted.
-    fn proxy(&self) -> &ProxyHealth;
 }
 
 /// Compiles a local service at `port` of its addresses, whose listener is at `listener`.
@@ -176,7 +172,6 @@ mod tests {
     /// Listens nowhere, and notes what it is told.
     struct Notes {
         told: Arc<Mutex<Vec<String>>>,
-        proxy: Arc<ProxyHealth>,
         fails: bool,
     }
 
@@ -199,17 +194,12 @@ mod tests {
         fn report(&mut self, service: &LocalService, ready: usize) {
             self.told.lock().unwrap().push(format!("{:?} {} {ready}", service.family(), service.display_name()));
         }
-
-        fn proxy(&self) -> &ProxyHealth {
-            &self.proxy
-        }
     }
 
     struct Bench {
         world: World,
         compiler: Compiler,
         told: Arc<Mutex<Vec<String>>>,
-        proxy: Arc<ProxyHealth>,
     }
 
     impl Bench {
@@ -233,16 +223,16 @@ mod tests {
                 dns: Arc::default(),
                 table_size: Some(251),
             };
-            let mut compiler = Compiler::new(options, Arc::clone(&counters));
-            let (told, proxy) = (Arc::default(), Arc::new(ProxyHealth::new(counters)));
-            compiler.serve_locally(Box::new(Notes { told: Arc::clone(&told), proxy: Arc::clone(&proxy), fails }));
+            let mut compiler = Compiler::new(options, counters);
+            let told = Arc::default();
+            compiler.serve_locally(Box::new(Notes { told: Arc::clone(&told), fails }));
             let world = World::with(ClusterSettings {
                 service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
                 gateway_addresses: vec!["192.168.50.10".parse().unwrap()],
                 node: Some("n1".to_owned()),
                 ..ClusterSettings::default()
             });
-            Bench { world, compiler, told, proxy }
+            Bench { world, compiler, told }
         }
 
         fn follow(&mut self, commit: &Commit) -> Vec<String> {
@@ -362,7 +352,7 @@ mod tests {
             [(node("n1", "a"), true), (tainted("ToBeDeletedByClusterAutoscaler"), false), (tainted("other"), true)]
         {
             bench.apply([object.clone()]);
-            assert_eq!(bench.proxy.is_eligible(), eligible, "{object}");
+            assert_eq!(bench.compiler.progress().is_eligible(), eligible, "{object}");
         }
         // The API keeps no such time for a Node, other sources of objects do.
         let mut leaving = node("n1", "a");

@@ -47,6 +47,7 @@ use crate::cluster::{Cluster, Touched};
 use crate::compile::local::{LocalService, LocalServices};
 use crate::compile::resolve::{Family, ServiceName};
 use crate::compile::sink::TableSink;
+use crate::health::ProxyHealth;
 use crate::objects::service::parse_ip;
 use crate::objects::{Key, Kind, Object};
 
@@ -113,6 +114,7 @@ pub struct Compiler {
     on_publication: Option<PublicationListener>,
     node_is_eligible: bool,
     local: Option<Box<dyn LocalServices>>,
+    progress: Arc<ProxyHealth>,
 }
 
 /// Namespace and name.
@@ -140,6 +142,7 @@ impl Compiler {
         let zone = Zone::new(Arc::clone(&options.dns));
         let mut builder = Builder::new(Arc::clone(&options.settings), Arc::new(zone.clone()));
         let publisher = Publisher::new(builder.build(1));
+        let progress = Arc::new(ProxyHealth::new(Arc::clone(&counters)));
         Compiler {
             ids: Ids::default(),
             rings: Rings::new(options.settings.ring_hash, options.table_size),
@@ -159,6 +162,7 @@ impl Compiler {
             on_publication: None,
             node_is_eligible: true,
             local: None,
+            progress,
             options,
         }
     }
@@ -171,6 +175,11 @@ impl Compiler {
     /// Has `listener` called after each publication.
     pub fn on_publication(&mut self, listener: PublicationListener) {
         self.on_publication = Some(listener);
+    }
+
+    /// Where it notes the progress that is made.
+    pub fn progress(&self) -> Arc<ProxyHealth> {
+        Arc::clone(&self.progress)
     }
 
     /// Has the listeners of local services opened and closed. Without it, there are no local services.
@@ -428,9 +437,7 @@ impl TableSink for Compiler {
             self.staged_pods.extend(touched.pods.iter().map(|name| (name.clone(), pod(name))));
         }
         self.node_is_eligible = is_eligible(cluster, self.options.node.as_deref());
-        if let Some(local) = &self.local {
-            local.proxy().pending();
-        }
+        self.progress.pending();
     }
 
     fn needs_pods(&self) -> bool {
@@ -451,16 +458,12 @@ impl TableSink for Compiler {
         if !self.staged.is_empty() || self.zone_changed {
             self.publish_staged();
         }
-        if let Some(local) = &self.local {
-            local.proxy().node(self.node_is_eligible);
-            local.proxy().settled(true);
-        }
+        self.progress.node(self.node_is_eligible);
+        self.progress.settled(true);
     }
 
     fn undone(&mut self) {
-        if let Some(local) = &self.local {
-            local.proxy().settled(false);
-        }
+        self.progress.settled(false);
     }
 
     fn network(&mut self, net: Arc<Net>) {
@@ -485,9 +488,7 @@ impl TableSink for Compiler {
     fn tick(&mut self) {
         self.publisher.reclaim();
         self.rings.tidy();
-        if let Some(local) = &self.local {
-            local.proxy().tick();
-        }
+        self.progress.tick();
     }
 }
 

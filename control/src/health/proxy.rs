@@ -93,6 +93,15 @@ impl ProxyHealth {
     }
 
     fn is_healthy_at(&self, now: Instant) -> bool {
+        self.faults_at(now).iter().all(Option::is_none)
+    }
+
+    /// What is overdue: of the control thread, then of each worker.
+    pub fn faults(&self) -> Vec<Option<String>> {
+        self.faults_at(Instant::now())
+    }
+
+    fn faults_at(&self, now: Instant) -> Vec<Option<String>> {
         let mut state = self.lock();
         for (worker, seen) in self.counters.workers().zip(&mut state.workers) {
             let rounds = worker.polls.value();
@@ -101,10 +110,17 @@ impl ProxyHealth {
                 *seen = (rounds, now);
             }
         }
-        let late = |since: Instant, timeout| now.saturating_duration_since(since) >= timeout;
-        !late(state.ticked, PUBLICATION_TIMEOUT)
-            && !state.pending.is_some_and(|since| late(since, PUBLICATION_TIMEOUT))
-            && !state.workers.iter().any(|(_, since)| late(*since, WORKER_TIMEOUT))
+        let late = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
+        let control = if late(state.ticked, PUBLICATION_TIMEOUT) {
+            Some(format!("the control thread has been busy for {PUBLICATION_TIMEOUT:?}"))
+        } else {
+            let waits = state.pending.is_some_and(|since| late(since, PUBLICATION_TIMEOUT));
+            waits.then(|| format!("a change has waited for {PUBLICATION_TIMEOUT:?} to be published"))
+        };
+        let worker = |(_, since): &(u64, Instant)| {
+            late(*since, WORKER_TIMEOUT).then(|| format!("no progress for {WORKER_TIMEOUT:?}"))
+        };
+        [control].into_iter().chain(state.workers.iter().map(worker)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

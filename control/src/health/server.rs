@@ -111,10 +111,6 @@ impl Services {
     pub(crate) fn report(&mut self, service: &LocalService, ready: usize) {
         self.shared.ready().insert(service.clone(), ready);
     }
-
-    pub(crate) fn proxy(&self) -> &ProxyHealth {
-        &self.shared.proxy
-    }
 }
 
 impl Shared {

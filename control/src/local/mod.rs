@@ -20,7 +20,7 @@ pub(crate) use self::thread::ServiceThread;
 use crate::compile::local::{LocalService, LocalServices};
 use crate::compile::resolve::Family;
 use crate::dns::tcp;
-use crate::health::{self, ProxyHealth};
+use crate::health;
 
 /// Connections that the kernel keeps until they are accepted, per listener.
 const BACKLOG: u32 = 128;
@@ -54,10 +54,6 @@ impl LocalServices for Listeners {
             LocalService::HealthCheck { .. } | LocalService::Proxy { .. } => self.health.report(service, ready),
             LocalService::Dns { .. } => {}
         }
-    }
-
-    fn proxy(&self) -> &ProxyHealth {
-        self.health.proxy()
     }
 }
 

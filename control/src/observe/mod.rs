@@ -1,5 +1,6 @@
 //! What the gateway shows of itself.
 
+pub mod checks;
 pub mod dump;
 pub mod stats;
 pub mod trace;

@@ -23,6 +23,7 @@ use pollgate_common::tables::{ServiceId, Tables};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::checks::Check;
 use crate::dns::resolver::UpstreamStats;
 use crate::store::Size;
 
@@ -48,6 +49,8 @@ pub struct Stats {
     pub upstreams: BTreeMap<String, UpstreamStats>,
     /// Lines of the log that could not be written.
     pub log_lines_lost: u64,
+    /// What must hold, and whether it does.
+    pub checks: Vec<Check>,
     /// The state file.
     pub state: StateFile,
     /// Requests of the API that have ended by a panic.
@@ -198,6 +201,7 @@ impl Stats {
             upstreams: BTreeMap::new(),
             log_lines_lost: 0,
             state: StateFile::default(),
+            checks: Vec::new(),
             panicked_requests: 0,
         }
     }
@@ -342,6 +346,7 @@ mod tests {
                 .into(),
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
             log_lines_lost: 8,
+            checks: vec![Check::live("ping", None), Check::ready("store", Some("full".to_owned()))],
             state: StateFile { bytes: 9, objects: 1 },
             panicked_requests: 2,
         };

@@ -53,8 +53,15 @@ impl Gateway {
         let cluster = cluster.expect("a consistent state");
         let (commands, receiver) = unbounded();
         let socket = directory.path().join(socket);
-        let parts =
-            ApiParts { socket: socket.clone(), https: None, replica: cluster.clone(), commands, stats, dump: None };
+        let parts = ApiParts {
+            socket: socket.clone(),
+            https: None,
+            replica: cluster.clone(),
+            commands,
+            stats,
+            checks: Arc::default(),
+            dump: None,
+        };
         let api = api::spawn(parts).expect("a socket");
         let settled = api.settled_sink();
         let parts = RuntimeParts { cluster, store, sink: Box::new(compiler()), commands: receiver, settled };

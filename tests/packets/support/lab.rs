@@ -31,7 +31,6 @@ use pollgate_control::compile::local::{LocalService, LocalServices};
 use pollgate_control::compile::resolve::Family;
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::compile::{Compiler, Options};
-use pollgate_control::health::ProxyHealth;
 use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
 use pollgate_control::observe::stats::{self, ServiceValues};
@@ -130,7 +129,7 @@ impl Lab {
         let counters = Arc::new(Counters::new(usize::from(setup.workers)));
         let mut compiler = Compiler::new(options, Arc::clone(&counters));
         if setup.pair {
-            compiler.serve_locally(Box::new(Listeners(ProxyHealth::new(Arc::clone(&counters)))));
+            compiler.serve_locally(Box::new(Listeners));
             compiler.publish_own(config.health.port);
         }
         let facts = Facts::from(&parse(&written));
@@ -410,7 +409,7 @@ impl Lab {
 }
 
 /// Where the listeners of local services would be: the gateway's health at 9000, health checks at 9001, DNS at 9053 of the host.
-struct Listeners(ProxyHealth);
+struct Listeners;
 
 impl LocalServices for Listeners {
     fn listen(&mut self, service: &LocalService) -> std::io::Result<SocketAddr> {
@@ -425,10 +424,6 @@ impl LocalServices for Listeners {
     fn close(&mut self, _service: &LocalService) {}
 
     fn report(&mut self, _service: &LocalService, _ready: usize) {}
-
-    fn proxy(&self) -> &ProxyHealth {
-        &self.0
-    }
 }
 
 /// Whatever a test asserts, in the end every frame is accounted for.

@@ -162,9 +162,11 @@ fn a_stranger_is_answered_once() {
 #[test]
 fn health_is_told_to_everybody() {
     let site = Site::new();
-    for path in ["/livez", "/readyz", "/healthz", "/readyz?verbose"] {
+    for path in ["/livez", "/readyz", "/healthz"] {
         assert_eq!(site.request("GET", path, &[], "").expect(200).text, "ok");
     }
+    let verbose = site.request("GET", "/readyz?verbose", &[], "").expect(200).text;
+    assert_eq!(verbose, "[+]ping ok\n[+]store ok\nreadyz check passed\n");
 }
 
 #[test]
@@ -331,6 +333,7 @@ fn a_port_in_use_is_told() {
         replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
         stats: Arc::new(Stats::default),
+        checks: Arc::default(),
         dump: None,
     });
     let told = error.map(drop).expect_err("the port is taken").to_string();

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cluster::ClusterSettings;
 use crate::compile::sink::NoTables;
+use crate::observe::checks::Check;
 use crate::observe::stats::Stats;
 use crate::runtime::{self, ControlHandle, RuntimeParts};
 use crate::store::Store;
@@ -39,6 +40,7 @@ struct Gateway {
     // In the order they are to be dropped.
     api: ApiHandle,
     control: ControlHandle,
+    checks: Arc<Checks>,
     directory: tempfile::TempDir,
 }
 
@@ -83,19 +85,21 @@ impl Gateway {
         let directory = tempfile::tempdir().expect("a directory");
         let https = listen.map(|listen| Https::beside(&directory.path().join("state.db"), listen));
         let (commands, receiver) = unbounded();
+        let checks = Arc::<Checks>::default();
         let parts = ApiParts {
             socket: directory.path().join("run/api.sock"),
             https,
             replica: cluster.clone(),
             commands,
             stats: Arc::new(stats),
+            checks: Arc::clone(&checks),
             dump,
         };
         let api = spawn_with(parts, limits).expect("a socket");
         let settled = api.settled_sink();
         let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands: receiver, settled };
         let control = runtime::spawn(parts).expect("threads");
-        Self { api, control, directory }
+        Self { api, control, checks, directory }
     }
 
     fn socket(&self) -> PathBuf {

@@ -319,6 +319,32 @@ fn discovery_tells_what_is_served() {
     assert_eq!(gateway.get("/apis/pollgate.io/v1alpha1/stats").expect(200).at("/counters/rx"), 7);
 }
 
+/// K `staging/src/k8s.io/apiserver/pkg/server/healthz/healthz.go`.
+#[test]
+fn health_is_said_check_by_check() {
+    let gateway = Gateway::new();
+    let fault = Some("it is down".to_owned());
+    gateway.checks.set(vec![Check::live("worker-0", None), Check::ready("interface-eth0", fault)]);
+    let text = |path: &str, code| gateway.get(path).expect(code).text;
+    assert_eq!(text("/livez", 200), "ok");
+    let lines = "[+]ping ok\n[+]worker-0 ok\n[+]checks ok\nlivez check passed\n";
+    assert_eq!(text("/livez?verbose", 200), lines);
+    for path in ["readyz", "healthz"] {
+        let lines = "[+]ping ok\n[+]store ok\n[+]worker-0 ok\n[-]interface-eth0 failed: it is down\n[+]checks ok\n";
+        assert_eq!(text(&format!("/{path}"), 500), format!("{lines}{path} check failed\n"));
+        assert_eq!(text(&format!("/{path}?exclude=interface-eth0"), 200), "ok");
+    }
+    let lines = "[+]ping ok\n[+]store excluded: ok\n[+]worker-0 ok\n[+]interface-eth0 excluded: ok\n[+]checks ok\n\
+        warn: some health checks cannot be excluded: no matches for \"etcd\"\nreadyz check passed\n";
+    assert_eq!(text("/readyz?verbose&exclude=interface-eth0&exclude=store&exclude=etcd", 200), lines);
+    assert_eq!(text("/readyz/worker-0", 200), "ok");
+    assert_eq!(text("/readyz/interface-eth0", 500), "internal server error: it is down\n");
+    // It is no check of this path.
+    gateway.get("/livez/interface-eth0").expect(404);
+    let stats = gateway.get("/apis/pollgate.io/v1alpha1/stats").expect(200);
+    assert_eq!(stats.at("/checks/3"), json!({"name": "interface-eth0", "scope": "ready", "fault": "it is down"}));
+}
+
 #[test]
 fn tables_have_kubectls_columns() {
     let gateway = Gateway::new();

@@ -290,7 +290,7 @@ fn the_socket_is_for_its_group_and_goes_with_the_server() {
     let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     gateway.get("/livez").expect(200);
-    let Gateway { directory: _directory, api, control } = gateway;
+    let Gateway { directory: _directory, api, control, .. } = gateway;
     api.stop();
     control.stop();
     assert!(!socket.exists());
@@ -306,6 +306,7 @@ fn a_dead_servers_socket_is_replaced_and_a_living_ones_is_not() {
         replica: Cluster::new(ClusterSettings::default()),
         commands: unbounded().0,
         stats: Arc::new(Stats::default),
+        checks: Arc::default(),
         dump: None,
     };
     drop(UnixListener::bind(&path).expect("a socket"));
@@ -326,14 +327,22 @@ fn a_write_without_a_control_thread_is_told() {
     drop(receiver);
     let replica = Cluster::new(ClusterSettings::default());
     let socket = directory.path().join("run/api.sock");
-    let api = spawn(ApiParts { socket, https: None, replica, commands, stats: Arc::new(Stats::default), dump: None })
-        .expect("a socket");
+    let api = spawn(ApiParts {
+        socket,
+        https: None,
+        replica,
+        commands,
+        stats: Arc::new(Stats::default),
+        checks: Arc::default(),
+        dump: None,
+    })
+    .expect("a socket");
     let (_, receiver) = unbounded();
     let settled = api.settled_sink();
     let (store, _disk) = faulty::store();
     let cluster = Cluster::new(ClusterSettings::default());
     let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands: receiver, settled };
     let control = runtime::spawn(parts).expect("threads");
-    let gateway = Gateway { api, control, directory };
+    let gateway = Gateway { api, control, checks: Arc::default(), directory };
     gateway.post(SERVICES, &service("web")).refused(503, "ServiceUnavailable", "the gateway is stopping");
 }

@@ -67,7 +67,7 @@ impl Both {
         let (stop, stopped) = watch::channel(());
         let replica = Replica::bounded(world.cluster.clone(), bounds);
         let stats = Arc::new(crate::observe::stats::Stats::default);
-        let api = Api::new(replica, unbounded().0, stats, None, Limits::default(), stopped);
+        let api = Api::new(replica, unbounded().0, (stats, Arc::default()), None, Limits::default(), stopped);
         Self { world, api, _stop: stop }
     }
 
