@@ -6,11 +6,11 @@
 //!                                               └─▶ cache
 //! ```
 //!
-//! **What strangers cost.** Everybody who reaches the DNS address may ask. At most [`PLACES`] questions wait, of which [`PLACES_EACH`] from
-//! one client prefix (IPv4 /24, IPv6 /56). Beyond them, the one that has waited longest gets SERVFAIL: honest names are answered in
-//! milliseconds, so those that wait long are the ones of a flood. A flight without anyone who waits for it ends. Each question takes
-//! [`upstream::PATIENCE`] at most. The cache has bounds by number and by bytes, for answers and denials apart, so that a flood of names that
-//! do not exist displaces no answer.
+//! **What strangers cost.** Everybody who reaches the DNS address may ask. At most 2048 questions wait, of which 512 from one client prefix
+//! (IPv4 /24, IPv6 /56). Beyond them, the one that has waited longest gets SERVFAIL: honest names are answered in milliseconds, so
+//! those that wait long are the ones of a flood. A flight without anyone who waits for it ends. Each question takes 4.5 s at most. The
+//! cache has bounds by number and by bytes, for answers and denials apart, so that a flood of names that do not exist displaces no
+//! answer.
 //!
 //! **Forged responses** (RFC 5452): each query has a random number and a socket of its own, with a random port, which takes datagrams
 //! from its upstream alone. What does not repeat number and question is ignored, and after a few of these the upstream is given up.
