@@ -5,7 +5,7 @@
 //! for a syntax error or a wrong type, and none for a port that is taken.
 //!
 //! Accepted: several documents, anchors, merge keys, plain JSON. Bounded: nesting and the size of what aliases expand to,
-//! so that a few lines of YAML cannot fill the memory; for the API also what is built of a text of some length ([`documents`]). A key given twice is an error: one of the two would be lost.
+//! so that a few lines of YAML cannot fill the memory; for the API also what is built of a text of some length (`documents`). A key given twice is an error: one of the two would be lost.
 
 use std::collections::BTreeMap;
 

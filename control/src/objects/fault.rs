@@ -128,7 +128,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The faults of an object or a request: the first [`MAX_FAULTS`], and how many there are besides.
+/// The faults of an object or a request: the first `MAX_FAULTS`, and how many there are besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     kept: Vec<Fault>,

@@ -7,7 +7,7 @@
 //!
 //! The types are `k8s-openapi`'s, generated from Kubernetes' own description, so that every field of a Pod survives
 //! a round trip even where pollgate does not look at it. They decode leniently (unknown fields are dropped), which
-//! is wrong for a hand-written manifest: a mistyped `prots:` would silently mean "no ports". So [`decode`] watches what the
+//! is wrong for a hand-written manifest: a mistyped `prots:` would silently mean "no ports". So `decode` watches what the
 //! types drop.
 
 pub(crate) mod allowance;
@@ -295,7 +295,7 @@ impl Object {
 #[derive(Debug)]
 pub(crate) struct Draft {
     object: Option<Object>,
-    /// What must be there, as far as it is: see [`Source::outline`].
+    /// What must be there, as far as it is: see `Source::outline`.
     pub(crate) header: Value,
     /// Wrong types, and what is missing.
     faults: Faults,

@@ -25,7 +25,7 @@
 //! [`Store::set_aside`] is the explicit way out. A new store appears under its name only once it is a whole database,
 //! so an empty file under that name is damage too, never an invitation to start over.
 //!
-//! **A file that has become too large** is compacted ([`Store::compact`]): the pages of objects that are gone stay in the file, free
+//! **A file that has become too large** is compacted (`Store::compact`): the pages of objects that are gone stay in the file, free
 //! for new ones, and one large request may have needed a gigabyte of them. The disk thread does it at its start and after a
 //! commit, when most of the file is free. It moves pages in transactions of its own, so a process that is killed meanwhile finds
 //! the same objects.
