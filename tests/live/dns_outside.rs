@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel;
 use pollgate::lab::Namespace;
 use pollgate::lab::topology::{Network, guide};
 use pollgate::lab::traffic::{DnsAnswer, ask_dns, ask_dns_v6};
@@ -34,6 +35,7 @@ tests! {
         an_external_name_is_answered_with_the_targets_addresses,
         a_zone_has_its_own_servers,
         names_outside_are_answered_over_tcp_and_over_ipv6,
+        what_is_ready_on_a_connection_does_not_wait_for_an_upstream,
         the_trace_says_who_is_asked;
     [Lab, Program("nsd"), Program("dig")] =>
         nsd_is_asked_for_names_outside;
@@ -464,6 +466,37 @@ fn names_outside_are_answered_over_tcp_and_over_ipv6() {
     }
     let totals = site.at_rest(&[]);
     assert_eq!((totals.dns_forwarded, totals.dns_tcp, totals.dns_upstream_queries), (8, 4, 2));
+}
+
+/// RFC 7766 §6.2.1.1.
+fn what_is_ready_on_a_connection_does_not_wait_for_an_upstream() {
+    let site = both();
+    let (release, held) = channel::bounded::<()>(0);
+    Upstream::start(&site, FIRST, move |asked| {
+        // Until the test lets it go; then for good.
+        let _ = held.recv_timeout(PATIENCE);
+        vec![asked.address(60, [192, 0, 2, 1])]
+    });
+    let mut stream = pollgate::lab::traffic::connect(site.host(CLIENT), at(DNS), PATIENCE).expect("connected");
+    let query = |id: u8, name: &str| {
+        let query = [&[0, id][..], b"\x01\0\0\x01\0\0\0\0\0\0", &wire(name), b"\0\x01\0\x01"].concat();
+        [&u16::try_from(query.len()).expect("short").to_be_bytes()[..], &query].concat()
+    };
+    stream
+        .write_all(&[query(1, "kubernetes.default.svc.cluster.local"), query(2, "slow.example.com")].concat())
+        .expect("sent");
+    let mut read = || {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).expect("a response");
+        let mut response = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut response).expect("the whole of it");
+        response[1]
+    };
+    assert_eq!(read(), 1);
+    // It is held as long as the upstream, which has not answered yet.
+    release.send(()).expect("the upstream waits");
+    drop(release);
+    assert_eq!(read(), 2);
 }
 
 fn the_trace_says_who_is_asked() {

@@ -1,5 +1,5 @@
 //! Counters: one block per worker, written only by that worker, read by any thread; one for what is sent beside the workers; and
-//! one for DNS over TCP.
+//! one for DNS over TCP and for names outside the cluster.
 //!
 //! A counter is an atomic only so that reading it from another thread is defined; the worker's increment is a load, an add
 //! and a store (no locked instruction). Relaxed is enough: no reader concludes anything from one counter about another,
@@ -232,7 +232,7 @@ counters! {
     dns_cached Counter Events "Forwarded DNS queries that were answered from the resolver's cache.",
     dns_stale Counter Events "Forwarded DNS queries that were answered with an expired answer, because no upstream gave another (`dns.serveStale`).",
     dns_coalesced Counter Events "Forwarded DNS queries that waited for the answer to an equal one.",
-    dns_no_room Counter Events "Forwarded DNS queries that got SERVFAIL because the client, or all clients together, had as many waiting as allowed.",
+    dns_no_room Counter Events "Forwarded DNS queries that got SERVFAIL, or no response, for lack of room: the client, or all clients together, had as many waiting as allowed, or a queue between a worker and the resolver was full, or the query had more extension headers than are kept.",
     dns_upstream_queries Counter Events "DNS queries sent to upstreams, over UDP or TCP.",
     dns_upstream_tcp Counter Events "Those of them over TCP, because the response over UDP was truncated.",
     dns_upstream_failures Counter Events "DNS queries to upstreams without a usable response: none in time, an error, or a malformed message.",

@@ -22,7 +22,7 @@ use super::Counter;
 /// The most Service ports the tables can hold: ten times what Kubernetes is tested with (10 000 Services).
 pub const MAX_SERVICES: usize = 1 << 17;
 
-/// Places of endpoints in each worker: 48 MiB of addresses, of memory only what is used.
+/// Places of endpoints in each worker: 48 MiB of addresses, of memory only the pages that are used.
 const MAX_PLACES: usize = 1 << 21;
 
 /// Places of the first extent.

@@ -6,9 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use pollgate_common::dns::forward::{Reply, Request, Requests, Waker};
-use pollgate_common::dns::message::{EDNS_SIZE, Query};
+use pollgate_common::dns::message::EDNS_SIZE;
 
-use super::resolver::{Errand, Resolved};
 use super::server::Shared;
 
 /// Requests that are taken before others of the thread have their turn.
@@ -57,24 +56,27 @@ pub(super) async fn serve(requests: Arc<Requests>, bell: Bell, shared: Arc<Share
 /// Answers at once from the cache, or starts a task that waits.
 fn take(request: Request, shared: &Arc<Shared>) {
     let Some((query, errand)) = shared.errand(&request) else { return };
+    let Some(errand) = errand else { return reply(&request, shared, |message| shared.fail(&query, message)) };
     match shared.resolver.cached(&errand) {
-        Some(resolved) => reply(&request, &query, &errand, &resolved, shared),
+        Some(resolved) => reply(&request, shared, |message| shared.respond(&query, message, &errand, &resolved)),
         None => {
             let shared = Arc::clone(shared);
             let client: IpAddr = request.client;
             tokio::spawn(async move {
                 let resolved = shared.resolver.look_up(client, &errand).await;
-                reply(&request, &query, &errand, &resolved, &shared);
+                reply(&request, &shared, |message| shared.respond(&query, message, &errand, &resolved));
             });
         }
     }
 }
 
-fn reply(request: &Request, query: &Query, errand: &Errand, resolved: &Resolved, shared: &Shared) {
+/// Sends the response that `write` makes of the query.
+fn reply(request: &Request, shared: &Shared, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
     let mut message = [0; EDNS_SIZE as usize];
     message[..request.len].copy_from_slice(&request.head[..request.len]);
-    if let Some(len) = shared.respond(query, &mut message, errand, resolved) {
-        // One that finds no room is lost like any datagram.
-        (shared.reply_to)(request.worker, Reply { way: request.way, message, len });
+    if let Some(len) = write(&mut message)
+        && !(shared.reply_to)(request.worker, Reply { way: request.way, message, len })
+    {
+        shared.count(|totals| totals.no_room += 1);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pollgate_common::clients::Clients;
 use pollgate_common::counters::{Counters, WorkerCounters};
-use pollgate_common::dns::answer::Rule;
+use pollgate_common::dns::answer::{self, Answered, NoAnswer, Rule};
 use pollgate_common::dns::forward::{Request, Requests};
 use pollgate_common::dns::message::Query;
 use pollgate_common::dns::totals::Totals;
@@ -91,13 +91,13 @@ impl Shared {
         totals.report(self.block());
     }
 
-    /// What is to be asked for a worker's query.
-    pub(super) fn errand(&self, request: &Request) -> Option<(Query, Errand)> {
+    /// A worker's query, and what is to be asked for it, if the zone still says so.
+    pub(super) fn errand(&self, request: &Request) -> Option<(Query, Option<Errand>)> {
         let reader = self.tables.reader();
         let pin = reader.pin();
         let zone = pin.load().zone();
         let query = request.query(zone.names().seed())?;
-        let errand = self.resolver.errand(&query, zone)?;
+        let errand = self.resolver.errand(&query, zone);
         Some((query, errand))
     }
 
@@ -109,7 +109,16 @@ impl Shared {
         errand: &Errand,
         resolved: &Resolved,
     ) -> Option<usize> {
-        let answered = Resolver::respond(query, buffer, errand, resolved).ok()?;
+        self.counted(query, Resolver::respond(query, buffer, errand, resolved))
+    }
+
+    /// The same if there is nothing to be asked any more: the client asks again, and gets what is published now.
+    pub(super) fn fail(&self, query: &Query, buffer: &mut [u8]) -> Option<usize> {
+        self.counted(query, answer::fail(query, buffer, Rule::UpstreamFailed))
+    }
+
+    fn counted(&self, query: &Query, answered: Result<Answered, NoAnswer>) -> Option<usize> {
+        let answered = answered.ok()?;
         self.count(|totals| {
             totals.no_room += u64::from(answered.rule == Rule::Busy);
             totals.count(query.rtype, &answered);

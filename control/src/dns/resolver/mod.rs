@@ -32,7 +32,7 @@ use pollgate_common::dns::message::Query;
 use pollgate_common::dns::name::{Name, from_wire};
 use pollgate_common::dns::relay::{Record, Relayed, relay};
 use pollgate_common::dns::zone::{Zone, ZoneSettings};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use self::cache::{Cache, Found};
 pub(super) use self::message::Question;
@@ -76,6 +76,7 @@ pub struct Resolver {
     cache: Mutex<Cache>,
     flights: Mutex<HashMap<(usize, Question), Flight>>,
     places: Mutex<Places<u128, oneshot::Sender<()>>>,
+    prefetches: Arc<Semaphore>,
     counters: Arc<Counters>,
 }
 
@@ -99,6 +100,7 @@ impl Resolver {
             cache: Mutex::new(Cache::new(serve_stale)),
             flights: Mutex::default(),
             places: Mutex::new(Places::new(Limits { all: PLACES, per_client: PLACES_EACH })),
+            prefetches: Arc::new(Semaphore::new(PREFETCHES)),
             counters,
         }
     }
@@ -151,7 +153,10 @@ impl Resolver {
 
     /// An expired answer, if these are served (RFC 8767).
     fn stale(&self, errand: &Errand) -> Option<Resolved> {
-        let answer = self.cache().stale(errand.pool, &errand.question, Instant::now()).filter(|_| self.serve_stale)?;
+        if !self.serve_stale {
+            return None;
+        }
+        let answer = self.cache().stale(errand.pool, &errand.question, Instant::now())?;
         self.block().dns_stale.add(1);
         Some(Resolved::Answer(answer, 0))
     }
@@ -211,13 +216,18 @@ impl Resolver {
     fn prefetch(self: &Arc<Self>, errand: &Errand) {
         let mut flights = self.flights();
         let key = (errand.pool, errand.question.clone());
-        if flights.len() >= PREFETCHES || flights.contains_key(&key) {
+        if flights.contains_key(&key) {
             return;
         }
+        let Ok(place) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
         self.block().dns_prefetched.add(1);
         let (flight, _) = watch::channel(None);
         flights.insert(key.clone(), flight.clone());
-        tokio::spawn(Arc::clone(self).fly(key, flight, true));
+        let asked = Arc::clone(self).fly(key, flight, true);
+        tokio::spawn(async move {
+            asked.await;
+            drop(place);
+        });
     }
 
     /// Asks, until there is an outcome, or, unless it `goes_on` in any case, nobody waits for it.

@@ -166,14 +166,26 @@ impl Server {
         self.shared.clients.of_port(peer.port(), peer.is_ipv4()).unwrap_or_else(|| peer.ip())
     }
 
-    async fn answer(&self, message: &[u8], client: IpAddr, out: &mut Vec<u8>) -> Result<(), End> {
+    async fn answer(
+        &self,
+        message: &[u8],
+        client: IpAddr,
+        stream: &mut TcpStream,
+        out: &mut Vec<u8>,
+    ) -> Result<(), End> {
         let step = self.desk().answer(message, &self.shared, client, out).ok_or(End::Malformed)?;
         self.block().dns_tcp.add(1);
         if let Step::Forward(asked) = step {
             let resolver = &self.shared.resolver;
             let resolved = match resolver.cached(&asked.1) {
                 Some(resolved) => resolved,
-                None => resolver.look_up(client, &asked.1).await,
+                None => {
+                    // What is ready does not wait for another server.
+                    if !out.is_empty() {
+                        write(stream, out).await?;
+                    }
+                    resolver.look_up(client, &asked.1).await
+                }
             };
             self.desk().relay(message, &self.shared, &asked, &resolved, out);
         }
@@ -266,7 +278,7 @@ impl Connection {
                 Ok(None) => break,
                 Ok(Some(message)) => {
                     at += PREFIX + message.len();
-                    end = self.server.answer(message, self.client, out).await;
+                    end = self.server.answer(message, self.client, stream, out).await;
                 }
                 Err(framing::BadLength) => end = Err(End::Malformed),
             }
