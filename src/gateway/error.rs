@@ -73,7 +73,8 @@ pub enum GatewayError {
     PairTaken,
     /// A thread has panicked.
     #[error(
-        "the gateway has stopped because of a bug, which it has reported above as a panic; its workers have drained. Start it          again, and please report the bug"
+        "the gateway has stopped because of a bug, which it has reported above as a panic; its workers have drained. Start it \
+         again, and please report the bug"
     )]
     Panicked,
     /// There is no host pair.

@@ -93,14 +93,17 @@ impl Looked {
         let mut checks: Vec<Check> = self.threads();
         checks.extend(interfaces.map(|(at, interface)| {
             let name = interface.name.as_str();
-            Check::ready(format!("interface-{name}"), interface_fault(name, &faults).or_else(|| self.link_fault(at)))
+            let fault = joined(faults.iter().filter(|fault| Subject::of(fault) == Subject::Interface(name)));
+            Check::ready(format!("interface-{name}"), fault.or_else(|| self.link_fault(at)))
         }));
-        let is_about_forwarding = |fault: &&HostFault| matches!(fault, HostFault::Forwards { .. });
-        checks.push(Check::ready("forwarding", joined(faults.iter().filter(is_about_forwarding))));
+        let about = |subject| joined(faults.iter().filter(|fault| Subject::of(fault) == subject));
+        checks.push(Check::ready("forwarding", about(Subject::Forwarding)));
+        checks.push(Check::ready("host", about(Subject::Host)));
         if let Some(manifests) = &self.manifests {
-            let faults = manifests.to_stats().faults;
-            let stale = || format!("the previous objects are still served: {}", faults.join("; "));
-            checks.push(Check::ready("manifests", (!faults.is_empty()).then(stale)));
+            let faults = manifests.to_stats().faults.len();
+            let stale =
+                || format!("the files have {faults} errors, and the previous objects are still served: see the log");
+            checks.push(Check::ready("manifests", (faults > 0).then(stale)));
         }
         checks
     }
@@ -115,13 +118,9 @@ impl Looked {
 
     /// What is wrong with the host. Forwarding is switched off if that is allowed.
     fn host_faults(&self) -> Vec<HostFault> {
-        match host::check(&Needs::from(&self.config)) {
-            Ok(changed) => {
-                changed.iter().for_each(|changed| warn!("{}", changed.what));
-                Vec::new()
-            }
-            Err(faults) => faults,
-        }
+        let (changed, faults) = host::keep(&Needs::from(&self.config));
+        changed.iter().for_each(|changed| warn!("{}", changed.what));
+        faults
     }
 
     /// What the tables say of an interface that the kernel has, and that is up.
@@ -137,17 +136,24 @@ impl Looked {
     }
 }
 
-fn interface_fault(wanted: &str, faults: &[HostFault]) -> Option<String> {
-    let is_its = |fault: &&HostFault| match fault {
-        HostFault::NoInterface { name, .. } | HostFault::InterfaceDown { name } | HostFault::NotEthernet { name } => {
-            name == wanted
+/// The check that a fault of the host belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject<'a> {
+    Interface(&'a str),
+    Forwarding,
+    Host,
+}
+
+impl Subject<'_> {
+    fn of(fault: &HostFault) -> Subject<'_> {
+        match fault {
+            HostFault::NoInterface { name, .. }
+            | HostFault::InterfaceDown { name }
+            | HostFault::NotEthernet { name } => Subject::Interface(name),
+            HostFault::Forwards { .. } => Subject::Forwarding,
+            HostFault::Capability { .. } | HostFault::AddressTaken { .. } | HostFault::Unknown { .. } => Subject::Host,
         }
-        HostFault::Capability { .. }
-        | HostFault::Forwards { .. }
-        | HostFault::AddressTaken { .. }
-        | HostFault::Unknown { .. } => false,
-    };
-    joined(faults.iter().filter(is_its))
+    }
 }
 
 /// All faults in one text; `None` without any.

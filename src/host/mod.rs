@@ -176,8 +176,24 @@ pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
     switch_off(look(needs)?)
 }
 
+/// As [`check`] for a gateway that runs: forwarding is switched off, if that is allowed, whatever else is wrong.
+pub fn keep(needs: &Needs<'_>) -> (Vec<Changed>, Vec<HostFault>) {
+    let (on, mut faults) = find(needs);
+    let changed = switch_off(on).unwrap_or_else(|refused| {
+        faults.extend(refused);
+        Vec::new()
+    });
+    (changed, faults)
+}
+
 /// As [`check`], but changes nothing: the sysctls that it would set to 0.
 pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
+    let (on, faults) = find(needs);
+    if faults.is_empty() { Ok(on) } else { Err(faults) }
+}
+
+/// The sysctls that are to be set to 0, and what is wrong.
+fn find(needs: &Needs<'_>) -> (Vec<String>, Vec<HostFault>) {
     let mut faults = missing_capabilities();
     let present = query::interfaces();
     faults.extend(needs.interfaces.iter().filter_map(|name| fault_of(name, &present)));
@@ -187,7 +203,7 @@ pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
     if !needs.disable_forwarding {
         faults.extend(on.drain(..).map(|sysctl| HostFault::Forwards { sysctl, refused: None }));
     }
-    if faults.is_empty() { Ok(on) } else { Err(faults) }
+    (on, faults)
 }
 
 /// Those of the owned addresses for which the kernel would report "no route" to the sender.

@@ -355,6 +355,10 @@ fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {
     let process = place.start();
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "0");
     assert!(place.log().contains(&format!("set {key}=0")), "{}", place.log());
+    // And while it runs, whatever else is wrong.
+    gateway.down("outside").expect("down");
+    gateway.sysctl(key, "1").expect("set");
+    until("forwarding is switched off again", || gateway.read_sysctl(key).expect("a value") == "0");
     process.signal(libc::SIGTERM);
     assert_eq!(process.wait().code(), Some(0));
 }

@@ -39,7 +39,7 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// Bodies of this size or more are decoded on another thread, so that the API's thread can serve other clients.
 const LARGE: usize = 16 << 10;
 /// Memory that one byte of the budget stands for: what is made of a body is bounded by it too.
-const PER_BYTE: usize = 8;
+const PER_BYTE: usize = crate::objects::allowance::PER_BYTE;
 /// Longest pause in a body which is not needed.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Most bytes that are read of a body which is not needed.

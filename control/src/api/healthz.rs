@@ -7,30 +7,41 @@
 //! ```
 //!
 //! Texts, parameters and codes are upstream's (K `staging/src/k8s.io/apiserver/pkg/server/healthz/healthz.go`), but that a failed check
-//! says why. `/livez` has the checks whose failure only a restart mends; `/readyz` and `/healthz` have all.
+//! says why to those who may ask anything. `/livez` has the checks whose failure only a restart mends; `/readyz` and `/healthz` have all.
 
 use std::fmt::Write;
 
-use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 
 use super::shared::Api;
 use super::status::Status;
 use crate::observe::checks::{Check, Scope};
 
-/// The three paths, whose names the texts repeat.
-const PATHS: [(&str, bool); 3] = [("livez", true), ("readyz", false), ("healthz", false)];
+/// The three paths, whose names the texts repeat, and whether they have only the checks of [`Scope::Live`].
+pub(super) const PATHS: [(&str, bool); 3] = [("livez", true), ("readyz", false), ("healthz", false)];
+
+/// Marks a request without the token: it does not learn why a check fails.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stranger;
 
 pub(crate) fn router() -> Router<Api> {
     PATHS.into_iter().fold(Router::new(), |router, (name, only_live)| {
         let checks = move |api: &Api| -> Vec<Check> {
             api.checks().into_iter().filter(|check| !only_live || check.scope == Scope::Live).collect()
         };
-        let all = move |State(api): State<Api>, Query(parameters): Query<Vec<(String, String)>>| async move {
-            page(name, &checks(&api), &parameters)
+        let all = move |State(api): State<Api>,
+                        stranger: Option<Extension<Stranger>>,
+                        Query(parameters): Query<Vec<(String, String)>>| async move {
+            let mut checks = checks(&api);
+            if stranger.is_some() {
+                let faults = checks.iter_mut().filter_map(|check| check.fault.as_mut());
+                faults.for_each(|fault| "reason withheld".clone_into(fault));
+            }
+            page(name, &checks, &parameters)
         };
         let one =
             move |State(api): State<Api>, Path(wanted): Path<String>| async move { single(&checks(&api), &wanted) };

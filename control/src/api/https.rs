@@ -12,8 +12,7 @@
 //! that shows its token within its first moments, as they all do, is served in the middle of it. Waiting for a place to
 //! become free, as clients of the Unix socket do, would let any user of the host keep all others out.
 //!
-//! Only paths that reveal no secrets, for probes that have no token, are served without it: `/livez`, `/readyz` and
-//! `/healthz`.
+//! Only `/livez`, `/readyz` and `/healthz`, for probes that have no token, are served without it. They say which checks fail, but not why.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -36,6 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::error::ApiError;
+use super::healthz;
 use super::identity::{Identity, Token};
 use super::idle::Idle;
 use super::server::{Place, Places, STOP_TIME};
@@ -44,9 +44,6 @@ use super::status::Status;
 /// Connections that have not sent the token. A handshake and a request take milliseconds: a client is replaced only if this
 /// many others connect in that time.
 const STRANGERS: usize = 256;
-
-/// Paths that are served without the token.
-const OPEN_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// What Go's server, and so every API server, returns to a client that used `http`.
 const PLAIN_HTTP: &[u8] =
@@ -153,11 +150,13 @@ async fn handshake(mut stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<T
 }
 
 /// Checks the token of every request.
-async fn ask(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    if OPEN_PATHS.contains(&request.uri().path()) {
+async fn ask(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let has_token = door.is_shown_the_token(request.headers());
+    if !has_token && healthz::PATHS.iter().any(|(name, _)| request.uri().path().strip_prefix('/') == Some(name)) {
+        request.extensions_mut().insert(healthz::Stranger);
         return next.run(request).await;
     }
-    if !door.is_shown_the_token(request.headers()) {
+    if !has_token {
         return Status::unauthorized().into_response();
     }
     if !door.recognise(task::id()) {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 
 /// Memory per byte of a body: the body itself and what is made of it.
-const PER_BYTE: usize = 8;
+pub(crate) const PER_BYTE: usize = 8;
 
 /// Memory that any body may take: a small object takes more than [`PER_BYTE`] times its text.
 const BASE: usize = 4 << 20;

@@ -28,8 +28,9 @@ impl Disk {
         let (jobs, queue) = bounded(1);
         let (report, done) = bounded(1);
         let thread = thread::Builder::new().name("disk".into()).spawn(move || {
-            // What fails here fails again, and is reported, with the first commit.
-            if store.measure().is_ok() {
+            // What fails here fails again, and is reported, with the first commit. A file of unknown content is left as it is.
+            let is_measured = store.measure().is_ok();
+            if is_measured {
                 compact_if_sparse(&mut store);
             }
             for job in queue {
@@ -40,7 +41,9 @@ impl Disk {
                 if report.send(done.map_err(|error| error.to_string())).is_err() {
                     break;
                 }
-                compact_if_sparse(&mut store);
+                if is_measured {
+                    compact_if_sparse(&mut store);
+                }
             }
         })?;
         Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })

@@ -165,8 +165,13 @@ fn health_is_told_to_everybody() {
     for path in ["/livez", "/readyz", "/healthz"] {
         assert_eq!(site.request("GET", path, &[], "").expect(200).text, "ok");
     }
-    let verbose = site.request("GET", "/readyz?verbose", &[], "").expect(200).text;
-    assert_eq!(verbose, "[+]ping ok\n[+]store ok\nreadyz check passed\n");
+    // Why a check fails is for those who show the token.
+    site.gateway.checks.set(vec![Check::ready("interface-eth0", Some("it is down".to_owned()))]);
+    let said = |reason| {
+        format!("[+]ping ok\n[+]store ok\n[-]interface-eth0 failed: {reason}\n[+]checks ok\nreadyz check failed\n")
+    };
+    assert_eq!(site.request("GET", "/readyz?verbose", &[], "").expect(500).text, said("reason withheld"));
+    assert_eq!(site.send("GET", "/readyz?verbose", "").expect(500).text, said("it is down"));
 }
 
 #[test]

@@ -86,6 +86,7 @@ impl Gateway {
         let https = listen.map(|listen| Https::beside(&directory.path().join("state.db"), listen));
         let (commands, receiver) = unbounded();
         let checks = Arc::<Checks>::default();
+        checks.set(Vec::new());
         let parts = ApiParts {
             socket: directory.path().join("run/api.sock"),
             https,
