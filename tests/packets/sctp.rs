@@ -1,5 +1,5 @@
 //! SCTP (RFC 9260) through a Service: translation, life, refusals, errors. Everything that leaves has its CRC32c verified by a
-//! computation bit by bit ([`super::support::builder::crc32c`]).
+//! library ([`super::support::builder::crc32c`]).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
