@@ -14,19 +14,19 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
-use pollgate_control::api::{self, APPLY_PATH, ApiParts};
+use pollgate_control::api::{self, APPLY_PATH};
 use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::compile::sink::NoTables;
 use pollgate_control::runtime::{self, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 
+use crate::shared::api_parts;
 use crate::shared::harness::tests;
 
 tests! {
@@ -86,17 +86,7 @@ pub(crate) fn child(directory: &Path) {
     let cluster = Cluster::restore(settings, restored.objects, restored.revision).expect("nothing is held twice");
     let (sender, commands) = unbounded();
     let socket = directory.join("socket");
-    let stats = Arc::new(pollgate_control::observe::stats::Stats::default);
-    let parts = ApiParts {
-        socket,
-        https: None,
-        replica: cluster.clone(),
-        commands: sender,
-        stats,
-        checks: Arc::default(),
-        dump: None,
-    };
-    let api = api::spawn(parts).expect("a socket");
+    let api = api::spawn(api_parts(socket, cluster.clone(), sender)).expect("a socket");
     let settled = api.settled_sink();
     let _control = runtime::spawn(RuntimeParts { cluster, store, sink: Box::new(NoTables), commands, settled });
     println!("ready");

@@ -6,18 +6,18 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
 use pollgate::host;
-use pollgate_control::api::{self, ApiHandle, ApiParts};
+use pollgate_control::api::{self, ApiHandle};
 use pollgate_control::cluster::{Cluster, ClusterSettings};
 use pollgate_control::compile::sink::NoTables;
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::store::Store;
 use serde_json::{Value, json};
 
+use crate::shared::api_parts;
 use crate::shared::harness::tests;
 
 tests! {
@@ -45,17 +45,7 @@ impl Gateway {
         let cluster = Cluster::new(ClusterSettings::default());
         let (sender, commands) = unbounded();
         let socket = socket(directory.path());
-        let stats = Arc::new(pollgate_control::observe::stats::Stats::default);
-        let api = api::spawn(ApiParts {
-            socket,
-            https: None,
-            replica: cluster.clone(),
-            commands: sender,
-            stats,
-            checks: Arc::default(),
-            dump: None,
-        })
-        .unwrap();
+        let api = api::spawn(api_parts(socket, cluster.clone(), sender)).unwrap();
         let settled = api.settled_sink();
         let parts = RuntimeParts { cluster, store, sink: Box::new(NoTables), commands, settled };
         let control = runtime::spawn(parts).unwrap();

@@ -45,6 +45,9 @@ class Server(peers.Peer):
 
     def __init__(self, binary, count, directory):
         super().__init__(binary, count, directory)
+        self.wait()
+
+    def wait(self):
         try:
             self.lab.for_sockets([])
             lab.wait_for(f"{self.name}: a first answer", 60, lambda: self.answered())
@@ -113,7 +116,7 @@ def pollgate(backend):
         address = CLUSTER_DNS
         # It sleeps when it has nothing to do, as the others: CPU time is that of queries.
         config = {"dns": {"address": CLUSTER_DNS, "responsesPerSecond": 0}, "workers": {"count": 1, "cpus": [GATEWAY_CPU]}}
-        answered, dnsperf = Server.answered, Server.dnsperf
+        wait, answered, dnsperf = Server.wait, Server.answered, Server.dnsperf
 
         @classmethod
         def missing(cls, binary):
@@ -127,12 +130,7 @@ def pollgate(backend):
         def __init__(self, binary, count, directory):
             super().__init__(binary, count, directory)
             self.log = f"{directory}/{backend}-{count}.log"
-            try:
-                self.lab.for_sockets([])
-                lab.wait_for(f"{self.name}: a first answer", 60, lambda: self.answered())
-            except BaseException:
-                self.lab.close()
-                raise
+            self.wait()
 
     return Pollgate
 

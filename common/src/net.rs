@@ -65,6 +65,16 @@ impl std::str::FromStr for Mac {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct PortId(pub u16);
 
+/// The network that a source is counted with, where hosts share a limit: its /24 (IPv4) or /56 (IPv6), by which name servers limit their
+/// responses. IPv4 networks are those of mapped addresses (RFC 4291 §2.5.5.2).
+#[inline]
+pub fn source_prefix(source: IpAddr) -> u128 {
+    match source {
+        IpAddr::V4(address) => (address.to_ipv6_mapped().to_bits() >> 8) << 8,
+        IpAddr::V6(address) => (address.to_bits() >> 72) << 72,
+    }
+}
+
 /// One link of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {

@@ -13,6 +13,7 @@
 
 use std::net::IpAddr;
 
+use pollgate_common::dns::message;
 use pollgate_common::flow::{Address, V4, V6};
 use pollgate_common::reasons::DropReason;
 
@@ -94,7 +95,7 @@ impl<A: Address> Family<A> {
     #[inline]
     pub(crate) fn keep_flow(&mut self, dns: &[IpAddr]) {
         let packet = self.flows.next();
-        if packet.key.dst_port == classify::DNS_PORT && classify::is_query(packet, dns) {
+        if packet.key.dst_port == message::PORT && classify::is_query(packet, dns) {
             self.queries.push(*packet);
         } else {
             self.flows.keep();

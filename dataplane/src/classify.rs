@@ -8,6 +8,7 @@
 
 use std::net::IpAddr;
 
+use pollgate_common::dns::message;
 use pollgate_common::flow::{Address, FlowKey, Protocol};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_common::tables::{Frontend, FrontendKey, OwnedKind, Tables};
@@ -17,9 +18,6 @@ use crate::packet::{Packet, Transport, Verdict};
 use crate::reply::reject;
 use crate::steer::Towards;
 use crate::wire::control::Kind;
-
-/// The DNS port (RFC 1035 §4.2).
-pub(crate) const DNS_PORT: u16 = 53;
 
 /// What an address and port lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +68,7 @@ pub(crate) fn is_query<A: Address>(packet: &Packet<A>, dns: &[IpAddr]) -> bool {
 
 /// The same, over any transport.
 pub(crate) fn is_for_dns<A: Address>(key: &FlowKey<A>, dns: &[IpAddr]) -> bool {
-    key.dst_port == DNS_PORT && dns.contains(&key.dst.into())
+    key.dst_port == message::PORT && dns.contains(&key.dst.into())
 }
 
 /// The verdict on a packet for the cluster's DNS server; `None` for any other.

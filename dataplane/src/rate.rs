@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use pollgate_common::net::source_prefix;
 use pollgate_common::time::Instant;
 
 /// What one event costs, in the unit of credit: a second gives as many units times 10⁹ as events are allowed.
@@ -43,7 +44,7 @@ impl Rate {
 /// Source prefixes share so many buckets, by their hash: memory does not grow with the number of sources.
 const BUCKETS: usize = 1024;
 
-/// What each source prefix, /24 (IPv4) or /56 (IPv6), may still have: the prefixes by which name servers limit their responses.
+/// What each source prefix ([`source_prefix`]) may still have.
 pub(crate) struct ByPrefix<T> {
     buckets: Box<[T; BUCKETS]>,
     /// Keyed, so that a sender cannot choose the bucket of another one.
@@ -59,16 +60,8 @@ impl<T> ByPrefix<T> {
     /// That of the prefix of `source`.
     #[inline]
     pub(crate) fn of(&mut self, source: IpAddr) -> &mut T {
-        let hash = self.hasher.hash_one(prefix(source));
+        let hash = self.hasher.hash_one(source_prefix(source));
         &mut self.buckets[usize::try_from(hash % BUCKETS as u64).unwrap_or_default()]
-    }
-}
-
-/// The first bits of a source address.
-fn prefix(source: IpAddr) -> u128 {
-    match source {
-        IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
-        IpAddr::V6(address) => address.to_bits() >> 72,
     }
 }
 

@@ -8,9 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-
-/// Port of DNS, for servers written without one.
-const DNS_PORT: u16 = 53;
+use pollgate_common::dns::message;
 
 /// Longest path of a Unix socket: `sun_path` is 108 bytes with its final zero (unix(7)).
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -98,7 +96,7 @@ pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
 
 /// `9.9.9.9`, `9.9.9.9:5353`, `2620:fe::fe` or `[2620:fe::fe]:53`: a server of DNS.
 pub(super) fn dns_server(text: &str) -> Option<SocketAddr> {
-    let bare = text.parse().map(|address: IpAddr| SocketAddr::new(address, DNS_PORT));
+    let bare = text.parse().map(|address: IpAddr| SocketAddr::new(address, message::PORT));
     let server = bare.or_else(|_| text.parse::<SocketAddr>()).ok()?;
     (server.port() != 0 && !server.ip().is_unspecified()).then_some(server)
 }

@@ -121,14 +121,7 @@ impl Gateway {
 
     /// As [`Gateway::start`], with options.
     pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
-        let unsupported = config.unsupported();
-        if !unsupported.is_empty() {
-            return Err(GatewayError::NotDone(unsupported));
-        }
-        check_host(config)?;
-        if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES + dns::OPEN_FILES) {
-            warn!("raising the limit of open files: {error}; the API serves fewer clients");
-        }
+        check(config)?;
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
         let plan = PairPlan::of(config);
@@ -252,7 +245,12 @@ impl Gateway {
     }
 }
 
-fn check_host(config: &Config) -> Result<(), GatewayError> {
+/// Whether this version and this host can do what the configuration says.
+fn check(config: &Config) -> Result<(), GatewayError> {
+    let unsupported = config.unsupported();
+    if !unsupported.is_empty() {
+        return Err(GatewayError::NotDone(unsupported));
+    }
     let needs = host::Needs::from(config);
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
@@ -261,6 +259,9 @@ fn check_host(config: &Config) -> Result<(), GatewayError> {
     let unrouted = if config.host.pair { Vec::new() } else { host::unrouted(&needs.owned) };
     if let Some(Advice { finding, command, why }) = advise::for_unrouted(&unrouted) {
         warn!("{finding}: {why}: {command}");
+    }
+    if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES + dns::OPEN_FILES) {
+        warn!("raising the limit of open files: {error}; the API serves fewer clients");
     }
     Ok(())
 }

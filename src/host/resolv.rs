@@ -3,9 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
+use pollgate_common::dns::message::PORT;
+
 const FILE: &str = "/etc/resolv.conf";
-/// RFC 1035 §4.2.
-const PORT: u16 = 53;
 /// The most that are used, as with CoreDNS.
 const MOST: usize = 15;
 

@@ -15,6 +15,8 @@ use super::name::{MAX_LABEL, Name, Seed};
 use super::records::{QUESTION, rr};
 use crate::header::Header;
 
+/// The port of DNS servers (RFC 1035 §4.2).
+pub const PORT: u16 = 53;
 /// Bytes of the header.
 pub const LEN: usize = 12;
 /// Bytes of a question behind its name.

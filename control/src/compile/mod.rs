@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::thread;
 
 use pollgate_common::counters::{Carried, Counters};
+use pollgate_common::dns::message;
 use pollgate_common::dns::zone::{Resident, Zone, ZoneSettings};
 use pollgate_common::epoch::Publisher;
 use pollgate_common::net::Net;
@@ -50,9 +51,6 @@ use crate::compile::sink::TableSink;
 use crate::health::ProxyHealth;
 use crate::objects::service::parse_ip;
 use crate::objects::{Key, Kind, Object};
-
-/// RFC 1035 §4.2.
-const DNS_PORT: u16 = 53;
 
 /// From this number of Services on, threads are started.
 const MANY: usize = 64;
@@ -192,7 +190,7 @@ impl Compiler {
     pub fn publish_own(&mut self, health: Option<u16>) {
         let mut staged = Staged::default();
         for family in [Family::V4, Family::V6] {
-            self.stage_local(&mut staged, LocalService::Dns { family }, DNS_PORT, 0);
+            self.stage_local(&mut staged, LocalService::Dns { family }, message::PORT, 0);
             if let Some(port) = health {
                 self.stage_local(&mut staged, LocalService::Proxy { family }, port, 0);
             }

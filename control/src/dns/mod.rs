@@ -9,6 +9,7 @@
 //! One thread does both ([`DnsServer`]).
 
 mod door;
+mod framing;
 mod places;
 pub mod resolver;
 mod server;

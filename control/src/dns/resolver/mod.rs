@@ -32,6 +32,7 @@ use pollgate_common::dns::message::Query;
 use pollgate_common::dns::name::{Name, from_wire};
 use pollgate_common::dns::relay::{Record, Relayed, relay};
 use pollgate_common::dns::zone::{Zone, ZoneSettings};
+use pollgate_common::net::source_prefix;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use self::cache::{Cache, Found};
@@ -194,7 +195,7 @@ impl Resolver {
         let mut places = self.places();
         let number = places.number();
         // Dropping it tells the one who waited.
-        drop(places.take(number, prefix(client), cancel, Instant::now()));
+        drop(places.take(number, source_prefix(client), cancel, Instant::now()));
         Place { number, resolver: Arc::clone(self) }
     }
 
@@ -289,13 +290,5 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.resolver.places().leave(self.number);
-    }
-}
-
-/// The prefix of a client, as an IPv6 address of which the rest is zero.
-fn prefix(client: IpAddr) -> u128 {
-    match client {
-        IpAddr::V4(address) => (address.to_ipv6_mapped().to_bits() >> 8) << 8,
-        IpAddr::V6(address) => (address.to_bits() >> 72) << 72,
     }
 }

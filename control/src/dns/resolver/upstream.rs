@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::locked;
 use super::message::{Question, Response, read};
+use crate::dns::framing;
 
 /// How long one response may take, over UDP or over TCP.
 const ATTEMPT: Duration = Duration::from_millis(1500);
@@ -173,8 +174,9 @@ async fn datagram(server: SocketAddr, question: &Question, counters: &WorkerCoun
 async fn stream(server: SocketAddr, question: &Question) -> io::Result<Response> {
     let mut stream = TcpStream::connect(server).await?;
     let (id, message) = query(question);
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes()[..], &message].concat()).await?;
+    let mut framed = Vec::new();
+    framing::push(&mut framed, &message);
+    stream.write_all(&framed).await?;
     let mut response = vec![0; stream.read_u16().await?.into()];
     stream.read_exact(&mut response).await?;
     Ok(read(&response, id, question))

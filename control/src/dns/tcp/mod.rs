@@ -12,7 +12,6 @@
 //! at most 4096 bytes of queries, and one response besides 16 KiB of others: a query is read only after the responses to earlier ones
 //! were taken.
 
-mod framing;
 mod server;
 
 pub use self::server::Listeners;

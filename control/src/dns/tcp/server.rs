@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::framing::{self, LONGEST_QUERY, PREFIX};
 use crate::compile::resolve::Family;
+use crate::dns::framing::{self, LONGEST_QUERY, PREFIX};
 use crate::dns::places::{Limits, Places};
 use crate::dns::resolver::{Errand, Resolved};
 use crate::dns::server::Shared;

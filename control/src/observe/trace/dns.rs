@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use pollgate_common::dns::answer::{Answered, Rule, answer, way_out};
-use pollgate_common::dns::message::{self, Rcode};
+use pollgate_common::dns::answer::{Answered, NoAnswer, Rule, respond, way_out};
+use pollgate_common::dns::message::{self, Query, Rcode};
 use pollgate_common::dns::name::{Name, from_wire, to_wire};
 use pollgate_common::dns::records::rr;
 use pollgate_common::dns::reverse::from_label;
-use pollgate_common::dns::zone::{Forward, Found, Zone};
+use pollgate_common::dns::zone::{Found, Zone};
 use pollgate_common::flow::Protocol;
 use pollgate_common::tables::{FrontendKey, Tables};
 
@@ -54,46 +54,42 @@ pub fn dns(tables: &Tables, name: &str, rtype: &str) -> Result<Report, BadQuesti
     let number = record_type(rtype).ok_or(BadQuestion::Type)?;
     let zone = tables.zone();
     let mut message = message::query(&wire, number);
-    let query = message.len();
+    let len = message.len();
     message.resize(message::PLAIN_SIZE, 0);
     let mut report = Report { generation: tables.generation(), ..Report::default() };
     let asked = format!("{} {}", from_wire(&wire), type_text(number));
     report.step("query", &asked, "as a client sends it: one name, without a search list, by UDP without EDNS");
     server(&mut report, tables);
-    if let Some((target, forward)) = forwarded(zone, &wire, number) {
-        return Ok(outside(report, zone, &wire, &target, &forward));
-    }
-    // A query is well formed, and its answer fits: it is cut to what the client accepts.
-    let answered = answer(&mut message, query, zone, None).map_err(|_| BadQuestion::Name)?;
+    let mut query = Query { can_forward: true, ..Query::default() };
+    query.read(&message, len, zone.names().seed()).ok_or(BadQuestion::Name)?;
+    let answered = match respond(&query, &mut message, zone, None) {
+        Ok(answered) => answered,
+        Err(NoAnswer::Forward) => return outside(report, zone, &wire, &query.name).ok_or(BadQuestion::Name),
+        // A query is well formed, and its answer fits: it is cut to what the client accepts.
+        Err(NoAnswer::NotAQuery | NoAnswer::NoRoom) => return Err(BadQuestion::Name),
+    };
     look_up(&mut report, zone, &wire, number, answered.rule);
-    let answer = read(&message[query..answered.len], &answered);
+    let answer = read(&message[len..answered.len], &answered);
     close(&mut report, zone, &wire, answer);
     report.delivered &= !tables.settings().dns.is_empty();
     Ok(report)
 }
 
-/// The name that other servers are asked for, and which they are.
-fn forwarded(zone: &Zone, wire: &[u8], rtype: u16) -> Option<(Name, Forward)> {
-    let name = Name::of(&[wire], zone.names().seed())?;
-    let is_alias_itself = zone.holds(&name) && matches!(rtype, rr::CNAME | rr::ANY);
-    if is_alias_itself || matches!(rtype, rr::AXFR | rr::IXFR) {
-        return None;
-    }
-    let target = way_out(zone, name, |_| {})?;
-    let forward = zone.settings().forward(&target)?.clone();
-    Some((target, forward))
-}
-
 /// A query that takes other servers. They are not asked.
-fn outside(mut report: Report, zone: &Zone, wire: &[u8], target: &Name, forward: &Forward) -> Report {
+fn outside(mut report: Report, zone: &Zone, wire: &[u8], name: &Name) -> Option<Report> {
+    let target = way_out(zone, name.clone(), |_| {})?;
+    let forward = zone.settings().forward(&target)?;
     let origin = from_wire(&zone.settings().origin);
     let text = from_wire(target.as_bytes());
-    match target.as_bytes() == wire {
+    match target.as_bytes() == name.as_bytes() {
         true => report.step("zone", "outside", format!("the gateway serves only {origin} and what is below it")),
         false => {
-            let object = Name::of(&[wire], zone.names().seed()).and_then(|name| object(zone, &name));
             report.step("zone", format!("in {origin}"), "");
-            report.step("name", existing(object), format!("an alias of {text}, which is outside the cluster"));
+            report.step(
+                "name",
+                existing(object(zone, name)),
+                format!("an alias of {text}, which is outside the cluster"),
+            );
         }
     }
     let servers: Vec<String> = forward.upstreams.iter().map(ToString::to_string).collect();
@@ -107,7 +103,7 @@ fn outside(mut report: Report, zone: &Zone, wire: &[u8], target: &Name, forward:
     report.result = "forwarded".to_owned();
     report.summary = format!("to {}, which a trace does not ask", servers.join(", "));
     hint(&mut report, zone, wire);
-    report
+    Some(report)
 }
 
 fn server(report: &mut Report, tables: &Tables) {
@@ -116,7 +112,7 @@ fn server(report: &mut Report, tables: &Tables) {
         true => report.step("server", "none", "`dns.address` is empty: no DNS query is answered"),
         false => report.step(
             "server",
-            format!("{}, port 53", addresses.join(", ")),
+            format!("{}, port {}", addresses.join(", "), message::PORT),
             match tables.settings().dns.iter().all(|address| has_stream(tables, *address)) {
                 true => {
                     "`dns.address`: a worker answers in place; by TCP, the gateway's listener gives the same answer"
@@ -129,7 +125,7 @@ fn server(report: &mut Report, tables: &Tables) {
 
 /// Whether the gateway answers by TCP at this address.
 fn has_stream(tables: &Tables, address: IpAddr) -> bool {
-    let key = FrontendKey { address, port: 53, protocol: Protocol::Tcp };
+    let key = FrontendKey { address, port: message::PORT, protocol: Protocol::Tcp };
     let service = tables.frontend(&key).and_then(|frontend| tables.service(frontend.service));
     service.is_some_and(|service| *service.name == *DNS_NAME)
 }
