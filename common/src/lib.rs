@@ -6,6 +6,7 @@
 //! * [`settings`], [`tables`], [`dns::zone`]: what the control thread compiles Services into. One builder proves every index.
 //! * [`sharded`]: maps whose generations share unchanged parts.
 //! * [`epoch`]: hands new tables to the workers without a lock.
+//! * [`sleep`]: wakes a thread whose queues were empty.
 //!
 //! This crate has no I/O, no threads, no clock, and no Kubernetes formats.
 
@@ -25,6 +26,7 @@ pub mod pair;
 pub mod reasons;
 pub mod settings;
 pub mod sharded;
+pub mod sleep;
 pub mod tables;
 pub mod time;
 pub mod trace;

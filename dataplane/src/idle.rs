@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::egress::mesh::{Mesh, Waker};
+use pollgate_common::sleep::Waker;
+
+use crate::egress::mesh::Mesh;
 
 /// Empty polls before an adaptive worker sleeps, some tens of microseconds.
 const EMPTY_POLLS: u32 = 256;

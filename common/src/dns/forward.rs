@@ -9,13 +9,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst, fence};
 
 use crossbeam::queue::ArrayQueue;
 
 use super::message::{EDNS_SIZE, HEAD, Opt, Query};
 use super::name::Seed;
 use crate::net::{Mac, PortId};
+use crate::sleep::{Sleeper, Waker};
 
 /// Requests that may wait to be taken.
 pub const REQUESTS: usize = 1024;
@@ -75,15 +75,10 @@ pub struct Reply {
     pub len: usize,
 }
 
-/// Signals the resolver's thread.
-pub type Waker = Box<dyn Fn() + Send + Sync>;
-
 /// The queue of requests of all workers.
 pub struct Requests {
     queue: ArrayQueue<Request>,
-    /// The resolver is asleep, or about to sleep.
-    sleeping: AtomicBool,
-    waker: Waker,
+    resolver: Sleeper,
 }
 
 impl fmt::Debug for Requests {
@@ -95,20 +90,16 @@ impl fmt::Debug for Requests {
 impl Requests {
     /// An empty queue.
     pub fn new(waker: Waker) -> Requests {
-        Requests { queue: ArrayQueue::new(REQUESTS), sleeping: AtomicBool::new(false), waker }
+        Requests { queue: ArrayQueue::new(REQUESTS), resolver: Sleeper::new(Some(waker)) }
     }
 
     /// Adds a request, and wakes the resolver if it sleeps. Returns whether there was room.
     pub fn push(&self, request: Request) -> bool {
-        if self.queue.push(request).is_err() {
-            return false;
+        let has_room = self.queue.push(request).is_ok();
+        if has_room {
+            self.resolver.wake();
         }
-        // Either this sees the announcement of the sleep, or the sleeper sees the request.
-        fence(SeqCst);
-        if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
-            (self.waker)();
-        }
-        true
+        has_room
     }
 
     /// Takes the next one.
@@ -118,12 +109,6 @@ impl Requests {
 
     /// Announces that the resolver is about to sleep. Returns false, and withdraws that, if a request waits for it.
     pub fn may_sleep(&self) -> bool {
-        self.sleeping.store(true, SeqCst);
-        fence(SeqCst);
-        if self.queue.is_empty() {
-            return true;
-        }
-        self.sleeping.store(false, SeqCst);
-        false
+        self.resolver.may_sleep(|| self.queue.is_empty())
     }
 }

@@ -371,16 +371,7 @@ fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
 /// The query with the number `id` that asks an upstream for `name` (in wire format), recursively and with EDNS.
 pub fn upstream_query(id: u16, name: &[u8], rtype: u16, dnssec_ok: bool, checking_disabled: bool) -> Vec<u8> {
     let flags = RD | if checking_disabled { CD } else { 0 };
-    let (one, none) = (U16::new(1), U16::new(0));
-    let header = Dns {
-        id: U16::new(id),
-        flags: U16::new(flags),
-        questions: one,
-        answers: none,
-        authorities: none,
-        additionals: one,
-    };
-    let fields = QuestionFields { rtype: U16::new(rtype), class: U16::new(IN) };
+    let header = Dns { id: U16::new(id), flags: U16::new(flags), additionals: U16::new(1), ..Dns::default() };
     let opt = Opt {
         name: 0,
         rtype: U16::new(rr::OPT),
@@ -388,14 +379,19 @@ pub fn upstream_query(id: u16, name: &[u8], rtype: u16, dnssec_ok: bool, checkin
         extended_rcode: 0,
         version: 0,
         flags: U16::new(if dnssec_ok { DO } else { 0 }),
-        len: none,
+        len: U16::new(0),
     };
-    [header.as_bytes(), name, fields.as_bytes(), opt.as_bytes()].concat()
+    [&asking(header, name, rtype), opt.as_bytes()].concat()
 }
 
 /// A query for the records of `name` (in wire format) of type `rtype`.
 pub fn query(name: &[u8], rtype: u16) -> Vec<u8> {
-    let header = Dns { flags: U16::new(RD), questions: U16::new(1), ..Dns::default() };
+    asking(Dns { flags: U16::new(RD), ..Dns::default() }, name, rtype)
+}
+
+/// A message with this header and this one question.
+fn asking(header: Dns, name: &[u8], rtype: u16) -> Vec<u8> {
+    let header = Dns { questions: U16::new(1), ..header };
     let fields = QuestionFields { rtype: U16::new(rtype), class: U16::new(IN) };
     [header.as_bytes(), name, fields.as_bytes()].concat()
 }

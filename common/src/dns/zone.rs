@@ -242,7 +242,7 @@ impl Zone {
 
     /// What a `name` that has no node leads to (CoreDNS `plugin/kubernetes/parse.go`).
     #[inline]
-    pub fn find_spelled(&self, name: &Name) -> Found<'_> {
+    fn find_spelled(&self, name: &Name) -> Found<'_> {
         // Names below an object have two more labels than it: all others are told by their number alone.
         let found = match self.above(name) {
             None => return Found::Outside,

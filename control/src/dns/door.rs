@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use pollgate_common::dns::forward::{Reply, Request, Requests, Waker};
+use pollgate_common::dns::forward::{Reply, Request, Requests};
 use pollgate_common::dns::message::EDNS_SIZE;
+use pollgate_common::sleep::Waker;
 
 use super::server::Shared;
 

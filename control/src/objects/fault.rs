@@ -149,14 +149,11 @@ impl Faults {
         }
     }
 
-    /// Counts faults that are not kept.
-    pub(crate) fn count_more(&mut self, more: usize) {
+    /// Adds others, and how many there are besides them.
+    pub(crate) fn append(&mut self, others: Faults) {
+        let more = others.more;
+        self.extend(others);
         self.more += more;
-    }
-
-    /// How many there are besides those that are kept.
-    pub fn more(&self) -> usize {
-        self.more
     }
 }
 

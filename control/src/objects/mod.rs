@@ -351,9 +351,7 @@ impl Draft {
     /// The object, if there is nothing wrong with it. One without a namespace is put into the default one.
     pub(crate) fn strictly(mut self, default_namespace: &str) -> Result<Object, Faults> {
         let unknown = std::mem::take(&mut self.unknown);
-        let more = unknown.more();
-        self.faults.extend(unknown);
-        self.faults.count_more(more);
+        self.faults.append(unknown);
         self.leniently(default_namespace)
     }
 

@@ -6,14 +6,11 @@
 //!      └───────────────── inbox of worker 0: returns ◀──────────────────────────┘
 //! ```
 //!
-//! Both queues are bounded. An eventfd wakes a sleeping worker: the sleeper sets `sleeping`, then checks its queue once
-//! more; the sender pushes, then checks `sleeping`. The SeqCst fence between store and load ensures that at least one of
-//! them sees the other.
-
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+//! Both queues are bounded. An eventfd wakes a sleeping worker ([`Sleeper`]).
 
 use crossbeam::queue::ArrayQueue;
 use pollgate_common::dns::forward::{REPLIES, Reply};
+use pollgate_common::sleep::{Sleeper, Waker};
 
 use crate::port::Frame;
 
@@ -32,13 +29,8 @@ struct Inbox {
     returns: ArrayQueue<Frame>,
     /// Responses to DNS queries that the worker has forwarded.
     replies: ArrayQueue<Reply>,
-    /// The worker is asleep, or about to sleep.
-    sleeping: AtomicBool,
-    waker: Option<Waker>,
+    worker: Sleeper,
 }
-
-/// Wakes a sleeping worker.
-pub type Waker = Box<dyn Fn() + Send + Sync>;
 
 impl Mesh {
     /// Queues for one worker per waker. `returns` is the number of buffers that one worker can have lent to others.
@@ -47,8 +39,7 @@ impl Mesh {
             frames: ArrayQueue::new(QUEUE),
             returns: ArrayQueue::new(returns.max(1)),
             replies: ArrayQueue::new(REPLIES),
-            sleeping: AtomicBool::new(false),
-            waker,
+            worker: Sleeper::new(waker),
         };
         Mesh { inboxes: wakers.into_iter().map(inbox).collect() }
     }
@@ -57,7 +48,7 @@ impl Mesh {
     pub(crate) fn send(&self, worker: u16, frame: Frame) -> Result<(), Frame> {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return Err(frame) };
         inbox.frames.push(frame)?;
-        inbox.wake();
+        inbox.worker.wake();
         Ok(())
     }
 
@@ -83,7 +74,7 @@ impl Mesh {
     pub fn reply(&self, worker: u16, reply: Reply) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return false };
         let is_taken = inbox.replies.push(reply).is_ok();
-        inbox.wake();
+        inbox.worker.wake();
         is_taken
     }
 
@@ -94,35 +85,16 @@ impl Mesh {
         if replies.is_empty() { None } else { replies.pop() }
     }
 
-    /// Announces that `worker` is about to sleep. Returns false, and withdraws the announcement, if a frame waits for it. With
-    /// SeqCst on both sides, either the sender sees the announcement or the sleeper sees the frame.
+    /// Announces that `worker` is about to sleep. Returns false, and withdraws the announcement, if a frame waits for it.
     pub(crate) fn may_sleep(&self, worker: u16) -> bool {
         let Some(inbox) = self.inboxes.get(usize::from(worker)) else { return true };
-        inbox.sleeping.store(true, SeqCst);
-        std::sync::atomic::fence(SeqCst);
-        if inbox.frames.is_empty() && inbox.replies.is_empty() {
-            return true;
-        }
-        inbox.sleeping.store(false, SeqCst);
-        false
+        inbox.worker.may_sleep(|| inbox.frames.is_empty() && inbox.replies.is_empty())
     }
 
     /// Reports that the worker is awake again.
     pub(crate) fn awake(&self, worker: u16) {
         if let Some(inbox) = self.inboxes.get(usize::from(worker)) {
-            inbox.sleeping.store(false, SeqCst);
-        }
-    }
-}
-
-impl Inbox {
-    fn wake(&self) {
-        std::sync::atomic::fence(SeqCst);
-        if self.sleeping.load(SeqCst)
-            && self.sleeping.swap(false, SeqCst)
-            && let Some(waker) = &self.waker
-        {
-            waker();
+            inbox.worker.awake();
         }
     }
 }

@@ -33,7 +33,7 @@ use pollgate_common::dns::name::{Name, from_wire};
 use pollgate_common::dns::relay::{Record, Relayed, relay};
 use pollgate_common::dns::zone::{Zone, ZoneSettings};
 use pollgate_common::net::source_prefix;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::cache::{Cache, Found};
 pub(super) use self::message::Question;
@@ -83,7 +83,8 @@ pub struct Resolver {
 
 /// Sends the outcome to all who wait for it.
 type Flight = watch::Sender<Option<Outcome>>;
-type Outcome = Result<Arc<Relayed>, ()>;
+/// Without an answer: none of the upstreams gave one.
+type Outcome = Option<Arc<Relayed>>;
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,8 +173,8 @@ impl Resolver {
             _ = cancelled => return Resolved::NoRoom,
         };
         match outcome {
-            Some(Ok(answer)) => Resolved::Answer(answer, 0),
-            Some(Err(())) | None => self.stale(errand).unwrap_or(Resolved::Failed),
+            Some(Some(answer)) => Resolved::Answer(answer, 0),
+            Some(None) | None => self.stale(errand).unwrap_or(Resolved::Failed),
         }
     }
 
@@ -207,10 +208,7 @@ impl Resolver {
             self.block().dns_coalesced.add(1);
             return flight.subscribe();
         }
-        let (flight, receiver) = watch::channel(None);
-        flights.insert(key.clone(), flight.clone());
-        tokio::spawn(Arc::clone(self).fly(key, flight, false));
-        receiver
+        self.start(&mut flights, key, None)
     }
 
     /// Asks again for an answer that is used and about to expire.
@@ -222,23 +220,29 @@ impl Resolver {
         }
         let Ok(place) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
         self.block().dns_prefetched.add(1);
-        let (flight, _) = watch::channel(None);
-        flights.insert(key.clone(), flight.clone());
-        let asked = Arc::clone(self).fly(key, flight, true);
-        tokio::spawn(async move {
-            asked.await;
-            drop(place);
-        });
+        drop(self.start(&mut flights, key, Some(place)));
     }
 
-    /// Asks, until there is an outcome, or, unless it `goes_on` in any case, nobody waits for it.
-    async fn fly(self: Arc<Self>, key: (usize, Question), flight: Flight, goes_on: bool) {
+    fn start(
+        self: &Arc<Self>,
+        flights: &mut HashMap<(usize, Question), Flight>,
+        key: (usize, Question),
+        place: Option<OwnedSemaphorePermit>,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let (flight, receiver) = watch::channel(None);
+        flights.insert(key.clone(), flight.clone());
+        tokio::spawn(Arc::clone(self).fly(key, flight, place));
+        receiver
+    }
+
+    /// Asks, until there is an outcome, or, unless it has a `place` of its own, nobody waits for it.
+    async fn fly(self: Arc<Self>, key: (usize, Question), flight: Flight, place: Option<OwnedSemaphorePermit>) {
         let Some(pool) = self.pools.get(key.0) else { return };
         let mut asked = std::pin::pin!(pool.ask(&key.1, self.block()));
         let outcome = loop {
             tokio::select! {
-                outcome = &mut asked => break outcome.ok(),
-                () = flight.closed(), if !goes_on => {
+                outcome = &mut asked => break outcome.map(Arc::new),
+                () = flight.closed(), if place.is_none() => {
                     let mut flights = self.flights();
                     // Nobody can join while the list is locked.
                     if flight.receiver_count() == 0 {
@@ -248,8 +252,7 @@ impl Resolver {
                 }
             }
         };
-        let outcome = outcome.map(Arc::new).ok_or(());
-        self.cache().insert(key.0, &key.1, outcome.as_ref().ok(), Instant::now());
+        self.cache().insert(key.0, &key.1, outcome.as_ref(), Instant::now());
         self.flights().remove(&key);
         flight.send_replace(Some(outcome));
     }

@@ -27,7 +27,7 @@ impl Pool {
     }
 
     /// Asks one after the other, those that have failed last, until one answers or the time is over.
-    pub(super) async fn ask(&self, question: &Question, counters: &WorkerCounters) -> Result<Relayed, NoResponse> {
+    pub(super) async fn ask(&self, question: &Question, counters: &WorkerCounters) -> Option<Relayed> {
         let rounds = async {
             for _ in 0..ROUNDS {
                 let now = Instant::now();
@@ -36,7 +36,7 @@ impl Pool {
                 for upstream in up.into_iter().chain(down) {
                     let answer = upstream.ask(question, counters).await;
                     match answer {
-                        Ok(answer) => return Ok(answer),
+                        Ok(answer) => return Some(answer),
                         Err(NoResponse::Silence) => is_worth_another = true,
                         Err(NoResponse::Error) => {}
                     }
@@ -45,8 +45,8 @@ impl Pool {
                     break;
                 }
             }
-            Err(NoResponse::Error)
+            None
         };
-        timeout(PATIENCE, rounds).await.unwrap_or(Err(NoResponse::Silence))
+        timeout(PATIENCE, rounds).await.ok().flatten()
     }
 }
