@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -35,7 +35,7 @@ tests! {
         an_external_name_is_answered_with_the_targets_addresses,
         a_zone_has_its_own_servers,
         names_outside_are_answered_over_tcp_and_over_ipv6,
-        what_is_ready_on_a_connection_does_not_wait_for_an_upstream,
+        queries_of_a_connection_do_not_wait_for_one_another,
         the_trace_says_who_is_asked;
     [Lab, Program("nsd"), Program("dig")] =>
         nsd_is_asked_for_names_outside;
@@ -469,22 +469,28 @@ fn names_outside_are_answered_over_tcp_and_over_ipv6() {
 }
 
 /// RFC 7766 §6.2.1.1.
-fn what_is_ready_on_a_connection_does_not_wait_for_an_upstream() {
-    let site = both();
+fn queries_of_a_connection_do_not_wait_for_one_another() {
+    let site = site(&format!("upstreams: [\"{FIRST}\"], zones: [{{ name: corp.example, upstreams: [\"{SECOND}\"] }}]"));
     let (release, held) = channel::bounded::<()>(0);
-    Upstream::start(&site, FIRST, move |asked| {
+    Upstream::start(&site, FIRST, |asked| vec![asked.address(60, [192, 0, 2, 1])]);
+    Upstream::start(&site, SECOND, move |asked| {
         // Until the test lets it go; then for good.
         let _ = held.recv_timeout(PATIENCE);
-        vec![asked.address(60, [192, 0, 2, 1])]
+        vec![asked.address(60, [192, 0, 2, 2])]
     });
     let mut stream = pollgate::lab::traffic::connect(site.host(CLIENT), at(DNS), PATIENCE).expect("connected");
     let query = |id: u8, name: &str| {
         let query = [&[0, id][..], b"\x01\0\0\x01\0\0\0\0\0\0", &wire(name), b"\0\x01\0\x01"].concat();
         [&u16::try_from(query.len()).expect("short").to_be_bytes()[..], &query].concat()
     };
-    stream
-        .write_all(&[query(1, "kubernetes.default.svc.cluster.local"), query(2, "slow.example.com")].concat())
-        .expect("sent");
+    let queries = [
+        query(1, "slow.corp.example"),
+        query(2, "kubernetes.default.svc.cluster.local"),
+        query(3, "other.example.com"),
+    ];
+    stream.write_all(&queries.concat()).expect("sent");
+    // Queries that came whole are answered although nothing follows them.
+    stream.shutdown(Shutdown::Write).expect("half closed");
     let mut read = || {
         let mut length = [0; 2];
         stream.read_exact(&mut length).expect("a response");
@@ -492,11 +498,12 @@ fn what_is_ready_on_a_connection_does_not_wait_for_an_upstream() {
         stream.read_exact(&mut response).expect("the whole of it");
         response[1]
     };
-    assert_eq!(read(), 1);
-    // It is held as long as the upstream, which has not answered yet.
+    // RFC 7766 §6.2.1.1: responses come as they are ready.
+    assert_eq!([read(), read()], [2, 3]);
     release.send(()).expect("the upstream waits");
     drop(release);
-    assert_eq!(read(), 2);
+    assert_eq!(read(), 1);
+    assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
 }
 
 fn the_trace_says_who_is_asked() {

@@ -13,15 +13,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, timeout};
 
 use super::page;
 use super::proxy::ProxyHealth;
 use crate::compile::local::LocalService;
-use crate::local::{ServiceThread, listener};
+use crate::local::{OpenListeners, ServiceThread};
 
 /// Connections at a time, over all listeners.
 const CONNECTIONS: usize = 256;
@@ -72,39 +71,35 @@ impl HealthServer {
 
     /// What opens and closes its listeners.
     pub fn services(&self) -> Services {
-        Services { handle: self.thread.handle().clone(), shared: Arc::clone(&self.shared), listeners: HashMap::new() }
+        Services { shared: Arc::clone(&self.shared), listeners: OpenListeners::new(self.thread.handle().clone()) }
     }
 }
 
 /// The listeners of a [`HealthServer`].
 #[derive(Debug)]
 pub struct Services {
-    handle: Handle,
     shared: Arc<Shared>,
-    listeners: HashMap<LocalService, (SocketAddr, AbortHandle)>,
+    listeners: OpenListeners<LocalService>,
 }
 
 impl Services {
     /// Where `service` listens; opens a listener if it has none.
     pub(crate) fn listen(&mut self, service: &LocalService) -> io::Result<SocketAddr> {
-        if let Some((address, _)) = self.listeners.get(service) {
-            return Ok(*address);
+        if let Some(address) = self.listeners.address(service) {
+            return Ok(address);
         }
         if self.listeners.len() == LISTENERS {
             return Err(io::Error::other(format!("all {LISTENERS} listeners are in use")));
         }
-        let _inside = self.handle.enter();
-        let listener = listener(service.family())?;
-        let address = listener.local_addr()?;
-        let task = self.handle.spawn(accept(listener, service.clone(), Arc::clone(&self.shared)));
-        self.listeners.insert(service.clone(), (address, task.abort_handle()));
-        Ok(address)
+        let (shared, served) = (Arc::clone(&self.shared), service.clone());
+        self.listeners.open(service, service.family(), move |stream, _| {
+            let connection = tokio::spawn(serve(stream, served.clone(), Arc::clone(&shared)));
+            shared.admit(connection.abort_handle());
+        })
     }
 
     pub(crate) fn close(&mut self, service: &LocalService) {
-        if let Some((_, task)) = self.listeners.remove(service) {
-            task.abort();
-        }
+        self.listeners.close(service);
         self.shared.ready().remove(service);
     }
 
@@ -146,21 +141,6 @@ impl Shared {
                 "/livez" => proxy_page(None),
                 _ => page::not_found(),
             },
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, service: LocalService, shared: Arc<Shared>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let connection = tokio::spawn(serve(stream, service.clone(), Arc::clone(&shared)));
-                shared.admit(connection.abort_handle());
-            }
-            Err(error) => {
-                tracing::debug!("health checks: {error}");
-                sleep(Duration::from_millis(100)).await;
-            }
         }
     }
 }

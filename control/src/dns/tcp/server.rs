@@ -1,32 +1,37 @@
 //! The listeners and connections of DNS over TCP.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use pollgate_common::counters::{Counter, WorkerCounters};
 use pollgate_common::dns::answer::{self, NoAnswer};
 use pollgate_common::dns::message::{Carrier, Query, STREAM_SIZE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use crate::compile::resolve::Family;
 use crate::dns::framing::{self, LONGEST_QUERY, PREFIX};
 use crate::dns::places::{Limits, Places};
 use crate::dns::resolver::{Errand, Resolved};
 use crate::dns::server::Shared;
-use crate::local::listener;
+use crate::local::OpenListeners;
 
 /// Connections: of all clients, and of one. A node's resolver that asks by TCP alone keeps a few dozen.
 const LIMITS: Limits = Limits { all: 1024, per_client: 128 };
-/// How long a connection may be without a whole query, and a client may take for its responses (RFC 7766 §6.2.3: "a few
+/// How long a connection may be without a whole query or a response, and a client may take for its responses (RFC 7766 §6.2.3: "a few
 /// seconds").
 const IDLE: Duration = Duration::from_secs(10);
+/// Queries of one connection that may wait for another server. The resolver bounds those of all.
+const WAITING: usize = 64;
 /// From this number of bytes on, responses are sent before the next query is answered.
 const FLUSH: usize = 16 << 10;
 
@@ -36,34 +41,27 @@ pub(crate) const OPEN_FILES: u64 = LIMITS.all as u64 + 2;
 /// The listeners, and what their connections share.
 #[derive(Debug)]
 pub struct Listeners {
-    handle: Handle,
     server: Arc<Server>,
-    open: HashMap<Family, (SocketAddr, AbortHandle)>,
+    open: OpenListeners<Family>,
 }
 
 impl Listeners {
     pub(in crate::dns) fn new(handle: Handle, shared: Arc<Shared>) -> Listeners {
         let server = Server { shared, connections: Mutex::new(Places::new(LIMITS)), desk: Mutex::new(Desk::new()) };
-        Listeners { handle, server: Arc::new(server), open: HashMap::new() }
+        Listeners { server: Arc::new(server), open: OpenListeners::new(handle) }
     }
 
     /// Where the family's listener is; opens it if there is none.
     pub(crate) fn listen(&mut self, family: Family) -> io::Result<SocketAddr> {
-        if let Some((address, _)) = self.open.get(&family) {
-            return Ok(*address);
+        if let Some(address) = self.open.address(&family) {
+            return Ok(address);
         }
-        let _inside = self.handle.enter();
-        let listener = listener(family)?;
-        let address = listener.local_addr()?;
-        let task = self.handle.spawn(accept(listener, Arc::clone(&self.server)));
-        self.open.insert(family, (address, task.abort_handle()));
-        Ok(address)
+        let server = Arc::clone(&self.server);
+        self.open.open(&family, family, move |stream, peer| admit(stream, server.client(peer), &server))
     }
 
     pub(crate) fn close(&mut self, family: Family) {
-        if let Some((_, task)) = self.open.remove(&family) {
-            task.abort();
-        }
+        self.open.close(&family);
     }
 }
 
@@ -87,6 +85,13 @@ enum Step {
     Done,
     /// It takes a resolver.
     Forward(Box<(Query, Errand)>),
+}
+
+/// A query that took a resolver, and its outcome.
+struct Lookup {
+    message: Box<[u8]>,
+    asked: Box<(Query, Errand)>,
+    resolved: Resolved,
 }
 
 impl Desk {
@@ -118,15 +123,9 @@ impl Desk {
     }
 
     /// Appends the response to a query that took a resolver.
-    fn relay(
-        &mut self,
-        message: &[u8],
-        shared: &Shared,
-        asked: &(Query, Errand),
-        resolved: &Resolved,
-        out: &mut Vec<u8>,
-    ) {
-        let (query, errand) = asked;
+    fn relay(&mut self, lookup: &Lookup, shared: &Shared, out: &mut Vec<u8>) {
+        let Lookup { message, asked, resolved } = lookup;
+        let (query, errand) = &**asked;
         if let Some(to) = self.buffer.get_mut(..message.len()) {
             to.copy_from_slice(message);
         }
@@ -166,30 +165,32 @@ impl Server {
         self.shared.clients.of_port(peer.port(), peer.is_ipv4()).unwrap_or_else(|| peer.ip())
     }
 
-    async fn answer(
+    /// Appends the response to `message` to `out`, or returns what waits for it.
+    fn answer(
         &self,
         message: &[u8],
         client: IpAddr,
-        stream: &mut TcpStream,
         out: &mut Vec<u8>,
-    ) -> Result<(), End> {
+    ) -> Result<Option<BoxFuture<'static, Lookup>>, End> {
         let step = self.desk().answer(message, &self.shared, client, out).ok_or(End::Malformed)?;
         self.block().dns_tcp.add(1);
-        if let Step::Forward(asked) = step {
-            let resolver = &self.shared.resolver;
-            let resolved = match resolver.cached(&asked.1) {
-                Some(resolved) => resolved,
-                None => {
-                    // What is ready does not wait for another server.
-                    if !out.is_empty() {
-                        write(stream, out).await?;
-                    }
-                    resolver.look_up(client, &asked.1).await
-                }
-            };
-            self.desk().relay(message, &self.shared, &asked, &resolved, out);
+        let Step::Forward(asked) = step else { return Ok(None) };
+        let message = message.into();
+        let resolver = Arc::clone(&self.shared.resolver);
+        match resolver.cached(&asked.1) {
+            Some(resolved) => {
+                self.relay(&Lookup { message, asked, resolved }, out);
+                Ok(None)
+            }
+            None => Ok(Some(Box::pin(async move {
+                let resolved = resolver.look_up(client, &asked.1).await;
+                Lookup { message, asked, resolved }
+            }))),
         }
-        Ok(())
+    }
+
+    fn relay(&self, lookup: &Lookup, out: &mut Vec<u8>) {
+        self.desk().relay(lookup, &self.shared, out);
     }
 
     fn ended(&self, how: End) {
@@ -203,18 +204,6 @@ impl Server {
 
     fn count_open(&self, connections: &Places<IpAddr, AbortHandle>) {
         self.block().dns_tcp_open.set(connections.len() as u64);
-    }
-}
-
-async fn accept(listener: TcpListener, server: Arc<Server>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, server.client(peer), &server),
-            Err(error) => {
-                tracing::debug!("DNS over TCP: {error}");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
     }
 }
 
@@ -255,45 +244,96 @@ impl Connection {
         if stream.set_nodelay(true).is_err() {
             return End::Closed;
         }
-        let (mut received, mut out) = (Vec::new(), Vec::new());
-        loop {
-            let whole = timeout(IDLE, read(&mut stream, &mut received)).await;
-            match whole.map_err(|_| End::TimedOut).and_then(|read| read) {
-                Ok(()) => self.server.connections().used(self.number, Instant::now()),
-                Err(end) => return end,
-            }
-            let written = self.respond(&mut stream, &mut received, &mut out).await;
-            if let Err(end) = written {
+        let (mut from, mut to) = stream.split();
+        let mut work = Work::default();
+        let mut deadline = Instant::now() + IDLE;
+        let end = loop {
+            let next = self.answer(&mut work);
+            if let Err(end) = write(&mut to, &mut work.out).await {
                 return end;
             }
+            match next {
+                Ok(Next::Answer) => continue,
+                Ok(Next::Wait) => {}
+                Err(end) => break end,
+            }
+            tokio::select! {
+                read = read(&mut from, &mut work.received), if work.has_room() => match read {
+                    Ok(()) => {
+                        deadline = Instant::now() + IDLE;
+                        self.server.connections().used(self.number, Instant::now());
+                    }
+                    Err(end) => break end,
+                },
+                Some(lookup) = work.waiting.next() => {
+                    deadline = Instant::now() + IDLE;
+                    self.server.relay(&lookup, &mut work.out);
+                }
+                () = sleep_until(deadline.into()) => break End::TimedOut,
+            }
+        };
+        // Queries that came whole get their responses, however the connection ends.
+        while let Some(lookup) = work.waiting.next().await {
+            self.server.relay(&lookup, &mut work.out);
+            if write(&mut to, &mut work.out).await.is_err() {
+                break;
+            }
         }
+        end
     }
 
-    /// Answers every query that has come whole.
-    async fn respond(&self, stream: &mut TcpStream, received: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), End> {
+    /// Answers the queries that have come whole, as far as there is room for what they need.
+    fn answer(&self, work: &mut Work) -> Result<Next, End> {
         let mut at = 0;
-        let mut end = Ok(());
-        while end.is_ok() {
-            match framing::first(&received[at..]) {
-                Ok(None) => break,
+        let next = loop {
+            if work.out.len() >= FLUSH {
+                break Ok(Next::Answer);
+            }
+            if !work.has_room() {
+                break Ok(Next::Wait);
+            }
+            match framing::first(&work.received[at..]) {
+                Ok(None) => break Ok(Next::Wait),
                 Ok(Some(message)) => {
                     at += PREFIX + message.len();
-                    end = self.server.answer(message, self.client, stream, out).await;
+                    match self.server.answer(message, self.client, &mut work.out) {
+                        Ok(lookup) => work.waiting.extend(lookup),
+                        Err(end) => break Err(end),
+                    }
                 }
-                Err(framing::BadLength) => end = Err(End::Malformed),
+                Err(framing::BadLength) => break Err(End::Malformed),
             }
-            if out.len() >= FLUSH {
-                write(stream, out).await?;
-            }
-        }
-        received.drain(..at);
-        write(stream, out).await?;
-        end
+        };
+        work.received.drain(..at);
+        next
+    }
+}
+
+/// What a connection does after its responses are written.
+enum Next {
+    /// More queries may be there.
+    Answer,
+    /// Nothing can be done before something comes.
+    Wait,
+}
+
+/// The work of a connection.
+#[derive(Default)]
+struct Work {
+    received: Vec<u8>,
+    out: Vec<u8>,
+    /// Queries that take a resolver. Their responses are sent as they come (RFC 7766 §6.2.1.1).
+    waiting: FuturesUnordered<BoxFuture<'static, Lookup>>,
+}
+
+impl Work {
+    fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING
     }
 }
 
 /// Reads until there is a whole query at the start of `received`.
-async fn read(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<(), End> {
+async fn read(stream: &mut ReadHalf<'_>, received: &mut Vec<u8>) -> Result<(), End> {
     const LONGEST: usize = PREFIX + LONGEST_QUERY;
     loop {
         match framing::first(received) {
@@ -309,7 +349,7 @@ async fn read(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<(), End>
     }
 }
 
-async fn write(stream: &mut TcpStream, out: &mut Vec<u8>) -> Result<(), End> {
+async fn write(stream: &mut WriteHalf<'_>, out: &mut Vec<u8>) -> Result<(), End> {
     let written = timeout(IDLE, stream.write_all(out)).await.map_err(|_| End::TimedOut)?;
     written.map_err(|_| End::Closed)?;
     // A connection that was sent something long does not keep the memory.
