@@ -160,14 +160,15 @@ pub fn fail(query: &Query, buffer: &mut [u8], rule: Rule) -> Result<Answered, No
     Writer::new(query, buffer).finish(query, Outcome::error(Rcode::ServFail, rule))
 }
 
-/// The name outside the zones that `name` is, or leads to as an alias, if other servers are to be asked for it. `alias` gets each name
-/// on the way.
+/// The name outside the zones that `name` is, or leads to as an alias, if other servers are to be asked for it, and which
+/// ([`super::zone::ZoneSettings::forwarded`]). `alias` gets each name on the way.
 #[cold]
-pub fn way_out(zone: &Zone, mut name: Name, mut alias: impl FnMut(&Name)) -> Option<Name> {
+pub fn way_out(zone: &Zone, mut name: Name, mut alias: impl FnMut(&Name)) -> Option<(Name, usize)> {
     for _ in 0..CHAIN {
         if !zone.holds(&name) {
             let is_reverse = Reverse::read(&name).is_some_and(|name| is_ours(zone, &name));
-            return (!is_reverse && zone.settings().forward(&name).is_some()).then_some(name);
+            let at = zone.settings().forwarded(&name).filter(|_| !is_reverse)?;
+            return Some((name, at));
         }
         let (Found::Node(node) | Found::Port(node)) = zone.find(&name) else { return None };
         let target = node.answer(rr::CNAME).filter(|records| records.rtype == rr::CNAME)?;
@@ -369,7 +370,7 @@ fn outside(query: &Query, writer: &mut Writer<'_>, zone: &Zone) -> Outcome {
     let reverse = Reverse::read(&query.name);
     let place = reverse.and_then(|name| zone.settings().reverse.iter().find_map(|net| name.within(net)));
     let Some((place, apex)) = place else {
-        let is_forwarded = query.can_forward && zone.settings().forward(&query.name).is_some();
+        let is_forwarded = query.can_forward && zone.settings().forwarded(&query.name).is_some();
         return Outcome::error(Rcode::Refused, if is_forwarded { Rule::Forward } else { Rule::Outside });
     };
     let apex = message::LEN + query.name.offset(apex);

@@ -30,7 +30,7 @@ pub struct Totals {
     search_list: u64,
     /// Queries that were given to the resolver.
     pub forwarded: u64,
-    /// Queries that it had no room for.
+    /// Queries that it had no room for; those that get an answer that says so are counted with it.
     pub no_room: u64,
 }
 
@@ -50,7 +50,10 @@ impl Totals {
                 &mut self.no_error
             }
             (Rcode::NxDomain, _) => &mut self.nx_domain,
-            (Rcode::ServFail, _) => &mut self.serv_fail,
+            (Rcode::ServFail, rule) => {
+                self.no_room += u64::from(rule == Rule::Busy);
+                &mut self.serv_fail
+            }
             (Rcode::Refused, _) => &mut self.refused,
             (Rcode::NotImp, _) => &mut self.not_imp,
             (Rcode::BadVers, _) => &mut self.bad_vers,

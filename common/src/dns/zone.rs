@@ -71,15 +71,17 @@ pub struct Forward {
 }
 
 impl ZoneSettings {
-    /// The servers for a name that is in none of the gateway's zones: those of the longest zone that holds it.
-    pub fn forward(&self, name: &Name) -> Option<&Forward> {
-        let holds = |forward: &&Forward| {
+    /// The servers for a name that is in none of the gateway's zones, as an index of [`Self::forward`]: those of the longest zone that
+    /// holds it.
+    pub fn forwarded(&self, name: &Name) -> Option<usize> {
+        let holds = |forward: &Forward| {
             let end = name.as_bytes().len().checked_sub(forward.zone.len());
             end.is_some_and(|at| {
                 (0..=name.count()).any(|label| name.offset(label) == at) && name.as_bytes()[at..] == *forward.zone
             })
         };
-        self.forward.iter().filter(holds).max_by_key(|forward| forward.zone.len())
+        let holding = self.forward.iter().enumerate().filter(|(_, forward)| holds(forward));
+        holding.max_by_key(|(_, forward)| forward.zone.len()).map(|(at, _)| at)
     }
 }
 
@@ -403,7 +405,7 @@ mod tests {
         let zones = vec![forward("corp.example", 1), forward("sub.corp.example", 2)];
         let port = |settings: &ZoneSettings, name: &str| {
             let name = Name::of(&[&to_wire(name).expect("a name")], Seed::random()).expect("a name");
-            settings.forward(&name).map(|forward| forward.upstreams[0].port())
+            settings.forwarded(&name).map(|at| settings.forward[at].upstreams[0].port())
         };
         let some = ZoneSettings { forward: zones.clone(), ..ZoneSettings::default() };
         for (name, expected) in [

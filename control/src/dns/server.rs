@@ -119,10 +119,7 @@ impl Shared {
 
     fn counted(&self, query: &Query, answered: Result<Answered, NoAnswer>) -> Option<usize> {
         let answered = answered.ok()?;
-        self.count(|totals| {
-            totals.no_room += u64::from(answered.rule == Rule::Busy);
-            totals.count(query.rtype, &answered);
-        });
+        self.count(|totals| totals.count(query.rtype, &answered));
         Some(answered.len)
     }
 }

@@ -105,7 +105,6 @@ impl Server {
     /// SERVFAIL for a query that the resolver has no room for.
     #[cold]
     fn refuse<A>(&mut self, at: usize, frame: &mut Frame, packet: &Packet<A>) -> Result<Answered, NoAnswer> {
-        self.totals.no_room += 1;
         let query = self.queries.get(at).ok_or(NoAnswer::NotAQuery)?;
         let message = frame.buffer_mut().get_mut(packet.l4 + udp::LEN..).ok_or(NoAnswer::NoRoom)?;
         answer::fail(query, message, Rule::Busy)

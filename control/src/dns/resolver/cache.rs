@@ -24,8 +24,6 @@ const STALE_TTL: u32 = 30;
 /// What is left of its time when an answer that is used is asked for again: a tenth.
 const PREFETCH: u32 = 10;
 
-type Key = (usize, Question);
-
 /// What the cache knows.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -63,9 +61,9 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Share {
-    entries: HashMap<Key, Entry>,
+    entries: HashMap<Question, Entry>,
     /// By use, the oldest first.
-    order: BTreeMap<u64, Key>,
+    order: BTreeMap<u64, Question>,
     next: u64,
     bytes: usize,
 }
@@ -76,12 +74,11 @@ impl Cache {
         Cache { keeps_stale, answers: Share::default(), denials: Share::default(), failures: Share::default() }
     }
 
-    /// What is known about a question asked of this pool.
-    pub(super) fn find(&mut self, pool: usize, question: &Question, now: Instant) -> Option<Found> {
-        let key = (pool, question.clone());
-        let has_failed = self.failures.used(&key).is_some_and(|entry| now < entry.until);
+    /// What is known about a question.
+    pub(super) fn find(&mut self, question: &Question, now: Instant) -> Option<Found> {
+        let has_failed = self.failures.used(question).is_some_and(|entry| now < entry.until);
         for share in [&mut self.answers, &mut self.denials] {
-            let Some(entry) = share.used(&key) else { continue };
+            let Some(entry) = share.used(question) else { continue };
             let Some(answer) = entry.answer.clone().filter(|_| now < entry.until) else { continue };
             let (left, whole) = (entry.until - now, entry.until - entry.since);
             let expires_soon = !has_failed && entry.uses > 1 && left * PREFETCH < whole;
@@ -92,17 +89,15 @@ impl Cache {
     }
 
     /// An answer that has expired.
-    pub(super) fn stale(&mut self, pool: usize, question: &Question, now: Instant) -> Option<Arc<Relayed>> {
-        let key = (pool, question.clone());
+    pub(super) fn stale(&mut self, question: &Question, now: Instant) -> Option<Arc<Relayed>> {
         let share =
-            [&mut self.answers, &mut self.denials].into_iter().find(|share| share.entries.contains_key(&key))?;
-        let entry = share.used(&key).filter(|entry| now < entry.until + STALE)?;
+            [&mut self.answers, &mut self.denials].into_iter().find(|share| share.entries.contains_key(question))?;
+        let entry = share.used(question).filter(|entry| now < entry.until + STALE)?;
         entry.answer.as_deref().map(|answer| Arc::new(with_ttl(answer, STALE_TTL)))
     }
 
     /// Keeps an answer for as long as it says, or that there was none.
-    pub(super) fn insert(&mut self, pool: usize, question: &Question, answer: Option<&Arc<Relayed>>, now: Instant) {
-        let key = (pool, question.clone());
+    pub(super) fn insert(&mut self, question: &Question, answer: Option<&Arc<Relayed>>, now: Instant) {
         let lifetime = answer.map_or(FAILURE, |answer| lifetime(answer, question.rtype));
         let entry = Entry {
             answer: answer.cloned(),
@@ -114,7 +109,9 @@ impl Cache {
         };
         if answer.is_some() {
             // It may have been of another kind before.
-            [&mut self.answers, &mut self.denials, &mut self.failures].into_iter().for_each(|share| share.remove(&key));
+            [&mut self.answers, &mut self.denials, &mut self.failures]
+                .into_iter()
+                .for_each(|share| share.remove(question));
         }
         let share = match answer {
             None => &mut self.failures,
@@ -122,43 +119,43 @@ impl Cache {
             Some(_) => &mut self.denials,
         };
         if !lifetime.is_zero() || self.keeps_stale {
-            share.insert(key, entry);
+            share.insert(question.clone(), entry);
         }
     }
 }
 
 impl Share {
     /// The entry, which counts as used now.
-    fn used(&mut self, key: &Key) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key)?;
+    fn used(&mut self, question: &Question) -> Option<&Entry> {
+        let entry = self.entries.get_mut(question)?;
         self.next += 1;
-        let place = self.order.remove(&entry.used).unwrap_or_else(|| key.clone());
+        let place = self.order.remove(&entry.used).unwrap_or_else(|| question.clone());
         self.order.insert(self.next, place);
         (entry.used, entry.uses) = (self.next, entry.uses + 1);
         Some(entry)
     }
 
-    fn insert(&mut self, key: Key, entry: Entry) {
-        self.remove(&key);
+    fn insert(&mut self, question: Question, entry: Entry) {
+        self.remove(&question);
         self.next += 1;
         self.bytes += entry.bytes;
-        self.order.insert(self.next, key.clone());
-        self.entries.insert(key, Entry { used: self.next, ..entry });
+        self.order.insert(self.next, question.clone());
+        self.entries.insert(question, Entry { used: self.next, ..entry });
         while self.entries.len() > ENTRIES || self.bytes > BYTES {
             let Some((_, oldest)) = self.order.pop_first() else { return };
             self.forget(&oldest);
         }
     }
 
-    fn remove(&mut self, key: &Key) {
-        if let Some(used) = self.entries.get(key).map(|entry| entry.used) {
+    fn remove(&mut self, question: &Question) {
+        if let Some(used) = self.entries.get(question).map(|entry| entry.used) {
             self.order.remove(&used);
-            self.forget(key);
+            self.forget(question);
         }
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.remove(key) {
+    fn forget(&mut self, question: &Question) {
+        if let Some(entry) = self.entries.remove(question) {
             self.bytes -= entry.bytes;
         }
     }
@@ -194,7 +191,7 @@ mod tests {
     use super::*;
 
     fn question(name: &str) -> Question {
-        Question { name: name.as_bytes().into(), rtype: rr::A, dnssec_ok: false, checking_disabled: false }
+        Question { zone: 0, name: name.as_bytes().into(), rtype: rr::A, dnssec_ok: false, checking_disabled: false }
     }
 
     fn record(rtype: u16, ttl: u32, len: usize) -> Record {
@@ -228,13 +225,13 @@ mod tests {
         }
 
         fn insert(&mut self, name: &str, answer: Option<&Arc<Relayed>>, millis: u64) {
-            self.cache.insert(0, &question(name), answer, self.at(millis));
+            self.cache.insert(&question(name), answer, self.at(millis));
         }
 
         /// Its age in seconds and whether it expires soon; a failure is `None` inside.
         fn find(&mut self, name: &str, millis: u64) -> Option<Option<(u32, bool)>> {
             let at = self.at(millis);
-            self.cache.find(0, &question(name), at).map(|found| match found {
+            self.cache.find(&question(name), at).map(|found| match found {
                 Found::Fresh { age, expires_soon, .. } => Some((age, expires_soon)),
                 Found::Failure => None,
             })
@@ -258,8 +255,8 @@ mod tests {
         }
         assert!(bench.find("zero", 0).is_none() && bench.find("bare", 0).is_none() && bench.find("none", 0).is_none());
         assert_eq!(bench.find("two", 2500), Some(Some((2, false))));
-        let other_pool = (bench.cache.find(1, &question("two"), bench.start)).is_some();
-        assert!(!other_pool, "other servers may say something else");
+        let elsewhere = Question { zone: 1, ..question("two") };
+        assert!(bench.cache.find(&elsewhere, bench.start).is_none(), "other servers may say something else");
     }
 
     #[test]
@@ -285,12 +282,12 @@ mod tests {
         let day = 24 * 3600 * 1000;
         for (millis, is_there) in [(31_000, true), (day + 19_999, true), (day + 20_000, false)] {
             let at = bench.at(millis);
-            let stale = bench.cache.stale(0, &question("www"), at);
+            let stale = bench.cache.stale(&question("www"), at);
             assert_eq!(stale.map(|answer| answer.answers[0].ttl), is_there.then_some(STALE_TTL), "{millis}");
         }
         bench.insert("www", Some(&denial(20, 20)), 40_000);
         let at = bench.at(70_000);
-        let stale = bench.cache.stale(0, &question("www"), at).expect("the denial");
+        let stale = bench.cache.stale(&question("www"), at).expect("the denial");
         assert_eq!(stale.rcode, Rcode::NxDomain, "the newest");
     }
 

@@ -13,9 +13,11 @@ use pollgate_common::dns::relay::{Record, Relayed};
 /// The most seconds that an answer is kept, here and by clients (as CoreDNS' `cache 30`).
 const LONGEST_TTL: u32 = 30;
 
-/// What an upstream is asked.
+/// What is asked of other servers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Question {
+    /// Whose servers are asked: the index of the forwarded zone.
+    pub(crate) zone: usize,
     /// On the wire, lower case.
     pub(crate) name: Box<[u8]>,
     pub(crate) rtype: u16,

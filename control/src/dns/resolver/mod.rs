@@ -65,7 +65,6 @@ pub(super) enum Resolved {
 pub(super) struct Errand {
     pub(super) question: Question,
     aliases: Vec<Record>,
-    pool: usize,
 }
 
 /// Asks other servers.
@@ -75,7 +74,7 @@ pub struct Resolver {
     settings: Arc<ZoneSettings>,
     serve_stale: bool,
     cache: Mutex<Cache>,
-    flights: Mutex<HashMap<(usize, Question), Flight>>,
+    flights: Mutex<HashMap<Question, Flight>>,
     places: Mutex<Places<u128, oneshot::Sender<()>>>,
     prefetches: Arc<Semaphore>,
     counters: Arc<Counters>,
@@ -119,25 +118,24 @@ impl Resolver {
     pub(super) fn errand(&self, query: &Query, zone: &Zone) -> Option<Errand> {
         let mut owner = query.name.clone();
         let mut aliases = Vec::new();
-        let target = answer::way_out(zone, query.name.clone(), |name: &Name| {
+        let (target, at) = answer::way_out(zone, query.name.clone(), |name: &Name| {
             aliases.push(Record::alias(owner.as_bytes(), name.as_bytes(), self.settings.ttl));
             owner = name.clone();
         })?;
-        let forward = self.settings.forward(&target)?;
-        let pool = self.settings.forward.iter().position(|known| known == forward)?;
         let question = Question {
+            zone: at,
             name: target.as_bytes().into(),
             rtype: query.rtype,
             dnssec_ok: query.edns.is_some_and(|opt| opt.dnssec_ok()),
             checking_disabled: query.header.checking_disabled(),
         };
-        Some(Errand { question, aliases, pool })
+        Some(Errand { question, aliases })
     }
 
     /// An answer from the cache.
     pub(super) fn cached(self: &Arc<Self>, errand: &Errand) -> Option<Resolved> {
         // Not locked while what follows locks it again.
-        let found = self.cache().find(errand.pool, &errand.question, Instant::now())?;
+        let found = self.cache().find(&errand.question, Instant::now())?;
         match found {
             Found::Fresh { answer, age, expires_soon } => {
                 self.block().dns_cached.add(1);
@@ -158,7 +156,7 @@ impl Resolver {
         if !self.serve_stale {
             return None;
         }
-        let answer = self.cache().stale(errand.pool, &errand.question, Instant::now())?;
+        let answer = self.cache().stale(&errand.question, Instant::now())?;
         self.block().dns_stale.add(1);
         Some(Resolved::Answer(answer, 0))
     }
@@ -203,42 +201,40 @@ impl Resolver {
     /// The flight of the question; starts one if there is none.
     fn join(self: &Arc<Self>, errand: &Errand) -> watch::Receiver<Option<Outcome>> {
         let mut flights = self.flights();
-        let key = (errand.pool, errand.question.clone());
-        if let Some(flight) = flights.get(&key) {
+        if let Some(flight) = flights.get(&errand.question) {
             self.block().dns_coalesced.add(1);
             return flight.subscribe();
         }
-        self.start(&mut flights, key, None)
+        self.start(&mut flights, &errand.question, None)
     }
 
     /// Asks again for an answer that is used and about to expire.
     fn prefetch(self: &Arc<Self>, errand: &Errand) {
         let mut flights = self.flights();
-        let key = (errand.pool, errand.question.clone());
-        if flights.contains_key(&key) {
+        if flights.contains_key(&errand.question) {
             return;
         }
         let Ok(place) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
         self.block().dns_prefetched.add(1);
-        drop(self.start(&mut flights, key, Some(place)));
+        drop(self.start(&mut flights, &errand.question, Some(place)));
     }
 
     fn start(
         self: &Arc<Self>,
-        flights: &mut HashMap<(usize, Question), Flight>,
-        key: (usize, Question),
+        flights: &mut HashMap<Question, Flight>,
+        question: &Question,
         place: Option<OwnedSemaphorePermit>,
     ) -> watch::Receiver<Option<Outcome>> {
         let (flight, receiver) = watch::channel(None);
-        flights.insert(key.clone(), flight.clone());
-        tokio::spawn(Arc::clone(self).fly(key, flight, place));
+        flights.insert(question.clone(), flight.clone());
+        tokio::spawn(Arc::clone(self).fly(question.clone(), flight, place));
         receiver
     }
 
     /// Asks, until there is an outcome, or, unless it has a `place` of its own, nobody waits for it.
-    async fn fly(self: Arc<Self>, key: (usize, Question), flight: Flight, place: Option<OwnedSemaphorePermit>) {
-        let Some(pool) = self.pools.get(key.0) else { return };
-        let mut asked = std::pin::pin!(pool.ask(&key.1, self.block()));
+    async fn fly(self: Arc<Self>, question: Question, flight: Flight, place: Option<OwnedSemaphorePermit>) {
+        let Some(pool) = self.pools.get(question.zone) else { return };
+        let mut asked = std::pin::pin!(pool.ask(&question, self.block()));
         let outcome = loop {
             tokio::select! {
                 outcome = &mut asked => break outcome.map(Arc::new),
@@ -246,14 +242,14 @@ impl Resolver {
                     let mut flights = self.flights();
                     // Nobody can join while the list is locked.
                     if flight.receiver_count() == 0 {
-                        flights.remove(&key);
+                        flights.remove(&question);
                         return;
                     }
                 }
             }
         };
-        self.cache().insert(key.0, &key.1, outcome.as_ref(), Instant::now());
-        self.flights().remove(&key);
+        self.cache().insert(&question, outcome.as_ref(), Instant::now());
+        self.flights().remove(&question);
         flight.send_replace(Some(outcome));
     }
 
@@ -265,7 +261,7 @@ impl Resolver {
         locked(&self.cache)
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<(usize, Question), Flight>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Question, Flight>> {
         locked(&self.flights)
     }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use pollgate_common::counters::WorkerCounters;
 use pollgate_common::dns::relay::Relayed;
-use tokio::time::timeout;
 
 use super::message::Question;
 use super::upstream::{NoResponse, PATIENCE, Upstream, UpstreamStats};
@@ -28,25 +27,25 @@ impl Pool {
 
     /// Asks one after the other, those that have failed last, until one answers or the time is over.
     pub(super) async fn ask(&self, question: &Question, counters: &WorkerCounters) -> Option<Relayed> {
-        let rounds = async {
-            for _ in 0..ROUNDS {
-                let now = Instant::now();
-                let mut is_worth_another = false;
-                let (down, up): (Vec<_>, Vec<_>) = self.0.iter().partition(|upstream| upstream.is_down(now));
-                for upstream in up.into_iter().chain(down) {
-                    let answer = upstream.ask(question, counters).await;
-                    match answer {
-                        Ok(answer) => return Some(answer),
-                        Err(NoResponse::Silence) => is_worth_another = true,
-                        Err(NoResponse::Error) => {}
-                    }
+        let deadline = Instant::now() + PATIENCE;
+        for _ in 0..ROUNDS {
+            let now = Instant::now();
+            let mut is_worth_another = false;
+            let (down, up): (Vec<_>, Vec<_>) = self.0.iter().partition(|upstream| upstream.is_down(now));
+            for upstream in up.into_iter().chain(down) {
+                if Instant::now() >= deadline {
+                    return None;
                 }
-                if !is_worth_another {
-                    break;
+                match upstream.ask(question, deadline, counters).await {
+                    Ok(answer) => return Some(answer),
+                    Err(NoResponse::Silence) => is_worth_another = true,
+                    Err(NoResponse::Error) => {}
                 }
             }
-            None
-        };
-        timeout(PATIENCE, rounds).await.ok().flatten()
+            if !is_worth_another {
+                break;
+            }
+        }
+        None
     }
 }

@@ -97,13 +97,19 @@ impl Upstream {
         UpstreamStats { queries: record.queries, failures: record.failures, down, p50, p90, p99, max }
     }
 
-    /// Asks once.
-    pub(super) async fn ask(&self, question: &Question, counters: &WorkerCounters) -> Result<Relayed, NoResponse> {
+    /// Asks once, not longer than until `deadline`.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        deadline: Instant,
+        counters: &WorkerCounters,
+    ) -> Result<Relayed, NoResponse> {
         let started = Instant::now();
-        let answer = match self.exchange(question, counters, datagram(self.address, question, counters)).await {
+        let by_datagram = datagram(self.address, question, counters);
+        let answer = match self.exchange(question, deadline, counters, by_datagram).await {
             Some(Response::Truncated) => {
                 counters.dns_upstream_tcp.add(1);
-                self.exchange(question, counters, stream(self.address, question)).await
+                self.exchange(question, deadline, counters, stream(self.address, question)).await
             }
             other => other,
         };
@@ -128,12 +134,14 @@ impl Upstream {
     async fn exchange(
         &self,
         question: &Question,
+        deadline: Instant,
         counters: &WorkerCounters,
         exchange: impl Future<Output = io::Result<Response>>,
     ) -> Option<Response> {
         counters.dns_upstream_queries.add(1);
         locked(&self.record).queries += 1;
-        let response = timeout(ATTEMPT, exchange).await.map_err(io::Error::from).and_then(|response| response);
+        let patience = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
+        let response = timeout(patience, exchange).await.map_err(io::Error::from).and_then(|response| response);
         if let Err(error) = &response {
             tracing::debug!("asking {} for {:?}: {error}", self.address, question);
         }
@@ -144,7 +152,7 @@ impl Upstream {
 fn query(question: &Question) -> (u16, Vec<u8>) {
     let [seed, ..] = random_seed();
     let id = u16::try_from(seed & 0xffff).unwrap_or(0);
-    let Question { name, rtype, dnssec_ok, checking_disabled } = question;
+    let Question { zone: _, name, rtype, dnssec_ok, checking_disabled } = question;
     (id, upstream_query(id, name, *rtype, *dnssec_ok, *checking_disabled))
 }
 
