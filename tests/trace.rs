@@ -285,6 +285,18 @@ ANSWERED: NOERROR, 10.96.0.50
         assert!(out.ends_with(&format!("\nANSWERED: {summary}\n")), "{line}: {out}");
         assert_eq!(error, Some(format!("error: no records: {summary}")), "{line}");
     }
+    // An endpoint's name is its address, unless it has a hostname, or Pods' names are wanted.
+    let (out, error) = bench.trace("--dns 10-244-1-10.web.default.svc.cluster.local");
+    assert_eq!(error, None, "{out}");
+    let spelled = "exists: an endpoint of Service default/web\n           \
+                   the name spells the address of an endpoint of the Service\n";
+    assert!(out.contains(spelled), "{out}");
+    bench.write("gateway.yaml", &CONFIG.replace("upstreams: []", "upstreams: [], endpointPodNames: true"));
+    let (out, error) = bench.trace("--dns here.web.default.svc.cluster.local");
+    assert_eq!(error, None, "{out}");
+    let named = "exists: an endpoint of Service default/web\n           \
+                 an endpoint's hostname, or the name of its Pod (`dns.endpointPodNames`)\n";
+    assert!(out.contains(named), "{out}");
     // With upstreams, names outside are theirs.
     bench.write("gateway.yaml", &CONFIG.replace("upstreams: []", "upstreams: [192.0.2.53, 192.0.2.54]"));
     let (out, error) = bench.trace("--dns web.default");

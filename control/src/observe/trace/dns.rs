@@ -38,6 +38,9 @@ const TYPES: [(&str, u16); 10] = [
     ("ANY", rr::ANY),
 ];
 
+/// Labels of an endpoint's name above the zone: its own, the Service's, the Namespace's, and `svc`.
+const ENDPOINT: usize = 4;
+
 /// The number of a record type: its name, `TYPE` and a number (RFC 3597 §5), or a number.
 pub fn record_type(text: &str) -> Option<u16> {
     let named = TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -77,8 +80,8 @@ pub fn dns(tables: &Tables, name: &str, rtype: &str) -> Result<Report, BadQuesti
 
 /// A query that takes other servers. They are not asked.
 fn outside(mut report: Report, zone: &Zone, wire: &[u8], name: &Name) -> Option<Report> {
-    let target = way_out(zone, name.clone(), |_| {})?;
-    let forward = zone.settings().forward(&target)?;
+    let (target, at) = way_out(zone, name.clone(), |_| {})?;
+    let forward = zone.settings().forward.get(at)?;
     let origin = from_wire(&zone.settings().origin);
     let text = from_wire(target.as_bytes());
     match target.as_bytes() == name.as_bytes() {
@@ -150,7 +153,11 @@ fn look_up(report: &mut Report, zone: &Zone, wire: &[u8], rtype: u16, rule: Rule
             _ => report.step("name", existing(object), rule.sentence()),
         };
     };
-    report.step("name", existing(object), "");
+    let why = match zone.above(&name) {
+        Some(ENDPOINT) => "an endpoint's hostname, or the name of its Pod (`dns.endpointPodNames`)",
+        _ => "",
+    };
+    report.step("name", existing(object), why);
     match node.answer(rtype) {
         Some(set) if set.rtype == rr::CNAME => {
             report.step("type", "an alias", "a CNAME answers every type (RFC 1034 §3.6.2)");
@@ -174,6 +181,7 @@ fn object(zone: &Zone, name: &Name) -> Option<String> {
     let text = |label: usize| String::from_utf8_lossy(name.label(label)).into_owned();
     match (name.label(above.checked_sub(1)?), above) {
         (b"svc" | b"pod", 2) => Some(format!("Namespace {}", text(0))),
+        (b"svc", ENDPOINT) => Some(format!("an endpoint of Service {}/{}", text(2), text(1))),
         (b"svc", 3..) => Some(format!("Service {}/{}", text(above - 2), text(above - 3))),
         (b"pod", 3) => {
             let residents = zone.residents(from_label(name.label(0))?);
