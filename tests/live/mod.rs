@@ -9,6 +9,7 @@
 mod behind;
 mod bulk;
 mod changes;
+mod dns_life;
 mod dns_outside;
 mod dns_tcp;
 mod dual_stack;
@@ -38,6 +39,7 @@ pub(crate) fn tests() -> Vec<Test> {
         behind::TESTS,
         bulk::TESTS,
         changes::TESTS,
+        dns_life::TESTS,
         dns_outside::TESTS,
         dns_tcp::TESTS,
         dual_stack::TESTS,

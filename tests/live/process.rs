@@ -170,6 +170,10 @@ impl Process {
         assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", io::Error::last_os_error());
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn wait(mut self) -> ExitStatus {
         until("it has stopped", || self.child.try_wait().expect("a child").is_some());
         self.child.wait().expect("a child")

@@ -5,16 +5,22 @@
 //!                             api.prod.svc.cluster.local           A and AAAA, from one port at once
 //! ```
 //!
-//! Both ask for A and AAAA from one socket before the first answer is there. A query without an answer would be sent again after
-//! seconds; so every test counts the queries.
+//! Both ask for A and AAAA from one socket before the first answer is there, which is seen on the wire. A query without an answer
+//! would be sent again after seconds; so every test counts the queries.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 
 use pollgate::lab::topology::{Network, guide};
+use pollgate_common::net::PortId;
+use pollgate_dataplane::port::Port;
+use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use tempfile::TempDir;
 
 use crate::live::support::Site;
+use crate::shared::frames::NOW;
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Lab, Program};
 
@@ -111,8 +117,28 @@ const CASES: [Case; 5] = [
     Case { name: "api.prod.svc", addresses: &["10.96.0.61"], plain: [3, 3, 4], autopath: [1, 1, 0] },
 ];
 
+/// Source port and type of a query.
+type Sent = (u16, u16);
+
+/// The name, port and type of a DNS query over IPv4 in a frame.
+fn query(frame: &[u8]) -> Option<(Vec<u8>, Sent)> {
+    let is_ours = frame.get(12..14)? == [8, 0] && frame.get(14)? == &0x45 && frame.get(23)? == &17;
+    if !is_ours || frame.get(36..38)? != [0, 53] {
+        return None;
+    }
+    let number = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    // Behind Ethernet, IPv4, UDP and the header of the message: a name that ends with an empty label.
+    let mut end = 54;
+    while *frame.get(end)? != 0 {
+        end += 1 + usize::from(*frame.get(end)?);
+    }
+    Some((frame[54..end].to_ascii_lowercase(), (number(34)?, number(end + 1)?)))
+}
+
 /// A program that resolves names, with what it needs to run.
 struct Resolver {
+    /// Frames from the Pods, as they come to the gateway.
+    wire: RefCell<PacketPort>,
     site: Site,
     files: TempDir,
 }
@@ -125,7 +151,10 @@ impl Resolver {
         let site = Site::configured(network, |text| text + &dns);
         site.resolve_neighbours();
         site.apply(OBJECTS);
-        let resolver = Resolver { site, files: TempDir::new().expect("a directory") };
+        let (interface, port) = ("node-1", PortId(0));
+        let listening = PacketOptions { interface, port, worker: 0, workers: 1, fanout: None, ring_frames: 4096 };
+        let wire = site.network.gateway().run(|| PacketPort::open(&listening)).expect("a packet port");
+        let resolver = Resolver { wire: RefCell::new(wire), site, files: TempDir::new().expect("a directory") };
         for (name, text) in [("resolv.conf", RESOLV_CONF), ("nsswitch.conf", "hosts: dns\n"), ("find.c", FIND)] {
             fs::write(resolver.path(name), text).expect("written");
         }
@@ -161,13 +190,39 @@ impl Resolver {
         [totals.dns_a, totals.dns_aaaa, totals.dns_nxdomain]
     }
 
+    /// The queries that have come since the last call, by name.
+    fn seen(&self) -> BTreeMap<Vec<u8>, Vec<Sent>> {
+        let (mut wire, mut frames) = (self.wire.borrow_mut(), Vec::new());
+        let mut before = None;
+        while before != Some(frames.len()) {
+            before = Some(frames.len());
+            wire.rx(NOW, 64, &mut frames);
+        }
+        let mut seen = BTreeMap::<_, Vec<_>>::new();
+        for frame in &frames {
+            if let Some((name, sent)) = query(frame.bytes()) {
+                seen.entry(name).or_default().push(sent);
+            }
+        }
+        frames.into_iter().for_each(|frame| wire.release(frame));
+        seen
+    }
+
     fn check(&self, autopath: bool) {
         for case in CASES {
             let before = self.counted();
+            drop(self.seen());
             assert_eq!(self.find(case.name), case.addresses, "{}", case.name);
             let after = self.counted();
             let queries: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-            assert_eq!(queries, if autopath { case.autopath } else { case.plain }, "queries for {}", case.name);
+            let expected = if autopath { case.autopath } else { case.plain };
+            assert_eq!(queries, expected, "queries for {}", case.name);
+            let seen = self.seen();
+            assert_eq!(seen.len() as u64, expected[0], "one name in each domain: {seen:?}");
+            for sent in seen.values() {
+                let [(port, first), (other, second)] = sent[..] else { panic!("two queries: {seen:?}") };
+                assert_eq!((port, first.min(second), first.max(second)), (other, 1, 28), "A and AAAA from one port");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use domain::base::Message;
 use domain::base::iana::{Opcode, Rcode, Rtype};
+use domain::base::message::RecordSection;
 use domain::rdata::AllRecordData;
 use proptest::prelude::*;
 
@@ -47,6 +48,11 @@ fn records(message: &Message<Vec<u8>>) -> [Vec<(String, Rtype, String)>; 3] {
         };
         section.map(record).filter(|(_, rtype, _)| *rtype != Rtype::OPT).collect()
     })
+}
+
+/// The times to live of a section's records.
+fn seconds(section: RecordSection<'_, Vec<u8>>) -> Vec<u32> {
+    section.map(|record| record.expect("sound").ttl().as_secs()).collect()
 }
 
 fn shown(message: &Message<Vec<u8>>) -> String {
@@ -142,6 +148,8 @@ fn every_name_has_the_records_of_the_specification() {
     let cases: Vec<(&str, Rtype, String)> = [
         // Specification §2.2: the version.
         ("dns-version", Rtype::TXT, "NOERROR TXT \"1.1.0\""),
+        // It exists, whatever the type: with NXDOMAIN, as from CoreDNS, a resolver would deny the TXT record too (RFC 8020 §2).
+        ("dns-version", Rtype::A, "NOERROR ~ cluster.local."),
         // §2.3.1, §2.3.2: ClusterIP. SRV at the Service's own name is CoreDNS' (ci: srv_test.go).
         ("web.default.svc", Rtype::A, "NOERROR A 10.96.0.50"),
         ("web.default.svc", Rtype::AAAA, "NOERROR ~ cluster.local."),
@@ -407,6 +415,21 @@ fn endpoints_have_their_pods_names_if_the_configuration_says_so() {
             assert_eq!(shown(&ask(&mut lab, query(name, *rtype, 7))), expected[at], "{value}: {name}");
         }
         balanced(&lab, cases.len() as u64);
+    }
+}
+
+/// CoreDNS `plugin/kubernetes`: a denial is kept for five minutes at most, whatever the TTL of the records.
+#[test]
+fn a_denial_is_kept_for_five_minutes_at_most() {
+    for (ttl, soa) in [(5, 5), (300, 300), (3600, 300)] {
+        let mut lab = Lab::configured(&format!("dns: {{address: 10.96.0.10, ttl: {ttl}}}\n"), &objects());
+        for name in ["nope.default.svc.cluster.local.", "99.0.96.10.in-addr.arpa."] {
+            let denial = ask(&mut lab, query(name, Rtype::A, 7));
+            assert_eq!(seconds(denial.authority().expect("sound")), [soa], "{name}");
+        }
+        let answer = ask(&mut lab, query("web.default.svc.cluster.local.", Rtype::A, 7));
+        assert_eq!(seconds(answer.answer().expect("sound")), [ttl]);
+        balanced(&lab, 3);
     }
 }
 
