@@ -13,5 +13,6 @@ mod output;
 pub mod pktgen;
 pub mod ports;
 pub mod preflight;
+pub mod privileges;
 pub mod replay;
 pub mod terminal;

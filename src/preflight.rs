@@ -19,6 +19,7 @@ use crate::gateway;
 use crate::host::advise::{self, Advice};
 use crate::host::pair::PairPlan;
 use crate::host::{self, Choice, Machine, Nic};
+use crate::privileges::Privileges;
 
 /// Checks the host and prints the result. `Ok`: `run` would start.
 ///
@@ -60,6 +61,7 @@ struct Interface {
 fn look(config: &Config) -> Plan {
     let machine = Machine::ask();
     let mut faults = config.unsupported();
+    faults.extend(Privileges::of(config).obstacle().map(|obstacle| obstacle.to_string()));
     let switched_off = host_faults(config, &mut faults);
     let cpus = host::allowed_cpus().unwrap_or_default();
     let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use pollgate::config::Backend;
 use pollgate::host::{
     Changed, Feature, HostFault, Machine, Needs, Nic, OffloadSwitch, Queues, check, look, receive_queues, unrouted,
 };
@@ -20,6 +21,10 @@ tests! {
         all_faults_are_told_with_what_to_do,
         an_ipv6_address_needs_a_route_that_keeps_the_kernel_silent,
         forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong;
+}
+
+fn polled<'a>(names: &[&'a str]) -> Vec<(&'a str, Backend)> {
+    names.iter().map(|name| (*name, Backend::Auto)).collect()
 }
 
 fn the_interface_of_the_namespace_is_asked_not_one_of_the_same_name() {
@@ -94,7 +99,7 @@ fn check_in(gateway: &Namespace, needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<
 
 fn a_host_that_is_as_it_should_be_is_left_alone() {
     let owned = vec![IpAddr::from([10, 0, 0, 10])];
-    let needs = Needs { interfaces: vec!["eth0", "eth1"], owned, disable_forwarding: true };
+    let needs = Needs { interfaces: polled(&["eth0", "eth1"]), owned, disable_forwarding: true };
     assert_eq!(check_in(&site(), &needs), Ok(Vec::new()));
 }
 
@@ -103,7 +108,7 @@ fn all_faults_are_told_with_what_to_do() {
     gateway.down("eth1").expect("down");
     gateway.sysctl("net.ipv4.conf.eth0.forwarding", "1").expect("set");
     let owned = vec![IpAddr::from([10, 0, 0, 1])];
-    let needs = Needs { interfaces: vec!["eth0", "eth1", "eth2", "lo"], owned, disable_forwarding: false };
+    let needs = Needs { interfaces: polled(&["eth0", "eth1", "eth2", "lo"]), owned, disable_forwarding: false };
     let faults = check_in(&gateway, &needs).expect_err("faults");
     let told: Vec<String> = faults.iter().map(HostFault::to_string).collect();
     let starts = [
@@ -124,10 +129,10 @@ fn forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong() 
     let key = "net.ipv4.conf.eth0.forwarding";
     gateway.sysctl(key, "1").expect("set");
     let owned = vec![IpAddr::from([10, 0, 0, 10])];
-    let wrong = Needs { interfaces: vec!["eth0", "eth9"], owned, disable_forwarding: true };
+    let wrong = Needs { interfaces: polled(&["eth0", "eth9"]), owned, disable_forwarding: true };
     assert_eq!(check_in(&gateway, &wrong).expect_err("a fault").len(), 1);
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "nothing half done");
-    let right = Needs { interfaces: vec!["eth0"], ..wrong };
+    let right = Needs { interfaces: polled(&["eth0"]), ..wrong };
     assert_eq!(gateway.run(|| look(&right)), Ok(vec![key.to_owned()]));
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "looking changes nothing");
     let changed = check_in(&gateway, &right).expect("switched off");

@@ -26,6 +26,7 @@ pub mod printers;
 pub mod runtime;
 pub mod sources;
 pub mod store;
+pub mod threads;
 pub mod yaml;
 
 mod admission;

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Link, Log, LogFormat,
-    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, Purpose, Route, Workers,
+    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, Purpose, Route, Run, Workers,
 };
 pub use reader::Fault;
 
@@ -176,6 +176,9 @@ mod tests {
         assert_eq!((config.api.listen, config.metrics.listen), (None, None));
         assert_eq!((config.host.pair, config.health.port), (true, Some(10_256)));
         assert_eq!(run(&format!("{LEAST}health: {{port: 0}}\n")).unwrap().health.port, None);
+        assert_eq!(config.run, Run { user: None, group: None });
+        let other = run(&format!("{LEAST}run: {{user: pollgate, group: 990}}\n")).unwrap().run;
+        assert_eq!((other.user.as_deref(), other.group.as_deref()), (Some("pollgate"), Some("990")));
     }
 
     #[test]
@@ -271,8 +274,10 @@ addresses: 192.168.0.10
             (
                 "colour: red",
                 "colour: unknown key; known here: node, zone, host, interfaces, addresses, cluster, dns, nat, \
-                 workers, flows, maglev, api, metrics, health, log, limits",
+                 workers, flows, maglev, api, metrics, health, log, limits, run",
             ),
+            ("run: {user: 'a:b'}", "run.user: expected the name or number of a user (found a:b)"),
+            ("run: {group: /etc}", "run.group: expected the name or number of a group (found /etc)"),
             (
                 "nat: {masquerade: never, masqueradeAll: true}",
                 "nat.masqueradeAll: expected false, because nat.masquerade is never (found true)",

@@ -62,6 +62,17 @@ pub struct Config {
     pub log: Log,
     /// How much the gateway may hold.
     pub limits: Limits,
+    /// Who the process becomes.
+    pub run: Run,
+}
+
+/// Who the process becomes, and what it gives up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// A user, by name or number; none: the one that starts it.
+    pub user: Option<String>,
+    /// A group, by name or number; none: the user's.
+    pub group: Option<String>,
 }
 
 /// The log, on stderr.

@@ -12,7 +12,7 @@ use pollgate_common::settings::Masquerade;
 
 use super::model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, DnsZone, Flows, Health, Host, Idle, Interface, Limits, Link,
-    Log, LogFormat, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, SliceManager, Workers,
+    Log, LogFormat, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, Run, SliceManager, Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
@@ -78,6 +78,7 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
     let health = health(root.field("health").section(), &cluster);
     let log = log(root.field("log").section());
     let limits = limits(root.field("limits").section());
+    let run = run(root.field("run").section());
     root.finish();
     Config {
         node,
@@ -96,6 +97,7 @@ fn config(mut root: Section<'_>, purpose: Purpose) -> Config {
         health,
         log,
         limits,
+        run,
     }
 }
 
@@ -406,6 +408,18 @@ fn limits(mut section: Section<'_>) -> Limits {
     };
     section.finish();
     limits
+}
+
+fn run(mut section: Section<'_>) -> Run {
+    let user = account(&section.field("user"), "the name or number of a user");
+    let group = account(&section.field("group"), "the name or number of a group");
+    section.finish();
+    Run { user, group }
+}
+
+fn account(field: &Field<'_>, expected: &str) -> Option<String> {
+    let number = field.number::<u32>().map(|number| number.to_string());
+    number.or_else(|| optional_text(field, expected, values::account))
 }
 
 fn metrics(mut section: Section<'_>) -> Metrics {

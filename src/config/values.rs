@@ -70,6 +70,12 @@ pub(super) fn destination(text: &str, via: Option<IpAddr>) -> Option<IpNet> {
     }
 }
 
+/// The name of a user or group, or its number: nothing that has a meaning in `/etc/passwd` or in a path.
+pub(super) fn account(text: &str) -> Option<String> {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | '/' | ',');
+    (!text.is_empty() && text.chars().all(is_plain)).then(|| text.to_owned())
+}
+
 /// A pool of addresses: `192.0.2.0/28`, `192.0.2.10-192.0.2.20`, or one address.
 pub(super) fn address_range(text: &str) -> Option<RangeInclusive<IpAddr>> {
     if let Some(net) = network(text) {

@@ -11,6 +11,7 @@ use pollgate_control::store::StoreError;
 use crate::host::HostFault;
 use crate::host::pair::PairError;
 use crate::ports::PortsError;
+use crate::privileges::PrivilegesError;
 
 /// Why the gateway did not start: what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,9 @@ pub enum GatewayError {
          again, and please report the bug"
     )]
     Panicked,
+    /// The process could not become what it is configured to be.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegesError),
     /// There is no host pair.
     #[error(transparent)]
     Pair(#[from] PairError),

@@ -11,10 +11,10 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use pollgate_control::threads::{self, Role};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
@@ -51,7 +51,7 @@ pub(super) struct Log {
 pub(super) fn start(format: LogFormat) -> Log {
     let (queue, items) = bounded(CAPACITY);
     // If there is no thread, the queue has no receiver, and every line is lost and counted.
-    let _ = thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&items, &mut io::stderr()));
+    let _ = threads::spawn(Role::Log, "log", move || write_all(&items, &mut io::stderr()));
     let log = Log { queue };
     let targets = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     let targets = targets.unwrap_or_else(|| Targets::new().with_default(Level::INFO));

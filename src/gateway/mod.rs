@@ -7,10 +7,11 @@
 //!                            └── Net ◀── network thread ◀─────────┘
 //! ```
 //!
-//! Start: check the host, make the host pair, open the state, read the network, publish, start the workers, read the state's Pods,
-//! open the API, load the manifests (if there are any, the workers start only then). Once the workers poll, the addresses are
-//! announced. Each step either succeeds, or returns what is missing and what to do; what was started before it is stopped
-//! again. Packets wait only for what they need: most of the state of a large cluster is Pods, and packets need only their slices.
+//! Start: become the configured user ([`crate::privileges`]), check the host, make the host pair, open the state, read the network,
+//! publish, start the workers, read the state's Pods, open the API, load the manifests (if there are any, the workers start only
+//! then). Once the workers poll, the addresses are announced. Each step either succeeds, or returns what is missing and what to
+//! do; what was started before it is stopped again. Packets wait only for what they need: most of the state of a large cluster is
+//! Pods, and packets need only their slices. Every thread is narrowed to its role before it begins.
 //! Threads belong to the network namespace of the thread that starts the gateway.
 
 mod claim;
@@ -48,6 +49,7 @@ use pollgate_control::observe::stats::{StateFile, Stats};
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
 use pollgate_control::store::Size;
+use pollgate_control::threads::{Role, narrowed_by};
 use pollgate_dataplane::idle::Mode;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
@@ -58,6 +60,7 @@ use crate::host::advise::{self, Advice};
 use crate::host::pair::{HostPair, PairPlan};
 use crate::ports::announce::Announcer;
 use crate::ports::follow::follow;
+use crate::privileges::Privileges;
 use claim::claim_interfaces;
 pub(crate) use claim::is_claimed;
 pub use error::GatewayError;
@@ -79,12 +82,18 @@ pub struct Start {
 
 /// Runs in the foreground until SIGTERM or SIGINT, then drains and stops.
 pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
+    let privileges = Privileges::of(&config);
+    // Before there is another thread.
+    privileges.enter()?;
+    let narrowing = narrowed_by(privileges.clone().narrowing());
     // Dropped last, when everything has been logged.
     let _log = log::start(config.log.format);
+    drop(narrowing);
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
     panics::decide();
     let gateway = Gateway::start_with(&config, &start, stop)?;
+    privileges.narrow(Role::Main);
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!("notifying systemd that the gateway is ready: {error}");
     }
@@ -122,6 +131,7 @@ impl Gateway {
     /// As [`Gateway::start`], with options.
     pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
         check(config)?;
+        let _narrowing = narrowed_by(Privileges::of(config).narrowing());
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
         let plan = PairPlan::of(config);

@@ -9,6 +9,7 @@ use pollgate_control::compile::Compiler;
 use pollgate_control::compile::sink::TableSink;
 use pollgate_control::runtime::Command;
 use pollgate_control::store::{Restored, Store, StoreError};
+use pollgate_control::threads::{self, Role};
 use tracing::{error, info};
 
 use super::error::{GatewayError, system};
@@ -59,7 +60,7 @@ pub(super) fn read_pods(
         let pods = store.pods();
         (store, pods)
     };
-    let thread = std::thread::Builder::new().name("restore".into()).spawn(read);
+    let thread = threads::spawn(Role::Disk, "restore", read);
     let thread = thread.map_err(system("starting the thread that reads the state"))?;
     while !thread.is_finished() {
         if let Ok(Command::Network(net)) = news.recv_timeout(PATIENCE) {

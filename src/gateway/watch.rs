@@ -7,7 +7,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{self, RecvTimeoutError, Sender};
@@ -16,6 +16,7 @@ use pollgate_common::net::Net;
 use pollgate_control::health::ProxyHealth;
 use pollgate_control::observe::checks::{Check, Checks, Scope};
 use pollgate_control::sources::files;
+use pollgate_control::threads::{self, Role};
 use tracing::{info, warn};
 
 use super::error::{GatewayError, system};
@@ -59,7 +60,7 @@ impl Watch {
                 }
             }
         };
-        let thread = thread::Builder::new().name("watch".into()).spawn(body).map_err(system("starting the watch"))?;
+        let thread = threads::spawn(Role::Watch, "watch", body).map_err(system("starting the watch"))?;
         Ok(Watch { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -151,7 +152,7 @@ impl Subject<'_> {
             | HostFault::InterfaceDown { name }
             | HostFault::NotEthernet { name } => Subject::Interface(name),
             HostFault::Forwards { .. } => Subject::Forwarding,
-            HostFault::Capability { .. } | HostFault::AddressTaken { .. } | HostFault::Unknown { .. } => Subject::Host,
+            HostFault::Capability(_) | HostFault::AddressTaken { .. } | HostFault::Unknown { .. } => Subject::Host,
         }
     }
 }

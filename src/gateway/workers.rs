@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant as Clock;
 
 use pollgate_common::clients::Clients;
@@ -17,6 +17,7 @@ use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::sleep::Waker;
 use pollgate_common::time::Instant;
 use pollgate_control::netlink::HostNetwork;
+use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::affinity::Affinity;
 use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::flow::Limits;
@@ -131,7 +132,7 @@ impl Workers {
                 }
                 engine.worker.run(&tables, &stop, idle, clock);
             };
-            let thread = Builder::new().name(format!("worker-{number}")).spawn(work);
+            let thread = threads::spawn(Role::Worker, format!("worker-{number}"), work);
             self.threads.push(thread.map_err(system("starting a worker thread"))?);
         }
         Ok(())

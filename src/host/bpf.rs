@@ -7,9 +7,21 @@ use std::io;
 
 use pollgate_dataplane::bpf;
 
+use super::capability::{self, CapabilitySet, XDP};
+
 /// Whether it does; if not, the reason for the operator.
 pub(super) fn permitted() -> Result<(), String> {
+    lacking(capability::effective().unwrap_or(CapabilitySet::empty()))?;
     bpf::permitted().map_err(|error| reason(&error))
+}
+
+/// What the map does not show: the verifier needs CAP_PERFMON only for the program, and sockets need others.
+fn lacking(has: CapabilitySet) -> Result<(), String> {
+    let names: Vec<&str> = XDP.iter().filter(|need| !has.contains(need.capability)).map(|need| need.name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(format!("AF_XDP also needs {}, which this process does not have", names.join(" and ")))
 }
 
 fn reason(error: &io::Error) -> String {
@@ -21,5 +33,19 @@ fn reason(error: &io::Error) -> String {
         }
         Some(libc::EINVAL | libc::ENOSYS) => "this kernel was built without AF_XDP or without eBPF".to_owned(),
         _ => format!("the kernel refuses a map of AF_XDP sockets: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_that_is_missing_is_named() {
+        assert_eq!(lacking(capability::set(XDP)), Ok(()));
+        assert_eq!(
+            lacking(capability::set(XDP) - CapabilitySet::PERFMON - CapabilitySet::BPF),
+            Err("AF_XDP also needs CAP_BPF and CAP_PERFMON, which this process does not have".to_owned())
+        );
     }
 }

@@ -9,6 +9,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{getegid, getgroups};
+
 use super::{bpf, cpulist, query};
 
 /// The machine.
@@ -131,16 +133,22 @@ impl Files {
         self.text("proc/sys/net/core/rmem_max")?.parse().ok()
     }
 
-    /// The sysctl came with Linux 6.6; before, who has the system call may use it.
+    /// The sysctl came with Linux 6.6; before, who has the system call may use it. At 1 CAP_SYS_ADMIN would do, but a gateway
+    /// gives that up.
     fn io_uring(&self) -> Result<(), String> {
-        const SYS_ADMIN: u32 = 21;
         match self.text("proc/sys/kernel/io_uring_disabled").as_deref() {
             None | Some("0") => Ok(()),
-            Some("1") if query::effective_capabilities().is_ok_and(|set| set & (1 << SYS_ADMIN) != 0) => Ok(()),
+            Some("1") if self.is_in_uring_group() => Ok(()),
             Some(value) => {
                 Err(format!("the sysctl kernel.io_uring_disabled is {value}: sysctl -w kernel.io_uring_disabled=0"))
             }
         }
+    }
+
+    fn is_in_uring_group(&self) -> bool {
+        let group = self.text("proc/sys/kernel/io_uring_group").and_then(|text| text.parse::<u32>().ok());
+        let own = [getegid()].into_iter().chain(getgroups().unwrap_or_default());
+        group.is_some_and(|group| own.into_iter().any(|own| own.as_raw() == group))
     }
 }
 
@@ -199,6 +207,13 @@ mod tests {
         ]);
         assert_eq!(inside.receive_buffer_limit(), Some(212_992));
         assert_eq!(whole.io_uring(), Ok(()), "no such sysctl");
+        let group = getegid().as_raw().to_string();
+        let limited = |group: &str| {
+            let (_root, files) =
+                root(&[("proc/sys/kernel/io_uring_disabled", "1\n"), ("proc/sys/kernel/io_uring_group", group)]);
+            files.io_uring().is_ok()
+        };
+        assert!(limited(&group) && !limited("-1"), "a member of the group may use it");
         assert_eq!(
             inside.io_uring().expect_err("switched off"),
             "the sysctl kernel.io_uring_disabled is 2: sysctl -w kernel.io_uring_disabled=0"

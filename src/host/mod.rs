@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  interfaces exist, are up, are Ethernet? ─┐
-//!  CAP_NET_RAW, CAP_NET_ADMIN?              ├─▶ all faults at once, each with what to do ─▶ refuse
+//!  the capabilities of its ports?           ├─▶ all faults at once, each with what to do ─▶ refuse
 //!  the kernel does not forward there?       │
 //!  no owned address is the kernel's?       ─┘
 //! ```
@@ -22,6 +22,7 @@
 
 pub mod advise;
 mod bpf;
+pub mod capability;
 mod choose;
 mod cpu;
 mod cpulist;
@@ -40,6 +41,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use capability::Missing;
 pub use choose::{Choice, Copying, Mode, choose};
 pub use cpu::{allowed_cpus, pin_to_cpu, worker_cpus};
 pub use files::allow_open_files;
@@ -49,13 +51,13 @@ pub use nic::{Interrupt, Nic, receive_queues};
 pub use pollgate_dataplane::ethtool::{Feature, OffloadSwitch, Queues, Rings};
 use query::Interface;
 
-use crate::config::Config;
+use crate::config::{Backend, Config};
 
 /// What pollgate needs of the host.
 #[derive(Clone, Debug)]
 pub struct Needs<'a> {
-    /// Interfaces to be polled.
-    pub interfaces: Vec<&'a str>,
+    /// Interfaces to be polled, and how.
+    pub interfaces: Vec<(&'a str, Backend)>,
     /// Addresses pollgate owns from the start.
     pub owned: Vec<IpAddr>,
     /// Whether forwarding may be switched off on these interfaces.
@@ -65,7 +67,11 @@ pub struct Needs<'a> {
 impl<'a> From<&'a Config> for Needs<'a> {
     fn from(config: &'a Config) -> Self {
         Self {
-            interfaces: config.interfaces.iter().map(|interface| interface.name.as_str()).collect(),
+            interfaces: config
+                .interfaces
+                .iter()
+                .map(|interface| (interface.name.as_str(), interface.backend))
+                .collect(),
             owned: config.owned_addresses(),
             disable_forwarding: config.host.disable_forwarding,
         }
@@ -76,12 +82,7 @@ impl<'a> From<&'a Config> for Needs<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostFault {
     /// A capability the process does not have.
-    Capability {
-        /// `CAP_…`.
-        name: &'static str,
-        /// What it is for.
-        purpose: &'static str,
-    },
+    Capability(Missing),
     /// No interface of that name.
     NoInterface {
         /// The name.
@@ -125,11 +126,7 @@ pub enum HostFault {
 impl fmt::Display for HostFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            HostFault::Capability { name, purpose } => write!(
-                f,
-                "{name} is missing; {purpose} needs it: run as root, or `setcap cap_net_raw,cap_net_admin+ep` the \
-                 program, or add it to AmbientCapabilities= of the systemd unit"
-            ),
+            HostFault::Capability(missing) => missing.fmt(f),
             HostFault::NoInterface { name, present } => {
                 write!(
                     f,
@@ -176,7 +173,8 @@ pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
     switch_off(look(needs)?)
 }
 
-/// As [`check`] for a gateway that runs: forwarding is switched off, if that is allowed, whatever else is wrong.
+/// As [`check`] for a gateway that runs: forwarding is switched off, if that is allowed, whatever else is wrong. Capabilities are
+/// not looked at: the gateway has given up those that it does not need any more.
 pub fn keep(needs: &Needs<'_>) -> (Vec<Changed>, Vec<HostFault>) {
     let (on, mut faults) = find(needs);
     let changed = switch_off(on).unwrap_or_else(|refused| {
@@ -188,15 +186,16 @@ pub fn keep(needs: &Needs<'_>) -> (Vec<Changed>, Vec<HostFault>) {
 
 /// As [`check`], but changes nothing: the sysctls that it would set to 0.
 pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
-    let (on, faults) = find(needs);
+    let mut faults = missing_capabilities(needs);
+    let (on, found) = find(needs);
+    faults.extend(found);
     if faults.is_empty() { Ok(on) } else { Err(faults) }
 }
 
 /// The sysctls that are to be set to 0, and what is wrong.
 fn find(needs: &Needs<'_>) -> (Vec<String>, Vec<HostFault>) {
-    let mut faults = missing_capabilities();
     let present = query::interfaces();
-    faults.extend(needs.interfaces.iter().filter_map(|name| fault_of(name, &present)));
+    let mut faults: Vec<HostFault> = needs.interfaces.iter().filter_map(|(name, _)| fault_of(name, &present)).collect();
     faults.extend(taken(&needs.owned, &query::addresses()));
     let mut on = forwarding_sysctls(needs);
     on.retain(|key| query::sysctl(key).as_deref() == Some("1"));
@@ -206,23 +205,25 @@ fn find(needs: &Needs<'_>) -> (Vec<String>, Vec<HostFault>) {
     (on, faults)
 }
 
+/// Major and minor number of the running kernel's version.
+pub fn kernel() -> (u32, u32) {
+    query::kernel()
+}
+
+/// The first port that a process may listen on without CAP_NET_BIND_SERVICE.
+pub fn first_unprivileged_port() -> u16 {
+    query::first_unprivileged_port()
+}
+
 /// Those of the owned addresses for which the kernel would report "no route" to the sender.
 pub fn unrouted(owned: &[IpAddr]) -> Vec<IpAddr> {
     let is_refused = |address: &&IpAddr| matches!(address, IpAddr::V6(v6) if query::is_refused(*v6));
     owned.iter().filter(is_refused).copied().collect()
 }
 
-fn missing_capabilities() -> Vec<HostFault> {
-    const NEEDED: [(u32, &str, &str); 2] = [
-        (13, "CAP_NET_RAW", "receiving and sending frames"),
-        (12, "CAP_NET_ADMIN", "resolving neighbours and setting up sockets"),
-    ];
-    match query::effective_capabilities() {
-        Ok(set) => NEEDED
-            .iter()
-            .filter(|(bit, ..)| set & (1 << bit) == 0)
-            .map(|&(_, name, purpose)| HostFault::Capability { name, purpose })
-            .collect(),
+fn missing_capabilities(needs: &Needs<'_>) -> Vec<HostFault> {
+    match capability::effective() {
+        Ok(has) => capability::missing(has, &needs.interfaces).into_iter().map(HostFault::Capability).collect(),
         Err(error) => vec![unknown("reading this process's capabilities", &error)],
     }
 }
@@ -252,7 +253,7 @@ fn forwarding_sysctls(needs: &Needs<'_>) -> Vec<String> {
     if needs.owned.iter().any(IpAddr::is_ipv6) {
         keys.push("net.ipv6.conf.all.forwarding".to_owned());
     }
-    for interface in &needs.interfaces {
+    for (interface, _) in &needs.interfaces {
         // Dots in an interface's name are slashes in a sysctl's (sysctl(8)).
         let interface = interface.replace('.', "/");
         if needs.owned.iter().any(IpAddr::is_ipv4) {
@@ -288,7 +289,7 @@ mod tests {
     #[test]
     fn ipv6_forwarding_counts_only_where_ipv6_is_served() {
         let owned = vec![IpAddr::from([10, 0, 0, 10])];
-        let needs = Needs { interfaces: vec!["eth0.7"], owned, disable_forwarding: false };
+        let needs = Needs { interfaces: vec![("eth0.7", Backend::Auto)], owned, disable_forwarding: false };
         assert_eq!(forwarding_sysctls(&needs), ["net.ipv4.conf.eth0/7.forwarding"]);
         let owned = vec!["2001:db8::1".parse().expect("an address")];
         let keys = forwarding_sysctls(&Needs { owned, ..needs });

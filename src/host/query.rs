@@ -1,4 +1,4 @@
-//! Queries of the host: interfaces and their addresses by pnet, sysctls and capabilities by /proc.
+//! Queries of the host: interfaces and their addresses by pnet, sysctls by /proc.
 
 use std::fs;
 use std::io;
@@ -75,17 +75,14 @@ fn sysctl_path(key: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(path)
 }
 
+/// The first port that any process may listen on.
+pub(super) fn first_unprivileged_port() -> u16 {
+    sysctl("net.ipv4.ip_unprivileged_port_start").and_then(|text| text.parse().ok()).unwrap_or(1024)
+}
+
 /// Major and minor number of the running kernel's version; zeros if it has another form.
 pub(super) fn kernel() -> (u32, u32) {
     let release = sysctl("kernel.osrelease").unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// The effective capabilities of the calling thread, one bit each (capabilities(7)).
-pub(super) fn effective_capabilities() -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/thread-self/status")?;
-    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim);
-    bits.and_then(|bits| u64::from_str_radix(bits, 16).ok())
-        .ok_or_else(|| io::Error::other("no CapEff line in /proc/thread-self/status"))
 }

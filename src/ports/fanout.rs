@@ -19,6 +19,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::{FrontendKey, ServicePort};
 use pollgate_control::compile::Replaced;
+use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::packet::{Fanout, FanoutRules};
 use pollgate_dataplane::steer::Steering;
@@ -71,15 +72,18 @@ impl Fanouts {
         self.groups.push((interface.to_owned(), group));
     }
 
+    /// Starts the thread that changes the programs, if there are any.
+    pub(super) fn start(&mut self) {
+        if !self.groups.is_empty() {
+            self.updater = Updater::start(std::mem::take(&mut self.groups));
+        }
+    }
+
     /// Follows a publication: addresses that are not owned any more, that now are, and the Services that changed. Does not
     /// wait.
     pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced]) {
-        let is_single = self.groups.is_empty() && self.updater.is_none();
-        if is_single || !(self.follow_addresses(gone, come) | self.follow_services(replaced)) {
+        if self.updater.is_none() || !(self.follow_addresses(gone, come) | self.follow_services(replaced)) {
             return;
-        }
-        if self.updater.is_none() {
-            self.updater = Updater::start(std::mem::take(&mut self.groups));
         }
         if let Some(updater) = &self.updater {
             // The thread lives as long as this.
@@ -133,7 +137,7 @@ impl Drop for Fanouts {
 impl Updater {
     fn start(groups: Vec<(String, Fanout)>) -> Option<Updater> {
         let (news, received) = channel::unbounded();
-        let thread = std::thread::Builder::new().name("fanout".to_owned()).spawn(move || update(&groups, &received));
+        let thread = threads::spawn(Role::Fanout, "fanout", move || update(&groups, &received));
         match thread {
             Ok(thread) => Some(Updater { news, thread }),
             Err(error) => {

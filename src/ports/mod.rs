@@ -165,7 +165,8 @@ impl<'a> Opener<'a> {
     }
 
     /// Once all workers have their ports: what is left to be kept in step.
-    pub fn finish(self) -> Steered {
+    pub fn finish(mut self) -> Steered {
+        self.fanouts.start();
         let owned = self.config.owned_addresses();
         let patience = self.config.flows.tcp_established;
         let programs = self.rules.map(|rules| Programs::new(rules, self.programs, &owned, patience));

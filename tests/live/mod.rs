@@ -22,6 +22,7 @@ mod manifests;
 mod many;
 mod neighbourhood;
 mod pktgen;
+mod privileges;
 mod process;
 mod real_clients;
 mod resolvers;
@@ -52,6 +53,7 @@ pub(crate) fn tests() -> Vec<Test> {
         many::TESTS,
         neighbourhood::TESTS,
         pktgen::TESTS,
+        privileges::TESTS,
         process::TESTS,
         real_clients::TESTS,
         resolvers::TESTS,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -97,6 +98,13 @@ impl Place {
             .collect()
     }
 
+    /// What `run --check` says on stderr of what it would refuse.
+    pub(crate) fn refused_check(&self, command: &mut Command) -> String {
+        let output = command.stdin(Stdio::null()).output().expect("started");
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stderr).expect("text")
+    }
+
     pub(crate) fn cli(&self, words: &[&str]) -> Output {
         let mut command = Command::new(POLLGATE);
         command.args(words).arg("--socket").arg(socket(self.path())).stdin(Stdio::null()).output().expect("run")
@@ -147,6 +155,8 @@ fn start_logging_to(log: Stdio, directory: &Path, mut command: Command) -> Proce
     // The last one's, if there was one.
     drop(fs::remove_file(&notify));
     let ready = UnixDatagram::bind(&notify).expect("the socket systemd would have");
+    // systemd's is open to every user too.
+    fs::set_permissions(&notify, fs::Permissions::from_mode(0o777)).expect("ours");
     ready.set_read_timeout(Some(PATIENCE)).expect("set");
     command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log);
     let process = Process { child: command.spawn().expect("started") };

@@ -77,7 +77,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use axum::Router;
 use axum::extract::Request;
@@ -94,6 +94,7 @@ use crate::cluster::Cluster;
 use crate::observe::checks::Checks;
 use crate::observe::dump::DumpSource;
 use crate::runtime::{Command, Settled, SettledSink};
+use crate::threads::{self, Role};
 
 pub use self::contain::{panic_is_contained, panicked_requests};
 pub use self::dump::DUMP_PATH;
@@ -209,7 +210,7 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
             tracing::error!("the API stopped: {error}");
         }
     };
-    let thread = thread::Builder::new().name("api".into()).spawn(serve).map_err(ApiError::Thread)?;
+    let thread = threads::spawn(Role::Api, "api", serve).map_err(ApiError::Thread)?;
     Ok(ApiHandle { settled, https, stop: Some(stop), thread: Some(thread) })
 }
 

@@ -16,6 +16,7 @@ use super::door::{self, Bell, ReplyTo};
 use super::resolver::{self, Errand, Resolved, Resolver};
 use super::tcp;
 use crate::local::ServiceThread;
+use crate::threads::Role;
 
 /// File descriptors that the thread needs.
 pub const OPEN_FILES: u64 = tcp::OPEN_FILES + resolver::OPEN_FILES;
@@ -53,7 +54,7 @@ impl DnsServer {
         let totals = Mutex::default();
         let shared = Arc::new(Shared { tables, clients, counters, resolver, reply_to, totals });
         let (queue, bell) = requests;
-        let thread = ServiceThread::start("dns", door::serve(queue, bell, Arc::clone(&shared)))?;
+        let thread = ServiceThread::start(Role::Dns, door::serve(queue, bell, Arc::clone(&shared)))?;
         Ok(DnsServer { thread, shared })
     }
 

@@ -21,6 +21,7 @@ use super::page;
 use super::proxy::ProxyHealth;
 use crate::compile::local::LocalService;
 use crate::local::{OpenListeners, ServiceThread};
+use crate::threads::Role;
 
 /// Connections at a time, over all listeners.
 const CONNECTIONS: usize = 256;
@@ -66,7 +67,7 @@ impl HealthServer {
                 inside.proxy.is_healthy();
             }
         };
-        Ok(HealthServer { thread: ServiceThread::start("health", watch)?, shared })
+        Ok(HealthServer { thread: ServiceThread::start(Role::Health, watch)?, shared })
     }
 
     /// What opens and closes its listeners.

@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
+
+use crate::threads::{self, Role};
 
 /// The thread. Dropping it ends the thread and closes all its sockets.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub(crate) struct ServiceThread {
 
 impl ServiceThread {
     /// Starts the thread, in the calling thread's network namespace, with a task that never ends by itself.
-    pub(crate) fn start(name: &str, task: impl Future<Output = ()> + Send + 'static) -> io::Result<ServiceThread> {
+    pub(crate) fn start(role: Role, task: impl Future<Output = ()> + Send + 'static) -> io::Result<ServiceThread> {
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let handle = runtime.handle().clone();
@@ -29,7 +31,7 @@ impl ServiceThread {
                 }
             });
         };
-        let thread = Builder::new().name(name.to_owned()).spawn(work)?;
+        let thread = threads::spawn(role, role.name(), work)?;
         Ok(ServiceThread { handle, stop: Some(stop), thread: Some(thread) })
     }
 

@@ -28,10 +28,12 @@ mod watch;
 
 use std::io;
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use pollgate_common::net::{Net, PortId};
 use tokio::sync::oneshot;
+
+use crate::threads::{self, Role};
 
 pub use event::{HostEvent, HostNetworkError, Listener};
 pub use owned::OwnedAddresses;
@@ -58,7 +60,7 @@ impl HostNetwork {
         let (stop, stopped) = oneshot::channel();
         let (first, ready) = mpsc::sync_channel(1);
         let work = move || watch::run(watch::Watcher::new(interfaces, owned, news), questions, stopped, &first);
-        let thread = thread::Builder::new().name("network".to_owned()).spawn(work);
+        let thread = threads::spawn(Role::Network, "network", work);
         let thread = Some(thread.map_err(|e| HostNetworkError::new("starting the netlink thread", e))?);
         let network = HostNetwork { resolver, stop: Some(stop), thread };
         let gone = |_| HostNetworkError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);

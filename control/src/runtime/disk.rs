@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::cluster::Commit;
 use crate::store::Store;
+use crate::threads::{self, Role};
 
 /// The disk thread, seen from the control thread.
 pub(super) struct Disk {
@@ -27,7 +28,7 @@ impl Disk {
     pub(super) fn spawn(mut store: Store) -> io::Result<Self> {
         let (jobs, queue) = bounded(1);
         let (report, done) = bounded(1);
-        let thread = thread::Builder::new().name("disk".into()).spawn(move || {
+        let thread = threads::spawn(Role::Disk, "disk", move || {
             // What fails here fails again, and is reported, with the first commit. A file of unknown content is left as it is.
             let is_measured = store.measure().is_ok();
             if is_measured {

@@ -32,7 +32,7 @@ mod schedule;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvError, Sender, bounded, never, select, tick};
@@ -46,6 +46,7 @@ use crate::cluster::{Cluster, Commit, Touched, Write};
 use crate::compile::sink::TableSink;
 use crate::objects::Kind;
 use crate::store::Store;
+use crate::threads::{self, Role};
 
 /// How often [`TableSink::tick`] is called when nothing else happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -134,7 +135,7 @@ pub fn spawn(parts: RuntimeParts) -> io::Result<ControlHandle> {
         broken: None,
     };
     let commands = parts.commands;
-    let thread = thread::Builder::new().name("control".into()).spawn(move || control.run(&commands, &stopped))?;
+    let thread = threads::spawn(Role::Control, "control", move || control.run(&commands, &stopped))?;
     Ok(ControlHandle { stop: Some(stop), thread: Some(thread) })
 }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::thread;
 
 use crossbeam::channel::unbounded;
 use serde_json::json;

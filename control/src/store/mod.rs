@@ -454,7 +454,7 @@ fn create(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a directory, and those above it, in which only its owner can replace files, whatever the umask.
-pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
+pub fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 

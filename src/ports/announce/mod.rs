@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
@@ -32,6 +32,7 @@ use pollgate_common::conflicts::{Claim, Conflict, Conflicts};
 use pollgate_common::counters::Counters;
 use pollgate_common::net::{Mac, Net, PortId};
 use pollgate_common::tables::{OwnedKind, Tables};
+use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::announce::frames;
 use pollgate_dataplane::port::send_only::SendOnly;
 use tracing::warn;
@@ -86,8 +87,7 @@ impl Announcer {
         let come = owned.map(|(address, is_routed)| (address, if is_routed { Reach::Route } else { Reach::Link }));
         state.learn(News::Owned { gone: Vec::new(), come: come.collect() }, now);
         let (news, heard) = channel::unbounded();
-        let thread =
-            Builder::new().name("announcer".to_owned()).spawn(move || run(&heard, &conflicts, state, output))?;
+        let thread = threads::spawn(Role::Announcer, "announcer", move || run(&heard, &conflicts, state, output))?;
         Ok(Announcer { news, thread: Some(thread) })
     }
 

@@ -25,13 +25,14 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crate::cluster::{Commit, Write};
 use crate::objects::Key;
 use crate::objects::manifest;
 use crate::observe::stats::ManifestState;
 use crate::runtime::{Command, WriteError, WriteRequest};
+use crate::threads::{self, Role};
 use crossbeam::channel::{Sender, bounded};
 use tracing::{error, info};
 
@@ -106,7 +107,7 @@ impl Follower {
                 self.follow();
             }
         };
-        let thread = thread::Builder::new().name("manifests".into()).spawn(follow)?;
+        let thread = threads::spawn(Role::Manifests, "manifests", follow)?;
         Ok(Following { stop: Some(stop), thread: Some(thread) })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, ClusterSettings, Touched};

@@ -1,0 +1,254 @@
+//! What the process and each of its threads may do.
+//!
+//! ```text
+//!  start, one thread ── enter ──▶ run.user, with the capabilities that opening ports needs; no_new_privs
+//!      every further thread ── narrow(role) ──▶ only those of its role
+//!      when all is started, the first thread ── narrow(Main) ──▶ the same
+//! ```
+//!
+//! **The user is changed first, before any other thread exists.** So all threads have it, whichever way credentials are inherited, and
+//! every socket and file is opened as it will be when it has to be opened again: what works at start works later.
+//!
+//! **Capabilities belong to threads.** The threads share their memory, so this does not hold against one that runs foreign code: see
+//! `docs/security.md`.
+
+mod handover;
+mod identity;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pollgate_control::threads::{Narrow, Role};
+use rustix::fs::{Access, access};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+use tracing::error;
+
+use self::identity::Identity;
+use crate::config::{Api, Config, Run};
+use crate::host::{self, capability};
+
+/// Why the process could not become what it is configured to be.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegesError {
+    /// No such user or group.
+    #[error("{key}: there is no {what} {name}: create it ({what}add --system {name}), or correct the key")]
+    Unknown {
+        /// `run.user` or `run.group`.
+        key: &'static str,
+        /// `user` or `group`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Only root can change.
+    #[error(
+        "run.user: this process belongs to the user {own} and cannot become {label}: start it as root, or leave run.user and \
+         run.group out"
+    )]
+    NotRoot {
+        /// Who it should become.
+        label: String,
+        /// Who it is.
+        own: u32,
+    },
+    /// The kernel refused.
+    #[error("run.user: becoming {label}: {step}: {source}")]
+    Become {
+        /// Who it should become.
+        label: String,
+        /// The failed step.
+        step: &'static str,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// A file could not be given to the user.
+    #[error("{key}: {}: giving it to the gateway's user: {source}", path.display())]
+    Give {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The user cannot write where it has to.
+    #[error(
+        "{key}: {} belongs to others and the user {label} cannot write there: chown {label} {}, or use a directory that is the \
+         gateway's alone",
+        directory.display(), directory.display()
+    )]
+    NotWritable {
+        /// The key that names a file in it.
+        key: &'static str,
+        /// The directory.
+        directory: PathBuf,
+        /// The user.
+        label: String,
+    },
+    /// Capabilities could not be read or set.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The error of the system.
+        source: io::Error,
+    },
+}
+
+fn system(doing: &'static str) -> impl Fn(rustix::io::Errno) -> PrivilegesError {
+    move |error| PrivilegesError::System { doing, source: error.into() }
+}
+
+/// What the process of a configuration may do.
+#[derive(Clone, Debug)]
+pub struct Privileges {
+    run: Run,
+    api: Api,
+    /// What the process has while it starts.
+    process: CapabilitySet,
+    pair: bool,
+    disable_forwarding: bool,
+    /// Whether changing the steering programs' tables takes CAP_BPF.
+    tables_need_bpf: bool,
+}
+
+impl Privileges {
+    /// Of a gateway with this configuration.
+    pub fn of(config: &Config) -> Privileges {
+        let ports = capability::of_gateway(config);
+        let is_low = config.api.listen.is_some_and(|listen| listen.port() < host::first_unprivileged_port());
+        let listening = if is_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
+        Privileges {
+            run: config.run.clone(),
+            api: config.api.clone(),
+            process: ports | listening,
+            pair: config.host.pair,
+            disable_forwarding: config.host.disable_forwarding,
+            // Before, all commands of bpf(2) did, where unprivileged processes may not use it.
+            tables_need_bpf: ports.contains(CapabilitySet::BPF) && host::kernel() < (6, 0),
+        }
+    }
+
+    /// Why [`Privileges::enter`] would fail.
+    pub fn obstacle(&self) -> Option<PrivilegesError> {
+        let has = match capabilities(None) {
+            Ok(sets) => sets.effective,
+            Err(error) => return Some(system("reading this process's capabilities")(error)),
+        };
+        match Identity::configured(&self.run) {
+            Ok(identity) => identity.obstacle(has),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// Makes the process that of `run.user`, with the capabilities that starting needs and no others, for good. To be called while
+    /// it has one thread.
+    ///
+    /// # Errors
+    /// If it cannot become the user, or the user could not use the files of the configuration.
+    pub fn enter(&self) -> Result<(), PrivilegesError> {
+        if let Some(obstacle) = self.obstacle() {
+            return Err(obstacle);
+        }
+        let identity = Identity::configured(&self.run)?;
+        if identity.is_current() {
+            // Whoever may not give files away uses them as they are, or is refused when they are opened.
+            let _ = handover::give(&self.api, &identity);
+        } else {
+            handover::give(&self.api, &identity)?;
+            identity.enter()?;
+            self.look_for_files(&identity)?;
+        }
+        bound(self.process)?;
+        keep(self.process)?;
+        set_no_new_privs(true).map_err(system("setting no_new_privs"))
+    }
+
+    /// As the user: is there a place for the state and the socket?
+    fn look_for_files(&self, identity: &Identity) -> Result<(), PrivilegesError> {
+        for (file, key) in [(&self.api.state, "api.state"), (&self.api.socket, "api.socket")] {
+            let directory = handover::directory_of(file);
+            if access(&directory, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+                return Err(PrivilegesError::NotWritable { key, directory, label: identity.label.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Narrows the calling thread to its role, for good.
+    pub fn narrow(&self, role: Role) {
+        if let Err(fault) = keep(self.capabilities(role)) {
+            error!("the thread {} keeps capabilities that it does not need: {fault}", role.name());
+        }
+    }
+
+    /// For [`pollgate_control::threads::narrowed_by`].
+    pub fn narrowing(self) -> Narrow {
+        Arc::new(move |role| self.narrow(role))
+    }
+
+    /// What a thread of this role keeps.
+    pub fn capabilities(&self, role: Role) -> CapabilitySet {
+        let some = |capability, is_needed| if is_needed { capability } else { CapabilitySet::empty() };
+        match role {
+            // It removes the pair.
+            Role::Main => some(CapabilitySet::NET_ADMIN, self.pair),
+            // Requests of neighbours.
+            Role::Network => CapabilitySet::NET_ADMIN,
+            // Writes of /proc/sys/net.
+            Role::Watch => some(CapabilitySet::NET_ADMIN, self.disable_forwarding),
+            Role::Control => some(CapabilitySet::BPF, self.tables_need_bpf),
+            Role::Log
+            | Role::Worker
+            | Role::Fanout
+            | Role::Api
+            | Role::Disk
+            | Role::Manifests
+            | Role::Announcer
+            | Role::Dns
+            | Role::Health => CapabilitySet::empty(),
+        }
+    }
+}
+
+/// Leaves the calling thread those of its capabilities that are in `set`, and none that a program it starts would get.
+fn keep(set: CapabilitySet) -> Result<(), PrivilegesError> {
+    clear_ambient_capability_set().map_err(system("clearing the ambient capabilities"))?;
+    has_exactly(permitted()? & set)
+}
+
+/// Bounds what the calling thread and what it starts can ever have to `set`. Needs CAP_SETPCAP; whoever starts the process
+/// without it has set the bounds.
+fn bound(set: CapabilitySet) -> Result<(), PrivilegesError> {
+    let has = permitted()?;
+    if !has.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
+    }
+    // A change of user has left them permitted only.
+    has_exactly(has)?;
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        match capability_is_in_bounding_set(one) {
+            Ok(true) if !set.contains(one) => {
+                remove_capability_from_bounding_set(one).map_err(system("reducing the capability bounding set"))?;
+            }
+            Ok(_) => {}
+            // The kernel has no more.
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+fn permitted() -> Result<CapabilitySet, PrivilegesError> {
+    Ok(capabilities(None).map_err(system("reading this thread's capabilities"))?.permitted)
+}
+
+fn has_exactly(permitted: CapabilitySet) -> Result<(), PrivilegesError> {
+    let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).map_err(system("changing this thread's capabilities"))
+}
