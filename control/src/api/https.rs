@@ -19,7 +19,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -36,7 +36,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::error::ApiError;
 use super::healthz;
-use super::identity::{Identity, Token};
+use super::identity::Identities;
 use super::idle::Idle;
 use super::server::{Place, Places, STOP_TIME};
 use super::status::Status;
@@ -71,18 +71,18 @@ impl Https {
 pub(super) struct Listener {
     socket: StdListener,
     pub(super) address: SocketAddr,
-    pub(super) identity: Identity,
+    pub(super) identities: Arc<Identities>,
 }
 
 impl Listener {
     pub(super) fn bind(https: &Https) -> Result<Self, ApiError> {
         let unusable = |source| ApiError::Listen { address: https.listen, source };
-        let identity = Identity::load_or_make(&https.identity, https.listen.ip(), SystemTime::now())?;
+        let identities = Arc::new(Identities::load(https.identity.clone(), https.listen.ip())?);
         let socket = StdListener::bind(https.listen).map_err(unusable)?;
         socket.set_nonblocking(true).map_err(unusable)?;
         let address = socket.local_addr().map_err(unusable)?;
         tracing::info!("API at https://{address}; clients need the token that `pollgate kubeconfig` prints");
-        Ok(Self { socket, address, identity })
+        Ok(Self { socket, address, identities })
     }
 }
 
@@ -90,8 +90,8 @@ impl Listener {
 pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Places>) -> io::Result<()> {
     let mut stop = places.stop.clone();
     let socket = TcpListener::from_std(listener.socket)?;
-    let acceptor = TlsAcceptor::from(listener.identity.tls);
-    let door = Arc::new(Door::new(listener.identity.token, Arc::clone(places)));
+    let identities = listener.identities;
+    let door = Arc::new(Door::new(Arc::clone(&identities), Arc::clone(places)));
     let router = router.layer(from_fn_with_state(Arc::clone(&door), ask));
     let mut visits = JoinSet::new();
     loop {
@@ -106,7 +106,8 @@ pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Place
         match accepted {
             // The visit cannot begin before this thread is through here, so no connection is known before it was a stranger.
             Ok((stream, _)) => {
-                door.enter(visits.spawn(visit(stream, acceptor.clone(), router.clone(), places.outside(&door.idle))));
+                let acceptor = TlsAcceptor::from(Arc::clone(&identities.current().tls));
+                door.enter(visits.spawn(visit(stream, acceptor, router.clone(), places.outside(&door.idle))));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: connections that end will free some.
@@ -116,7 +117,8 @@ pub(super) async fn serve(listener: Listener, router: Router, places: &Arc<Place
         }
     }
     drop(socket);
-    if timeout(STOP_TIME, async { while visits.join_next().await.is_some() {} }).await.is_err() {
+    let all_gone = async { while visits.join_next().await.is_some() {} };
+    if timeout(places.stop_time(), all_gone).await.is_err() && !places.is_urgent() {
         tracing::warn!("closing the connections of HTTPS clients that are still busy after {} s", STOP_TIME.as_secs());
     }
     Ok(())
@@ -167,7 +169,7 @@ async fn ask(State(door): State<Arc<Door>>, mut request: Request, next: Next) ->
 
 /// The open connections, each by the task that serves it.
 struct Door {
-    token: Token,
+    identities: Arc<Identities>,
     /// Known connections share them with the clients of the Unix socket.
     places: Arc<Places>,
     idle: Arc<Idle>,
@@ -183,8 +185,8 @@ struct Inside {
 }
 
 impl Door {
-    fn new(token: Token, places: Arc<Places>) -> Self {
-        Self { token, places, idle: Arc::default(), inside: Mutex::default() }
+    fn new(identities: Arc<Identities>, places: Arc<Places>) -> Self {
+        Self { identities, places, idle: Arc::default(), inside: Mutex::default() }
     }
 
     fn enter(&self, visit: AbortHandle) {
@@ -226,7 +228,7 @@ impl Door {
         let Some((scheme, shown)) = value.as_bytes().split_at_checked(b"Bearer ".len()) else {
             return false;
         };
-        scheme.eq_ignore_ascii_case(b"Bearer ") && self.token.is(shown.trim_ascii())
+        scheme.eq_ignore_ascii_case(b"Bearer ") && self.identities.current().token.is(shown.trim_ascii())
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {

@@ -16,14 +16,16 @@
 //! an attacker who steals the file can impersonate this gateway, but no other server.
 //!
 //! At every start the certificate is verified as a client would, with a client's code, thirty days ahead. If it will have
-//! expired by then, or is for another address than the configured one, a new one is created; the token stays.
+//! expired by then, or is for another address than the configured one, a new one is created; the token stays. The file can be read
+//! again while the listener serves ([`Identities::read_again`]).
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
@@ -112,6 +114,8 @@ pub(super) struct Identity {
     pub(super) tls: Arc<ServerConfig>,
     /// PEM.
     pub(super) ca: String,
+    /// PEM.
+    certificate: String,
     pub(super) token: Token,
 }
 
@@ -139,6 +143,47 @@ impl Identity {
             path.display()
         );
         renewed.into_identity(path)
+    }
+}
+
+/// The identity in use, and the file that it is from.
+pub(super) struct Identities {
+    path: PathBuf,
+    address: IpAddr,
+    current: Mutex<Arc<Identity>>,
+}
+
+impl fmt::Debug for Identities {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identities").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Identities {
+    /// Reads the file as [`Identity::load_or_make`].
+    pub(super) fn load(path: PathBuf, address: IpAddr) -> Result<Self, IdentityError> {
+        let current = Identity::load_or_make(&path, address, SystemTime::now())?;
+        Ok(Self { path, address, current: Mutex::new(Arc::new(current)) })
+    }
+
+    /// The one in use.
+    pub(super) fn current(&self) -> Arc<Identity> {
+        Arc::clone(&self.lock())
+    }
+
+    /// Reads the file again: what is in it is used for every handshake and request from now on. Returns whether it differs. If
+    /// there is a fault, nothing changes.
+    pub(super) fn read_again(&self) -> Result<bool, IdentityError> {
+        let new = Identity::load_or_make(&self.path, self.address, SystemTime::now())?;
+        let mut current = self.lock();
+        let differs = new.certificate != current.certificate || !new.token.is(current.token.reveal().as_bytes());
+        *current = Arc::new(new);
+        Ok(differs)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Identity>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,7 +266,7 @@ impl Kept {
         let damaged = |reason| IdentityError::Damaged { path: path.to_owned(), reason };
         let token = Token::parse(&self.token).ok_or_else(|| damaged("it has no token".to_owned()))?;
         let tls = self.server_config().map_err(damaged)?;
-        Ok(Identity { tls: Arc::new(tls), ca: self.ca, token })
+        Ok(Identity { tls: Arc::new(tls), ca: self.ca, certificate: self.certificate, token })
     }
 
     /// Fails if the key is not the certificate's.

@@ -77,6 +77,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 
 use axum::Router;
@@ -86,6 +87,7 @@ use crossbeam::channel::Sender;
 use tokio::sync::{mpsc, watch as signal};
 
 use self::https::Listener;
+use self::identity::Identities;
 use self::server::{Limits, Places, Socket};
 use self::shared::Api;
 use self::status::Status;
@@ -131,7 +133,9 @@ pub struct ApiParts {
 pub struct ApiHandle {
     settled: mpsc::UnboundedSender<Settled>,
     https: Option<SocketAddr>,
+    identities: Option<Arc<Identities>>,
     stop: Option<signal::Sender<()>>,
+    urgent: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -146,6 +150,21 @@ impl ApiHandle {
     /// The address of the HTTPS listener, if any; for port 0 with the port that the system chose.
     pub fn https(&self) -> Option<SocketAddr> {
         self.https
+    }
+
+    /// Reads the certificate and the token of the HTTPS listener again. Returns whether they differ from those before; `false` if
+    /// there is no listener.
+    ///
+    /// # Errors
+    /// Why those before stay in use.
+    pub fn read_identity_again(&self) -> Result<bool, IdentityError> {
+        self.identities.as_ref().map_or(Ok(false), |identities| identities.read_again())
+    }
+
+    /// As [`ApiHandle::stop`], but cuts off requests in progress.
+    pub fn stop_at_once(mut self) {
+        self.urgent.store(true, SeqCst);
+        self.join();
     }
 
     /// Accepts no further connections, lets requests in progress finish within five seconds, and removes the socket.
@@ -184,6 +203,8 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
     let socket = Socket::bind(&parts.socket)?;
     let listener = parts.https.as_ref().map(Listener::bind).transpose()?;
     let https = listener.as_ref().map(|listener| listener.address);
+    let identities = listener.as_ref().map(|listener| Arc::clone(&listener.identities));
+    let urgent = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Large bodies are decoded on other threads, but not on every core that the workers need.
@@ -201,32 +222,26 @@ fn spawn_with(parts: ApiParts, limits: Limits) -> Result<ApiHandle, ApiError> {
         limits,
         stopped.clone(),
     );
+    let places = Arc::new(Places::new(limits, stopped, Arc::clone(&urgent)));
     let serve = move || {
         let served = runtime.block_on(async move {
             tokio::spawn(follow(api.clone(), done));
-            serve_all(api, socket, listener, limits, stopped).await
+            serve_all(api, socket, listener, &places).await
         });
         if let Err(error) = served {
             tracing::error!("the API stopped: {error}");
         }
     };
     let thread = threads::spawn(Role::Api, "api", serve).map_err(ApiError::Thread)?;
-    Ok(ApiHandle { settled, https, stop: Some(stop), thread: Some(thread) })
+    Ok(ApiHandle { settled, https, identities, stop: Some(stop), urgent, thread: Some(thread) })
 }
 
 /// Serves on the socket and, if configured, on the HTTPS listener, until `stop` changes.
-async fn serve_all(
-    api: Api,
-    socket: Socket,
-    listener: Option<Listener>,
-    limits: Limits,
-    stop: signal::Receiver<()>,
-) -> io::Result<()> {
-    let kubeconfig = kubeconfig::router(listener.as_ref().map(kubeconfig::of));
-    let places = Arc::new(Places::new(limits, stop));
-    let local = server::serve(socket, router(api.clone(), kubeconfig), &places);
+async fn serve_all(api: Api, socket: Socket, listener: Option<Listener>, places: &Arc<Places>) -> io::Result<()> {
+    let kubeconfig = kubeconfig::router(listener.as_ref().map(kubeconfig::Server::from));
+    let local = server::serve(socket, router(api.clone(), kubeconfig), places);
     let Some(listener) = listener else { return local.await };
-    let remote = https::serve(listener, router(api, Router::new()), &places);
+    let remote = https::serve(listener, router(api, Router::new()), places);
     let (local, remote) = tokio::join!(local, remote);
     local.and(remote)
 }

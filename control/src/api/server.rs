@@ -17,10 +17,11 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -183,11 +184,20 @@ fn remove_stale(path: &Path) -> Result<(), ApiError> {
     if !found.file_type().is_socket() {
         return Err(ApiError::NotASocket { path: path.to_owned() });
     }
-    match StdStream::connect(path) {
-        Ok(_) => Err(ApiError::InUse { path: path.to_owned() }),
+    match connect(path) {
+        // A full queue, which would make another client wait, has somebody behind it too.
+        Ok(()) => Err(ApiError::InUse { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ApiError::InUse { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(unusable),
         Err(error) => Err(unusable(error)),
     }
+}
+
+/// Connects and hangs up, without waiting for a process that does not accept.
+fn connect(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(net::connect(&socket, &SocketAddrUnix::new(path)?)?)
 }
 
 /// Serves `router` on `socket` until `stop` changes, then lets requests in progress finish, within bounds.
@@ -213,7 +223,7 @@ pub(super) async fn serve(socket: Socket, router: Router, places: &Places) -> io
         }
     }
     drop(socket);
-    if timeout(STOP_TIME, places.empty()).await.is_err() {
+    if timeout(places.stop_time(), places.empty()).await.is_err() && !places.is_urgent() {
         tracing::warn!("closing the connections of clients that are still busy after {} s", STOP_TIME.as_secs());
     }
     Ok(())
@@ -225,6 +235,8 @@ pub(super) struct Places {
     idle: Arc<Idle>,
     pub(super) limits: Limits,
     pub(super) stop: watch::Receiver<()>,
+    /// Whether a stop waits for nobody.
+    urgent: Arc<AtomicBool>,
 }
 
 /// A place for one connection.
@@ -237,9 +249,19 @@ pub(super) struct Place {
 }
 
 impl Places {
-    pub(super) fn new(limits: Limits, stop: watch::Receiver<()>) -> Self {
+    pub(super) fn new(limits: Limits, stop: watch::Receiver<()>, urgent: Arc<AtomicBool>) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connections as usize));
-        Self { slots, idle: Arc::default(), limits, stop }
+        Self { slots, idle: Arc::default(), limits, stop, urgent }
+    }
+
+    /// Whether the server stops without waiting for its clients.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.urgent.load(SeqCst)
+    }
+
+    /// How long requests in progress may take after the server stops.
+    pub(super) fn stop_time(&self) -> Duration {
+        if self.is_urgent() { Duration::ZERO } else { STOP_TIME }
     }
 
     /// A place for a connection that is there already: a free one, or that of an idle connection. Nothing, if the

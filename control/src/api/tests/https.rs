@@ -31,13 +31,19 @@ impl Site {
         let listen = "127.0.0.1:0".parse().expect("an address");
         let gateway = Gateway::start(faulty::store().0, Cluster::new(ClusterSettings::default()), limits, Some(listen));
         let address = gateway.api.https().expect("a listener");
-        let told = gateway.get(KUBECONFIG_PATH).expect(200);
+        let mut site = Self { gateway, address, token: String::new(), ca: CertificateDer::from(Vec::new()) };
+        site.learn_credentials();
+        site
+    }
+
+    /// What its kubeconfig says now.
+    fn learn_credentials(&mut self) {
+        let told = self.gateway.get(KUBECONFIG_PATH).expect(200);
         let ca = serde_json::from_value(told.at("/clusters/0/cluster/certificate-authority-data"));
         let ca: k8s_openapi::ByteString = ca.expect("base64");
-        let ca = CertificateDer::from_pem_slice(&ca.0).expect("a certificate");
-        assert_eq!(told.at("/clusters/0/cluster/server"), format!("https://{address}"));
-        let token = told.at("/users/0/user/token").as_str().expect("a token").to_owned();
-        Self { gateway, address, token, ca }
+        self.ca = CertificateDer::from_pem_slice(&ca.0).expect("a certificate");
+        assert_eq!(told.at("/clusters/0/cluster/server"), format!("https://{}", self.address));
+        self.token = told.at("/users/0/user/token").as_str().expect("a token").to_owned();
     }
 
     fn client_config(&self) -> ClientConfig {
@@ -324,6 +330,30 @@ fn a_stop_does_not_wait_for_strangers() {
     assert!(begun.elapsed() < STOP_TIME, "{:?}", begun.elapsed());
     assert!(is_closed(&silent) && is_closed(&shaken.sock));
     TcpStream::connect(site.address).expect_err("nobody listens any more");
+}
+
+#[test]
+fn a_certificate_and_a_token_that_are_read_again_are_used_from_then_on() {
+    let mut site = Site::new();
+    let api = &site.gateway.api;
+    assert!(!api.read_identity_again().expect("as it was"), "nothing has changed");
+    let mut known = site.known();
+    let file = site.gateway.directory.path().join("state.db.tls");
+    std::fs::remove_file(&file).expect("removed");
+    assert!(api.read_identity_again().expect("a new one"));
+    // An open connection stays, but must show the new token.
+    let request = format!("GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n\r\n", site.authorization());
+    known.write_all(request.as_bytes()).expect("open");
+    let mut rest = String::new();
+    known.read_to_string(&mut rest).expect("the rest of one answer, and another");
+    assert!(rest.contains("HTTP/1.1 401"), "{rest}");
+    site.shaken_with(site.client_config(), "127.0.0.1").expect_err("signed by another CA");
+
+    site.learn_credentials();
+    site.send("GET", "/version", "").expect(200);
+    std::fs::write(&file, "nonsense").expect("written");
+    site.gateway.api.read_identity_again().expect_err("damaged");
+    site.send("GET", "/version", "").expect(200);
 }
 
 #[test]
