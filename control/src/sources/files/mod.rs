@@ -21,7 +21,7 @@ mod set;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,6 +102,8 @@ impl Follower {
     /// Follows the files on a thread of its own.
     pub fn spawn(mut self) -> io::Result<Following> {
         let (stop, stopped) = UnixStream::pair()?;
+        stop.set_nonblocking(true)?;
+        stopped.set_nonblocking(true)?;
         let follow = move || {
             while self.watch.changed(&stopped) {
                 self.follow();
@@ -229,6 +231,16 @@ impl Status {
 pub struct Following {
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Following {
+    /// Has the files read again, whether they look changed or not. Does not wait for it.
+    pub fn read_again(&self) {
+        if let Some(mut stop) = self.stop.as_ref() {
+            // Full only of earlier requests for the same; closed only if the thread has ended.
+            let _ = stop.write(&[watch::READ_AGAIN]);
+        }
+    }
 }
 
 impl Drop for Following {

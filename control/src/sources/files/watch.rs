@@ -10,7 +10,7 @@
 //! twice do no harm, and without inotify (NFS, or no watches left) changes are noticed within five seconds.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -48,8 +48,13 @@ type Look = Result<Vec<Print>, ErrorKind>;
 /// What changes with a file: path, device, inode, size, and the times of content and inode.
 type Print = (PathBuf, u64, u64, u64, (i64, i64), (i64, i64));
 
+/// What the other end of `stop` writes to have the files read again.
+pub(crate) const READ_AGAIN: u8 = 1;
+
 enum Wake {
     Stop,
+    /// The files are to be read again, whatever they look like.
+    ReadAgain,
     Event,
     Time,
 }
@@ -69,11 +74,12 @@ impl Watch {
         watch
     }
 
-    /// Waits for a change. `false`: the other end of `stop` was closed.
+    /// Waits for a change, or a request. `false`: the other end of `stop` was closed.
     pub(crate) fn changed(&mut self, stop: &UnixStream) -> bool {
         loop {
             match self.wait(stop, IDLE) {
                 Wake::Stop => return false,
+                Wake::ReadAgain => self.forget(),
                 Wake::Time if self.seen.as_ref() == Some(&look(&self.path)) => continue,
                 Wake::Time | Wake::Event => {}
             }
@@ -96,14 +102,17 @@ impl Watch {
     }
 
     /// Waits for quiet. `false`: to stop.
-    fn settle(&self, stop: &UnixStream) -> bool {
+    fn settle(&mut self, stop: &UnixStream) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.wait(stop, QUIET) {
                 Wake::Stop => return false,
                 Wake::Time => return true,
-                Wake::Event if Instant::now() >= deadline => return true,
+                Wake::ReadAgain => self.forget(),
                 Wake::Event => {}
+            }
+            if Instant::now() >= deadline {
+                return true;
             }
         }
     }
@@ -114,7 +123,7 @@ impl Watch {
         ends.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify, PollFlags::IN)));
         match poll(&mut ends, Some(&time)) {
             Ok(0) => Wake::Time,
-            Ok(_) if ends.first().is_some_and(|stop| !stop.revents().is_empty()) => Wake::Stop,
+            Ok(_) if ends.first().is_some_and(|stop| !stop.revents().is_empty()) => requested(stop),
             // A signal is handled like an event.
             Ok(_) | Err(_) => {
                 self.drain();
@@ -143,6 +152,16 @@ impl Watch {
             let _ = inotify::add_watch(inotify, &self.path, ANY);
         }
         let _ = inotify::add_watch(inotify, above, if is_directory { NAMES } else { ANY });
+    }
+}
+
+/// What the other end wants, which has written or hung up.
+fn requested(mut stop: &UnixStream) -> Wake {
+    match stop.read(&mut [0; 64]) {
+        Ok(0) => Wake::Stop,
+        Ok(_) => Wake::ReadAgain,
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Wake::Event,
+        Err(_) => Wake::Stop,
     }
 }
 
