@@ -37,6 +37,8 @@ struct State {
     /// When a change was published last.
     updated: Option<Moment>,
     node_is_eligible: bool,
+    /// Whether the workers have been started.
+    begun: bool,
     /// Each worker's number of rounds, and since when it is that.
     workers: Vec<(u64, Instant)>,
 }
@@ -46,13 +48,25 @@ impl ProxyHealth {
     pub fn new(counters: Arc<Counters>) -> ProxyHealth {
         let start = Instant::now();
         let workers = counters.workers().map(|_| (0, start)).collect();
-        let state = State { ticked: start, pending: None, updated: None, node_is_eligible: true, workers };
+        let state =
+            State { ticked: start, pending: None, updated: None, node_is_eligible: true, begun: false, workers };
         ProxyHealth { start, counters, state: Mutex::new(state) }
     }
 
     /// The control thread is at work.
     pub fn tick(&self) {
         self.lock().ticked = Instant::now();
+    }
+
+    /// The workers have been started: from now on, each must go round its loop.
+    pub fn begin(&self) {
+        self.begin_at(Instant::now());
+    }
+
+    fn begin_at(&self, now: Instant) {
+        let mut state = self.lock();
+        state.begun = true;
+        state.workers.iter_mut().for_each(|seen| seen.1 = now);
     }
 
     /// A change waits to be published.
@@ -103,10 +117,11 @@ impl ProxyHealth {
 
     fn faults_at(&self, now: Instant) -> Vec<Option<String>> {
         let mut state = self.lock();
+        // Until they are started, workers wait for the objects of the manifests.
+        let begun = state.begun;
         for (worker, seen) in self.counters.workers().zip(&mut state.workers) {
             let rounds = worker.polls.value();
-            // Those that have not started are waiting for the objects of the manifests.
-            if rounds != seen.0 || rounds == 0 {
+            if rounds != seen.0 || !begun {
                 *seen = (rounds, now);
             }
         }
@@ -164,7 +179,9 @@ mod tests {
         let counters = Arc::new(Counters::new(2));
         let (health, after) = started(&counters);
         health.state.lock().expect("no panic").ticked = after(50);
-        assert!(health.is_healthy_at(after(20)), "they have not started");
+        assert!(health.is_healthy_at(after(20)), "they have not been started");
+        health.begin_at(after(20));
+        assert!(health.is_healthy_at(after(24)) && !health.is_healthy_at(after(25)), "started, and no first round");
         counters.workers().for_each(|worker| worker.polls.add(1));
         assert!(health.is_healthy_at(after(21)));
         assert!(health.is_healthy_at(after(25)) && !health.is_healthy_at(after(26)), "neither goes round");

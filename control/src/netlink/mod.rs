@@ -22,6 +22,7 @@
 mod event;
 mod facts;
 mod kernel;
+mod lag;
 mod owned;
 mod resolver;
 mod watch;
@@ -36,6 +37,7 @@ use tokio::sync::oneshot;
 use crate::threads::{self, Role};
 
 pub use event::{HostEvent, HostNetworkError, Listener};
+pub use lag::Lag;
 pub use owned::OwnedAddresses;
 pub use resolver::Resolver;
 
@@ -43,6 +45,7 @@ pub use resolver::Resolver;
 #[derive(Debug)]
 pub struct HostNetwork {
     resolver: Resolver,
+    lag: Arc<Lag>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -59,13 +62,20 @@ impl HostNetwork {
             resolver::channel().map_err(|e| HostNetworkError::new("creating the resolver's queue", e))?;
         let (stop, stopped) = oneshot::channel();
         let (first, ready) = mpsc::sync_channel(1);
-        let work = move || watch::run(watch::Watcher::new(interfaces, owned, news), questions, stopped, &first);
+        let lag = Arc::new(Lag::default());
+        let watcher = watch::Watcher::new(interfaces, owned, news, Arc::clone(&lag));
+        let work = move || watch::run(watcher, questions, stopped, &first);
         let thread = threads::spawn(Role::Network, "network", work);
         let thread = Some(thread.map_err(|e| HostNetworkError::new("starting the netlink thread", e))?);
-        let network = HostNetwork { resolver, stop: Some(stop), thread };
+        let network = HostNetwork { resolver, lag, stop: Some(stop), thread };
         let gone = |_| HostNetworkError::new("reading links, routes and neighbours", io::ErrorKind::BrokenPipe);
         let net = ready.recv().map_err(gone)??;
         Ok((network, net))
+    }
+
+    /// Whether it is in step with the kernel.
+    pub fn lag(&self) -> Arc<Lag> {
+        Arc::clone(&self.lag)
     }
 
     /// The handle by which workers request a neighbour.

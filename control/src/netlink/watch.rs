@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::event::{HostEvent, HostNetworkError, Listener};
 use super::facts::{self, Known};
 use super::kernel::{self, Request, connect, let_go, read, request_neighbour};
+use super::lag::Lag;
 use super::owned::OwnedAddresses;
 use super::resolver::Questions;
 
@@ -84,6 +85,7 @@ pub(super) struct Watcher {
     ports: HashMap<String, PortId>,
     owned: OwnedAddresses,
     news: Listener,
+    lag: Arc<Lag>,
     /// Links, addresses and routes of the last reading.
     read: Facts,
     neighbours: HashMap<NeighbourQuery, Mac>,
@@ -109,7 +111,12 @@ enum Report {
 }
 
 impl Watcher {
-    pub(super) fn new(interfaces: Vec<(String, PortId)>, owned: OwnedAddresses, news: Listener) -> Watcher {
+    pub(super) fn new(
+        interfaces: Vec<(String, PortId)>,
+        owned: OwnedAddresses,
+        news: Listener,
+        lag: Arc<Lag>,
+    ) -> Watcher {
         let mut ports = new_map();
         ports.extend(interfaces);
         let conflicts = HashSet::with_hasher(new_map::<(), ()>().hasher().clone());
@@ -117,6 +124,7 @@ impl Watcher {
             ports,
             owned,
             news,
+            lag,
             read: Facts::default(),
             neighbours: new_map(),
             kept: new_map(),
@@ -136,9 +144,10 @@ impl Watcher {
             let session = async {
                 let session = Session::open(questions)?;
                 self.read_all(&session.requests).await?;
-                if let Some(first) = first.take() {
+                match first.take() {
                     // The caller of `start` waits for it.
-                    let _ = first.send(Ok(self.first_net()));
+                    Some(first) => drop(first.send(Ok(self.first_net()))),
+                    None => self.publish(),
                 }
                 self.follow(session, questions).await
             };
@@ -149,7 +158,10 @@ impl Watcher {
             let Err(error) = ended;
             match first.take() {
                 Some(first) => return drop(first.send(Err(error))),
-                None => tracing::warn!(%error, "netlink: reading the host's network again"),
+                None => {
+                    self.lag.lost(error.to_string());
+                    tracing::warn!(%error, "netlink: reading the host's network again");
+                }
             }
             sleep(AFTER_LOST_SOCKET).await;
         }
@@ -201,10 +213,12 @@ impl Watcher {
                 self.publish_at = self.publish_at.or(Some(soonest));
             }
             Report::Read => {
+                self.lag.due();
                 let soonest = (now + BEFORE_READING).max(self.rest_until);
                 self.read_at = self.read_at.or(Some(soonest));
             }
             Report::Lost => {
+                self.lag.lost("notifications of the kernel were lost in a burst");
                 tracing::info!("netlink notifications were lost in a burst; reading everything again");
                 self.read_all(requests).await?;
                 self.publish();
@@ -258,6 +272,7 @@ impl Watcher {
         let started = Instant::now();
         self.read = read(requests, &self.ports).await?;
         self.rest_until = Instant::now() + started.elapsed() * REST_AFTER_READING;
+        self.lag.caught_up();
         self.publish();
         Ok(())
     }
@@ -269,6 +284,7 @@ impl Watcher {
             self.learn(who, known);
         }
         self.read_at = None;
+        self.lag.caught_up();
         Ok(())
     }
 
