@@ -29,7 +29,11 @@ fn run(command: Command) -> Result<(), Failure> {
             if args.check {
                 return preflight::run(&config, &mut Plain::new(io::stdout().lock()));
             }
-            let start = gateway::Start { manifests: args.manifests, set_aside_damaged: args.set_aside_damaged };
+            let start = gateway::Start {
+                config: Some(args.config),
+                manifests: args.manifests,
+                set_aside_damaged: args.set_aside_damaged,
+            };
             gateway::run(config, start).map_err(|error| Failure::caused(&error))
         }
         Command::Replay(args) => replay::run(&args).map_err(|error| Failure::caused(&error)),

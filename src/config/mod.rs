@@ -7,12 +7,13 @@
 //!
 //! Objects of Kubernetes come through the API and change while packets flow; this file holds what
 //! must be known before the first one: the interfaces, the addresses the gateway owns, the ranges
-//! it allocates from. It is read once. Every key but `interfaces` and `addresses` has a default,
+//! it allocates from. It is read at start; on SIGHUP, what can change meanwhile is taken from it. Every key but `interfaces` and `addresses` has a default,
 //! and an unknown key is an error, because a misspelt `masquaradeAll` that is silently ignored
 //! costs a night. `docs/configuration.md` is the reference for users.
 //!
 //! The values are types of std, so that no other part depends on how they are written.
 
+mod keys;
 mod model;
 mod parts;
 mod reader;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub use model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, Flows, Health, Host, Idle, Interface, Link, Log, LogFormat,
-    MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, Purpose, Route, Run, Workers,
+    LogLevel, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, Purpose, Route, Run, Workers,
 };
 pub use reader::Fault;
 

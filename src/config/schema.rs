@@ -12,7 +12,8 @@ use pollgate_common::settings::Masquerade;
 
 use super::model::{
     Api, Backend, Cluster, Config, DEFAULT_SOCKET, Dns, DnsZone, Flows, Health, Host, Idle, Interface, Limits, Link,
-    Log, LogFormat, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, Run, SliceManager, Workers,
+    Log, LogFormat, LogLevel, MAGLEV_TABLE_SIZES, Maglev, Metrics, Nat, PodRecords, Purpose, Route, Run, SliceManager,
+    Workers,
 };
 use super::reader::{Fault, Faults, Field, Section};
 use super::tree::Node;
@@ -393,8 +394,15 @@ fn api(mut section: Section<'_>) -> Api {
 
 fn log(mut section: Section<'_>) -> Log {
     let format = section.field("format").choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    let level = section.field("level").choice(&[
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ]);
     section.finish();
-    Log { format: format.unwrap_or(LogFormat::Text) }
+    Log { format: format.unwrap_or(LogFormat::Text), level: level.unwrap_or(LogLevel::Info) }
 }
 
 fn limits(mut section: Section<'_>) -> Limits {

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use pollgate_control::threads::{self, Role};
-use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
-use crate::config::LogFormat;
+use crate::config::{self, LogFormat, LogLevel};
 
 /// Lines that wait to be written.
 const CAPACITY: usize = 1024;
@@ -45,23 +45,47 @@ enum Item {
 /// The running log.
 pub(super) struct Log {
     queue: Sender<Item>,
+    /// What is written; `None` if `RUST_LOG` decides.
+    filter: Option<reload::Handle<Targets, Registry>>,
 }
 
-/// Logs level info and above; `RUST_LOG` changes this.
-pub(super) fn start(format: LogFormat) -> Log {
+impl Log {
+    /// Writes lines of this level and above from now on.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub(super) fn set_level(&self, level: LogLevel) -> Result<(), String> {
+        let filter = self.filter.as_ref().ok_or("the environment variable RUST_LOG decides what is logged")?;
+        filter.reload(of_level(level)).map_err(|error| error.to_string())
+    }
+}
+
+fn of_level(level: LogLevel) -> Targets {
+    Targets::new().with_default(match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    })
+}
+
+/// Starts it. `RUST_LOG` overrides the configured level.
+pub(super) fn start(config: config::Log) -> Log {
     let (queue, items) = bounded(CAPACITY);
     // If there is no thread, the queue has no receiver, and every line is lost and counted.
     let _ = threads::spawn(Role::Log, "log", move || write_all(&items, &mut io::stderr()));
-    let log = Log { queue };
-    let targets = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
-    let targets = targets.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let environment: Option<Targets> = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let is_fixed = environment.is_some();
+    let (filter, handle) = reload::Layer::new(environment.unwrap_or_else(|| of_level(config.level)));
+    let log = Log { queue, filter: (!is_fixed).then_some(handle) };
     let lines = fmt::layer().with_writer(Lines(log.queue.clone())).with_target(false);
-    let lines = match format {
+    let lines = match config.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // An earlier subscriber (of a test) stays.
-    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     log
 }
 

@@ -19,7 +19,9 @@ mod error;
 mod log;
 mod network;
 mod panics;
+mod reload;
 mod restore;
+mod signals;
 mod watch;
 mod workers;
 
@@ -51,7 +53,7 @@ use pollgate_control::sources::files::{self, Follower, Following};
 use pollgate_control::store::Size;
 use pollgate_control::threads::{Role, narrowed_by};
 use pollgate_dataplane::idle::Mode;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -67,6 +69,7 @@ pub use error::GatewayError;
 use error::system;
 use network::follow_network;
 use restore::{open_state, read_pods};
+use signals::{Request, Signals};
 use watch::{Looked, Watch};
 pub(crate) use workers::worker_count;
 use workers::{DnsEnds, Workers};
@@ -74,34 +77,55 @@ use workers::{DnsEnds, Workers};
 /// Options of one start, in addition to the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
+    /// The file of the configuration, to be read again on SIGHUP.
+    pub config: Option<PathBuf>,
     /// A file or directory of objects, loaded before the first frame and followed.
     pub manifests: Option<PathBuf>,
     /// Keep a damaged state file under another name, and start without it.
     pub set_aside_damaged: bool,
 }
 
-/// Runs in the foreground until SIGTERM or SIGINT, then drains and stops.
-pub fn run(config: Config, start: Start) -> Result<(), GatewayError> {
+/// Runs in the foreground until a signal stops it ([`signals`]).
+pub fn run(mut config: Config, start: Start) -> Result<(), GatewayError> {
     let privileges = Privileges::of(&config);
     // Before there is another thread.
     privileges.enter()?;
     let narrowing = narrowed_by(privileges.clone().narrowing());
     // Dropped last, when everything has been logged.
-    let _log = log::start(config.log.format);
+    let log = log::start(config.log);
     drop(narrowing);
     let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
+    let mut signals = Signals::catch().map_err(system("catching signals"))?;
     panics::decide();
     let gateway = Gateway::start_with(&config, &start, stop)?;
     privileges.narrow(Role::Main);
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        warn!("notifying systemd that the gateway is ready: {error}");
-    }
-    let signal = signals.forever().next().unwrap_or(SIGTERM);
-    info!("stopping on {}", signal_hook::low_level::signal_name(signal).unwrap_or("a signal"));
-    let totals = gateway.stop();
+    notify(&[NotifyState::Ready]);
+    let totals = loop {
+        let (request, signal) = signals.next();
+        match request {
+            Request::Reload => {
+                info!("reloading on {signal}");
+                reload::reload(&gateway, &log, &start, &mut config);
+            }
+            Request::Stop => {
+                info!("stopping on {signal}");
+                break gateway.stop();
+            }
+            Request::StopAtOnce => {
+                info!("stopping at once on {signal}");
+                break gateway.stop_at_once();
+            }
+        }
+    };
     info!("stopped: {totals}");
     if panics::has_stopped() { Err(GatewayError::Panicked) } else { Ok(()) }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!("notifying systemd: {error}");
+    }
 }
 
 /// A running gateway; it must be stopped.
@@ -209,8 +233,10 @@ impl Gateway {
         let manifests = follower.as_ref().map(Follower::status);
         let following = follower.map(load_and_follow).transpose()?;
         workers.start(engines)?;
+        progress.begin();
         announcer.begin();
-        let looked = Looked { config: config.clone(), opened, tables: source.clone(), progress, manifests };
+        let lag = network.lag();
+        let looked = Looked { config: config.clone(), opened, tables: source.clone(), progress, lag, manifests };
         let watch = Watch::start(looked, checks)?;
         info!("{}", summary(config, &cpus));
         Ok(Gateway {
@@ -242,11 +268,20 @@ impl Gateway {
 
     /// Drains the workers, then stops the rest. Returns the totals in one line.
     pub fn stop(self) -> String {
+        self.end(ApiHandle::stop)
+    }
+
+    /// As [`Gateway::stop`], but does not wait for clients of the API.
+    pub fn stop_at_once(self) -> String {
+        self.end(ApiHandle::stop_at_once)
+    }
+
+    fn end(self, stop_api: impl FnOnce(ApiHandle)) -> String {
         drop(self.watch);
         drop(self.announcer);
         drop(self.workers);
         drop(self.following);
-        self.api.stop();
+        stop_api(self.api);
         self.control.stop();
         drop(self.health);
         drop(self.dns);

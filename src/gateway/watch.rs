@@ -14,6 +14,7 @@ use crossbeam::channel::{self, RecvTimeoutError, Sender};
 use pollgate_common::epoch::Source;
 use pollgate_common::net::Net;
 use pollgate_control::health::ProxyHealth;
+use pollgate_control::netlink::Lag;
 use pollgate_control::observe::checks::{Check, Checks, Scope};
 use pollgate_control::sources::files;
 use pollgate_control::threads::{self, Role};
@@ -33,6 +34,7 @@ pub(super) struct Looked {
     pub(super) opened: Arc<Net>,
     pub(super) tables: Source,
     pub(super) progress: Arc<ProxyHealth>,
+    pub(super) lag: Arc<Lag>,
     pub(super) manifests: Option<files::Status>,
 }
 
@@ -98,6 +100,7 @@ impl Looked {
             Check::ready(format!("interface-{name}"), fault.or_else(|| self.link_fault(at)))
         }));
         let about = |subject| joined(faults.iter().filter(|fault| Subject::of(fault) == subject));
+        checks.push(Check::ready("network", self.lag.fault()));
         checks.push(Check::ready("forwarding", about(Subject::Forwarding)));
         checks.push(Check::ready("host", about(Subject::Host)));
         if let Some(manifests) = &self.manifests {

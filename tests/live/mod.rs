@@ -27,6 +27,7 @@ mod process;
 mod real_clients;
 mod resolvers;
 mod services;
+mod signals;
 mod state;
 pub(crate) mod support;
 mod takeover;
@@ -58,6 +59,7 @@ pub(crate) fn tests() -> Vec<Test> {
         real_clients::TESTS,
         resolvers::TESTS,
         services::TESTS,
+        signals::TESTS,
         state::TESTS,
         takeover::TESTS,
         trace::TESTS,

@@ -159,7 +159,7 @@ fn start_logging_to(log: Stdio, directory: &Path, mut command: Command) -> Proce
     fs::set_permissions(&notify, fs::Permissions::from_mode(0o777)).expect("ours");
     ready.set_read_timeout(Some(PATIENCE)).expect("set");
     command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log);
-    let process = Process { child: command.spawn().expect("started") };
+    let process = Process::of(&mut command);
     let mut told = [0; 256];
     let length = ready.recv(&mut told).unwrap_or_else(|error| {
         panic!("not ready: {error}; {}", fs::read_to_string(directory.join("log")).unwrap_or_default())
@@ -174,6 +174,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    pub(crate) fn of(command: &mut Command) -> Process {
+        Process { child: command.spawn().expect("started") }
+    }
+
     pub(crate) fn signal(&self, signal: libc::c_int) {
         let id = libc::pid_t::try_from(self.child.id()).expect("a process id");
         // SAFETY: no pointers; the child has not been waited for, so the id is still its own.
@@ -393,7 +397,7 @@ fn it_says_what_is_wrong_and_when_that_is_over() {
     let gateway = place.network.gateway();
     let process = place.start();
     let all = asked(&place, "/readyz?verbose");
-    for name in ["ping", "store", "control", "worker-0", "interface-node-1", "forwarding", "checks"] {
+    for name in ["ping", "store", "control", "worker-0", "interface-node-1", "network", "forwarding", "checks"] {
         assert!(all.1.contains(&format!("[+]{name} ok\n")), "{name}: {all:?}");
     }
     assert_eq!((all.0, asked(&place, "/readyz")), (200, (200, "ok".to_owned())));
@@ -438,7 +442,7 @@ fn the_watchdog_is_fed_while_it_works() {
     let mut command = place.run_command("gateway.yaml");
     command.env("NOTIFY_SOCKET", place.path().join("watchdog"));
     let log = File::create(place.path().join("log")).expect("a log");
-    let process = Process { child: command.stderr(log).spawn().expect("started") };
+    let process = Process::of(command.stderr(log));
     let told = || {
         let mut text = [0; 256];
         let length = notify.recv(&mut text).unwrap_or_else(|error| panic!("{error}; {}", place.log()));
