@@ -27,6 +27,7 @@ tests! {
         a_client_with_too_many_connections_loses_its_own_oldest,
         the_search_list_is_that_of_the_client_behind_the_pair,
         dns_over_tcp_is_served_again_after_a_kill,
+        an_answer_that_no_message_holds_is_marked,
         without_the_pair_dns_over_tcp_is_refused;
     [Lab, Program("dig")] =>
         dig_asks_by_tcp_over_both_families,
@@ -197,13 +198,13 @@ fn an_idle_connection_is_closed_and_a_slow_query_does_not_keep_it() {
     at_rest(&site, &[]);
 }
 
-/// A headless Service whose addresses need 48,000 bytes.
-fn big(site: &Site) -> Vec<Ipv4Addr> {
+/// A headless Service of so many endpoints, whose records need 16 bytes each.
+fn big(site: &Site, endpoints: u16) -> Vec<Ipv4Addr> {
     let address = |n: u16| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 16, 0)) + u32::from(n));
     let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "big" },
         "spec": { "clusterIP": "None", "ports": [{ "name": "p", "port": 80 }] } });
     apply_object(&site.client(), &service);
-    let addresses: Vec<Ipv4Addr> = (0..3000).map(address).collect();
+    let addresses: Vec<Ipv4Addr> = (0..endpoints).map(address).collect();
     for (number, chunk) in addresses.chunks(1000).enumerate() {
         let endpoints: Vec<_> = chunk.iter().map(|address| json!({ "addresses": [address] })).collect();
         let slice = json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -216,9 +217,20 @@ fn big(site: &Site) -> Vec<Ipv4Addr> {
 
 const BIG: &str = "big.default.svc.cluster.local";
 
+/// RFC 2181 §9: a part is not to be taken for the whole.
+fn an_answer_that_no_message_holds_is_marked() {
+    let site = Site::new();
+    big(&site, 4500);
+    let mut stream = connect(site.host("frontend-app"), at(DNS), PATIENCE).expect("connected");
+    stream.write_all(&query(7, BIG, A)).expect("sent");
+    let response = read(&mut stream).expect("a response");
+    assert_eq!((response.code, response.answers, response.truncated), (OK, 4078, true));
+    at_rest(&site, &[]);
+}
+
 fn a_client_that_does_not_read_is_left() {
     let site = Site::new();
-    big(&site);
+    big(&site, 3000);
     let mut greedy = connect(site.host("frontend-app"), at(DNS), PATIENCE).expect("connected");
     greedy.set_write_timeout(Some(SHORT)).expect("set");
     let message = query(1, BIG, A);
@@ -328,7 +340,7 @@ fn dig_asks_by_tcp_over_both_families() {
 
 fn dig_gets_a_truncated_answer_whole_by_tcp() {
     let site = Site::new();
-    let addresses: BTreeSet<IpAddr> = big(&site).into_iter().map(IpAddr::V4).collect();
+    let addresses: BTreeSet<IpAddr> = big(&site, 3000).into_iter().map(IpAddr::V4).collect();
     let truncated = dig(&site, "frontend-app", &["@10.96.0.10", "+ignore", BIG]);
     assert!(truncated.contains(" qr aa tc rd") && truncated.contains("ANSWER: 0"), "{truncated}");
     let whole = dig(&site, "frontend-app", &["@10.96.0.10", "+short", BIG]);

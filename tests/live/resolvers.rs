@@ -103,7 +103,7 @@ struct Case {
     autopath: [u64; 3],
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case { name: "backend-service", addresses: &["10.96.0.50"], plain: [1, 1, 0], autopath: [1, 1, 0] },
     Case {
         name: "both",
@@ -115,6 +115,8 @@ const CASES: [Case; 5] = [
     // The second domain of the search list has it, then the third.
     Case { name: "api.prod", addresses: &["10.96.0.61"], plain: [2, 2, 2], autopath: [1, 1, 0] },
     Case { name: "api.prod.svc", addresses: &["10.96.0.61"], plain: [3, 3, 4], autopath: [1, 1, 0] },
+    // No domain of the list has it: four dots are less than ndots.
+    Case { name: "api.prod.svc.cluster.local", addresses: &["10.96.0.61"], plain: [4, 4, 6], autopath: [1, 1, 0] },
 ];
 
 /// Source port and type of a query.

@@ -306,13 +306,18 @@ fn alias(query: &Query, writer: &mut Writer<'_>, zone: &Zone, records: &Records<
 }
 
 /// Writes what `name` leads to, and the aliases on the way. `at` is where the message has the name. One that does not exist has no
-/// data (as with CoreDNS): the alias exists.
+/// data (as with CoreDNS): the alias exists. A circle ends where it began.
 fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mut name: Name) {
-    for _ in 0..CHAIN {
+    let mut aliases = [query.name.as_bytes(); CHAIN];
+    for step in 0..CHAIN {
         let Some(owner) = pointer(at) else { return };
         match zone.find(&name) {
             Found::Node(node) | Found::Port(node) => match node.answer(query.rtype) {
                 Some(records) if records.rtype == rr::CNAME => {
+                    if aliases.contains(&node.name()) {
+                        return;
+                    }
+                    aliases[step] = node.name();
                     at = writer.at + RECORD;
                     writer.records_of(query, owner, &records);
                     match records.data().and_then(|data| Name::of(&[data], zone.names().seed())) {
@@ -334,7 +339,7 @@ fn follow(query: &Query, writer: &mut Writer<'_>, zone: &Zone, mut at: usize, mu
     }
 }
 
-/// Walks the search list of the client's Pod (`NAMESPACE.svc.ZONE`, `svc.ZONE`, `ZONE`) for it, if the query is the first step of
+/// Walks the search list of the client's Pod (`NAMESPACE.svc.ZONE`, `svc.ZONE`, `ZONE`, and none) for it, if the query is the first step of
 /// that walk and a later one exists: for every type, so that no type says that the name does not exist while another has records.
 #[cold]
 fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<IpAddr>) -> Option<()> {
@@ -346,18 +351,21 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
     let is_home = |pod: &super::zone::Resident| *pod.namespace == *namespace && !pod.on_host_network;
     zone.residents(client?).iter().find(|pod| is_home(pod))?;
     let typed = query.name.head(above - 2);
-    [above - 1, above].into_iter().find_map(|domain| {
-        let name = Name::of(&[typed, query.name.parent(domain)], zone.names().seed())?;
+    // Last, the name as the client's program gave it.
+    [Some(above - 1), Some(above), None].into_iter().find_map(|domain| {
+        let parent = domain.map_or(&[0][..], |domain| query.name.parent(domain));
+        let name = Name::of(&[typed, parent], zone.names().seed())?;
         // What takes a resolver is left to the client's own walk, for every type.
         let leads_out = || query.can_forward && way_out(zone, name.clone(), |_| {}).is_some();
         if matches!(zone.find(&name), Found::Missing | Found::Unknown | Found::Outside) || leads_out() {
             return None;
         }
         // The rest of the target is in the question.
-        let rest = pointer(message::LEN + query.name.offset(domain))?;
+        let place = domain.map_or(Some([0; 2]), |domain| pointer(message::LEN + query.name.offset(domain)))?;
+        let rest = domain.map_or(&place[..1], |_| &place[..]);
         let alias = head(QUESTION, rr::CNAME, zone.settings().ttl, typed.len() + rest.len());
         let data = writer.at + RECORD;
-        writer.put(ANSWER, 1, &[&alias, typed, &rest]);
+        writer.put(ANSWER, 1, &[&alias, typed, rest]);
         if !matches!(query.rtype, rr::CNAME | rr::ANY) {
             follow(query, writer, zone, data, name);
         }
@@ -408,6 +416,8 @@ pub(super) struct Writer<'a> {
     limit: usize,
     counts: [u16; 3],
     truncated: bool,
+    /// There are more records than any message holds.
+    is_cut: bool,
     /// The buffer ended before the limit.
     is_short: bool,
 }
@@ -416,7 +426,8 @@ impl<'a> Writer<'a> {
     #[inline]
     pub(super) fn new(query: &Query, buffer: &'a mut [u8]) -> Writer<'a> {
         let start = if query.unreadable.is_none() { query.end } else { message::LEN };
-        Writer { buffer, start, at: start, limit: query.limit(), counts: [0; 3], truncated: false, is_short: false }
+        let (limit, counts) = (query.limit(), [0; 3]);
+        Writer { buffer, start, at: start, limit, counts, truncated: false, is_cut: false, is_short: false }
     }
 
     /// Writes `count` records, all or none. What the client must have and does not accept leaves nothing but a mark, so that no
@@ -449,6 +460,8 @@ impl<'a> Writer<'a> {
     /// client chose at random, says with which.
     #[inline]
     fn records(&mut self, query: &Query, records: &Records<'_>) -> bool {
+        // RFC 2181 §9: what cannot be sent whole is marked, although no other way of asking brings more.
+        self.is_cut |= records.is_cut;
         let is_address = matches!(records.rtype, rr::A | rr::AAAA);
         if is_address && records.count > 1 {
             let size = records.answers.len() / usize::from(records.count);
@@ -554,7 +567,8 @@ impl<'a> Writer<'a> {
     /// Writes OPT and header.
     #[inline]
     pub(super) fn finish(self, query: &Query, outcome: Outcome) -> Result<Answered, NoAnswer> {
-        let Writer { buffer, mut at, mut counts, truncated, is_short, .. } = self;
+        let Writer { buffer, mut at, mut counts, truncated, is_cut, is_short, .. } = self;
+        let truncated = truncated || is_cut;
         let Outcome { rcode, authoritative, rule } = outcome;
         if is_short {
             return Err(NoAnswer::NoRoom);

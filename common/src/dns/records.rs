@@ -98,6 +98,7 @@ pub struct Set {
     rtype: u16,
     count: u16,
     extra: u16,
+    is_cut: bool,
     answers: Vec<u8>,
     extras: Vec<u8>,
 }
@@ -120,6 +121,7 @@ impl Set {
     /// Adds a record. Returns the offset of its data from the first answer, or `None` if no message could hold it.
     pub fn push(&mut self, ttl: u32, data: &[u8]) -> Option<usize> {
         if self.answers.len() + RECORD + data.len() > MAX_SET {
+            self.is_cut = true;
             return None;
         }
         self.answers.extend(head(QUESTION, self.rtype, ttl, data.len()));
@@ -160,6 +162,8 @@ struct Head {
     extra: U16<LE>,
     answers_len: U16<LE>,
     extras_len: U16<LE>,
+    /// 1: there are more records than any message holds.
+    is_cut: u8,
     /// Where its answers start; its extras follow.
     at: U32<LE>,
 }
@@ -187,6 +191,7 @@ impl Node {
                 extra: U16::new(set.extra),
                 answers_len: len(&set.answers),
                 extras_len: len(&set.extras),
+                is_cut: set.is_cut.into(),
                 at: U32::new(u32::try_from(at).unwrap_or(u32::MAX)),
             };
             bytes.extend(head.as_bytes());
@@ -243,7 +248,8 @@ impl Node {
         let records = self.0.get(at..).unwrap_or_default();
         let (answers, rest) = records.split_at_checked(head.answers_len.get().into()).unwrap_or_default();
         let extras = rest.get(..head.extras_len.get().into()).unwrap_or_default();
-        Records { rtype: head.rtype.get(), count: head.count.get(), extra: head.extra.get(), answers, extras }
+        let (rtype, count, extra) = (head.rtype.get(), head.count.get(), head.extra.get());
+        Records { rtype, count, extra, is_cut: head.is_cut != 0, answers, extras }
     }
 }
 
@@ -256,6 +262,8 @@ pub struct Records<'a> {
     pub count: u16,
     /// Number of records for the additional section.
     pub extra: u16,
+    /// Whether there are more than any message holds.
+    pub is_cut: bool,
     /// The answers; each begins with [`QUESTION`].
     pub answers: &'a [u8],
     /// The records for the additional section. They are right only behind all answers, in that order.
@@ -303,6 +311,9 @@ mod tests {
         let set = Set::of(rr::A, 5, addresses.iter().map(<[u8; 4]>::as_slice));
         assert_eq!(usize::from(set.count()), MAX_SET / 16);
         let node = Node::new(b"\0", &[set]);
-        assert_eq!(node.answer(rr::A).map(|set| set.answers.len()), Some(MAX_SET / 16 * 16));
+        let found = node.answer(rr::A).expect("records");
+        assert_eq!((found.answers.len(), found.is_cut), (MAX_SET / 16 * 16, true));
+        let whole = Node::new(b"\0", &[Set::of(rr::A, 5, addresses[..MAX_SET / 16].iter().map(<[u8; 4]>::as_slice))]);
+        assert_eq!(whole.answer(rr::A).map(|set| set.is_cut), Some(false));
     }
 }

@@ -70,8 +70,12 @@ pub fn relay(
     aliases.iter().for_each(|record| put(record, 0, ANSWER));
     chain.iter().chain(first).chain(last).for_each(|record| put(record, age, ANSWER));
     answer.authority.iter().for_each(|record| put(record, age, AUTHORITY));
-    let rcode = if aliases.is_empty() { answer.rcode } else { Rcode::NoError };
-    writer.finish(query, Outcome::error(rcode, Rule::Upstream))
+    // The zone has the question's name if it is an alias (RFC 1035 §4.1.1, AA).
+    let outcome = match aliases.is_empty() {
+        true => Outcome::error(answer.rcode, Rule::Upstream),
+        false => Outcome::of(Rcode::NoError, Rule::Upstream),
+    };
+    writer.finish(query, outcome)
 }
 
 /// The names that the response has already: the question's, and what aliases lead to.
@@ -163,6 +167,21 @@ mod tests {
         assert_eq!((answered.rcode, answered.answers), (Rcode::NoError, 1));
         assert_eq!(records[6..10], [0, 0, 0, 5], "the zone's own time to live");
         assert_eq!(relayed(0, &[], &nothing).0.rcode, Rcode::NxDomain);
+    }
+
+    /// RFC 1035 §4.1.1: authoritative for the question's name, which is the zone's if it is an alias.
+    #[test]
+    fn the_zones_own_alias_makes_the_answer_authoritative() {
+        let alias = Record::alias(&wire("a.example"), &wire("b.test"), 5);
+        for (aliases, expected) in [(&[alias][..], true), (&[], false)] {
+            let mut buffer = message::query(&wire("a.example"), rr::A);
+            let len = buffer.len();
+            buffer.resize(message::PLAIN_SIZE, 0);
+            let mut query = Query::default();
+            query.read(&buffer, len, Seed::random()).expect("a query");
+            relay(&query, &mut buffer, aliases, &answer(Rcode::NoError, Vec::new()), 0).expect("room");
+            assert_eq!(buffer[2] & 4 != 0, expected);
+        }
     }
 
     /// RFC 2181 §9.
