@@ -1,10 +1,12 @@
 //! Names outside the cluster, asked of upstreams: of NSD, and of servers that do what a test says.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +29,9 @@ tests! {
     [Lab] =>
         a_name_outside_is_answered_by_an_upstream_and_then_from_the_cache,
         the_second_upstream_is_used_when_the_first_is_silent_or_cannot,
+        clients_do_not_wait_for_an_upstream_that_is_down,
+        an_upstream_that_does_not_know_edns_is_asked_without,
+        an_expired_answer_does_not_wait_for_a_silent_upstream,
         without_an_answer_the_client_gets_servfail_and_an_expired_one_if_wanted,
         forged_and_wrong_responses_are_ignored,
         a_truncated_response_is_fetched_over_tcp,
@@ -261,6 +266,89 @@ fn the_second_upstream_is_used_when_the_first_is_silent_or_cannot() {
     assert_eq!(ask(&site, "later.example.com").expect("an answer"), answer(&["192.0.2.2"]));
     assert_eq!((first.asked("later.example.com"), second.asked("later.example.com")), (0, 1));
     assert_eq!(counters(&site).dns_upstream_failures, 3);
+    site.at_rest(&[]);
+}
+
+/// It is asked again beside the queries, which do not wait for it.
+fn clients_do_not_wait_for_an_upstream_that_is_down() {
+    let site = both();
+    let works = Arc::new(AtomicBool::new(false));
+    let inside = Arc::clone(&works);
+    let first = Upstream::start(&site, FIRST, move |asked| match inside.load(Ordering::Relaxed) {
+        true => vec![asked.address(60, [192, 0, 2, 1])],
+        false => Vec::new(),
+    });
+    Upstream::start(&site, SECOND, |asked| vec![asked.address(60, [192, 0, 2, 2])]);
+    let names = Cell::new(0);
+    let ask_next = || {
+        names.set(names.get() + 1);
+        let started = Instant::now();
+        let found = ask(&site, &format!("n{}.example.com", names.get())).expect("an answer");
+        (found, started.elapsed())
+    };
+    let is_down = || {
+        let stats: Value = serde_json::from_str(&site.cli(&["stats", "-o", "json"]).expect("counters")).expect("JSON");
+        stats["upstreams"][FIRST]["down"] == true
+    };
+    until("the first is known to be down", || ask_next().0 == answer(&["192.0.2.2"]) && is_down());
+    let asked = first.total();
+    until("it has been asked again, twice", || {
+        let (found, took) = ask_next();
+        assert!(found == answer(&["192.0.2.2"]) && took < Duration::from_millis(1400), "{found:?} after {took:?}");
+        first.total() >= asked + 2
+    });
+    works.store(true, Ordering::Relaxed);
+    until("it is used again", || ask_next().0 == answer(&["192.0.2.1"]));
+    assert!(!is_down());
+    site.at_rest(&[]);
+}
+
+/// RFC 6891 §6.2.2 and §7.
+fn an_upstream_that_does_not_know_edns_is_asked_without() {
+    let site = site(&format!("upstreams: [\"{FIRST}\"]"));
+    let upstream = Upstream::start(&site, FIRST, |asked| {
+        if asked.message[11] == 0 {
+            return vec![asked.address(60, [192, 0, 2, 1])];
+        }
+        // With and without the question.
+        let mut error = asked.response(if asked.name.starts_with("header") { 1 } else { 4 }, &[]);
+        if asked.name.starts_with("header") {
+            error.truncate(12);
+            error[5] = 0;
+        }
+        vec![error]
+    });
+    assert_eq!(ask(&site, "header.example.com").expect("an answer"), answer(&["192.0.2.1"]));
+    assert_eq!(upstream.asked("header.example.com"), 2);
+    assert_eq!(ask(&site, "www.example.com").expect("an answer"), answer(&["192.0.2.1"]));
+    assert_eq!(upstream.asked("www.example.com"), 1, "it is known now");
+    assert_eq!(counters(&site).dns_upstream_failures, 0);
+    site.at_rest(&[]);
+}
+
+/// RFC 8767 §5: a client waits 1.8 s.
+fn an_expired_answer_does_not_wait_for_a_silent_upstream() {
+    let site = site(&format!("upstreams: [\"{FIRST}\"], serveStale: true"));
+    let works = Arc::new(AtomicBool::new(true));
+    let inside = Arc::clone(&works);
+    Upstream::start(&site, FIRST, move |asked| match inside.load(Ordering::Relaxed) {
+        true => vec![asked.address(1, [192, 0, 2, 1])],
+        false => Vec::new(),
+    });
+    assert_eq!(ask(&site, "www.example.com").expect("an answer"), answer(&["192.0.2.1"]));
+    works.store(false, Ordering::Relaxed);
+    let mut longest = Duration::ZERO;
+    until("an expired answer, and that there is no other is known", || {
+        let started = Instant::now();
+        assert_eq!(ask(&site, "www.example.com").expect("an answer"), answer(&["192.0.2.1"]));
+        longest = longest.max(started.elapsed());
+        let totals = counters(&site);
+        totals.dns_stale > 0 && totals.dns_upstream_failures >= 3
+    });
+    assert!(longest > Duration::from_millis(1500) && longest < Duration::from_secs(4), "{longest:?}");
+    let started = Instant::now();
+    assert_eq!(ask(&site, "www.example.com").expect("an answer"), answer(&["192.0.2.1"]));
+    assert!(started.elapsed() < Duration::from_millis(1500), "nobody is asked so soon after a failure");
     site.at_rest(&[]);
 }
 

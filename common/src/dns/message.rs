@@ -368,10 +368,24 @@ fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
     }
 }
 
-/// The query with the number `id` that asks an upstream for `name` (in wire format), recursively and with EDNS.
-pub fn upstream_query(id: u16, name: &[u8], rtype: u16, dnssec_ok: bool, checking_disabled: bool) -> Vec<u8> {
+/// How an upstream is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edns {
+    /// Without an OPT record, as the upstream does not know it.
+    None,
+    /// With one. `dnssec_ok`: with signatures.
+    Opt {
+        /// DO (RFC 3225).
+        dnssec_ok: bool,
+    },
+}
+
+/// The query with the number `id` that asks an upstream for `name` (in wire format), recursively.
+pub fn upstream_query(id: u16, name: &[u8], rtype: u16, checking_disabled: bool, edns: Edns) -> Vec<u8> {
     let flags = RD | if checking_disabled { CD } else { 0 };
-    let header = Dns { id: U16::new(id), flags: U16::new(flags), additionals: U16::new(1), ..Dns::default() };
+    let header = Dns { id: U16::new(id), flags: U16::new(flags), ..Dns::default() };
+    let Edns::Opt { dnssec_ok } = edns else { return asking(header, name, rtype) };
+    let header = Dns { additionals: U16::new(1), ..header };
     let opt = Opt {
         name: 0,
         rtype: U16::new(rr::OPT),

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pollgate_common::counters::{Counters, WorkerCounters};
 use pollgate_common::dns::answer::{self, Answered, NoAnswer, Rule};
@@ -34,6 +34,7 @@ use pollgate_common::dns::relay::{Record, Relayed, relay};
 use pollgate_common::dns::zone::{Zone, ZoneSettings};
 use pollgate_common::net::source_prefix;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::sleep;
 
 use self::cache::{Cache, Found};
 pub(super) use self::message::Question;
@@ -45,7 +46,9 @@ use super::places::{Limits, Places};
 const PLACES: usize = 2048;
 /// Questions that may wait, from one client prefix.
 const PLACES_EACH: usize = 512;
-/// Names that may be asked for before anybody waits for them.
+/// How long a client waits for a new answer before it gets an expired one (RFC 8767 §5).
+const STALE_AFTER: Duration = Duration::from_millis(1800);
+/// Names that may be asked for without anybody who waits for them.
 const PREFETCHES: usize = 64;
 
 /// File descriptors that asking needs: a socket for each question.
@@ -163,12 +166,22 @@ impl Resolver {
 
     /// The answer to a question that the cache does not have.
     pub(super) async fn look_up(self: &Arc<Self>, client: IpAddr, errand: &Errand) -> Resolved {
-        let (cancel, cancelled) = oneshot::channel();
+        let (cancel, mut cancelled) = oneshot::channel();
         let _place = self.take_place(client, cancel);
         let mut flight = self.join(errand);
-        let outcome = tokio::select! {
-            outcome = flight.wait_for(Option::is_some) => outcome.ok().and_then(|outcome| outcome.clone()),
-            _ = cancelled => return Resolved::NoRoom,
+        let stale_after = sleep(STALE_AFTER);
+        tokio::pin!(stale_after);
+        let outcome = loop {
+            tokio::select! {
+                outcome = landed(&mut flight) => break outcome,
+                () = &mut stale_after, if self.serve_stale && !stale_after.is_elapsed() => {
+                    if let Some(stale) = self.stale(errand) {
+                        self.see_through(flight.clone());
+                        return stale;
+                    }
+                }
+                _ = &mut cancelled => return Resolved::NoRoom,
+            }
         };
         match outcome {
             Some(Some(answer)) => Resolved::Answer(answer, 0),
@@ -187,6 +200,16 @@ impl Resolver {
             Resolved::Answer(answer, age) => relay(query, buffer, &errand.aliases, answer, *age),
             Resolved::Failed => answer::fail(query, buffer, Rule::UpstreamFailed),
             Resolved::NoRoom => answer::fail(query, buffer, Rule::Busy),
+        }
+    }
+
+    /// Keeps a flight up that nobody waits for any more: what it brings is for the next.
+    fn see_through(self: &Arc<Self>, mut flight: watch::Receiver<Option<Outcome>>) {
+        if let Ok(place) = Arc::clone(&self.prefetches).try_acquire_owned() {
+            tokio::spawn(async move {
+                landed(&mut flight).await;
+                drop(place);
+            });
         }
     }
 
@@ -234,7 +257,7 @@ impl Resolver {
     /// Asks, until there is an outcome, or, unless it has a `place` of its own, nobody waits for it.
     async fn fly(self: Arc<Self>, question: Question, flight: Flight, place: Option<OwnedSemaphorePermit>) {
         let Some(pool) = self.pools.get(question.zone) else { return };
-        let mut asked = std::pin::pin!(pool.ask(&question, self.block()));
+        let mut asked = std::pin::pin!(pool.ask(&question, &self.counters));
         let outcome = loop {
             tokio::select! {
                 outcome = &mut asked => break outcome.map(Arc::new),
@@ -268,6 +291,11 @@ impl Resolver {
     fn places(&self) -> MutexGuard<'_, Places<u128, oneshot::Sender<()>>> {
         locked(&self.places)
     }
+}
+
+/// Waits for the outcome of a flight; without one, the thread ends.
+async fn landed(flight: &mut watch::Receiver<Option<Outcome>>) -> Option<Outcome> {
+    flight.wait_for(Option::is_some).await.ok()?.clone()
 }
 
 /// The address, and the zone unless it is the root.

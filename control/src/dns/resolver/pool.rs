@@ -1,9 +1,10 @@
 //! The upstreams of a zone, in order of preference.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use pollgate_common::counters::WorkerCounters;
+use pollgate_common::counters::Counters;
 use pollgate_common::dns::relay::Relayed;
 
 use super::message::Question;
@@ -14,11 +15,11 @@ const ROUNDS: usize = 3;
 
 /// The upstreams.
 #[derive(Debug)]
-pub(super) struct Pool(Vec<Upstream>);
+pub(super) struct Pool(Vec<Arc<Upstream>>);
 
 impl Pool {
     pub(super) fn new(addresses: &[SocketAddr]) -> Pool {
-        Pool(addresses.iter().map(|address| Upstream::new(*address)).collect())
+        Pool(addresses.iter().map(|address| Arc::new(Upstream::new(*address))).collect())
     }
 
     pub(super) fn stats(&self) -> impl Iterator<Item = (SocketAddr, UpstreamStats)> {
@@ -26,17 +27,17 @@ impl Pool {
     }
 
     /// Asks one after the other, those that have failed last, until one answers or the time is over.
-    pub(super) async fn ask(&self, question: &Question, counters: &WorkerCounters) -> Option<Relayed> {
+    pub(super) async fn ask(&self, question: &Question, counters: &Arc<Counters>) -> Option<Relayed> {
         let deadline = Instant::now() + PATIENCE;
         for _ in 0..ROUNDS {
-            let now = Instant::now();
+            self.probe(question, deadline, counters);
             let mut is_worth_another = false;
-            let (down, up): (Vec<_>, Vec<_>) = self.0.iter().partition(|upstream| upstream.is_down(now));
+            let (down, up): (Vec<_>, Vec<_>) = self.0.iter().partition(|upstream| upstream.is_down());
             for upstream in up.into_iter().chain(down) {
                 if Instant::now() >= deadline {
                     return None;
                 }
-                match upstream.ask(question, deadline, counters).await {
+                match upstream.ask(question, deadline, counters.dns()).await {
                     Ok(answer) => return Some(answer),
                     Err(NoResponse::Silence) => is_worth_another = true,
                     Err(NoResponse::Error) => {}
@@ -47,5 +48,15 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// Finds out whether those that were down answer again, beside the question, which does not wait for it.
+    fn probe(&self, question: &Question, deadline: Instant, counters: &Arc<Counters>) {
+        let now = Instant::now();
+        for upstream in self.0.iter().filter(|upstream| upstream.takes_probe(now)) {
+            let (upstream, question, counters) = (Arc::clone(upstream), question.clone(), Arc::clone(counters));
+            // What it answers is noted.
+            tokio::spawn(async move { drop(upstream.ask(&question, deadline, counters.dns()).await) });
+        }
     }
 }

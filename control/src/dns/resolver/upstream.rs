@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use pollgate_common::counters::WorkerCounters;
-use pollgate_common::dns::message::upstream_query;
+use pollgate_common::dns::message::{Edns, upstream_query};
 use pollgate_common::dns::relay::Relayed;
 use pollgate_common::hash::random_seed;
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,13 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(4500);
 const BOGUS: u32 = 16;
 /// Failures in a row until an upstream is asked last.
 const FAILURES: u32 = 2;
-/// For how long it is.
+/// How long until somebody finds out whether it answers again.
 const DOWN: Duration = Duration::from_secs(5);
+/// For how long an upstream that does not know EDNS is asked without (RFC 6891 §6.2.2).
+const PLAIN: Duration = Duration::from_secs(900);
+// RFC 1035 §4.1.1.
+const FORMERR: u8 = 1;
+const NOTIMP: u8 = 4;
 /// The longest latency that is told from longer ones, microseconds.
 const LONGEST: u64 = 10_000_000;
 
@@ -73,7 +78,10 @@ struct Log {
     queries: u64,
     failures: u64,
     in_a_row: u32,
+    /// While it is down, and until a query is answered again.
     down_until: Option<Instant>,
+    /// It is asked without EDNS until then.
+    plain_until: Option<Instant>,
     latency: Histogram<u64>,
 }
 
@@ -81,20 +89,30 @@ impl Upstream {
     pub(super) fn new(address: SocketAddr) -> Upstream {
         // Three digits, up to the time that no response takes; both are in range.
         let latency = Histogram::new_with_max(LONGEST, 3).expect("bounds that a histogram can have");
-        let record = Log { queries: 0, failures: 0, in_a_row: 0, down_until: None, latency };
+        let record = Log { queries: 0, failures: 0, in_a_row: 0, down_until: None, plain_until: None, latency };
         Upstream { address, record: Mutex::new(record) }
     }
 
-    pub(super) fn is_down(&self, now: Instant) -> bool {
-        locked(&self.record).down_until.is_some_and(|until| now < until)
+    pub(super) fn is_down(&self) -> bool {
+        locked(&self.record).down_until.is_some()
     }
 
     pub(super) fn stats(&self) -> UpstreamStats {
-        let down = self.is_down(Instant::now());
+        let down = self.is_down();
         let record = locked(&self.record);
         let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|quantile| record.latency.value_at_quantile(quantile));
         let max = record.latency.max();
         UpstreamStats { queries: record.queries, failures: record.failures, down, p50, p90, p99, max }
+    }
+
+    /// Whether somebody should find out if it answers again. Says so once for each time that it is down.
+    pub(super) fn takes_probe(&self, now: Instant) -> bool {
+        let mut record = locked(&self.record);
+        let is_over = record.down_until.is_some_and(|until| now >= until);
+        if is_over {
+            record.down_until = Some(now + DOWN);
+        }
+        is_over
     }
 
     /// Asks once, not longer than until `deadline`.
@@ -105,33 +123,67 @@ impl Upstream {
         counters: &WorkerCounters,
     ) -> Result<Relayed, NoResponse> {
         let started = Instant::now();
-        let by_datagram = datagram(self.address, question, counters);
-        let answer = match self.exchange(question, deadline, counters, by_datagram).await {
-            Some(Response::Truncated) => {
-                counters.dns_upstream_tcp.add(1);
-                self.exchange(question, deadline, counters, stream(self.address, question)).await
+        let knows_edns = locked(&self.record).plain_until.is_none_or(|until| started >= until);
+        let mut answer = None;
+        if knows_edns {
+            let edns = Edns::Opt { dnssec_ok: question.dnssec_ok };
+            answer = self.exchange(question, edns, deadline, counters).await;
+        }
+        if !knows_edns || matches!(answer, Some(Response::Error(FORMERR | NOTIMP))) {
+            answer = self.exchange(question, Edns::None, deadline, counters).await;
+            if knows_edns && matches!(answer, Some(Response::Answer(_))) {
+                locked(&self.record).plain_until = Some(Instant::now() + PLAIN);
             }
-            other => other,
-        };
+        }
         let answer = match answer {
             Some(Response::Answer(answer)) => Ok(answer),
             Some(Response::Error(_)) => Err(NoResponse::Error),
             Some(Response::Truncated | Response::Malformed | Response::Bogus) | None => Err(NoResponse::Silence),
         };
+        self.note(started, answer.as_ref().err(), counters);
+        answer
+    }
+
+    fn note(&self, started: Instant, failure: Option<&NoResponse>, counters: &WorkerCounters) {
         let mut record = locked(&self.record);
-        if answer.is_ok() {
+        let was_down = record.down_until.is_some();
+        if failure.is_none() {
             let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(LONGEST);
             record.latency.saturating_record(took);
         } else {
             counters.dns_upstream_failures.add(1);
             record.failures += 1;
         }
-        record.in_a_row = if answer == Err(NoResponse::Silence) { record.in_a_row + 1 } else { 0 };
+        record.in_a_row = if failure == Some(&NoResponse::Silence) { record.in_a_row + 1 } else { 0 };
         record.down_until = (record.in_a_row >= FAILURES).then(|| Instant::now() + DOWN);
-        answer
+        match (was_down, record.down_until.is_some()) {
+            (false, true) => tracing::warn!(
+                "DNS upstream {} has not answered {FAILURES} queries in a row; it is asked last until it answers again",
+                self.address
+            ),
+            (true, false) => tracing::info!("DNS upstream {} answers again", self.address),
+            (true, true) | (false, false) => {}
+        }
     }
 
+    /// Over UDP, and over TCP if the response is truncated.
     async fn exchange(
+        &self,
+        question: &Question,
+        edns: Edns,
+        deadline: Instant,
+        counters: &WorkerCounters,
+    ) -> Option<Response> {
+        let by_datagram = datagram(self.address, question, edns, counters);
+        let response = self.within(question, deadline, counters, by_datagram).await;
+        if response != Some(Response::Truncated) {
+            return response;
+        }
+        counters.dns_upstream_tcp.add(1);
+        self.within(question, deadline, counters, stream(self.address, question, edns)).await
+    }
+
+    async fn within(
         &self,
         question: &Question,
         deadline: Instant,
@@ -149,11 +201,10 @@ impl Upstream {
     }
 }
 
-fn query(question: &Question) -> (u16, Vec<u8>) {
+fn query(question: &Question, edns: Edns) -> (u16, Vec<u8>) {
     let [seed, ..] = random_seed();
     let id = u16::try_from(seed & 0xffff).unwrap_or(0);
-    let Question { zone: _, name, rtype, dnssec_ok, checking_disabled } = question;
-    (id, upstream_query(id, name, *rtype, *dnssec_ok, *checking_disabled))
+    (id, upstream_query(id, &question.name, question.rtype, question.checking_disabled, edns))
 }
 
 fn unspecified(server: SocketAddr) -> SocketAddr {
@@ -162,10 +213,15 @@ fn unspecified(server: SocketAddr) -> SocketAddr {
 }
 
 /// Over UDP: from a port that the kernel chooses at random, and which takes datagrams of this server alone.
-async fn datagram(server: SocketAddr, question: &Question, counters: &WorkerCounters) -> io::Result<Response> {
+async fn datagram(
+    server: SocketAddr,
+    question: &Question,
+    edns: Edns,
+    counters: &WorkerCounters,
+) -> io::Result<Response> {
     let socket = UdpSocket::bind(unspecified(server)).await?;
     socket.connect(server).await?;
-    let (id, message) = query(question);
+    let (id, message) = query(question, edns);
     socket.send(&message).await?;
     let mut buffer = [0; 4096];
     for _ in 0..BOGUS {
@@ -179,9 +235,9 @@ async fn datagram(server: SocketAddr, question: &Question, counters: &WorkerCoun
 }
 
 /// Over TCP (RFC 7766).
-async fn stream(server: SocketAddr, question: &Question) -> io::Result<Response> {
+async fn stream(server: SocketAddr, question: &Question, edns: Edns) -> io::Result<Response> {
     let mut stream = TcpStream::connect(server).await?;
-    let (id, message) = query(question);
+    let (id, message) = query(question, edns);
     let mut framed = Vec::new();
     framing::push(&mut framed, &message);
     stream.write_all(&framed).await?;
