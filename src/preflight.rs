@@ -48,6 +48,8 @@ struct Plan {
     pair: Option<PairPlan>,
     /// Owned addresses that the kernel has no route to.
     unrouted: Vec<IpAddr>,
+    /// What threads would not be limited to.
+    gaps: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -61,7 +63,8 @@ struct Interface {
 fn look(config: &Config) -> Plan {
     let machine = Machine::ask();
     let mut faults = config.unsupported();
-    faults.extend(Privileges::of(config).obstacle().map(|obstacle| obstacle.to_string()));
+    let privileges = Privileges::of(config);
+    faults.extend(privileges.obstacle().map(|obstacle| obstacle.to_string()));
     let switched_off = host_faults(config, &mut faults);
     let cpus = host::allowed_cpus().unwrap_or_default();
     let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));
@@ -76,7 +79,7 @@ fn look(config: &Config) -> Plan {
     }
     // The pair brings routes to them.
     let unrouted = if pair.is_some() { Vec::new() } else { host::unrouted(&config.owned_addresses()) };
-    Plan { interfaces, workers, switched_off, pair, unrouted, faults, machine }
+    Plan { interfaces, workers, switched_off, pair, unrouted, gaps: privileges.gaps(), faults, machine }
 }
 
 fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
@@ -124,6 +127,9 @@ impl fmt::Display for Plan {
         }
         for sysctl in &self.switched_off {
             writeln!(f, "at start: sets {sysctl}=0, and leaves it set (host.disableForwarding)")?;
+        }
+        for gap in &self.gaps {
+            writeln!(f, "at start: {gap}")?;
         }
         let advice = self.advice();
         let heading = if advice.is_empty() {
@@ -239,6 +245,7 @@ mod tests {
             switched_off: Vec::new(),
             pair: None,
             unrouted: Vec::new(),
+            gaps: Vec::new(),
             faults: Vec::new(),
             machine,
         }

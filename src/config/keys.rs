@@ -28,7 +28,7 @@ impl Config {
             api: Api { socket, state, listen },
             metrics: Metrics { listen: metrics },
             health: Health { port },
-            run: Run { user, group },
+            run: Run { user, group, sandbox },
             log: Log { format, level },
             limits,
         } = self;
@@ -61,6 +61,7 @@ impl Config {
             key("health.port", port),
             key("run.user", user),
             key("run.group", group),
+            key("run.sandbox", sandbox),
             key("log.format", format),
             key("log.level", level),
         ]);

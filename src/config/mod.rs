@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((config.api.listen, config.metrics.listen), (None, None));
         assert_eq!((config.host.pair, config.health.port), (true, Some(10_256)));
         assert_eq!(run(&format!("{LEAST}health: {{port: 0}}\n")).unwrap().health.port, None);
-        assert_eq!(config.run, Run { user: None, group: None });
+        assert_eq!(config.run, Run { user: None, group: None, sandbox: true });
         let other = run(&format!("{LEAST}run: {{user: pollgate, group: 990}}\n")).unwrap().run;
         assert_eq!((other.user.as_deref(), other.group.as_deref()), (Some("pollgate"), Some("990")));
     }

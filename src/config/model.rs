@@ -74,6 +74,8 @@ pub struct Run {
     pub user: Option<String>,
     /// A group, by name or number; none: the user's.
     pub group: Option<String>,
+    /// Whether each thread is limited to the system calls and files of its role.
+    pub sandbox: bool,
 }
 
 /// The log, on stderr.

@@ -421,8 +421,9 @@ fn limits(mut section: Section<'_>) -> Limits {
 fn run(mut section: Section<'_>) -> Run {
     let user = account(&section.field("user"), "the name or number of a user");
     let group = account(&section.field("group"), "the name or number of a group");
+    let sandbox = section.field("sandbox").boolean().unwrap_or(true);
     section.finish();
-    Run { user, group }
+    Run { user, group, sandbox }
 }
 
 fn account(field: &Field<'_>, expected: &str) -> Option<String> {

@@ -85,15 +85,23 @@ pub struct Start {
     pub set_aside_damaged: bool,
 }
 
+impl Start {
+    /// What this process and its threads may do.
+    fn privileges(&self, config: &Config) -> Privileges {
+        Privileges::of(config).reading(self.config.as_deref()).following(self.manifests.as_deref())
+    }
+}
+
 /// Runs in the foreground until a signal stops it ([`signals`]).
 pub fn run(mut config: Config, start: Start) -> Result<(), GatewayError> {
-    let privileges = Privileges::of(&config);
+    let privileges = start.privileges(&config);
     // Before there is another thread.
     privileges.enter()?;
     let narrowing = narrowed_by(privileges.clone().narrowing());
     // Dropped last, when everything has been logged.
     let log = log::start(config.log);
     drop(narrowing);
+    privileges.report();
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = Signals::catch().map_err(system("catching signals"))?;
     panics::decide();
@@ -155,7 +163,7 @@ impl Gateway {
     /// As [`Gateway::start`], with options.
     pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
         check(config)?;
-        let _narrowing = narrowed_by(Privileges::of(config).narrowing());
+        let _narrowing = narrowed_by(start.privileges(config).narrowing());
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
         let plan = PairPlan::of(config);

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn configured(user: Option<&str>, group: Option<&str>) -> Result<Identity, String> {
-        let run = Run { user: user.map(str::to_owned), group: group.map(str::to_owned) };
+        let run = Run { user: user.map(str::to_owned), group: group.map(str::to_owned), sandbox: true };
         Identity::configured(&run).map_err(|error| error.to_string())
     }
 

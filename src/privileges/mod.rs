@@ -2,33 +2,41 @@
 //!
 //! ```text
 //!  start, one thread ── enter ──▶ run.user, with the capabilities that opening ports needs; no_new_privs
-//!      every further thread ── narrow(role) ──▶ only those of its role
+//!      every further thread ── narrow(role) ──▶ only what its role needs:
+//!                                   its capabilities, its files (Landlock), its system calls (seccomp)
 //!      when all is started, the first thread ── narrow(Main) ──▶ the same
 //! ```
 //!
 //! **The user is changed first, before any other thread exists.** So all threads have it, whichever way credentials are inherited, and
 //! every socket and file is opened as it will be when it has to be opened again: what works at start works later.
 //!
-//! **Capabilities belong to threads.** The threads share their memory, so this does not hold against one that runs foreign code: see
+//! **All of this belongs to threads.** The threads share their memory, so this does not hold against one that runs foreign code: see
 //! `docs/security.md`.
 
+mod calls;
+mod files;
 mod handover;
 mod identity;
 
+use std::cell::RefCell;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::unistd::{getegid, geteuid};
 use pollgate_control::threads::{Narrow, Role};
+use rustix::fd::OwnedFd;
 use rustix::fs::{Access, access};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
-use tracing::error;
+use tracing::{error, info, warn};
 
+use self::calls::Ports;
+use self::files::Files;
 use self::identity::Identity;
-use crate::config::{Api, Config, Run};
+use crate::config::{Api, Backend, Config, Run};
 use crate::host::{self, capability};
 
 /// Why the process could not become what it is configured to be.
@@ -114,12 +122,39 @@ pub struct Privileges {
     disable_forwarding: bool,
     /// Whether changing the steering programs' tables takes CAP_BPF.
     tables_need_bpf: bool,
+    ports: Ports,
+    files: Files,
+    /// What the kernel cannot do, if threads are to be limited at all.
+    sandbox: Option<Sandbox>,
+}
+
+/// What this kernel can limit; if not, why.
+#[derive(Clone, Debug)]
+struct Sandbox {
+    calls: Result<(), String>,
+    files: Result<(), String>,
+}
+
+impl Sandbox {
+    fn ask() -> Sandbox {
+        Sandbox {
+            calls: calls::available().map_err(|error| format!("no seccomp filters: {error}")),
+            files: files::available(),
+        }
+    }
+}
+
+thread_local! {
+    /// What a thread's rules need to stay open.
+    static HELD: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Privileges {
     /// Of a gateway with this configuration.
     pub fn of(config: &Config) -> Privileges {
         let ports = capability::of_gateway(config);
+        let may_be = |backends: &[Backend]| config.interfaces.iter().any(|port| backends.contains(&port.backend));
+        let files = Files::of(&config.api.state, &config.api.socket, config.host.disable_forwarding);
         let is_low = config.api.listen.is_some_and(|listen| listen.port() < host::first_unprivileged_port());
         let listening = if is_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
         Privileges {
@@ -130,7 +165,42 @@ impl Privileges {
             disable_forwarding: config.host.disable_forwarding,
             // Before, all commands of bpf(2) did, where unprivileged processes may not use it.
             tables_need_bpf: ports.contains(CapabilitySet::BPF) && host::kernel() < (6, 0),
+            ports: Ports { uring: may_be(&[Backend::Uring]), xdp: may_be(&[Backend::Xdp, Backend::Auto]) },
+            files,
+            sandbox: config.run.sandbox.then(Sandbox::ask),
         }
+    }
+
+    /// The file of the configuration, which is read again on request.
+    #[must_use]
+    pub fn reading(mut self, configuration: Option<&Path>) -> Privileges {
+        configuration.into_iter().for_each(|path| self.files.read(path));
+        self
+    }
+
+    /// Manifests that are followed.
+    #[must_use]
+    pub fn following(mut self, manifests: Option<&Path>) -> Privileges {
+        manifests.into_iter().for_each(|path| self.files.follow(path));
+        self
+    }
+
+    /// What is not limited although it could be: one line each.
+    pub fn gaps(&self) -> Vec<String> {
+        let Some(Sandbox { calls, files }) = &self.sandbox else {
+            return vec![
+                "run.sandbox is false: threads are not limited to the system calls and files of their roles".to_owned(),
+            ];
+        };
+        let calls = calls.as_ref().err().map(|why| format!("system calls are not limited: {why}"));
+        let files = files.as_ref().err().map(|why| format!("files are not limited: {why}"));
+        calls.into_iter().chain(files).collect()
+    }
+
+    /// Logs who the process is, and what is not limited.
+    pub fn report(&self) {
+        info!("running as user {} and group {}", geteuid(), getegid());
+        self.gaps().iter().for_each(|gap| warn!("{gap}"));
     }
 
     /// Why [`Privileges::enter`] would fail.
@@ -181,9 +251,28 @@ impl Privileges {
 
     /// Narrows the calling thread to its role, for good.
     pub fn narrow(&self, role: Role) {
+        let name = role.name();
         if let Err(fault) = keep(self.capabilities(role)) {
-            error!("the thread {} keeps capabilities that it does not need: {fault}", role.name());
+            error!("the thread {name} keeps capabilities that it does not need: {fault}");
         }
+        let Some(sandbox) = &self.sandbox else { return };
+        if sandbox.files.is_ok() {
+            match self.files.limit(role) {
+                Ok(held) => HELD.set(held),
+                Err(fault) => error!("the thread {name} is not limited to its files: {fault}"),
+            }
+        }
+        // Last, since it forbids all of this.
+        if sandbox.calls.is_ok()
+            && let Err(fault) = self.limit_calls(role)
+        {
+            error!("the thread {name} is not limited to its system calls: {fault}");
+        }
+    }
+
+    fn limit_calls(&self, role: Role) -> io::Result<()> {
+        set_no_new_privs(true)?;
+        calls::limit(role, self.ports)
     }
 
     /// For [`pollgate_control::threads::narrowed_by`].

@@ -10,16 +10,19 @@ use std::process::Command;
 
 use pollgate::lab::traffic::{ask_dns, ask_tcp};
 use pollgate_common::pair;
+use tempfile::TempDir;
 
 use crate::live::process::{Place, Process, start_in};
 use crate::live::support::{BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, servers};
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Bpf, IoUring, Lab, RootAndOrdinaryUser};
 use crate::shared::needs::ORDINARY;
+use crate::shared::until;
 
 tests! {
     [Lab] =>
-        each_thread_has_the_capabilities_of_its_role;
+        each_thread_has_the_capabilities_of_its_role,
+        what_is_refused_is_an_error_and_the_gateway_goes_on;
     [Lab, RootAndOrdinaryUser] =>
         packet_ports_serve_as_another_user_and_the_state_stays,
         whoever_is_root_again_has_the_files_again,
@@ -65,9 +68,20 @@ impl Thread {
     }
 }
 
+/// Those of a gateway that is ready. The last ones may just have been started: they get their names and give up their rights before
+/// they do anything else.
 fn threads(process: &Process) -> Vec<Thread> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).expect("a process");
-    tasks.filter_map(|task| Thread::read(&task.expect("a thread").path())).collect()
+    let read = || -> Vec<Thread> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).expect("a process");
+        tasks.filter_map(|task| Thread::read(&task.expect("a thread").path())).collect()
+    };
+    let all = ["pollgate", "log", "worker-0", "control", "api", "disk", "network", "dns", "watch"];
+    until("all threads have begun", || {
+        let threads = read();
+        let has = |name: &&str| threads.iter().filter(|thread| thread.name == *name).count() == 1;
+        all.iter().all(has) && threads.iter().all(|thread| thread.set("CapPrm") & NET_RAW == 0)
+    });
+    read()
 }
 
 /// The capabilities of a thread whose gateway has the host pair and does not switch forwarding off.
@@ -96,7 +110,8 @@ fn are_narrow(process: &Process, bound: u64) {
         assert_eq!((thread.set("CapEff"), thread.set("CapPrm")), (expected, expected), "{name}: {thread:?}");
         assert_eq!((thread.set("CapInh"), thread.set("CapAmb")), (0, 0), "{name}: {thread:?}");
         assert_eq!(thread.set("CapBnd"), bound, "{name}: {thread:?}");
-        assert_eq!(thread.status["NoNewPrivs"], "1", "{name}: {thread:?}");
+        let filtered = (thread.status["NoNewPrivs"].as_str(), thread.status["Seccomp"].as_str());
+        assert_eq!(filtered, ("1", "2"), "{name}: {thread:?}");
     }
 }
 
@@ -165,12 +180,48 @@ fn each_thread_has_the_capabilities_of_its_role() {
     belongs_to(&process, 0);
     site.stop(process);
     // A gateway without a pair removes none, and one that switches forwarding off needs the right to do so later.
-    let process = site.start("packet", "host: { pair: false, disableForwarding: true }\n");
-    let capabilities = |name: &str| {
-        let threads = threads(&process);
-        threads.iter().find(|thread| thread.name == name).unwrap_or_else(|| panic!("no {name}")).set("CapEff")
+    let process = site.start("packet", "host: { pair: false, disableForwarding: true }\nrun: { sandbox: false }\n");
+    let threads = threads(&process);
+    let capabilities =
+        |name: &str| threads.iter().find(|thread| thread.name == name).map(|thread| thread.set("CapEff"));
+    assert_eq!((capabilities("pollgate"), capabilities("watch")), (Some(0), Some(NET_ADMIN)));
+    // Without the sandbox there are no filters, and that is said.
+    assert!(threads.iter().all(|thread| thread.status["Seccomp"] == "0" && thread.status["NoNewPrivs"] == "1"));
+    assert!(site.place.log().contains("run.sandbox is false: threads are not limited"), "{}", site.place.log());
+    let check = site.place.run_command("gateway.yaml").arg("--check").output().expect("run");
+    let told = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(told.contains("\nat start: run.sandbox is false"), "{told}");
+    site.stop(process);
+}
+
+/// A gateway follows manifests that lead elsewhere: it may read only what was there when it started.
+fn what_is_refused_is_an_error_and_the_gateway_goes_on() {
+    let site = Site::new();
+    let _servers = servers(&site.place.network);
+    let elsewhere = TempDir::new().expect("a directory");
+    let service = |name: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec: {{ ports: [{{ port: 80 }}] }}\n")
     };
-    assert_eq!((capabilities("pollgate"), capabilities("watch")), (0, NET_ADMIN));
+    fs::create_dir_all(site.place.path().join("followed/manifests")).expect("made");
+    let manifests = site.place.path().join("followed/manifests");
+    fs::write(manifests.join("first.yaml"), service("first")).expect("written");
+    fs::write(elsewhere.path().join("second.yaml"), service("second")).expect("written");
+    site.place.write("gateway.yaml", &configuration(&site.own, ""));
+    let mut command = site.place.run_command("gateway.yaml");
+    command.arg("--manifests").arg(&manifests);
+    let process = start_in(site.place.path(), command);
+    symlink(elsewhere.path().join("second.yaml"), manifests.join("second.yaml")).expect("a link");
+    until("the file is refused", || site.place.log().contains("Permission denied"));
+    assert!(site.place.done(&["get", "services"]).contains("first"));
+    assert!(site.place.failed(&["get", "service", "second"]).contains("NotFound"));
+    // Its own files are still followed, also when the directory is another one.
+    fs::remove_file(manifests.join("second.yaml")).expect("removed");
+    fs::rename(&manifests, site.place.path().join("followed/old")).expect("renamed");
+    fs::create_dir(&manifests).expect("made");
+    fs::write(manifests.join("third.yaml"), service("third")).expect("written");
+    until("the new directory is followed", || site.place.cli(&["get", "service", "third"]).status.success());
+    site.place.apply_guide();
+    site.serves();
     site.stop(process);
 }
 
@@ -214,7 +265,7 @@ fn packet_ports_serve_as_another_user_and_the_state_stays() {
         // It still may switch off forwarding.
         let (gateway, key) = (site.place.network.gateway(), "net.ipv4.conf.node-2.forwarding");
         gateway.sysctl(key, "1").expect("set");
-        crate::shared::until("forwarding is off", || gateway.read_sysctl(key).expect("a value") == "0");
+        until("forwarding is off", || gateway.read_sysctl(key).expect("a value") == "0");
         site.stop(process);
     }
 }
