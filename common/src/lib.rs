@@ -11,6 +11,7 @@
 //! This crate has no I/O, no threads, no clock, and no Kubernetes formats.
 
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::duplicate_mod, reason = "`loom` explores sources a second time"))]
 
 pub mod clients;
 pub mod conflicts;
@@ -27,6 +28,10 @@ pub mod reasons;
 pub mod settings;
 pub mod sharded;
 pub mod sleep;
+mod sync;
 pub mod tables;
 pub mod time;
 pub mod trace;
+
+#[cfg(test)]
+mod loomed;

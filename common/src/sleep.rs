@@ -4,7 +4,9 @@
 //! fences between store and load ensure that at least one of them sees the other.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst, fence};
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::sync::{AtomicBool, fence};
 
 /// Wakes a sleeping thread.
 pub type Waker = Box<dyn Fn() + Send + Sync>;

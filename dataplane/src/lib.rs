@@ -13,6 +13,7 @@
 //! `unsafe` is denied, except in the modules that allow it and give the reason.
 
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::duplicate_mod, reason = "`loom` explores sources a second time"))]
 
 pub mod affinity;
 pub mod announce;

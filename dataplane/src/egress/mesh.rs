@@ -8,10 +8,9 @@
 //!
 //! Both queues are bounded. An eventfd wakes a sleeping worker ([`Sleeper`]).
 
-use crossbeam::queue::ArrayQueue;
 use pollgate_common::dns::forward::{REPLIES, Reply};
-use pollgate_common::sleep::{Sleeper, Waker};
 
+use super::sync::{ArrayQueue, Sleeper, Waker};
 use crate::port::Frame;
 
 /// Capacity of the queue of frames for one worker.

@@ -13,3 +13,7 @@ pub(crate) mod nexthop;
 pub(crate) mod pending;
 pub(crate) mod pool;
 pub(crate) mod slots;
+mod sync;
+
+#[cfg(test)]
+mod loomed;

@@ -567,7 +567,7 @@ mod tests {
             (1..100u16).all(|port| {
                 let (src, dst) = (flow::V4([192, 168, 1, 1].into()), flow::V4(dst.into()));
                 let key = FlowKey { src, dst, src_port: 40000 + port, dst_port: 80, protocol: 6 };
-                machine::run(&program, 0x0800, &packet_v4(&key, 0)) == world.owner(&key, Protocol::Tcp).into()
+                machine::run(&program, 0x0800, &packet_v4(&key, 0)) == u32::from(world.owner(&key, Protocol::Tcp))
             })
         };
         let limit = 2 * u32::try_from(RANGES_V4).expect("small");
