@@ -2,6 +2,7 @@
 
 mod commands;
 mod docs;
+mod fuzz;
 mod packets;
 mod replay;
 mod trace;

@@ -34,4 +34,6 @@ mod controllers;
 mod registry;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod testing;

@@ -15,6 +15,7 @@ mod v4 {
     mod arp_icmp;
     mod changes;
     mod clusterip;
+    mod corpus;
     mod dns;
     mod dns_forward;
     mod drain;
@@ -34,7 +35,6 @@ mod v4 {
     mod trace;
     mod workers;
     mod zone;
-    mod zone_fuzz;
 }
 
 #[path = "."]

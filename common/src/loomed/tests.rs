@@ -39,7 +39,7 @@ impl Drop for Generation {
 /// Two generations are published while so many workers read so often each.
 fn generations_come_and_go(workers: usize, reads: usize) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(2);
     builder.check(move || {
         let freed = Arc::new(AtomicUsize::new(0));
         let owner = thread::current().id();

@@ -288,4 +288,4 @@ async fn follow(api: Api, mut settled: mpsc::UnboundedReceiver<Settled>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -27,6 +27,9 @@ mod owned;
 mod resolver;
 mod watch;
 
+#[cfg(test)]
+pub(crate) mod fuzz;
+
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;

@@ -102,7 +102,7 @@ pub(super) struct Watcher {
 
 /// What a report requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Report {
+pub(super) enum Report {
     Nothing,
     Neighbours,
     Read,
@@ -227,7 +227,7 @@ impl Watcher {
         Ok(())
     }
 
-    fn understand(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Report {
+    pub(super) fn understand(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Report {
         use RouteNetlinkMessage::{
             DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour, NewRoute,
         };
@@ -270,11 +270,17 @@ impl Watcher {
     async fn read_anew(&mut self, requests: &Handle) -> Result<(), HostNetworkError> {
         self.read_at = None;
         let started = Instant::now();
-        self.read = read(requests, &self.ports).await?;
+        let read = read(requests, &self.ports).await?;
+        self.take(read, started);
+        Ok(())
+    }
+
+    /// Publishes what has been read since `started`.
+    pub(super) fn take(&mut self, read: Facts, started: Instant) {
+        self.read = read;
         self.rest_until = Instant::now() + started.elapsed() * REST_AFTER_READING;
         self.lag.caught_up();
         self.publish();
-        Ok(())
     }
 
     async fn read_all(&mut self, requests: &Handle) -> Result<(), HostNetworkError> {
@@ -309,7 +315,7 @@ impl Watcher {
     }
 
     /// All facts, with the neighbours on links that are polled; no frame of ours goes to others.
-    fn facts(&self) -> Facts {
+    pub(super) fn facts(&self) -> Facts {
         let polled: HashSet<u32> =
             self.read.links.iter().filter(|link| link.port.is_some()).map(|link| link.index).collect();
         let mut neighbours: Vec<_> = self

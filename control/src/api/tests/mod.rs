@@ -3,6 +3,7 @@
 mod apply;
 mod dump;
 mod encodings;
+pub(crate) mod fuzz;
 mod https;
 mod objects;
 mod patches;

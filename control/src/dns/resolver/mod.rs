@@ -16,6 +16,8 @@
 //! from its upstream alone. What does not repeat number and question is ignored, and after a few of these the upstream is given up.
 
 mod cache;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod message;
 mod pool;
 mod upstream;

@@ -1,7 +1,9 @@
-//! A fuzz target: whatever bytes ask the zone, its response is sound and no larger than the query allows.
+//! The target of DNS queries: whatever bytes ask the zone, its response is sound and no larger than the query allows.
 //!
-//! [`ask`] is the target, a plain function over bytes. It runs over a saved corpus (`queries.hex`), over what proptest makes of
-//! that, and over messages made from labels that the zone has. `PROPTEST_CASES` is the number of rounds.
+//! ```text
+//!  bit 0           the client is the zone's Pod
+//!  bits 1 and 2    0, 1: the message follows · 2: it is made of labels that the zone has · 3: the same, with little room
+//! ```
 //!
 //! Responses are read by the library `domain`, apart from the gateway's code.
 
@@ -16,18 +18,33 @@ use pollgate_common::dns::answer::{Answered, NoAnswer, answer};
 use pollgate_common::dns::name::{MAX_NAME, to_wire};
 use pollgate_common::dns::records::{Node, Set, rr};
 use pollgate_common::dns::zone::{Owner, PodRecords, Resident, Zone, ZoneSettings, address_sets, label};
-use proptest::prelude::*;
-use proptest::sample::{Index, select};
 
-use super::support::builder::udp;
-use super::support::lab::{Lab, PODS};
-use super::zone::objects;
+use super::choices::Choices;
 
 /// The most bytes that any response has (DNS flag day 2020), and one to a query without EDNS (RFC 1035 §2.3.4).
 const MOST: usize = 1232;
 const PLAIN: usize = 512;
+/// More than any response needs.
+const ROOM: usize = 2000;
 /// The only Pod of the zone.
 const POD: &str = "10.244.0.1";
+
+/// The target.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut choices = Choices::of(bytes);
+    let head = choices.byte();
+    let client = (head & 1 == 1).then(|| POD.parse().expect("an address"));
+    let (message, room) = match head >> 1 & 3 {
+        0 | 1 => (choices.rest().to_vec(), ROOM),
+        2 => (damaged(message(&mut choices), &mut choices), ROOM),
+        _ => {
+            let room = usize::from(choices.half()) % 700;
+            (damaged(message(&mut choices), &mut choices), room)
+        }
+    };
+    let _ = ask(&ZONE, &message, room, client);
+    let _ = ask(&EMPTY, &message, room, client);
+}
 
 /// Asks the zone in a buffer with `room` bytes behind the query.
 fn ask(zone: &Zone, query: &[u8], room: usize, client: Option<IpAddr>) -> Result<Answered, NoAnswer> {
@@ -56,12 +73,12 @@ fn ask(zone: &Zone, query: &[u8], room: usize, client: Option<IpAddr>) -> Result
 }
 
 /// Long enough for a header, and no response (RFC 1035 §4.1.1).
-fn is_query(bytes: &[u8]) -> bool {
+pub(crate) fn is_query(bytes: &[u8]) -> bool {
     bytes.len() >= 12 && bytes[2] & 0x80 == 0
 }
 
 /// Checks that `response` is a message from its first byte to its last, and one that `query` may get.
-fn check(query: &[u8], response: &[u8]) {
+pub(crate) fn check(query: &[u8], response: &[u8]) {
     let shown = || format!("query {query:02x?}\nresponse {response:02x?}");
     assert!(is_query(query), "an answer to a response: {}", shown());
     let message = Message::from_slice(response).expect("a header");
@@ -173,11 +190,15 @@ static ZONE: LazyLock<Zone> = LazyLock::new(zone);
 static EMPTY: LazyLock<Zone> =
     LazyLock::new(|| Zone::new(Arc::new(ZoneSettings { origin: wire("cluster.local"), ..ZoneSettings::default() })));
 
-/// One message per line in hexadecimal digits; `#` starts a comment.
-fn corpus() -> Vec<Vec<u8>> {
-    let lines = include_str!("queries.hex").lines().filter(|line| !line.starts_with('#'));
-    let byte = |digits: &[u8]| u8::from_str_radix(str::from_utf8(digits).expect("ASCII"), 16).expect("digits");
-    lines.map(|line| line.as_bytes().chunks(2).map(byte).collect()).collect()
+/// The messages of the saved corpus that stand for themselves.
+pub(crate) fn corpus() -> Vec<Vec<u8>> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/__fuzz__/dns/corpus");
+    let files = std::fs::read_dir(directory).expect("the corpus");
+    let inputs = files.map(|file| std::fs::read(file.expect("a file").path()).expect("an input"));
+    inputs
+        .filter(|input| input.first().is_some_and(|head| head >> 1 & 3 < 2))
+        .map(|input| input[1..].to_vec())
+        .collect()
 }
 
 #[test]
@@ -185,7 +206,7 @@ fn the_corpus_reaches_every_rule() {
     let mut rules = BTreeSet::new();
     for query in corpus() {
         for zone in [&*ZONE, &*EMPTY] {
-            let answered = ask(zone, &query, 2000, POD.parse().ok());
+            let answered = ask(zone, &query, ROOM, POD.parse().ok());
             rules.extend(answered.map(|answered| format!("{:?}", answered.rule)));
         }
     }
@@ -212,98 +233,6 @@ fn the_corpus_reaches_every_rule() {
     assert_eq!(rules.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
 
-#[test]
-fn the_corpus_is_survived() {
-    let mut lab = Lab::new(&objects());
-    corpus().iter().for_each(|query| through(&mut lab, query));
-    lab.balance();
-}
-
-/// The same by way of a worker: what gets no response is counted.
-fn through(lab: &mut Lab, query: &[u8]) {
-    let before = lab.totals();
-    lab.send(PODS, udp("10.244.1.5:40000", "10.96.0.10:53").payload(query));
-    let seen = lab.take(PODS);
-    assert_eq!(seen.len(), usize::from(is_query(query)), "{query:02x?}");
-    assert_eq!(lab.totals().dropped() - before.dropped(), u64::from(seen.is_empty()), "{query:02x?}");
-    seen.iter().for_each(|seen| check(query, &seen.payload));
-}
-
-thread_local! {
-    static LAB: std::cell::RefCell<Lab> = std::cell::RefCell::new(Lab::new(&objects()));
-}
-
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
-proptest! {
-    #![proptest_config(cases(500))]
-
-    #[test]
-    fn what_is_nearly_in_the_corpus_is_survived(seed in select(corpus()), damage in damage()) {
-        LAB.with_borrow_mut(|lab| through(lab, &damage.done_to(seed)));
-    }
-}
-
-proptest! {
-    #![proptest_config(cases(10_000))]
-
-    #[test]
-    fn any_query_gets_a_sound_response(
-        query in message(),
-        damage in proptest::option::weighted(0.3, damage()),
-        room in prop_oneof![9 => Just(2000usize), 1 => 0..700usize],
-        is_pod in any::<bool>(),
-    ) {
-        let query = match damage {
-            Some(damage) => damage.done_to(query),
-            None => query,
-        };
-        let client = is_pod.then(|| POD.parse().expect("an address"));
-        let _ = ask(&ZONE, &query, room, client);
-    }
-}
-
-/// What happens to a message on its way.
-#[derive(Clone, Debug)]
-struct Damage {
-    tail: Vec<u8>,
-    counts: Option<[u8; 8]>,
-    bytes: Vec<(Index, u8)>,
-    end: Option<Index>,
-}
-
-fn damage() -> impl Strategy<Value = Damage> {
-    let few = proptest::collection::vec(any::<u8>(), 0..20);
-    // As many records as fit, of pointers.
-    let many = proptest::collection::vec(select(&[0, 0xc0, 12, 1][..]), 1400);
-    let tail = prop_oneof![6 => Just(vec![]), 3 => few, 1 => many];
-    let counts = proptest::option::weighted(0.1, any::<[u8; 8]>());
-    let bytes = proptest::collection::vec((any::<Index>(), any::<u8>()), 0..4);
-    let end = proptest::option::weighted(0.2, any::<Index>());
-    (tail, counts, bytes, end).prop_map(|(tail, counts, bytes, end)| Damage { tail, counts, bytes, end })
-}
-
-impl Damage {
-    fn done_to(self, mut message: Vec<u8>) -> Vec<u8> {
-        message.extend(self.tail);
-        if let Some((counts, to)) = self.counts.zip(message.get_mut(4..12)) {
-            to.copy_from_slice(&counts);
-        }
-        for (at, value) in self.bytes {
-            if !message.is_empty() {
-                let at = at.index(message.len());
-                message[at] = value;
-            }
-        }
-        if let Some(end) = self.end {
-            message.truncate(end.index(message.len() + 1));
-        }
-        message
-    }
-}
-
 /// Labels that names of the zone have, or nearly.
 const LABELS: &str = "h1 h2 h20 h70 h80 h4000 loop1 out h h1a pod _ _a a _tcp tcp 10-244-0-1 10-244-0-3 fd00--1 x default SVC \
                       c0 c15 host-x 1 0 244 10 f 0a";
@@ -315,24 +244,35 @@ const ENDS: &str = "default.svc.cluster.local svc.cluster.local cluster.local de
                     c0.default.svc.cluster.local c15.default.svc.cluster.local h.default.svc.default.svc.cluster.local \
                     96.10.in-addr.arpa 0.244.10.in-addr.arpa in-addr.arpa 0.0.d.f.ip6.arpa ip6.arpa arpa local .";
 
-fn one_of(words: &'static str) -> impl Strategy<Value = &'static str> + Clone {
-    select(words.split(' ').collect::<Vec<_>>())
+fn words(list: &'static str, choices: &mut Choices<'_>) -> &'static str {
+    let words: Vec<&str> = list.split_whitespace().collect();
+    choices.of_list(&words)
 }
 
-fn rtype() -> impl Strategy<Value = u16> {
+fn rtype(choices: &mut Choices<'_>) -> u16 {
+    let usual = [rr::A, rr::AAAA, rr::SRV, rr::PTR];
     let other = [rr::CNAME, rr::SOA, rr::NS, rr::TXT, rr::ANY, rr::AXFR, rr::IXFR, rr::OPT, 0, 65535];
-    prop_oneof![2 => select(vec![rr::A, rr::AAAA, rr::SRV, rr::PTR]), 1 => select(other.to_vec())]
+    if choices.one_in(3) { choices.of_list(&other) } else { choices.of_list(&usual) }
 }
 
-fn name() -> impl Strategy<Value = Vec<u8>> {
-    let bytes = proptest::collection::vec(any::<u8>(), 1..64);
-    let label = prop_oneof![19 => one_of(LABELS).prop_map(|label| label.as_bytes().to_vec()), 1 => bytes];
-    let count = prop_oneof![3 => Just(0), 6 => 1..4usize, 1 => 4..34usize, 1 => 34..130usize];
-    let labels = count.prop_flat_map(move |count| proptest::collection::vec(label.clone(), count));
-    prop_oneof![
-        9 => (labels, one_of(ENDS)).prop_map(|(labels, end)| below(end, labels.iter().map(Vec::as_slice))),
-        1 => one_of(ENDS).prop_map(longest),
-    ]
+fn name(choices: &mut Choices<'_>) -> Vec<u8> {
+    if choices.one_in(10) {
+        return longest(words(ENDS, choices));
+    }
+    let count = match choices.below(10) {
+        0..3 => 0,
+        3..9 => 1 + choices.below(3),
+        _ => choices.below(130),
+    };
+    let label = |choices: &mut Choices<'_>| match choices.one_in(20) {
+        true => {
+            let len = 1 + choices.below(62);
+            [b"x", choices.bytes(len)].concat()
+        }
+        false => words(LABELS, choices).as_bytes().to_vec(),
+    };
+    let labels: Vec<Vec<u8>> = (0..count).map(|_| label(choices)).collect();
+    below(words(ENDS, choices), labels.iter().map(Vec::as_slice))
 }
 
 fn below<'a>(end: &str, labels: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -356,25 +296,52 @@ fn longest(end: &str) -> Vec<u8> {
 }
 
 /// An OPT record: a size around those that matter, now and then another version, and options that may lie.
-fn opt() -> impl Strategy<Value = Vec<u8>> {
-    let size = prop_oneof![select(vec![0, 511, 1231, 1232, 1233, 4096, 65535]), 512..1300u16];
-    let version = prop_oneof![29 => Just(0u8), 1 => any::<u8>()];
-    let options = prop_oneof![3 => Just(vec![]), 1 => proptest::collection::vec(0..3u8, 0..40)];
-    (size, version, options).prop_map(|(size, version, options)| {
-        let len = u16::try_from(options.len()).expect("short");
-        [&[0, 0, 41][..], &size.to_be_bytes(), &[0, version, 0x80, 0], &len.to_be_bytes(), &options].concat()
-    })
+fn opt(choices: &mut Choices<'_>) -> Vec<u8> {
+    let size = match choices.one_in(2) {
+        true => 512 + choices.half() % 800,
+        false => choices.of_list(&[0, 511, 1231, 1232, 1233, 4096, 65535]),
+    };
+    let version = if choices.one_in(30) { choices.byte() } else { 0 };
+    let options: Vec<u8> =
+        if choices.one_in(4) { choices.bytes(40).iter().map(|byte| byte % 3).collect() } else { vec![] };
+    let len = u16::try_from(options.len()).expect("short");
+    [&[0, 0, 41][..], &size.to_be_bytes(), &[0, version, 0x80, 0], &len.to_be_bytes(), &options].concat()
 }
 
 /// A message as clients send it: one question, and mostly one OPT record.
-fn message() -> impl Strategy<Value = Vec<u8>> {
-    let flags = prop_oneof![29 => Just(0x0100u16), 1 => any::<u16>()];
-    let class = prop_oneof![39 => Just(1u16), 1 => any::<u16>()];
-    let count = prop_oneof![3 => Just(0usize), 4 => Just(1), 1 => Just(2)];
-    let opts = count.prop_flat_map(|count| proptest::collection::vec(opt(), count));
-    (any::<u16>(), flags, name(), rtype(), class, opts).prop_map(|(id, flags, name, rtype, class, opts)| {
-        let count = u8::try_from(opts.len()).expect("few");
-        let header = [&id.to_be_bytes()[..], &flags.to_be_bytes(), &[0, 1, 0, 0, 0, 0, 0, count]].concat();
-        [&header, &name, &rtype.to_be_bytes()[..], &class.to_be_bytes(), &opts.concat()].concat()
-    })
+fn message(choices: &mut Choices<'_>) -> Vec<u8> {
+    let id = choices.half();
+    let flags = if choices.one_in(30) { choices.half() } else { 0x0100 };
+    let (name, rtype) = (name(choices), rtype(choices));
+    let class = if choices.one_in(40) { choices.half() } else { 1 };
+    let opts: Vec<Vec<u8>> = (0..choices.of_list(&[0, 0, 0, 1, 1, 1, 1, 2])).map(|_| opt(choices)).collect();
+    let count = u8::try_from(opts.len()).expect("few");
+    let header = [&id.to_be_bytes()[..], &flags.to_be_bytes(), &[0, 1, 0, 0, 0, 0, 0, count]].concat();
+    [&header, &name, &rtype.to_be_bytes()[..], &class.to_be_bytes(), &opts.concat()].concat()
+}
+
+/// What happens to one message in three on its way.
+fn damaged(mut message: Vec<u8>, choices: &mut Choices<'_>) -> Vec<u8> {
+    if !choices.one_in(3) {
+        return message;
+    }
+    match choices.below(10) {
+        0..6 => {}
+        6..9 => message.extend(choices.bytes(20)),
+        // As many records as fit, of pointers.
+        _ => message.extend([0, 0xc0, 12, 1].repeat(350)),
+    }
+    if choices.one_in(10)
+        && let Some(counts) = message.get_mut(4..12)
+    {
+        counts.copy_from_slice(&[choices.word().to_be_bytes(), choices.word().to_be_bytes()].concat());
+    }
+    for _ in 0..choices.below(4) {
+        let at = usize::from(choices.half()) % message.len();
+        message[at] = choices.byte();
+    }
+    if choices.one_in(5) {
+        message.truncate(usize::from(choices.half()) % (message.len() + 1));
+    }
+    message
 }
