@@ -26,6 +26,11 @@ impl Rate {
 
     /// Whether one more event may happen now; counts it if so.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_many(1, now)
+    }
+
+    /// The same for an event that counts as so many.
+    pub(crate) fn take_many(&mut self, events: u32, now: Instant) -> bool {
         if now != self.at {
             // Never more than a second's: the product stays below 2⁶³ for any rate.
             let elapsed = now.since(self.at).min(Duration::from_secs(1));
@@ -33,9 +38,10 @@ impl Rate {
             self.credit = (self.credit + more).min(self.per_second * COST);
             self.at = now;
         }
-        let may = self.credit >= COST;
+        let cost = u64::from(events) * COST;
+        let may = self.credit >= cost;
         if may {
-            self.credit -= COST;
+            self.credit -= cost;
         }
         may
     }
@@ -81,6 +87,9 @@ mod tests {
         assert_eq!((1..=3000).map(|n| taken(&mut rate, 500_000_000 + n * 333_333, 5)).sum::<u32>(), 999);
         assert_eq!(taken(&mut rate, u64::MAX, 5000), 1000, "no more than a second's, however long the pause");
         assert_eq!(taken(&mut rate, 7, 5), 0, "time does not run backwards");
+        let mut rate = Rate::new(25);
+        assert_eq!((0..5).map(|_| u32::from(rate.take_many(10, Instant(0)))).sum::<u32>(), 2);
+        assert_eq!(taken(&mut rate, 0, 9), 5, "what is left is for smaller ones");
     }
 
     #[test]

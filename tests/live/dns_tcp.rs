@@ -224,7 +224,7 @@ fn an_answer_that_no_message_holds_is_marked() {
     let mut stream = connect(site.host("frontend-app"), at(DNS), PATIENCE).expect("connected");
     stream.write_all(&query(7, BIG, A)).expect("sent");
     let response = read(&mut stream).expect("a response");
-    assert_eq!((response.code, response.answers, response.truncated), (OK, 4078, true));
+    assert_eq!((response.code, response.answers, response.truncated), (OK, 4061, true));
     at_rest(&site, &[]);
 }
 

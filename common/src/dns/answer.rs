@@ -297,7 +297,7 @@ fn alias(query: &Query, writer: &mut Writer<'_>, zone: &Zone, records: &Records<
     writer.put(ANSWER, 1, &[records.answers]);
     let target = records.data().and_then(|data| Name::of(&[data], zone.names().seed()));
     if let Some(target) = target.filter(|_| !matches!(query.rtype, rr::CNAME | rr::ANY)) {
-        if query.can_forward && way_out(zone, target.clone(), |_| {}).is_some() {
+        if query.can_forward && way_out(zone, query.name.clone(), |_| {}).is_some() {
             return Outcome::error(Rcode::Refused, Rule::Forward);
         }
         follow(query, writer, zone, data, target);

@@ -20,7 +20,7 @@ use crate::sleep::{Sleeper, Waker};
 /// Requests that may wait to be taken.
 pub const REQUESTS: usize = 1024;
 /// Replies that may wait to be sent, per worker.
-pub const REPLIES: usize = 256;
+pub const REPLIES: usize = 1024;
 /// The most bytes of headers: Ethernet, IP with options, UDP.
 pub const HEADERS: usize = 96;
 

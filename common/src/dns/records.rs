@@ -53,8 +53,8 @@ pub const QUESTION: [u8; 2] = [0xc0, 0x0c];
 /// Bytes in front of a record's data if its owner is a pointer.
 pub const RECORD: usize = 12;
 
-/// The most bytes of one set. With the longest question they fit the longest message. A set of more records is cut.
-const MAX_SET: usize = 65_535 - message::LEN - super::name::MAX_NAME - 4 - 11;
+/// The most bytes of one set. With the longest question, an alias, and OPT they fit the longest message. A set of more records is cut.
+const MAX_SET: usize = 65_535 - message::LEN - super::name::MAX_NAME - 4 - (RECORD + super::name::MAX_NAME) - 11;
 
 /// Offsets up to this can be pointed to.
 const MAX_POINTER: usize = 0x3fff;

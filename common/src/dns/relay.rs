@@ -65,11 +65,11 @@ pub fn relay(
     // As with the zone's own records: the query's number says with which address to start.
     let first = (usize::from(query.header.id()) * rest.len()) >> 16;
     let (last, first) = rest.split_at(first);
-    let put = |record, age, section| known.put(&mut writer, section, record, age);
-    let mut put = put;
-    aliases.iter().for_each(|record| put(record, 0, ANSWER));
-    chain.iter().chain(first).chain(last).for_each(|record| put(record, age, ANSWER));
-    answer.authority.iter().for_each(|record| put(record, age, AUTHORITY));
+    let mut put = |record, age, section| known.put(&mut writer, section, record, age);
+    // What does not fit ends it: thousands of records may follow.
+    let _ = aliases.iter().all(|record| put(record, 0, ANSWER))
+        && chain.iter().chain(first).chain(last).all(|record| put(record, age, ANSWER))
+        && answer.authority.iter().all(|record| put(record, age, AUTHORITY));
     // The zone has the question's name if it is an alias (RFC 1035 §4.1.1, AA).
     let outcome = match aliases.is_empty() {
         true => Outcome::error(answer.rcode, Rule::Upstream),
@@ -85,7 +85,8 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn put(&mut self, writer: &mut Writer<'_>, section: usize, record: &'a Record, age: u32) {
+    /// Returns whether it was written.
+    fn put(&mut self, writer: &mut Writer<'_>, section: usize, record: &'a Record, age: u32) -> bool {
         let ttl = record.ttl.saturating_sub(age);
         let head = head(QUESTION, record.rtype, ttl, record.data.len());
         let pointer_to = |name: &[u8]| match name.eq_ignore_ascii_case(self.question) {
@@ -101,6 +102,7 @@ impl<'a> Names<'a> {
         {
             self.targets.push((&record.data, at));
         }
+        is_written
     }
 }
 

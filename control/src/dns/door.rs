@@ -9,6 +9,7 @@ use pollgate_common::dns::forward::{Reply, Request, Requests};
 use pollgate_common::dns::message::EDNS_SIZE;
 use pollgate_common::sleep::Waker;
 
+use super::resolver::Live;
 use super::server::Shared;
 
 /// Requests that are taken before others of the thread have their turn.
@@ -41,11 +42,14 @@ pub(super) async fn serve(requests: Arc<Requests>, bell: Bell, shared: Arc<Share
         Err(error) => return tracing::error!("names outside the cluster are not resolved: {error}"),
     };
     loop {
-        for request in std::iter::from_fn(|| requests.pop()).take(BATCH) {
-            take(request, &shared);
+        // Without room, they stay in the queue; if that is full, the workers refuse.
+        for _ in 0..BATCH {
+            let Some(live) = shared.resolver.enter() else { break };
+            let Some(request) = requests.pop() else { break };
+            take(request, &shared, live);
         }
         tokio::task::yield_now().await;
-        if !requests.may_sleep() {
+        if shared.resolver.enter().is_none() || !requests.may_sleep() {
             continue;
         }
         if bell.readable().await.is_ok() {
@@ -55,7 +59,7 @@ pub(super) async fn serve(requests: Arc<Requests>, bell: Bell, shared: Arc<Share
 }
 
 /// Answers at once from the cache, or starts a task that waits.
-fn take(request: Request, shared: &Arc<Shared>) {
+fn take(request: Request, shared: &Arc<Shared>, live: Live) {
     let Some((query, errand)) = shared.errand(&request) else { return };
     let Some(errand) = errand else { return reply(&request, shared, |message| shared.fail(&query, message)) };
     match shared.resolver.cached(&errand) {
@@ -64,7 +68,7 @@ fn take(request: Request, shared: &Arc<Shared>) {
             let shared = Arc::clone(shared);
             let client: IpAddr = request.client;
             tokio::spawn(async move {
-                let resolved = shared.resolver.look_up(client, &errand).await;
+                let resolved = shared.resolver.look_up(client, &errand, live).await;
                 reply(&request, &shared, |message| shared.respond(&query, message, &errand, &resolved));
             });
         }

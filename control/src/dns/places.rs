@@ -13,8 +13,10 @@ pub(super) struct Limits {
 struct Place<K, T> {
     number: u64,
     client: K,
-    /// When it was used last; before that, when it was taken.
-    used: Instant,
+    /// Whether it has been used since it was taken.
+    is_used: bool,
+    /// When it was used last, or taken.
+    since: Instant,
     holder: T,
 }
 
@@ -41,8 +43,8 @@ impl<K: PartialEq, T> Places<K, T> {
         self.next
     }
 
-    /// Takes a place. If the client, or all clients together, have as many as allowed, the one of them that was used least
-    /// recently is given up: its holder is returned.
+    /// Takes a place. If the client, or all clients together, have as many as allowed, one of them is given up, and its holder is
+    /// returned: the oldest that was never used, else the one that was used least recently.
     pub(super) fn take(&mut self, number: u64, client: K, holder: T, now: Instant) -> Option<T> {
         let own = self.taken.iter().filter(|place| place.client == client).count();
         let displaced = match (own >= self.limits.per_client, self.taken.len() >= self.limits.all) {
@@ -50,20 +52,20 @@ impl<K: PartialEq, T> Places<K, T> {
             (false, true) => self.give_up(|_| true),
             (false, false) => None,
         };
-        self.taken.push(Place { number, client, used: now, holder });
+        self.taken.push(Place { number, client, is_used: false, since: now, holder });
         displaced
     }
 
     fn give_up(&mut self, is_eligible: impl Fn(&Place<K, T>) -> bool) -> Option<T> {
         let eligible = self.taken.iter().enumerate().filter(|(_, place)| is_eligible(place));
-        let (at, _) = eligible.min_by_key(|(_, place)| place.used)?;
+        let (at, _) = eligible.min_by_key(|(_, place)| (place.is_used, place.since))?;
         Some(self.taken.swap_remove(at).holder)
     }
 
     /// Notes that a place is used.
     pub(super) fn used(&mut self, number: u64, now: Instant) {
         if let Some(place) = self.taken.iter_mut().find(|place| place.number == number) {
-            place.used = now;
+            (place.is_used, place.since) = (true, now);
         }
     }
 
@@ -104,6 +106,15 @@ mod tests {
         bench.places.used(3, bench.start + Duration::from_secs(4));
         assert_eq!(bench.take(2, 5), Some(4), "the other one has been used since");
         assert_eq!(bench.places.len(), 3);
+    }
+
+    /// Those that are taken and never used do not outrank the others by being new.
+    #[test]
+    fn what_was_never_used_is_given_up_first() {
+        let mut bench = Bench::new(3, 3);
+        assert_eq!([bench.take(1, 0), bench.take(2, 1), bench.take(3, 2)], [None; 3]);
+        bench.places.used(1, bench.start + Duration::from_secs(1));
+        assert_eq!([bench.take(4, 3), bench.take(5, 4), bench.take(6, 5)], [Some(2), Some(3), Some(4)]);
     }
 
     #[test]

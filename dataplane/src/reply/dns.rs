@@ -9,9 +9,9 @@
 //! to the resolver ([`pollgate_common::dns::forward`]), if there is one; its response comes back as a message, and gets a frame of
 //! this worker's.
 //!
-//! **Abuse.** A response goes to an address that anyone may have written. It is never much larger than its query without EDNS, and one
-//! client prefix gets only so many per second: beyond them, every other query gets an empty response that says "truncated" (a real
-//! client then asks by TCP, which proves its address), and the rest gets none.
+//! **Abuse.** A response goes to an address that anyone may have written. It has at most 512 bytes, with EDNS 1232, and one client prefix
+//! gets only so many per second: beyond them, every other query gets an empty response that says "truncated" (a real client then asks
+//! by TCP, which proves its address), and the rest gets none. A query that takes the resolver counts as [`FORWARDED`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,6 +38,9 @@ use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
 use crate::wire::udp::{self, Udp};
 use crate::wire::{Header, Ip, checksum};
+
+/// Responses that one counts as which takes the resolver: a task and a socket of the one thread that all workers share.
+const FORWARDED: u32 = 10;
 
 /// What a worker keeps for DNS.
 pub(crate) struct Server {
@@ -76,17 +79,21 @@ impl Server {
 
     /// Whether a client gets its answer.
     #[inline]
-    fn admit(&mut self, client: IpAddr, now: Instant) -> Response {
+    fn admit(&mut self, at: usize, client: IpAddr, now: Instant) -> Response {
         if self.rates.as_mut().is_none_or(|rates| rates.of(client).take(now)) {
             return Response::Answer;
         }
         self.limited += 1;
-        if self.limited.is_multiple_of(2) { Response::Slip } else { Response::None(DropReason::DnsRate) }
+        // What is no query is not asked again by TCP.
+        let is_query = self.queries.get(at).is_some_and(|query| query.unreadable.is_none());
+        if is_query && self.limited.is_multiple_of(2) { Response::Slip } else { Response::None(DropReason::DnsRate) }
     }
 
     /// Gives the query to the resolver. Returns whether there was room.
     #[cold]
-    fn forward<A>(&mut self, at: usize, frame: &mut Frame, packet: &Packet<A>, client: IpAddr) -> bool {
+    fn forward<A>(&mut self, at: usize, frame: &mut Frame, packet: &Packet<A>, client: IpAddr, now: Instant) -> bool {
+        // One has been taken already.
+        let may = self.rates.as_mut().is_none_or(|rates| rates.of(client).take_many(FORWARDED - 1, now));
         let request = || {
             let (resolver, query) = (self.resolver.as_ref()?, self.queries.get(at)?);
             let end = packet.l4 + udp::LEN;
@@ -97,7 +104,7 @@ impl Server {
             let request = Request { worker: self.worker, way, client, head, len, edns: query.edns };
             resolver.push(request).then_some(())
         };
-        let is_taken = request().is_some();
+        let is_taken = may && request().is_some();
         self.totals.forwarded += u64::from(is_taken);
         is_taken
     }
@@ -174,7 +181,7 @@ fn one<I: Ip>(
     now: Instant,
 ) -> Action {
     let client: IpAddr = packet.key.src.into();
-    let response = server.admit(client, now);
+    let response = server.admit(at, client, now);
     let Some(query) = server.queries.get(at) else { return Action::Drop(DropReason::DnsMalformed) };
     let rtype = query.rtype;
     let start = packet.l4 + udp::LEN;
@@ -186,7 +193,7 @@ fn one<I: Ip>(
     };
     let answered = match answered {
         Err(NoAnswer::Forward) => {
-            if server.forward(at, frame, packet, client) {
+            if server.forward(at, frame, packet, client, now) {
                 return Action::Consume;
             }
             server.refuse(at, frame, packet)

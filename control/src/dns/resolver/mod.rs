@@ -25,6 +25,7 @@ mod upstream;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ use tokio::time::sleep;
 use self::cache::{Cache, Found};
 pub(super) use self::message::Question;
 use self::pool::Pool;
+use self::upstream::NoResponse;
 pub use self::upstream::UpstreamStats;
 use super::places::{Limits, Places};
 
@@ -53,8 +55,12 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 /// Names that may be asked for without anybody who waits for them.
 const PREFETCHES: usize = 64;
 
-/// File descriptors that asking needs: a socket for each question.
-pub(super) const OPEN_FILES: u64 = (PLACES + PREFETCHES) as u64;
+/// Questions and flights, besides those that are prefetched, that there may be. One that has lost its place ends as soon as it has
+/// its turn: until then it is there, with its socket.
+const LIVE: usize = 2 * PLACES + 256;
+
+/// File descriptors that asking needs: a socket for each flight.
+pub(super) const OPEN_FILES: u64 = (LIVE + PREFETCHES) as u64;
 
 /// An answer, or why there is none.
 #[derive(Clone, Debug)]
@@ -82,6 +88,7 @@ pub struct Resolver {
     flights: Mutex<HashMap<Question, Flight>>,
     places: Mutex<Places<u128, oneshot::Sender<()>>>,
     prefetches: Arc<Semaphore>,
+    live: Arc<AtomicUsize>,
     counters: Arc<Counters>,
 }
 
@@ -107,6 +114,7 @@ impl Resolver {
             flights: Mutex::default(),
             places: Mutex::new(Places::new(Limits { all: PLACES, per_client: PLACES_EACH })),
             prefetches: Arc::new(Semaphore::new(PREFETCHES)),
+            live: Arc::default(),
             counters,
         }
     }
@@ -166,8 +174,13 @@ impl Resolver {
         Some(Resolved::Answer(answer, 0))
     }
 
+    /// Permission to ask one more question. Without it, those that have lost their place must have their turn first.
+    pub(super) fn enter(&self) -> Option<Live> {
+        (self.live.load(Ordering::Relaxed) < LIVE).then(|| Live::new(&self.live))
+    }
+
     /// The answer to a question that the cache does not have.
-    pub(super) async fn look_up(self: &Arc<Self>, client: IpAddr, errand: &Errand) -> Resolved {
+    pub(super) async fn look_up(self: &Arc<Self>, client: IpAddr, errand: &Errand, _live: Live) -> Resolved {
         let (cancel, mut cancelled) = oneshot::channel();
         let _place = self.take_place(client, cancel);
         let mut flight = self.join(errand);
@@ -252,12 +265,20 @@ impl Resolver {
     ) -> watch::Receiver<Option<Outcome>> {
         let (flight, receiver) = watch::channel(None);
         flights.insert(question.clone(), flight.clone());
-        tokio::spawn(Arc::clone(self).fly(question.clone(), flight, place));
+        // Counted from here on, and not when it has its first turn.
+        let live = Live::new(&self.live);
+        tokio::spawn(Arc::clone(self).fly(question.clone(), flight, place, live));
         receiver
     }
 
     /// Asks, until there is an outcome, or, unless it has a `place` of its own, nobody waits for it.
-    async fn fly(self: Arc<Self>, question: Question, flight: Flight, place: Option<OwnedSemaphorePermit>) {
+    async fn fly(
+        self: Arc<Self>,
+        question: Question,
+        flight: Flight,
+        place: Option<OwnedSemaphorePermit>,
+        _live: Live,
+    ) {
         let Some(pool) = self.pools.get(question.zone) else { return };
         let mut asked = std::pin::pin!(pool.ask(&question, &self.counters));
         let outcome = loop {
@@ -273,9 +294,12 @@ impl Resolver {
                 }
             }
         };
-        self.cache().insert(&question, outcome.as_ref(), Instant::now());
+        // A question that was not asked says nothing of its answer.
+        if outcome.as_ref().err() != Some(&NoResponse::NotAsked) {
+            self.cache().insert(&question, outcome.as_ref().ok(), Instant::now());
+        }
         self.flights().remove(&question);
-        flight.send_replace(Some(outcome));
+        flight.send_replace(Some(outcome.ok()));
     }
 
     fn block(&self) -> &WorkerCounters {
@@ -310,6 +334,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A question or a flight, as long as it is there.
+pub(super) struct Live(Arc<AtomicUsize>);
+
+impl Live {
+    fn new(count: &Arc<AtomicUsize>) -> Live {
+        count.fetch_add(1, Ordering::Relaxed);
+        Live(Arc::clone(count))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A place that is taken; dropping it frees it.
 struct Place {
     number: u64,
@@ -319,5 +359,21 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.resolver.places().leave(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However fast they come, and however late those that lost their place have their turn.
+    #[test]
+    fn there_are_never_more_questions_than_allowed() {
+        let resolver = Resolver::new(Arc::default(), false, Arc::new(Counters::new(1)));
+        let mut live: Vec<Live> = std::iter::from_fn(|| resolver.enter()).take(100_000).collect();
+        assert_eq!(live.len(), LIVE);
+        live.pop();
+        live.extend(resolver.enter());
+        assert_eq!((live.len(), resolver.enter().is_some()), (LIVE, false));
     }
 }

@@ -27,7 +27,7 @@ impl Pool {
     }
 
     /// Asks one after the other, those that have failed last, until one answers or the time is over.
-    pub(super) async fn ask(&self, question: &Question, counters: &Arc<Counters>) -> Option<Relayed> {
+    pub(super) async fn ask(&self, question: &Question, counters: &Arc<Counters>) -> Result<Relayed, NoResponse> {
         let deadline = Instant::now() + PATIENCE;
         for _ in 0..ROUNDS {
             self.probe(question, deadline, counters);
@@ -35,19 +35,20 @@ impl Pool {
             let (down, up): (Vec<_>, Vec<_>) = self.0.iter().partition(|upstream| upstream.is_down());
             for upstream in up.into_iter().chain(down) {
                 if Instant::now() >= deadline {
-                    return None;
+                    return Err(NoResponse::Silence);
                 }
                 match upstream.ask(question, deadline, counters.dns()).await {
-                    Ok(answer) => return Some(answer),
+                    Ok(answer) => return Ok(answer),
                     Err(NoResponse::Silence) => is_worth_another = true,
                     Err(NoResponse::Error) => {}
+                    Err(NoResponse::NotAsked) => return Err(NoResponse::NotAsked),
                 }
             }
             if !is_worth_another {
                 break;
             }
         }
-        None
+        Err(NoResponse::Silence)
     }
 
     /// Finds out whether those that were down answer again, beside the question, which does not wait for it.

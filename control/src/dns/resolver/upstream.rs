@@ -10,6 +10,7 @@ use pollgate_common::counters::WorkerCounters;
 use pollgate_common::dns::message::{Edns, upstream_query};
 use pollgate_common::dns::relay::Relayed;
 use pollgate_common::hash::random_seed;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -25,7 +26,8 @@ const ATTEMPT: Duration = Duration::from_millis(1500);
 pub(super) const PATIENCE: Duration = Duration::from_millis(4500);
 /// Messages that do not respond to the query, until the upstream is given up: somebody guesses (RFC 5452 §9).
 const BOGUS: u32 = 16;
-/// Failures in a row until an upstream is asked last.
+/// Queries in a row, each in whose time it has answered nothing else, until an upstream is asked last. A name that its server is
+/// silent about is no reason.
 const FAILURES: u32 = 2;
 /// How long until somebody finds out whether it answers again.
 const DOWN: Duration = Duration::from_secs(5);
@@ -62,8 +64,10 @@ pub struct UpstreamStats {
 pub(super) enum NoResponse {
     /// None came in time, or none that can be read.
     Silence,
-    /// The upstream says that it cannot answer. To ask it again is no use.
+    /// The upstream cannot answer this, or not so that it can be read. To ask it again is no use.
     Error,
+    /// It was not asked: this host has no socket or memory for it.
+    NotAsked,
 }
 
 /// An upstream.
@@ -78,6 +82,8 @@ struct Log {
     queries: u64,
     failures: u64,
     in_a_row: u32,
+    /// When it answered something last.
+    answered: Option<Instant>,
     /// While it is down, and until a query is answered again.
     down_until: Option<Instant>,
     /// It is asked without EDNS until then.
@@ -89,7 +95,8 @@ impl Upstream {
     pub(super) fn new(address: SocketAddr) -> Upstream {
         // Three digits, up to the time that no response takes; both are in range.
         let latency = Histogram::new_with_max(LONGEST, 3).expect("bounds that a histogram can have");
-        let record = Log { queries: 0, failures: 0, in_a_row: 0, down_until: None, plain_until: None, latency };
+        let record =
+            Log { queries: 0, failures: 0, in_a_row: 0, answered: None, down_until: None, plain_until: None, latency };
         Upstream { address, record: Mutex::new(record) }
     }
 
@@ -124,27 +131,31 @@ impl Upstream {
     ) -> Result<Relayed, NoResponse> {
         let started = Instant::now();
         let knows_edns = locked(&self.record).plain_until.is_none_or(|until| started >= until);
-        let mut answer = None;
+        let mut answer = Err(NoResponse::NotAsked);
         if knows_edns {
             let edns = Edns::Opt { dnssec_ok: question.dnssec_ok };
             answer = self.exchange(question, edns, deadline, counters).await;
         }
-        if !knows_edns || matches!(answer, Some(Response::Error(FORMERR | NOTIMP))) {
+        if !knows_edns || matches!(answer, Ok(Response::Error(FORMERR | NOTIMP))) {
             answer = self.exchange(question, Edns::None, deadline, counters).await;
-            if knows_edns && matches!(answer, Some(Response::Answer(_))) {
+            if knows_edns && matches!(answer, Ok(Response::Answer(_))) {
                 locked(&self.record).plain_until = Some(Instant::now() + PLAIN);
             }
         }
         let answer = match answer {
-            Some(Response::Answer(answer)) => Ok(answer),
-            Some(Response::Error(_)) => Err(NoResponse::Error),
-            Some(Response::Truncated | Response::Malformed | Response::Bogus) | None => Err(NoResponse::Silence),
+            Ok(Response::Answer(answer)) => Ok(answer),
+            Ok(Response::Error(_) | Response::Malformed) => Err(NoResponse::Error),
+            Ok(Response::Truncated | Response::Bogus) => Err(NoResponse::Silence),
+            Err(no_response) => Err(no_response),
         };
         self.note(started, answer.as_ref().err(), counters);
         answer
     }
 
     fn note(&self, started: Instant, failure: Option<&NoResponse>, counters: &WorkerCounters) {
+        if failure == Some(&NoResponse::NotAsked) {
+            return;
+        }
         let mut record = locked(&self.record);
         let was_down = record.down_until.is_some();
         if failure.is_none() {
@@ -154,7 +165,11 @@ impl Upstream {
             counters.dns_upstream_failures.add(1);
             record.failures += 1;
         }
-        record.in_a_row = if failure == Some(&NoResponse::Silence) { record.in_a_row + 1 } else { 0 };
+        if failure != Some(&NoResponse::Silence) {
+            (record.in_a_row, record.answered) = (0, Some(Instant::now()));
+        } else if record.answered.is_none_or(|answered| answered < started) {
+            record.in_a_row += 1;
+        }
         record.down_until = (record.in_a_row >= FAILURES).then(|| Instant::now() + DOWN);
         match (was_down, record.down_until.is_some()) {
             (false, true) => tracing::warn!(
@@ -173,10 +188,10 @@ impl Upstream {
         edns: Edns,
         deadline: Instant,
         counters: &WorkerCounters,
-    ) -> Option<Response> {
+    ) -> Result<Response, NoResponse> {
         let by_datagram = datagram(self.address, question, edns, counters);
         let response = self.within(question, deadline, counters, by_datagram).await;
-        if response != Some(Response::Truncated) {
+        if response != Ok(Response::Truncated) {
             return response;
         }
         counters.dns_upstream_tcp.add(1);
@@ -189,16 +204,22 @@ impl Upstream {
         deadline: Instant,
         counters: &WorkerCounters,
         exchange: impl Future<Output = io::Result<Response>>,
-    ) -> Option<Response> {
+    ) -> Result<Response, NoResponse> {
         counters.dns_upstream_queries.add(1);
         locked(&self.record).queries += 1;
         let patience = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
         let response = timeout(patience, exchange).await.map_err(io::Error::from).and_then(|response| response);
-        if let Err(error) = &response {
+        response.map_err(|error| {
             tracing::debug!("asking {} for {:?}: {error}", self.address, question);
-        }
-        response.ok()
+            if is_own(&error) { NoResponse::NotAsked } else { NoResponse::Silence }
+        })
     }
+}
+
+/// Whether an error says something of this host alone.
+fn is_own(error: &io::Error) -> bool {
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::PERM];
+    error.raw_os_error().is_some_and(|code| own.iter().any(|own| own.raw_os_error() == code))
 }
 
 fn query(question: &Question, edns: Edns) -> (u16, Vec<u8>) {

@@ -1,7 +1,7 @@
 //! The listeners and connections of DNS over TCP.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -115,8 +115,12 @@ impl Desk {
             }
             Err(NoAnswer::Forward) => {
                 shared.count(|totals| totals.forwarded += 1);
-                let errand = shared.resolver.errand(&self.query, zone)?;
-                Some(Step::Forward(Box::new((self.query.clone(), errand))))
+                if let Some(errand) = shared.resolver.errand(&self.query, zone) {
+                    return Some(Step::Forward(Box::new((self.query.clone(), errand))));
+                }
+                let len = shared.fail(&self.query, &mut self.buffer)?;
+                framing::push(out, self.buffer.get(..len)?);
+                Some(Step::Done)
             }
             Err(NoAnswer::NotAQuery | NoAnswer::NoRoom) => None,
         }
@@ -177,16 +181,20 @@ impl Server {
         let Step::Forward(asked) = step else { return Ok(None) };
         let message = message.into();
         let resolver = Arc::clone(&self.shared.resolver);
-        match resolver.cached(&asked.1) {
-            Some(resolved) => {
-                self.relay(&Lookup { message, asked, resolved }, out);
-                Ok(None)
-            }
-            None => Ok(Some(Box::pin(async move {
-                let resolved = resolver.look_up(client, &asked.1).await;
-                Lookup { message, asked, resolved }
-            }))),
-        }
+        let resolved = match resolver.cached(&asked.1) {
+            Some(resolved) => resolved,
+            None => match resolver.enter() {
+                Some(live) => {
+                    return Ok(Some(Box::pin(async move {
+                        let resolved = resolver.look_up(client, &asked.1, live).await;
+                        Lookup { message, asked, resolved }
+                    })));
+                }
+                None => Resolved::NoRoom,
+            },
+        };
+        self.relay(&Lookup { message, asked, resolved }, out);
+        Ok(None)
     }
 
     fn relay(&self, lookup: &Lookup, out: &mut Vec<u8>) {
@@ -216,11 +224,19 @@ fn admit(stream: TcpStream, client: IpAddr, server: &Arc<Server>) {
         connection.server.ended(end);
     });
     server.block().dns_tcp_accepted.add(1);
-    if let Some(displaced) = connections.take(number, client, task.abort_handle(), Instant::now()) {
+    if let Some(displaced) = connections.take(number, host(client), task.abort_handle(), Instant::now()) {
         displaced.abort();
         server.block().dns_tcp_displaced.add(1);
     }
     server.count_open(&connections);
+}
+
+/// What a client's connections are counted by: its address, or its IPv6 network, in which a host has as many as it likes.
+fn host(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
 }
 
 /// One connection. Dropping it takes it from the list.
