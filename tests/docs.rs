@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use pollgate::host::capability::{GATEWAY, Need, PACKET, XDP};
 use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason, Severity};
+use pollgate_control::threads::Role;
 
 fn severity(severity: Severity) -> &'static str {
     match severity {
@@ -51,4 +53,55 @@ fn the_operations_guide_lists_every_counter_as_declared() {
         before == text,
         "docs/operations.md differs from the declarations: UPDATE_DOCS=1 cargo test --test offline docs"
     );
+}
+
+fn file(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn names<'a>(needs: impl IntoIterator<Item = &'a Need>) -> Vec<&'static str> {
+    let mut names: Vec<&str> = needs.into_iter().map(|need| need.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[test]
+fn the_unit_gives_the_capabilities_of_every_port_and_no_others() {
+    let unit = file("packaging/pollgate.service");
+    let setting =
+        |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).expect("a setting");
+    let capabilities = |key: &str| {
+        let mut names: Vec<&str> = setting(key).split(' ').collect();
+        names.sort_unstable();
+        names
+    };
+    let mut needed = names(GATEWAY.iter().chain(PACKET).chain(XDP));
+    // The limit does the same.
+    needed.retain(|name| *name != "CAP_IPC_LOCK");
+    assert_eq!(setting("LimitMEMLOCK"), "infinity");
+    assert_eq!(capabilities("AmbientCapabilities"), needed);
+    assert_eq!(capabilities("CapabilityBoundingSet"), needed);
+}
+
+#[test]
+fn the_guides_list_every_capability_and_every_thread() {
+    let (operations, security) = (file("docs/operations.md"), file("docs/security.md"));
+    let row = |text: &str, start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    for name in names(GATEWAY.iter().chain(PACKET).chain(XDP)) {
+        assert_eq!(row(&operations, &format!("| {name} | ")), 1, "{name}");
+    }
+    let (_, section) = security.split_once("\n## What each part may do\n").expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let table: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
+    for role in Role::ALL {
+        let name = match role {
+            Role::Main => "`pollgate`",
+            Role::Worker => "`worker-N`",
+            other => &format!("`{}`", other.name()),
+        };
+        let first = |line: &&&str| line.split(" | ").next().is_some_and(|threads| threads.contains(name));
+        assert_eq!(table.iter().filter(first).count(), 1, "{name}");
+    }
 }

@@ -134,10 +134,13 @@ mod tests {
 
     #[test]
     fn threads_are_narrowed_before_they_begin_and_so_are_theirs() {
-        let seen: Arc<Mutex<Vec<(Role, Option<String>)>>> = Arc::default();
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let note = {
             let seen = Arc::clone(&seen);
-            move |role| seen.lock().expect("not poisoned").push((role, thread::current().name().map(str::to_owned)))
+            move |role| {
+                let name = thread::current().name().map(str::to_owned);
+                seen.lock().expect("not poisoned").push((role, name));
+            }
         };
         let narrowing = narrowed_by(Arc::new(note));
         let outer = spawn(Role::Control, "outer", || {

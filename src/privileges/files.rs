@@ -209,7 +209,7 @@ mod tests {
         symlink(at("elsewhere/b.yaml"), at("etc/manifests/b.yaml")).expect("a link");
         assert_eq!(places(&at("etc/manifests")), [at("etc"), at("elsewhere")]);
         assert_eq!(places(&at("etc/manifests/b.yaml")), [at("etc/manifests"), at("elsewhere")]);
-        assert_eq!(places(&at("none")), [root.clone()]);
+        assert_eq!(places(&at("none")), std::slice::from_ref(&root));
         assert_eq!(places(Path::new("/manifests-of-a-container")), [Path::new("/manifests-of-a-container")]);
     }
 }

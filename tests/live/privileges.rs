@@ -12,10 +12,10 @@ use pollgate::lab::traffic::{ask_dns, ask_tcp};
 use pollgate_common::pair;
 use tempfile::TempDir;
 
-use crate::live::process::{Place, Process, start_in};
+use crate::live::process::{POLLGATE, Place, Process, start_in};
 use crate::live::support::{BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, servers};
 use crate::shared::harness::tests;
-use crate::shared::needs::Need::{Bpf, IoUring, Lab, RootAndOrdinaryUser};
+use crate::shared::needs::Need::{Bpf, IoUring, Lab, Program, RootAndOrdinaryUser};
 use crate::shared::needs::ORDINARY;
 use crate::shared::until;
 
@@ -28,6 +28,8 @@ tests! {
         whoever_is_root_again_has_the_files_again,
         a_user_that_cannot_be_is_refused_with_what_to_do,
         files_that_are_not_its_own_are_not_given_away;
+    [Lab, RootAndOrdinaryUser, Program("setpriv")] =>
+        a_service_manager_may_start_it_as_its_user;
     [Lab, RootAndOrdinaryUser, IoUring] =>
         uring_ports_serve_as_another_user;
     [Lab, Bpf, RootAndOrdinaryUser] =>
@@ -282,6 +284,31 @@ fn whoever_is_root_again_has_the_files_again() {
     site.serves();
     belongs_to(&process, 0);
     assert_eq!((site.owner("").0, site.owner("state.db").0), (0, 0));
+    site.stop(process);
+}
+
+/// With ambient capabilities, more of them than it needs, and a run.user that it is already.
+fn a_service_manager_may_start_it_as_its_user() {
+    let site = Site::new();
+    let _servers = servers(&site.place.network);
+    fs::create_dir(&site.own).expect("made");
+    std::os::unix::fs::chown(&site.own, Some(ORDINARY), Some(ORDINARY)).expect("root may");
+    let text = configuration(&site.own, &format!("run: {{ user: {ORDINARY} }}\n"));
+    let file = site.place.write("gateway.yaml", &text.replace("{ name: ", "{ backend: packet, name: "));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("ours");
+    let mut command = site.place.network.gateway().command("setpriv");
+    let capabilities = "-all,+net_raw,+net_admin,+sys_time";
+    command.args(["--bounding-set", capabilities, "--inh-caps", capabilities, "--ambient-caps", capabilities]);
+    let user = ORDINARY.to_string();
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+    command.args([POLLGATE, "run", "--config", &file]).env_remove("RUST_LOG");
+    let process = start_in(site.place.path(), command);
+    site.place.apply_guide();
+    site.serves();
+    belongs_to(&process, ORDINARY);
+    // It has no right to reduce the bounding set, which is whole what it was started with.
+    const SYS_TIME: u64 = 1 << 25;
+    are_narrow(&process, NET_ADMIN | NET_RAW | SYS_TIME);
     site.stop(process);
 }
 
