@@ -265,7 +265,7 @@ fn a_name_is_answered_as_clients_get_it() {
 query    web.default.svc.cluster.local. A
            as a client sends it: one name, without a search list, by UDP without EDNS
 server   10.96.0.10, port 53
-           `dns.address`: a worker answers in place; not by TCP, without the host pair
+           `dns.address`: a worker answers in place; by TCP, the gateway's listener gives the same answer
 zone     in cluster.local.
 name     exists: Service default/web
 type     1 of type A
@@ -305,7 +305,8 @@ ANSWERED: NOERROR, 10.96.0.50
 zone       outside
              the gateway serves only cluster.local. and what is below it
 resolver   forwarded to 192.0.2.53:53, 192.0.2.54:53
-             `dns.upstreams`: these servers, in this order, unless the answer is in the cache
+             `dns.upstreams`: the servers for all names outside, in this order, but those that were silent last, unless the \
+                    cache has the answer
 
 FORWARDED: to 192.0.2.53:53, 192.0.2.54:53, which a trace does not ask; did you mean web.default.svc.cluster.local.? \
                     A Pod's search list adds that
@@ -316,4 +317,232 @@ FORWARDED: to 192.0.2.53:53, 192.0.2.54:53, which a trace does not ask; did you 
     for wrong in ["--dns a..b", "--dns web --type gizmo"] {
         assert!(bench.trace(wrong).1.is_some(), "{wrong}");
     }
+}
+
+/// Names that do not exist, and aliases that lead nowhere.
+const NAMES: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.50, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hollow}
+spec: {clusterIP: None, selector: {app: none}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: address}
+spec: {type: ExternalName, externalName: 10.1.2.3}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: itself}
+spec: {type: ExternalName, externalName: itself.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: here}
+spec: {type: ExternalName, externalName: there.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: there}
+spec: {type: ExternalName, externalName: here.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias}
+spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: dangling}
+spec: {type: ExternalName, externalName: gone.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {type: ExternalName, externalName: www.example.org}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.1.20], hostname: db-0}, {addresses: [10.244.1.21]}]
+ports: [{name: sql, port: 5432}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, ports: [{name: sql, port: 5432}]}
+"#;
+
+impl Bench {
+    /// With [`NAMES`], and this in place of `dns` of the configuration.
+    fn names(dns: &str) -> Bench {
+        let bench = Bench::new();
+        bench.write("objects.yaml", NAMES);
+        bench.write("gateway.yaml", &CONFIG.replace("dns: {upstreams: []}", dns));
+        bench
+    }
+
+    /// What the steps say in the stage, as `DECISION: WHY`.
+    fn told(&self, stage: &str, line: &str) -> String {
+        let report = self.json(&format!("--dns {line}"));
+        let steps = report["steps"].as_array().expect("steps");
+        let step = steps.iter().find(|step| step["stage"] == stage).unwrap_or_else(|| panic!("{line}: {report:#}"));
+        let text = |field: &str| step[field].as_str().unwrap_or_default().to_owned();
+        format!("{}: {}", text("decision"), text("why"))
+    }
+}
+
+#[test]
+fn a_name_that_does_not_exist_has_its_own_reason() {
+    let bench = Bench::names("dns: {upstreams: []}");
+    let cases = [
+        ("no.default.svc", "there is no Service default/no"),
+        ("web.nowhere.svc", "there is no Namespace nowhere"),
+        ("nowhere.svc", "there is no Namespace nowhere"),
+        ("hollow.default.svc", "Service default/hollow is headless, and has no ready endpoint"),
+        ("_http._tcp.hollow.default.svc", "Service default/hollow is headless, and has no ready endpoint"),
+        (
+            "address.default.svc",
+            "Service default/address has the externalName 10.1.2.3: an address is no name, so there is no record",
+        ),
+        (
+            "x.alias.default.svc",
+            "Service default/alias is an alias of web.default.svc.cluster.local, and has no ports or endpoints of its own",
+        ),
+        ("db-1.db.default.svc", "no ready endpoint of Service default/db has this hostname or address"),
+        ("_web._tcp.db.default.svc", "no ready endpoint of Service default/db has a port of this name"),
+        ("_web._tcp.web.default.svc", "Service default/web has no port of this name"),
+        ("10-244-1-10.default.pod", "`dns.pods` is disabled: Pods have no names"),
+        ("gizmo", "Services are SERVICE.NAMESPACE.svc.cluster.local."),
+    ];
+    for (name, why) in cases {
+        let line = format!("{name}.cluster.local");
+        assert_eq!(bench.told("name", &line), format!("does not exist: {why}"), "{name}");
+        assert_eq!(bench.trace(&format!("--dns {line}")).1.as_deref(), Some("error: no records: NXDOMAIN"), "{name}");
+    }
+    let verified = Bench::names("dns: {upstreams: [], pods: verified}");
+    assert_eq!(
+        verified.told("name", "10-244-1-10.default.pod.cluster.local"),
+        "does not exist: no Pod of Namespace default has this address (`dns.pods` is verified)"
+    );
+}
+
+#[test]
+fn an_alias_without_records_says_where_it_ends() {
+    let bench = Bench::names("dns: {upstreams: []}");
+    let (out, error) = bench.trace("--dns alias.default.svc.cluster.local");
+    assert_eq!(error, None, "{out}");
+    assert!(out.ends_with("\nANSWERED: NOERROR, web.default.svc.cluster.local., 10.96.0.50\n"), "{out}");
+    let cases = [
+        ("outside", "www.example.org. is outside the cluster, and there is no other server to ask (`dns.upstreams`)"),
+        ("dangling", "gone.default.svc.cluster.local. does not exist: there is no Service default/gone"),
+        ("here", "the aliases lead back to here.default.svc.cluster.local."),
+        ("alias --type AAAA", "web.default.svc.cluster.local. has no records of type AAAA"),
+    ];
+    for (line, end) in cases {
+        let (name, rtype) = line.split_once(' ').unwrap_or((line, ""));
+        let line = format!("{name}.default.svc.cluster.local {rtype}");
+        let summary = format!("NOERROR, an alias that leads to no records: {end}");
+        let (out, error) = bench.trace(&format!("--dns {line}"));
+        assert!(out.ends_with(&format!("\nANSWERED: {summary}\n")), "{line}: {out}");
+        assert_eq!(error, Some(format!("error: no records: {summary}")), "{line}");
+        assert!(bench.told("alias", &line).ends_with(&format!(": {end}")), "{line}");
+    }
+    // Who asks for the alias itself has it.
+    assert_eq!(bench.trace("--dns outside.default.svc.cluster.local --type CNAME").1, None);
+    assert_eq!(
+        bench.told("type", "itself.default.svc.cluster.local"),
+        "no records of this type: its externalName, itself.default.svc.cluster.local, is the Service itself"
+    );
+    // Of several forwarded zones, none holds the target.
+    let zones = Bench::names("dns: {upstreams: [], zones: [{name: corp.example, upstreams: 192.0.2.53}]}");
+    let told = zones.told("alias", "outside.default.svc.cluster.local");
+    assert!(told.ends_with("is outside the cluster, and no other server is asked for it"), "{told}");
+    let (out, error) = zones.trace("--dns www.corp.example");
+    assert_eq!(error, None, "{out}");
+    assert!(out.contains("`dns.zones`: the servers for corp.example., unless the cache has the answer"), "{out}");
+}
+
+#[test]
+fn records_of_every_type_are_printed_as_in_a_zone_file() {
+    let bench = Bench::names("dns: {upstreams: []}");
+    let records = |line: &str| -> Vec<String> {
+        let report = bench.json(&format!("--dns {line}"));
+        let all = report["answer"]["records"].as_array().expect("records").clone();
+        let text = |record: &Value| {
+            format!("{} {}", record["type"].as_str().expect("a type"), record["data"].as_str().expect("data"))
+        };
+        all.iter().map(text).collect()
+    };
+    let soa = records("cluster.local --type SOA");
+    assert!(soa.len() == 1 && soa[0].starts_with("SOA ns.dns.cluster.local. hostmaster.cluster.local. "), "{soa:?}");
+    let soa = records("96.10.in-addr.arpa --type SOA");
+    assert!(soa.len() == 1 && soa[0].starts_with("SOA ns.dns."), "{soa:?}");
+    assert_eq!(bench.told("type", "cluster.local --type SOA"), "1 of type SOA: the zone's own record");
+    assert_eq!(records("web.default.svc.cluster.local --type ANY"), ["HINFO \"RFC8482\" \"\""]);
+    assert_eq!(
+        bench.told("type", "web.default.svc.cluster.local --type ANY"),
+        "ANY: one HINFO record in place of all of them (RFC 8482)"
+    );
+    assert_eq!(
+        records("_http._tcp.web.default.svc.cluster.local --type SRV"),
+        ["SRV 0 100 80 web.default.svc.cluster.local."]
+    );
+    assert_eq!(records("dns-version.cluster.local --type TXT"), ["TXT \"1.1.0\""]);
+    assert_eq!(bench.told("type", "cluster.local --type TYPE252"), "TYPE252: zones are not transferred");
+}
+
+#[test]
+fn an_address_is_named_with_its_owner() {
+    let bench = Bench::names("dns: {upstreams: []}");
+    let name = |address: &str| {
+        let digits: Vec<&str> = address.split('.').rev().collect();
+        format!("{}.in-addr.arpa --type PTR", digits.join("."))
+    };
+    let cases = [
+        ("10.96.0.50", "10.96.0.50: ClusterIP of Service default/web: "),
+        ("10.244.1.20", "10.244.1.20: an endpoint of Service default/db: "),
+        ("10.244.9.9", "10.244.9.9: does not exist: no Service has this address as ClusterIP, or as a ready endpoint"),
+    ];
+    for (address, told) in cases {
+        assert_eq!(bench.told("name", &name(address)), told, "{address}");
+    }
+    assert_eq!(bench.told("zone", &name("10.244.1.20")), "the reverse zone of 10.244.0.0/16: ");
+    let (out, error) = bench.trace(&format!("--dns {}", name("10.244.1.20")));
+    assert_eq!(error, None, "{out}");
+    assert!(out.ends_with("\nANSWERED: NOERROR, db-0.db.default.svc.cluster.local.\n"), "{out}");
+}
+
+#[test]
+fn without_an_address_no_query_is_answered() {
+    let bench = Bench::names("dns: {address: []}");
+    for name in ["web.default.svc.cluster.local", "www.example.org"] {
+        let (out, error) = bench.trace(&format!("--dns {name}"));
+        let summary = "`dns.address` is empty: no query is answered, and clients wait in vain";
+        assert!(out.ends_with(&format!("\nUNANSWERED: {summary}\n")), "{out}");
+        assert_eq!(error, Some(format!("error: unanswered: {summary}")));
+    }
+}
+
+/// Offline, a query is one to a running gateway with that configuration.
+#[test]
+fn each_address_has_its_own_listener() {
+    let server = |bench: &Bench| bench.told("server", "web.default.svc.cluster.local");
+    let both = Bench::names("dns: {address: [10.96.0.10, \"fd00::53\"], upstreams: []}");
+    assert_eq!(
+        server(&both),
+        "10.96.0.10, fd00::53, port 53: `dns.address`: a worker answers in place; by TCP, the gateway's listener gives the \
+         same answer at 10.96.0.10, but not at fd00::53, without an IPv6 address in `addresses`"
+    );
+    let no_pair = Bench::names("dns: {upstreams: []}\nhost: {pair: false}");
+    assert_eq!(
+        server(&no_pair),
+        "10.96.0.10, port 53: `dns.address`: a worker answers in place; not by TCP, without the host pair"
+    );
 }

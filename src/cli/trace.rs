@@ -5,8 +5,8 @@
 //!  --config, --manifests ▶ a worker in this process ▶ Report
 //! ```
 //!
-//! Exit code 0: the packet would be sent on (or wait for a MAC address) or answered, the name has records of the type. 1: it
-//! would be dropped, refused or left to the kernel, or there are no records.
+//! Exit code 0: the packet would be sent on (or wait for a MAC address) or answered, the name has records of the type, or other
+//! servers are asked for it. 1: it would be dropped, refused or left to the kernel, or there are no records.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,7 @@ use pollgate_common::flow::Protocol;
 use pollgate_common::time::Instant;
 use pollgate_common::trace::TracedPacket;
 use pollgate_control::api::TRACE_PATH;
-use pollgate_control::observe::trace::{self, BadQuestion, Objects, Report, record_type};
+use pollgate_control::observe::trace::{self, BadQuestion, Listener, Objects, Report, record_type};
 
 use super::args::{TraceArgs, TracedProtocol};
 use super::client::{Client, escaped};
@@ -57,7 +57,10 @@ pub fn trace(args: &TraceArgs, out: &mut dyn Write) -> Result<(), Failure> {
         (false, Some(reason)) => {
             Err(Failure::refused(format!("error: the packet would be {}: {}", report.result, reason.name)))
         }
-        (false, None) => Err(Failure::refused(format!("error: no records: {}", report.summary))),
+        (false, None) if report.answer.is_some() => {
+            Err(Failure::refused(format!("error: no records: {}", report.summary)))
+        }
+        (false, None) => Err(Failure::refused(format!("error: {}: {}", report.result, report.summary))),
     }
 }
 
@@ -103,7 +106,8 @@ fn online(args: &TraceArgs, question: &Question<'_>) -> Result<Report, Failure> 
     serde_json::from_value(answer).map_err(|error| strange(&error))
 }
 
-/// A gateway in this process, without flows and without clients that it remembers.
+/// A gateway in this process, without flows and without clients that it remembers. About a DNS query it says what a running gateway
+/// with this configuration does on this host, also if the configuration is that of a replay.
 fn offline(config: &Path, manifests: &Path, question: &Question<'_>) -> Result<Report, Failure> {
     let config = offline_config(config)?.with_upstreams(host::resolv::upstreams);
     let network = config.interfaces.iter().all(|interface| interface.link.is_some());
@@ -117,10 +121,13 @@ fn offline(config: &Path, manifests: &Path, question: &Question<'_>) -> Result<R
             let objects = Objects { cluster: gateway.cluster(), network };
             Ok(trace::packet(tables, objects, packet, &gateway.trace(packet)))
         }
-        Question::Dns(name, rtype) => trace::dns(tables, name, rtype).map_err(|bad| match bad {
-            BadQuestion::Name => Failure::usage(format!("{name:?} is not a domain name")),
-            BadQuestion::Type => Failure::usage(format!("{rtype:?} is not a record type")),
-        }),
+        Question::Dns(name, rtype) => {
+            let listener = Listener::Planned { has_pair: config.host.pair };
+            trace::dns(tables, gateway.cluster(), listener, name, rtype).map_err(|bad| match bad {
+                BadQuestion::Name => Failure::usage(format!("{name:?} is not a domain name")),
+                BadQuestion::Type => Failure::usage(format!("{rtype:?} is not a record type")),
+            })
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::query::{Parameters, given, only, parsed, protocol, query};
 use super::shared::Api;
 use super::status::Status;
 use crate::observe::dump::DumpSource;
-use crate::observe::trace::{self, BadQuestion, Objects, Report};
+use crate::observe::trace::{self, BadQuestion, Listener, Objects, Report};
 
 /// Where traces are.
 pub const TRACE_PATH: &str = "/apis/pollgate.io/v1alpha1/trace";
@@ -42,14 +42,17 @@ async fn trace(State(api): State<Api>, request: Request) -> Result<Response, Sta
     only(&parameters, &PARAMETERS)?;
     let source = api.dump.clone().ok_or_else(Status::no_resource)?;
     let report = match given(&parameters, "dns") {
-        Some(name) => dns(&source, name, given(&parameters, "type").unwrap_or("A"))?,
+        Some(name) => dns(&api, &source, name, given(&parameters, "type").unwrap_or("A"))?,
         None => packet(&api, source, traced(&parameters)?).await?,
     };
     Ok(Json(report).into_response())
 }
 
-fn dns(source: &DumpSource, name: &str, rtype: &str) -> Result<Report, Status> {
-    trace::dns(source.tables.reader().pin().load(), name, rtype).map_err(|bad| match bad {
+fn dns(api: &Api, source: &DumpSource, name: &str, rtype: &str) -> Result<Report, Status> {
+    let state = api.replica.read();
+    let reader = source.tables.reader();
+    let report = trace::dns(reader.pin().load(), &state.cluster, Listener::Running, name, rtype);
+    report.map_err(|bad| match bad {
         BadQuestion::Name => Status::bad_request(format!("dns: Invalid value: {name:?}: expected a domain name")),
         BadQuestion::Type => {
             Status::bad_request(format!("type: Invalid value: {rtype:?}: expected a record type such as A"))

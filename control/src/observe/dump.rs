@@ -574,9 +574,9 @@ pub(super) fn type_name(rtype: u16) -> String {
 }
 
 /// One record of a set.
-pub(super) struct Record<'a> {
-    pub(super) rtype: u16,
-    pub(super) ttl: u32,
+struct Record<'a> {
+    rtype: u16,
+    ttl: u32,
     data: &'a [u8],
 }
 
@@ -589,7 +589,7 @@ impl Record<'_> {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    fn text(&self) -> String {
         match (self.address(), self.rtype) {
             (Some(address), _) => address.to_string(),
             (None, rr::CNAME | rr::NS | rr::PTR) => from_wire(self.data),
@@ -614,7 +614,7 @@ impl Record<'_> {
 }
 
 /// The records of a set: pointer to the name, type, class, TTL, length, data (RFC 1035 §3.2.1).
-pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
     std::iter::from_fn(move || {
         let (head, rest) = bytes.split_first_chunk::<12>()?;
         let [_, _, t0, t1, _, _, ttl @ .., l0, l1] = head;

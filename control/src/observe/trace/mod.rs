@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::dns::{BadQuestion, dns, record_type};
+pub use self::dns::{BadQuestion, Listener, dns, record_type};
 pub use self::packet::{Objects, packet};
 
 /// A trace in words.
@@ -25,11 +25,11 @@ pub use self::packet::{Objects, packet};
 pub struct Report {
     /// The decisions, in their order.
     pub steps: Vec<Step>,
-    /// `sent`, `held`, `answered`, `passed`, `refused` or `dropped`.
+    /// Of a packet `sent`, `held`, `answered`, `passed`, `refused` or `dropped`; of a DNS query `answered`, `forwarded` or `unanswered`.
     pub result: String,
     /// The result in a sentence.
     pub summary: String,
-    /// Whether the packet is delivered or the query answered with records.
+    /// Whether the packet is delivered, or the query forwarded or answered with records of its type.
     pub delivered: bool,
     /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
