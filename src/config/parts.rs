@@ -57,6 +57,8 @@ impl From<&Config> for ClusterSettings {
             zone: config.zone.clone(),
             slice_manager: config.cluster.slice_manager,
             serves_external_ips: config.cluster.external_ips,
+            domain: config.cluster.domain.clone(),
+            has_pair: config.has_pair(),
             endpoint_pod_names: config.dns.endpoint_pod_names,
             limits: config.limits,
         }

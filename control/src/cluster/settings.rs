@@ -64,6 +64,10 @@ pub struct ClusterSettings {
     pub slice_manager: SliceManager,
     /// Whether `spec.externalIPs` are served. Whoever may write a Service can take over any address with them (CVE-2020-8554, KEP-5707).
     pub serves_external_ips: bool,
+    /// The DNS zone of the cluster: lower case, without the final dot. For explanations.
+    pub domain: String,
+    /// Whether the gateway has the host pair, behind which it answers DNS over TCP. For explanations.
+    pub has_pair: bool,
     /// Whether DNS calls an endpoint without a hostname by its Pod's name.
     pub endpoint_pod_names: bool,
     /// How much it may hold.
@@ -103,6 +107,8 @@ impl Default for ClusterSettings {
             zone: None,
             slice_manager: SliceManager::default(),
             serves_external_ips: true,
+            domain: "cluster.local".to_owned(),
+            has_pair: true,
             endpoint_pod_names: false,
             limits: Limits::default(),
         }

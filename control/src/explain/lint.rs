@@ -4,6 +4,7 @@
 //! Service {app=a,…} ── selects ──▶ Pods ── have ──▶ addresses, named ports
 //!     └ no Pod: a finding             └ none: a finding  └ none: a finding
 //! EndpointSlice ── names ──▶ Service      └ no such Service: a finding
+//! Service ── externalName ──▶ Service     └ that leads back: a finding
 //! ```
 //!
 //! With them come the warnings that the API sends with each object ([`super::warnings`]).
@@ -19,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::cluster::Cluster;
 use crate::controllers::membership::{find_port, pod_addresses};
+use crate::explain::alias::circle;
 use crate::explain::warnings::{Warning, warnings};
 use crate::explain::{Verdict, explain};
 use crate::objects::service::{ServiceName, SpecExt, selects};
@@ -42,6 +44,12 @@ pub fn lint(cluster: &Cluster) -> Vec<Finding> {
     for object in cluster.objects(Kind::Service, None) {
         let Some(spec) = object.as_service().and_then(|service| service.spec.as_ref()) else { continue };
         service(cluster, object, spec, &pods, &mut findings);
+        let circle = circle(cluster, &ServiceName::new(object.namespace(), object.name()));
+        findings.extend(circle.map(|message| Finding {
+            key: object.key(),
+            field: "spec.externalName".to_owned(),
+            message,
+        }));
     }
     for kind in [Kind::Service, Kind::EndpointSlice, Kind::Endpoints] {
         let objects = cluster.objects(kind, None);
@@ -191,6 +199,26 @@ mod tests {
         let expected = "service/default/a: spec.ports[0].targetPort: no container of the selected Pods has a TCP port \
                         named \"unknown\"";
         assert_eq!(told([named, pod("p", "a", "10.0.0.1")]), [expected]);
+    }
+
+    #[test]
+    fn aliases_in_a_circle_are_found() {
+        let alias = |name: &str, target: &str| {
+            service(
+                name,
+                json!({"type": "ExternalName", "externalName": format!("{target}.default.svc.cluster.local")}),
+            )
+        };
+        assert!(told([alias("a", "b"), alias("b", "c"), web("c")]).is_empty());
+        let circle = "spec.externalName: the aliases lead in a circle and to no address: ";
+        let expected = [
+            format!("service/default/a: {circle}default/b → default/c → default/b"),
+            format!("service/default/b: {circle}default/b → default/c → default/b"),
+            format!("service/default/c: {circle}default/c → default/b → default/c"),
+        ];
+        assert_eq!(told([alias("a", "b"), alias("b", "c"), alias("c", "b")]), expected);
+        let [itself] = &told([alias("a", "a")])[..] else { panic!("one finding") };
+        assert!(itself.contains("an alias of itself"), "{itself}");
     }
 
     #[test]

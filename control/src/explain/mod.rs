@@ -10,6 +10,7 @@
 //! [`explain`] gives data, so that the API can serve it and a script can read it; [`Explanation::text`] is for people.
 
 pub(crate) mod advice;
+mod alias;
 pub(crate) mod endpoints;
 pub mod lint;
 mod locality;
@@ -19,12 +20,16 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
+use pollgate_common::dns::message;
+
+use self::alias::Target;
 use crate::cluster::{Cluster, SliceManager};
-use crate::compile::resolve::{ResolvedService, resolve};
+use crate::compile::resolve::{ResolvedPort, ResolvedService, resolve};
 use crate::controllers::membership::{Exclusion, find_port, membership, node_name, pod_addresses};
 use crate::controllers::slices::{self, MANAGED_BY_LABEL};
 use crate::objects::service::{Family, Protocol, ServiceName, ServiceType, SpecExt};
@@ -60,7 +65,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
-    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `external IP` or `DNS`.
+    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `external IP`, `DNS` (a name), or `gateway` (a port that the gateway's own DNS has).
     pub via: String,
     /// `10.96.0.50:8080/TCP`, or a name.
     pub address: String,
@@ -217,10 +222,7 @@ pub fn explain(cluster: &Cluster, name: &ServiceName) -> Option<Explanation> {
 fn answers(cluster: &Cluster, service: &ResolvedService) -> Vec<Answer> {
     let mut answers = vec![Answer {
         via: "DNS".to_owned(),
-        address: match &service.external_name {
-            Some(target) => format!("{}.{}.svc is an alias of {target}", service.name.name, service.name.namespace),
-            None => format!("{}.{}.svc", service.name.name, service.name.namespace),
-        },
+        address: dns_answer(service, &cluster.settings().domain),
         port_name: String::new(),
         ready: service.ready_addresses.len(),
     }];
@@ -239,7 +241,7 @@ fn answers(cluster: &Cluster, service: &ResolvedService) -> Vec<Answer> {
         for (via, addresses, number) in listeners {
             let Some(number) = number else { continue };
             answers.extend(addresses.iter().map(|address| Answer {
-                via: via.to_owned(),
+                via: if is_own_dns(cluster, *address, number, port.protocol) { "gateway" } else { via }.to_owned(),
                 address: format!("{}/{}", std::net::SocketAddr::new(*address, number), port.protocol),
                 port_name: port.name.clone(),
                 ready,
@@ -247,6 +249,33 @@ fn answers(cluster: &Cluster, service: &ResolvedService) -> Vec<Answer> {
         }
     }
     answers
+}
+
+/// What DNS has of the Service.
+fn dns_answer(service: &ResolvedService, domain: &str) -> String {
+    let name = format!("{}.{}.svc", service.name.name, service.name.namespace);
+    let Some(target) = &service.external_name else { return name };
+    match Target::of(&service.name, target, domain) {
+        Target::Address => format!("{name} does not exist"),
+        Target::Itself => format!("{name} has no records"),
+        Target::OneLabel | Target::Name => format!("{name} is an alias of {target}"),
+    }
+}
+
+/// Whether the gateway answers DNS queries there itself, so that no Service has the port.
+fn is_own_dns(cluster: &Cluster, address: IpAddr, port: u16, protocol: Protocol) -> bool {
+    let settings = cluster.settings();
+    let by_tcp = || {
+        let mut gateway = settings.gateway_addresses.iter();
+        settings.has_pair && gateway.any(|own| own.is_ipv4() == address.is_ipv4())
+    };
+    port == message::PORT
+        && settings.dns_addresses.contains(&address)
+        && match protocol {
+            Protocol::Udp => true,
+            Protocol::Tcp => by_tcp(),
+            Protocol::Sctp => false,
+        }
 }
 
 fn verdicts(
@@ -373,9 +402,13 @@ fn notes(
         );
     }
     notes.extend(selector_note(cluster, explanation));
-    if resolved.kind != ServiceType::ExternalName && resolved.proxied {
+    let own = own_dns_note(cluster, resolved);
+    if resolved.kind != ServiceType::ExternalName && resolved.proxied && !own.as_ref().is_some_and(|own| own.is_all) {
         notes.extend(empty_note(resolved));
     }
+    notes.extend(own.map(|own| own.note));
+    let circle = alias::circle(cluster, &resolved.name);
+    notes.extend(circle.map(|circle| format!("spec.externalName: {circle}.")));
     notes.extend(locality::notes(cluster, resolved));
     notes.extend(weights::notes(resolved));
     notes.extend(partial_port_notes(resolved));
@@ -416,6 +449,30 @@ fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String>
     Some(note)
 }
 
+/// Ports of a Service that the gateway's own DNS has.
+struct OwnDns {
+    note: String,
+    /// Whether nothing else is left of the Service.
+    is_all: bool,
+}
+
+fn own_dns_note(cluster: &Cluster, service: &ResolvedService) -> Option<OwnDns> {
+    let all = || service.cluster_ips.iter().flat_map(|ip| service.ports.iter().map(move |port| (*ip, port)));
+    let is_own = |(ip, port): &(IpAddr, &ResolvedPort)| is_own_dns(cluster, *ip, port.port, port.protocol);
+    let own: Vec<String> = all()
+        .filter(is_own)
+        .map(|(ip, port)| format!("{}/{}", std::net::SocketAddr::new(ip, port.port), port.protocol))
+        .collect();
+    let has_other = !all().all(|port| is_own(&port)) || service.ports.iter().any(|port| port.node_port.is_some());
+    (!own.is_empty()).then(|| OwnDns {
+        note: format!(
+            "The gateway answers DNS queries to {} itself (`dns.address`): the endpoints of this Service get none of them.",
+            own.join(", ")
+        ),
+        is_all: !has_other && service.load_balancer_ips.is_empty() && service.external_ips.is_empty(),
+    })
+}
+
 fn unmanaged_note(explanation: &Explanation) -> &'static str {
     let slices = &explanation.foreign_slices;
     if slices.is_empty() {
@@ -447,7 +504,7 @@ fn empty_note(service: &ResolvedService) -> Option<String> {
 
 /// Ports without an endpoint while others have some.
 fn partial_port_notes(service: &ResolvedService) -> Vec<String> {
-    let served = |port: &&crate::compile::resolve::ResolvedPort| !port.endpoints.is_empty();
+    let served = |port: &&ResolvedPort| !port.endpoints.is_empty();
     if service.headless || !service.ports.iter().any(|port| served(&port)) {
         return Vec::new();
     }
@@ -520,6 +577,7 @@ impl Explanation {
                 let name = if answer.port_name.is_empty() { String::new() } else { format!(" ({})", answer.port_name) };
                 let ready = match answer.via.as_str() {
                     "DNS" if self.kind != "headless" => String::new(),
+                    "gateway" => "the gateway's own DNS".to_owned(),
                     _ => format!("{} ready", answer.ready),
                 };
                 vec![format!("  {}", answer.via), format!("{}{name}", answer.address), ready]

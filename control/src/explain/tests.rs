@@ -205,3 +205,54 @@ fn a_crowd_of_strangers_is_counted() {
     let text = told(&world, "a").text();
     assert!(text.ends_with("  and 15 more Pods without any label of the selector\n"), "{text}");
 }
+
+#[test]
+fn an_external_name_that_is_no_use_is_not_called_an_alias() {
+    let mut world = World::new();
+    let alias = |name: &str, target: &str| service(name, json!({"type": "ExternalName", "externalName": target}));
+    world.apply([
+        alias("ip", "10.1.2.3"),
+        alias("itself", "itself.default.svc.cluster.local"),
+        alias("ping", "pong.default.svc.cluster.local"),
+        alias("pong", "ping.default.svc.cluster.local"),
+        alias("good", "www.example.org"),
+    ]);
+    let answer = |name: &str| told(&world, name).answers[0].address.clone();
+    assert_eq!(answer("ip"), "ip.default.svc does not exist");
+    assert_eq!(answer("itself"), "itself.default.svc has no records");
+    assert_eq!(answer("good"), "good.default.svc is an alias of www.example.org");
+    assert!(told(&world, "ip").notes[0].starts_with("spec.externalName: 10.1.2.3 is an address and not a name"));
+    assert!(told(&world, "itself").notes[0].contains("an alias of itself"));
+    let circle = "spec.externalName: the aliases lead in a circle and to no address: default/ping → default/pong → default/ping.";
+    assert_eq!(told(&world, "ping").notes, [circle]);
+    assert_eq!(told(&world, "good").notes, [""; 0]);
+}
+
+/// `kube-dns`, imported from a cluster: its endpoints are not those of the gateway, which answers itself.
+#[test]
+fn the_gateways_own_port_is_not_refused() {
+    let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}]);
+    let spec = |ports: &serde_json::Value| json!({"clusterIP": "10.96.0.10", "selector": {"app": "x"}, "ports": ports});
+    let mut world = World::new();
+    world.apply([service("kube-dns", spec(&ports))]);
+    let dns = told(&world, "kube-dns");
+    let via: Vec<(&str, &str)> = dns.answers.iter().map(|answer| (&*answer.via, &*answer.address)).collect();
+    let expected =
+        [("DNS", "kube-dns.default.svc"), ("gateway", "10.96.0.10:53/UDP"), ("gateway", "10.96.0.10:53/TCP")];
+    assert_eq!(via, expected);
+    let note = "The gateway answers DNS queries to 10.96.0.10:53/UDP, 10.96.0.10:53/TCP itself (`dns.address`): the endpoints of \
+                this Service get none of them.";
+    assert!(dns.notes.iter().any(|told| told == note), "{:?}", dns.notes);
+    assert!(!dns.notes.iter().any(|told| told.contains("refused")), "{:?}", dns.notes);
+    assert!(dns.text().contains("the gateway's own DNS"), "{}", dns.text());
+    // Another port is the Service's own, and so is TCP without the host pair.
+    let mut more = ports.clone();
+    more.as_array_mut().expect("ports").push(json!({"name": "metrics", "port": 9153}));
+    world.apply([service("kube-dns", spec(&more))]);
+    assert!(told(&world, "kube-dns").notes.iter().any(|told| told.contains("refused")));
+    let settings = crate::cluster::ClusterSettings { has_pair: false, ..World::new().cluster.settings().clone() };
+    let mut world = World::with(settings);
+    world.apply([service("kube-dns", spec(&ports))]);
+    let via: Vec<String> = told(&world, "kube-dns").answers.into_iter().map(|answer| answer.via).collect();
+    assert_eq!(via, ["DNS", "gateway", "ClusterIP"]);
+}

@@ -7,10 +7,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cluster::ClusterSettings;
 use crate::explain::advice::{HINTS, OLD_HINTS};
+use crate::explain::alias::Target;
 use crate::explain::warnings::Warning;
 use crate::objects::Object;
 use crate::objects::service::{
-    Family, HEADLESS_LABEL, PROXY_NAME_LABEL, SOURCE_RANGES_ANNOTATION, ServiceType, SpecExt,
+    Family, HEADLESS_LABEL, PROXY_NAME_LABEL, SOURCE_RANGES_ANNOTATION, ServiceName, ServiceType, SpecExt,
 };
 
 /// Everything that the object asks for in vain: each field, with what this gateway does instead.
@@ -52,6 +53,7 @@ pub(super) fn of_service(service: &Service, settings: &ClusterSettings) -> Vec<W
         list.add(format!("metadata.annotations[{key}]"), instead);
     }
     if let Some(spec) = &service.spec {
+        alias(&ServiceName::of(service), spec, settings, &mut list);
         addresses(spec, settings, &mut list);
         policies(spec, settings, &mut list);
     }
@@ -71,6 +73,15 @@ fn foreign(key: &str) -> Option<&'static str> {
         (_, SOURCE_RANGES_ANNOTATION) => None,
         ("service.beta.kubernetes.io", _) => Some("this annotation is for a cloud provider, and is not read"),
         _ => None,
+    }
+}
+
+fn alias(own: &ServiceName, spec: &ServiceSpec, settings: &ClusterSettings, list: &mut List) {
+    let target = spec.external_name.as_deref().filter(|_| spec.service_type() == ServiceType::ExternalName);
+    let target = target.map(|target| target.strip_suffix('.').unwrap_or(target));
+    let fault = target.and_then(|target| Target::of(own, target, &settings.domain).fault(target));
+    if let Some(fault) = fault {
+        list.add("spec.externalName", fault);
     }
 }
 
@@ -183,6 +194,36 @@ mod tests {
             let [only] = &found[..] else { panic!("{spec}: {found:?}") };
             assert!(only.starts_with(expected), "{spec}: {only}");
         }
+    }
+
+    #[test]
+    fn a_target_that_is_no_use_has_its_warning() {
+        let cases = [
+            ("10.1.2.3", Some("spec.externalName: 10.1.2.3 is an address and not a name")),
+            ("a.default.svc.cluster.local", Some("spec.externalName: the Service is an alias of itself")),
+            ("A.default.svc.cluster.local.", Some("spec.externalName: the Service is an alias of itself")),
+            ("web", Some("spec.externalName: \"web\" is looked up as it is, outside the cluster")),
+            ("a.other.svc.cluster.local", None),
+            ("x.a.default.svc.cluster.local", None),
+            ("www.example.org", None),
+        ];
+        for (target, expected) in cases {
+            // Without a configuration, too.
+            for settings in [configured(), ClusterSettings::default()] {
+                let alias = service("a", json!({"type": "ExternalName", "externalName": target}));
+                let found = of(&alias, &settings);
+                assert_eq!(found.len(), expected.iter().count(), "{target}: {found:?}");
+                assert!(
+                    found.iter().zip(expected).all(|(found, start)| found.starts_with(start)),
+                    "{target}: {found:?}"
+                );
+            }
+        }
+        let named = service("a", json!({"ports": [{"port": 80}], "externalName": "web"}));
+        assert_eq!(of(&named, &configured()), [""; 0], "of another type it is ignored");
+        let elsewhere = ClusterSettings { domain: "corp.example".to_owned(), ..configured() };
+        let alias = service("a", json!({"type": "ExternalName", "externalName": "a.default.svc.corp.example"}));
+        assert_eq!(of(&alias, &elsewhere).len(), 1);
     }
 
     #[test]
