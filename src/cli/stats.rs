@@ -91,7 +91,9 @@ fn upstreams(f: &mut fmt::Formatter<'_>, all: &BTreeMap<String, UpstreamStats>) 
         "", "queries", "failures", "50 %", "90 %", "99 %", "all"
     )?;
     for (name, UpstreamStats { queries, failures, down, p50, p90, p99, max }) in all {
-        let [p50, p90, p99, max] = [p50, p90, p99, max].map(|micros| format!("{micros} us"));
+        // Without a response there is nothing to measure.
+        let time = |micros: &u64| if *max > 0 { format!("{micros} us") } else { "-".to_owned() };
+        let [p50, p90, p99, max] = [p50, p90, p99, max].map(time);
         let down = if *down { "  asked last" } else { "" };
         writeln!(f, "  {name:<width$}  {queries:>12}{failures:>12}{p50:>12}{p90:>12}{p99:>12}{max:>12}{down}")?;
     }
@@ -297,6 +299,19 @@ mod tests {
         let at = |what: &str| text.find(what).unwrap();
         assert!(at("no_route") < at("runt "), "an error comes before a notice:\n{text}");
         assert!(text.contains("What to do: Add the route on the gateway host"), "{text}");
+    }
+
+    #[test]
+    fn an_upstream_without_a_response_has_no_times() {
+        let text = rendered(json!({"upstreams": {
+            "192.0.2.53:53": {"queries": 3, "failures": 1, "p50": 0, "p90": 900, "p99": 900, "max": 900},
+            "192.0.2.54:53": {"queries": 2, "failures": 2, "down": true}}}));
+        for line in [
+            "  192.0.2.53:53             3           1        0 us      900 us      900 us      900 us",
+            "  192.0.2.54:53             2           2           -           -           -           -  asked last",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line:?} is missing in\n{text}");
+        }
     }
 
     #[test]

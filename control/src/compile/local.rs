@@ -24,7 +24,7 @@ use super::ids::{Ids, NoIndex, PortName};
 use crate::compile::resolve::{Family, Protocol, ServiceName};
 
 /// The name of cluster DNS over TCP in the tables.
-pub(crate) const DNS_NAME: &str = "gateway:dns";
+pub(crate) const DNS_NAME: &str = "gateway:dns-tcp";
 
 /// A service of the gateway's own, over one family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -317,7 +317,7 @@ mod tests {
         let spec = json!({"clusterIP": "10.96.0.53", "selector": {"app": "web"},
             "ports": [{"name": "dns-tcp", "port": 53}, {"name": "metrics", "port": 9153}]});
         bench.apply([service("kube-dns", spec), pod("p", "web", "10.0.0.1")]);
-        let listener = |listener: &str| Some(("gateway:dns".to_owned(), listener.to_owned()));
+        let listener = |listener: &str| Some((DNS_NAME.to_owned(), listener.to_owned()));
         assert_eq!(bench.at("10.96.0.53", 53), listener("169.254.112.1:9000"));
         assert_eq!(bench.at("fd00:96::53", 53), listener("[fe80::7067:1]:9000"));
         let metrics = ("default/kube-dns:metrics".to_owned(), "10.0.0.1:9153".to_owned());

@@ -268,6 +268,18 @@ impl Filter {
         })
     }
 
+    /// Whether `name`, as text, is the Service's name in the zone `origin` or below it; with a port, whether it is that port's.
+    fn zone_name(&self, name: &str, origin: &str) -> bool {
+        let Some(wanted) = self.service.as_deref() else { return true };
+        let (service, port) = wanted.split_once(':').map_or((wanted, None), |(service, port)| (service, Some(port)));
+        let Some((namespace, own)) = service.split_once('/') else { return false };
+        let Some(below) = name.strip_suffix(&format!("{own}.{namespace}.svc.{origin}")) else { return false };
+        match port {
+            None => below.is_empty() || below.ends_with('.'),
+            Some(port) => below.strip_prefix(&format!("_{port}._")).is_some_and(|protocol| protocol.ends_with('.')),
+        }
+    }
+
     fn address(&self, address: IpAddr) -> bool {
         self.address.is_none_or(|wanted| wanted == address)
     }
@@ -534,7 +546,10 @@ fn digest(ring: &Ring, backends: &[ShareItem]) -> String {
 
 fn zone(tables: &Tables, query: &Query) -> Result<Answer, BadToken> {
     let zone = tables.zone();
-    let sets = zone.names().iter().flat_map(|node| sets(node).map(move |set| (node.name(), set)));
+    let origin = from_wire(&zone.settings().origin);
+    let is_all = query.filter.service.is_none();
+    let nodes = zone.names().iter().filter(|node| is_all || query.filter.zone_name(&from_wire(node.name()), &origin));
+    let sets = nodes.flat_map(|node| sets(node).map(move |set| (node.name(), set)));
     let has = |set: &Records<'_>, address| records(set.answers).any(|record| record.address() == Some(address));
     let wanted = |(_, set): &(_, Option<Records<'_>>)| {
         query.filter.address.is_none_or(|address| set.is_some_and(|set| has(&set, address)))

@@ -156,6 +156,19 @@ fn owned_addresses_and_names() {
     let found = items(&source, Table::Zone, address);
     let names: Vec<&str> = found.as_array().unwrap().iter().filter_map(|item| item["name"].as_str()).collect();
     assert_eq!(names, ["_ntp._udp.time.default.svc.cluster.local.", "time.default.svc.cluster.local."]);
+    let of_service = |service: &str| -> Vec<String> {
+        let found = items(&source, Table::Zone, Filter { service: Some(service.to_owned()), ..Filter::default() });
+        let names = found.as_array().expect("items").iter().filter_map(|item| item["name"].as_str());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.dedup();
+        names
+    };
+    let whole = ["_http._tcp.web.default.svc.cluster.local.", "web.default.svc.cluster.local."];
+    assert_eq!(of_service("default/web"), whole);
+    assert_eq!(of_service("default/web:http"), whole[..1]);
+    for other in ["default/eb", "default/we", "default/web:ttp", "efault/web", "web"] {
+        assert_eq!(of_service(other), [""; 0], "{other}");
+    }
 }
 
 #[test]
