@@ -50,6 +50,8 @@ struct Plan {
     unrouted: Vec<IpAddr>,
     /// What threads would not be limited to.
     gaps: Vec<String>,
+    /// What the configuration says and probably does not mean.
+    warnings: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -79,7 +81,8 @@ fn look(config: &Config) -> Plan {
     }
     // The pair brings routes to them.
     let unrouted = if pair.is_some() { Vec::new() } else { host::unrouted(&config.owned_addresses()) };
-    Plan { interfaces, workers, switched_off, pair, unrouted, gaps: privileges.gaps(), faults, machine }
+    let (gaps, warnings) = (privileges.gaps(), config.warnings());
+    Plan { interfaces, workers, switched_off, pair, unrouted, gaps, warnings, faults, machine }
 }
 
 fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
@@ -130,6 +133,9 @@ impl fmt::Display for Plan {
         }
         for gap in &self.gaps {
             writeln!(f, "at start: {gap}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
         }
         let advice = self.advice();
         let heading = if advice.is_empty() {
@@ -246,9 +252,17 @@ mod tests {
             pair: None,
             unrouted: Vec::new(),
             gaps: Vec::new(),
+            warnings: Vec::new(),
             faults: Vec::new(),
             machine,
         }
+    }
+
+    #[test]
+    fn doubts_about_the_configuration_come_before_advice() {
+        let plan = Plan { warnings: vec!["dns.address: odd".to_owned()], ..plan(vec![sample::nic()], &[3, 2]) };
+        let told = plan.to_string();
+        assert!(told.contains("\nwarning: dns.address: odd\n\nNo changes to the host are recommended.\n"), "{told}");
     }
 
     #[test]

@@ -79,9 +79,16 @@ impl Config {
     #[must_use]
     pub fn with_upstreams(mut self, of_host: impl FnOnce() -> Vec<SocketAddr>) -> Config {
         if self.dns.upstreams.is_none() {
-            let own = self.owned_addresses();
-            let servers = of_host().into_iter().filter(|server| !own.contains(&server.ip()));
-            self.dns.upstreams = Some(servers.collect());
+            let own: Vec<IpAddr> = self.owned_addresses().into_iter().chain(schema::pair_addresses()).collect();
+            let mut servers: Vec<SocketAddr> = Vec::new();
+            for server in of_host() {
+                let server = SocketAddr::new(server.ip().to_canonical(), server.port());
+                let is_one = !own.contains(&server.ip()) && values::instead_of_server(server.ip()).is_none();
+                if is_one && !servers.contains(&server) {
+                    servers.push(server);
+                }
+            }
+            self.dns.upstreams = Some(servers);
         }
         self
     }
@@ -89,6 +96,22 @@ impl Config {
     /// Whether the workers' end of the host pair is among the interfaces.
     pub fn has_pair(&self) -> bool {
         self.interfaces.iter().any(|interface| interface.name == pollgate_common::pair::DATA)
+    }
+
+    /// What is valid and probably not what was meant: one line per key.
+    pub fn warnings(&self) -> Vec<String> {
+        let lacks = |address: &&IpAddr| !self.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4());
+        let without = self.dns.addresses.iter().filter(lacks).filter(|_| self.host.pair);
+        let family = |address: &IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        without
+            .map(|address| {
+                format!(
+                    "dns.address: {address} serves DNS over UDP only, because `addresses` has no {} address: clients do not get \
+                     answers that are longer than a datagram",
+                    family(address)
+                )
+            })
+            .collect()
     }
 
     /// Keys that are valid but need what this version does not support: one line per key.
@@ -160,6 +183,63 @@ mod tests {
     #[test]
     fn every_other_key_has_a_default_and_the_example_shows_it() {
         assert_eq!(run(LEAST).unwrap(), run(include_str!("../../examples/gateway.yaml")).unwrap());
+    }
+
+    /// The keys that the schema knows in a section, from what it says of one that it does not know.
+    fn keys(section: &str) -> Vec<String> {
+        const UNKNOWN: &str = "qqqqqqqqqqqqqqqqqqqqqqqqqqq";
+        let text = match section {
+            "" => format!("{UNKNOWN}: 1\n"),
+            "interfaces" => format!("interfaces: [{{{UNKNOWN}: 1}}]\n"),
+            section => format!("{section}: {{{UNKNOWN}: 1}}\n"),
+        };
+        let faults = run(&text).unwrap_err();
+        let known =
+            faults.split("unknown key; known here: ").nth(1).map(|rest| rest.lines().next().unwrap_or_default());
+        known.into_iter().flat_map(|known| known.split(", ")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_example_shows_every_key() {
+        let example = include_str!("../../examples/gateway.yaml");
+        let sections = keys("");
+        assert!(sections.len() > 10, "{sections:?}");
+        for section in sections {
+            let start = example.find(&format!("\n{section}:")).unwrap_or_else(|| panic!("{section} is not shown"));
+            let lines: Vec<&str> = example[start + 1..].lines().collect();
+            let end = lines.iter().skip(1).position(|line| !line.starts_with([' ', '#'])).unwrap_or(lines.len() - 1);
+            let shown = lines[..=end].join("\n");
+            let is_for_run = |key: &String| {
+                let used = run(&format!("interfaces: [{{{key}: x}}]\n")).unwrap_err();
+                section != "interfaces" || !used.contains("this key only for `pollgate replay`")
+            };
+            for key in keys(&section).into_iter().filter(is_for_run) {
+                assert!(shown.contains(&format!("{key}:")), "{section}.{key} is not shown");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_of_dns_without_a_gateway_address_of_its_family_is_warned_of() {
+        let warnings = |more: &str| run(&format!("{LEAST}{more}\n")).unwrap().warnings();
+        assert_eq!(warnings("dns: {}"), [""; 0]);
+        let [warning] = &warnings("dns: {address: [10.96.0.10, \"fd00::53\"]}")[..] else { panic!("one warning") };
+        assert!(
+            warning
+                .starts_with("dns.address: fd00::53 serves DNS over UDP only, because `addresses` has no IPv6 address"),
+            "{warning}"
+        );
+        // Without the host pair, no address has it.
+        assert_eq!(warnings("dns: {address: \"fd00::53\"}\nhost: {pair: false}"), [""; 0]);
+    }
+
+    #[test]
+    fn a_zone_may_have_underscores_or_hold_a_range() {
+        for name in ["_msdcs.corp.example", "in-addr.arpa", "10.in-addr.arpa", "168.192.in-addr.arpa"] {
+            let zones = run(&format!("{LEAST}dns: {{zones: [{{name: {name}, upstreams: 192.0.2.53}}]}}\n"));
+            assert_eq!(zones.unwrap().dns.zones[0].name, name);
+        }
+        assert!(run(&format!("{LEAST}dns: {{address: [], upstreams: [], zones: []}}\n")).is_ok());
     }
 
     #[test]
@@ -255,7 +335,18 @@ addresses: 192.168.0.10
     fn without_upstreams_those_of_the_host_are_used_but_for_the_gateway_itself() {
         let with = |dns: &str| {
             let config = run(&format!("{LEAST}dns: {dns}\n")).unwrap();
-            let of_host = || ["192.0.2.53:53", "10.96.0.10:53"].map(|server| server.parse().unwrap()).into();
+            let of_host = || {
+                [
+                    "192.0.2.53:53",
+                    "10.96.0.10:53",
+                    "[::ffff:10.96.0.10]:53",
+                    "169.254.112.1:53",
+                    "[fe80::1]:53",
+                    "192.0.2.53:53",
+                ]
+                .map(|server| server.parse().unwrap())
+                .into()
+            };
             config.with_upstreams(of_host).dns.upstreams.unwrap()
         };
         let server = |text: &str| vec![text.parse::<std::net::SocketAddr>().unwrap()];
@@ -341,6 +432,57 @@ addresses: 192.168.0.10
                 "dns.responsesPerSecond: expected a whole number from 0 to 4294967295 (found -1)",
             ),
             ("dns: {pods: all}", "dns.pods: expected disabled, insecure or verified (found all)"),
+            (
+                "dns: {responsesPerSecond: 1e6}",
+                "dns.responsesPerSecond: expected a whole number from 0 to 4294967295, in digits only (found 1000000)",
+            ),
+            (
+                "dns: {upstreams: [192.0.2.53, 192.0.2.54, \"192.0.2.53:53\"]}",
+                "dns.upstreams[2]: expected each server only once: 192.0.2.53:53 is listed twice (found 192.0.2.53:53)",
+            ),
+            (
+                "dns: {upstreams: 224.0.0.251}",
+                "dns.upstreams: expected the address of one server, not a group's (found 224.0.0.251)",
+            ),
+            (
+                "dns: {upstreams: 255.255.255.255}",
+                "dns.upstreams: expected the address of one server, not a group's (found 255.255.255.255)",
+            ),
+            (
+                "dns: {upstreams: \"ff02::fb\"}",
+                "dns.upstreams: expected the address of one server, not a group's (found ff02::fb)",
+            ),
+            (
+                "dns: {upstreams: \"fe80::1%eth0\"}",
+                "dns.upstreams: expected an address without a scope, that means the same on every interface (found \
+                 fe80::1%eth0)",
+            ),
+            (
+                "dns: {upstreams: \"fe80::1\"}",
+                "dns.upstreams: expected an address that means the same on every interface; a link-local one does not \
+                 (found fe80::1)",
+            ),
+            (
+                "dns: {upstreams: \"::ffff:10.96.0.10\"}",
+                "dns.upstreams: expected a server other than the gateway, which would ask itself (found ::ffff:10.96.0.10)",
+            ),
+            (
+                "dns: {upstreams: 169.254.112.1}",
+                "dns.upstreams: expected a server other than the gateway, which would ask itself (found 169.254.112.1)",
+            ),
+            (
+                "dns: {address: [], upstreams: 192.0.2.53}",
+                "dns.upstreams: expected none, because dns.address is [] and no query is answered (found 192.0.2.53)",
+            ),
+            (
+                "dns: {address: [], zones: [{name: corp.example, upstreams: 192.0.2.53}]}",
+                "dns.zones: expected none, because dns.address is [] and no query is answered (found a list of 1)",
+            ),
+            (
+                "dns: {zones: [{name: 7.96.10.in-addr.arpa, upstreams: 192.0.2.53}]}",
+                "dns.zones[0].name: expected a domain outside the reverse zones of serviceCIDRs and podCIDRs: it is in that \
+                 of 10.96.0.0/16 (found 7.96.10.in-addr.arpa)",
+            ),
             (
                 "dns: {upstreams: [dns.example]}",
                 "dns.upstreams[0]: expected a DNS server such as 9.9.9.9 or [2620:fe::fe]:53 (found dns.example)",

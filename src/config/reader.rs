@@ -207,7 +207,8 @@ impl<'a> Field<'a> {
         self.node?;
         let value = self.number::<T>().filter(|value| range.contains(value));
         if value.is_none() {
-            self.fault(format_args!("a whole number from {} to {}", range.start(), range.end()));
+            let digits = if self.is_whole_float() { ", in digits only" } else { "" };
+            self.fault(format_args!("a whole number from {} to {}{digits}", range.start(), range.end()));
         }
         value
     }
@@ -218,6 +219,11 @@ impl<'a> Field<'a> {
             Value::Integer(value) => T::try_from(value).ok(),
             _ => None,
         }
+    }
+
+    /// Whether it is a whole number to people, written with a dot or an exponent: `1e6`.
+    fn is_whole_float(&self) -> bool {
+        self.node.is_some_and(|node| matches!(node.value, Value::Float(value) if value.fract() == 0.0))
     }
 
     /// The text, if it is one; no fault if it is not.

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use pollgate_common::dns::name::{Name, Seed, to_wire};
+use pollgate_common::dns::reverse::Reverse;
 
 use super::model::{Cluster, DnsZone, Link};
 use super::reader::Field;
@@ -105,11 +107,26 @@ pub(super) fn dns(addresses: &[IpAddr], cluster: &Cluster, field: &Field<'_>) {
     }
 }
 
-/// The gateway answers for the cluster's domain itself.
+/// The gateway answers for the cluster's domain itself, and for the reverse zones of its ranges.
 pub(super) fn zone_is_not_ours(zone: &str, cluster: &Cluster, field: &Field<'_>) {
     let domain = cluster.domain.as_str();
     if zone == domain || zone.strip_suffix(domain).is_some_and(|above| above.ends_with('.')) {
         field.fault(format_args!("a domain outside cluster.domain {domain}"));
+    }
+    let name = to_wire(zone).and_then(|wire| Name::of(&[&wire], Seed::random()));
+    let Some(reverse) = name.as_ref().and_then(Reverse::read) else { return };
+    let mut ranges = cluster.service_cidrs.iter().chain(&cluster.pod_cidrs);
+    if let Some(net) = ranges.find(|net| reverse.within(net).is_some()) {
+        field.fault(format_args!(
+            "a domain outside the reverse zones of serviceCIDRs and podCIDRs: it is in that of {net}"
+        ));
+    }
+}
+
+/// Without an address there are no queries that could go to other servers.
+pub(super) fn no_dns_to_forward(fields: &[&Field<'_>]) {
+    for field in fields.iter().filter(|field| !field.items().is_empty()) {
+        field.fault("none, because dns.address is [] and no query is answered");
     }
 }
 

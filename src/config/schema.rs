@@ -238,10 +238,13 @@ fn dns(mut section: Section<'_>, cluster: &Cluster, gateway: &[IpAddr]) -> Dns {
     } else {
         rules::tenth_address(cluster, &address_field)
     };
-    let own: Vec<IpAddr> = addresses.iter().chain(gateway).copied().collect();
+    let own: Vec<IpAddr> = addresses.iter().chain(gateway).copied().chain(pair_addresses()).collect();
     let upstreams = upstream_field.is_present().then(|| dns_servers(&upstream_field, &own));
     let zones = list(&zone_field, |item| dns_zone(item, cluster, &own));
     rules::zones_apart(&zones, &zone_field);
+    if addresses.is_empty() {
+        rules::no_dns_to_forward(&[&upstream_field, &zone_field]);
+    }
     Dns {
         addresses,
         ttl: Duration::from_secs(ttl.into()),
@@ -255,22 +258,39 @@ fn dns(mut section: Section<'_>, cluster: &Cluster, gateway: &[IpAddr]) -> Dns {
     }
 }
 
-/// DNS servers, none of which is the gateway itself.
+/// Both ends of the host pair.
+pub(super) fn pair_addresses() -> impl Iterator<Item = IpAddr> {
+    pair::DATA_ADDRESSES.into_iter().chain(pair::HOST_ADDRESSES)
+}
+
+/// DNS servers, each once, none of which is the gateway itself.
 fn dns_servers(field: &Field<'_>, own: &[IpAddr]) -> Vec<SocketAddr> {
-    list(field, |item| {
-        let server = item.parsed("a DNS server such as 9.9.9.9 or [2620:fe::fe]:53", values::dns_server)?;
+    let mut servers = Vec::new();
+    for item in field.items() {
+        if item.text().is_some_and(|text| text.contains('%')) {
+            item.fault("an address without a scope, that means the same on every interface");
+            continue;
+        }
+        let Some(server) = item.parsed("a DNS server such as 9.9.9.9 or [2620:fe::fe]:53", values::dns_server) else {
+            continue;
+        };
         if own.contains(&server.ip()) {
             item.fault("a server other than the gateway, which would ask itself");
+        } else if let Some(expected) = values::instead_of_server(server.ip()) {
+            item.fault(expected);
+        } else if servers.contains(&server) {
+            item.fault(format_args!("each server only once: {server} is listed twice"));
         }
-        Some(server)
-    })
+        servers.push(server);
+    }
+    servers
 }
 
 fn dns_zone(item: &Field<'_>, cluster: &Cluster, own: &[IpAddr]) -> Option<DnsZone> {
     let mut section = item.clone().section();
     let (name_field, upstream_field) = (section.field("name"), section.field("upstreams"));
     section.finish();
-    let name = name_field.parsed("a domain such as corp.example", values::domain);
+    let name = name_field.parsed("a domain such as corp.example", values::zone_name);
     if !name_field.is_present() {
         name_field.fault("a domain such as corp.example");
     }

@@ -2,7 +2,7 @@
 //!
 //! Each is a pure function from trimmed text to `Option`; the caller reports what was expected.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -100,11 +100,28 @@ pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     (bytes.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
-/// `9.9.9.9`, `9.9.9.9:5353`, `2620:fe::fe` or `[2620:fe::fe]:53`: a server of DNS.
+/// `9.9.9.9`, `9.9.9.9:5353`, `2620:fe::fe`, `[2620:fe::fe]` or `[2620:fe::fe]:53`: a server of DNS. One that is written as an
+/// IPv4-mapped IPv6 address is the IPv4 one.
 pub(super) fn dns_server(text: &str) -> Option<SocketAddr> {
-    let bare = text.parse().map(|address: IpAddr| SocketAddr::new(address, message::PORT));
-    let server = bare.or_else(|_| text.parse::<SocketAddr>()).ok()?;
+    let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = match bracketed {
+        Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    };
+    let server = address.map(|address| SocketAddr::new(address, message::PORT)).or_else(|| text.parse().ok())?;
+    let server = SocketAddr::new(server.ip().to_canonical(), server.port());
     (server.port() != 0 && !server.ip().is_unspecified()).then_some(server)
+}
+
+/// What is expected instead of an address that cannot be a DNS server's, or not without an interface.
+pub(super) fn instead_of_server(address: IpAddr) -> Option<&'static str> {
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
+    let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    match (address.is_multicast() || is_broadcast, is_link_local) {
+        (true, _) => Some("the address of one server, not a group's"),
+        (false, true) => Some("an address that means the same on every interface; a link-local one does not"),
+        (false, false) => None,
+    }
 }
 
 /// `127.0.0.1:6443` or `[::1]:6443`: a place that only this host can reach.
@@ -129,6 +146,17 @@ pub(super) fn host_address(text: &str) -> Option<IpAddr> {
 pub(super) fn domain(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     (name.len() <= 253 && name.split('.').all(is_label)).then_some(name)
+}
+
+/// The name of a zone: as [`domain`], but a label may have underscores (`_msdcs.corp.example`), which are legal in DNS (RFC 2181 §11)
+/// and not in names of hosts.
+pub(super) fn zone_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let is_zone_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    (name.len() <= 253 && name.split('.').all(is_zone_label)).then_some(name)
 }
 
 /// A label of RFC 1123: letters, digits and inner hyphens, at most 63.
@@ -279,11 +307,25 @@ mod tests {
             ("9.9.9.9:5353", "9.9.9.9:5353"),
             ("2620:fe::fe", "[2620:fe::fe]:53"),
             ("[2620:fe::fe]:54", "[2620:fe::fe]:54"),
+            ("[2620:fe::fe]", "[2620:fe::fe]:53"),
+            ("::ffff:9.9.9.9", "9.9.9.9:53"),
+            ("[::ffff:9.9.9.9]:54", "9.9.9.9:54"),
         ] {
             assert_eq!(dns_server(text), server.parse().ok(), "{text}");
         }
-        for text in ["", "dns.example", "9.9.9.9:0", "0.0.0.0", "9.9.9.9:99999"] {
+        for text in ["", "dns.example", "9.9.9.9:0", "0.0.0.0", "9.9.9.9:99999", "[9.9.9.9]", "[]", "[2620:fe::fe"] {
             assert_eq!(dns_server(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn zone_names_may_have_underscores() {
+        for text in ["corp.example", "_msdcs.Corp.Example.", "_tcp.corp.example", "10.in-addr.arpa"] {
+            assert_eq!(zone_name(text), Some(text.trim_end_matches('.').to_ascii_lowercase()), "{text}");
+        }
+        for text in ["", ".", "a..b", "-a.example", "a b.example", &"a".repeat(64)] {
+            assert_eq!(zone_name(text), None, "{text:?}");
+        }
+        assert_eq!(domain("_msdcs.corp.example"), None, "no host's");
     }
 }

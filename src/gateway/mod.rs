@@ -304,6 +304,9 @@ fn check(config: &Config) -> Result<(), GatewayError> {
     if !unsupported.is_empty() {
         return Err(GatewayError::NotDone(unsupported));
     }
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let needs = host::Needs::from(config);
     for changed in host::check(&needs).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);

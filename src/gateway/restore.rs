@@ -70,7 +70,7 @@ pub(super) fn read_pods(
     }
     let (store, pods) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let pods = pods?;
-    info!("and {} Pods", pods.len());
+    info!("the state file has {} Pods besides", pods.len());
     cluster.admit_pods(pods);
     Ok(store)
 }

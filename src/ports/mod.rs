@@ -207,6 +207,10 @@ fn choose(config: &Config, workers: usize) -> Result<Vec<Choice>, PortsError> {
         let nic =
             nic.map_err(|error| format!("{}: the kernel does not report its capabilities: {error}", interface.name));
         match nic.and_then(|nic| host::choose(interface.backend, &nic, workers, &machine)) {
+            // Nobody configures how the pair is polled.
+            Ok(choice) if interface.name == pair::DATA => {
+                choices.push(Choice { reason: "it is the workers' end of the host pair".to_owned(), ..choice });
+            }
             Ok(choice) => choices.push(choice),
             Err(fault) => faults.push(fault),
         }
