@@ -92,7 +92,7 @@ impl Start {
     }
 }
 
-/// Runs in the foreground until a signal stops it ([`signals`]).
+/// Runs in the foreground until a signal stops it (module `signals`).
 pub fn run(mut config: Config, start: Start) -> Result<(), GatewayError> {
     let privileges = start.privileges(&config);
     // Before there is another thread.
