@@ -110,4 +110,8 @@ impl<M: Make> Port for Endless<M> {
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.out == 0
+    }
 }

@@ -148,6 +148,8 @@ reasons! {
             "The packet is larger than the egress interface's MTU. Its sender gets an ICMP error with that MTU, unless it lets routers fragment the packet." "Normal when a sender learns the MTU of a path. If it goes on, check that ICMP errors reach the senders, or use the same MTU along the path.";
         TxLinkDown "tx_link_down" Error
             "The interface went down while sending." "Bring the link up; `ip link` shows its state.";
+        TxClosed "tx_closed" Warning
+            "The interface was deleted and created again, or its MTU was raised, and it was not polled at that moment." "A few are normal when that happens. If it keeps growing, `/readyz` says what is in the way.";
         TxError "tx_error" Error
             "The kernel refused to send the frame for another reason." "See the gateway's log for the kernel's error.";
         DnsRate "dns_rate" Warning

@@ -24,8 +24,8 @@ pub enum Role {
     Worker,
     /// Compiles objects into tables and publishes them.
     Control,
-    /// Changes the programs by which the kernel chooses a worker.
-    Fanout,
+    /// Opens ports again, and changes the programs by which the kernel chooses frames for them.
+    Ports,
     /// Serves the API. Its helpers (`api-decode`) have its rights.
     Api,
     /// Reads and writes the state file.
@@ -51,7 +51,7 @@ impl Role {
         Role::Log,
         Role::Worker,
         Role::Control,
-        Role::Fanout,
+        Role::Ports,
         Role::Api,
         Role::Disk,
         Role::Manifests,
@@ -69,7 +69,7 @@ impl Role {
             Role::Log => "log",
             Role::Worker => "worker",
             Role::Control => "control",
-            Role::Fanout => "fanout",
+            Role::Ports => "ports",
             Role::Api => "api",
             Role::Disk => "disk",
             Role::Manifests => "manifests",

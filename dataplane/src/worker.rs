@@ -1,7 +1,7 @@
 //! A worker: one pinned thread's loop.
 //!
 //! ```text
-//!   pin the tables ─ poll: returns ─ per port: rx → pipeline → dispatch ─ inbox likewise
+//!   pin the tables ─ poll: returns ─ ports to replace ─ per port: rx → pipeline → dispatch ─ inbox likewise
 //!               ─ pending frames ─ flush ─ copy flows ─ sweep ─ unpin
 //! ```
 //!
@@ -27,6 +27,7 @@ use crate::affinity::{Affinity, AffinityTotals};
 use crate::burst::Burst;
 pub use crate::egress::dispatch::AskNeighbour;
 use crate::egress::dispatch::Egress;
+use crate::egress::exchange::{Change, Exchange, Request};
 use crate::egress::mesh::{Mesh, QUEUE};
 use crate::egress::pending::{self, Pending};
 use crate::egress::pool::BufferPool;
@@ -54,6 +55,9 @@ const DRAIN: usize = 64;
 /// more. A safety net: no frame goes through twice.
 const END_PASSES: usize = 2 * held::SLOTS.div_ceil(BURST) + 1;
 
+/// Most bursts that are taken from a port before it is closed. One on a living interface receives on meanwhile.
+const LAST_ROUNDS: usize = 64;
+
 /// What a worker is made of. All of it may be sent to its thread.
 pub struct Parts {
     /// Its number, from 0.
@@ -76,6 +80,8 @@ pub struct Parts {
     pub conflicts: Arc<Conflicts>,
     /// Where requests for copies of its flows are left.
     pub mailbox: Arc<Mailbox>,
+    /// Where other ports are left, and those that they replace.
+    pub exchange: Arc<Exchange>,
     /// DNS responses that one client prefix gets per second; 0: no limit.
     pub dns_rate: u32,
     /// Where it gives DNS queries that take a resolver; `None` if there is none.
@@ -138,6 +144,8 @@ impl Worker {
             mesh: parts.mesh,
             ask: parts.ask,
             counters: parts.counters,
+            exchange: parts.exchange,
+            closing: 0,
             out: (0..ports).map(|_| Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY)).collect(),
             back: Vec::with_capacity((ports + 2) * BURST + pending::CAPACITY),
         };
@@ -156,6 +164,9 @@ impl Worker {
         let moved = self.state.follow(tables.net());
         self.egress.take_returns();
         let mut taken = 0;
+        if self.egress.exchange.is_called() {
+            taken += self.exchange_ports(tables, now);
+        }
         for port in 0..self.egress.ports.len() {
             self.egress.receive(port, &mut self.frames, now);
             taken += self.round(tables, now);
@@ -217,6 +228,41 @@ impl Worker {
             egress.carry_out(frames, burst.outcomes(count), tables.net(), now);
         }
         egress.count_held();
+    }
+
+    /// Does what the thread that opens ports asks for. Returns how many frames it took in.
+    #[cold]
+    fn exchange_ports(&mut self, tables: &Tables, now: Instant) -> usize {
+        let mut taken = 0;
+        while let Some(Request { port, change }) = self.egress.exchange.next() {
+            match change {
+                Change::Close(stand_in) => {
+                    taken += self.finish(usize::from(port.0), tables, now);
+                    self.egress.close(usize::from(port.0), stand_in);
+                }
+                Change::Open(another) => self.egress.open(port, another),
+            }
+        }
+        // A port that is not at rest yet is looked at again in the next poll.
+        if self.egress.return_closed() {
+            self.egress.exchange.settle();
+        }
+        taken
+    }
+
+    /// Processes what a port has received, before it is closed: as much as its ring can hold.
+    fn finish(&mut self, port: usize, tables: &Tables, now: Instant) -> usize {
+        let mut taken = 0;
+        for _ in 0..LAST_ROUNDS {
+            self.egress.receive(port, &mut self.frames, now);
+            let count = self.round(tables, now);
+            self.egress.flush(now);
+            taken += count;
+            if count == 0 {
+                break;
+            }
+        }
+        taken
     }
 
     /// Polls until `stop` is set, then drains what is in the rings. The tables are pinned and `clock` is read once per poll.

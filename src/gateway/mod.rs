@@ -60,8 +60,10 @@ use crate::config::Config;
 use crate::host;
 use crate::host::advise::{self, Advice};
 use crate::host::pair::{HostPair, PairPlan};
+use crate::ports;
 use crate::ports::announce::Announcer;
 use crate::ports::follow::follow;
+use crate::ports::keeper::Keeper;
 use crate::privileges::Privileges;
 use claim::claim_interfaces;
 pub(crate) use claim::is_claimed;
@@ -72,7 +74,7 @@ use restore::{open_state, read_pods};
 use signals::{Request, Signals};
 use watch::{Looked, Watch};
 pub(crate) use workers::worker_count;
-use workers::{DnsEnds, Workers};
+use workers::{DnsEnds, Made, Workers};
 
 /// Options of one start, in addition to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -141,6 +143,7 @@ pub struct Gateway {
     watch: Watch,
     announcer: Announcer,
     workers: Workers,
+    keeper: Keeper,
     counters: Arc<Counters>,
     source: Source,
     following: Option<Following>,
@@ -181,7 +184,6 @@ impl Gateway {
         let owned = OwnedAddresses::from(config);
         let (network, net) = follow_network(config, &owned, &commands)?;
         compiler.network(Arc::clone(&net));
-        let opened = Arc::clone(&net);
         let conflicts = Arc::new(Conflicts::default());
         let mailboxes: Vec<Arc<Mailbox>> = (0..count).map(|_| Arc::default()).collect();
         let requests = dns::requests().map_err(system("creating a socket"))?;
@@ -189,9 +191,11 @@ impl Gateway {
             resolver: (!zone.forward.is_empty()).then(|| Arc::clone(&requests.0)),
             clients: Arc::new(pair.as_ref().map_or_else(Clients::default, |_| Clients::new(&settings.snat_ports))),
         };
-        let (mut engines, steered, mesh) =
+        let Made { mut engines, opener, exchanges, mesh } =
             workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes, &ends)?;
         let announcer = start_announcer(config, net, &counters, conflicts)?;
+        let kept = ports::keep(opener, config, exchanges, &announcer);
+        let (keeper, steered) = kept.map_err(system("starting the thread that opens ports"))?;
         compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);
         let mut workers = Workers::new(source.clone(), cpus.clone(), Mode::from(config.workers.idle), stop);
@@ -244,13 +248,15 @@ impl Gateway {
         progress.begin();
         announcer.begin();
         let lag = network.lag();
-        let looked = Looked { config: config.clone(), opened, tables: source.clone(), progress, lag, manifests };
+        let (polled, tables) = (keeper.status(), source.clone());
+        let looked = Looked { config: config.clone(), polled, tables, progress, lag, manifests };
         let watch = Watch::start(looked, checks)?;
         info!("{}", summary(config, &cpus));
         Ok(Gateway {
             watch,
             announcer,
             workers,
+            keeper,
             counters,
             source,
             following,
@@ -288,6 +294,7 @@ impl Gateway {
         drop(self.watch);
         drop(self.announcer);
         drop(self.workers);
+        drop(self.keeper);
         drop(self.following);
         stop_api(self.api);
         self.control.stop();

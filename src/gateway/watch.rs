@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, RecvTimeoutError, Sender};
 use pollgate_common::epoch::Source;
-use pollgate_common::net::Net;
 use pollgate_control::health::ProxyHealth;
 use pollgate_control::netlink::Lag;
 use pollgate_control::observe::checks::{Check, Checks, Scope};
@@ -24,14 +23,15 @@ use super::error::{GatewayError, system};
 use crate::config::Config;
 use crate::host::{self, HostFault, Needs};
 use crate::ports::port_id;
+use crate::ports::status::Status;
 
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What is looked at.
 pub(super) struct Looked {
     pub(super) config: Config,
-    /// The network when the ports were opened.
-    pub(super) opened: Arc<Net>,
+    /// Which interfaces are polled.
+    pub(super) polled: Arc<Status>,
     pub(super) tables: Source,
     pub(super) progress: Arc<ProxyHealth>,
     pub(super) lag: Arc<Lag>,
@@ -132,11 +132,8 @@ impl Looked {
         let reader = self.tables.reader();
         let pin = reader.pin();
         let link = pin.load().net().port_link(port_id(at))?;
-        let opened = self.opened.port_link(port_id(at)).map(|link| link.index);
-        if opened.is_some_and(|index| index != link.index) {
-            return Some("it was deleted and created again, and is not polled: restart pollgate".to_owned());
-        }
-        (!link.up).then(|| "it has no carrier: connect it, or start what is at its other end".to_owned())
+        let no_carrier = || "it has no carrier: connect it, or start what is at its other end".to_owned();
+        self.polled.fault(at, link).or_else(|| (!link.up).then(no_carrier))
     }
 }
 

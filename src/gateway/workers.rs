@@ -19,6 +19,7 @@ use pollgate_common::time::Instant;
 use pollgate_control::netlink::HostNetwork;
 use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::affinity::Affinity;
+use pollgate_dataplane::egress::exchange::Exchange;
 use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::flow::Limits;
 use pollgate_dataplane::idle::{Idle, Mode, WakeUp};
@@ -29,7 +30,7 @@ use tracing::warn;
 use super::error::{GatewayError, system};
 use crate::config::Config;
 use crate::host;
-use crate::ports::{Opener, Steered};
+use crate::ports::opener::Opener;
 
 /// A worker that is not running yet, with what wakes it.
 pub(crate) struct Engine {
@@ -45,7 +46,17 @@ pub(crate) struct DnsEnds {
     pub(crate) clients: Arc<Clients>,
 }
 
-/// One engine per worker, with its ports open, and the programs that steer frames to them.
+/// All workers, made and not started.
+pub(crate) struct Made {
+    pub(crate) engines: Vec<Engine>,
+    /// With what steers frames to their ports.
+    pub(crate) opener: Opener,
+    /// By which their ports are replaced.
+    pub(crate) exchanges: Vec<Arc<Exchange>>,
+    pub(crate) mesh: Arc<Mesh>,
+}
+
+/// One engine per worker, with its ports open.
 pub(crate) fn make(
     config: &Config,
     settings: &Arc<DataplaneSettings>,
@@ -54,7 +65,7 @@ pub(crate) fn make(
     conflicts: &Arc<Conflicts>,
     mailboxes: &[Arc<Mailbox>],
     dns: &DnsEnds,
-) -> Result<(Vec<Engine>, Steered, Arc<Mesh>), GatewayError> {
+) -> Result<Made, GatewayError> {
     let workers = mailboxes.len();
     let count = u16::try_from(workers).unwrap_or(u16::MAX);
     let wakes =
@@ -62,6 +73,7 @@ pub(crate) fn make(
     let mesh = Arc::new(Mesh::new(wakes.iter().map(|wake| Some(wake.waker())).collect(), RESERVE));
     let steering = Steering::new(count, random_seed());
     let mut opener = Opener::new(config, settings, steering.clone(), count)?;
+    let exchanges: Vec<Arc<Exchange>> = wakes.iter().map(|wake| Arc::new(Exchange::new(Some(wake.waker())))).collect();
     let limits = Limits::from(config).share(workers);
     let affinity = Affinity::new(config.flows.affinity, random_seed());
     let affinity = Arc::new(affinity.map_err(system("mapping the affinity table (flows.affinity)"))?);
@@ -77,6 +89,7 @@ pub(crate) fn make(
             affinity: Arc::clone(&affinity),
             conflicts: Arc::clone(conflicts),
             mailbox: Arc::clone(&mailboxes[usize::from(worker)]),
+            exchange: Arc::clone(&exchanges[usize::from(worker)]),
             ask: Box::new(network.resolver().into_fn()),
             dns_rate: config.dns.responses_per_second,
             resolver: dns.resolver.clone(),
@@ -88,7 +101,7 @@ pub(crate) fn make(
     };
     // In the workers' order, which is the order in which their ports join the fanout groups.
     let engines: Result<Vec<Engine>, GatewayError> = (0..count).zip(wakes).map(make).collect();
-    Ok((engines?, opener.finish(), mesh))
+    Ok(Made { engines: engines?, opener, exchanges, mesh })
 }
 
 /// `auto`: one per receive queue, at most CPUs − 1, and at most the length of `workers.cpus`.

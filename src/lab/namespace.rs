@@ -15,7 +15,8 @@ use std::thread::{self, JoinHandle};
 use ipnet::IpNet;
 use pollgate_common::net::Mac;
 use pollgate_dataplane::ethtool::{Interface, OffloadSwitch};
-use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
@@ -165,15 +166,16 @@ impl Namespace {
             || format!("creating the bridge {name}"),
             async |handle| handle.link().add(rtnetlink::LinkBridge::new(name).up().build()).execute().await,
         )?;
-        let bridge = self.index(name)?;
-        for port in ports {
-            let message = LinkUnspec::new_with_name(port).controller(bridge).up().build();
-            self.change(
-                || format!("attaching {port} to the bridge {name}"),
-                async |handle| handle.link().set(message).execute().await,
-            )?;
-        }
-        Ok(())
+        ports.iter().try_for_each(|port| self.attach(name, port))
+    }
+
+    /// Makes an interface a port of a bridge, and switches it on.
+    pub fn attach(&self, bridge: &str, port: &str) -> Result<(), LabError> {
+        let message = LinkUnspec::new_with_name(port).controller(self.index(bridge)?).up().build();
+        self.change(
+            || format!("attaching {port} to the bridge {bridge}"),
+            async |handle| handle.link().set(message).execute().await,
+        )
     }
 
     /// Removes an interface; its veth peer goes with it.
@@ -185,6 +187,19 @@ impl Namespace {
     /// Gives an interface an address with its prefix. An IPv6 address can be used at once.
     pub fn add_address(&self, interface: &str, address: IpNet) -> Result<(), LabError> {
         self.give_address(interface, address, false)
+    }
+
+    /// Takes an IPv4 address away from an interface.
+    pub fn remove_address(&self, interface: &str, address: IpNet) -> Result<(), LabError> {
+        let mut message = AddressMessage::default();
+        message.header.index = self.index(interface)?;
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = address.prefix_len();
+        message.attributes.push(AddressAttribute::Local(address.addr()));
+        self.change(
+            || format!("removing the address {address} from {interface}"),
+            async |handle| handle.address().del(message).execute().await,
+        )
     }
 
     /// Gives an interface an IPv6 address that it may use unless another host has it (RFC 4862 §5.4).

@@ -53,6 +53,8 @@ pub struct Network {
     bridges: Vec<Namespace>,
     hosts: Vec<Host>,
     interfaces: Vec<String>,
+    segments: Vec<Segment>,
+    queues: u32,
 }
 
 /// A host of the network.
@@ -124,9 +126,11 @@ impl Network {
             bridges: Vec::new(),
             hosts: Vec::new(),
             interfaces: Vec::new(),
+            segments: segments.to_vec(),
+            queues,
         };
         for segment in segments {
-            network.add(segment, queues)?;
+            network.add(segment)?;
         }
         if segments.iter().any(|segment| segment.gateway_v6.is_some()) {
             network.gateway.discard_unrouted_v6()?;
@@ -134,12 +138,9 @@ impl Network {
         Ok(network)
     }
 
-    fn add(&mut self, segment: &Segment, queues: u32) -> Result<(), LabError> {
+    fn add(&mut self, segment: &Segment) -> Result<(), LabError> {
         let bridge = Namespace::new(&segment.name)?;
-        Veth::new((&bridge, "uplink"), (&self.gateway, &segment.name)).queues(queues).make()?;
-        for address in std::iter::once(segment.gateway).chain(segment.gateway_v6) {
-            self.gateway.add_address(&segment.name, address)?;
-        }
+        self.link(segment, &bridge)?;
         let mut ports = vec!["uplink".to_owned()];
         for (at, plan) in segment.hosts.iter().enumerate() {
             let port = format!("port{at}");
@@ -158,6 +159,37 @@ impl Network {
         self.bridges.push(bridge);
         self.interfaces.push(segment.name.clone());
         Ok(())
+    }
+
+    /// The gateway's link to a segment, with its addresses.
+    fn link(&self, segment: &Segment, bridge: &Namespace) -> Result<(), LabError> {
+        Veth::new((bridge, "uplink"), (&self.gateway, &segment.name)).queues(self.queues).make()?;
+        let mut own = std::iter::once(segment.gateway).chain(segment.gateway_v6);
+        own.try_for_each(|address| self.gateway.add_address(&segment.name, address))
+    }
+
+    /// Makes the gateway's link to a segment again after it was removed: another interface of the same name.
+    pub fn relink(&self, segment: &str) -> Result<(), LabError> {
+        let (segment, bridge) = self.segment(segment);
+        self.link(segment, bridge)?;
+        bridge.attach("bridge", "uplink")
+    }
+
+    /// Sets the MTU of every interface of a segment, at both ends.
+    pub fn set_mtu(&self, segment: &str, mtu: u32) -> Result<(), LabError> {
+        let (segment, bridge) = self.segment(segment);
+        for (at, plan) in segment.hosts.iter().enumerate() {
+            bridge.set_mtu(&format!("port{at}"), mtu)?;
+            self.host(&plan.name).namespace.set_mtu("eth0", mtu)?;
+        }
+        bridge.set_mtu("uplink", mtu)?;
+        bridge.set_mtu("bridge", mtu)?;
+        self.gateway.set_mtu(&segment.name, mtu)
+    }
+
+    fn segment(&self, name: &str) -> (&Segment, &Namespace) {
+        let mut segments = self.segments.iter().zip(&self.bridges);
+        segments.find(|(segment, _)| segment.name == name).unwrap_or_else(|| panic!("the plan has no segment {name:?}"))
     }
 
     /// Where the gateway's threads belong.

@@ -168,6 +168,10 @@ impl Port for Stuttering {
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn is_at_rest(&self) -> bool {
+        true
+    }
 }
 
 #[test]

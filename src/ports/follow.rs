@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                                           ┌─▶ network: which neighbours and addresses to watch
-//!  publication: what it changed, no more ───┼─▶ fanout programs: which worker (AF_PACKET, io_uring)
+//!  publication: what it changed, no more ───┼─▶ thread `ports`: which worker (AF_PACKET, io_uring), which links there are
 //!                                           ├─▶ steering programs: whose frame (AF_XDP)
 //!                                           ├─▶ multicast groups: in which hosts ask for IPv6 addresses
 //!                                           └─▶ announcer: where the addresses now are
@@ -13,13 +13,59 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use crossbeam::channel::Sender;
 use pollgate_common::tables::Tables;
 use pollgate_control::compile::{PublicationListener, Replaced};
 use pollgate_control::netlink::OwnedAddresses;
 
-use super::Steered;
 use super::announce::Announcer;
+use super::fanout::Rules;
+use super::groups::Groups;
+use super::keeper::News;
+use super::programs::Programs;
+
+/// What chooses frames for the workers and lets them come.
+pub struct Steered {
+    /// `None`: there is one worker.
+    fanout: Option<Rules>,
+    /// `None`: there is no AF_XDP.
+    programs: Option<Programs>,
+    groups: Groups,
+    /// To the thread that opens ports.
+    news: Sender<News>,
+    net_generation: u64,
+}
+
+impl Steered {
+    pub(super) fn new(
+        fanout: Option<Rules>,
+        programs: Option<Programs>,
+        groups: Groups,
+        news: Sender<News>,
+    ) -> Steered {
+        Steered { fanout, programs, groups, news, net_generation: 0 }
+    }
+
+    fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], tables: &Tables, replaced: &[Replaced]) {
+        self.groups.follow(gone, come, tables);
+        if let Some(fanout) = &mut self.fanout
+            && fanout.follow(gone, come, replaced)
+        {
+            // The thread lives as long as the workers.
+            drop(self.news.send(News::Fanout(Box::new(fanout.clone()))));
+        }
+        if let Some(programs) = &mut self.programs {
+            programs.follow(gone, come, replaced, tables.net());
+        }
+        if tables.net().generation() != self.net_generation {
+            self.net_generation = tables.net().generation();
+            self.groups.follow_network(tables.net());
+            drop(self.news.send(News::Network(Arc::clone(tables.net()))));
+        }
+    }
+}
 
 /// Keeps `owned`, `steered` and `announcer` in step with what is published.
 pub fn follow(
@@ -35,11 +81,7 @@ pub fn follow(
         if !gone.is_empty() || !come.is_empty() {
             owned.change(gone.iter().copied(), come.iter().copied());
         }
-        steered.groups.follow(&gone, &come, tables);
-        steered.fanouts.follow(&gone, &come, replaced);
-        if let Some(programs) = &mut steered.programs {
-            programs.follow(&gone, &come, replaced, tables.net());
-        }
+        steered.follow(&gone, &come, tables, replaced);
         // Last: frames to an address that is announced must find everything ready.
         announcements.follow(&gone, &come, tables);
     })

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
+use pollgate_common::net::{Net, PortId};
 use pollgate_common::tables::{OwnedKind, Tables};
 use pollgate_dataplane::wire::nd::solicited_node;
 use rustix::net::sockopt::{set_ipv6_add_membership, set_ipv6_drop_membership};
@@ -29,15 +30,22 @@ pub(super) struct Groups {
 
 struct Interface {
     name: String,
+    port: PortId,
     index: u32,
     /// Holds the memberships; made with the first.
     socket: Option<OwnedFd>,
+    /// Groups that could not be joined.
+    missing: HashSet<Ipv6Addr>,
+    /// What the link was when that was tried: its index, whether it was up, and how many addresses it had.
+    tried: Option<(u32, bool, usize)>,
 }
 
 impl Groups {
-    /// None on these interfaces yet: name and index.
-    pub(super) fn new(interfaces: impl Iterator<Item = (String, u32)>) -> Groups {
-        let interfaces = interfaces.map(|(name, index)| Interface { name, index, socket: None }).collect();
+    /// None on these interfaces yet: name, port and index.
+    pub(super) fn new(interfaces: impl Iterator<Item = (String, PortId, u32)>) -> Groups {
+        let interface =
+            |(name, port, index)| Interface { name, port, index, socket: None, missing: HashSet::new(), tried: None };
+        let interfaces = interfaces.map(interface).collect();
         Groups { interfaces, addresses: HashSet::new(), users: HashMap::new() }
     }
 
@@ -60,6 +68,27 @@ impl Groups {
         let may_be_on_link = |address: &&IpAddr| tables.owned(**address).is_some_and(OwnedKind::may_be_on_link);
         let come: Vec<IpAddr> = come.iter().filter(may_be_on_link).copied().collect();
         self.join_all(&come);
+    }
+
+    /// Joins all groups again on an interface that was created again: its memberships have gone with it. What could not be joined
+    /// is tried again: IPv6 may be on by now.
+    pub(super) fn follow_network(&mut self, net: &Net) {
+        for interface in &mut self.interfaces {
+            let Some(link) = net.port_link(interface.port) else { continue };
+            if link.index != interface.index {
+                (interface.index, interface.socket) = (link.index, None);
+                interface.missing = self.users.keys().copied().collect();
+            }
+            let addresses = net.facts().addresses.iter().filter(|(index, _)| *index == link.index).count();
+            let state = (link.index, link.up, addresses);
+            if interface.tried.replace(state) == Some(state) {
+                continue;
+            }
+            for group in std::mem::take(&mut interface.missing) {
+                // Where this fails at first, it is logged.
+                let _ = interface.join(group);
+            }
+        }
     }
 
     fn join(&mut self, address: Ipv6Addr) {
@@ -93,7 +122,7 @@ impl Groups {
             *users -= 1;
             if *users == 0 {
                 self.users.remove(&group);
-                self.interfaces.iter().for_each(|interface| interface.leave(group));
+                self.interfaces.iter_mut().for_each(|interface| interface.leave(group));
             }
         }
     }
@@ -108,10 +137,14 @@ impl Interface {
         };
         let joined = set_ipv6_add_membership(&socket, &group, self.index);
         self.socket = Some(socket);
+        if joined.is_err() {
+            self.missing.insert(group);
+        }
         Ok(joined?)
     }
 
-    fn leave(&self, group: Ipv6Addr) {
+    fn leave(&mut self, group: Ipv6Addr) {
+        self.missing.remove(&group);
         if let Some(socket) = &self.socket {
             // Fails only if it was not joined.
             let _ = set_ipv6_drop_membership(socket, &group, self.index);

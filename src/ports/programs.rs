@@ -3,7 +3,7 @@
 //! ```text
 //!  owned addresses ─────────────────────┐
 //!  endpoints, and those that were one ──┼─▶ rules ─▶ the program of each interface
-//!  the host's own addresses, MACs ──────┘
+//!  the host's own addresses ────────────┘
 //! ```
 //!
 //! **Frames of a removed endpoint are still taken for a while**: a change does not cut off its connections (an established
@@ -17,18 +17,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pollgate_common::flow::Protocol;
-use pollgate_common::net::{Net, PortId};
+use pollgate_common::net::Net;
 use pollgate_common::tables::ServicePort;
 use pollgate_control::compile::Replaced;
-use pollgate_dataplane::port::xdp::{Program, RuleError, Rules};
+use pollgate_dataplane::port::xdp::{RuleError, Rules};
 use tracing::warn;
 
 type Endpoint = (IpAddr, u16, Protocol);
 
-/// The programs of all interfaces, and the rules they share.
+/// The rules that the programs of all interfaces share.
 pub(super) struct Programs {
     rules: Rules,
-    programs: Vec<(PortId, Program)>,
     /// How many Service ports have an endpoint; zero: it will be removed.
     served: HashMap<Endpoint, usize>,
     /// How many of them each address has: its fragments name no port.
@@ -42,14 +41,9 @@ pub(super) struct Programs {
 
 impl Programs {
     /// With what is owned from the start. `patience`: how long a flow may be idle.
-    pub(super) fn new(
-        rules: Rules,
-        programs: Vec<(PortId, Program)>,
-        owned: &[IpAddr],
-        patience: Duration,
-    ) -> Programs {
+    pub(super) fn new(rules: Rules, owned: &[IpAddr], patience: Duration) -> Programs {
         let (served, addresses, leaving, host) = (HashMap::new(), HashMap::new(), VecDeque::new(), HashSet::new());
-        let programs = Programs { rules, programs, served, addresses, leaving, patience, host, net_generation: 0 };
+        let programs = Programs { rules, served, addresses, leaving, patience, host, net_generation: 0 };
         programs.own(&[], owned);
         programs
     }
@@ -130,11 +124,6 @@ impl Programs {
         self.host.difference(&host).for_each(|&ip| tell(self.rules.remove_host_address(ip)));
         host.difference(&self.host).for_each(|&ip| tell(self.rules.add_host_address(ip)));
         self.host = host;
-        for (port, program) in &self.programs {
-            if let Some(link) = net.port_link(*port) {
-                tell(program.set_mac(link.mac));
-            }
-        }
     }
 }
 

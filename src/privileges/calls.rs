@@ -13,7 +13,7 @@
 //! **Some calls fail with ENOSYS**, as on a kernel that does not have them: libc then takes an older one that a filter can look
 //! into. `clone3` has its flags in memory; of `clone`, only the one that makes a thread is allowed.
 //!
-//! No list has: execve, fork, ptrace, bpf beyond changes of tables, mount, namespaces, modules, keys, perf, userfaultfd, other
+//! No list has: execve, fork, ptrace, bpf beyond changes of tables (but that of the thread that opens ports), mount, namespaces, modules, keys, perf, userfaultfd, other
 //! processes' memory. Memory is never executable. The kernel remembers which calls a filter allows whatever their
 //! arguments, so the calls of the packet path cost nothing measurable.
 
@@ -242,6 +242,23 @@ const POLLING: &[Call] = &[
 
 const URING: &[Call] = &[any(libc::SYS_io_uring_enter), any(libc::SYS_io_uring_register)];
 
+/// Sockets that become ports, and questions about the machine before that.
+const OPENING: &[Call] = &[
+    (libc::SYS_socket, &[(0, equal(libc::AF_PACKET))]),
+    (libc::SYS_socket, &[(0, equal(libc::AF_NETLINK)), (2, equal(libc::NETLINK_GENERIC))]),
+    any(libc::SYS_capget),
+    any(libc::SYS_prlimit64),
+    any(libc::SYS_getegid),
+    any(libc::SYS_getgroups),
+];
+
+/// An io_uring, which its worker uses.
+const MAKING_URING: &[Call] = &[any(libc::SYS_io_uring_setup), any(libc::SYS_io_uring_register)];
+
+/// AF_XDP sockets, and the programs that steer frames to them.
+const MAKING_XDP: &[Call] =
+    &[(libc::SYS_socket, &[(0, equal(libc::AF_XDP))]), any(libc::SYS_bpf), any(libc::SYS_epoll_create1)];
+
 /// Changes of the steering programs' tables (bpf(2): BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM).
 const TABLES: &[Call] =
     &[(libc::SYS_bpf, &[(0, equal(1))]), (libc::SYS_bpf, &[(0, equal(2))]), (libc::SYS_bpf, &[(0, equal(3))])];
@@ -275,7 +292,12 @@ fn calls(role: Role, ports: Ports) -> Vec<&'static [Call]> {
         Role::Disk => groups.extend([THREADS, FILES, STORING]),
         Role::Manifests => groups.extend([FILES, WATCHING]),
         Role::Network => groups.extend([RUNTIME, CONNECTED, NETLINK]),
-        Role::Announcer | Role::Fanout => groups.push(CONNECTED),
+        Role::Announcer => groups.push(CONNECTED),
+        Role::Ports => {
+            groups.extend([CONNECTED, NETLINK, ASKING, FILES, OPENING]);
+            groups.extend(ports.uring.then_some(MAKING_URING));
+            groups.extend(ports.xdp.then_some(MAKING_XDP));
+        }
         Role::Dns => groups.extend([CONNECTED, ACCEPTING, INTERNET]),
         Role::Health => groups.extend([CONNECTED, ACCEPTING]),
         Role::Watch => groups.extend([CONNECTED, NETLINK, ASKING, NOTIFYING, FILES]),

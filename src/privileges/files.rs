@@ -78,15 +78,15 @@ impl Files {
             Role::Api => vec![(&self.socket, REMOVE)],
             Role::Disk => vec![(&self.state, REPLACE)],
             Role::Manifests => self.manifests.iter().map(|path| (path.as_path(), READ)).collect(),
+            // What the machine and its interfaces are.
+            Role::Ports => {
+                let sysctls = if self.disable_forwarding { SET } else { READ };
+                vec![(Path::new("/proc"), READ), (Path::new("/sys"), READ), (Path::new(SYSCTLS), sysctls)]
+            }
             Role::Watch => vec![(Path::new(SYSCTLS), if self.disable_forwarding { SET } else { READ })],
-            Role::Log
-            | Role::Worker
-            | Role::Control
-            | Role::Fanout
-            | Role::Network
-            | Role::Announcer
-            | Role::Dns
-            | Role::Health => Vec::new(),
+            Role::Log | Role::Worker | Role::Control | Role::Network | Role::Announcer | Role::Dns | Role::Health => {
+                Vec::new()
+            }
         }
     }
 

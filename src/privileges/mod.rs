@@ -116,6 +116,8 @@ fn system(doing: &'static str) -> impl Fn(rustix::io::Errno) -> PrivilegesError 
 pub struct Privileges {
     run: Run,
     api: Api,
+    /// What opening ports takes.
+    opening: CapabilitySet,
     /// What the process has while it starts.
     process: CapabilitySet,
     pair: bool,
@@ -160,6 +162,7 @@ impl Privileges {
         Privileges {
             run: config.run.clone(),
             api: config.api.clone(),
+            opening: ports,
             process: ports | listening,
             pair: config.host.pair,
             disable_forwarding: config.host.disable_forwarding,
@@ -290,10 +293,11 @@ impl Privileges {
             Role::Network => CapabilitySet::NET_ADMIN,
             // Writes of /proc/sys/net.
             Role::Watch => some(CapabilitySet::NET_ADMIN, self.disable_forwarding),
+            // All that opening took at start.
+            Role::Ports => self.opening,
             Role::Control => some(CapabilitySet::BPF, self.tables_need_bpf),
             Role::Log
             | Role::Worker
-            | Role::Fanout
             | Role::Api
             | Role::Disk
             | Role::Manifests

@@ -69,6 +69,7 @@ impl Offline {
             affinity: Arc::new(Affinity::new(config.flows.affinity, SEEDS).map_err(ReplayError::Memory)?),
             conflicts: Arc::default(),
             mailbox: Arc::default(),
+            exchange: Arc::default(),
             ask: Box::new(|_| {}),
             dns_rate: config.dns.responses_per_second,
             resolver: None,

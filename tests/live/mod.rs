@@ -30,6 +30,7 @@ mod services;
 mod signals;
 mod state;
 pub(crate) mod support;
+mod taken_up;
 mod takeover;
 mod trace;
 
@@ -61,6 +62,7 @@ pub(crate) fn tests() -> Vec<Test> {
         services::TESTS,
         signals::TESTS,
         state::TESTS,
+        taken_up::TESTS,
         takeover::TESTS,
         trace::TESTS,
     ]

@@ -77,21 +77,24 @@ fn threads(process: &Process) -> Vec<Thread> {
         let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).expect("a process");
         tasks.filter_map(|task| Thread::read(&task.expect("a thread").path())).collect()
     };
-    let all = ["pollgate", "log", "worker-0", "control", "api", "disk", "network", "dns", "watch"];
+    let all = ["pollgate", "log", "worker-0", "ports", "control", "api", "disk", "network", "dns", "watch"];
     until("all threads have begun", || {
         let threads = read();
         let has = |name: &&str| threads.iter().filter(|thread| thread.name == *name).count() == 1;
-        all.iter().all(has) && threads.iter().all(|thread| thread.set("CapPrm") & NET_RAW == 0)
+        all.iter().all(has)
+            && threads.iter().all(|thread| thread.name == "ports" || thread.set("CapPrm") & NET_RAW == 0)
     });
     read()
 }
 
 /// The capabilities of a thread whose gateway has the host pair and does not switch forwarding off.
-fn expected(name: &str) -> u64 {
+fn expected(name: &str, bound: u64) -> u64 {
     match name {
         // The first thread removes the pair; the other asks for neighbours.
         "pollgate" | "network" => NET_ADMIN,
-        "log" | "control" | "fanout" | "disk" | "announcer" | "dns" | "health" | "watch" | "manifests" => 0,
+        // It opens ports again.
+        "ports" => bound,
+        "log" | "control" | "disk" | "announcer" | "dns" | "health" | "watch" | "manifests" => 0,
         _ if name.starts_with("worker-") || name.starts_with("api") => 0,
         _ => panic!("nobody knows the thread {name}"),
     }
@@ -108,7 +111,7 @@ fn are_narrow(process: &Process, bound: u64) {
     }
     for thread in &threads {
         let name = &thread.name;
-        let expected = expected(name);
+        let expected = expected(name, bound);
         assert_eq!((thread.set("CapEff"), thread.set("CapPrm")), (expected, expected), "{name}: {thread:?}");
         assert_eq!((thread.set("CapInh"), thread.set("CapAmb")), (0, 0), "{name}: {thread:?}");
         assert_eq!(thread.set("CapBnd"), bound, "{name}: {thread:?}");
@@ -251,7 +254,8 @@ fn packet_ports_serve_as_another_user_and_the_state_stays() {
         site.serves();
         belongs_to(&process, ORDINARY);
         for thread in threads(&process).iter().filter(|thread| thread.name != "watch") {
-            assert_eq!(thread.set("CapEff"), expected(&thread.name), "{thread:?}");
+            let ports = NET_ADMIN | NET_RAW | BPF | PERFMON | IPC_LOCK;
+            assert_eq!(thread.set("CapEff"), expected(&thread.name, ports), "{thread:?}");
         }
         for name in ["", "state.db", "state.db.tls", "api.sock"] {
             assert_eq!(site.owner(name).0, ORDINARY, "{name}");
@@ -335,7 +339,7 @@ fn xdp_ports_serve_as_another_user() {
     site.serves();
     let bound = NET_ADMIN | NET_RAW | BPF | PERFMON | IPC_LOCK;
     for thread in threads(&process) {
-        assert_eq!((thread.set("CapEff"), thread.set("CapBnd")), (expected(&thread.name), bound), "{thread:?}");
+        assert_eq!((thread.set("CapEff"), thread.set("CapBnd")), (expected(&thread.name, bound), bound), "{thread:?}");
     }
     belongs_to(&process, ORDINARY);
     assert!(site.place.log().contains("node-1 is polled by xdp"), "{}", site.place.log());

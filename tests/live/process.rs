@@ -1,9 +1,9 @@
 //! The binary as its users run it: a process that gets ready, is asked, is told to stop, or is killed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::live::support::{
-    BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, guide_manifest, servers, socket,
+    self, BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, guide_manifest, servers, socket,
 };
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
@@ -381,15 +381,8 @@ fn a_host_that_forwards_is_refused_or_put_right_as_the_configuration_says() {
     assert_eq!(process.wait().code(), Some(0));
 }
 
-/// What the gateway answers at a path: the code and the text.
 fn asked(place: &Place, path: &str) -> (u16, String) {
-    let mut stream = UnixStream::connect(socket(place.path())).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
+    support::asked(&socket(place.path()), path)
 }
 
 fn it_says_what_is_wrong_and_when_that_is_over() {
@@ -430,7 +423,7 @@ fn it_says_what_is_wrong_and_when_that_is_over() {
     is_wrong("interface-node-2", "the interface node-2 does not exist");
     Veth::new((gateway, "node-2"), (place.client(), "spare")).make().expect("another of the same name");
     gateway.up("node-2").expect("up");
-    is_wrong("interface-node-2", "it was deleted and created again, and is not polled: restart pollgate");
+    is_well("interface-node-2");
     process.signal(libc::SIGTERM);
     assert_eq!(process.wait().code(), Some(0));
 }

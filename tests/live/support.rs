@@ -15,6 +15,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -193,6 +194,13 @@ impl Site {
 
     /// The counters once nothing moves any more: they must balance then, and name no drop but the `expected` ones.
     pub(crate) fn at_rest(&self, expected: &[Reason]) -> Totals {
+        let totals = self.balanced(expected);
+        assert_eq!(totals.missed, 0, "frames were lost before they were seen");
+        totals
+    }
+
+    /// The same, but frames may have been lost before they were seen.
+    pub(crate) fn balanced(&self, expected: &[Reason]) -> Totals {
         let deadline = Instant::now() + PATIENCE;
         let mut totals = self.gateway().counters().totals();
         loop {
@@ -209,7 +217,6 @@ impl Site {
         let drops = Reason::ALL.iter().filter(|reason| totals.drops_of(**reason) > 0 && !expected.contains(reason));
         let told: Vec<_> = drops.map(|&reason| (reason.name(), totals.drops_of(reason))).collect();
         assert!(told.is_empty(), "frames were dropped that should not: {told:?}");
-        assert_eq!(totals.missed, 0, "frames were lost before they were seen");
         totals
     }
 
@@ -244,6 +251,17 @@ pub(crate) fn configuration(directory: &Path, more: &str) -> String {
 
 pub(crate) fn socket(directory: &Path) -> PathBuf {
     directory.join("api.sock")
+}
+
+/// What the gateway answers at a path: the code and the text.
+pub(crate) fn asked(socket: &Path, path: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
 }
 
 /// The example's own manifest.

@@ -28,6 +28,7 @@ mod v4 {
     mod model;
     mod neighbours;
     mod outside;
+    mod ports;
     mod reasons;
     mod refusals;
     mod sctp;
@@ -57,6 +58,7 @@ mod v6 {
     mod nd_icmpv6;
     mod neighbours;
     mod outside;
+    mod ports;
     mod refusals;
     mod sctp;
     #[allow(dead_code, reason = "damage, ARP and DNS are shown in the IPv4 suite")]

@@ -189,6 +189,11 @@ fn dropped(reason: DropReason) -> Lab {
         }
         DropReason::TxTooLong => after(one(), PODS, syn().flags("A").payload(vec![0; 2000])),
         DropReason::TxFull | DropReason::TxLinkDown | DropReason::TxError => refusing(reason),
+        DropReason::TxClosed => {
+            let mut lab = Lab::new(&shop("", &["10.244.1.10"]));
+            lab.close(PODS);
+            after(lab, OUTSIDE, tcp("192.168.50.100:50000", "203.0.113.7:80"))
+        }
         DropReason::DnsRate => {
             let mut lab = Lab::configured("dns: {address: 10.96.0.10, responsesPerSecond: 1}\n", "");
             let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";

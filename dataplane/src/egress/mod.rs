@@ -8,6 +8,7 @@
 //! * `pool`: buffers for frames that outlive their burst.
 
 pub(crate) mod dispatch;
+pub mod exchange;
 pub mod mesh;
 pub(crate) mod nexthop;
 pub(crate) mod pending;

@@ -45,7 +45,6 @@ impl Lender {
     }
 
     /// Number of frames that are lent now.
-    #[cfg(test)]
     pub(super) fn out(&self) -> usize {
         self.lent.iter().flatten().count()
     }

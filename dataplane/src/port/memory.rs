@@ -86,6 +86,10 @@ impl Port for MemoryPort {
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.lender.out() == 0
+    }
 }
 
 #[cfg(test)]

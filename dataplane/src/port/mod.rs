@@ -15,8 +15,10 @@
 //! * [`memory`]: vectors in, vectors out, for tests and benches.
 //! * [`pcap`]: capture files in virtual time, for `replay`.
 //!
-//! A port belongs to one worker. It is moved to that worker's thread once and never shared.
+//! A port belongs to one worker. It is moved to that worker's thread and never shared. If it is replaced while the worker runs, it leaves
+//! the worker when it is at rest ([`closing`]).
 
+pub mod closing;
 mod device;
 pub mod frame;
 mod lend;
@@ -81,6 +83,14 @@ pub trait Port: Send {
     /// are not part of `rx`.
     fn missed(&mut self) -> u64 {
         0
+    }
+
+    /// Whether every buffer of this port is back, and it holds no buffer of another port.
+    fn is_at_rest(&self) -> bool;
+
+    /// The port that this one stands in for, once that one is at rest.
+    fn take_closed(&mut self) -> Option<Box<dyn Port>> {
+        None
     }
 }
 

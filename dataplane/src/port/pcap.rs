@@ -63,6 +63,10 @@ impl Port for PcapPort {
         self.lender.take_back(&frame);
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.lender.out() == 0
+    }
+
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
     }

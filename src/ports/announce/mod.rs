@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An address is announced when the gateway starts (once its workers poll, never before), when it becomes owned, and when a link
-//! comes up or gets another MAC address or network; each time in three rounds (`schedule`). A thread of its own does it, so that
+//! comes up, gets another MAC address or network, or is polled again after it was created again; each time in three rounds (`schedule`). A thread of its own does it, so that
 //! neither the workers nor the control thread wait for the rate.
 //!
 //! **On which links:** workers reply to ARP and neighbour solicitations for every owned address on every interface. An address is
@@ -30,7 +30,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use ipnet::IpNet;
 use pollgate_common::conflicts::{Claim, Conflict, Conflicts};
 use pollgate_common::counters::Counters;
-use pollgate_common::net::{Mac, Net, PortId};
+use pollgate_common::net::{Link, Mac, Net, PortId};
 use pollgate_common::tables::{OwnedKind, Tables};
 use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::announce::frames;
@@ -58,6 +58,8 @@ enum News {
         come: Vec<(IpAddr, Reach)>,
     },
     Network(Arc<Net>),
+    /// The workers poll this link, by its index.
+    Polled(PortId, u32),
     /// The workers poll.
     Begin,
     End,
@@ -96,6 +98,11 @@ impl Announcer {
         let _ = self.news.send(News::Begin);
     }
 
+    /// Where it is reported that an interface is polled again.
+    pub(super) fn polls(&self) -> Polls {
+        Polls(self.news.clone())
+    }
+
     /// What publications are reported to.
     pub(super) fn follower(&self) -> Follower {
         Follower { news: self.news.clone(), net_generation: 0 }
@@ -109,6 +116,17 @@ impl Drop for Announcer {
             // A panic in it has been printed.
             let _ = thread.join();
         }
+    }
+}
+
+/// Passes on to the thread which links are polled.
+pub(super) struct Polls(Sender<News>);
+
+impl Polls {
+    /// The port's interface is polled again, and has this index.
+    pub(super) fn polled(&self, port: PortId, index: u32) {
+        // A thread that has ended needs no news.
+        let _ = self.0.send(News::Polled(port, index));
     }
 }
 
@@ -163,6 +181,8 @@ fn run(heard: &Receiver<News>, conflicts: &Conflicts, mut state: State, mut outp
 struct State {
     owned: HashMap<IpAddr, Reach>,
     net: Arc<Net>,
+    /// The index of the interface that is polled; what is there at first is.
+    polled: BTreeMap<PortId, u32>,
     links: BTreeMap<PortId, LinkState>,
     schedule: Schedule,
     guard: Guard,
@@ -174,6 +194,7 @@ struct State {
 struct LinkState {
     index: u32,
     mac: Mac,
+    /// Up, and polled.
     up: bool,
     /// How often it has come up.
     ups: u32,
@@ -186,6 +207,7 @@ impl State {
         State {
             owned: HashMap::new(),
             net: Arc::default(),
+            polled: BTreeMap::new(),
             links: BTreeMap::new(),
             schedule: Schedule::new(),
             guard: Guard::default(),
@@ -204,6 +226,10 @@ impl State {
                 }
             }
             News::Network(net) => self.follow_network(net, now),
+            News::Polled(port, index) => {
+                self.polled.insert(port, index);
+                self.follow_network(Arc::clone(&self.net), now);
+            }
             News::Begin if self.has_begun => {}
             News::Begin => {
                 self.has_begun = true;
@@ -214,13 +240,26 @@ impl State {
         }
     }
 
+    fn link_states(&mut self, net: &Net) -> BTreeMap<PortId, LinkState> {
+        let facts = net.facts();
+        let mut state = |link: &Link| {
+            let own = facts.addresses.iter().filter(|(index, _)| *index == link.index);
+            let networks = own.map(|(_, address)| address.trunc()).filter(|network| !is_link_local(network)).collect();
+            let port = link.port?;
+            let up = link.up && *self.polled.entry(port).or_insert(link.index) == link.index;
+            Some((port, LinkState { index: link.index, mac: link.mac, up, ups: link.ups, networks }))
+        };
+        // No host asks on the host pair.
+        facts.links.iter().filter(|link| !net.is_pair(link.mac)).filter_map(&mut state).collect()
+    }
+
     fn forget(&mut self, address: IpAddr) {
         self.owned.remove(&address);
         self.links.keys().for_each(|&port| self.schedule.cancel((port, address)));
     }
 
     fn follow_network(&mut self, net: Arc<Net>, now: Instant) {
-        let links = link_states(&net);
+        let links = self.link_states(&net);
         let before = std::mem::replace(&mut self.links, links);
         self.net = net;
         let changed = |(port, link): (&PortId, &LinkState)| {
@@ -278,17 +317,6 @@ impl State {
     }
 }
 
-fn link_states(net: &Net) -> BTreeMap<PortId, LinkState> {
-    let facts = net.facts();
-    let state = |link: &pollgate_common::net::Link| {
-        let own = facts.addresses.iter().filter(|(index, _)| *index == link.index);
-        let networks = own.map(|(_, address)| address.trunc()).filter(|network| !is_link_local(network)).collect();
-        Some((link.port?, LinkState { index: link.index, mac: link.mac, up: link.up, ups: link.ups, networks }))
-    };
-    // No host asks on the host pair.
-    facts.links.iter().filter(|link| !net.is_pair(link.mac)).filter_map(state).collect()
-}
-
 /// Link-local networks, which every IPv6 link has, contain no owned address. They come a while after the link.
 fn is_link_local(network: &IpNet) -> bool {
     matches!(network, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
@@ -326,7 +354,7 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
-    use pollgate_common::net::{Facts, Link};
+    use pollgate_common::net::Facts;
 
     use super::*;
 
@@ -468,6 +496,23 @@ mod tests {
         bench.network(|facts| facts.neighbours.push((1, ip("192.168.0.7"), Mac([7; 6]))));
         bench.network(|facts| facts.links[2].mac = Mac([3; 6]));
         assert_eq!(bench.announced(), expected(&[]), "nothing that concerns announcements");
+    }
+
+    #[test]
+    fn a_link_that_was_created_again_announces_when_it_is_polled() {
+        let mut bench = Bench::new();
+        bench.owned(&[], &[("192.168.0.10", Reach::Link), ("10.0.0.10", Reach::Link)]);
+        bench.begin();
+        bench.announced();
+        bench.network(|facts| {
+            facts.links[0].index = 9;
+            facts.addresses.iter_mut().filter(|(index, _)| *index == 1).for_each(|(index, _)| *index = 9);
+        });
+        assert_eq!(bench.announced(), expected(&[]), "nobody would get what is sent there");
+        bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]));
+        bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        assert_eq!(bench.announced(), expected(&[]));
     }
 
     #[test]

@@ -458,6 +458,7 @@ impl<'a> Run<'a> {
                 affinity: Arc::clone(&affinity),
                 conflicts: Arc::new(Conflicts::default()),
                 mailbox: Arc::default(),
+                exchange: Arc::default(),
                 ask: Box::new(|_| {}),
                 dns_rate: site.config.dns.responses_per_second,
                 resolver: None,

@@ -34,6 +34,10 @@ impl Port for Refusing {
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.inner.is_at_rest()
+    }
 }
 
 /// Hands out frames in buffers that end where the packet ends.
@@ -75,6 +79,10 @@ impl Port for Tight {
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.inner.is_at_rest()
+    }
 }
 
 /// Takes frames away from the kernel.
@@ -98,6 +106,10 @@ impl Port for Sole {
 
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.inner.is_at_rest()
     }
 
     fn kernel_has_copy(&self) -> bool {

@@ -35,6 +35,7 @@ use pollgate_control::objects::manifest;
 use pollgate_control::objects::{Key, Kind, Object};
 use pollgate_control::observe::stats::{self, ServiceValues};
 use pollgate_dataplane::affinity::Affinity;
+use pollgate_dataplane::egress::exchange::{Change, Exchange};
 use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::flow::Limits;
 use pollgate_dataplane::port::memory::{MemoryPort, Packet, Wire};
@@ -93,6 +94,8 @@ pub(crate) struct Lab {
     dns_clients: Arc<Clients>,
     resolver: Arc<Requests>,
     mesh: Arc<Mesh>,
+    /// By which the first worker's ports are replaced.
+    exchange: Arc<Exchange>,
     /// As the test writes it.
     facts: Facts,
     net_generation: u64,
@@ -140,6 +143,7 @@ impl Lab {
         let resolver = Arc::new(Requests::new(Box::new(|| {})));
         let dns_clients = Arc::new(Clients::new(&settings.snat_ports));
         let (asked, conflicts) = (Arc::new(SegQueue::new()), Arc::new(Conflicts::default()));
+        let exchanges: Vec<Arc<Exchange>> = (0..setup.workers).map(|_| Arc::default()).collect();
         let (mut workers, mut wires) = (Vec::new(), Vec::new());
         for worker in 0..setup.workers {
             let (ports, ends) = ports(&setup.wrap, if setup.pair { 3 } else { 2 });
@@ -155,6 +159,7 @@ impl Lab {
                 affinity: Arc::clone(&affinity),
                 conflicts: Arc::clone(&conflicts),
                 mailbox: Arc::default(),
+                exchange: Arc::clone(&exchanges[usize::from(worker)]),
                 ask: Box::new(move |query| asked.push(query)),
                 dns_rate: config.dns.responses_per_second,
                 resolver: (!forward.is_empty()).then(|| Arc::clone(&resolver)),
@@ -178,6 +183,7 @@ impl Lab {
             dns_clients,
             resolver,
             mesh,
+            exchange: Arc::clone(&exchanges[0]),
             facts,
             net_generation: 1,
             now: START,
@@ -269,6 +275,25 @@ impl Lab {
         let bursts = self.bursts;
         self.run();
         self.bursts = bursts;
+    }
+
+    /// Has the first worker close a port.
+    pub(crate) fn close(&mut self, port: usize) {
+        self.exchange.request(port_id(port), Change::Close(Box::default()));
+        self.run();
+    }
+
+    /// Has it put a new port into the place of a closed one.
+    pub(crate) fn open(&mut self, port: usize) {
+        let (opened, wire) = MemoryPort::new(port_id(port));
+        self.wires[0][port] = wire;
+        self.exchange.request(port_id(port), Change::Open(Box::new(opened)));
+        self.run();
+    }
+
+    /// Whether a port has left the first worker since the last call. It holds no frame, and none of its frames is held.
+    pub(crate) fn has_returned(&self) -> bool {
+        self.exchange.returned().is_some_and(|(_, port)| port.is_at_rest())
     }
 
     // Packets.
@@ -445,9 +470,13 @@ fn counts(totals: &Totals) -> BTreeMap<&'static str, u64> {
     counters.chain(drops).chain(passes).collect()
 }
 
+fn port_id(at: usize) -> PortId {
+    PortId(u16::try_from(at).expect("few ports"))
+}
+
 fn ports(wrap: &Wrap, count: usize) -> (Vec<Box<dyn Port>>, Vec<Wire>) {
     let port = |at: usize| {
-        let (port, wire) = MemoryPort::new(PortId(u16::try_from(at).expect("few ports")));
+        let (port, wire) = MemoryPort::new(port_id(at));
         (wrap(at, port), wire)
     };
     (0..count).map(port).unzip()

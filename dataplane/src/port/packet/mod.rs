@@ -35,7 +35,8 @@
 //! worker's buffer pool.
 //!
 //! A link that goes down and comes back keeps its socket. The kernel leaves an error on the socket, which is read and
-//! ignored. An interface that is removed does not come back: the port then receives nothing and drops all frames to send.
+//! ignored. An interface that is removed does not come back, not even under its name: the port then receives nothing, and drops all
+//! frames to send until it is replaced.
 
 mod ring;
 mod side;
@@ -156,6 +157,10 @@ impl Port for PacketPort {
 
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn is_at_rest(&self) -> bool {
+        !self.ring.is_lent() && self.side.are_all_free()
     }
 
     /// Called per poll, so the kernel is asked only after a frame that reports an earlier loss, or when no frame has

@@ -187,6 +187,11 @@ impl Ring {
         }
     }
 
+    /// Whether any slot is lent.
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent_count > 0
+    }
+
     fn slot(&self, slot: u32) -> NonNull<u8> {
         debug_assert!(slot < self.layout.slots);
         // SAFETY: `slot` is below the number of slots (it is our own field, which wraps there, or checked against `lent`), so

@@ -49,6 +49,11 @@ impl SideBuffers {
         !self.free.is_empty()
     }
 
+    /// Whether none is lent.
+    pub(super) fn are_all_free(&self) -> bool {
+        self.free.len() == BUFFERS
+    }
+
     /// Takes the head of the socket's queue. `tag` is the tag that was found in its slot. `None` if the frame is not
     /// available whole.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, port: PortId, tag: Option<Tag>) -> Option<Frame> {
@@ -90,7 +95,7 @@ impl SideBuffers {
 
 impl Drop for SideBuffers {
     fn drop(&mut self) {
-        if self.free.len() < BUFFERS {
+        if !self.are_all_free() {
             // A frame is still lent. Leaking the memory is the only sound option.
             return;
         }

@@ -157,6 +157,11 @@ impl Buffers {
         }
     }
 
+    /// Whether any is lent.
+    pub(super) fn are_lent(&self) -> bool {
+        self.lent.contains(&true)
+    }
+
     fn put(&mut self, buffer: u16) {
         let at = usize::from(self.tail % COUNT);
         // SAFETY: both indices are below COUNT. The kernel reads an entry only after the tail is beyond it.
@@ -178,7 +183,7 @@ impl Drop for Buffers {
     fn drop(&mut self) {
         // SAFETY: not used again. The kernel holds the pages of the entries itself for as long as it needs them.
         unsafe { ManuallyDrop::drop(&mut self.entries) };
-        if self.lent.contains(&true) {
+        if self.are_lent() {
             // A frame is still lent. Leaking the memory is the only sound option.
             return;
         }

@@ -184,6 +184,10 @@ impl Port for UringPort {
         self.sends.is_sending()
     }
 
+    fn is_at_rest(&self) -> bool {
+        !self.buffers.are_lent() && !self.sends.is_sending()
+    }
+
     fn missed(&mut self) -> u64 {
         let mut missed = std::mem::take(&mut self.missed);
         if self.looks >= LOOKS_PER_CHECK {

@@ -19,7 +19,7 @@
 //! reads and writes the memory itself. Native: the kernel copies once in the driver's receive path. Generic: the kernel makes
 //! a packet of the frame first. veth supports native at best. Native XDP on one end of a veth pair turns off TCP segmentation
 //! offload on the *other* end. In generic mode this must be done by hand, because a super-frame fits no chunk and counts as
-//! missed. So does any frame longer than the MTU had allowed when the port was opened: restart after raising the MTU.
+//! missed. So does any frame longer than the MTU had allowed when the port was opened: it must be opened anew after the MTU was raised.
 //!
 //! **No super-frames, no offloads.** A sent frame is at most one MTU long and has a complete checksum (`checksum`). Longer
 //! frames, including GSO frames from another kind of port, are dropped ([`DropReason::TxTooLong`]).

@@ -216,6 +216,12 @@ impl Port for XdpPort {
         false
     }
 
+    /// Every chunk is free or waits for a frame.
+    fn is_at_rest(&self) -> bool {
+        let posted: u32 = self.sockets.iter().map(|socket| socket.posted).sum();
+        self.transmitter.is_empty() && self.share.free() + posted == self.share.size()
+    }
+
     /// Called per poll, so the kernel is asked only once in a while.
     fn missed(&mut self) -> u64 {
         if !std::mem::take(&mut self.check_due) {

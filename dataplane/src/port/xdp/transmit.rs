@@ -92,6 +92,11 @@ impl Transmitter {
         self.under_way > 0 && !self.is_gone
     }
 
+    /// Whether every chunk that was submitted is completed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way == 0
+    }
+
     /// Handles completions. Chunks of other ports go to `back` as frames. Our own go directly to the free list.
     pub(super) fn reap(&mut self, socket: &mut Socket, share: &mut Share, back: &mut Vec<Returned>) {
         while let Some(address) = socket.completion.pop() {
@@ -129,6 +134,9 @@ impl Transmitter {
         let mut sent = Sent::default();
         if batch.is_empty() {
             self.kick(socket, device, self.ring.next());
+            if self.is_gone {
+                self.abandon(share, back);
+            }
         }
         while !batch.is_empty() {
             let count = if self.is_down { 1 } else { batch.len().min(BURST) };
@@ -147,6 +155,25 @@ impl Transmitter {
             }
         }
         sent
+    }
+
+    /// Takes the chunks back that the kernel has not read, and will not: the interface is gone. They were reported as sent.
+    #[cold]
+    fn abandon(&mut self, share: &mut Share, back: &mut Vec<Returned>) {
+        let (first, end) = (self.ring.consumed(), self.ring.next());
+        for offset in 0..end.wrapping_sub(first) {
+            let address = self.ring.peek(first.wrapping_add(offset)).addr;
+            self.under_way = self.under_way.saturating_sub(1);
+            if share.owns(address) {
+                share.put(address);
+                continue;
+            }
+            // SAFETY: the chunk was submitted and not read by the kernel, which has no device to send it by.
+            if let Some(frame) = unsafe { share.hand_out(address, 0, None) } {
+                back.push(Returned { frame, dropped: None });
+            }
+        }
+        self.ring.withdraw_to(first);
     }
 
     fn queue(&mut self, share: &mut Share, frame: &mut Frame) -> Result<Outcome, DropReason> {

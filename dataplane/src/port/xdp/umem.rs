@@ -207,6 +207,11 @@ impl Share {
         u32::try_from(self.free.len()).unwrap_or(u32::MAX)
     }
 
+    /// Number of chunks.
+    pub(super) fn size(&self) -> u32 {
+        1 << self.umem.port_shift
+    }
+
     /// Whether the chunk at `address` belongs to this part.
     #[inline]
     pub(super) fn owns(&self, address: u64) -> bool {
