@@ -21,6 +21,8 @@ class Peer:
     note = ""
     translates = True
     carries_tcp = True
+    # Whether it is a DNS server, too.
+    answers_names = False
     # Whether it uses its whole CPU even when idle.
     spins = False
     forwarding = True
@@ -189,7 +191,7 @@ class Testpmd(Poller):
 class Pollgate(Poller):
     """pollgate, with one of its kinds of port."""
 
-    backend = "packet"
+    backend, answers_names = "packet", True
     # More of its configuration.
     config = {}
 
