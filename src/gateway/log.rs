@@ -79,7 +79,8 @@ pub(super) fn start(config: config::Log) -> Log {
     let is_fixed = environment.is_some();
     let (filter, handle) = reload::Layer::new(environment.unwrap_or_else(|| of_level(config.level)));
     let log = Log { queue, filter: (!is_fixed).then_some(handle) };
-    let lines = fmt::layer().with_writer(Lines(log.queue.clone())).with_target(false);
+    // Never colours, also where another crate switches them on: lines are for files and journals.
+    let lines = fmt::layer().with_writer(Lines(log.queue.clone())).with_target(false).with_ansi(false);
     let lines = match config.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

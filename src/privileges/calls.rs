@@ -225,10 +225,17 @@ const REPLACING: &[Call] = &[
 
 const WATCHING: &[Call] = &[any(libc::SYS_inotify_add_watch)];
 
-/// Questions about interfaces.
+/// Questions about interfaces (netdevice(7)), and none of the requests that change one but ethtool's, which are one number.
 const ASKING: &[Call] = &[
     (libc::SYS_socket, &[(0, equal(libc::AF_INET)), (1, DATAGRAM)]),
-    (libc::SYS_ioctl, &[(1, Is::Bits { mask: 0xffff_ff00, value: 0x8900 })]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFNAME))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFCONF))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFFLAGS))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFADDR))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFMTU))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFHWADDR))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(libc::SIOCGIFINDEX))]),
+    (libc::SYS_ioctl, &[(1, Is::Equal(SIOCETHTOOL))]),
 ];
 
 /// Frames in and out by sockets that there are.
@@ -262,6 +269,9 @@ const MAKING_XDP: &[Call] =
 /// Changes of the steering programs' tables (bpf(2): BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM).
 const TABLES: &[Call] =
     &[(libc::SYS_bpf, &[(0, equal(1))]), (libc::SYS_bpf, &[(0, equal(2))]), (libc::SYS_bpf, &[(0, equal(3))])];
+
+/// ethtool's requests (linux/sockios.h).
+const SIOCETHTOOL: u64 = 0x8946;
 
 /// The request that makes descriptors non-blocking.
 const FIONBIO: libc::c_int = 0x5421;
@@ -415,11 +425,7 @@ mod tests {
                 [
                     (libc::SYS_execve, [0, 0, 0]),
                     (libc::SYS_execveat, [0, 0, 0]),
-                    (libc::SYS_socket, packet),
                     (libc::SYS_socket, raw),
-                    (libc::SYS_socket, [libc::AF_XDP, libc::SOCK_RAW, 0].map(c_long::from)),
-                    (libc::SYS_bpf, [MAP_CREATE, 0, 0]),
-                    (libc::SYS_bpf, [PROG_LOAD, 0, 0]),
                     (libc::SYS_clone, [c_long::from(libc::SIGCHLD), 0, 0]),
                     (libc::SYS_mount, [0, 0, 0]),
                     (libc::SYS_unshare, [0, 0, 0]),
@@ -441,6 +447,20 @@ mod tests {
             for (number, error) in refused {
                 assert_eq!(error, Some(libc::EPERM), "{}: system call {number}", role.name());
             }
+            // What only the thread does that opens ports.
+            let opening = within(role, move || {
+                [
+                    (libc::SYS_socket, packet),
+                    (libc::SYS_socket, [libc::AF_XDP, libc::SOCK_RAW, 0].map(c_long::from)),
+                    (libc::SYS_bpf, [MAP_CREATE, 0, 0]),
+                    (libc::SYS_bpf, [PROG_LOAD, 0, 0]),
+                ]
+                .map(|(number, arguments)| (number, errno(number, arguments)))
+            });
+            for (number, error) in opening {
+                let is_refused = error == Some(libc::EPERM);
+                assert!(is_refused || role == Role::Ports, "{}: system call {number}", role.name());
+            }
         }
     }
 
@@ -448,7 +468,7 @@ mod tests {
     fn files_and_sockets_are_for_those_that_need_them() {
         let opens = |role| within(role, || errno(libc::SYS_openat, [-1, 0, 0])) != Some(libc::EPERM);
         let openers: Vec<Role> = Role::ALL.into_iter().filter(|role| opens(*role)).collect();
-        assert_eq!(openers, [Role::Main, Role::Disk, Role::Manifests, Role::Watch]);
+        assert_eq!(openers, [Role::Main, Role::Ports, Role::Disk, Role::Manifests, Role::Watch]);
         let stream = [libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0].map(c_long::from);
         let connects = |role| within(role, move || errno(libc::SYS_socket, stream)).is_none();
         let makers: Vec<Role> = Role::ALL.into_iter().filter(|role| connects(*role)).collect();
@@ -456,7 +476,7 @@ mod tests {
         const MAP_UPDATE: c_long = 2;
         let changes = |role| within(role, || errno(libc::SYS_bpf, [MAP_UPDATE, 0, 0])) != Some(libc::EPERM);
         let changers: Vec<Role> = Role::ALL.into_iter().filter(|role| changes(*role)).collect();
-        assert_eq!(changers, [Role::Control], "tables that it has");
+        assert_eq!(changers, [Role::Control, Role::Ports], "tables that it has, or makes");
     }
 
     #[test]

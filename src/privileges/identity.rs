@@ -60,7 +60,7 @@ impl Identity {
         };
         others.map_err(failed("setting its groups"))?;
         setresgid(self.group, self.group, self.group).map_err(failed("setting its group"))?;
-        setresuid(self.user, self.user, self.user).map_err(failed("setting its number"))
+        setresuid(self.user, self.user, self.user).map_err(failed("setting its user ID"))
     }
 }
 
