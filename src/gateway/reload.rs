@@ -26,25 +26,26 @@ pub(super) fn reload(gateway: &Gateway, log: &Log, start: &Start, running: &mut 
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => warn!("reading the clock for systemd: {error}"),
     }
-    configuration(log, start, running);
-    certificate(gateway);
+    let is_read = [configuration(log, start, running), certificate(gateway)];
     if let Some(following) = &gateway.following {
         following.read_again();
     }
-    info!("reloaded");
+    match is_read {
+        [true, true] => info!("reloaded"),
+        _ => warn!("reloaded, but for the errors above"),
+    }
     notify(&[NotifyState::Ready]);
 }
 
-fn configuration(log: &Log, start: &Start, running: &mut Config) {
-    let Some(path) = &start.config else { return };
+/// Returns whether it could be read, if there is one.
+fn configuration(log: &Log, start: &Start, running: &mut Config) -> bool {
+    let Some(path) = &start.config else { return true };
     let new = match Config::load(path, Purpose::Run) {
         Ok(new) => new,
         Err(fault) => {
             error!("{fault}");
-            return error!(
-                "{}: not read again: fix the errors above; the configuration stays as it was",
-                path.display()
-            );
+            error!("{}: not read again: fix the errors above; the configuration stays as it was", path.display());
+            return false;
         }
     };
     let changed = running.differences(&new);
@@ -59,12 +60,18 @@ fn configuration(log: &Log, start: &Start, running: &mut Config) {
     if !pending.is_empty() {
         warn!("{}: changed, and needs a restart: {}", path.display(), pending.join(", "));
     }
+    true
 }
 
-fn certificate(gateway: &Gateway) {
+/// Returns whether it could be read.
+fn certificate(gateway: &Gateway) -> bool {
     match gateway.api.read_identity_again() {
         Ok(true) => info!("api.listen has another certificate or token now"),
         Ok(false) => {}
-        Err(fault) => error!("api.listen keeps its certificate and token: {fault}"),
+        Err(fault) => {
+            error!("api.listen keeps its certificate and token: {fault}");
+            return false;
+        }
     }
+    true
 }

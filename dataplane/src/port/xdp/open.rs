@@ -142,7 +142,7 @@ fn bind(socket: &Socket, memory: Memory<'_>, program: &Program, queue: u32, work
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "ports are opened before any worker runs")]
+#[expect(clippy::disallowed_methods, reason = "no worker opens ports")]
 fn wait(pause: Duration) {
     std::thread::sleep(pause);
 }

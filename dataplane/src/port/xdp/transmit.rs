@@ -134,9 +134,6 @@ impl Transmitter {
         let mut sent = Sent::default();
         if batch.is_empty() {
             self.kick(socket, device, self.ring.next());
-            if self.is_gone {
-                self.abandon(share, back);
-            }
         }
         while !batch.is_empty() {
             let count = if self.is_down { 1 } else { batch.len().min(BURST) };
@@ -153,6 +150,9 @@ impl Transmitter {
                 let down = |frame| Returned { frame, dropped: Some(DropReason::TxLinkDown) };
                 back.extend(batch.drain(..).map(down));
             }
+        }
+        if self.is_gone {
+            self.abandon(share, back);
         }
         sent
     }
