@@ -5,7 +5,7 @@
 One query in four is for a name that does not exist. All caches of the generator's side are off; a server answers from memory.
 
 dnsperf waits for answers before it asks more, so it shows what a client of a server with spare time sees, and is itself the limit
-above some 250 000 queries per second. kxdpgun sends at a given rate over AF_XDP whatever comes back, so it shows where a server ends.
+on two shared CPUs. kxdpgun sends at a given rate over AF_XDP whatever comes back, so it shows where a server ends.
 """
 
 import os

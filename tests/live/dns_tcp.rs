@@ -199,7 +199,7 @@ fn an_idle_connection_is_closed_and_a_slow_query_does_not_keep_it() {
 }
 
 /// A headless Service of so many endpoints, whose records need 16 bytes each.
-fn big(site: &Site, endpoints: u16) -> Vec<Ipv4Addr> {
+pub(crate) fn big(site: &Site, endpoints: u16) -> Vec<Ipv4Addr> {
     let address = |n: u16| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 16, 0)) + u32::from(n));
     let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "big" },
         "spec": { "clusterIP": "None", "ports": [{ "name": "p", "port": 80 }] } });

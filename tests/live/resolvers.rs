@@ -5,7 +5,7 @@
 //!                             api.prod.svc.cluster.local           A and AAAA, from one port at once
 //! ```
 //!
-//! Both ask for A and AAAA from one socket before the first answer is there, which is seen on the wire. A query without an answer
+//! Both ask for A and AAAA from one port, which is seen on the wire, before the first answer is there. A query without an answer
 //! would be sent again after seconds; so every test counts the queries.
 
 use std::cell::RefCell;

@@ -18,7 +18,7 @@ use super::reverse::{Label, Place, Reverse};
 use super::zone::{Found, Owner, Zone};
 
 /// The most aliases that are followed.
-const CHAIN: usize = 10;
+pub const CHAIN: usize = 10;
 
 /// The data of the HINFO record in place of all records (RFC 8482 §4.2).
 const ANY_DATA: &[u8] = b"\x07RFC8482\0";

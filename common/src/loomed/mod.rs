@@ -1,4 +1,4 @@
-//! The sources of [`crate::epoch`] and [`crate::sleep`] over `loom`, which runs every interleaving, and every value that a load may
+//! The sources of [`crate::epoch`] and [`crate::sleep`] over `loom`, which runs every interleaving (of the epoch those with at most two preemptions), and every value that a load may
 //! return.
 //!
 //! What is explored is the protocol of this crate: who frees which generation and when, and that no sleeper misses what it is woken

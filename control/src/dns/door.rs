@@ -49,7 +49,8 @@ pub(super) async fn serve(requests: Arc<Requests>, bell: Bell, shared: Arc<Share
             take(request, &shared, live);
         }
         tokio::task::yield_now().await;
-        if shared.resolver.enter().is_none() || !requests.may_sleep() {
+        shared.resolver.room().await;
+        if !requests.may_sleep() {
             continue;
         }
         if bell.readable().await.is_ok() {

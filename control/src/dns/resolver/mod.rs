@@ -36,7 +36,7 @@ use pollgate_common::dns::name::{Name, from_wire};
 use pollgate_common::dns::relay::{Record, Relayed, relay};
 use pollgate_common::dns::zone::{Zone, ZoneSettings};
 use pollgate_common::net::source_prefix;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::sleep;
 
 use self::cache::{Cache, Found};
@@ -55,12 +55,11 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 /// Names that may be asked for without anybody who waits for them.
 const PREFETCHES: usize = 64;
 
-/// Questions and flights, besides those that are prefetched, that there may be. One that has lost its place ends as soon as it has
-/// its turn: until then it is there, with its socket.
+/// Questions and flights from which on no question is taken. One that has lost its place keeps its socket until its task runs next.
 const LIVE: usize = 2 * PLACES + 256;
 
-/// File descriptors that asking needs: a socket for each flight.
-pub(super) const OPEN_FILES: u64 = (LIVE + PREFETCHES) as u64;
+/// File descriptors that asking needs: a socket for each flight. The last question that is taken may start one more.
+pub(super) const OPEN_FILES: u64 = (LIVE + 1) as u64;
 
 /// An answer, or why there is none.
 #[derive(Clone, Debug)]
@@ -88,7 +87,7 @@ pub struct Resolver {
     flights: Mutex<HashMap<Question, Flight>>,
     places: Mutex<Places<u128, oneshot::Sender<()>>>,
     prefetches: Arc<Semaphore>,
-    live: Arc<AtomicUsize>,
+    live: Arc<Gate>,
     counters: Arc<Counters>,
 }
 
@@ -176,7 +175,14 @@ impl Resolver {
 
     /// Permission to ask one more question. Without it, those that have lost their place must have their turn first.
     pub(super) fn enter(&self) -> Option<Live> {
-        (self.live.load(Ordering::Relaxed) < LIVE).then(|| Live::new(&self.live))
+        self.live.has_room().then(|| Live::new(&self.live))
+    }
+
+    /// Waits until there is room for one more question.
+    pub(super) async fn room(&self) {
+        while !self.live.has_room() {
+            self.live.freed.notified().await;
+        }
     }
 
     /// The answer to a question that the cache does not have.
@@ -334,19 +340,34 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many questions and flights there are.
+#[derive(Default)]
+struct Gate {
+    live: AtomicUsize,
+    /// Told when one ends.
+    freed: Notify,
+}
+
+impl Gate {
+    fn has_room(&self) -> bool {
+        self.live.load(Ordering::Relaxed) < LIVE
+    }
+}
+
 /// A question or a flight, as long as it is there.
-pub(super) struct Live(Arc<AtomicUsize>);
+pub(super) struct Live(Arc<Gate>);
 
 impl Live {
-    fn new(count: &Arc<AtomicUsize>) -> Live {
-        count.fetch_add(1, Ordering::Relaxed);
-        Live(Arc::clone(count))
+    fn new(gate: &Arc<Gate>) -> Live {
+        gate.live.fetch_add(1, Ordering::Relaxed);
+        Live(Arc::clone(gate))
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
     }
 }
 

@@ -24,12 +24,12 @@ use crate::dns::framing;
 const ATTEMPT: Duration = Duration::from_millis(1500);
 /// How long a question may take altogether: stub resolvers ask again after five seconds.
 pub(super) const PATIENCE: Duration = Duration::from_millis(4500);
-/// Messages that do not respond to the query, until the upstream is given up: somebody guesses (RFC 5452 §9).
+/// Messages that do not respond to the query, until the upstream is given up: an attacker guesses (RFC 5452 §9).
 const BOGUS: u32 = 16;
 /// Queries in a row, each in whose time it has answered nothing else, until an upstream is asked last. A name that its server is
 /// silent about is no reason.
 const FAILURES: u32 = 2;
-/// How long until somebody finds out whether it answers again.
+/// How long until it is asked whether it answers again.
 const DOWN: Duration = Duration::from_secs(5);
 /// For how long an upstream that does not know EDNS is asked without (RFC 6891 §6.2.2).
 const PLAIN: Duration = Duration::from_secs(900);
@@ -112,7 +112,7 @@ impl Upstream {
         UpstreamStats { queries: record.queries, failures: record.failures, down, p50, p90, p99, max }
     }
 
-    /// Whether somebody should find out if it answers again. Says so once for each time that it is down.
+    /// Whether it is time to find out if it answers again. Returns true at most once per [`DOWN`].
     pub(super) fn takes_probe(&self, now: Instant) -> bool {
         let mut record = locked(&self.record);
         let is_over = record.down_until.is_some_and(|until| now >= until);
@@ -218,7 +218,7 @@ impl Upstream {
 
 /// Whether an error says something of this host alone.
 fn is_own(error: &io::Error) -> bool {
-    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::PERM];
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| own.iter().any(|own| own.raw_os_error() == code))
 }
 

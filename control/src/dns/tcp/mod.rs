@@ -7,10 +7,10 @@
 //! ```
 //!
 //! **What strangers cost.** Everybody who reaches the DNS address may connect. There are at most 1024 connections, and at most 128 of
-//! one client address; a further one closes the connection that was used least recently, of that client or of all. A connection is
-//! closed when no whole query has come for ten seconds, and when the client does not take its responses within that time. It holds
-//! at most 4096 bytes of queries, and one response besides 16 KiB of others: a query is read only after the responses to earlier ones
-//! were taken.
+//! one client (an IPv4 address, an IPv6 /64); a further one closes the oldest that had no query, or else the one that was used least
+//! recently, of that client or of all. A connection is closed when neither a whole query nor a response has come for ten seconds, and
+//! when the client does not take its responses within that time. It holds at most 4096 bytes of queries, 64 that wait for other
+//! servers, and one response besides 16 KiB of others: a query is read only after the responses to earlier ones were taken.
 
 mod server;
 

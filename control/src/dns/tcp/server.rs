@@ -5,9 +5,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use pollgate_common::counters::{Counter, WorkerCounters};
 use pollgate_common::dns::answer::{self, NoAnswer};
 use pollgate_common::dns::message::{Carrier, Query, STREAM_SIZE};
@@ -15,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
 use crate::compile::resolve::Family;
@@ -169,36 +166,46 @@ impl Server {
         self.shared.clients.of_port(peer.port(), peer.is_ipv4()).unwrap_or_else(|| peer.ip())
     }
 
-    /// Appends the response to `message` to `out`, or returns what waits for it.
+    /// Appends the response to `message` to `out`, or adds what waits for it to `waiting`.
     fn answer(
         &self,
         message: &[u8],
         client: IpAddr,
         out: &mut Vec<u8>,
-    ) -> Result<Option<BoxFuture<'static, Lookup>>, End> {
+        waiting: &mut JoinSet<Lookup>,
+    ) -> Result<(), End> {
         let step = self.desk().answer(message, &self.shared, client, out).ok_or(End::Malformed)?;
         self.block().dns_tcp.add(1);
-        let Step::Forward(asked) = step else { return Ok(None) };
+        let Step::Forward(asked) = step else { return Ok(()) };
         let message = message.into();
         let resolver = Arc::clone(&self.shared.resolver);
         let resolved = match resolver.cached(&asked.1) {
             Some(resolved) => resolved,
             None => match resolver.enter() {
                 Some(live) => {
-                    return Ok(Some(Box::pin(async move {
+                    // A task of its own: it ends, and frees its place, also while the client takes no responses.
+                    waiting.spawn(async move {
                         let resolved = resolver.look_up(client, &asked.1, live).await;
                         Lookup { message, asked, resolved }
-                    })));
+                    });
+                    return Ok(());
                 }
                 None => Resolved::NoRoom,
             },
         };
         self.relay(&Lookup { message, asked, resolved }, out);
-        Ok(None)
+        Ok(())
     }
 
     fn relay(&self, lookup: &Lookup, out: &mut Vec<u8>) {
         self.desk().relay(lookup, &self.shared, out);
+    }
+
+    /// The same for a task that has ended. One that panicked has said so; its query gets no response.
+    fn relay_joined(&self, lookup: Result<Lookup, JoinError>, out: &mut Vec<u8>) {
+        if let Ok(lookup) = lookup {
+            self.relay(&lookup, out);
+        }
     }
 
     fn ended(&self, how: End) {
@@ -281,16 +288,16 @@ impl Connection {
                     }
                     Err(end) => break end,
                 },
-                Some(lookup) = work.waiting.next() => {
+                Some(lookup) = work.waiting.join_next() => {
                     deadline = Instant::now() + IDLE;
-                    self.server.relay(&lookup, &mut work.out);
+                    self.server.relay_joined(lookup, &mut work.out);
                 }
                 () = sleep_until(deadline.into()) => break End::TimedOut,
             }
         };
-        // Queries that came whole get their responses, however the connection ends.
-        while let Some(lookup) = work.waiting.next().await {
-            self.server.relay(&lookup, &mut work.out);
+        // The client may have closed its side alone: queries that were read get their responses.
+        while let Some(lookup) = work.waiting.join_next().await {
+            self.server.relay_joined(lookup, &mut work.out);
             if write(&mut to, &mut work.out).await.is_err() {
                 break;
             }
@@ -312,9 +319,8 @@ impl Connection {
                 Ok(None) => break Ok(Next::Wait),
                 Ok(Some(message)) => {
                     at += PREFIX + message.len();
-                    match self.server.answer(message, self.client, &mut work.out) {
-                        Ok(lookup) => work.waiting.extend(lookup),
-                        Err(end) => break Err(end),
+                    if let Err(end) = self.server.answer(message, self.client, &mut work.out, &mut work.waiting) {
+                        break Err(end);
                     }
                 }
                 Err(framing::BadLength) => break Err(End::Malformed),
@@ -339,7 +345,7 @@ struct Work {
     received: Vec<u8>,
     out: Vec<u8>,
     /// Queries that take a resolver. Their responses are sent as they come (RFC 7766 §6.2.1.1).
-    waiting: FuturesUnordered<BoxFuture<'static, Lookup>>,
+    waiting: JoinSet<Lookup>,
 }
 
 impl Work {

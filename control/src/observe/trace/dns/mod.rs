@@ -11,10 +11,10 @@ mod response;
 
 use std::net::IpAddr;
 
-use pollgate_common::dns::answer::{NoAnswer, Rule, respond, way_out};
+use pollgate_common::dns::answer::{CHAIN, NoAnswer, Rule, respond, way_out};
 use pollgate_common::dns::message::{self, Query, Rcode};
 use pollgate_common::dns::name::{Name, from_wire, to_wire};
-use pollgate_common::dns::records::rr;
+use pollgate_common::dns::records::{self, rr};
 use pollgate_common::dns::reverse::{Place, Reverse, from_label};
 use pollgate_common::dns::zone::{Found, Owner, Zone};
 use pollgate_common::flow::Protocol;
@@ -61,9 +61,6 @@ const TYPES: [(&str, u16); 11] = [
     ("SRV", rr::SRV),
     ("ANY", rr::ANY),
 ];
-
-/// The most aliases that an answer follows.
-const ALIASES: usize = 10;
 
 /// Labels of an endpoint's name above the zone: its own, the Service's, the Namespace's, and `svc`.
 const ENDPOINT: usize = 4;
@@ -378,7 +375,7 @@ impl Tracer<'_> {
             if seen.iter().any(|known| known.as_bytes() == target.as_bytes()) {
                 return AliasEnd::Loop(target);
             }
-            if seen.len() > ALIASES {
+            if seen.len() > CHAIN {
                 return AliasEnd::TooLong;
             }
             seen.push(target.clone());
@@ -389,7 +386,11 @@ impl Tracer<'_> {
                 Some(_) => AliasEnd::Records,
                 None => AliasEnd::NoData(name),
             },
-            Found::Endpoint(..) | Found::Pod(_) => AliasEnd::Records,
+            Found::Endpoint(_, ports) if self.rtype == rr::SRV && !ports.is_empty() => AliasEnd::Records,
+            Found::Endpoint(address, _) | Found::Pod(address) => match records::address(&address).0 == self.rtype {
+                true => AliasEnd::Records,
+                false => AliasEnd::NoData(name),
+            },
             Found::Empty => AliasEnd::NoData(name),
             Found::Missing | Found::Unknown => AliasEnd::Missing(name),
             Found::Outside => AliasEnd::Outside(name),
