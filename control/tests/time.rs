@@ -70,14 +70,19 @@ fn label_changes(ports: usize) -> Vec<(&'static str, Duration)> {
     times
 }
 
+/// On a busy machine one of the two may have been interrupted: what is linear is linear in one of a few attempts, and what is quadratic
+/// in none.
 #[test]
 fn a_change_of_twice_the_ports_takes_about_twice_the_time() {
-    let (few, many) = (label_changes(2_500), label_changes(10_000));
-    for ((what, few), (_, many)) in few.into_iter().zip(many) {
-        println!("{what}: {few:?}, {many:?} for four times the ports");
+    let slower = || {
+        let (few, many) = (label_changes(2_500), label_changes(10_000));
+        let pairs = few.into_iter().zip(many);
         // Quadratic would be sixteen times.
-        assert!(many < few * 9, "{what}: {few:?} became {many:?}");
-    }
+        let slower = pairs.filter(|((_, few), (_, many))| *many >= *few * 9);
+        slower.map(|((what, few), (_, many))| format!("{what}: {few:?} became {many:?}")).collect::<Vec<_>>()
+    };
+    let attempts: Vec<_> = (0..4).map(|_| slower()).take_while(|slower| !slower.is_empty()).collect();
+    assert!(attempts.len() < 4, "{attempts:?}");
 }
 
 /// Nearly all of these ports get none, and each would search the whole range.
