@@ -72,7 +72,10 @@ impl HealthServer {
 
     /// What opens and closes its listeners.
     pub fn services(&self) -> Services {
-        Services { shared: Arc::clone(&self.shared), listeners: OpenListeners::new(self.thread.handle().clone()) }
+        Services {
+            shared: Arc::clone(&self.shared),
+            listeners: OpenListeners::new(self.thread.handle().clone(), LISTENERS),
+        }
     }
 }
 
@@ -86,14 +89,8 @@ pub struct Services {
 impl Services {
     /// Where `service` listens; opens a listener if it has none.
     pub(crate) fn listen(&mut self, service: &LocalService) -> io::Result<SocketAddr> {
-        if let Some(address) = self.listeners.address(service) {
-            return Ok(address);
-        }
-        if self.listeners.len() == LISTENERS {
-            return Err(io::Error::other(format!("all {LISTENERS} listeners are in use")));
-        }
         let (shared, served) = (Arc::clone(&self.shared), service.clone());
-        self.listeners.open(service, service.family(), move |stream, _| {
+        self.listeners.listen(service, service.family(), move |stream, _| {
             let connection = tokio::spawn(serve(stream, served.clone(), Arc::clone(&shared)));
             shared.admit(connection.abort_handle());
         })

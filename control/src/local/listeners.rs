@@ -21,31 +21,30 @@ const BACKLOG: u32 = 128;
 #[derive(Debug)]
 pub(crate) struct OpenListeners<K> {
     handle: Handle,
+    most: usize,
     open: HashMap<K, (SocketAddr, AbortHandle)>,
 }
 
 impl<K: Clone + Eq + Hash> OpenListeners<K> {
-    /// None yet. Their tasks run on `handle`.
-    pub(crate) fn new(handle: Handle) -> OpenListeners<K> {
-        OpenListeners { handle, open: HashMap::new() }
+    /// None yet, and never more than `most`. Their tasks run on `handle`.
+    pub(crate) fn new(handle: Handle, most: usize) -> OpenListeners<K> {
+        OpenListeners { handle, most, open: HashMap::new() }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// The address of the listener of `key`, if it is open.
-    pub(crate) fn address(&self, key: &K) -> Option<SocketAddr> {
-        self.open.get(key).map(|(address, _)| *address)
-    }
-
-    /// Opens the listener of `key`, on a port that the kernel chooses. `admit` takes each connection; it must not block.
-    pub(crate) fn open(
+    /// Where the listener of `key` is; opens it, on a port that the kernel chooses, if there is none. `admit` takes each connection; it
+    /// must not block.
+    pub(crate) fn listen(
         &mut self,
         key: &K,
         family: Family,
         admit: impl Fn(TcpStream, SocketAddr) + Send + Sync + 'static,
     ) -> io::Result<SocketAddr> {
+        if let Some((address, _)) = self.open.get(key) {
+            return Ok(*address);
+        }
+        if self.open.len() == self.most {
+            return Err(io::Error::other(format!("all {} listeners are in use", self.most)));
+        }
         let _inside = self.handle.enter();
         let listener = listener(family)?;
         let address = listener.local_addr()?;

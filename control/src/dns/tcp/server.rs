@@ -32,8 +32,11 @@ const WAITING: usize = 64;
 /// From this number of bytes on, responses are sent before the next query is answered.
 const FLUSH: usize = 16 << 10;
 
+/// One per family.
+const LISTENERS: usize = 2;
+
 /// File descriptors that DNS over TCP needs.
-pub(crate) const OPEN_FILES: u64 = LIMITS.all as u64 + 2;
+pub(crate) const OPEN_FILES: u64 = (LIMITS.all + LISTENERS) as u64;
 
 /// The listeners, and what their connections share.
 #[derive(Debug)]
@@ -45,16 +48,13 @@ pub struct Listeners {
 impl Listeners {
     pub(in crate::dns) fn new(handle: Handle, shared: Arc<Shared>) -> Listeners {
         let server = Server { shared, connections: Mutex::new(Places::new(LIMITS)), desk: Mutex::new(Desk::new()) };
-        Listeners { server: Arc::new(server), open: OpenListeners::new(handle) }
+        Listeners { server: Arc::new(server), open: OpenListeners::new(handle, LISTENERS) }
     }
 
     /// Where the family's listener is; opens it if there is none.
     pub(crate) fn listen(&mut self, family: Family) -> io::Result<SocketAddr> {
-        if let Some(address) = self.open.address(&family) {
-            return Ok(address);
-        }
         let server = Arc::clone(&self.server);
-        self.open.open(&family, family, move |stream, peer| admit(stream, server.client(peer), &server))
+        self.open.listen(&family, family, move |stream, peer| admit(stream, server.client(peer), &server))
     }
 
     pub(crate) fn close(&mut self, family: Family) {
