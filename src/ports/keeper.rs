@@ -212,7 +212,6 @@ impl Body {
     /// What is in the way.
     fn take_up(&mut self, at: usize, link: &Link) -> Result<Polled, String> {
         let choice = self.opener.check(at)?;
-        self.tell(at);
         if !self.interfaces[at].polled.is_closed {
             self.close(at)?;
         }

@@ -105,10 +105,13 @@ impl Opener {
 
     /// The ports of one worker, in the order of the configuration. To be called in the order of the workers.
     pub fn open(&mut self, worker: u16) -> Result<Vec<Box<dyn Port>>, PortsError> {
+        if worker == 0 {
+            // Once, and before any port is open: what changes after that is noticed.
+            (0..self.interfaces.len()).try_for_each(|at| self.note(at))?;
+        }
         let mut by_xdp = self.open_xdp(worker)?.into_iter();
         let mut ports = Vec::with_capacity(self.interfaces.len());
         for at in 0..self.interfaces.len() {
-            self.note(at)?;
             let port = match self.interfaces[at].choice.mode {
                 Mode::Xdp(_) => by_xdp.next(),
                 Mode::Packet | Mode::Uring => Some(self.open_socket(worker, at)?),
