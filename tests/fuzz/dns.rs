@@ -11,15 +11,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use domain::base::iana::Rtype;
-use domain::base::{Message, ParsedRecord};
-use domain::rdata::AllRecordData;
+use domain::base::Message;
 use pollgate_common::dns::answer::{Answered, NoAnswer, answer};
 use pollgate_common::dns::name::{MAX_NAME, to_wire};
 use pollgate_common::dns::records::{Node, Set, rr};
 use pollgate_common::dns::zone::{Owner, PodRecords, Resident, Zone, ZoneSettings, address_sets, label};
 
 use super::choices::Choices;
+use super::whole::{Whole, read_whole};
 
 /// The most bytes that any response has (DNS flag day 2020), and one to a query without EDNS (RFC 1035 §2.3.4).
 const MOST: usize = 1232;
@@ -83,24 +82,8 @@ pub(crate) fn check(query: &[u8], response: &[u8]) {
     assert!(is_query(query), "an answer to a response: {}", shown());
     let message = Message::from_slice(response).expect("a header");
     assert!(message.header().qr() && response[..2] == query[..2], "{}", shown());
-    let mut section = message.question();
-    for question in &mut section {
-        let _ = question.unwrap_or_else(|error| panic!("{error}: {}", shown()));
-    }
-    assert_eq!(response[12..section.pos()], query[12..section.pos()], "{}", shown());
-    let mut next = Some(section.answer().expect("counted"));
-    let (mut end, mut opts) = (0, 0);
-    while let Some(mut section) = next {
-        for record in &mut section {
-            let record: ParsedRecord<'_, [u8]> = record.unwrap_or_else(|error| panic!("{error}: {}", shown()));
-            opts += usize::from(record.rtype() == Rtype::OPT);
-            let data = record.to_any_record::<AllRecordData<_, _>>();
-            let _ = data.unwrap_or_else(|error| panic!("{error}: {}", shown()));
-        }
-        end = section.pos();
-        next = section.next_section().expect("counted");
-    }
-    assert_eq!(end, response.len(), "trailing bytes: {}", shown());
+    let Whole { question, opts } = read_whole(response, shown);
+    assert_eq!(response[12..question], query[12..question], "{}", shown());
     // The client's size: OPT comes back only to a query that has one.
     let size = Message::from_slice(query).ok().and_then(Message::opt).map(|opt| usize::from(opt.udp_payload_size()));
     let most = if opts == 0 { PLAIN } else { size.map_or(MOST, |size| size.clamp(PLAIN, MOST)) };

@@ -11,6 +11,7 @@ mod choices;
 mod config;
 pub(crate) mod dns;
 mod frames;
+mod whole;
 
 use bolero::check;
 

@@ -19,7 +19,7 @@ use pollgate_common::counters::Totals;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::live::dns_tcp::big;
+use crate::live::dns_tcp::{A, BIG, big, query, read};
 use crate::live::dual_stack;
 use crate::live::support::{DNS, PATIENCE, SHORT, Site, at, ip};
 use crate::shared::harness::tests;
@@ -572,30 +572,20 @@ fn queries_of_a_connection_do_not_wait_for_one_another() {
         vec![asked.address(60, [192, 0, 2, 2])]
     });
     let mut stream = pollgate::lab::traffic::connect(site.host(CLIENT), at(DNS), PATIENCE).expect("connected");
-    let query = |id: u8, name: &str| {
-        let query = [&[0, id][..], b"\x01\0\0\x01\0\0\0\0\0\0", &wire(name), b"\0\x01\0\x01"].concat();
-        [&u16::try_from(query.len()).expect("short").to_be_bytes()[..], &query].concat()
-    };
     let queries = [
-        query(1, "slow.corp.example"),
-        query(2, "kubernetes.default.svc.cluster.local"),
-        query(3, "other.example.com"),
+        query(1, "slow.corp.example", A),
+        query(2, "kubernetes.default.svc.cluster.local", A),
+        query(3, "other.example.com", A),
     ];
     stream.write_all(&queries.concat()).expect("sent");
     // Queries that came whole are answered although nothing follows them.
     stream.shutdown(Shutdown::Write).expect("half closed");
-    let mut read = || {
-        let mut length = [0; 2];
-        stream.read_exact(&mut length).expect("a response");
-        let mut response = vec![0; u16::from_be_bytes(length).into()];
-        stream.read_exact(&mut response).expect("the whole of it");
-        response[1]
-    };
+    let mut next = || read(&mut stream).expect("a response").id;
     // RFC 7766 §6.2.1.1: responses come as they are ready.
-    assert_eq!([read(), read()], [2, 3]);
+    assert_eq!([next(), next()], [2, 3]);
     release.send(()).expect("the upstream waits");
     drop(release);
-    assert_eq!(read(), 1);
+    assert_eq!(next(), 1);
     assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
 }
 
@@ -607,14 +597,10 @@ fn who_takes_no_responses_keeps_nobody_from_asking() {
         false => vec![asked.address(60, [192, 0, 2, 1])],
     });
     big(&site, 3000);
-    let query = |id: u16, name: &str| {
-        let query = [&id.to_be_bytes()[..], b"\x01\0\0\x01\0\0\0\0\0\0", &wire(name), b"\0\x01\0\x01"].concat();
-        [&u16::try_from(query.len()).expect("short").to_be_bytes()[..], &query].concat()
-    };
     let connection = |number: u16| {
         let mut stream = pollgate::lab::traffic::connect(site.host("outside-client"), at(DNS), PATIENCE)?;
-        let slow = (0..63).map(|n| query(n, &format!("slow-{number}-{n}.example.com")));
-        let long = (63..120).map(|n| query(n, "big.default.svc.cluster.local"));
+        let slow = (0..63).map(|n| query(n, &format!("slow-{number}-{n}.example.com"), A));
+        let long = (63..120).map(|n| query(n, BIG, A));
         stream.write_all(&slow.chain(long).collect::<Vec<_>>().concat())?;
         Ok::<_, io::Error>(stream)
     };

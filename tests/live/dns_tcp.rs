@@ -34,14 +34,14 @@ tests! {
         dig_gets_a_truncated_answer_whole_by_tcp;
 }
 
-const A: u16 = 1;
+pub(crate) const A: u16 = 1;
 const NAME: &str = "backend-service.default.svc.cluster.local";
 // RFC 1035 §4.1.1.
 const OK: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 const REFUSED: u8 = 5;
 
-fn query(id: u16, name: &str, rtype: u16) -> Vec<u8> {
+pub(crate) fn query(id: u16, name: &str, rtype: u16) -> Vec<u8> {
     let mut message = id.to_be_bytes().to_vec();
     message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.split('.') {
@@ -55,15 +55,15 @@ fn query(id: u16, name: &str, rtype: u16) -> Vec<u8> {
 
 /// A response: id, code, number of answers, whether it is truncated.
 #[derive(Debug, PartialEq, Eq)]
-struct Response {
-    id: u16,
+pub(crate) struct Response {
+    pub(crate) id: u16,
     code: u8,
     answers: u16,
     truncated: bool,
     length: usize,
 }
 
-fn read(stream: &mut TcpStream) -> io::Result<Response> {
+pub(crate) fn read(stream: &mut TcpStream) -> io::Result<Response> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; u16::from_be_bytes(length).into()];
@@ -215,7 +215,7 @@ pub(crate) fn big(site: &Site, endpoints: u16) -> Vec<Ipv4Addr> {
     addresses
 }
 
-const BIG: &str = "big.default.svc.cluster.local";
+pub(crate) const BIG: &str = "big.default.svc.cluster.local";
 
 /// RFC 2181 §9: a part is not to be taken for the whole.
 fn an_answer_that_no_message_holds_is_marked() {

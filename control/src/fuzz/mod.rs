@@ -9,6 +9,9 @@ pub(crate) mod choices;
 mod manifests;
 mod state;
 pub(crate) mod values;
+#[path = "../../../tests/fuzz/whole.rs"]
+#[allow(dead_code, reason = "a part of it is used")]
+pub(crate) mod whole;
 
 use bolero::check;
 
