@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  directory of api.state, of api.socket ─┬─ missing: made, and given with its group
-//!                                         ├─ holds nothing but the gateway's own files: given
-//!                                         └─ otherwise: left as it is; it must be writable for the user already
+//!                                         ├─ holds files of the gateway and no others: given
+//!                                         └─ otherwise (empty, too): left as it is; it must be writable for the user already
 //!  api.state, api.state.tls ──────────────── given
 //! ```
 //!
@@ -26,6 +26,9 @@ use rustix::io::Errno;
 use super::PrivilegesError;
 use super::identity::Identity;
 use crate::config::Api;
+
+/// Ends of names before a number: damaged state files, and files that are not complete yet.
+const NUMBERED: [&str; 3] = [".damaged-", ".new-", ".tls.new-"];
 
 /// Gives what there is of these files to `identity`.
 pub(super) fn give(api: &Api, identity: &Identity) -> Result<(), PrivilegesError> {
@@ -73,16 +76,27 @@ fn give_directory(directory: &Path, ours: &[&PathBuf], identity: &Identity) -> i
     Ok(())
 }
 
-/// Whether every file in it is one of `ours`, or named after one.
+/// Whether there are files in it, and each is one of `ours`. An empty directory may be anyone's.
 fn holds_only(directory: &Path, ours: &[&PathBuf]) -> io::Result<bool> {
     let names: Vec<&[u8]> = ours.iter().filter_map(|path| path.file_name()).map(OsStr::as_encoded_bytes).collect();
+    let mut is_empty = true;
     for entry in fs::read_dir(directory)? {
         let entry = entry?.file_name();
-        if !names.iter().any(|name| entry.as_encoded_bytes().starts_with(name)) {
+        if !names.iter().any(|name| is_made_for(entry.as_encoded_bytes(), name)) {
             return Ok(false);
         }
+        is_empty = false;
     }
-    Ok(true)
+    Ok(!is_empty)
+}
+
+/// Whether the gateway makes a file of this name for its file `own`: that file, its HTTPS identity, one that is not complete yet, or a
+/// damaged one.
+fn is_made_for(entry: &[u8], own: &[u8]) -> bool {
+    let Some(end) = entry.strip_prefix(own) else { return false };
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let is_numbered = |start: &[u8]| end.strip_prefix(start).is_some_and(is_number);
+    end.is_empty() || end == b".tls" || NUMBERED.iter().any(|start| is_numbered(start.as_bytes()))
 }
 
 fn give_file(file: &Path, identity: &Identity) -> io::Result<()> {
@@ -117,4 +131,43 @@ fn change_owner(opened: &OwnedFd, identity: &Identity, group: Option<Gid>) -> io
     let user = rustix::fs::Uid::from_raw(identity.user.as_raw());
     let group = group.map(|group| rustix::fs::Gid::from_raw(group.as_raw()));
     Ok(chownat(opened, c"", Some(user), group, AtFlags::EMPTY_PATH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_the_gateway_makes_are_its_own() {
+        for own in ["state.db", "state.db.tls", "state.db.damaged-1", "state.db.new-4711", "state.db.tls.new-4711"] {
+            assert!(is_made_for(own.as_bytes(), b"state.db"), "{own}");
+        }
+        for other in [
+            "",
+            "state",
+            "state.d",
+            "state.db2",
+            "state.db-journal",
+            "state.db.tls2",
+            "state.db.damaged-",
+            "state.db.damaged-1x",
+            "state.db.new",
+            "old.state.db",
+        ] {
+            assert!(!is_made_for(other.as_bytes(), b"state.db"), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_empty_directory_is_not_taken_for_the_gateways() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (state, socket) = (directory.path().join("state.db"), directory.path().join("api.sock"));
+        let is_given = || holds_only(directory.path(), &[&state, &socket]).expect("it can be read");
+        assert!(!is_given(), "it is empty");
+        fs::write(&state, "").expect("written");
+        fs::write(&socket, "").expect("written");
+        assert!(is_given());
+        fs::write(directory.path().join("state.db-of-root"), "").expect("written");
+        assert!(!is_given(), "it has a file of another");
+    }
 }

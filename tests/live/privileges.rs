@@ -391,7 +391,11 @@ fn files_that_are_not_its_own_are_not_given_away() {
     let text = configuration(&site.own, &run);
     site.place.write("gateway.yaml", &text);
     fs::create_dir(&site.own).expect("made");
-    // A directory with files of others.
+    // A directory that somebody has made for something else.
+    let told = site.place.refused(site.place.run_command("gateway.yaml"));
+    assert!(told.contains(&format!("belongs to others and the user {ORDINARY} cannot write there: chown")), "{told}");
+    assert_eq!(site.owner(""), (0, 0));
+    // One with files of others.
     let secret = site.own.join("secret");
     fs::write(&secret, "root's").expect("written");
     let told = site.place.refused(site.place.run_command("gateway.yaml"));
