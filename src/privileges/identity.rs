@@ -2,7 +2,10 @@
 
 use std::ffi::CString;
 
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, initgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getgroups, getresgid, getresuid, initgroups, setgroups,
+    setresgid, setresuid,
+};
 use rustix::thread::{CapabilitySet, set_keep_capabilities};
 
 use super::PrivilegesError;
@@ -13,10 +16,42 @@ use crate::config::Run;
 pub(super) struct Identity {
     pub(super) user: Uid,
     pub(super) group: Gid,
-    /// Its name, if it has one: it leads to its other groups.
-    name: Option<CString>,
+    /// Its other groups; `None`: those of the process.
+    groups: Option<Groups>,
     /// As configured, for messages.
     pub(super) label: String,
+}
+
+/// The supplementary groups of a configured user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Groups {
+    /// The user's name, if it has one: the system finds its groups by it.
+    name: Option<CString>,
+    list: Vec<Gid>,
+}
+
+/// Who the process is.
+#[derive(Clone, Debug)]
+struct Ids {
+    /// Real, effective and saved.
+    users: [Uid; 3],
+    groups: [Gid; 3],
+    others: Vec<Gid>,
+}
+
+impl Ids {
+    fn of_process() -> Result<Ids, PrivilegesError> {
+        let failed = |error: nix::Error| PrivilegesError::System {
+            doing: "reading this process's users and groups",
+            source: error.into(),
+        };
+        let (users, groups) = (getresuid().map_err(failed)?, getresgid().map_err(failed)?);
+        Ok(Ids {
+            users: [users.real, users.effective, users.saved],
+            groups: [groups.real, groups.effective, groups.saved],
+            others: getgroups().map_err(failed)?,
+        })
+    }
 }
 
 impl Identity {
@@ -27,22 +62,51 @@ impl Identity {
         let uid = user.as_ref().map_or_else(geteuid, |user| user.0);
         let gid = group.or_else(|| user.as_ref().and_then(|user| user.1)).unwrap_or_else(getegid);
         let label = run.user.clone().unwrap_or_else(|| uid.to_string());
-        Ok(Identity { user: uid, group: gid, name: user.and_then(|user| user.2), label })
+        let groups = match user {
+            Some((_, _, name)) => {
+                let list = name.as_ref().and_then(|name| getgrouplist(name, gid).ok()).unwrap_or_default();
+                Some(Groups { name, list })
+            }
+            // They are given up if that is possible.
+            None => group.map(|_| Groups { name: None, list: getgroups().unwrap_or_default() }),
+        };
+        Ok(Identity { user: uid, group: gid, groups, label })
     }
 
-    /// Whether the process is this already. A service manager may have seen to it.
-    pub(super) fn is_current(&self) -> bool {
-        self.user == geteuid() && self.group == getegid()
+    /// Whether the process is this already, and can become no other. A service manager may have seen to it.
+    pub(super) fn is_current(&self) -> Result<bool, PrivilegesError> {
+        Ok(self.is(&Ids::of_process()?))
+    }
+
+    fn is(&self, ids: &Ids) -> bool {
+        ids.users == [self.user; 3] && ids.groups == [self.group; 3] && self.foreign_groups(ids).is_empty()
+    }
+
+    /// Supplementary groups of the process that this user is not in.
+    fn foreign_groups(&self, ids: &Ids) -> Vec<Gid> {
+        let Some(groups) = &self.groups else { return Vec::new() };
+        let is_foreign = |group: &Gid| *group != self.group && !groups.list.contains(group);
+        ids.others.iter().copied().filter(is_foreign).collect()
     }
 
     /// Why this process, with these capabilities, could not become it.
-    pub(super) fn obstacle(&self, has: CapabilitySet) -> Option<PrivilegesError> {
-        let needed = [
-            (self.user != geteuid(), CapabilitySet::SETUID),
-            (self.group != getegid() || self.user != geteuid(), CapabilitySet::SETGID),
-        ];
-        let is_lacking = needed.iter().any(|(is_needed, capability)| *is_needed && !has.contains(*capability));
-        is_lacking.then(|| PrivilegesError::NotRoot { label: self.label.clone(), own: geteuid().as_raw() })
+    pub(super) fn obstacle(&self, has: CapabilitySet) -> Result<Option<PrivilegesError>, PrivilegesError> {
+        Ok(self.obstacle_of(has, &Ids::of_process()?))
+    }
+
+    fn obstacle_of(&self, has: CapabilitySet, ids: &Ids) -> Option<PrivilegesError> {
+        // Without the capability, a process may still choose among the users and groups that it has (setresuid(2)).
+        let is_refused = (!has.contains(CapabilitySet::SETUID) && !ids.users.contains(&self.user))
+            || (!has.contains(CapabilitySet::SETGID) && !ids.groups.contains(&self.group));
+        if is_refused {
+            return Some(PrivilegesError::NotRoot { label: self.label.clone(), own: ids.users[1].as_raw() });
+        }
+        let foreign = self.foreign_groups(ids);
+        let is_stuck = !foreign.is_empty() && !has.contains(CapabilitySet::SETGID);
+        is_stuck.then(|| PrivilegesError::ForeignGroups {
+            label: self.label.clone(),
+            groups: foreign.iter().map(ToString::to_string).collect(),
+        })
     }
 
     /// Becomes it, with the capabilities that the process has. They stay permitted, and have to be made effective again.
@@ -54,11 +118,18 @@ impl Identity {
             move |error: nix::Error| PrivilegesError::Become { label, step, source: error.into() }
         };
         set_keep_capabilities(true).map_err(super::system("keeping capabilities"))?;
-        let others = match &self.name {
-            Some(name) => initgroups(name, self.group),
-            None => setgroups(&[]),
+        let is_other = self.user != geteuid();
+        let others = match &self.groups {
+            Some(Groups { name: Some(name), .. }) => initgroups(name, self.group),
+            Some(Groups { name: None, .. }) => setgroups(&[]),
+            None => Ok(()),
         };
-        others.map_err(failed("setting its groups"))?;
+        // Who may not change them has none that are foreign.
+        if let Err(error) = others
+            && (is_other || !self.foreign_groups(&Ids::of_process()?).is_empty())
+        {
+            return Err(failed("setting its groups")(error));
+        }
         setresgid(self.group, self.group, self.group).map_err(failed("setting its group"))?;
         setresuid(self.user, self.user, self.user).map_err(failed("setting its user ID"))
     }
@@ -98,10 +169,15 @@ mod tests {
     #[test]
     fn users_and_groups_are_found_by_name_or_number() {
         let (user, group) = (geteuid(), getegid());
-        assert!(configured(None, None).expect("this process").is_current());
-        assert!(configured(Some(&user.to_string()), Some(&group.to_string())).expect("numbers").is_current());
+        assert!(configured(None, None).expect("this process").is(&of(user, group, &[])));
+        assert!(configured(Some(&user.to_string()), Some(&group.to_string())).expect("numbers").is(&of(
+            user,
+            group,
+            &[]
+        )));
         let other = configured(Some("4294967000"), Some("4294967001")).expect("numbers");
-        assert_eq!((other.user.as_raw(), other.group.as_raw(), other.name), (4_294_967_000, 4_294_967_001, None));
+        let none = Some(Groups { name: None, list: Vec::new() });
+        assert_eq!((other.user.as_raw(), other.group.as_raw(), other.groups), (4_294_967_000, 4_294_967_001, none));
         let nobody = configured(Some("4294967000"), None).expect("a number");
         assert_eq!(nobody.group, group, "one without an entry has no group of its own");
         assert_eq!(
@@ -113,11 +189,40 @@ mod tests {
         );
     }
 
+    fn of(user: Uid, group: Gid, others: &[Gid]) -> Ids {
+        Ids { users: [user; 3], groups: [group; 3], others: others.to_vec() }
+    }
+
+    #[test]
+    fn a_process_that_could_become_another_user_again_is_not_this_one() {
+        let (user, group, root) = (Uid::from_raw(4_294_967_000), Gid::from_raw(4_294_967_001), Gid::from_raw(0));
+        let identity = configured(Some("4294967000"), Some("4294967001")).expect("numbers");
+        let own = of(user, group, &[group]);
+        assert!(identity.is(&own));
+        for at in 0..3 {
+            let (mut by_user, mut by_group) = (own.clone(), own.clone());
+            by_user.users[at] = Uid::from_raw(0);
+            by_group.groups[at] = root;
+            assert!(!identity.is(&by_user) && !identity.is(&by_group), "{at}");
+            // It needs no capability to give that up.
+            assert!(identity.obstacle_of(CapabilitySet::empty(), &by_user).is_none());
+            assert!(identity.obstacle_of(CapabilitySet::empty(), &by_group).is_none());
+        }
+        let with_root = of(user, group, &[group, root]);
+        assert!(!identity.is(&with_root));
+        assert!(identity.obstacle_of(CapabilitySet::SETGID, &with_root).is_none());
+        let told = identity.obstacle_of(CapabilitySet::empty(), &with_root).expect("an obstacle").to_string();
+        assert!(told.starts_with("run.user: this process has groups of others than 4294967000: 0: start it"), "{told}");
+        let unchanged = configured(None, None).expect("this process");
+        assert!(unchanged.is(&of(geteuid(), getegid(), &[root])), "nothing is configured");
+    }
+
     #[test]
     fn who_may_not_change_is_refused() {
         let other = configured(Some("4294967000"), None).expect("a number");
-        assert!(other.obstacle(CapabilitySet::SETUID | CapabilitySet::SETGID).is_none());
-        let told = other.obstacle(CapabilitySet::NET_ADMIN).expect("an obstacle").to_string();
+        let ids = Ids::of_process().expect("known");
+        assert!(other.obstacle_of(CapabilitySet::SETUID | CapabilitySet::SETGID, &ids).is_none());
+        let told = other.obstacle_of(CapabilitySet::NET_ADMIN, &ids).expect("an obstacle").to_string();
         assert!(told.contains("cannot become 4294967000"), "{told}");
     }
 }

@@ -63,6 +63,18 @@ pub enum PrivilegesError {
         /// Who it is.
         own: u32,
     },
+    /// It has the user, but groups that the user is not in.
+    #[error(
+        "run.user: this process has groups of others than {label}: {}: start it without them (no SupplementaryGroups= in its unit; \
+         setpriv --init-groups), or add the user to them",
+        groups.join(", ")
+    )]
+    ForeignGroups {
+        /// Who it should become.
+        label: String,
+        /// Their numbers.
+        groups: Vec<String>,
+    },
     /// The kernel refused.
     #[error("run.user: becoming {label}: {step}: {source}")]
     Become {
@@ -212,10 +224,8 @@ impl Privileges {
             Ok(sets) => sets.effective,
             Err(error) => return Some(system("reading this process's capabilities")(error)),
         };
-        match Identity::configured(&self.run) {
-            Ok(identity) => identity.obstacle(has),
-            Err(error) => Some(error),
-        }
+        let obstacle = Identity::configured(&self.run).and_then(|identity| identity.obstacle(has));
+        obstacle.unwrap_or_else(Some)
     }
 
     /// Makes the process that of `run.user`, with the capabilities that starting needs and no others, for good. To be called while
@@ -228,7 +238,7 @@ impl Privileges {
             return Err(obstacle);
         }
         let identity = Identity::configured(&self.run)?;
-        if identity.is_current() {
+        if identity.is_current()? {
             // Whoever may not give files away uses them as they are, or is refused when they are opened.
             let _ = handover::give(&self.api, &identity);
         } else {
