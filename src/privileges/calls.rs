@@ -151,9 +151,13 @@ const INTERNET: &[Call] = &[
     (libc::SYS_socket, &[(0, equal(libc::AF_INET6)), (1, STREAM)]),
     (libc::SYS_socket, &[(0, equal(libc::AF_INET6)), (1, DATAGRAM)]),
     any(libc::SYS_bind),
-    any(libc::SYS_connect),
-    any(libc::SYS_listen),
 ];
+
+/// Listeners of local services.
+const LISTENING: &[Call] = &[any(libc::SYS_listen)];
+
+/// Queries to other DNS servers.
+const QUERYING: &[Call] = &[any(libc::SYS_connect)];
 
 /// Without the flags that may be among them.
 const TYPE: u64 = bits(!(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK));
@@ -164,7 +168,7 @@ const DATAGRAM: Is = Is::Bits { mask: TYPE, value: bits(libc::SOCK_DGRAM) };
 const NETLINK: &[Call] =
     &[(libc::SYS_socket, &[(0, equal(libc::AF_NETLINK)), (2, equal(libc::NETLINK_ROUTE))]), any(libc::SYS_bind)];
 
-/// Messages to the service manager.
+/// Messages to the service manager. sd_notify(3) connects a socket to the manager's; a filter cannot see to which.
 const NOTIFYING: &[Call] = &[(libc::SYS_socket, &[(0, equal(libc::AF_UNIX)), (1, DATAGRAM)]), any(libc::SYS_connect)];
 
 /// Files and directories, which Landlock limits to those of the role.
@@ -295,7 +299,7 @@ fn calls(role: Role, ports: Ports) -> Vec<&'static [Call]> {
             groups.extend(ports.uring.then_some(URING));
         }
         Role::Control => {
-            groups.extend([THREADS, CONNECTED, INTERNET]);
+            groups.extend([THREADS, CONNECTED, INTERNET, LISTENING]);
             groups.extend(ports.xdp.then_some(TABLES));
         }
         Role::Api => groups.extend([THREADS, CONNECTED, ACCEPTING, UNLINKING]),
@@ -308,7 +312,7 @@ fn calls(role: Role, ports: Ports) -> Vec<&'static [Call]> {
             groups.extend(ports.uring.then_some(MAKING_URING));
             groups.extend(ports.xdp.then_some(MAKING_XDP));
         }
-        Role::Dns => groups.extend([CONNECTED, ACCEPTING, INTERNET]),
+        Role::Dns => groups.extend([CONNECTED, ACCEPTING, INTERNET, QUERYING]),
         Role::Health => groups.extend([CONNECTED, ACCEPTING]),
         Role::Watch => groups.extend([CONNECTED, NETLINK, ASKING, NOTIFYING, FILES]),
     }
@@ -470,9 +474,15 @@ mod tests {
         let openers: Vec<Role> = Role::ALL.into_iter().filter(|role| opens(*role)).collect();
         assert_eq!(openers, [Role::Main, Role::Ports, Role::Disk, Role::Manifests, Role::Watch]);
         let stream = [libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0].map(c_long::from);
-        let connects = |role| within(role, move || errno(libc::SYS_socket, stream)).is_none();
-        let makers: Vec<Role> = Role::ALL.into_iter().filter(|role| connects(*role)).collect();
+        let makes = |role| within(role, move || errno(libc::SYS_socket, stream)).is_none();
+        let makers: Vec<Role> = Role::ALL.into_iter().filter(|role| makes(*role)).collect();
         assert_eq!(makers, [Role::Control, Role::Dns]);
+        let may = |number| {
+            let is_allowed = |role: &Role| within(*role, move || errno(number, [-1, 0, 0])) != Some(libc::EPERM);
+            Role::ALL.into_iter().filter(is_allowed).collect::<Vec<Role>>()
+        };
+        assert_eq!(may(libc::SYS_connect), [Role::Main, Role::Dns, Role::Watch], "sd_notify, and other DNS servers");
+        assert_eq!(may(libc::SYS_listen), [Role::Control], "health checks and DNS over TCP");
         const MAP_UPDATE: c_long = 2;
         let changes = |role| within(role, || errno(libc::SYS_bpf, [MAP_UPDATE, 0, 0])) != Some(libc::EPERM);
         let changers: Vec<Role> = Role::ALL.into_iter().filter(|role| changes(*role)).collect();
