@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::gateway;
 use crate::host::advise::{self, Advice};
 use crate::host::pair::PairPlan;
-use crate::host::{self, Choice, Machine, Nic};
+use crate::host::{self, Choice, Machine, Needs, Nic};
 use crate::privileges::Privileges;
 
 /// Checks the host and prints the result. `Ok`: `run` would start.
@@ -63,13 +63,14 @@ struct Interface {
 }
 
 fn look(config: &Config) -> Plan {
-    let machine = Machine::ask();
+    let cpus = host::allowed_cpus().unwrap_or_default();
+    let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));
+    let needs = Needs::from(config);
+    let machine = Machine::ask(needs.locked_memory(workers.len()));
     let mut faults = config.unsupported();
     let privileges = Privileges::of(config);
     faults.extend(privileges.obstacle().map(|obstacle| obstacle.to_string()));
-    let switched_off = host_faults(config, &mut faults);
-    let cpus = host::allowed_cpus().unwrap_or_default();
-    let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));
+    let switched_off = host_faults(&needs, workers.len(), &mut faults);
     let names = config.interfaces.iter().filter(|interface| gateway::is_claimed(&interface.name));
     faults
         .extend(names.map(|interface| gateway::GatewayError::Taken { interface: interface.name.clone() }.to_string()));
@@ -85,8 +86,8 @@ fn look(config: &Config) -> Plan {
     Plan { interfaces, workers, switched_off, pair, unrouted, gaps, warnings, faults, machine }
 }
 
-fn host_faults(config: &Config, faults: &mut Vec<String>) -> Vec<String> {
-    host::look(&config.into()).unwrap_or_else(|found| {
+fn host_faults(needs: &Needs<'_>, workers: usize, faults: &mut Vec<String>) -> Vec<String> {
+    host::look(needs, workers).unwrap_or_else(|found| {
         faults.extend(found.iter().map(ToString::to_string));
         Vec::new()
     })

@@ -78,7 +78,7 @@ fn a_veth_runs_programs_itself_and_copies() {
     let lab = Namespace::new("lab").expect("a namespace");
     Veth::new((&lab, "left"), (&lab, "right")).make().expect("a veth pair");
     let told = lab.run(|| Nic::ask("left")).expect("an interface").xdp;
-    if Machine::ask().kernel >= (6, 3) {
+    if Machine::ask(0).kernel >= (6, 3) {
         let features = told.expect("this kernel tells");
         assert!(features.is_native() && !features.has_zero_copy(), "{features:?}");
     } else {
@@ -94,7 +94,7 @@ fn site() -> Namespace {
 }
 
 fn check_in(gateway: &Namespace, needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
-    gateway.run(|| check(needs))
+    gateway.run(|| check(needs, 1))
 }
 
 fn a_host_that_is_as_it_should_be_is_left_alone() {
@@ -133,7 +133,7 @@ fn forwarding_is_switched_off_where_that_is_allowed_and_nothing_else_is_wrong() 
     assert_eq!(check_in(&gateway, &wrong).expect_err("a fault").len(), 1);
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "nothing half done");
     let right = Needs { interfaces: polled(&["eth0"]), ..wrong };
-    assert_eq!(gateway.run(|| look(&right)), Ok(vec![key.to_owned()]));
+    assert_eq!(gateway.run(|| look(&right, 1)), Ok(vec![key.to_owned()]));
     assert_eq!(gateway.read_sysctl(key).expect("a value"), "1", "looking changes nothing");
     let changed = check_in(&gateway, &right).expect("switched off");
     assert_eq!(

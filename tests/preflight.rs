@@ -44,7 +44,7 @@ fn a_veth_is_polled_by_packet_whatever_it_could_do() {
 fn xdp_on_a_veth_is_taken_or_refused_with_the_reason() {
     let config = configuration("xdp", "workers: { count: 2 }");
     let (told, failure) = check(&site(2), &config);
-    if let Err(why) = Machine::ask().bpf {
+    if let Err(why) = Machine::ask(0).bpf {
         let fault = format!("it would not run:\neth0: backend: xdp: {why}, or use backend: packet");
         return assert_eq!(failure, Some(fault), "{told}");
     }

@@ -165,10 +165,10 @@ impl Gateway {
 
     /// As [`Gateway::start`], with options.
     pub fn start_with(config: &Config, start: &Start, stop: Arc<AtomicBool>) -> Result<Gateway, GatewayError> {
-        check(config)?;
-        let _narrowing = narrowed_by(start.privileges(config).narrowing());
         let cpus = host::allowed_cpus().map_err(system("reading which CPUs this process may use"))?;
         let count = worker_count(config, cpus.len());
+        check(config, count)?;
+        let _narrowing = narrowed_by(start.privileges(config).narrowing());
         let plan = PairPlan::of(config);
         let config = config.clone().with_upstreams(host::resolv::upstreams);
         let config = &if plan.is_some() { config.with_pair() } else { config };
@@ -306,7 +306,7 @@ impl Gateway {
 }
 
 /// Whether this version and this host can do what the configuration says.
-fn check(config: &Config) -> Result<(), GatewayError> {
+fn check(config: &Config, workers: usize) -> Result<(), GatewayError> {
     let unsupported = config.unsupported();
     if !unsupported.is_empty() {
         return Err(GatewayError::NotDone(unsupported));
@@ -315,7 +315,7 @@ fn check(config: &Config) -> Result<(), GatewayError> {
         warn!("{warning}");
     }
     let needs = host::Needs::from(config);
-    for changed in host::check(&needs).map_err(GatewayError::Host)? {
+    for changed in host::check(&needs, workers).map_err(GatewayError::Host)? {
         warn!("{}", changed.what);
     }
     // The pair brings routes to them.

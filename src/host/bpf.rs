@@ -7,17 +7,23 @@ use std::io;
 
 use pollgate_dataplane::bpf;
 
-use super::capability::{self, CapabilitySet, XDP};
+use super::capability::{self, CapabilitySet, Need, XDP};
 
-/// Whether it does; if not, the reason for the operator.
-pub(super) fn permitted() -> Result<(), String> {
-    lacking(capability::effective().unwrap_or(CapabilitySet::empty()))?;
+/// Whether it does, for ports that lock so much memory; if not, the reason for the operator.
+pub(super) fn permitted(locked_memory: u64) -> Result<(), String> {
+    lacking(capability::effective(locked_memory).unwrap_or(CapabilitySet::empty()), locked_memory)?;
     bpf::permitted().map_err(|error| reason(&error))
 }
 
 /// What the map does not show: the verifier needs CAP_PERFMON only for the program, and sockets need others.
-fn lacking(has: CapabilitySet) -> Result<(), String> {
-    let names: Vec<&str> = XDP.iter().filter(|need| !has.contains(need.capability)).map(|need| need.name).collect();
+fn lacking(has: CapabilitySet, locked_memory: u64) -> Result<(), String> {
+    let name = |need: &Need| match need.capability {
+        CapabilitySet::IPC_LOCK => {
+            format!("{} (or LimitMEMLOCK={}M, for all workers and interfaces)", need.name, locked_memory >> 20)
+        }
+        _ => need.name.to_owned(),
+    };
+    let names: Vec<String> = XDP.iter().filter(|need| !has.contains(need.capability)).map(name).collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -42,10 +48,16 @@ mod tests {
 
     #[test]
     fn every_capability_that_is_missing_is_named() {
-        assert_eq!(lacking(capability::set(XDP)), Ok(()));
+        let all = capability::set(XDP);
+        assert_eq!(lacking(all, 64 << 20), Ok(()));
         assert_eq!(
-            lacking(capability::set(XDP) - CapabilitySet::PERFMON - CapabilitySet::BPF),
+            lacking(all - CapabilitySet::PERFMON - CapabilitySet::BPF, 64 << 20),
             Err("AF_XDP also needs CAP_BPF and CAP_PERFMON, which this process does not have".to_owned())
+        );
+        assert_eq!(
+            lacking(all - CapabilitySet::IPC_LOCK, 64 << 20),
+            Err("AF_XDP also needs CAP_IPC_LOCK (or LimitMEMLOCK=64M, for all workers and interfaces), which this process does not have"
+                .to_owned())
         );
     }
 }

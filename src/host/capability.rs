@@ -25,7 +25,7 @@ const NET_RAW: Need = Need { capability: CapabilitySet::NET_RAW, name: "CAP_NET_
 const NET_ADMIN: Need =
     Need { capability: CapabilitySet::NET_ADMIN, name: "CAP_NET_ADMIN", purpose: "large socket buffers" };
 
-/// Frame memory of an AF_XDP port, in bytes.
+/// Frame memory of an AF_XDP port, in bytes, at most.
 const FRAME_MEMORY: u64 = 16 << 20;
 
 /// Every gateway, whatever its ports are.
@@ -47,7 +47,7 @@ pub const XDP: &[Need] = &[
     Need {
         capability: CapabilitySet::IPC_LOCK,
         name: "CAP_IPC_LOCK",
-        purpose: "locked frame memory, 16 MiB per worker",
+        purpose: "locked frame memory, 16 MiB per worker and interface",
     },
 ];
 
@@ -67,13 +67,21 @@ pub fn usable(backend: Backend) -> CapabilitySet {
     }
 }
 
-/// The calling thread's effective capabilities. A limit of locked memory that is enough for a port counts as CAP_IPC_LOCK.
+/// How much memory the ports of so many workers lock, in bytes, if every interface that may be polled by AF_XDP is. Nothing else is
+/// locked: neither rings nor flow tables count.
+pub fn locked_memory(ports: &[(&str, Backend)], workers: usize) -> u64 {
+    let may_be = |backend: &Backend| matches!(backend, Backend::Auto | Backend::Xdp);
+    let interfaces = ports.iter().filter(|(_, backend)| may_be(backend)).count();
+    FRAME_MEMORY.saturating_mul(interfaces as u64).saturating_mul(workers as u64)
+}
+
+/// The calling thread's effective capabilities. A limit that allows it to lock that much memory counts as CAP_IPC_LOCK.
 ///
 /// # Errors
 /// The system's.
-pub fn effective() -> io::Result<CapabilitySet> {
+pub fn effective(locked_memory: u64) -> io::Result<CapabilitySet> {
     let has = capabilities(None)?.effective;
-    let may_lock = getrlimit(Resource::Memlock).current.is_none_or(|limit| limit >= FRAME_MEMORY);
+    let may_lock = getrlimit(Resource::Memlock).current.is_none_or(|limit| limit >= locked_memory);
     Ok(if may_lock { has | CapabilitySet::IPC_LOCK } else { has })
 }
 
@@ -147,6 +155,15 @@ fn user((need, interfaces): &(Need, Vec<&str>)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_port_that_may_be_of_af_xdp_locks_memory_for_every_worker() {
+        let ports =
+            [("eth1", Backend::Xdp), ("eth2", Backend::Packet), ("eth3", Backend::Auto), ("eth4", Backend::Uring)];
+        assert_eq!(locked_memory(&ports, 3), 3 * 2 * (16 << 20));
+        assert_eq!(locked_memory(&ports[..1], 1), 16 << 20);
+        assert_eq!(locked_memory(&ports[1..2], 8), 0);
+    }
 
     #[test]
     fn each_missing_capability_is_named_with_its_ports_and_what_to_do() {

@@ -50,8 +50,8 @@ pub struct Cpu {
 }
 
 impl Machine {
-    /// Reads the facts of this machine and its kernel.
-    pub fn ask() -> Machine {
+    /// Reads the facts of this machine and its kernel. `locked_memory`: how much AF_XDP would have to lock, in bytes.
+    pub fn ask(locked_memory: u64) -> Machine {
         let files = Files(PathBuf::from("/"));
         Machine {
             kernel: query::kernel(),
@@ -61,7 +61,7 @@ impl Machine {
             transparent_huge_pages: files.transparent_huge_pages(),
             huge_pages: files.huge_pages(),
             receive_buffer_limit: files.receive_buffer_limit(),
-            bpf: bpf::permitted(),
+            bpf: bpf::permitted(locked_memory),
             io_uring: files.io_uring(),
         }
     }
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_cpus_and_a_kernel() {
-        let machine = Machine::ask();
+        let machine = Machine::ask(0);
         assert!(!machine.cpus.is_empty() && machine.kernel >= (4, 0), "{machine:?}");
     }
 }

@@ -64,6 +64,13 @@ pub struct Needs<'a> {
     pub disable_forwarding: bool,
 }
 
+impl Needs<'_> {
+    /// How much memory their ports lock with so many workers, in bytes, at most.
+    pub fn locked_memory(&self, workers: usize) -> u64 {
+        capability::locked_memory(&self.interfaces, workers)
+    }
+}
+
 impl<'a> From<&'a Config> for Needs<'a> {
     fn from(config: &'a Config) -> Self {
         Self {
@@ -168,9 +175,9 @@ pub struct Changed {
 }
 
 /// Checks everything and returns all faults, not only the first. Forwarding is switched off, if that is allowed,
-/// only if nothing else is in the way.
-pub fn check(needs: &Needs<'_>) -> Result<Vec<Changed>, Vec<HostFault>> {
-    switch_off(look(needs)?)
+/// only if nothing else is in the way. `workers`: how many there will be.
+pub fn check(needs: &Needs<'_>, workers: usize) -> Result<Vec<Changed>, Vec<HostFault>> {
+    switch_off(look(needs, workers)?)
 }
 
 /// As [`check`] for a gateway that runs: forwarding is switched off, if that is allowed, whatever else is wrong. Capabilities are
@@ -185,8 +192,8 @@ pub fn keep(needs: &Needs<'_>) -> (Vec<Changed>, Vec<HostFault>) {
 }
 
 /// As [`check`], but changes nothing: the sysctls that it would set to 0.
-pub fn look(needs: &Needs<'_>) -> Result<Vec<String>, Vec<HostFault>> {
-    let mut faults = missing_capabilities(needs);
+pub fn look(needs: &Needs<'_>, workers: usize) -> Result<Vec<String>, Vec<HostFault>> {
+    let mut faults = missing_capabilities(needs, workers);
     let (on, found) = find(needs);
     faults.extend(found);
     if faults.is_empty() { Ok(on) } else { Err(faults) }
@@ -221,8 +228,8 @@ pub fn unrouted(owned: &[IpAddr]) -> Vec<IpAddr> {
     owned.iter().filter(is_refused).copied().collect()
 }
 
-fn missing_capabilities(needs: &Needs<'_>) -> Vec<HostFault> {
-    match capability::effective() {
+fn missing_capabilities(needs: &Needs<'_>, workers: usize) -> Vec<HostFault> {
+    match capability::effective(needs.locked_memory(workers)) {
         Ok(has) => capability::missing(has, &needs.interfaces).into_iter().map(HostFault::Capability).collect(),
         Err(error) => vec![unknown("reading this process's capabilities", &error)],
     }

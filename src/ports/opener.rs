@@ -191,7 +191,8 @@ impl Opener {
         if !faults.is_empty() {
             return Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         }
-        let choice = choose(&self.config, at, usize::from(self.workers), &Machine::ask())?;
+        let workers = usize::from(self.workers);
+        let choice = choose(&self.config, at, workers, &machine(&self.config, workers))?;
         match choice.mode {
             Mode::Xdp(_) if self.steering.is_none() => {
                 let reason = "for AF_XDP, which has become possible, the gateway must be restarted".to_owned();
@@ -268,7 +269,7 @@ fn split_segments() {
 
 /// How each interface is to be polled.
 fn choose_all(config: &Config, workers: usize) -> Result<Vec<Choice>, PortsError> {
-    let machine = Machine::ask();
+    let machine = machine(config, workers);
     let (mut choices, mut faults) = (Vec::new(), Vec::new());
     for at in 0..config.interfaces.len() {
         match choose(config, at, workers, &machine) {
@@ -277,6 +278,11 @@ fn choose_all(config: &Config, workers: usize) -> Result<Vec<Choice>, PortsError
         }
     }
     if faults.is_empty() { Ok(choices) } else { Err(PortsError::Backend(faults)) }
+}
+
+/// This machine, for ports of so many workers.
+fn machine(config: &Config, workers: usize) -> Machine {
+    Machine::ask(Needs::from(config).locked_memory(workers))
 }
 
 fn choose(config: &Config, at: usize, workers: usize, machine: &Machine) -> Result<Choice, String> {
