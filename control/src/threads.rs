@@ -7,10 +7,13 @@
 //! Capabilities, seccomp filters and Landlock domains belong to a thread, and only the thread itself can give up rights. So every
 //! long-lived thread is started by [`spawn`]. What the rights of a role are is decided by whoever starts the gateway; without
 //! [`narrowed_by`] (in tests of one part) nothing is given up. A thread that a narrowed one starts has no more than that one.
+//!
+//! A thread that cannot be narrowed does not begin its work: [`spawn`] returns the error.
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 
 /// What a thread is for.
@@ -82,8 +85,8 @@ impl Role {
     }
 }
 
-/// Gives up what the calling thread does not need in its role.
-pub type Narrow = Arc<dyn Fn(Role) + Send + Sync>;
+/// Gives up what the calling thread does not need in its role. Fails if it cannot give it up.
+pub type Narrow = Arc<dyn Fn(Role) -> io::Result<()> + Send + Sync>;
 
 thread_local! {
     static NARROW: RefCell<Option<Narrow>> = const { RefCell::new(None) };
@@ -106,23 +109,40 @@ impl Drop for Narrowing {
     }
 }
 
-/// Starts a thread of this role, in the calling thread's network namespace.
+/// Starts a thread of this role, in the calling thread's network namespace. When this returns, it is narrowed.
 ///
 /// # Errors
-/// The system's, if no thread can be started.
+/// The system's, if no thread can be started, and that of narrowing it.
 pub fn spawn<R: Send + 'static>(
     role: Role,
     name: impl Into<String>,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<JoinHandle<R>> {
-    let narrow = NARROW.with_borrow(Clone::clone);
-    Builder::new().name(name.into()).spawn(move || {
-        if let Some(narrow) = &narrow {
-            narrow(role);
+    let Some(narrow) = NARROW.with_borrow(Clone::clone) else {
+        return Builder::new().name(name.into()).spawn(work);
+    };
+    let (report, reported) = mpsc::sync_channel(1);
+    let thread = Builder::new().name(name.into()).spawn(move || {
+        let narrowed = narrow(role);
+        let is_narrow = narrowed.is_ok();
+        // The caller waits for it.
+        let _ = report.send(narrowed);
+        if !is_narrow {
+            // Ends the thread, which has no result; nothing is printed.
+            resume_unwind(Box::new("not narrowed"));
         }
-        NARROW.set(narrow);
+        NARROW.set(Some(narrow));
         work()
-    })
+    })?;
+    match reported.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error)
+        }
+        // It has panicked, which has been printed: whoever joins it sees that.
+        Err(mpsc::RecvError) => Ok(thread),
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +160,7 @@ mod tests {
             move |role| {
                 let name = thread::current().name().map(str::to_owned);
                 seen.lock().expect("not poisoned").push((role, name));
+                Ok(())
             }
         };
         let narrowing = narrowed_by(Arc::new(note));
@@ -154,5 +175,20 @@ mod tests {
         drop(narrowing);
         spawn(Role::Log, "later", || {}).expect("a thread").join().expect("no panic");
         assert_eq!(seen.lock().expect("not poisoned").len(), 2, "no longer");
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_narrowed_does_not_begin() {
+        let refuse = |role: Role| match role {
+            Role::Disk => Err(io::Error::other("not this one")),
+            _ => Ok(()),
+        };
+        let _narrowing = narrowed_by(Arc::new(refuse));
+        let began = Arc::new(Mutex::new(false));
+        let note = Arc::clone(&began);
+        let refused = spawn(Role::Disk, "disk", move || *note.lock().expect("not poisoned") = true);
+        assert_eq!(refused.map(drop).map_err(|error| error.to_string()), Err("not this one".to_owned()));
+        assert!(!*began.lock().expect("not poisoned"));
+        assert_eq!(spawn(Role::Api, "api", || 7).expect("a thread").join().expect("no panic"), 7);
     }
 }

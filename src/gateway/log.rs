@@ -71,10 +71,12 @@ fn of_level(level: LogLevel) -> Targets {
 }
 
 /// Starts it. `RUST_LOG` overrides the configured level.
-pub(super) fn start(config: config::Log) -> Log {
+///
+/// # Errors
+/// If its thread cannot be started.
+pub(super) fn start(config: config::Log) -> io::Result<Log> {
     let (queue, items) = bounded(CAPACITY);
-    // If there is no thread, the queue has no receiver, and every line is lost and counted.
-    let _ = threads::spawn(Role::Log, "log", move || write_all(&items, &mut io::stderr()));
+    threads::spawn(Role::Log, "log", move || write_all(&items, &mut io::stderr()))?;
     let environment: Option<Targets> = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     let is_fixed = environment.is_some();
     let (filter, handle) = reload::Layer::new(environment.unwrap_or_else(|| of_level(config.level)));
@@ -87,7 +89,7 @@ pub(super) fn start(config: config::Log) -> Log {
     };
     // An earlier subscriber (of a test) stays.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
-    log
+    Ok(log)
 }
 
 /// Lines that were lost since the process started.

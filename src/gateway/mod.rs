@@ -101,14 +101,17 @@ pub fn run(mut config: Config, start: Start) -> Result<(), GatewayError> {
     privileges.enter()?;
     let narrowing = narrowed_by(privileges.clone().narrowing());
     // Dropped last, when everything has been logged.
-    let log = log::start(config.log);
+    let log = log::start(config.log).map_err(system("starting the log"))?;
     drop(narrowing);
     privileges.report();
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = Signals::catch().map_err(system("catching signals"))?;
     panics::decide();
     let gateway = Gateway::start_with(&config, &start, stop)?;
-    privileges.narrow(Role::Main);
+    if let Err(fault) = privileges.narrow(Role::Main) {
+        gateway.stop();
+        return Err(fault.into());
+    }
     notify(&[NotifyState::Ready]);
     let totals = loop {
         let (request, signal) = signals.next();

@@ -28,6 +28,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
+use super::Support;
+
 /// What an argument of a call must be.
 #[derive(Clone, Copy)]
 enum Is {
@@ -364,12 +366,19 @@ fn compiled(
     Ok(SeccompFilter::new(rules, otherwise, found, architecture)?.try_into()?)
 }
 
-/// Whether this kernel has seccomp filters that refuse calls; if not, its error.
-pub(super) fn available() -> io::Result<()> {
+/// Whether threads can have filters that refuse calls.
+pub(super) fn support() -> Support {
     let action: u32 = libc::SECCOMP_RET_ERRNO;
     // SAFETY: the kernel reads four bytes of the action, which is alive.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        return Support::Present;
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => Support::Absent(format!("no seccomp filters: {error}")),
+        _ => Support::Forbidden(format!("seccomp filters: {error}")),
+    }
 }
 
 /// Puts the filters of a role on the calling thread, for good. It needs no_new_privs.

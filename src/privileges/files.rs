@@ -7,17 +7,19 @@
 //! Most roles have no files at all: what they need was opened before. Rules are for directories and not for files, since a file that
 //! is replaced (an editor's save, a new certificate) is another one, and a rule holds for the one that it was made with.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, make_bitflags,
+    RulesetStatus, make_bitflags,
 };
 use pollgate_control::objects::manifest;
 use pollgate_control::threads::Role;
 use rustix::fd::OwnedFd;
 
+use super::Support;
 use super::handover::directory_of;
 
 /// What is limited: all that Landlock knew of in Linux 6.10. An older kernel limits what it knows.
@@ -92,7 +94,7 @@ impl Files {
 
     /// Limits the calling thread to the files of a role, for good. Returns what has to stay open as long as it needs them: an entry of
     /// /proc that nobody holds may be forgotten by the kernel and made anew, and the rule would be that of the old one.
-    pub(super) fn limit(&self, role: Role) -> Result<Vec<OwnedFd>, RulesetError> {
+    pub(super) fn limit(&self, role: Role) -> Result<Vec<OwnedFd>, Box<dyn Error + Send + Sync>> {
         let mut rules = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?;
         let mut held = Vec::new();
         for (path, access) in self.rules(role) {
@@ -101,8 +103,10 @@ impl Files {
             rules = rules.add_rule(PathBeneath::new(&place, access))?;
             held.extend(rustix::io::dup(&place));
         }
-        rules.restrict_self()?;
-        Ok(held)
+        match rules.restrict_self()?.ruleset {
+            RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(held),
+            RulesetStatus::NotEnforced => Err("Landlock does not enforce the rules".into()),
+        }
     }
 }
 
@@ -125,15 +129,17 @@ fn places(path: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// Whether this kernel limits files; if not, why. Only a thread that is limited can tell, so one is.
-pub(super) fn available() -> Result<(), String> {
+/// Whether threads can be limited to files. Only a thread that is limited can tell, so one is.
+pub(super) fn support() -> Support {
     let limited = || Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?.restrict_self();
     let probe = thread::spawn(limited).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     match probe.map(|status| status.landlock) {
-        Ok(LandlockStatus::Available { .. }) => Ok(()),
-        Ok(LandlockStatus::NotEnabled) => Err("Landlock is not enabled (lsm= on the kernel's command line)".to_owned()),
-        Ok(LandlockStatus::NotImplemented) => Err("this kernel was built without Landlock".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(LandlockStatus::Available { .. }) => Support::Present,
+        Ok(LandlockStatus::NotEnabled) => {
+            Support::Absent("Landlock is not enabled (lsm= on the kernel's command line)".to_owned())
+        }
+        Ok(LandlockStatus::NotImplemented) => Support::Absent("this kernel was built without Landlock".to_owned()),
+        Err(error) => Support::Forbidden(format!("Landlock: {error}")),
     }
 }
 

@@ -31,7 +31,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::calls::Ports;
 use self::files::Files;
@@ -109,6 +109,30 @@ pub enum PrivilegesError {
         /// The user.
         label: String,
     },
+    /// A thread could not give up what its role does not need.
+    #[error(
+        "the thread {thread} cannot be limited to the {what} of its part: {source}; lift what forbids it (the seccomp profile of a \
+         container, for example), or set run.sandbox: false"
+    )]
+    NotLimited {
+        /// Its role.
+        thread: &'static str,
+        /// `system calls` or `files`.
+        what: &'static str,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No thread could.
+    #[error(
+        "run.sandbox: threads cannot be limited to the {what} of their parts: {why}; lift what forbids it (the seccomp profile of a \
+         container, for example), or set run.sandbox: false"
+    )]
+    Forbidden {
+        /// `system calls` or `files`.
+        what: &'static str,
+        /// Why not.
+        why: String,
+    },
     /// Capabilities could not be read or set.
     #[error("{doing}: {source}")]
     System {
@@ -142,21 +166,52 @@ pub struct Privileges {
     sandbox: Option<Sandbox>,
 }
 
-/// What this kernel can limit; if not, why.
+/// What threads can be limited to.
 #[derive(Clone, Debug)]
 struct Sandbox {
-    calls: Result<(), String>,
-    files: Result<(), String>,
+    calls: Support,
+    files: Support,
+}
+
+/// Whether threads can be limited in one respect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Support {
+    Present,
+    /// The kernel does not have it, for this reason: they run without.
+    Absent(String),
+    /// The kernel has it, and this process may not use it.
+    Forbidden(String),
+}
+
+impl Support {
+    fn absence(&self) -> Option<&str> {
+        match self {
+            Support::Absent(why) => Some(why),
+            Support::Present | Support::Forbidden(_) => None,
+        }
+    }
+
+    fn obstacle(&self, what: &'static str) -> Option<PrivilegesError> {
+        match self {
+            Support::Forbidden(why) => Some(PrivilegesError::Forbidden { what, why: why.clone() }),
+            Support::Present | Support::Absent(_) => None,
+        }
+    }
 }
 
 impl Sandbox {
     fn ask() -> Sandbox {
-        Sandbox {
-            calls: calls::available().map_err(|error| format!("no seccomp filters: {error}")),
-            files: files::available(),
-        }
+        Sandbox { calls: calls::support(), files: files::support() }
+    }
+
+    fn obstacle(&self) -> Option<PrivilegesError> {
+        self.calls.obstacle(CALLS).or_else(|| self.files.obstacle(FILES))
     }
 }
+
+/// What threads are limited to, for messages.
+const CALLS: &str = "system calls";
+const FILES: &str = "files";
 
 thread_local! {
     /// What a thread's rules need to stay open.
@@ -207,8 +262,8 @@ impl Privileges {
                 "run.sandbox is false: threads are not limited to the system calls and files of their roles".to_owned(),
             ];
         };
-        let calls = calls.as_ref().err().map(|why| format!("system calls are not limited: {why}"));
-        let files = files.as_ref().err().map(|why| format!("files are not limited: {why}"));
+        let calls = calls.absence().map(|why| format!("system calls are not limited: {why}"));
+        let files = files.absence().map(|why| format!("files are not limited: {why}"));
         calls.into_iter().chain(files).collect()
     }
 
@@ -225,7 +280,7 @@ impl Privileges {
             Err(error) => return Some(system("reading this process's capabilities")(error)),
         };
         let obstacle = Identity::configured(&self.run).and_then(|identity| identity.obstacle(has));
-        obstacle.unwrap_or_else(Some)
+        obstacle.unwrap_or_else(Some).or_else(|| self.sandbox.as_ref()?.obstacle())
     }
 
     /// Makes the process that of `run.user`, with the capabilities that starting needs and no others, for good. To be called while
@@ -263,24 +318,23 @@ impl Privileges {
     }
 
     /// Narrows the calling thread to its role, for good.
-    pub fn narrow(&self, role: Role) {
-        let name = role.name();
-        if let Err(fault) = keep(self.capabilities(role)) {
-            error!("the thread {name} keeps capabilities that it does not need: {fault}");
-        }
-        let Some(sandbox) = &self.sandbox else { return };
-        if sandbox.files.is_ok() {
-            match self.files.limit(role) {
-                Ok(held) => HELD.set(held),
-                Err(fault) => error!("the thread {name} is not limited to its files: {fault}"),
-            }
+    ///
+    /// # Errors
+    /// If it could not give up what it does not need. It must not go on then.
+    pub fn narrow(&self, role: Role) -> Result<(), PrivilegesError> {
+        let thread = role.name();
+        keep(self.capabilities(role))?;
+        let Some(sandbox) = &self.sandbox else { return Ok(()) };
+        if sandbox.files == Support::Present {
+            let failed = |source| PrivilegesError::NotLimited { thread, what: FILES, source };
+            HELD.set(self.files.limit(role).map_err(failed)?);
         }
         // Last, since it forbids all of this.
-        if sandbox.calls.is_ok()
-            && let Err(fault) = self.limit_calls(role)
-        {
-            error!("the thread {name} is not limited to its system calls: {fault}");
+        if sandbox.calls == Support::Present {
+            let failed = |source: io::Error| PrivilegesError::NotLimited { thread, what: CALLS, source: source.into() };
+            self.limit_calls(role).map_err(failed)?;
         }
+        Ok(())
     }
 
     fn limit_calls(&self, role: Role) -> io::Result<()> {
@@ -290,7 +344,7 @@ impl Privileges {
 
     /// For [`pollgate_control::threads::narrowed_by`].
     pub fn narrowing(self) -> Narrow {
-        Arc::new(move |role| self.narrow(role))
+        Arc::new(move |role| self.narrow(role).map_err(io::Error::other))
     }
 
     /// What a thread of this role keeps.

@@ -22,6 +22,7 @@ use crate::shared::until;
 tests! {
     [Lab] =>
         each_thread_has_the_capabilities_of_its_role,
+        threads_that_cannot_be_limited_keep_it_from_starting,
         what_is_refused_is_an_error_and_the_gateway_goes_on;
     [Lab, RootAndOrdinaryUser] =>
         packet_ports_serve_as_another_user_and_the_state_stays,
@@ -196,6 +197,88 @@ fn each_thread_has_the_capabilities_of_its_role() {
     let check = site.place.run_command("gateway.yaml").arg("--check").output().expect("run");
     let told = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(told.contains("\nat start: run.sandbox is false"), "{told}");
+    site.stop(process);
+}
+
+/// Has the command run where a system call fails, as in a container that forbids it; `first`: only with this first argument.
+fn forbid(command: &mut Command, call: libc::c_long, first: Option<u32>, error: libc::c_int) {
+    let statement = |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).expect("small"), jt, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let ret = libc::BPF_RET | libc::BPF_K;
+    let refuse = libc::SECCOMP_RET_ERRNO | error.cast_unsigned();
+    // The number of the call is at offset 0 of struct seccomp_data, the lower half of the first argument at 16.
+    let filter = [
+        statement(load, 0, 0, 0),
+        statement(equal, 0, 3, u32::try_from(call).expect("small")),
+        statement(load, 0, 0, 16),
+        first.map_or(statement(ret, 0, 0, refuse), |first| statement(equal, 0, 1, first)),
+        statement(ret, 0, 0, refuse),
+        statement(ret, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program =
+            libc::sock_fprog { len: u16::try_from(filter.len()).expect("short"), filter: filter.as_ptr().cast_mut() };
+        // SAFETY: the kernel reads the program and its instructions, which are alive.
+        let results = unsafe {
+            let no_new = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            (no_new, libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program))
+        };
+        if results == (0, 0) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec the closure makes system calls and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+fn threads_that_cannot_be_limited_keep_it_from_starting() {
+    let site = Site::new();
+    let configure = |more: &str| site.place.write("gateway.yaml", &configuration(&site.own, more));
+    let under = |call, first, error| {
+        let mut command = site.place.run_command("gateway.yaml");
+        forbid(&mut command, call, first, error);
+        command
+    };
+    let (set_filter, ask) = (Some(libc::SECCOMP_SET_MODE_FILTER), Some(libc::SECCOMP_GET_ACTION_AVAIL));
+    configure("");
+
+    // Filters exist, and a thread cannot have one. The log's is the first.
+    let told = site.place.refused(under(libc::SYS_seccomp, set_filter, libc::EPERM));
+    assert!(
+        told.contains("the thread log cannot be limited to the system calls of its part: Operation not permitted"),
+        "{told}"
+    );
+    assert!(told.contains("or set run.sandbox: false"), "{told}");
+    let told = site.place.refused(under(libc::SYS_seccomp, ask, libc::EPERM));
+    assert!(
+        told.contains("run.sandbox: threads cannot be limited to the system calls of their parts: seccomp"),
+        "{told}"
+    );
+    assert!(!site.own.join("api.sock").exists() && !site.own.join("state.db").exists(), "nothing was made");
+    // `run --check` says so, too.
+    let mut check = under(libc::SYS_seccomp, ask, libc::EPERM);
+    let told = site.place.refused_check(check.arg("--check"));
+    assert!(told.contains("run.sandbox: threads cannot be limited"), "{told}");
+
+    let plain = site.place.run_command("gateway.yaml").arg("--check").output().expect("run");
+    // A kernel without Landlock has nothing to refuse.
+    if !String::from_utf8_lossy(&plain.stdout).contains("files are not limited") {
+        let told = site.place.refused(under(libc::SYS_landlock_restrict_self, None, libc::EPERM));
+        assert!(
+            told.contains("run.sandbox: threads cannot be limited to the files of their parts: Landlock"),
+            "{told}"
+        );
+    }
+
+    // A kernel that has neither is no reason: the log says so once.
+    let is_absent = |text: &str| site.place.log().matches(text).count() == 1;
+    let process = start_in(site.place.path(), under(libc::SYS_seccomp, ask, libc::ENOSYS));
+    assert!(is_absent("system calls are not limited: no seccomp filters"), "{}", site.place.log());
+    site.stop(process);
+    let process = start_in(site.place.path(), under(libc::SYS_landlock_create_ruleset, None, libc::ENOSYS));
+    assert!(is_absent("files are not limited: "), "{}", site.place.log());
+    site.stop(process);
+    configure("run: { sandbox: false }\n");
+    let process = start_in(site.place.path(), under(libc::SYS_seccomp, set_filter, libc::EPERM));
     site.stop(process);
 }
 
