@@ -105,7 +105,7 @@ pub fn run(mut config: Config, start: Start) -> Result<(), GatewayError> {
     drop(narrowing);
     privileges.report();
     let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::catch().map_err(system("catching signals"))?;
+    let mut signals = Signals::catch(config.log.format).map_err(system("catching signals"))?;
     panics::decide();
     let gateway = Gateway::start_with(&config, &start, stop)?;
     if let Err(fault) = privileges.narrow(Role::Main) {
@@ -121,11 +121,13 @@ pub fn run(mut config: Config, start: Start) -> Result<(), GatewayError> {
                 reload::reload(&gateway, &log, &start, &mut config);
             }
             Request::Stop => {
-                info!("stopping on {signal}");
+                info!("stopping on {signal}; another one ends the process at once");
+                signals::begin_stop();
                 break gateway.stop();
             }
             Request::StopAtOnce => {
                 info!("stopping at once on {signal}");
+                signals::begin_stop();
                 break gateway.stop_at_once();
             }
         }

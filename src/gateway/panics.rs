@@ -13,6 +13,8 @@ use pollgate_control::api::panic_is_contained;
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::raise;
 
+use super::signals::is_stopping;
+
 static STOPS: AtomicBool = AtomicBool::new(false);
 
 /// What a panic ends.
@@ -41,7 +43,7 @@ pub(super) fn decide() {
             Ends::ProcessInOrder => {
                 STOPS.store(true, SeqCst);
                 // The main thread stops the gateway, as if it had been asked to. Without a signal nothing would be left to do it.
-                if raise(SIGTERM).is_err() {
+                if !is_stopping() && raise(SIGTERM).is_err() {
                     process::abort();
                 }
             }

@@ -5,25 +5,46 @@
 //! | SIGTERM, SIGINT | stop: drain the rings, let requests of the API in progress finish |
 //! | SIGQUIT | stop at once: requests in progress are cut off, all else is in order |
 //! | SIGHUP | read again what can be read again ([`super::reload`]) |
+//! | SIGTERM, SIGINT or SIGQUIT while it stops | end at once, with exit code 1: nothing more is drained or removed |
 //! | any other that would end the process | nothing: the log reports it |
 //!
 //! A signal that ends a process without a line in its log costs an operator a night: SIGUSR1 reopens the log of other servers, and a
 //! file-size limit (SIGXFSZ) is then an error of the write that meets it. SIGPIPE is ignored by the standard library.
+//!
+//! **While it stops, nothing reads signals**, and what it waits for may never come. So the handler itself ends the process then, with
+//! calls that a handler may make (signal-safety(7)).
+
+#![allow(unsafe_code, reason = "what runs in a signal handler must be vouched for")]
 
 use std::ffi::c_int;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::consts::{SIGIO, SIGPROF, SIGVTALRM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals as Caught;
-use signal_hook::low_level::signal_name;
+use signal_hook::low_level::{register, signal_name};
 use tracing::warn;
+
+use crate::config::LogFormat;
 
 /// Those with a meaning.
 const OBEYED: [c_int; 4] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP];
 /// Those that would end the process, besides the real-time signals and those of a fault in the program.
 const IGNORED: [c_int; 10] =
     [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ, libc::SIGPWR, libc::SIGSTKFLT];
+
+/// Those that stop the process, or end it while it stops.
+const STOPPING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
+
+/// Whether the process is stopping.
+static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// The last line of a process that did not stop in order.
+const ENDED: &str = "pollgate: ended at once by another signal while stopping: what clients were sent may be lost, and the API's socket and \
+                     the host pair are left for the next start\n";
+const ENDED_AS_JSON: &str = "{\"level\":\"ERROR\",\"message\":\"ended at once by another signal while stopping: what clients were \
+                             sent may be lost, and the API's socket and the host pair are left for the next start\"}\n";
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +69,17 @@ impl Request {
 pub(super) struct Signals(Caught);
 
 impl Signals {
-    /// Catches them from now on.
-    pub(super) fn catch() -> io::Result<Signals> {
+    /// Catches them from now on. `format`: of the log.
+    pub(super) fn catch(format: LogFormat) -> io::Result<Signals> {
         let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+        let last = match format {
+            LogFormat::Text => ENDED,
+            LogFormat::Json => ENDED_AS_JSON,
+        };
+        for signal in STOPPING {
+            // SAFETY: the action reads an atomic and a constant, and makes system calls that signal-safety(7) lists.
+            unsafe { register(signal, move || end_if_stopping(last)) }?;
+        }
         Ok(Signals(Caught::new(OBEYED.into_iter().chain(IGNORED).chain(real_time))?))
     }
 
@@ -66,6 +95,32 @@ impl Signals {
         // Not reached: the iterator ends only when it is closed.
         (Request::Stop, name(SIGTERM))
     }
+}
+
+/// The process stops from now on: another signal ends it at once.
+pub(super) fn begin_stop() {
+    IS_STOPPING.store(true, SeqCst);
+}
+
+/// Whether the process is stopping.
+pub(super) fn is_stopping() -> bool {
+    IS_STOPPING.load(SeqCst)
+}
+
+/// Runs in a signal handler.
+fn end_if_stopping(last: &'static str) {
+    if !is_stopping() {
+        return;
+    }
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one structure, which is alive. It does not wait: nobody may be reading.
+    let can_write = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1 && stderr.revents & libc::POLLOUT != 0;
+    if can_write {
+        // SAFETY: the bytes are constant. If they cannot be written, there is nothing else to do.
+        let _ = unsafe { libc::write(libc::STDERR_FILENO, last.as_ptr().cast(), last.len()) };
+    }
+    // SAFETY: ends the process and runs nothing else of it.
+    unsafe { libc::_exit(1) }
 }
 
 fn name(signal: c_int) -> String {

@@ -21,6 +21,7 @@ tests! {
     [Lab] =>
         signals_without_a_meaning_are_logged_and_change_nothing,
         sigquit_waits_for_nobody_and_leaves_everything_in_order,
+        another_signal_ends_a_process_that_stops,
         sighup_reads_the_configuration_again_and_names_what_needs_a_restart,
         sighup_reads_manifests_and_certificate_again,
         the_socket_of_a_process_that_is_stopped_for_a_while_is_still_its_own;
@@ -55,18 +56,54 @@ fn signals_without_a_meaning_are_logged_and_change_nothing() {
     assert_eq!(process.wait().code(), Some(0), "{}", place.log());
 }
 
-fn sigquit_waits_for_nobody_and_leaves_everything_in_order() {
-    let place = Place::new();
-    let process = place.start();
-    place.apply_guide();
-    let services = place.done(&["get", "services", "-o", "yaml"]);
-    // A request in progress, for which SIGTERM waits five seconds.
+/// A request in progress, for which SIGTERM waits five seconds.
+fn busy(place: &Place) -> UnixStream {
     let mut busy = UnixStream::connect(socket(place.path())).expect("it listens");
     busy.set_read_timeout(Some(PATIENCE)).expect("set");
     let head =
         "POST /api/v1/namespaces/default/pods HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
     busy.write_all(head.as_bytes()).expect("sent");
     busy.read_exact(&mut [0; 12]).expect("the body is asked for");
+    busy
+}
+
+fn another_signal_ends_a_process_that_stops() {
+    let place = Place::new();
+    let text = configuration(place.path(), "");
+    for (format, first, second) in [
+        ("text", libc::SIGTERM, libc::SIGTERM),
+        ("json", libc::SIGINT, libc::SIGINT),
+        ("text", libc::SIGTERM, libc::SIGQUIT),
+    ] {
+        place.write("gateway.yaml", &format!("{text}log: {{ format: {format} }}\n"));
+        // Each start but the first finds what the one before has left.
+        let process = place.start();
+        place.apply_guide();
+        let services = place.done(&["get", "services", "-o", "yaml"]);
+        assert!(services.contains("backend-service"), "{services}");
+        let busy = busy(&place);
+        process.signal(first);
+        until("it stops", || place.log().contains("stopping on SIG"));
+        let asked = Instant::now();
+        process.signal(libc::SIGHUP);
+        process.signal(second);
+        assert_eq!(process.wait().code(), Some(1), "{}", place.log());
+        assert!(asked.elapsed().as_secs() < 4, "{:?}", asked.elapsed());
+        drop(busy);
+        let log = place.log();
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains("ended at once by another signal while stopping"), "{log}");
+        assert_eq!(last.starts_with('{'), format == "json", "{log}");
+        assert!(socket(place.path()).exists(), "left for the next start");
+    }
+}
+
+fn sigquit_waits_for_nobody_and_leaves_everything_in_order() {
+    let place = Place::new();
+    let process = place.start();
+    place.apply_guide();
+    let services = place.done(&["get", "services", "-o", "yaml"]);
+    let _busy = busy(&place);
     let asked = Instant::now();
     process.signal(libc::SIGQUIT);
     assert_eq!(process.wait().code(), Some(0), "{}", place.log());
