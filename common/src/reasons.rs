@@ -128,6 +128,8 @@ reasons! {
             "An SCTP packet of an unknown association that cannot be taken over (ABORT, INIT ACK, without a tag, or its source would be translated). The sender gets an ABORT, unless the packet is one or says as much." "Expected for a while after a restart. Otherwise the association was idle for longer than `flows.tcpEstablished`.";
         NewFlowRate "new_flow_rate" Error
             "A new flow beyond the number that a worker opens per second." "Check `flows_half_open` in `pollgate stats`: a large number means a flood from spoofed addresses. Otherwise raise `flows.newPerSecond`, or add workers.";
+        Overload "overload" Error
+            "A packet that would have opened a flow, or a fragment whose first one had not come, while frames arrived faster than the worker processes them. Packets of known flows go first." "Look for a flood: `flows_half_open` in `pollgate stats`, and the Service with so many new flows. Otherwise add workers, each on a CPU of its own.";
         NoRoute "no_route" Error
             "The host's kernel has no route to the packet's destination after translation." "Add the route on the gateway host, or bring its link up (a link that goes down loses its routes): `ip route get ADDRESS` shows the kernel's choice.";
         UnpolledInterface "unpolled_interface" Error

@@ -29,6 +29,7 @@ pub mod idle;
 mod inspect;
 mod memory;
 mod open;
+mod overload;
 mod owned;
 mod packet;
 mod parse;

@@ -25,7 +25,7 @@ use crate::select::Choice;
 use crate::state::{Lane, Shared, State};
 use crate::wire::control::{Control, Kind};
 use crate::wire::{Ip, Piece, ethernet};
-use crate::{open, parse, rewrite, select};
+use crate::{open, overload, parse, rewrite, select};
 
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
 pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, tables: &Tables, now: Instant) {
@@ -325,13 +325,25 @@ pub(crate) fn choose<A: Address>(
 ) -> Result<Choice, Verdict> {
     let destination = Destination::of(packet, tables)?;
     here(shared, packet, destination, tables)?;
+    choose_for(destination, shared, packet, tables, now)
+}
+
+/// The same for a packet to this destination, which is this worker's.
+#[inline]
+fn choose_for<A: Address>(
+    destination: Destination,
+    shared: &Shared,
+    packet: &Packet<A>,
+    tables: &Tables,
+    now: Instant,
+) -> Result<Choice, Verdict> {
     let frontend = classify::new_flow(packet, destination, tables)?;
     let choice = select::choose(packet, frontend, tables, &shared.affinity, now.ticks())?;
     within_hop_limit(packet)?;
     Ok(choice)
 }
 
-/// Choose, then open. Returns the index of the new flow.
+/// Choose, then open, unless new flows are shed. Returns the index of the new flow.
 #[cold]
 fn new_flow<I: Ip>(
     shared: &mut Shared,
@@ -341,7 +353,12 @@ fn new_flow<I: Ip>(
     tables: &Tables,
     now: Instant,
 ) -> Result<u32, Verdict> {
-    let choice = choose(shared, packet, tables, now)?;
+    let destination = Destination::of(packet, tables)?;
+    here(shared, packet, destination, tables)?;
+    if overload::sheds(shared.shed, packet.hash.value(), now) && destination != Destination::Unowned {
+        return Err(Verdict::Drop(DropReason::Overload));
+    }
+    let choice = choose_for(destination, shared, packet, tables, now)?;
     let index = open::flow(shared, &mut lane.flows, other, packet, &choice, tables, now)?;
     if let Some(timeout) = choice.affinity {
         let client = Client { service: choice.service, address: packet.key.src.into() };

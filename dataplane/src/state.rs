@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) random: Random,
     /// Flows that may be opened.
     pub(crate) new_flows: Rate,
+    /// Share of new flows that this burst sheds, of 65,536.
+    pub(crate) shed: u32,
     pub(crate) refusals: reject::Rates,
     pub(crate) dns: dns::Server,
     /// Where the clients of DNS over TCP are noted.

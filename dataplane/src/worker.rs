@@ -38,6 +38,7 @@ use crate::fragment::held::{self, Held};
 use crate::fragment::identification::Identifications;
 use crate::idle::Idle;
 use crate::inspect::Inspector;
+use crate::overload::Overload;
 use crate::port::{BURST, Frame, Port};
 use crate::rate::Rate;
 use crate::reply::{dns, reject};
@@ -101,6 +102,8 @@ pub struct Worker {
     frames: Vec<Frame>,
     burst: Burst,
     inspector: Inspector,
+    /// By port.
+    overloads: Vec<Overload>,
 }
 
 impl Worker {
@@ -113,6 +116,7 @@ impl Worker {
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, parts.steering.workers()),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
             new_flows: Rate::new(parts.limits.new_per_second),
+            shed: 0,
             refusals: reject::Rates::new(ahash::RandomState::with_seeds(b, a, d, c)),
             held: Held::new(),
             identifications: Identifications::new(
@@ -156,6 +160,7 @@ impl Worker {
             frames: Vec::with_capacity(BURST),
             burst: Burst::new(),
             inspector: Inspector::new(parts.mailbox),
+            overloads: vec![Overload::default(); ports],
         })
     }
 
@@ -167,10 +172,15 @@ impl Worker {
         if self.egress.exchange.is_called() {
             taken += self.exchange_ports(tables, now);
         }
+        let mut most = 0;
         for port in 0..self.egress.ports.len() {
-            self.egress.receive(port, &mut self.frames, now);
+            let backlog = self.egress.receive(port, &mut self.frames, now);
+            let shed = self.overloads[port].after(backlog, now);
+            self.state.shared.shed = shed;
+            most = most.max(shed);
             taken += self.round(tables, now);
         }
+        self.state.shared.shed = most;
         self.egress.receive_handed_over(&mut self.frames);
         taken += self.round(tables, now);
         taken += self.egress.send_replies();

@@ -28,6 +28,7 @@ mod v4 {
     mod model;
     mod neighbours;
     mod outside;
+    mod overload;
     mod ports;
     mod reasons;
     mod refusals;
@@ -58,6 +59,7 @@ mod v6 {
     mod nd_icmpv6;
     mod neighbours;
     mod outside;
+    mod overload;
     mod ports;
     mod refusals;
     mod sctp;

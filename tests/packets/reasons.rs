@@ -1,15 +1,17 @@
 //! Every reason in the lists has a scene that provokes it, it alone, and it once. A reason added to the lists does not
 //! compile until it has one.
 
+use std::sync::{Arc, Mutex};
+
 use etherparse::ArpOperation;
 use pollgate_common::net::{Link, Route};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_control::objects::Kind;
-use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::memory::MemoryPort;
+use pollgate_dataplane::port::{BURST, Backlog, Port};
 
 use super::support::builder::{Ip, Sendable, arp, icmp, other, sctp, solicitation, tcp, udp};
-use super::support::faulty::{Refusing, Sole, Tight};
+use super::support::faulty::{Backlogged, Refusing, Sole, Tight};
 use super::support::lab::{Lab, OUTSIDE, OWN, PODS, Setup};
 use super::support::objects::{self, echo, endpoints, service, shop, web};
 
@@ -140,6 +142,13 @@ fn dropped(reason: DropReason) -> Lab {
             let mut lab = Lab::configured("flows: {newPerSecond: 1}\n", &web(&["10.244.1.10"]));
             lab.send(PODS, syn());
             after(lab, PODS, tcp("10.244.1.5:40001", "10.96.0.50:80"))
+        }
+        DropReason::Overload => {
+            let backlog = Arc::new(Mutex::new(Backlog::Large));
+            let mut lab = with_port(move |inner| Box::new(Backlogged { inner, backlog: Arc::clone(&backlog) }));
+            lab.send(PODS, syn());
+            lab.send_all(PODS, (1..BURST).map(|_| syn()).chain([tcp("10.244.1.5:40001", "10.96.0.50:80")]));
+            lab
         }
         DropReason::NoRoute => without_network(|facts| facts.routes.clear()),
         DropReason::UnpolledInterface => without_network(|facts| {

@@ -1,7 +1,7 @@
 //! What only a mapped ring does.
 
-use pollgate_dataplane::port::Port;
 use pollgate_dataplane::port::packet::PacketPort;
+use pollgate_dataplane::port::{BURST, Backlog, Port, STANDING};
 
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
@@ -9,7 +9,8 @@ use crate::socket_ports::support::*;
 
 tests! {
     [Lab] =>
-        a_full_ring_loses_the_newest_counts_them_and_goes_on;
+        a_full_ring_loses_the_newest_counts_them_and_goes_on,
+        the_backlog_is_what_waits_in_the_ring;
 }
 
 fn a_full_ring_loses_the_newest_counts_them_and_goes_on() {
@@ -39,4 +40,27 @@ fn a_full_ring_loses_the_newest_counts_them_and_goes_on() {
     let rest = receive(&mut port, |frames| frames.len() == 5);
     assert_eq!(port.missed(), 20, "the rest of the thirty, told by the first frame that came after them");
     release(&mut port, rest);
+}
+
+fn the_backlog_is_what_waits_in_the_ring() {
+    let cable = Cable::new();
+    let mut port = cable.open::<PacketPort>(4 * STANDING);
+    // The kernel has something to say on a new link, too.
+    let some = 32;
+    let inject = |count: u32| inject::<PacketPort>(&cable, &vec![experimental(1, 60); count as usize]);
+    // Several times round the ring.
+    for _ in 0..5 {
+        assert_eq!(port.backlog(), Backlog::Little);
+        inject(STANDING - some);
+        assert_eq!(port.backlog(), Backlog::Little);
+        inject(2 * some);
+        assert_eq!(port.backlog(), Backlog::Standing);
+        inject(STANDING);
+        assert_eq!(port.backlog(), Backlog::Large);
+        let mut lent = Vec::new();
+        port.rx(NOW, BURST, &mut lent);
+        assert_eq!(port.backlog(), Backlog::Standing, "what is lent does not wait");
+        release(&mut port, lent);
+        assert_eq!(missed(&mut port), 0, "all that waited was taken");
+    }
 }

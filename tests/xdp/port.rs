@@ -8,7 +8,7 @@ use pollgate_common::net::PortId;
 use pollgate_common::reasons::DropReason as Reason;
 use pollgate_dataplane::port::packet::{PacketOptions, PacketPort};
 use pollgate_dataplane::port::xdp::{self, Mode, Program, XdpOptions, XdpPort};
-use pollgate_dataplane::port::{Frame, Offload, OpenError, Origin, Port};
+use pollgate_dataplane::port::{Backlog, Frame, Offload, OpenError, Origin, Port};
 
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Bpf, Lab};
@@ -126,7 +126,9 @@ fn more_than_it_can_take_is_counted_and_it_goes_on() {
     send(&mut sender, &many);
     let fits = u16::try_from(FRAMES / 2).expect("few");
     until_missed(&mut port, 200 - u64::from(fits));
+    assert_eq!(port.backlog(), Backlog::Large);
     let frames = receive(&mut port, |frames| frames.len() == usize::from(fits));
+    assert_eq!(port.backlog(), Backlog::Little, "what is lent does not wait");
     let got = numbers(&frames);
     assert_eq!(got, (0..fits).collect::<Vec<_>>(), "the oldest, in order");
     assert!(is_empty(&mut port), "the rest is lost");

@@ -20,6 +20,13 @@ use pollgate_common::flow::{Address, FlowKey};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowHash(pub(super) u64);
 
+impl FlowHash {
+    /// All of its bits.
+    pub(crate) fn value(self) -> u64 {
+        self.0
+    }
+}
+
 /// Hashes keys with the seeds of this process.
 pub(super) struct FlowHasher {
     #[cfg(target_arch = "x86_64")]

@@ -55,6 +55,7 @@ use pollgate_common::tables::Tables;
 use pollgate_common::time::Instant;
 
 use crate::classify;
+use crate::overload;
 use crate::packet::{Packet, Transport, Verdict};
 use crate::port::{Frame, Origin};
 use crate::state::Shared;
@@ -180,6 +181,9 @@ pub(crate) fn arrive<I: Ip>(
             }
             let packet = Packet { key: first.key, transport: first.transport, ..*packet };
             Ok(Step::Later(packet, first))
+        }
+        (Piece::Later, None) if is_ours && overload::sheds(shared.shed, table.hash(&key), now) => {
+            Err(Verdict::Drop(DropReason::Overload))
         }
         (Piece::Later, None) => {
             let at = found.unwrap_or_else(|| table.make(key, shared.held.serial(), now));

@@ -113,9 +113,13 @@ impl<A: Address> Table<A> {
         usize::try_from(self.hasher.hash_one(source)).unwrap_or(0) % BUCKETS
     }
 
+    /// Keyed, so that no sender can choose it.
+    pub(crate) fn hash(&self, key: &Key<A>) -> u64 {
+        self.hasher.hash_one((key.src.words(), key.dst.words(), key.identification, key.protocol))
+    }
+
     fn tag(&self, key: &Key<A>) -> u32 {
-        let hash = self.hasher.hash_one((key.src.words(), key.dst.words(), key.identification, key.protocol));
-        u32::try_from(hash >> 32).unwrap_or(0)
+        u32::try_from(self.hash(key) >> 32).unwrap_or(0)
     }
 
     /// The index of the datagram, if any of it has come within the last second.

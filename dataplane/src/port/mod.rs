@@ -41,6 +41,32 @@ pub use frame::{Frame, Offload, Origin};
 /// Maximum number of frames that a port returns per call and a worker processes per burst.
 pub const BURST: usize = 64;
 
+/// How many received frames wait for the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backlog {
+    /// Fewer than [`STANDING`].
+    #[default]
+    Little,
+    /// [`STANDING`] at least.
+    Standing,
+    /// So many that the next pause of the worker may cost frames: half of what can wait, at least.
+    Large,
+}
+
+impl Backlog {
+    /// What so many frames are if so many can wait.
+    pub fn of(waiting: u32, capacity: u32) -> Backlog {
+        match waiting {
+            _ if waiting >= capacity / 2 => Backlog::Large,
+            _ if waiting >= STANDING => Backlog::Standing,
+            _ => Backlog::Little,
+        }
+    }
+}
+
+/// From so many frames on, a backlog is more than what comes while a burst is processed.
+pub const STANDING: u32 = 256;
+
 /// A frame that the port no longer needs.
 #[derive(Debug)]
 pub struct Returned {
@@ -60,6 +86,11 @@ pub trait Port: Send {
     /// done with them). Every frame whose buffer is free again, sent or not, is appended to `back`, but a port may keep a
     /// buffer of its own that was sent. The frames may come from any port of the worker.
     fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent;
+
+    /// How many frames wait to be received. Asked after a burst that was full; costs no more than a look or two at the ring.
+    fn backlog(&mut self) -> Backlog {
+        Backlog::Little
+    }
 
     /// Takes back a frame that this port returned from `rx`.
     fn release(&mut self, frame: Frame);

@@ -1,13 +1,14 @@
 //! Ports with faults, in front of a memory port: a device that refuses to send, buffers without room, frames that the
-//! kernel has no copy of.
+//! kernel has no copy of, a receive ring that fills up.
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
 
 use pollgate_common::reasons::DropReason as Reason;
 use pollgate_common::time::Instant;
 use pollgate_dataplane::port::memory::MemoryPort;
-use pollgate_dataplane::port::{Frame, Port, Returned, Sent};
+use pollgate_dataplane::port::{Backlog, Frame, Port, Returned, Sent};
 
 /// Receives, but sends nothing, always for the same reason.
 pub(crate) struct Refusing {
@@ -114,5 +115,39 @@ impl Port for Sole {
 
     fn kernel_has_copy(&self) -> bool {
         false
+    }
+}
+
+/// Reports the backlog that a test wants.
+pub(crate) struct Backlogged {
+    /// What receives and sends.
+    pub(crate) inner: MemoryPort,
+    /// What waits behind a full burst.
+    pub(crate) backlog: Arc<Mutex<Backlog>>,
+}
+
+impl Port for Backlogged {
+    fn rx(&mut self, now: Instant, room: usize, into: &mut Vec<Frame>) {
+        self.inner.rx(now, room, into);
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        *self.backlog.lock().expect("not poisoned")
+    }
+
+    fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {
+        self.inner.tx(now, batch, back)
+    }
+
+    fn release(&mut self, frame: Frame) {
+        self.inner.release(frame);
+    }
+
+    fn wait_on(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.inner.is_at_rest()
     }
 }

@@ -50,7 +50,7 @@ use pollgate_common::time::Instant;
 
 pub use super::OpenError;
 pub use super::socket::{Fanout, FanoutRules, PacketOptions};
-use super::{Frame, Origin, Port, Returned, Sent, socket};
+use super::{Backlog, Frame, Origin, Port, Returned, Sent, socket};
 use ring::{Layout, Ring, Taken};
 use side::{SIDE, SideBuffers};
 use transmit::Transmitter;
@@ -140,6 +140,10 @@ impl Port for PacketPort {
         if into.len() == before {
             self.look_at_socket();
         }
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        self.ring.backlog()
     }
 
     fn tx(&mut self, _now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {

@@ -10,7 +10,7 @@ use pollgate_common::net::PortId;
 use pollgate_common::time::Instant;
 
 use super::super::device::{Device, OpenError, check};
-use super::super::{Frame, Origin, Port, Returned, Sent};
+use super::super::{Backlog, Frame, Origin, Port, Returned, Sent};
 use super::checksum;
 use super::program::Program;
 use super::socket::Socket;
@@ -188,6 +188,12 @@ impl Port for XdpPort {
         }
         self.turn = (self.turn + 1) % self.sockets.len();
         self.look_done(into.len() == before);
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        let filled = self.filled;
+        let waiting = self.sockets.iter_mut().map(|socket| socket.receive.waiting());
+        Backlog::of(waiting.max().unwrap_or(0), filled)
     }
 
     fn tx(&mut self, _now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {

@@ -211,6 +211,12 @@ impl<T: Entry> Consumer<T> {
         Some(value)
     }
 
+    /// Number of entries that wait.
+    pub(super) fn waiting(&mut self) -> u32 {
+        self.produced = self.ring.producer().load(Ordering::Acquire);
+        self.produced.wrapping_sub(self.next)
+    }
+
     /// Gives the space of all popped entries back to the kernel.
     #[inline]
     pub(super) fn release(&mut self) {
