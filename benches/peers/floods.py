@@ -37,8 +37,8 @@ JOIN_RATE, JOIN_TIME = 100, 4.0
 # Frames that are made beforehand. Source ports change each time they are sent.
 FRAMES = 1 << 16
 BATCH = 256
-OWNED, CLUSTER_DNS = "10.200.1.10", "10.96.0.10"
-KINDS = ["udp", "syn", "fragments", "dns", "arp", "junk"]
+OWNED, OWNED_V6, CLUSTER_DNS = "10.200.1.10", "2001:db8:200::10", "10.96.0.10"
+KINDS = ["udp", "syn", "fragments", "dns", "arp", "nd", "junk"]
 # Without a flood, and with the generator's work alone.
 CALM, ELSEWHERE = "calm", "elsewhere"
 
@@ -67,6 +67,15 @@ def frame(kind, mac, chance):
     if kind == "arp":
         request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + own + source + bytes(6) + socket.inet_aton(OWNED)
         return b"\xff" * 6 + own + b"\x08\x06" + request.ljust(46, b"\0")
+    if kind == "nd":
+        # A solicitation (RFC 4861 §4.3), to the multicast address of the one that it asks for (RFC 4291 §2.7.1).
+        asker = socket.inet_pton(socket.AF_INET6, "2001:db8:80::")[:12] + source
+        asked = socket.inet_pton(socket.AF_INET6, OWNED_V6)
+        group = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13] + asked[13:]
+        message = struct.pack("!BBHI", 135, 0, 0, 0) + asked + b"\x01\x01" + own
+        pseudo = asker + group + struct.pack("!IHBB", len(message), 0, 0, 58)
+        message = message[:2] + struct.pack("!H", checksum(pseudo + message)) + message[4:]
+        return b"\x33\x33" + group[12:] + own + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + asker + group + message
     if kind == "junk":
         # Half of it looks like IPv4.
         ether_type = b"\x08\x00" if chance.random() < 0.5 else chance.randbytes(2)
@@ -129,7 +138,7 @@ def flood(interface, kind, mac, seconds):
 
 def renew(kind, memory, size):
     """Other source ports, so that the frames are new again. UDP has no checksum here; TCP's stays right."""
-    if kind in ("arp", "junk"):
+    if kind in ("arp", "nd", "junk"):
         return
     add = random.randrange(1, 256)
     later = bytes((value + add) & 0xFF for value in range(256))
@@ -303,6 +312,10 @@ def compare(kinds, options, directory, say):
             peer.lab.ip(peer.lab.gen, "link set d1 up")
             peer.lab.start(peer.lab.srv, "chrt", "-f", "20", sys.executable, os.path.realpath(__file__), "echo", lab.TARGET_PORT,
                            cpu=lab.GENERATOR_CPU)
+            # What the kernel answers solicitations for; pollgate has an address of its own.
+            peer.lab.sysctl(peer.lab.gateway, "net.ipv6.conf.gc.disable_ipv6", 0)
+            if not peer.answers_names:
+                peer.lab.ip(peer.lab.gateway, f"addr add {OWNED_V6}/64 dev gc nodad")
             peer.pause()
             there.append(peer)
         for round in range(options.rounds):

@@ -211,7 +211,7 @@ class Pollgate(Poller):
         log = os.path.join(self.directory, f"{self.backend}-{self.count}.log")
         config = {
             "interfaces": [{"name": name, "backend": self.backend} for name in ("gc", "gb")],
-            "addresses": ["10.200.1.10"],
+            "addresses": ["10.200.1.10", "2001:db8:200::10"],
             "cluster": {"podCIDRs": [lab.PODS]},
             "workers": {"count": 1, "cpus": [GATEWAY_CPU], "idle": "poll"},
             "flows": {"max": 1 << 20},
