@@ -12,9 +12,8 @@
 //! The compiler opens and closes the listeners with the Services ([`crate::compile::local`], [`crate::local`]).
 //!
 //! **What strangers cost.** Everybody who reaches a gateway address may connect. There are at most `CONNECTIONS` connections over all
-//! listeners; a further one closes the one that has been open for longest, since an honest request takes milliseconds. Each is
-//! closed after `LIFETIME`, and earlier if a request head takes longer than `HEAD_TIME`. A head has at most `HEAD_SIZE` bytes, and
-//! bodies are not read.
+//! listeners; a further one closes the one that has been open for longest, since an honest request takes milliseconds. How long each
+//! may last, and how long its request head may be, is in [`crate::local`]; bodies are not read.
 
 mod page;
 mod proxy;

@@ -1,38 +1,25 @@
 //! The thread that responds to health checks.
 
-use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
-use tokio::time::{interval, timeout};
+use axum::http::Response;
+use tokio::time::interval;
 
 use super::page;
 use super::proxy::ProxyHealth;
 use crate::compile::local::LocalService;
-use crate::local::{OpenListeners, ServiceThread};
+use crate::local::{Connections, OpenListeners, ServiceThread};
 use crate::threads::Role;
 
 /// Connections at a time, over all listeners.
 const CONNECTIONS: usize = 256;
 /// Listeners: one for each Service with a health-check node port, and family.
 const LISTENERS: usize = 2048;
-/// How long a request head may take, and a connection be idle.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long a connection may last.
-const LIFETIME: Duration = Duration::from_secs(60);
-/// Longest request head, bytes; the least that hyper takes.
-const HEAD_SIZE: usize = 8 << 10;
 /// How often the workers are looked at.
 const SAMPLE: Duration = Duration::from_secs(1);
 
@@ -51,14 +38,13 @@ struct Shared {
     proxy: Arc<ProxyHealth>,
     /// Ready local endpoints.
     ready: Mutex<HashMap<LocalService, usize>>,
-    /// Connections, in the order in which they came.
-    connections: Mutex<VecDeque<AbortHandle>>,
+    connections: Connections,
 }
 
 impl HealthServer {
     /// Starts the thread, in the calling thread's network namespace.
     pub fn start(proxy: Arc<ProxyHealth>) -> io::Result<HealthServer> {
-        let shared = Arc::new(Shared { proxy, ready: Mutex::default(), connections: Mutex::default() });
+        let shared = Arc::new(Shared { proxy, ready: Mutex::default(), connections: Connections::new(CONNECTIONS) });
         let inside = Arc::clone(&shared);
         let watch = async move {
             let mut samples = interval(SAMPLE);
@@ -91,8 +77,8 @@ impl Services {
     pub(crate) fn listen(&mut self, service: &LocalService) -> io::Result<SocketAddr> {
         let (shared, served) = (Arc::clone(&self.shared), service.clone());
         self.listeners.listen(service, service.family(), move |stream, _| {
-            let connection = tokio::spawn(serve(stream, served.clone(), Arc::clone(&shared)));
-            shared.admit(connection.abort_handle());
+            let (inside, served) = (Arc::clone(&shared), served.clone());
+            shared.connections.admit(stream, move |request| inside.respond(&served, request.uri().path()));
         })
     }
 
@@ -112,20 +98,6 @@ impl Shared {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a connection. If there are as many as may be, the oldest makes room.
-    fn admit(&self, connection: AbortHandle) {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if connections.len() >= CONNECTIONS {
-            connections.retain(|other| !other.is_finished());
-        }
-        if connections.len() >= CONNECTIONS
-            && let Some(oldest) = connections.pop_front()
-        {
-            oldest.abort();
-        }
-        connections.push_back(connection);
-    }
-
     fn respond(&self, service: &LocalService, path: &str) -> Response<Body> {
         let proxy = &self.proxy;
         let proxy_page = |eligible| page::proxy(proxy.is_healthy(), proxy.updated(), proxy.moment(), eligible);
@@ -141,15 +113,4 @@ impl Shared {
             },
         }
     }
-}
-
-async fn serve(stream: TcpStream, service: LocalService, shared: Arc<Shared>) {
-    let respond = service_fn(move |request: Request<Incoming>| {
-        let response = shared.respond(&service, request.uri().path());
-        async { Ok::<_, Infallible>(response) }
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_SIZE).title_case_headers(true);
-    // Whatever ends it, the client sees its connection closed.
-    drop(timeout(LIFETIME, builder.serve_connection(TokioIo::new(stream), respond)).await);
 }

@@ -6,14 +6,17 @@
 //! ```
 //!
 //! Each listener is on a port that the kernel chooses: clients only see the frontend. It is bound to `pg-host`, so nothing reaches
-//! it but the workers.
+//! it but the workers. `Connections` serves HTTP on them: at most so many connections at a time, a request head
+//! of 8 KiB within 5 s, and 60 s altogether.
 
+mod http;
 mod listeners;
 mod thread;
 
 use std::io;
 use std::net::SocketAddr;
 
+pub(crate) use self::http::Connections;
 pub(crate) use self::listeners::OpenListeners;
 pub(crate) use self::thread::ServiceThread;
 use crate::compile::local::{LocalService, LocalServices};
