@@ -67,7 +67,7 @@ fn look(config: &Config) -> Plan {
     let workers = host::worker_cpus(&cpus, &config.workers.cpus, gateway::worker_count(config, cpus.len()));
     let needs = Needs::from(config);
     let machine = Machine::ask(needs.locked_memory(workers.len()));
-    let mut faults = config.unsupported();
+    let mut faults = Vec::new();
     let privileges = Privileges::of(config);
     faults.extend(privileges.obstacle().map(|obstacle| obstacle.to_string()));
     let switched_off = host_faults(&needs, workers.len(), &mut faults);

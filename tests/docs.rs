@@ -5,33 +5,31 @@ use std::path::Path;
 
 use pollgate::host::capability::{GATEWAY, Need, PACKET, XDP};
 use pollgate_common::counters::{DECLARED, Declaration};
-use pollgate_common::reasons::{DropReason, PassReason, Severity};
+use pollgate_common::reasons::{DropReason, PassReason};
+use pollgate_control::observe::metrics;
 use pollgate_control::threads::Role;
 
-fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Info => "info",
-        Severity::Notice => "notice",
-        Severity::Warning => "warning",
-        Severity::Error => "error",
-    }
-}
-
-fn lists() -> [(&'static str, String); 3] {
+fn lists() -> [(&'static str, String); 4] {
     let mut counters = String::from("| counter | kind | unit | meaning |\n|---|---|---|---|\n");
     for Declaration { name, kind, unit, sentence } in DECLARED {
         let _ = writeln!(counters, "| `{name}` | {} | {} | {sentence} |", kind.name(), unit.name());
     }
     let mut drops = String::from("| reason | what happened | what to do | severity |\n|---|---|---|---|\n");
     for reason in DropReason::ALL {
-        let (name, severity_word) = (reason.name(), severity(reason.severity()));
-        let _ = writeln!(drops, "| `{name}` | {} | {} | {severity_word} |", reason.sentence(), reason.action());
+        let (name, severity) = (reason.name(), reason.severity().name());
+        let _ = writeln!(drops, "| `{name}` | {} | {} | {severity} |", reason.sentence(), reason.action());
     }
     let mut passes = String::from("| reason | what it was | what to do |\n|---|---|---|\n");
     for reason in PassReason::ALL {
         let _ = writeln!(passes, "| `{}` | {} | {} |", reason.name(), reason.sentence(), reason.action());
     }
-    [("counters", counters), ("drops", drops), ("passes", passes)]
+    let mut metrics = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in metrics::list::all() {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, labels) = (metric.name(), metric.kind.name(), labels.join(", "));
+        let _ = writeln!(metrics, "| `{name}` | {kind} | {labels} | {} |", metric.help);
+    }
+    [("counters", counters), ("drops", drops), ("passes", passes), ("metrics", metrics)]
 }
 
 #[test]

@@ -17,6 +17,18 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// The word in documentation and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Info => "info",
+            Severity::Notice => "notice",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        }
+    }
+}
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($variant:ident $key:literal $severity:ident $sentence:literal $action:literal;)* }) => {
         $(#[$doc])*

@@ -45,11 +45,13 @@ pub enum Role {
     Health,
     /// Looks whether the gateway works.
     Watch,
+    /// Serves metrics.
+    Metrics,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 13] = [
+    pub const ALL: [Role; 14] = [
         Role::Main,
         Role::Log,
         Role::Worker,
@@ -63,6 +65,7 @@ impl Role {
         Role::Dns,
         Role::Health,
         Role::Watch,
+        Role::Metrics,
     ];
 
     /// Its name in documentation and in the log.
@@ -81,6 +84,7 @@ impl Role {
             Role::Dns => "dns",
             Role::Health => "health",
             Role::Watch => "watch",
+            Role::Metrics => "metrics",
         }
     }
 }

@@ -103,24 +103,20 @@ impl Config {
         let lacks = |address: &&IpAddr| !self.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4());
         let without = self.dns.addresses.iter().filter(lacks).filter(|_| self.host.pair);
         let family = |address: &IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        without
-            .map(|address| {
-                format!(
-                    "dns.address: {address} serves DNS over UDP only, because `addresses` has no {} address: clients do not get \
-                     answers that are longer than a datagram",
-                    family(address)
-                )
-            })
-            .collect()
-    }
-
-    /// Keys that are valid but need what this version does not support: one line per key.
-    pub fn unsupported(&self) -> Vec<String> {
-        let mut keys = Vec::new();
-        if self.metrics.listen.is_some() {
-            keys.push("metrics.listen: this version has no metrics listener; use `pollgate stats -o json`".to_owned());
-        }
-        keys
+        let without = without.map(|address| {
+            format!(
+                "dns.address: {address} serves DNS over UDP only, because `addresses` has no {} address: clients do not get \
+                 answers that are longer than a datagram",
+                family(address)
+            )
+        });
+        let open = self.metrics.listen.filter(|listen| !listen.ip().is_loopback()).map(|listen| {
+            format!(
+                "metrics.listen: {listen} is no loopback address: whoever reaches it can read the metrics, names of Services \
+                 included; there is no TLS and no token"
+            )
+        });
+        without.chain(open).collect()
     }
 }
 
@@ -234,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn metrics_that_others_can_read_are_warned_of() {
+        let warnings = |listen: &str| run(&format!("{LEAST}metrics: {{listen: '{listen}'}}\n")).unwrap().warnings();
+        for listen in ["127.0.0.1:9090", "[::1]:9090"] {
+            assert_eq!(warnings(listen), [""; 0]);
+        }
+        for listen in ["0.0.0.0:9090", "192.168.50.1:9090", "[::]:9090"] {
+            let [warning] = &warnings(listen)[..] else { panic!("one warning") };
+            assert!(warning.starts_with(&format!("metrics.listen: {listen} is no loopback address: ")), "{warning}");
+        }
+    }
+
+    #[test]
     fn a_zone_may_have_underscores_or_hold_a_range() {
         for name in ["_msdcs.corp.example", "in-addr.arpa", "10.in-addr.arpa", "168.192.in-addr.arpa"] {
             let zones = run(&format!("{LEAST}dns: {{zones: [{{name: {name}, upstreams: 192.0.2.53}}]}}\n"));
@@ -254,7 +262,7 @@ mod tests {
         assert_eq!((config.flows.new_per_second, config.flows.unconfirmed_percent), (1_000_000, 50));
         assert_eq!((config.maglev.table_size, config.maglev.seed.as_str()), (None, "pollgate"));
         assert_eq!(config.api.socket, Path::new(DEFAULT_SOCKET));
-        assert_eq!((config.api.listen, config.metrics.listen), (None, None));
+        assert_eq!((config.api.listen, config.metrics.listen, config.metrics.services), (None, None, 1000));
         assert_eq!((config.host.pair, config.health.port), (true, Some(10_256)));
         assert_eq!(run(&format!("{LEAST}health: {{port: 0}}\n")).unwrap().health.port, None);
         assert_eq!(config.run, Run { user: None, group: None, sandbox: true });
@@ -550,6 +558,10 @@ addresses: 192.168.0.10
             (
                 "metrics: {listen: 9090}",
                 "metrics.listen: expected an address and port such as 127.0.0.1:9090 (found 9090)",
+            ),
+            (
+                "metrics: {services: 131073}",
+                "metrics.services: expected a whole number from 0 to 131072 (found 131073)",
             ),
         ] {
             let expected = format!("gateway.yaml:3: {told}");

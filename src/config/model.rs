@@ -317,4 +317,6 @@ pub struct Health {
 pub struct Metrics {
     /// Address that serves `/metrics` over HTTP; none: no metrics.
     pub listen: Option<SocketAddr>,
+    /// Service ports that have series of their own, at most.
+    pub services: usize,
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use pollgate_common::counters::MAX_SERVICES;
 use pollgate_common::pair;
 use pollgate_common::settings::Masquerade;
 
@@ -45,6 +46,9 @@ const MTUS: RangeInclusive<u32> = 68..=65_535;
 
 /// kube-proxy's own.
 const HEALTH_PORT: u16 = 10_256;
+
+/// Service ports with metrics of their own unless configured otherwise: three series each.
+const METRICS_SERVICES: usize = 1000;
 
 /// What `api.listen` may be, and why nothing else.
 const LISTEN: &str = "a loopback address and port such as 127.0.0.1:6443; the token is the only protection, so use an \
@@ -454,8 +458,9 @@ fn account(field: &Field<'_>, expected: &str) -> Option<String> {
 fn metrics(mut section: Section<'_>) -> Metrics {
     let expected = "an address and port such as 127.0.0.1:9090";
     let listen = optional_text(&section.field("listen"), expected, |text| text.parse().ok());
+    let services = section.field("services").integer(0..=MAX_SERVICES).unwrap_or(METRICS_SERVICES);
     section.finish();
-    Metrics { listen }
+    Metrics { listen, services }
 }
 
 fn health(mut section: Section<'_>, cluster: &Cluster) -> Health {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use pollgate_control::api::ApiError;
 use pollgate_control::cluster::RestoreError;
 use pollgate_control::netlink::HostNetworkError;
+use pollgate_control::observe::metrics::MetricsError;
 use pollgate_control::store::StoreError;
 
 use crate::host::HostFault;
@@ -19,9 +20,6 @@ pub enum GatewayError {
     /// The host is not ready: one line per fault.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Host(Vec<HostFault>),
-    /// The configuration needs what this version does not support.
-    #[error("{}", .0.join("\n"))]
-    NotDone(Vec<String>),
     /// The state file.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -54,6 +52,9 @@ pub enum GatewayError {
     /// The API could not be opened.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The interfaces could not be opened.
     #[error(transparent)]
     Ports(#[from] PortsError),

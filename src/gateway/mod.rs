@@ -25,6 +25,7 @@ mod signals;
 mod watch;
 mod workers;
 
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use pollgate_control::local::Listeners;
 use pollgate_control::netlink::{HostNetwork, OwnedAddresses};
 use pollgate_control::observe::checks::Checks;
 use pollgate_control::observe::dump::DumpSource;
+use pollgate_control::observe::metrics::{self, MetricsParts, MetricsServer};
 use pollgate_control::observe::stats::{StateFile, Stats};
 use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
@@ -75,6 +77,9 @@ use signals::{Request, Signals};
 use watch::{Looked, Watch};
 pub(crate) use workers::worker_count;
 use workers::{DnsEnds, Made, Workers};
+
+/// File descriptors that all listeners need together.
+const OPEN_FILES: u64 = api::OPEN_FILES + health::OPEN_FILES + dns::OPEN_FILES + metrics::OPEN_FILES;
 
 /// Options of one start, in addition to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -157,6 +162,7 @@ pub struct Gateway {
     _network: HostNetwork,
     dns: DnsServer,
     health: Option<HealthServer>,
+    metrics: Option<MetricsServer>,
     /// Removed once nothing polls it.
     _pair: Option<HostPair>,
     _claims: Vec<UnixListener>,
@@ -178,6 +184,7 @@ impl Gateway {
         let config = config.clone().with_upstreams(host::resolv::upstreams);
         let config = &if plan.is_some() { config.with_pair() } else { config };
         let claims = claim_interfaces(config)?;
+        let listener = config.metrics.listen.map(metrics::bind).transpose()?;
         let pair = plan.as_ref().map(HostPair::make).transpose()?;
         let (store, mut cluster) = open_state(config, start.set_aside_damaged)?;
         let counters = Arc::new(Counters::new(count));
@@ -235,15 +242,21 @@ impl Gateway {
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
         let (checks, progress) = (Arc::new(Checks::default()), compiler.progress());
+        let stats = stats(config, &counters, &source, &resolver, follower.as_ref(), state);
         let api = api::spawn(ApiParts {
             socket: config.api.socket.clone(),
             https: config.api.listen.map(|listen| Https::beside(&config.api.state, listen)),
             replica: cluster.clone(),
             commands,
-            stats: stats(config, &counters, &source, &resolver, follower.as_ref(), state),
+            stats: Arc::clone(&stats),
             checks: Arc::clone(&checks),
             dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
         })?;
+        let metrics = listener.map(|listener| {
+            let parts = MetricsParts { stats, checks: Arc::clone(&checks), services: config.metrics.services };
+            MetricsServer::start(listener, parts)
+        });
+        let metrics = metrics.transpose()?;
         let parts =
             RuntimeParts { cluster, store, sink: Box::new(compiler), commands: received, settled: api.settled_sink() };
         let control = runtime::spawn(parts).map_err(system("starting the control thread"))?;
@@ -270,6 +283,7 @@ impl Gateway {
             _network: network,
             dns,
             health,
+            metrics,
             _pair: pair,
             _claims: claims,
         })
@@ -278,6 +292,11 @@ impl Gateway {
     /// The counters of all workers.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Where metrics are served, if they are.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsServer::address)
     }
 
     /// Where the tables are read.
@@ -296,6 +315,7 @@ impl Gateway {
     }
 
     fn end(self, stop_api: impl FnOnce(ApiHandle)) -> String {
+        drop(self.metrics);
         drop(self.watch);
         drop(self.announcer);
         drop(self.workers);
@@ -310,12 +330,8 @@ impl Gateway {
     }
 }
 
-/// Whether this version and this host can do what the configuration says.
+/// Whether this host can do what the configuration says.
 fn check(config: &Config, workers: usize) -> Result<(), GatewayError> {
-    let unsupported = config.unsupported();
-    if !unsupported.is_empty() {
-        return Err(GatewayError::NotDone(unsupported));
-    }
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -328,7 +344,7 @@ fn check(config: &Config, workers: usize) -> Result<(), GatewayError> {
     if let Some(Advice { finding, command, why }) = advise::for_unrouted(&unrouted) {
         warn!("{finding}: {why}: {command}");
     }
-    if let Err(error) = host::allow_open_files(api::OPEN_FILES + health::OPEN_FILES + dns::OPEN_FILES) {
+    if let Err(error) = host::allow_open_files(OPEN_FILES) {
         warn!("raising the limit of open files: {error}; the API serves fewer clients");
     }
     Ok(())

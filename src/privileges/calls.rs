@@ -315,7 +315,7 @@ fn calls(role: Role, ports: Ports) -> Vec<&'static [Call]> {
             groups.extend(ports.xdp.then_some(MAKING_XDP));
         }
         Role::Dns => groups.extend([CONNECTED, ACCEPTING, INTERNET, QUERYING]),
-        Role::Health => groups.extend([CONNECTED, ACCEPTING]),
+        Role::Health | Role::Metrics => groups.extend([CONNECTED, ACCEPTING]),
         Role::Watch => groups.extend([CONNECTED, NETLINK, ASKING, NOTIFYING, FILES]),
     }
     groups

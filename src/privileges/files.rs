@@ -86,9 +86,14 @@ impl Files {
                 vec![(Path::new("/proc"), READ), (Path::new("/sys"), READ), (Path::new(SYSCTLS), sysctls)]
             }
             Role::Watch => vec![(Path::new(SYSCTLS), if self.disable_forwarding { SET } else { READ })],
-            Role::Log | Role::Worker | Role::Control | Role::Network | Role::Announcer | Role::Dns | Role::Health => {
-                Vec::new()
-            }
+            Role::Log
+            | Role::Worker
+            | Role::Control
+            | Role::Network
+            | Role::Announcer
+            | Role::Dns
+            | Role::Health
+            | Role::Metrics => Vec::new(),
         }
     }
 

@@ -224,7 +224,8 @@ impl Privileges {
         let ports = capability::of_gateway(config);
         let may_be = |backends: &[Backend]| config.interfaces.iter().any(|port| backends.contains(&port.backend));
         let files = Files::of(&config.api.state, &config.api.socket, config.host.disable_forwarding);
-        let is_low = config.api.listen.is_some_and(|listen| listen.port() < host::first_unprivileged_port());
+        let first = host::first_unprivileged_port();
+        let is_low = [config.api.listen, config.metrics.listen].iter().flatten().any(|listen| listen.port() < first);
         let listening = if is_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
         Privileges {
             run: config.run.clone(),
@@ -367,7 +368,8 @@ impl Privileges {
             | Role::Manifests
             | Role::Announcer
             | Role::Dns
-            | Role::Health => CapabilitySet::empty(),
+            | Role::Health
+            | Role::Metrics => CapabilitySet::empty(),
         }
     }
 }

@@ -63,9 +63,6 @@ pub enum ReplayError {
     /// The manifests are refused.
     #[error("{0}")]
     Manifests(String),
-    /// The configuration needs what this version does not support.
-    #[error("{0}")]
-    NotDone(String),
     /// A table could not be allocated.
     #[error("flows.max, flows.affinity: cannot map the tables: {0}")]
     Memory(io::Error),
@@ -78,13 +75,6 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
 }
 
 fn replay(args: &ReplayArgs, config: &Config) -> Result<(), ReplayError> {
-    let unsupported = config.unsupported();
-    if !unsupported.is_empty() {
-        let source = args.config.display();
-        return Err(ReplayError::NotDone(
-            unsupported.iter().map(|key| format!("{source}: {key}")).collect::<Vec<_>>().join("\n"),
-        ));
-    }
     let inputs = by_interface("--in", &args.inputs, config)?;
     let outputs = by_interface("--out", &args.outputs, config)?;
     let tracks: Vec<(Track, Track)> = config.interfaces.iter().map(|_| Default::default()).collect();

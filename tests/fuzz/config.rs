@@ -74,6 +74,6 @@ fn read(text: &str, purpose: Purpose) {
 fn use_it(config: &Config) {
     let _ = (DataplaneSettings::from(config), ClusterSettings::from(config), ZoneSettings::from(config));
     let _ = (OwnedAddresses::from(config), Facts::from(config), Limits::from(config).share(2));
-    let _ = (config.owned_addresses(), config.unsupported(), config.has_pair());
+    let _ = (config.owned_addresses(), config.warnings(), config.has_pair());
     assert!(!config.addresses.is_empty() && !config.interfaces.is_empty());
 }

@@ -20,6 +20,7 @@ mod health;
 mod host_pair;
 mod manifests;
 mod many;
+mod metrics;
 mod neighbourhood;
 mod pktgen;
 mod privileges;
@@ -53,6 +54,7 @@ pub(crate) fn tests() -> Vec<Test> {
         host_pair::TESTS,
         manifests::TESTS,
         many::TESTS,
+        metrics::TESTS,
         neighbourhood::TESTS,
         pktgen::TESTS,
         privileges::TESTS,

@@ -12,6 +12,7 @@ use pollgate::lab::traffic::{ask_dns, ask_tcp};
 use pollgate_common::pair;
 use tempfile::TempDir;
 
+use crate::live::metrics::scrape;
 use crate::live::process::{POLLGATE, Place, Process, start_in};
 use crate::live::support::{BACKENDS, CLUSTER_IP, DNS, PATIENCE, answered_by, at, configuration, servers};
 use crate::shared::harness::tests;
@@ -95,7 +96,7 @@ fn expected(name: &str, bound: u64) -> u64 {
         "pollgate" | "network" => NET_ADMIN,
         // It opens ports again.
         "ports" => bound & (NET_ADMIN | NET_RAW | BPF | PERFMON | IPC_LOCK),
-        "log" | "control" | "disk" | "announcer" | "dns" | "health" | "watch" | "manifests" => 0,
+        "log" | "control" | "disk" | "announcer" | "dns" | "health" | "watch" | "manifests" | "metrics" => 0,
         _ if name.starts_with("worker-") || name.starts_with("api") => 0,
         _ => panic!("nobody knows the thread {name}"),
     }
@@ -179,10 +180,14 @@ impl Site {
 fn each_thread_has_the_capabilities_of_its_role() {
     let site = Site::new();
     let _servers = servers(&site.place.network);
-    let process = site.start("packet", "");
+    let process = site.start("packet", "metrics: { listen: 127.0.0.1:9090 }\n");
     site.place.apply_guide();
     site.serves();
     are_narrow(&process, NET_ADMIN | NET_RAW);
+    assert!(threads(&process).iter().any(|thread| thread.name == "metrics"));
+    // It reads the process from a file that was opened before.
+    let page = scrape(site.place.network.gateway(), at("127.0.0.1:9090"), "/metrics");
+    assert!(page.contains("\nprocess_cpu_seconds_total ") && page.contains("\npollgate_rx_frames_total{"), "{page}");
     belongs_to(&process, 0);
     site.stop(process);
     // A gateway without a pair removes none, and one that switches forwarding off needs the right to do so later.

@@ -271,7 +271,10 @@ fn a_host_that_is_not_ready_is_refused_with_what_to_do() {
         (good.replace("name: outside", "name: lo"), vec!["the interface lo is not an Ethernet device"]),
         (format!("{good}intrefaces: []\n"), vec!["bad.yaml:", "intrefaces"]),
         (good.replace("addresses: [192.168.50.10]\n", ""), vec!["bad.yaml:", "addresses: "]),
-        (format!("{good}metrics: {{ listen: 127.0.0.1:9 }}\n"), vec!["metrics.listen: ", "pollgate stats"]),
+        (
+            format!("{good}metrics: {{ listen: 203.0.113.1:9 }}\n"),
+            vec!["metrics.listen 203.0.113.1:9: cannot listen: ", "use another address"],
+        ),
     ];
     for (config, parts) in cases {
         place.write("bad.yaml", &config);

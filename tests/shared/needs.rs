@@ -91,6 +91,7 @@ fn package(program: &str) -> &str {
         "cc" => "gcc",
         "dig" => "dnsutils",
         "musl-gcc" => "musl-tools",
+        "prometheus" | "promtool" => "prometheus",
         "unshare" => "util-linux",
         same => same,
     }

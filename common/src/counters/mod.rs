@@ -112,6 +112,18 @@ pub struct Declaration {
     pub sentence: &'static str,
 }
 
+impl Declaration {
+    /// Its name in metrics, without the prefix of all names and without the suffix of counters: with its unit, once.
+    pub fn metric(&self) -> String {
+        let unit = match self.unit {
+            Unit::Frames | Unit::Bytes | Unit::Packets | Unit::Flows => self.unit.name(),
+            Unit::Events | Unit::Number => return self.name.to_owned(),
+        };
+        let has_it = self.name.split('_').any(|word| word == unit);
+        if has_it { self.name.to_owned() } else { format!("{}_{unit}", self.name) }
+    }
+}
+
 macro_rules! counters {
     ($($field:ident $kind:ident $unit:ident $sentence:literal,)*) => {
         /// Every counter of a worker besides those by reason, in the order of the declaration.
@@ -389,6 +401,16 @@ mod tests {
         assert_eq!((totals.rx, totals.announced), (5, 4));
         assert_eq!(totals.balance(), (5, 5));
         assert_eq!((totals.drops_of(DropReason::Runt), totals.passes_of(PassReason::Arp)), (1, 1));
+    }
+
+    #[test]
+    fn a_metric_has_the_unit_in_its_name_once() {
+        let name = |counter: &str| DECLARED.iter().find(|declared| declared.name == counter).map(Declaration::metric);
+        for (counter, metric) in
+            [("rx", "rx_frames"), ("rx_bytes", "rx_bytes"), ("flows_live", "flows_live"), ("bursts", "bursts")]
+        {
+            assert_eq!(name(counter).as_deref(), Some(metric));
+        }
     }
 
     #[test]

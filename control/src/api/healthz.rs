@@ -12,14 +12,14 @@
 use std::fmt::Write;
 
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 
 use super::shared::Api;
 use super::status::Status;
-use crate::observe::checks::{Check, Scope};
+use crate::observe::checks::{Check, Checks, Scope};
 
 /// The three paths, whose names the texts repeat, and whether they have only the checks of [`Scope::Live`].
 pub(super) const PATHS: [(&str, bool); 3] = [("livez", true), ("readyz", false), ("healthz", false)];
@@ -30,23 +30,35 @@ pub(super) struct Stranger;
 
 pub(crate) fn router() -> Router<Api> {
     PATHS.into_iter().fold(Router::new(), |router, (name, only_live)| {
-        let checks = move |api: &Api| -> Vec<Check> {
-            api.checks().into_iter().filter(|check| !only_live || check.scope == Scope::Live).collect()
-        };
         let all = move |State(api): State<Api>,
                         stranger: Option<Extension<Stranger>>,
-                        Query(parameters): Query<Vec<(String, String)>>| async move {
-            let mut checks = checks(&api);
-            if stranger.is_some() {
-                let faults = checks.iter_mut().filter_map(|check| check.fault.as_mut());
-                faults.for_each(|fault| "reason withheld".clone_into(fault));
-            }
-            page(name, &checks, &parameters)
+                        Query(parameters): Query<Parameters>| async move {
+            page(name, &checks(&api.checks, only_live, stranger.is_none()), &parameters)
         };
-        let one =
-            move |State(api): State<Api>, Path(wanted): Path<String>| async move { single(&checks(&api), &wanted) };
+        let one = move |State(api): State<Api>, Path(wanted): Path<String>| async move {
+            single(&checks(&api.checks, only_live, true), &wanted)
+        };
         router.route(&format!("/{name}"), get(all)).route(&format!("/{name}/{{check}}"), get(one))
     })
+}
+
+type Parameters = Vec<(String, String)>;
+
+/// What those learn who have no token and no right to the socket; `None`: the path is not one of the three.
+pub(crate) fn for_strangers(all: &Checks, uri: &Uri) -> Option<Response> {
+    let (name, only_live) = PATHS.into_iter().find(|(name, _)| uri.path().strip_prefix('/') == Some(name))?;
+    let parameters = Query::<Parameters>::try_from_uri(uri).map(|Query(parameters)| parameters).unwrap_or_default();
+    Some(page(name, &checks(all, only_live, false), &parameters))
+}
+
+fn checks(all: &Checks, only_live: bool, with_reasons: bool) -> Vec<Check> {
+    let mut checks: Vec<Check> =
+        all.all().into_iter().filter(|check| !only_live || check.scope == Scope::Live).collect();
+    if !with_reasons {
+        let faults = checks.iter_mut().filter_map(|check| check.fault.as_mut());
+        faults.for_each(|fault| "reason withheld".clone_into(fault));
+    }
+    checks
 }
 
 /// All checks together.

@@ -47,7 +47,7 @@ mod dump;
 mod error;
 mod form;
 mod gateway;
-mod healthz;
+pub(crate) mod healthz;
 mod history;
 mod https;
 mod identity;
@@ -282,7 +282,7 @@ fn without_slash(mut request: Request) -> Request {
 async fn follow(api: Api, mut settled: mpsc::UnboundedReceiver<Settled>) {
     while let Some(done) = settled.recv().await {
         api.replica.apply(done.commits());
-        api.set_store_failure(done.store_failure());
+        api.checks.set_store_failure(done.store_failure());
         done.answer();
     }
 }

@@ -1,7 +1,7 @@
 //! The state that handlers share, and their way to the control thread.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -14,7 +14,7 @@ use super::server::Limits;
 use super::status::Status;
 use super::view::Replica;
 use crate::cluster::{Commit, Write};
-use crate::observe::checks::{Check, Checks};
+use crate::observe::checks::Checks;
 use crate::observe::dump::DumpSource;
 use crate::observe::stats::Stats;
 use crate::runtime::{Command, WriteError, WriteRequest};
@@ -42,7 +42,7 @@ pub(crate) struct Shared {
     pub(super) replica: Replica,
     commands: Sender<Command>,
     pub(super) stats: StatsSource,
-    checks: Arc<Checks>,
+    pub(super) checks: Arc<Checks>,
     /// Where to read what is dumped; `None` if there are no tables.
     pub(super) dump: Option<DumpSource>,
     /// Held by the client whose request a worker has.
@@ -55,7 +55,6 @@ pub(crate) struct Shared {
     pub(super) lines: Lines,
     /// Changes when the server stops.
     pub(super) stop: signal::Receiver<()>,
-    store_failure: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Api {
@@ -85,22 +84,7 @@ impl Api {
             watches: Arc::new(Semaphore::new(limits.watches as usize)),
             lines: Lines::default(),
             stop,
-            store_failure: Mutex::new(None),
         }))
-    }
-
-    /// Whether the gateway works. The API does: it is asked.
-    pub(super) fn checks(&self) -> Vec<Check> {
-        let failure = self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let store = failure.map(|error| format!("nothing can be written to the state file: {error}"));
-        let mut all = vec![Check::live("ping", None), Check::ready("store", store)];
-        all.extend(self.checks.results());
-        all
-    }
-
-    /// Notes why nothing can be written, or that writes succeed again.
-    pub(super) fn set_store_failure(&self, failure: Option<&str>) {
-        *self.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(str::to_owned);
     }
 
     /// Hands writes to the control thread and waits for their outcome. `claim` is held until then, whether the

@@ -23,7 +23,7 @@ pub(crate) fn router() -> Router<Api> {
 }
 
 async fn stats(State(api): State<Api>) -> Response {
-    let mut stats = Stats { checks: api.checks(), ..(api.stats)() };
+    let mut stats = Stats { checks: api.checks.all(), ..(api.stats)() };
     if let Some(source) = api.dump.clone()
         && let Some(flows) = live_flows(&api, &source).await
     {

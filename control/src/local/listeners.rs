@@ -60,7 +60,8 @@ impl<K: Clone + Eq + Hash> OpenListeners<K> {
     }
 }
 
-async fn accept(listener: TcpListener, admit: impl Fn(TcpStream, SocketAddr)) {
+/// Has `admit` take each connection. Ends with the task.
+pub(crate) async fn accept(listener: TcpListener, admit: impl Fn(TcpStream, SocketAddr)) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => admit(stream, peer),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each listener is on a port that the kernel chooses: clients only see the frontend. It is bound to `pg-host`, so nothing reaches
-//! it but the workers. `Connections` serves HTTP on them: at most so many connections at a time, a request head
+//! it but the workers. `Connections` serves HTTP on them and on the metrics listener: at most so many connections at a time, a request head
 //! of 8 KiB within 5 s, and 60 s altogether.
 
 mod http;
@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use self::http::Connections;
-pub(crate) use self::listeners::OpenListeners;
+pub(crate) use self::listeners::{OpenListeners, accept};
 pub(crate) use self::thread::ServiceThread;
 use crate::compile::local::{LocalService, LocalServices};
 use crate::dns::tcp;

@@ -50,9 +50,13 @@ impl Check {
     }
 }
 
-/// The results of the last look, and when it was; none before the first.
+/// The results of the last look, and whether anything can be stored.
 #[derive(Debug, Default)]
-pub struct Checks(Mutex<Option<(Instant, Vec<Check>)>>);
+pub struct Checks {
+    /// With when the look was; none before the first.
+    looked: Mutex<Option<(Instant, Vec<Check>)>>,
+    store_failure: Mutex<Option<String>>,
+}
 
 impl Checks {
     /// Replaces the results by those of now. Returns those before.
@@ -60,8 +64,8 @@ impl Checks {
         self.lock().replace((Instant::now(), results)).map(|(_, before)| before).unwrap_or_default()
     }
 
-    /// The results, and whether they are new enough to be believed.
-    pub fn results(&self) -> Vec<Check> {
+    /// The results of the last look, and whether they are new enough to be believed.
+    fn results(&self) -> Vec<Check> {
         self.results_at(Instant::now())
     }
 
@@ -76,9 +80,23 @@ impl Checks {
         results
     }
 
+    /// Notes why nothing can be written to the state file, or that writes succeed again.
+    pub fn set_store_failure(&self, failure: Option<&str>) {
+        *self.store_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(str::to_owned);
+    }
+
+    /// Everything that must hold. What responds is alive.
+    pub fn all(&self) -> Vec<Check> {
+        let failure = self.store_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let store = failure.map(|error| format!("nothing can be written to the state file: {error}"));
+        let mut all = vec![Check::live("ping", None), Check::ready("store", store)];
+        all.extend(self.results());
+        all
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<(Instant, Vec<Check>)>> {
         // Whole between any two changes.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod checks;
 pub mod dump;
+pub mod metrics;
 pub mod stats;
 pub mod trace;

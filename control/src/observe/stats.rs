@@ -4,7 +4,8 @@
 //! {"counters": {"rx": 100, "tx": 90, …, "passed": 5, "held": 2, "drops": {"runt": 1}, "passes": {"arp": 5}},
 //!  "services": {"default/web:80": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2,
 //!                                  "backends": {"10.244.1.10:8080": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2}}}},
-//!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "generation": 7,
+//!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "threads": {"announcer": {…}, "dns": {…}}, "generation": 7,
+//!  "interfaces": {"eth1": {"up": true, "mtu": 1500}},
 //!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}, "state": {"bytes": 1589248, "objects": 20480}}
 //! ```
 //!
@@ -14,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pollgate_common::counters::{Carried, Counters, Totals};
+use pollgate_common::counters::{Carried, Counters, Totals, WorkerCounters};
 use pollgate_common::epoch::Source;
 use pollgate_common::hash::HashMap;
 use pollgate_common::inspect::FlowRecord;
@@ -26,6 +27,7 @@ use serde_json::Value;
 use super::checks::Check;
 use crate::dns::resolver::UpstreamStats;
 use crate::store::Size;
+use crate::threads::Role;
 
 /// The statistics of the running gateway.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub struct Stats {
     pub flows: FlowUse,
     /// The counters of each worker.
     pub workers: Vec<CounterValues>,
+    /// The counters of the threads beside the workers, by the thread's name.
+    pub threads: BTreeMap<String, CounterValues>,
+    /// The interfaces that are polled, by name.
+    pub interfaces: BTreeMap<String, InterfaceState>,
     /// The generation of the tables that were published last.
     pub generation: u64,
     /// The manifests that are followed, if any.
@@ -55,6 +61,16 @@ pub struct Stats {
     pub state: StateFile,
     /// Requests of the API that have ended by a panic.
     pub panicked_requests: u64,
+}
+
+/// An interface that is polled, as the workers see it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InterfaceState {
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+    /// The largest IP packet that it sends, bytes.
+    pub mtu: u32,
 }
 
 /// How large the state file is.
@@ -186,16 +202,19 @@ impl Stats {
         // A sum of generations means nothing.
         let oldest = counters.workers().map(|worker| worker.generation.value()).min();
         all.counters.insert("generation".to_owned(), oldest.unwrap_or(0));
-        let one = |worker: &pollgate_common::counters::WorkerCounters| {
+        let one = |block: &WorkerCounters| {
             let mut own = Totals::default();
-            worker.add_to(&mut own);
+            block.add_to(&mut own);
             CounterValues::from(&own)
         };
+        let beside = [(Role::Announcer, counters.beside_workers()), (Role::Dns, counters.dns())];
         Stats {
             counters: all,
             services: services(counters, tables),
             flows: FlowUse { live: totals.flows_live, max: max_flows as u64, departed: None },
             workers: counters.workers().map(one).collect(),
+            threads: beside.into_iter().map(|(role, block)| (role.name().to_owned(), one(block))).collect(),
+            interfaces: interfaces(tables),
             generation: tables.generation(),
             manifests: None,
             upstreams: BTreeMap::new(),
@@ -256,6 +275,11 @@ impl CounterValues {
         let came = self.counter("rx").saturating_add(self.counter("originated"));
         (came, parts.into_iter().fold(0, u64::saturating_add))
     }
+}
+
+fn interfaces(tables: &Tables) -> BTreeMap<String, InterfaceState> {
+    let polled = tables.net().facts().links.iter().filter(|link| link.port.is_some());
+    polled.map(|link| (link.name.clone(), InterfaceState { up: link.up, mtu: link.mtu })).collect()
 }
 
 /// What each Service port has carried since it was given its index.
@@ -340,7 +364,9 @@ mod tests {
             counters: values.clone(),
             services: [("default/web:80".to_owned(), service)].into(),
             flows: FlowUse { live: 4, max: 5, departed: Some(1) },
-            workers: vec![values],
+            workers: vec![values.clone()],
+            threads: [("dns".to_owned(), values)].into(),
+            interfaces: [("eth1".to_owned(), InterfaceState { up: true, mtu: 1500 })].into(),
             generation: 6,
             upstreams: [("192.0.2.53:53".to_owned(), UpstreamStats { queries: 9, p99: 7, ..UpstreamStats::default() })]
                 .into(),
