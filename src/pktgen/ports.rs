@@ -81,8 +81,15 @@ pub(super) fn open(
     addresses: impl Iterator<Item = IpAddr>,
 ) -> Result<Opened, InterfaceError> {
     let mac = hardware_address(option, name)?;
-    let options =
-        PacketOptions { interface: name, port, worker: 0, workers: 1, fanout: None, ring_frames: RING_FRAMES };
+    let options = PacketOptions {
+        interface: name,
+        port,
+        worker: 0,
+        workers: 1,
+        group: None,
+        fanout: None,
+        ring_frames: RING_FRAMES,
+    };
     match backend {
         Backend::Packet => Ok((Box::new(PacketPort::open(&options)?), mac, None)),
         Backend::Uring => Ok((Box::new(UringPort::open(&options)?), mac, None)),

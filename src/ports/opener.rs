@@ -156,7 +156,9 @@ impl Opener {
         let interface = &self.config.interfaces[at].name;
         let program = self.fanout.program();
         let fanout = Some(&program);
-        let options = PacketOptions { interface, port, worker, workers, fanout, ring_frames: RING_FRAMES };
+        // The first worker's port makes the group that the others join.
+        let group = self.interfaces[at].group.as_ref().filter(|_| worker > 0);
+        let options = PacketOptions { interface, port, worker, workers, group, fanout, ring_frames: RING_FRAMES };
         let (port, group) = socket_port(self.interfaces[at].choice.mode, &options)?;
         if worker == 0 && workers > 1 {
             let shared = group.map_err(|source| PortsError::Group { interface: interface.clone(), source })?;

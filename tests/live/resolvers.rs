@@ -154,7 +154,8 @@ impl Resolver {
         site.resolve_neighbours();
         site.apply(OBJECTS);
         let (interface, port) = ("node-1", PortId(0));
-        let listening = PacketOptions { interface, port, worker: 0, workers: 1, fanout: None, ring_frames: 4096 };
+        let listening =
+            PacketOptions { interface, port, worker: 0, workers: 1, group: None, fanout: None, ring_frames: 4096 };
         let wire = site.network.gateway().run(|| PacketPort::open(&listening)).expect("a packet port");
         let resolver = Resolver { wire: RefCell::new(wire), site, files: TempDir::new().expect("a directory") };
         for (name, text) in [("resolv.conf", RESOLV_CONF), ("nsswitch.conf", "hosts: dns\n"), ("find.c", FIND)] {

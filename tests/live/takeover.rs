@@ -108,7 +108,8 @@ impl Link {
     /// Frames that the client's interface receives.
     fn watch(&self) -> PacketPort {
         let (interface, port) = ("eth0", PortId(0));
-        let options = PacketOptions { interface, port, worker: 0, workers: 1, fanout: None, ring_frames: 4096 };
+        let options =
+            PacketOptions { interface, port, worker: 0, workers: 1, group: None, fanout: None, ring_frames: 4096 };
         self.client.run(|| PacketPort::open(&options)).expect("a packet port")
     }
 }

@@ -104,8 +104,15 @@ pub(crate) fn a_link_that_goes_down_and_comes_back_is_polled_on<P: Kind>() {
 pub(crate) fn opening_says_what_is_missing<P: Kind>() {
     let cable = Cable::new();
     let refused = |interface: &str| {
-        let options =
-            PacketOptions { interface, port: PortId(0), worker: 0, workers: 1, fanout: None, ring_frames: 64 };
+        let options = PacketOptions {
+            interface,
+            port: PortId(0),
+            worker: 0,
+            workers: 1,
+            group: None,
+            fanout: None,
+            ring_frames: 64,
+        };
         cable.right.run(|| P::open(&options)).err().expect("refused")
     };
     let missing = refused("eth7").to_string();

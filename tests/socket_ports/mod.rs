@@ -42,6 +42,7 @@ on_both! {
     cases::the_kernel_keeps_its_own_copy_of_what_is_polled,
     steering::workers_share_an_interface_and_each_frame_goes_to_one,
     steering::the_kernel_chooses_the_worker_that_owns_the_flow,
+    steering::a_group_that_is_opened_again_has_an_order_of_its_own,
     steering::the_largest_program_is_taken,
     super_frames::super_frames_pass_whole_in_and_out,
     super_frames::super_frames_are_cut_up_by_the_kernel_where_the_device_cannot,

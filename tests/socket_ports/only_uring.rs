@@ -104,8 +104,15 @@ fn forbid_io_uring() {
 
 fn where_io_uring_is_forbidden_the_error_says_what_to_do() {
     let cable = Cable::new();
-    let options =
-        PacketOptions { interface: "eth0", port: PortId(0), worker: 0, workers: 1, fanout: None, ring_frames: 64 };
+    let options = PacketOptions {
+        interface: "eth0",
+        port: PortId(0),
+        worker: 0,
+        workers: 1,
+        group: None,
+        fanout: None,
+        ring_frames: 64,
+    };
     let opened = cable.right.run(|| {
         thread::scope(|scope| {
             let forbidden = scope.spawn(|| {

@@ -5,12 +5,10 @@ use std::time::Instant as Clock;
 
 use pollgate_common::flow::{FlowKey, Protocol, V4};
 use pollgate_common::hash::RingHash;
-use pollgate_common::net::PortId;
 use pollgate_common::settings::{DataplaneSettings, Masquerade};
 use pollgate_common::tables::FrontendKey;
-use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::Frame;
-use pollgate_dataplane::port::packet::{FanoutRules, PacketOptions};
+use pollgate_dataplane::port::packet::FanoutRules;
 use pollgate_dataplane::steer::{Steering, Towards};
 
 use crate::socket_ports::support::*;
@@ -28,14 +26,6 @@ fn settings() -> DataplaneSettings {
         snat_ports: 1024..=29999,
         ring_hash: RingHash::new(""),
     }
-}
-
-fn workers_of<P: Kind>(cable: &Cable, program: &Program) -> [P; 2] {
-    [0, 1].map(|worker| {
-        let (interface, port, fanout) = ("eth0", PortId(0), Some(program));
-        let options = PacketOptions { interface, port, worker, workers: 2, fanout, ring_frames: 1024 };
-        cable.right.run(|| P::open(&options)).expect("an open port")
-    })
 }
 
 /// A UDP datagram without payload or checksum, on the wire as `tag` says.
@@ -80,7 +70,7 @@ fn owners_by_kernel<P: Kind>(cable: &Cable, ports: &mut [P; 2], keys: &[FlowKey<
 
 pub(crate) fn workers_share_an_interface_and_each_frame_goes_to_one<P: Kind>() {
     let cable = Cable::new();
-    let mut ports = [0, 1].map(|worker| open_as::<P>(&cable.right, "eth0", 256, (worker, 2)));
+    let mut ports = open_two::<P>(&cable, None, 256);
     let client = socket(&cable.left);
     for port in 1000..1064u16 {
         client.send_to(&port.to_be_bytes(), (address(2), port)).expect("sent");
@@ -114,7 +104,7 @@ pub(crate) fn the_kernel_chooses_the_worker_that_owns_the_flow<P: Kind>() {
     let mut owned = vec![range([10, 96, 255, 255], [10, 96, 0, 0]), range(GATEWAY, GATEWAY)];
     let mut services = Vec::new();
     let rules = FanoutRules { steering: &steering, settings: &settings, owned: &owned, services: &services };
-    let mut ports = workers_of::<P>(&cable, &rules.program());
+    let mut ports = open_two::<P>(&cable, Some(&rules.program()), 1024);
     let group = ports[0].fanout().expect("a handle");
     let owners = |keys: &[FlowKey<V4>], towards: Towards| -> Vec<u16> {
         keys.iter().map(|key| steering.owner(key, towards, &settings)).collect()
@@ -148,6 +138,21 @@ pub(crate) fn the_kernel_chooses_the_worker_that_owns_the_flow<P: Kind>() {
     assert_eq!(owners_by_kernel(&cable, &mut ports, &served, &[]), owners(&served, Towards::Service));
 }
 
+/// io_uring closes its sockets late: those of a former opening may still be there.
+pub(crate) fn a_group_that_is_opened_again_has_an_order_of_its_own<P: Kind>() {
+    let cable = Cable::new();
+    let (steering, settings) = (Steering::new(2, [5, 6, 7, 8]), settings());
+    let network = IpAddr::from([10, 96, 0, 0])..=IpAddr::from([10, 96, 255, 255]);
+    let rules = FanoutRules { steering: &steering, settings: &settings, owned: &[network], services: &[] };
+    let keys: Vec<_> = (0..100).map(|n| key([10, 244, 1, 5], 40000 + n, [10, 96, 0, 50], 80)).collect();
+    let expected: Vec<u16> = keys.iter().map(|key| steering.owner(key, Towards::Service, &settings)).collect();
+    let former = open_two::<P>(&cable, Some(&rules.program()), 1024);
+    let mut ports = open_two::<P>(&cable, Some(&rules.program()), 1024);
+    assert_eq!(owners_by_kernel(&cable, &mut ports, &keys, &[]), expected);
+    drop(former);
+    assert_eq!(owners_by_kernel(&cable, &mut ports, &keys, &[]), expected);
+}
+
 pub(crate) fn the_largest_program_is_taken<P: Kind>() {
     let cable = Cable::new();
     let mut settings = settings();
@@ -165,5 +170,5 @@ pub(crate) fn the_largest_program_is_taken<P: Kind>() {
         owned: &owned,
         services: &services,
     };
-    drop(workers_of::<P>(&cable, &rules.program()));
+    drop(open_two::<P>(&cable, Some(&rules.program()), 1024));
 }

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use pollgate::lab::{Namespace, Veth};
 use pollgate_common::net::{Mac, PortId};
 use pollgate_common::reasons::DropReason as Reason;
+use pollgate_dataplane::bpf::classic::Program;
 use pollgate_dataplane::port::packet::{Fanout, OpenError, PacketOptions, PacketPort};
 use pollgate_dataplane::port::uring::UringPort;
 use pollgate_dataplane::port::{Frame, Origin, Port, Returned};
@@ -63,17 +64,21 @@ impl Cable {
 }
 
 pub(crate) fn open<P: Kind>(namespace: &Namespace, interface: &str, ring_frames: u32) -> P {
-    open_as(namespace, interface, ring_frames, (0, 1))
+    let (port, workers) = (PortId(0), 1);
+    let options = PacketOptions { interface, port, worker: 0, workers, group: None, fanout: None, ring_frames };
+    namespace.run(|| P::open(&options)).expect("an open port")
 }
 
-pub(crate) fn open_as<P: Kind>(
-    namespace: &Namespace,
-    interface: &str,
-    ring_frames: u32,
-    (worker, workers): (u16, u16),
-) -> P {
-    let options = PacketOptions { interface, port: PortId(0), worker, workers, fanout: None, ring_frames };
-    namespace.run(|| P::open(&options)).expect("an open port")
+/// The ports of two workers, in one group of their own.
+pub(crate) fn open_two<P: Kind>(cable: &Cable, program: Option<&Program>, ring_frames: u32) -> [P; 2] {
+    let open = |worker, group: Option<&Fanout>| {
+        let (interface, port, workers, fanout) = ("eth0", PortId(0), 2, program);
+        let options = PacketOptions { interface, port, worker, workers, group, fanout, ring_frames };
+        cable.right.run(|| P::open(&options)).expect("an open port")
+    };
+    let first = open(0, None);
+    let group = first.fanout().expect("a handle");
+    [first, open(1, Some(&group))]
 }
 
 pub(crate) fn address(last: u8) -> IpAddr {

@@ -463,8 +463,15 @@ fn a_port_beside_it_sees_nothing_of_what_was_taken() {
     let interfaces = [(&cable.program, PortId(1))];
     let options = XdpOptions { interfaces: &interfaces, worker: 0, workers: 1, frames: FRAMES, busy_poll: false };
     let mut port = cable.right.run(|| xdp::open(&options)).expect("open").pop().expect("one");
-    let packet =
-        PacketOptions { interface: "eth1", port: PortId(0), worker: 0, workers: 1, fanout: None, ring_frames: 256 };
+    let packet = PacketOptions {
+        interface: "eth1",
+        port: PortId(0),
+        worker: 0,
+        workers: 1,
+        group: None,
+        fanout: None,
+        ring_frames: 256,
+    };
     let mut packet = cable.right.run(|| PacketPort::open(&packet)).expect("a packet port");
     let mut sender = beside(&cable.left, "eth1");
     send(&mut sender, &[numbered(5)]);

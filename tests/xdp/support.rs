@@ -69,7 +69,15 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 
 /// An AF_PACKET port, to look at an interface from beside and to send any bytes.
 pub(crate) fn beside(namespace: &Namespace, interface: &str) -> PacketPort {
-    let options = PacketOptions { interface, port: PortId(0), worker: 0, workers: 1, fanout: None, ring_frames: 4096 };
+    let options = PacketOptions {
+        interface,
+        port: PortId(0),
+        worker: 0,
+        workers: 1,
+        group: None,
+        fanout: None,
+        ring_frames: 4096,
+    };
     namespace.run(|| PacketPort::open(&options)).expect("a packet port")
 }
 

@@ -26,7 +26,7 @@ use pollgate_common::pair;
 use pollgate_common::settings::DataplaneSettings;
 use pollgate_common::tables::FrontendKey;
 
-use super::super::device::set;
+use super::super::device::{get, set};
 use crate::bpf::classic::{Assembler, If, Label, Math, Program};
 use crate::steer::{C1, C2, Steering, words};
 
@@ -68,7 +68,7 @@ impl FanoutRules<'_> {
     }
 }
 
-/// Changes the program of a running group, from any thread.
+/// A group of ports that share an interface: others join it, and its program can be changed, from any thread.
 ///
 /// It holds the socket of one worker. The socket stays in its group and counts as a worker there until this is dropped, so
 /// drop this together with the workers.
@@ -80,6 +80,13 @@ pub struct Fanout {
 impl Fanout {
     pub(in crate::port) fn new(socket: OwnedFd) -> Fanout {
         Fanout { socket }
+    }
+
+    /// The kernel's number of the group (packet(7)).
+    pub(super) fn number(&self) -> io::Result<u32> {
+        let mut group = 0u32;
+        get(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &mut group)?;
+        Ok(group & 0xffff)
     }
 
     /// Makes the kernel use `rules` from now on. Waits until no CPU runs the old program, some milliseconds. No frame is

@@ -41,6 +41,9 @@ pub struct PacketOptions<'a> {
     pub worker: u16,
     /// How many workers share the interface. If more than one, they join a group.
     pub workers: u16,
+    /// The group to join; `None`: a new one. It must not be another opening's: io_uring closes its sockets late, and until then the kernel
+    /// counts them among the members.
+    pub group: Option<&'a Fanout>,
     /// The program with which the kernel chooses the worker. Without one it uses a hash of its own.
     pub fanout: Option<&'a Program>,
     /// Slots of the ring: 64 to 65536, rounded up to whole blocks of memory (128 KB each).
@@ -73,7 +76,7 @@ pub(super) fn open<R>(
     }
     bind(socket.as_fd(), index).map_err(failed("binding a packet socket"))?;
     if options.workers > 1 {
-        join_group(socket.as_fd(), index, options.fanout).map_err(failed("joining the workers' fanout group"))?;
+        join_group(socket.as_fd(), options).map_err(failed("joining the workers' fanout group"))?;
         accept_all(socket.as_fd()).map_err(failed("removing a socket filter"))?;
     }
     Ok((socket, prepared))
@@ -137,15 +140,17 @@ fn bind(socket: BorrowedFd<'_>, index: i32) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
-/// Joins the group of this process and interface. A flag of the group makes it ignore our own frames: inside a group the
-/// socket's own option has no effect.
-fn join_group(socket: BorrowedFd<'_>, index: i32, program: Option<&Program>) -> io::Result<()> {
-    let mixed = std::process::id().wrapping_mul(0x9e37_79b1) ^ index.cast_unsigned().wrapping_mul(0x85eb_ca6b);
-    let group = mixed >> 16;
-    let kind = if program.is_some() { libc::PACKET_FANOUT_CBPF } else { libc::PACKET_FANOUT_HASH };
+/// Joins the workers' group, or makes it with a number that no other group has. A flag of the group makes it ignore our own frames:
+/// inside a group the socket's own option has no effect.
+fn join_group(socket: BorrowedFd<'_>, options: &PacketOptions<'_>) -> io::Result<()> {
+    let kind = if options.fanout.is_some() { libc::PACKET_FANOUT_CBPF } else { libc::PACKET_FANOUT_HASH };
     let mode = kind | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &(group | mode << 16))?;
-    program.map_or(Ok(()), |program| set_program(socket, program))
+    let (number, mode) = match options.group {
+        Some(group) => (group.number()?, mode),
+        None => (0, mode | libc::PACKET_FANOUT_FLAG_UNIQUEID),
+    };
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &(number | mode << 16))?;
+    options.fanout.map_or(Ok(()), |program| set_program(socket, program))
 }
 
 /// Reads an error that was left on the socket (a link that went down). Until it is read the socket looks readable.
