@@ -70,8 +70,16 @@ fn with_option(frame: &mut [u8]) {
 }
 
 fn net() -> Net {
-    let link =
-        Link { index: 1, name: "eth0".to_owned(), port: Some(PortId(0)), mac: Mac(MAC), mtu: 1500, up: true, ups: 1 };
+    let link = Link {
+        index: 1,
+        name: "eth0".to_owned(),
+        port: Some(PortId(0)),
+        mac: Mac(MAC),
+        mtu: 1500,
+        up: true,
+        ups: 1,
+        deletions: 0,
+    };
     Net::new(1, Facts { links: vec![link], ..Facts::default() })
 }
 

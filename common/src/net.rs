@@ -92,6 +92,9 @@ pub struct Link {
     pub up: bool,
     /// How often its carrier has come: it differs after a link was down, however short.
     pub ups: u32,
+    /// How often the kernel has reported that a link of this port was deleted: it differs after a link was created again, also under
+    /// the same index. 0 for links without a port.
+    pub deletions: u32,
 }
 
 /// One route of the main table, to one next hop.
@@ -305,7 +308,16 @@ mod tests {
 
     fn link(index: u32, port: Option<u16>) -> Link {
         let mac = Mac([2, 0, 0, 0, 0, u8::try_from(index).expect("small")]);
-        Link { index, name: format!("eth{index}"), port: port.map(PortId), mac, mtu: 1500, up: true, ups: 1 }
+        Link {
+            index,
+            name: format!("eth{index}"),
+            port: port.map(PortId),
+            mac,
+            mtu: 1500,
+            up: true,
+            ups: 1,
+            deletions: 0,
+        }
     }
 
     fn route(to: &str, via: Option<&str>, link: u32, metric: u32) -> Route {

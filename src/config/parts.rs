@@ -158,13 +158,13 @@ impl From<&Config> for Facts {
 fn add_host_end(facts: &mut Facts) {
     let index = u32::try_from(facts.links.len()).unwrap_or(u32::MAX) + 1;
     let name = pair::HOST.to_owned();
-    facts.links.push(Link { index, name, port: None, mac: pair::HOST_MAC, mtu: 1500, up: true, ups: 1 });
+    facts.links.push(Link { index, name, port: None, mac: pair::HOST_MAC, mtu: 1500, up: true, ups: 1, deletions: 0 });
     facts.addresses.extend(pair::HOST_ADDRESSES.map(|address| (index, address.into())));
 }
 
 fn add_link(facts: &mut Facts, index: u32, port: PortId, name: &str, link: &model::Link) {
     let (name, mac) = (name.to_owned(), Mac(link.mac));
-    facts.links.push(Link { index, name, port: Some(port), mac, mtu: link.mtu, up: true, ups: 1 });
+    facts.links.push(Link { index, name, port: Some(port), mac, mtu: link.mtu, up: true, ups: 1, deletions: 0 });
     for &address in &link.addresses {
         facts.addresses.push((index, address));
         // An address with a prefix brings the route to its network, as in the kernel.

@@ -28,12 +28,14 @@ struct End<'a> {
     namespace: &'a Namespace,
     interface: &'a str,
     mac: Option<Mac>,
+    /// 0: the kernel chooses.
+    index: u32,
 }
 
 impl<'a> Veth<'a> {
     /// A pair between two namespaces (or within one), each end named.
     pub fn new(left: (&'a Namespace, &'a str), right: (&'a Namespace, &'a str)) -> Veth<'a> {
-        let end = |(namespace, interface)| End { namespace, interface, mac: None };
+        let end = |(namespace, interface)| End { namespace, interface, mac: None, index: 0 };
         Veth { left: end(left), right: end(right), queues: 1, mtu: None }
     }
 
@@ -50,6 +52,12 @@ impl<'a> Veth<'a> {
         self
     }
 
+    /// With these interface indexes, left and right; the kernel chooses otherwise.
+    pub fn indexes(mut self, left: u32, right: u32) -> Self {
+        (self.left.index, self.right.index) = (left, right);
+        self
+    }
+
     /// With this MTU at both ends, in bytes.
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
@@ -60,8 +68,10 @@ impl<'a> Veth<'a> {
     pub fn make(self) -> Result<(), LabError> {
         let mut pair = LinkVeth::new(self.left.interface, self.right.interface).build();
         pair.attributes.clear();
+        pair.header.index = self.left.index;
         pair.attributes.extend(self.attributes(&self.left));
         let mut peer = LinkMessage::default();
+        peer.header.index = self.right.index;
         peer.attributes.extend(self.attributes(&self.right));
         peer.attributes.push(LinkAttribute::NetNsFd(self.right.namespace.raw()));
         let info = vec![

@@ -140,7 +140,7 @@ impl Network {
 
     fn add(&mut self, segment: &Segment) -> Result<(), LabError> {
         let bridge = Namespace::new(&segment.name)?;
-        self.link(segment, &bridge)?;
+        self.link(segment, &bridge, (0, 0))?;
         let mut ports = vec!["uplink".to_owned()];
         for (at, plan) in segment.hosts.iter().enumerate() {
             let port = format!("port{at}");
@@ -162,16 +162,29 @@ impl Network {
     }
 
     /// The gateway's link to a segment, with its addresses.
-    fn link(&self, segment: &Segment, bridge: &Namespace) -> Result<(), LabError> {
-        Veth::new((bridge, "uplink"), (&self.gateway, &segment.name)).queues(self.queues).make()?;
+    /// `indexes`: at the bridge and at the gateway; 0: the kernel chooses.
+    fn link(&self, segment: &Segment, bridge: &Namespace, (left, right): (u32, u32)) -> Result<(), LabError> {
+        let veth = Veth::new((bridge, "uplink"), (&self.gateway, &segment.name));
+        veth.queues(self.queues).indexes(left, right).make()?;
         let mut own = std::iter::once(segment.gateway).chain(segment.gateway_v6);
         own.try_for_each(|address| self.gateway.add_address(&segment.name, address))
     }
 
     /// Makes the gateway's link to a segment again after it was removed: another interface of the same name.
     pub fn relink(&self, segment: &str) -> Result<(), LabError> {
+        self.relink_as(segment, (0, 0))
+    }
+
+    /// Removes the gateway's link to a segment, and makes another one of the same name and index.
+    pub fn replace_link(&self, segment: &str) -> Result<(), LabError> {
+        let (left, right) = (self.segment(segment).1.index("uplink")?, self.gateway.index(segment)?);
+        self.gateway.remove(segment)?;
+        self.relink_as(segment, (left, right))
+    }
+
+    fn relink_as(&self, segment: &str, indexes: (u32, u32)) -> Result<(), LabError> {
         let (segment, bridge) = self.segment(segment);
-        self.link(segment, bridge)?;
+        self.link(segment, bridge, indexes)?;
         bridge.attach("bridge", "uplink")
     }
 

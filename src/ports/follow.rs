@@ -23,7 +23,7 @@ use pollgate_control::netlink::OwnedAddresses;
 use super::announce::Announcer;
 use super::fanout::Rules;
 use super::groups::Groups;
-use super::keeper::News;
+use super::keeper::Event;
 use super::programs::Programs;
 
 /// What chooses frames for the workers and lets them come.
@@ -34,7 +34,7 @@ pub struct Steered {
     programs: Option<Programs>,
     groups: Groups,
     /// To the thread that opens ports.
-    news: Sender<News>,
+    events: Sender<Event>,
     net_generation: u64,
 }
 
@@ -43,9 +43,9 @@ impl Steered {
         fanout: Option<Rules>,
         programs: Option<Programs>,
         groups: Groups,
-        news: Sender<News>,
+        events: Sender<Event>,
     ) -> Steered {
-        Steered { fanout, programs, groups, news, net_generation: 0 }
+        Steered { fanout, programs, groups, events, net_generation: 0 }
     }
 
     fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], tables: &Tables, replaced: &[Replaced]) {
@@ -54,7 +54,7 @@ impl Steered {
             && fanout.follow(gone, come, replaced)
         {
             // The thread lives as long as the workers.
-            drop(self.news.send(News::Fanout(Box::new(fanout.clone()))));
+            drop(self.events.send(Event::Fanout(Box::new(fanout.clone()))));
         }
         if let Some(programs) = &mut self.programs {
             programs.follow(gone, come, replaced, tables.net());
@@ -62,7 +62,7 @@ impl Steered {
         if tables.net().generation() != self.net_generation {
             self.net_generation = tables.net().generation();
             self.groups.follow_network(tables.net());
-            drop(self.news.send(News::Network(Arc::clone(tables.net()))));
+            drop(self.events.send(Event::Network(Arc::clone(tables.net()))));
         }
     }
 }

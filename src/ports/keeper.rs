@@ -1,4 +1,4 @@
-//! Keeps the interfaces polled: one that was deleted and created again, or has a larger MTU, is taken up anew while packets of the
+//! Keeps the interfaces polled: one that was deleted and created again, or has a larger MTU, is opened again while packets of the
 //! others flow.
 //!
 //! ```text
@@ -12,47 +12,46 @@
 //!
 //! **In which order.** First the checks of the start, so that an interface that still is there is given up only for what can be polled. Then
 //! each worker closes its port: it processes what the port has received, and the port leaves it with its last buffer. Then the
-//! ports are opened, and each worker gets its own. Frames to an interface without a port are dropped (`tx_closed`). If anything is
-//! in the way, it is tried again when the network changes, and with back-off.
+//! checks are made once more, the ports are opened, and each worker gets its own. Frames to an interface without a port are dropped
+//! (`tx_closed`). If anything is in the way, it is tried again when the interface changes, and with back-off.
+//!
+//! **No interface waits for another one's workers** (`replace`). It only waits while the kernel opens sockets for another: milliseconds,
+//! or a second or two if a receive queue of AF_XDP is not free yet.
 //!
 //! What else hangs on the interface follows the network by itself: next hops, neighbours, multicast groups. Its addresses are announced
 //! when it is polled.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, iter};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
-use pollgate_common::net::{Link, Net};
+use pollgate_common::net::{Link, Net, PortId};
 use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::egress::exchange::{Change, Exchange};
-use pollgate_dataplane::port::Port;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::announce::Polls;
 use super::fanout::Rules;
 use super::opener::Opener;
 use super::port_id;
+use super::replace::Replacements;
 use super::status::{Polled, Status};
 
-/// How often the workers' returns are looked for.
-const LOOK: Duration = Duration::from_millis(1);
-/// From a failure to the next attempt, at first and at most. A change of the network makes it the first again.
-const FIRST_REST: Duration = Duration::from_millis(100);
-const LONGEST_REST: Duration = Duration::from_secs(10);
+/// From a failure to the next attempt, at first and at most. News of the interface make it the first again.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// The thread. Dropping it ends the thread.
 pub struct Keeper {
-    news: Sender<News>,
-    stop: Arc<AtomicBool>,
+    events: Sender<Event>,
     status: Arc<Status>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread is told.
-pub(super) enum News {
+/// What the thread follows.
+pub(super) enum Event {
     Network(Arc<Net>),
     Fanout(Box<Rules>),
     End,
@@ -61,21 +60,19 @@ pub(super) enum News {
 impl Keeper {
     /// Starts the thread, in the calling thread's network namespace. `exchanges`: of the workers, in their order.
     pub(super) fn start(opener: Opener, exchanges: Vec<Arc<Exchange>>, polls: Polls) -> io::Result<Keeper> {
-        let (news, heard) = channel::unbounded();
-        let stop = Arc::new(AtomicBool::new(false));
+        let (events, received) = channel::unbounded();
         let status = Arc::new(Status::new(opener.polled()));
         let interfaces = opener.polled().into_iter().map(Interface::new).collect();
         let mut body = Body {
             interfaces,
             opener,
-            exchanges,
+            replacements: Replacements::new(exchanges),
             polls,
             net: Arc::default(),
             status: Arc::clone(&status),
-            stop: Arc::clone(&stop),
         };
-        let thread = threads::spawn(Role::Ports, "ports", move || body.run(&heard))?;
-        Ok(Keeper { news, stop, status, thread: Some(thread) })
+        let thread = threads::spawn(Role::Ports, "ports", move || body.run(&received))?;
+        Ok(Keeper { events, status, thread: Some(thread) })
     }
 
     /// Which interfaces are polled.
@@ -83,16 +80,15 @@ impl Keeper {
         Arc::clone(&self.status)
     }
 
-    /// Where news go.
-    pub(super) fn news(&self) -> Sender<News> {
-        self.news.clone()
+    /// Where events are sent.
+    pub(super) fn events(&self) -> Sender<Event> {
+        self.events.clone()
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.stop.store(true, SeqCst);
-        let _ = self.news.send(News::End);
+        let _ = self.events.send(Event::End);
         if let Some(thread) = self.thread.take() {
             // A panic of it has been printed.
             let _ = thread.join();
@@ -102,65 +98,106 @@ impl Drop for Keeper {
 
 struct Body {
     opener: Opener,
-    exchanges: Vec<Arc<Exchange>>,
+    replacements: Replacements,
     interfaces: Vec<Interface>,
     polls: Polls,
     net: Arc<Net>,
     status: Arc<Status>,
-    stop: Arc<AtomicBool>,
 }
 
-/// An interface, and when it is tried next.
+/// An interface, as far as it is opened again.
 struct Interface {
     polled: Polled,
-    rest: Duration,
-    tried: Option<Instant>,
+    backoff: Backoff,
+    step: Option<Step>,
+}
+
+/// What all workers have been requested to do with an interface's ports.
+enum Step {
+    Close,
+    /// As these ports were opened.
+    Open(Polled),
 }
 
 impl Interface {
     fn new(polled: Polled) -> Interface {
-        Interface { polled, rest: FIRST_REST, tried: None }
+        Interface { polled, backoff: Backoff::default(), step: None }
+    }
+}
+
+/// When to try again.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Backoff {
+    /// Since the last failure; the wait after it.
+    failed: Option<(Instant, Duration)>,
+}
+
+impl Backoff {
+    fn fail(&mut self, now: Instant) {
+        let wait = self.failed.map_or(FIRST_BACKOFF, |(_, wait)| (wait * 2).min(LONGEST_BACKOFF));
+        self.failed = Some((now, wait));
     }
 
+    /// The next attempt is due soon after the last failure.
+    fn shorten(&mut self) {
+        if let Some((_, wait)) = &mut self.failed {
+            *wait = FIRST_BACKOFF;
+        }
+    }
+
+    fn succeed(&mut self) {
+        self.failed = None;
+    }
+
+    /// `None`: at any time.
     fn due(&self) -> Option<Instant> {
-        self.tried.map(|tried| tried + self.rest)
+        self.failed.map(|(since, wait)| since + wait)
     }
 }
 
 impl Body {
-    fn run(&mut self, heard: &Receiver<News>) {
+    fn run(&mut self, events: &Receiver<Event>) {
         loop {
-            let next = self.interfaces.iter().filter_map(Interface::due).min();
-            let first = match next {
-                Some(next) => heard.recv_deadline(next),
-                None => heard.recv().map_err(RecvTimeoutError::from),
+            let first = match self.next_look(Instant::now()) {
+                Some(next) => events.recv_deadline(next),
+                None => events.recv().map_err(RecvTimeoutError::from),
             };
             match first {
                 Ok(first) => {
                     // Only the newest of each kind counts.
-                    let all: Vec<News> = iter::once(first).chain(heard.try_iter()).collect();
-                    if !self.learn(all) {
+                    let all: Vec<Event> = iter::once(first).chain(events.try_iter()).collect();
+                    if !self.follow(all) {
                         return;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            (0..self.interfaces.len()).for_each(|at| self.tend(at));
+            self.replacements.collect();
+            (0..self.interfaces.len()).for_each(|at| self.proceed(at));
         }
     }
 
-    /// `false`: the end.
-    fn learn(&mut self, all: Vec<News>) -> bool {
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let attempts = self.interfaces.iter().filter(|interface| interface.step.is_none());
+        attempts.filter_map(|interface| interface.backoff.due()).chain(self.replacements.next_look(now)).min()
+    }
+
+    /// Returns `false` at the end.
+    fn follow(&mut self, all: Vec<Event>) -> bool {
         let mut rules = None;
-        for news in all {
-            match news {
-                News::Network(net) => {
+        for event in all {
+            match event {
+                Event::Network(net) => {
+                    for (at, interface) in self.interfaces.iter_mut().enumerate() {
+                        if differs(&self.net, &net, port_id(at)) {
+                            interface.backoff.shorten();
+                        }
+                    }
                     self.net = net;
-                    self.interfaces.iter_mut().for_each(|interface| interface.rest = FIRST_REST);
                 }
-                News::Fanout(newest) => rules = Some(newest),
-                News::End => return false,
+                Event::Fanout(newest) => rules = Some(newest),
+                Event::End => return false,
             }
         }
         if let Some(rules) = rules {
@@ -169,93 +206,168 @@ impl Body {
         true
     }
 
-    /// Compares an interface with what is polled.
-    fn tend(&mut self, at: usize) {
+    /// Takes the next step with an interface, if there is one to take.
+    fn proceed(&mut self, at: usize) {
+        if self.interfaces[at].step.is_none() {
+            return self.compare(at);
+        }
+        let Some(returned) = self.replacements.finish(port_id(at)) else { return self.report_late(at) };
+        // Sockets are closed before others are opened: a receive queue has one AF_XDP socket at a time.
+        drop(returned);
+        match self.interfaces[at].step.take() {
+            Some(Step::Open(polled)) => self.complete(at, polled),
+            Some(Step::Close) | None => {
+                self.interfaces[at].polled.is_closed = true;
+                self.interfaces[at].polled.obstacle = None;
+                self.report(at);
+            }
+        }
+        self.compare(at);
+    }
+
+    /// Compares an interface with what is polled, and opens it again if they differ.
+    fn compare(&mut self, at: usize) {
         let Some(link) = self.net.port_link(port_id(at)).cloned() else {
-            // Before the first news, nothing is known.
+            // Before the first event, nothing is known.
             if self.net.generation() > 0 {
                 self.interfaces[at].polled.is_gone = true;
-                self.interfaces[at].tried = None;
-                self.tell(at);
+                self.interfaces[at].backoff.succeed();
+                self.report(at);
             }
             return;
         };
         let interface = &mut self.interfaces[at];
         if interface.polled.is(&link) {
-            interface.tried = None;
+            interface.backoff.succeed();
             return self.opener.set_mac(at, link.mac);
         }
         let now = Instant::now();
-        if interface.due().is_some_and(|due| now < due) {
+        if interface.backoff.due().is_some_and(|due| now < due) {
             return;
         }
-        match self.take_up(at, &link) {
-            Ok(polled) => {
-                let Interface { polled: known, rest, tried } = &mut self.interfaces[at];
-                (*known, *rest, *tried) = (polled, FIRST_REST, None);
-                self.tell(at);
-                self.polls.polled(port_id(at), self.interfaces[at].polled.index);
-            }
-            Err(obstacle) => {
-                let Interface { polled, rest, tried } = &mut self.interfaces[at];
-                *rest = if tried.is_some() { (*rest * 2).min(LONGEST_REST) } else { FIRST_REST };
-                *tried = Some(Instant::now());
-                polled.obstacle = Some(obstacle);
-                self.tell(at);
-            }
+        if let Err(obstacle) = self.reopen(at, &link) {
+            let interface = &mut self.interfaces[at];
+            interface.backoff.fail(Instant::now());
+            interface.polled.obstacle = Some(obstacle);
+            self.report(at);
         }
     }
 
-    /// Takes the interface up as it is now.
+    /// Begins to close the interface's ports, or opens them as it is now, if they are closed.
     ///
     /// # Errors
     /// What is in the way.
-    fn take_up(&mut self, at: usize, link: &Link) -> Result<Polled, String> {
+    fn reopen(&mut self, at: usize, link: &Link) -> Result<(), String> {
         let choice = self.opener.check(at)?;
+        let (port, now) = (port_id(at), Instant::now());
         if !self.interfaces[at].polled.is_closed {
-            self.close(at)?;
+            let stand_ins = (0..self.replacements.workers()).map(|_| Change::Close(Box::default()));
+            self.replacements.request(port, stand_ins, now);
+            self.interfaces[at].step = Some(Step::Close);
+            return Ok(());
         }
         let (ports, polled) = self.opener.open_again(at, choice).map_err(|error| error.to_string())?;
-        let given = ports.into_iter().map(Change::Open).collect();
-        // The stand-ins.
-        drop(self.exchange(at, given)?);
-        let choice = self.opener.choice(at);
-        info!("{} is polled again by {}: {}", link.name, choice.mode, choice.reason);
-        Ok(polled)
-    }
-
-    /// Has every worker close its port.
-    fn close(&mut self, at: usize) -> Result<(), String> {
-        let stand_ins = self.exchanges.iter().map(|_| Change::Close(Box::default())).collect();
-        let old = self.exchange(at, stand_ins)?;
-        self.interfaces[at].polled.is_closed = true;
-        self.tell(at);
-        // Their sockets are closed before others are opened: a receive queue has one AF_XDP socket at a time.
-        drop(old);
+        self.replacements.request(port, ports.into_iter().map(Change::Open), now);
+        self.interfaces[at].step = Some(Step::Open(Polled { deletions: link.deletions, ..polled }));
         Ok(())
     }
 
-    /// Gives each worker its request, and waits for what each returns.
-    fn exchange(&self, at: usize, requests: Vec<Change>) -> Result<Vec<Box<dyn Port>>, String> {
-        for (exchange, request) in self.exchanges.iter().zip(requests) {
-            exchange.request(port_id(at), request);
-        }
-        let mut returned = Vec::with_capacity(self.exchanges.len());
-        for exchange in &self.exchanges {
-            returned.push(loop {
-                if let Some((_, port)) = exchange.returned() {
-                    break port;
-                }
-                if self.stop.load(SeqCst) {
-                    return Err("the gateway is stopping".to_owned());
-                }
-                thread::sleep(LOOK);
-            });
-        }
-        Ok(returned)
+    /// All workers have their new ports.
+    fn complete(&mut self, at: usize, polled: Polled) {
+        let interface = &mut self.interfaces[at];
+        interface.polled = polled;
+        interface.backoff.succeed();
+        self.report(at);
+        self.polls.polled(port_id(at), self.interfaces[at].polled.index);
+        let (name, choice) = (self.opener.name(at), self.opener.choice(at));
+        info!("{name} is polled again by {}: {}", choice.mode, choice.reason);
     }
 
-    fn tell(&self, at: usize) {
+    /// Reports workers that keep an interface waiting for long.
+    fn report_late(&mut self, at: usize) {
+        let Some(workers) = self.replacements.late(port_id(at), Instant::now()) else { return };
+        let workers = workers.iter().map(|worker| format!("worker-{worker}")).collect::<Vec<_>>().join(", ");
+        let obstacle = format!(
+            "waiting for {workers} to give up the former port: frames of it are still in the transmit queue of an interface, or the \
+             worker is stuck"
+        );
+        warn!("{}: {obstacle}; other interfaces are not affected", self.opener.name(at));
+        self.interfaces[at].polled.obstacle = Some(obstacle);
+        self.report(at);
+    }
+
+    fn report(&self, at: usize) {
         self.status.set(at, &self.interfaces[at].polled);
+    }
+}
+
+/// Whether anything of the port's link is another, or of the addresses on it: what the checks and the opening depend on.
+fn differs(before: &Net, after: &Net, port: PortId) -> bool {
+    let view = |net: &Net| {
+        let link = net.port_link(port)?;
+        let own = net.facts().addresses.iter().filter(|(index, _)| *index == link.index);
+        Some((link.clone(), own.map(|(_, address)| *address).collect::<Vec<_>>()))
+    };
+    view(before) != view(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use pollgate_common::net::{Facts, Mac};
+
+    use super::*;
+
+    #[test]
+    fn attempts_become_rarer_until_there_are_news_or_success() {
+        let start = Instant::now();
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.due(), None);
+        let waits: Vec<u128> = (0..9)
+            .map(|_| {
+                backoff.fail(start);
+                backoff.due().expect("a failure").duration_since(start).as_millis()
+            })
+            .collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        backoff.shorten();
+        assert_eq!(backoff.due(), Some(start + FIRST_BACKOFF));
+        backoff.succeed();
+        assert_eq!(backoff.due(), None);
+        backoff.shorten();
+        assert_eq!(backoff.due(), None, "there was no failure");
+    }
+
+    #[test]
+    fn only_news_of_an_interface_concern_it() {
+        let link = |index: u32, port: u16| Link {
+            index,
+            name: format!("eth{index}"),
+            port: Some(PortId(port)),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            up: true,
+            ups: 1,
+            deletions: 0,
+        };
+        let facts = || Facts {
+            links: vec![link(1, 0), link(2, 1)],
+            addresses: vec![(1, "10.0.0.1/24".parse().expect("a prefix"))],
+            ..Facts::default()
+        };
+        let concerned = |change: &dyn Fn(&mut Facts)| {
+            let mut changed = facts();
+            change(&mut changed);
+            let (before, after) = (Net::new(1, facts()), Net::new(2, changed));
+            [0, 1].map(|port| differs(&before, &after, PortId(port)))
+        };
+        assert_eq!(concerned(&|_| {}), [false, false]);
+        assert_eq!(concerned(&|facts| facts.links[0].mtu = 9000), [true, false]);
+        assert_eq!(concerned(&|facts| facts.links[1].deletions = 1), [false, true]);
+        assert_eq!(concerned(&|facts| drop(facts.links.remove(1))), [false, true]);
+        assert_eq!(concerned(&|facts| facts.addresses.clear()), [true, false]);
+        let address = "10.96.0.10/32".parse().expect("a prefix");
+        assert_eq!(concerned(&|facts| facts.addresses.push((2, address))), [false, true]);
+        let neighbour = (1, [10, 0, 0, 7].into(), Mac([2, 0, 0, 0, 0, 7]));
+        assert_eq!(concerned(&|facts| facts.neighbours.push(neighbour)), [false, false]);
     }
 }

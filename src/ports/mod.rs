@@ -14,6 +14,7 @@ mod groups;
 pub mod keeper;
 pub mod opener;
 mod programs;
+mod replace;
 pub mod status;
 
 use std::io;
@@ -80,7 +81,7 @@ pub fn keep(
     // With one worker there is nothing to choose.
     let fanout = (exchanges.len() > 1).then(|| opener.fanout.clone());
     let keeper = Keeper::start(opener, exchanges, announcer.polls())?;
-    let steered = Steered::new(fanout, programs, groups, keeper.news());
+    let steered = Steered::new(fanout, programs, groups, keeper.events());
     Ok((keeper, steered))
 }
 

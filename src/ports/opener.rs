@@ -172,6 +172,11 @@ impl Opener {
         self.interfaces.iter().map(|interface| interface.polled.clone()).collect()
     }
 
+    /// The interface's name.
+    pub(super) fn name(&self, at: usize) -> &str {
+        &self.config.interfaces[at].name
+    }
+
     /// How the interface is polled.
     pub(super) fn choice(&self, at: usize) -> &Choice {
         &self.interfaces[at].choice

@@ -13,6 +13,8 @@ pub struct Status(Mutex<Vec<Polled>>);
 pub(super) struct Polled {
     /// The kernel's number of it.
     pub(super) index: u32,
+    /// How often a link of this name had been deleted then.
+    pub(super) deletions: u32,
     /// The largest MTU that they are for.
     pub(super) mtu: u32,
     /// Whether it has been seen to be gone since.
@@ -26,24 +28,29 @@ pub(super) struct Polled {
 impl Polled {
     /// As opened just now.
     pub(super) fn new(index: u32, mtu: u32) -> Polled {
-        Polled { index, mtu, is_gone: false, is_closed: false, obstacle: None }
+        Polled { index, deletions: 0, mtu, is_gone: false, is_closed: false, obstacle: None }
     }
 
     /// Whether the ports are those of this link, and large enough for it.
     pub(super) fn is(&self, link: &Link) -> bool {
-        !self.is_gone && !self.is_closed && self.index == link.index && link.mtu <= self.mtu
+        !self.is_closed && self.is_same(link) && link.mtu <= self.mtu
+    }
+
+    /// Whether it has not been deleted since, whatever its number.
+    fn is_same(&self, link: &Link) -> bool {
+        !self.is_gone && self.index == link.index && self.deletions == link.deletions
     }
 
     fn fault(&self, link: &Link) -> Option<String> {
         if self.is(link) {
             return None;
         }
-        let what = if self.is_gone || self.index != link.index {
+        let what = if !self.is_same(link) {
             "it was deleted and created again".to_owned()
         } else {
             format!("its MTU was {} and is {}", self.mtu, link.mtu)
         };
-        let since = match self.is_gone || self.is_closed || self.index != link.index {
+        let since = match self.is_closed || !self.is_same(link) {
             true => "and is not polled yet",
             false => "and is still polled with the old one",
         };
@@ -90,6 +97,7 @@ mod tests {
             mtu,
             up: true,
             ups: 1,
+            deletions: 0,
         };
         let mut polled = Polled::new(7, 1500);
         let status = Status::new(vec![polled.clone()]);
@@ -106,5 +114,7 @@ mod tests {
         // The kernel may use a number again.
         polled.is_gone = true;
         assert_eq!(told(&polled, &link(7, 1500)), "it was deleted and created again, and is not polled yet: no room");
+        let again = Link { deletions: 1, ..link(7, 1500) };
+        assert_eq!(told(&Polled::new(7, 1500), &again), "it was deleted and created again, and is not polled yet");
     }
 }

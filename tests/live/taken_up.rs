@@ -13,7 +13,7 @@ use pollgate_common::reasons::DropReason as Reason;
 use crate::live::dual_stack;
 use crate::live::process::Place;
 use crate::live::support::{
-    BACKENDS, CLUSTER_IP, PATIENCE, Site, Talk, UDP, answered_by, asked, at, configuration, ip, socket,
+    BACKENDS, CLUSTER_IP, PATIENCE, Site, Talk, UDP, answered_by, asked, at, configuration, ip, servers, socket,
 };
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Bpf, IoUring, Lab};
@@ -26,6 +26,7 @@ tests! {
         packet_takes_up_another_mac_address,
         one_worker_takes_up_what_changes,
         what_hosts_know_of_an_interface_is_put_right,
+        packet_takes_up_an_interface_of_the_same_index,
         a_limited_process_takes_up_packet_ports,
         an_interface_that_may_not_be_polled_is_taken_up_when_it_may;
     [Lab, IoUring] =>
@@ -264,6 +265,28 @@ fn what_hosts_know_of_an_interface_is_put_right() {
         ask_tcp(site.host("outside-client"), SocketAddr::new(ip(address), 30880), PATIENCE).expect("an answer");
     }
     site.at_rest(&AWAY);
+}
+
+/// While the process does not look, so that the index is as before.
+fn packet_takes_up_an_interface_of_the_same_index() {
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let text = configuration(place.path(), "").replace("{ name: ", "{ backend: packet, name: ");
+    place.write("gateway.yaml", &text);
+    let process = place.start();
+    place.apply_guide();
+    let served = || answered_by(20, &BACKENDS, || ask_tcp(place.client(), at(CLUSTER_IP), PATIENCE));
+    served();
+    let index = || place.network.gateway().index(NODE).expect("an index");
+    let before = index();
+    process.signal(libc::SIGSTOP);
+    place.network.replace_link(NODE).expect("another one");
+    assert_eq!(index(), before);
+    process.signal(libc::SIGCONT);
+    until("it is polled again", || place.log().contains(&format!("{NODE} is polled again by packet")));
+    served();
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0), "{}", place.log());
 }
 
 /// The checks of the start are made again, and what they find is tried again.

@@ -118,7 +118,16 @@ fn a_frame_too_long_for_the_link_is_so_after_waiting_too() {
 fn without_a_way_a_frame_is_dropped_for_what_is_missing() {
     let host = || "10.244.3.3/32".parse().expect("a prefix");
     let unpolled = |facts: &mut Facts| {
-        let link = Link { index: 9, name: "eth9".into(), port: None, mac: Mac([9; 6]), mtu: 1500, up: true, ups: 1 };
+        let link = Link {
+            index: 9,
+            name: "eth9".into(),
+            port: None,
+            mac: Mac([9; 6]),
+            mtu: 1500,
+            up: true,
+            ups: 1,
+            deletions: 0,
+        };
         facts.links.push(link);
         facts.routes.push(Route { to: host(), via: None, link: 9, metric: 0 });
     };

@@ -23,6 +23,7 @@ pub(super) fn link(message: &LinkMessage, ports: &HashMap<String, PortId>) -> Li
         mtu: 0,
         up: false,
         ups: 0,
+        deletions: 0,
     };
     for attribute in &message.attributes {
         match attribute {

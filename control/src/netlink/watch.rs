@@ -19,7 +19,8 @@ use futures_util::{FutureExt, StreamExt};
 use pollgate_common::hash::{HashMap, HashSet, new_map};
 use pollgate_common::net::{Facts, Mac, NeighbourQuery, Net, PortId};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::proto::sys::AsyncSocket;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::net::UnixStream;
@@ -88,6 +89,8 @@ pub(super) struct Watcher {
     lag: Arc<Lag>,
     /// Links, addresses and routes of the last reading.
     read: Facts,
+    /// How often a link of each port was deleted.
+    deletions: HashMap<PortId, u32>,
     neighbours: HashMap<NeighbourQuery, Mac>,
     kept: HashMap<NeighbourQuery, Kept>,
     generation: u64,
@@ -126,6 +129,7 @@ impl Watcher {
             news,
             lag,
             read: Facts::default(),
+            deletions: new_map(),
             neighbours: new_map(),
             kept: new_map(),
             generation: 0,
@@ -237,7 +241,11 @@ impl Watcher {
             _ => return Report::Nothing,
         };
         match inner {
-            NewLink(_) | DelLink(_) | NewAddress(_) | DelAddress(_) | NewRoute(_) | DelRoute(_) => Report::Read,
+            DelLink(link) => {
+                self.note_deletion(link);
+                Report::Read
+            }
+            NewLink(_) | NewAddress(_) | DelAddress(_) | NewRoute(_) | DelRoute(_) => Report::Read,
             NewNeighbour(neighbour) => {
                 facts::neighbour(neighbour).map_or(Report::Nothing, |(who, known)| self.learn(who, known))
             }
@@ -247,6 +255,26 @@ impl Watcher {
                 self.learn(who, Known::Nothing)
             }),
             _ => Report::Nothing,
+        }
+    }
+
+    /// A link that is deleted and created again between two readings may have the index that it had. Only the report shows it.
+    fn note_deletion(&mut self, message: &LinkMessage) {
+        // One of another family: the link has left a bridge, and stays.
+        if message.header.interface_family != AddressFamily::Unspec {
+            return;
+        }
+        let known = self.read.links.iter().find(|link| link.index == message.header.index);
+        if let Some(port) = known.and_then(|link| link.port) {
+            *self.deletions.entry(port).or_default() += 1;
+        }
+    }
+
+    /// Takes over links, addresses and routes that were read.
+    fn adopt(&mut self, read: Facts) {
+        self.read = read;
+        for link in &mut self.read.links {
+            link.deletions = link.port.and_then(|port| self.deletions.get(&port)).copied().unwrap_or(0);
         }
     }
 
@@ -277,14 +305,15 @@ impl Watcher {
 
     /// Publishes what has been read since `started`.
     pub(super) fn take(&mut self, read: Facts, started: Instant) {
-        self.read = read;
+        self.adopt(read);
         self.rest_until = Instant::now() + started.elapsed() * REST_AFTER_READING;
         self.lag.caught_up();
         self.publish();
     }
 
     async fn read_all(&mut self, requests: &Handle) -> Result<(), HostNetworkError> {
-        self.read = read(requests, &self.ports).await?;
+        let read = read(requests, &self.ports).await?;
+        self.adopt(read);
         self.neighbours.clear();
         for (who, known) in kernel::neighbours(requests).await? {
             self.learn(who, known);
@@ -415,4 +444,45 @@ impl Session {
 
 fn lost(doing: &'static str) -> HostNetworkError {
     HostNetworkError::new(doing, io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use pollgate_common::net::Link;
+
+    use super::*;
+
+    fn link(index: u32, port: Option<u16>) -> Link {
+        let name = format!("eth{index}");
+        Link { index, name, port: port.map(PortId), mac: Mac::default(), mtu: 1500, up: true, ups: 1, deletions: 0 }
+    }
+
+    fn deleted(index: u32, family: AddressFamily) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut message = LinkMessage::default();
+        (message.header.index, message.header.interface_family) = (index, family);
+        NetlinkMessage::from(RouteNetlinkMessage::DelLink(message))
+    }
+
+    #[test]
+    fn a_link_that_was_deleted_is_another_one_also_under_the_same_index() {
+        let owned = OwnedAddresses::new([]);
+        let mut watcher = Watcher::new(Vec::new(), owned, Box::new(|_| {}), Arc::default());
+        let facts = || Facts { links: vec![link(4, Some(0)), link(5, Some(1)), link(6, None)], ..Facts::default() };
+        watcher.take(facts(), Instant::now());
+        let first = watcher.facts();
+        for (index, family, expected) in [
+            (4, AddressFamily::Unspec, [1, 0, 0]),
+            (4, AddressFamily::Bridge, [1, 0, 0]),
+            (6, AddressFamily::Unspec, [1, 0, 0]),
+            (9, AddressFamily::Unspec, [1, 0, 0]),
+            (5, AddressFamily::Unspec, [1, 1, 0]),
+            (4, AddressFamily::Unspec, [2, 1, 0]),
+        ] {
+            assert_eq!(watcher.understand(&deleted(index, family)), Report::Read, "{index}");
+            watcher.take(facts(), Instant::now());
+            let deletions: Vec<u32> = watcher.facts().links.iter().map(|link| link.deletions).collect();
+            assert_eq!(deletions, expected, "{index}");
+            assert_ne!(watcher.facts(), first);
+        }
+    }
 }

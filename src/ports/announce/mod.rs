@@ -366,7 +366,16 @@ mod tests {
     fn facts() -> Facts {
         let link = |index: u32, port: Option<u16>| {
             let mac = Mac([2, 0, 0, 0, 0, u8::try_from(index).expect("small")]);
-            Link { index, name: format!("eth{index}"), port: port.map(PortId), mac, mtu: 1500, up: true, ups: 1 }
+            Link {
+                index,
+                name: format!("eth{index}"),
+                port: port.map(PortId),
+                mac,
+                mtu: 1500,
+                up: true,
+                ups: 1,
+                deletions: 0,
+            }
         };
         let address = |index, text: &str| (index, text.parse().expect("a prefix"));
         Facts {
