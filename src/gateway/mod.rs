@@ -206,7 +206,8 @@ impl Gateway {
         let Made { mut engines, opener, exchanges, mesh } =
             workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes, &ends)?;
         let announcer = start_announcer(config, net, &counters, conflicts)?;
-        let kept = ports::keep(opener, config, exchanges, &announcer);
+        let remaker = pair.as_ref().zip(plan).map(|(pair, plan)| pair.remaker(plan));
+        let kept = ports::keep(opener, config, exchanges, &announcer, remaker);
         let (keeper, steered) = kept.map_err(system("starting the thread that opens ports"))?;
         compiler.on_publication(follow(owned, steered, &announcer, &config.owned_addresses()));
         let cpus = host::worker_cpus(&cpus, &config.workers.cpus, count);

@@ -134,6 +134,10 @@ impl fmt::Display for HostFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HostFault::Capability(missing) => missing.fmt(f),
+            HostFault::NoInterface { name, .. } if name == pollgate_common::pair::DATA => write!(
+                f,
+                "the host pair was deleted, and is not made again yet: if this stays so, the log says why; restart the gateway then"
+            ),
             HostFault::NoInterface { name, present } => {
                 write!(
                     f,

@@ -16,6 +16,9 @@
 //! Every route uses the workers' address as its gateway, so one permanent neighbour entry per family is enough, and the kernel
 //! never asks who has an owned address. Routes and addresses go with the devices.
 //!
+//! A pair that is deleted while the gateway runs is made again ([`Remaker`]) under the same indexes: the listeners of local services are
+//! bound to them.
+//!
 //! A pair that a killed process left is replaced: it is known by its MAC addresses. Any other interface of that name is left
 //! alone, and the gateway does not start.
 
@@ -184,28 +187,67 @@ fn system(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> PairErro
 pub struct HostPair {
     runtime: Runtime,
     requests: Handle,
-    /// The index of [`pair::HOST`].
+    indexes: Indexes,
+    /// Whether it is removed with this.
+    is_owned: bool,
+}
+
+/// The interfaces' indexes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Indexes {
     host: u32,
+    data: u32,
+}
+
+/// Makes the pair again while its [`HostPair`] lives, which then removes that one.
+#[derive(Clone, Debug)]
+pub struct Remaker {
+    plan: PairPlan,
+    indexes: Indexes,
+}
+
+impl Remaker {
+    /// Makes it, unless it is there.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for example because another interface has one of the indexes by now.
+    pub fn make(&self) -> Result<(), PairError> {
+        HostPair::make_as(&self.plan, Some(self.indexes)).map(|mut again| again.is_owned = false)
+    }
 }
 
 impl HostPair {
     /// Makes the pair, after removing what a killed process left of one.
     pub fn make(plan: &PairPlan) -> Result<HostPair, PairError> {
+        HostPair::make_as(plan, None)
+    }
+
+    /// What makes it again.
+    pub fn remaker(&self, plan: PairPlan) -> Remaker {
+        Remaker { plan, indexes: self.indexes }
+    }
+
+    /// `wanted`: the indexes of the one before; if it is still there, nothing is done.
+    fn make_as(plan: &PairPlan, wanted: Option<Indexes>) -> Result<HostPair, PairError> {
         let io = |doing: &str| {
             let doing = doing.to_owned();
             move |source| PairError::System { doing, source }
         };
         let runtime = runtime().map_err(io("starting a runtime"))?;
         let requests = runtime.block_on(async { connect() }).map_err(io("opening a netlink socket"))?;
+        let present = runtime.block_on(links(&requests))?;
+        if let Some(indexes) = wanted.filter(|wanted| is_there(&present, *wanted)) {
+            return Ok(HostPair { runtime, requests, indexes, is_owned: true });
+        }
         runtime.block_on(async {
-            let links = links(&requests).await?;
-            remove_left_over(&requests, &links).await?;
-            look_for_address(&requests, &links).await?;
-            add_links(&requests, mtu(&links, &plan.interfaces)).await
+            remove_left_over(&requests, &present).await?;
+            look_for_address(&requests, &present).await?;
+            add_links(&requests, mtu(&present, &plan.interfaces), wanted).await
         })?;
-        let host = runtime.block_on(index(&requests, pair::HOST))?;
+        let index = |name| runtime.block_on(index(&requests, name));
+        let indexes = Indexes { host: index(pair::HOST)?, data: index(pair::DATA)? };
         // From here on, an error removes what there is.
-        let made = HostPair { runtime, requests, host };
+        let made = HostPair { runtime, requests, indexes, is_owned: true };
         set_sysctls(plan)?;
         made.runtime.block_on(made.configure(plan))?;
         Ok(made)
@@ -214,7 +256,8 @@ impl HostPair {
     async fn configure(&self, plan: &PairPlan) -> Result<(), PairError> {
         for (host, prefix, data) in plan.addresses() {
             self.add_address(host, prefix).await?;
-            let neighbour = self.requests.neighbours().add(self.host, data).link_layer_address(&pair::DATA_MAC.0);
+            let neighbour =
+                self.requests.neighbours().add(self.indexes.host, data).link_layer_address(&pair::DATA_MAC.0);
             neighbour.execute().await.map_err(system(format!("adding the neighbour {data}")))?;
         }
         for name in [pair::DATA, pair::HOST] {
@@ -230,7 +273,7 @@ impl HostPair {
     }
 
     async fn add_address(&self, address: IpAddr, prefix: u8) -> Result<(), PairError> {
-        let mut request = self.requests.address().add(self.host, address, prefix);
+        let mut request = self.requests.address().add(self.indexes.host, address, prefix);
         let header = &mut request.message_mut().header;
         match address {
             // Otherwise the kernel would use it as the source on other links that have no address.
@@ -248,7 +291,7 @@ impl HostPair {
             .and_then(|route| route.gateway(via))
             .and_then(|route| route.pref_source(source))
             .map_err(invalid)?
-            .output_interface(self.host)
+            .output_interface(self.indexes.host)
             .protocol(PROTOCOL)
             .priority(METRIC);
         match self.requests.route().add(route.build()).execute().await.map_err(plain) {
@@ -263,8 +306,11 @@ impl HostPair {
 
 impl Drop for HostPair {
     fn drop(&mut self) {
+        if !self.is_owned {
+            return;
+        }
         // The other end goes with it, and so do addresses, neighbours and routes.
-        let removed = self.runtime.block_on(self.requests.link().del(self.host).execute()).map_err(plain);
+        let removed = self.runtime.block_on(self.requests.link().del(self.indexes.host).execute()).map_err(plain);
         match removed {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
                 warn!("the host pair is left: {error}; remove it: ip link del {}", pair::HOST);
@@ -340,6 +386,12 @@ pub fn look() -> Result<(), PairError> {
     })
 }
 
+/// Whether the pair that pollgate made under these indexes is there.
+fn is_there(links: &[Found], indexes: Indexes) -> bool {
+    let has = |name: &str, index| links.iter().any(|link| link.name == name && link.index == index && link.is_ours());
+    has(pair::HOST, indexes.host) && has(pair::DATA, indexes.data)
+}
+
 async fn remove_left_over(requests: &Handle, links: &[Found]) -> Result<(), PairError> {
     if let Some(link) = foreign(links) {
         return Err(PairError::Foreign { name: link.name.clone() });
@@ -383,16 +435,19 @@ fn mtu(links: &[Found], interfaces: &[String]) -> u32 {
     polled.min().unwrap_or(ETHERNET_MTU)
 }
 
-async fn add_links(requests: &Handle, mtu: u32) -> Result<(), PairError> {
+/// `wanted`: the indexes that they are to have; otherwise the kernel chooses.
+async fn add_links(requests: &Handle, mtu: u32, wanted: Option<Indexes>) -> Result<(), PairError> {
     let attributes = |name: &str, mac: Mac| {
         let (name, mac) = (name.to_owned(), mac.0.to_vec());
         [LinkAttribute::IfName(name), LinkAttribute::Address(mac), LinkAttribute::Mtu(mtu)]
     };
     let mut peer = LinkMessage::default();
     peer.attributes.extend(attributes(pair::DATA, pair::DATA_MAC));
+    peer.header.index = wanted.map_or(0, |indexes| indexes.data);
     let mut message = LinkVeth::new(pair::HOST, pair::DATA).build();
     message.attributes.clear();
     message.attributes.extend(attributes(pair::HOST, pair::HOST_MAC));
+    message.header.index = wanted.map_or(0, |indexes| indexes.host);
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
     message.attributes.push(LinkAttribute::LinkInfo(info));
     let doing = format!("creating {} and {}", pair::HOST, pair::DATA);

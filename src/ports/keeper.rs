@@ -28,6 +28,7 @@ use std::{io, iter};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use pollgate_common::net::{Link, Net, PortId};
+use pollgate_common::pair;
 use pollgate_control::threads::{self, Role};
 use pollgate_dataplane::egress::exchange::{Change, Exchange};
 use tracing::{info, warn};
@@ -38,6 +39,7 @@ use super::opener::Opener;
 use super::port_id;
 use super::replace::Replacements;
 use super::status::{Polled, Status};
+use crate::host::pair::Remaker;
 
 /// From a failure to the next attempt, at first and at most. News of the interface make it the first again.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -59,7 +61,13 @@ pub(super) enum Event {
 
 impl Keeper {
     /// Starts the thread, in the calling thread's network namespace. `exchanges`: of the workers, in their order.
-    pub(super) fn start(opener: Opener, exchanges: Vec<Arc<Exchange>>, polls: Polls) -> io::Result<Keeper> {
+    /// `pair`: makes the host pair again, if there is one.
+    pub(super) fn start(
+        opener: Opener,
+        exchanges: Vec<Arc<Exchange>>,
+        polls: Polls,
+        pair: Option<Remaker>,
+    ) -> io::Result<Keeper> {
         let (events, received) = channel::unbounded();
         let status = Arc::new(Status::new(opener.polled()));
         let interfaces = opener.polled().into_iter().map(Interface::new).collect();
@@ -68,6 +76,7 @@ impl Keeper {
             opener,
             replacements: Replacements::new(exchanges),
             polls,
+            pair,
             net: Arc::default(),
             status: Arc::clone(&status),
         };
@@ -101,6 +110,7 @@ struct Body {
     replacements: Replacements,
     interfaces: Vec<Interface>,
     polls: Polls,
+    pair: Option<Remaker>,
     net: Arc<Net>,
     status: Arc<Status>,
 }
@@ -228,13 +238,7 @@ impl Body {
     /// Compares an interface with what is polled, and opens it again if they differ.
     fn compare(&mut self, at: usize) {
         let Some(link) = self.net.port_link(port_id(at)).cloned() else {
-            // Before the first event, nothing is known.
-            if self.net.generation() > 0 {
-                self.interfaces[at].polled.is_gone = true;
-                self.interfaces[at].backoff.succeed();
-                self.report(at);
-            }
-            return;
+            return self.miss(at);
         };
         let interface = &mut self.interfaces[at];
         if interface.polled.is(&link) {
@@ -251,6 +255,32 @@ impl Body {
             interface.polled.obstacle = Some(obstacle);
             self.report(at);
         }
+    }
+
+    /// The kernel has no such interface. If it is the host pair's, it is made again.
+    fn miss(&mut self, at: usize) {
+        // Before the first event, nothing is known.
+        if self.net.generation() == 0 {
+            return;
+        }
+        let (interface, now) = (&mut self.interfaces[at], Instant::now());
+        if !interface.polled.is_gone {
+            interface.polled.is_gone = true;
+            interface.backoff.succeed();
+            self.status.set(at, &interface.polled);
+        }
+        let Some(pair) = self.pair.as_ref().filter(|_| self.opener.name(at) == pair::DATA) else { return };
+        if interface.backoff.due().is_some_and(|due| now < due) {
+            return;
+        }
+        match pair.make() {
+            Ok(()) => info!("the host pair was deleted, and has been made again"),
+            Err(error) => warn!(
+                "the host pair was deleted, and is not made again: {error}; if this stays so, restart the gateway"
+            ),
+        }
+        // Until it is seen.
+        interface.backoff.fail(now);
     }
 
     /// Begins to close the interface's ports, or opens them as it is now, if they are closed.

@@ -33,6 +33,7 @@ use self::keeper::Keeper;
 use self::opener::Opener;
 use self::programs::Programs;
 use crate::config::Config;
+use crate::host::pair::Remaker;
 
 /// Why the ports could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +63,14 @@ pub enum PortsError {
 }
 
 /// Once all workers have their ports: keeps the interfaces polled, and what chooses their frames in step with the tables
-/// ([`follow::follow`]). `exchanges`: of the workers, in their order.
+/// ([`follow::follow`]). `exchanges`: of the workers, in their order. `pair`: makes the host pair again,
+/// if there is one.
 pub fn keep(
     opener: Opener,
     config: &Config,
     exchanges: Vec<Arc<Exchange>>,
     announcer: &Announcer,
+    pair: Option<Remaker>,
 ) -> io::Result<(Keeper, Steered)> {
     let owned = config.owned_addresses();
     let patience = config.flows.tcp_established;
@@ -80,7 +83,7 @@ pub fn keep(
     groups.join_all(&on_link);
     // With one worker there is nothing to choose.
     let fanout = (exchanges.len() > 1).then(|| opener.fanout.clone());
-    let keeper = Keeper::start(opener, exchanges, announcer.polls())?;
+    let keeper = Keeper::start(opener, exchanges, announcer.polls(), pair)?;
     let steered = Steered::new(fanout, programs, groups, keeper.events());
     Ok((keeper, steered))
 }

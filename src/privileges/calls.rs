@@ -310,7 +310,8 @@ fn calls(role: Role, ports: Ports) -> Vec<&'static [Call]> {
         Role::Network => groups.extend([RUNTIME, CONNECTED, NETLINK]),
         Role::Announcer => groups.push(CONNECTED),
         Role::Ports => {
-            groups.extend([CONNECTED, NETLINK, ASKING, FILES, OPENING]);
+            // It makes the host pair again.
+            groups.extend([RUNTIME, CONNECTED, NETLINK, ASKING, FILES, OPENING]);
             groups.extend(ports.uring.then_some(MAKING_URING));
             groups.extend(ports.xdp.then_some(MAKING_XDP));
         }

@@ -47,16 +47,19 @@ pub(super) struct Files {
     configuration: Vec<PathBuf>,
     manifests: Vec<PathBuf>,
     disable_forwarding: bool,
+    /// Whether there is a host pair, which is made again with its sysctls.
+    pair: bool,
 }
 
 impl Files {
-    pub(super) fn of(state: &Path, socket: &Path, disable_forwarding: bool) -> Files {
+    pub(super) fn of(state: &Path, socket: &Path, disable_forwarding: bool, pair: bool) -> Files {
         Files {
             state: directory_of(state),
             socket: directory_of(socket),
             configuration: Vec::new(),
             manifests: Vec::new(),
             disable_forwarding,
+            pair,
         }
     }
 
@@ -82,7 +85,7 @@ impl Files {
             Role::Manifests => self.manifests.iter().map(|path| (path.as_path(), READ)).collect(),
             // What the machine and its interfaces are.
             Role::Ports => {
-                let sysctls = if self.disable_forwarding { SET } else { READ };
+                let sysctls = if self.disable_forwarding || self.pair { SET } else { READ };
                 vec![(Path::new("/proc"), READ), (Path::new("/sys"), READ), (Path::new(SYSCTLS), sysctls)]
             }
             Role::Watch => vec![(Path::new(SYSCTLS), if self.disable_forwarding { SET } else { READ })],
@@ -179,7 +182,7 @@ mod tests {
             fs::write(at(file), "text").expect("written");
         }
         symlink(at("elsewhere/b.yaml"), at("manifests/b.yaml")).expect("a link");
-        let mut files = Files::of(&at("state/state.db"), &at("run/sock"), false);
+        let mut files = Files::of(&at("state/state.db"), &at("run/sock"), false, false);
         files.follow(&at("manifests/a.yaml"));
         within(&files, Role::Disk, || {
             fs::write(at("state/new"), "more").expect("its own directory");

@@ -223,7 +223,7 @@ impl Privileges {
     pub fn of(config: &Config) -> Privileges {
         let ports = capability::of_gateway(config);
         let may_be = |backends: &[Backend]| config.interfaces.iter().any(|port| backends.contains(&port.backend));
-        let files = Files::of(&config.api.state, &config.api.socket, config.host.disable_forwarding);
+        let files = Files::of(&config.api.state, &config.api.socket, config.host.disable_forwarding, config.host.pair);
         let first = host::first_unprivileged_port();
         let is_low = [config.api.listen, config.metrics.listen].iter().flatten().any(|listen| listen.port() < first);
         let listening = if is_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };

@@ -29,6 +29,7 @@ tests! {
         nobody_else_sends_by_the_pair_and_nobody_else_is_the_host,
         nothing_of_the_pair_outlives_the_gateway,
         a_pair_that_a_killed_gateway_left_is_replaced,
+        a_pair_that_is_deleted_is_made_again,
         an_interface_that_pollgate_did_not_make_is_refused_and_left_alone,
         without_the_pair_the_host_has_no_device_and_no_route;
     [Lab, Bpf] =>
@@ -184,6 +185,40 @@ fn nobody_else_sends_by_the_pair_and_nobody_else_is_the_host() {
     until("both are dropped", || site.gateway().counters().totals().drops_of(Reason::BadSource) >= 2);
     let totals = site.at_rest(&[Reason::BadSource]);
     assert_eq!(totals.flows_opened, 0);
+}
+
+/// With the rights that its threads have in a process of their own. The listeners of local services stay bound to it.
+fn a_pair_that_is_deleted_is_made_again() {
+    let place = Place::new();
+    let _servers = servers(&place.network);
+    let process = place.start();
+    place.apply_guide();
+    let gateway = place.network.gateway();
+    let is_well = || {
+        answered_by(20, &BACKENDS, || ask_tcp(gateway, at(CLUSTER_IP), PATIENCE));
+        connect(place.client(), at("192.168.50.10:10256"), PATIENCE).expect("the port for health checks");
+    };
+    // But devices, which have counters.
+    let settings = || {
+        let traces = traces(gateway).into_iter();
+        traces
+            .filter(|line| ["route", "arp", "fib_trie"].iter().any(|table| line.starts_with(table)))
+            .collect::<Vec<_>>()
+    };
+    is_well();
+    let before = settings();
+    assert!(!before.is_empty());
+    for (round, end) in ["pg-host", "pg-data"].into_iter().enumerate() {
+        gateway.remove(end).expect("removed");
+        let again = || place.log().matches("pg-data is polled again by packet").count() > round;
+        until("it is made and polled again", again);
+        assert_eq!(settings(), before);
+        is_well();
+    }
+    assert!(place.log().contains("the host pair was deleted, and has been made again"), "{}", place.log());
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0), "{}", place.log());
+    assert_eq!(traces(gateway), [] as [&str; 0], "it is removed at stop");
 }
 
 /// What the kernel has of the pair: devices, routes, addresses, neighbours.

@@ -217,7 +217,7 @@ fn forbid(command: &mut Command, call: libc::c_long, first: Option<u32>, error: 
         statement(load, 0, 0, 0),
         statement(equal, 0, 3, u32::try_from(call).expect("small")),
         statement(load, 0, 0, 16),
-        first.map_or(statement(ret, 0, 0, refuse), |first| statement(equal, 0, 1, first)),
+        first.map_or_else(|| statement(ret, 0, 0, refuse), |first| statement(equal, 0, 1, first)),
         statement(ret, 0, 0, refuse),
         statement(ret, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -370,6 +370,10 @@ fn whoever_is_root_again_has_the_files_again() {
     let process = site.start_as_other("packet", "");
     site.place.apply_guide();
     are_narrow(&process, NET_ADMIN | NET_RAW);
+    // It may still make the host pair, with its sysctls.
+    site.place.network.gateway().remove(pair::HOST).expect("removed");
+    until("the host pair is polled again", || site.place.log().contains("pg-data is polled again by packet"));
+    answered_by(20, &BACKENDS, || ask_tcp(site.place.network.gateway(), at(CLUSTER_IP), PATIENCE));
     site.stop(process);
     assert_eq!(site.owner("state.db"), (ORDINARY, ORDINARY));
     let process = site.start("packet", "");
