@@ -131,7 +131,9 @@ impl Looked {
     fn link_fault(&self, at: usize) -> Option<String> {
         let reader = self.tables.reader();
         let pin = reader.pin();
-        let link = pin.load().net().port_link(port_id(at))?;
+        let Some(link) = pin.load().net().port_link(port_id(at)) else {
+            return Some("it was created again, and this has not been read from the kernel yet".to_owned());
+        };
         let no_carrier = || "it has no carrier: connect it, or start what is at its other end".to_owned();
         self.polled.fault(at, link).or_else(|| (!link.up).then(no_carrier))
     }

@@ -26,6 +26,7 @@ tests! {
         packet_takes_up_another_mac_address,
         one_worker_takes_up_what_changes,
         what_hosts_know_of_an_interface_is_put_right,
+        a_backend_that_alone_has_something_to_send_learns_the_new_mac_address,
         packet_takes_up_an_interface_of_the_same_index,
         a_limited_process_takes_up_packet_ports,
         an_interface_that_may_not_be_polled_is_taken_up_when_it_may;
@@ -150,8 +151,6 @@ fn another_mac_address(backend: &str) {
     let site = site(backend);
     let talks = talks(&site);
     let gateway = site.network.gateway();
-    // The kernel tells the hosts of its own address itself, if it is asked to.
-    gateway.sysctl(&format!("net.ipv4.conf.{NODE}.arp_notify"), "1").expect("set");
     for last in [7, 8] {
         gateway.set_mac(NODE, Mac([2, 0, 0, 0, 9, last])).expect("set");
         answered_by(20, &BACKENDS, || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
@@ -264,6 +263,32 @@ fn what_hosts_know_of_an_interface_is_put_right() {
     for address in dual_stack::NODES {
         ask_tcp(site.host("outside-client"), SocketAddr::new(ip(address), 30880), PATIENCE).expect("an answer");
     }
+    site.at_rest(&AWAY);
+}
+
+/// Nothing is sent to the backend, so that the gateway's kernel does not ask for it and shows its MAC address that way.
+fn a_backend_that_alone_has_something_to_send_learns_the_new_mac_address() {
+    let site = site("packet");
+    let host = site.host("backend-2");
+    let ip = |arguments: &[&str]| {
+        let output = host.command("ip").args(arguments).output().expect("ip");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let own = || site.network.gateway().mac(NODE).expect("a MAC address").to_string();
+    let before = own();
+    // It has just heard from its router: without news, it does not ask again during this test.
+    host.sysctl("net.ipv4.neigh.eth0.base_reachable_time_ms", "600000").expect("set");
+    ip(&["neigh", "replace", "10.244.2.1", "lladdr", &before, "dev", "eth0", "nud", "reachable"]);
+    site.network.gateway().remove(NODE).expect("removed");
+    fails(&site, &format!("the interface {NODE} does not exist"));
+    site.network.relink(NODE).expect("created again");
+    is_ready(&site);
+    assert_ne!(own(), before);
+    until("it is told", || {
+        ip(&["-4", "neigh", "show", "dev", "eth0"]).contains(&format!("10.244.2.1 lladdr {}", own()))
+    });
+    answered_by(20, &BACKENDS, || ask_tcp(site.host("frontend-app"), at(CLUSTER_IP), PATIENCE));
     site.at_rest(&AWAY);
 }
 

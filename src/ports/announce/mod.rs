@@ -13,6 +13,10 @@
 //! announced where one of the interface's own networks contains it. If none of them does, it is announced on all interfaces, since
 //! clients may have it on any link; but not ClusterIPs, which clients have a route to.
 //!
+//! **The host's own addresses, too, when a polled link has another MAC address**: they are the kernel's, but backends send by them (as
+//! their router), and the kernel announces none. A backend that alone has something to send would send to the old MAC address for up to
+//! a minute: the kernel asks for a backend, and thereby shows its new MAC address, only when the worker has something for it.
+//!
 //! The thread also looks, twice a second, at what the workers report of other hosts that use an owned address: it logs it, and
 //! announces such an address once more (`guard`).
 
@@ -38,7 +42,7 @@ use pollgate_dataplane::port::send_only::SendOnly;
 use tracing::warn;
 
 use self::guard::Guard;
-use self::schedule::Schedule;
+use self::schedule::{Schedule, Target};
 
 /// How often the workers' reports are read.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -166,7 +170,9 @@ fn run(heard: &Receiver<News>, conflicts: &Conflicts, mut state: State, mut outp
             );
         }
         while let Some(target) = state.schedule.pop(now) {
-            output.announce(target, &state.net);
+            if state.is_current(target) {
+                output.announce(target, &state.net);
+            }
         }
         let look = now + BETWEEN_LOOKS;
         match heard.recv_deadline(state.schedule.next(now).map_or(look, |next| next.min(look))) {
@@ -184,10 +190,15 @@ struct State {
     /// The index of the interface that is polled; what is there at first is.
     polled: BTreeMap<PortId, u32>,
     links: BTreeMap<PortId, LinkState>,
+    /// The MAC address by which hosts know an address of the host itself.
+    known: HashMap<Target, Mac>,
     schedule: Schedule,
     guard: Guard,
     has_begun: bool,
 }
+
+/// Addresses of the host that are remembered, with those that it has no more.
+const REMEMBERED: usize = 1024;
 
 /// What announcements on a link depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,6 +220,7 @@ impl State {
             net: Arc::default(),
             polled: BTreeMap::new(),
             links: BTreeMap::new(),
+            known: HashMap::new(),
             schedule: Schedule::new(),
             guard: Guard::default(),
             has_begun: false,
@@ -267,6 +279,33 @@ impl State {
         };
         let changed: Vec<PortId> = self.links.iter().filter_map(changed).collect();
         changed.into_iter().for_each(|port| self.add_all(port, now));
+        self.add_own(now);
+    }
+
+    /// Announces addresses of the host that hosts know by another MAC address.
+    fn add_own(&mut self, now: Instant) {
+        let net = Arc::clone(&self.net);
+        let target = |(index, address): &(u32, IpNet)| {
+            let (port, link) = self.links.iter().find(|(_, link)| link.index == *index && link.up)?;
+            Some(((*port, address.addr()), link.mac))
+        };
+        // Link-local ones come of the MAC address.
+        let present = net.facts().addresses.iter().filter(|(_, address)| !is_link_local(address));
+        let present: Vec<(Target, Mac)> = present.filter_map(target).collect();
+        if self.known.len() > REMEMBERED {
+            self.known.clear();
+        }
+        for (target, mac) in present {
+            if self.known.insert(target, mac).is_some_and(|known| known != mac) && self.has_begun {
+                self.schedule.add(target, now);
+            }
+        }
+    }
+
+    /// Whether an address that waits is still to be announced.
+    fn is_current(&self, (port, address): Target) -> bool {
+        let own = self.links.get(&port).is_some_and(|link| self.net.kernel_has(address) == Some(link.index));
+        own || self.owned.contains_key(&address)
     }
 
     /// Announces every address on this link, as far as it is on it.
@@ -331,7 +370,7 @@ struct Output {
 }
 
 impl Output {
-    fn announce(&mut self, (port, address): schedule::Target, net: &Net) {
+    fn announce(&mut self, (port, address): Target, net: &Net) {
         // A link that comes up again has everything announced anew.
         let Some(link) = net.port_link(port).filter(|link| link.up) else { return };
         for frame in frames(address, link.mac) {
@@ -423,8 +462,9 @@ mod tests {
 
         /// What is announced at once: port and address.
         fn announced(&mut self) -> BTreeSet<(u16, String)> {
-            let popped = std::iter::from_fn(|| self.state.schedule.pop(self.now));
-            let seen = popped.map(|(PortId(port), address)| (port, address.to_string())).collect();
+            let popped: Vec<Target> = std::iter::from_fn(|| self.state.schedule.pop(self.now)).collect();
+            let current = popped.into_iter().filter(|target| self.state.is_current(*target));
+            let seen = current.map(|(PortId(port), address)| (port, address.to_string())).collect();
             // Later rounds are the schedule's own.
             self.state.schedule = Schedule::new();
             seen
@@ -498,7 +538,11 @@ mod tests {
         bench.network(|facts| facts.links[1].ups += 1);
         assert_eq!(bench.announced(), expected(&[(1, "10.0.0.10")]), "it was down for an instant");
         bench.network(|facts| facts.links[0].mac = Mac([2; 6]));
-        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]), "another MAC address");
+        assert_eq!(
+            bench.announced(),
+            expected(&[(0, "192.168.0.1"), (0, "2001:db8:1::1"), (0, "192.168.0.10")]),
+            "another MAC address: the host's own, too"
+        );
         bench.network(|facts| facts.addresses.push((2, "192.168.0.2/24".parse().expect("a prefix"))));
         assert_eq!(bench.announced(), expected(&[(1, "192.168.0.10"), (1, "10.0.0.10")]), "another network");
         bench.network(|facts| facts.links[0].mtu = 9000);
@@ -521,6 +565,34 @@ mod tests {
         bench.state.learn(News::Polled(PortId(0), 9), bench.now);
         assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]));
         bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        assert_eq!(bench.announced(), expected(&[]));
+    }
+
+    #[test]
+    fn the_hosts_own_addresses_are_announced_when_their_link_has_another_mac_address() {
+        let mut bench = Bench::new();
+        bench.begin();
+        assert_eq!(bench.announced(), expected(&[]), "the kernel's, and known");
+        bench.network(|facts| facts.links[0].mac = Mac([2; 6]));
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.1"), (0, "2001:db8:1::1")]));
+        bench.network(|facts| facts.links[2].mac = Mac([3; 6]));
+        assert_eq!(bench.announced(), expected(&[]), "it is not polled");
+        // Deleted, and created again: the address comes after the link.
+        bench.network(|facts| {
+            facts.links.remove(0);
+            facts.addresses.retain(|(index, _)| *index != 1);
+        });
+        let link = Link { index: 9, mac: Mac([9; 6]), port: Some(PortId(0)), ..facts().links[0].clone() };
+        bench.network(|facts| facts.links.push(link));
+        bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        assert_eq!(bench.announced(), expected(&[]));
+        bench.network(|facts| facts.addresses.push((9, "192.168.0.1/24".parse().expect("a prefix"))));
+        assert_eq!(bench.announced(), expected(&[(0, "192.168.0.1")]));
+        bench.network(|facts| facts.addresses.push((9, "192.168.0.2/24".parse().expect("a prefix"))));
+        assert_eq!(bench.announced(), expected(&[]), "no host knows it by another");
+        // One that goes while it waits is not announced.
+        bench.network(|facts| facts.links.iter_mut().for_each(|link| link.mac = Mac([4; 6])));
+        bench.network(|facts| facts.addresses.clear());
         assert_eq!(bench.announced(), expected(&[]));
     }
 
