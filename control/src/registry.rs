@@ -341,14 +341,21 @@ impl Transaction<'_> {
             membership::copy_topology(&self.view, pod);
         }
         if let Object::Service(service) = &mut object {
-            allocate::settle_families(service, old.and_then(Object::as_service), self.view.settings(), &mut faults);
+            let old = old.and_then(Object::as_service);
+            // Before validation, as in Kubernetes: that requires what is allocated.
+            allocate::settle_families(service, old, self.view.settings(), &mut faults);
+            if faults.is_empty() {
+                allocate::allocate(&self.view, service, old, &mut faults);
+            }
         }
-        validate::object(&object, old, &mut faults);
-        if let (Object::Service(service), true) = (&mut object, faults.is_empty()) {
-            allocate::allocate(&self.view, service, old.and_then(Object::as_service), &mut faults);
+        if faults.is_empty() {
+            validate::object(&object, old, &mut faults);
         }
         if !faults.is_empty() {
             return Err(invalid(key, faults));
+        }
+        if let Object::Service(service) = &mut object {
+            allocate::allocate_balancer(&self.view, service);
         }
         self.check_room(&key, &object, old)?;
         self.ensure_namespace(&key)?;

@@ -131,7 +131,7 @@ spec:
   ports:
   - name: a
     port: 0
-  # Allocated only once all else is right.
+  # It needs a name beside another port.
   - port: 81
 ---
 a: b: c
@@ -160,6 +160,7 @@ spec:
         let starts = [
             "@/b.yaml:4: metadata.name: Invalid value: \"Bad_Name\": ",
             "@/b.yaml:9: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            "@/b.yaml:8: spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive",
             "@/b.yaml:11: spec.ports[1].name: Required value",
             "@/b.yaml:13: ",
             "@/b.yaml:15: apiVersion: Required value",
@@ -168,6 +169,7 @@ spec:
             "@/b.yaml:24: spec.ports[0].port: Invalid value: invalid type: string \"many\"",
             "@/b.yaml:32: spec.ports[0].nodePort: Invalid value: 99: provided port is not in the valid range. ",
             "@/c.json:4: metadata.name: Invalid value: ",
+            "@/c.json:6: spec.ports[0].targetPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
             "@/c.json:7: spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
         ];
         for start in starts {

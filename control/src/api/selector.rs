@@ -148,11 +148,11 @@ fn parse_set(text: &str) -> Option<Test> {
 
 fn label_value(text: &str) -> Option<String> {
     let text = text.trim();
-    names::label_value(text).is_none().then(|| text.to_owned())
+    names::label_value(text).is_empty().then(|| text.to_owned())
 }
 
 fn is_label_key(text: &str) -> bool {
-    names::qualified(text).is_none()
+    names::qualified(text).is_empty()
 }
 
 /// A parsed field selector of one kind. The empty one selects everything.

@@ -19,6 +19,7 @@ use std::ops::Range;
 use ahash::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
+use crate::admission::validate;
 use crate::cluster::index::ingress_addresses;
 use crate::cluster::names::hash;
 use crate::cluster::overlay::Overlay;
@@ -44,21 +45,25 @@ pub(crate) fn settle_families(
     if old.is_some_and(|old| prefers_as_before(spec, old)) {
         return;
     }
+    validate::addresses_and_families(spec, old, faults);
+    if !faults.is_empty() {
+        return; // What follows would only blur them.
+    }
     let configured = settings.families();
     let mut families: Vec<Family> = spec.ip_families.iter().flatten().filter_map(|f| Family::parse(f)).collect();
-    if families.len() != spec.ip_families.as_ref().map_or(0, Vec::len) {
-        return; // Validation reports which of them is no family.
-    }
     let detached = spec.is_headless() && spec.selector().is_none();
     let policy = spec.ip_family_policy.clone().or_else(|| old?.ip_family_policy.clone());
     let policy = policy.unwrap_or_else(|| if detached { "RequireDualStack" } else { "SingleStack" }.to_owned());
     check_counts(spec, old, &policy, faults);
-    infer_from_addresses(spec, &mut families, faults);
+    infer_from_addresses(spec, &mut families, &configured, faults);
     if !faults.is_empty() {
-        return; // What follows would only blur them.
+        return;
     }
     if !detached {
-        check_families(spec, &policy, &families, &configured, faults);
+        check_families(&policy, &families, &configured, faults);
+        if !faults.is_empty() {
+            return;
+        }
     }
     if families.is_empty() {
         families.extend(configured.first());
@@ -99,46 +104,55 @@ fn check_counts(spec: &ServiceSpec, old: Option<&ServiceSpec>, policy: &str, fau
     }
 }
 
-fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, faults: &mut Faults) {
-    for (index, address) in spec.cluster_addresses().into_iter().enumerate() {
+/// The families of the addresses behind those that are named.
+fn infer_from_addresses(spec: &ServiceSpec, families: &mut Vec<Family>, configured: &[Family], faults: &mut Faults) {
+    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
+    let named = families.len();
+    for (index, address) in spec.cluster_addresses().into_iter().enumerate().skip(named) {
         let family = Family::of(address);
-        match families.get(index) {
-            None => families.push(family),
-            Some(written) if *written != family => faults.push(Fault::invalid(
-                format!("spec.clusterIPs[{index}]"),
-                &address.to_string(),
-                &format!("expected an {} value as indicated by `ipFamilies[{index}]`", written.as_str()),
-            )),
-            Some(_) => {}
+        if configured.contains(&family) {
+            families.push(family);
+        } else {
+            let detail = format!("{} is not configured on this cluster", family.as_str());
+            faults.push(Fault::invalid(format!("spec.clusterIPs[{index}]"), ips, &detail));
         }
     }
 }
 
-fn check_families(spec: &ServiceSpec, policy: &str, families: &[Family], configured: &[Family], faults: &mut Faults) {
+fn check_families(policy: &str, families: &[Family], configured: &[Family], faults: &mut Faults) {
     if policy == "RequireDualStack" && configured.len() < 2 {
         let detail = "this cluster is not configured for dual-stack services";
         faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, detail));
     }
     for (index, family) in families.iter().enumerate().filter(|(_, family)| !configured.contains(family)) {
-        let (field, detail) = match spec.ip_families {
-            Some(_) => (format!("spec.ipFamilies[{index}]"), "not configured on this cluster".to_owned()),
-            None => {
-                (format!("spec.clusterIPs[{index}]"), format!("{} is not configured on this cluster", family.as_str()))
-            }
-        };
-        faults.push(Fault::invalid(field, family.as_str(), &detail));
+        let field = format!("spec.ipFamilies[{index}]");
+        faults.push(Fault::invalid(field, family.as_str(), "not configured on this cluster"));
     }
 }
 
-/// Allocates what a Service needs and does not have, and checks what it requests.
+/// Allocates what a Service needs and does not have, and checks what it requests: addresses, node ports, and the port of the
+/// health check. The first of these at fault is reported alone, as by the API server.
 pub(crate) fn allocate(view: &Overlay<'_>, service: &mut Service, old: Option<&Service>, faults: &mut Faults) {
     let name = ServiceName::of(service);
     let Some(spec) = service.spec.as_mut() else {
         return;
     };
-    cluster_ips(view, spec, &name, faults);
-    node_ports(view, spec, old.and_then(|old| old.spec.as_ref()), &name, faults);
-    health_check_port(view, spec, &name, faults);
+    let old = old.and_then(|old| old.spec.as_ref());
+    // Validation refuses to make a headless Service another one.
+    if old.is_none_or(|old| !old.is_headless() || spec.is_headless()) {
+        cluster_ips(view, spec, &name, faults);
+    }
+    if faults.is_empty() {
+        node_ports(view, spec, old, &name, faults);
+    }
+    if faults.is_empty() {
+        health_check_port(view, spec, &name, faults);
+    }
+}
+
+/// Gives a valid LoadBalancer the addresses it lacks, as far as there are any.
+pub(crate) fn allocate_balancer(view: &Overlay<'_>, service: &mut Service) {
+    let name = ServiceName::of(service);
     balancer_addresses(view, service, &name);
 }
 

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use serde_json::Value;
+
 /// Most faults that are reported of one request; further ones are only counted.
 pub(crate) const MAX_FAULTS: usize = 100;
 
@@ -76,16 +78,33 @@ impl Fault {
         Fault::new(field, FaultReason::Invalid, with_detail(&text, detail))
     }
 
-    /// The value is not one of `supported`.
-    pub fn not_supported(field: impl Into<String>, value: impl Quoted, supported: &[&str]) -> Fault {
+    /// The value is not one of `supported`. It is of a type of its own and so printed as JSON.
+    pub fn not_supported(field: impl Into<String>, value: &str, supported: &[&str]) -> Fault {
         let list: Vec<String> = supported.iter().map(|s| s.quoted()).collect();
+        let value = &Value::from(value);
         let text = format!("Unsupported value: {}: supported values: {}", shown(&value), list.join(", "));
         Fault::new(field, FaultReason::NotSupported, text)
     }
 
+    /// The same for each of `details`.
+    pub(crate) fn all_invalid<'a>(
+        field: impl Into<String>,
+        value: &'a str,
+        details: Vec<String>,
+    ) -> impl Iterator<Item = Fault> + 'a {
+        let field = field.into();
+        details.into_iter().map(move |detail| Fault::invalid(field.as_str(), value, &detail))
+    }
+
     /// The value occurs twice.
     pub fn duplicate(field: impl Into<String>, value: impl Quoted) -> Fault {
-        Fault::new(field, FaultReason::Duplicate, format!("Duplicate value: {}", shown(&value)))
+        Fault::duplicate_because(field, value, "")
+    }
+
+    /// The value occurs twice where it may not, for the reason in `detail`.
+    pub(crate) fn duplicate_because(field: impl Into<String>, value: impl Quoted, detail: &str) -> Fault {
+        let text = format!("Duplicate value: {}", shown(&value));
+        Fault::new(field, FaultReason::Duplicate, with_detail(&text, detail))
     }
 
     /// The field may not be set or changed here.
@@ -204,12 +223,17 @@ impl<'a> IntoIterator for &'a Faults {
 }
 
 impl fmt::Display for Faults {
-    /// As apimachinery joins an error list: in brackets if there is more than one.
+    /// As apimachinery joins an error list: in brackets if there is more than one, each text once.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let ([one], 0) = (&*self.kept, self.more) {
-            return one.fmt(f);
+        let mut texts: Vec<String> = Vec::with_capacity(self.kept.len());
+        for text in self.kept.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
         }
-        let texts: Vec<String> = self.kept.iter().map(ToString::to_string).collect();
+        if let ([one], 0) = (&*texts, self.more) {
+            return f.write_str(one);
+        }
         write!(f, "[{}", texts.join(", "))?;
         match self.more {
             0 => f.write_str("]"),
@@ -239,7 +263,7 @@ fn with_detail(text: &str, detail: &str) -> String {
     }
 }
 
-/// A value as `field.Error` prints it: numbers bare, strings in quotes, lists as JSON.
+/// A value as `field.Error` prints it: numbers bare, strings in Go's quotes, everything else as JSON.
 pub trait Quoted {
     /// The printed form.
     fn quoted(&self) -> String;
@@ -253,7 +277,11 @@ impl Quoted for i32 {
 
 impl Quoted for &str {
     fn quoted(&self) -> String {
-        serde_json::Value::from(*self).to_string()
+        let mut text = String::with_capacity(self.len() + 2);
+        text.push('"');
+        self.chars().for_each(|character| quote(character, &mut text));
+        text.push('"');
+        text
     }
 }
 
@@ -265,8 +293,59 @@ impl Quoted for &String {
 
 impl Quoted for &[String] {
     fn quoted(&self) -> String {
-        serde_json::Value::from(self.to_vec()).to_string()
+        json(&Value::from(self.to_vec()))
     }
+}
+
+impl Quoted for &Value {
+    fn quoted(&self) -> String {
+        json(self)
+    }
+}
+
+/// A Go structure without JSON tags: its fields in their order.
+pub(crate) struct Structure<'a>(pub(crate) &'a [(&'a str, Value)]);
+
+impl Quoted for Structure<'_> {
+    fn quoted(&self) -> String {
+        let fields: Vec<String> = self.0.iter().map(|(name, value)| format!("\"{name}\":{}", json(value))).collect();
+        format!("{{{}}}", fields.join(","))
+    }
+}
+
+/// Appends a character as Go's `%q` does: what does not print as an escape.
+fn quote(character: char, text: &mut String) {
+    let short = match character {
+        '"' | '\\' => Some(character),
+        '\u{7}' => Some('a'),
+        '\u{8}' => Some('b'),
+        '\u{c}' => Some('f'),
+        '\n' => Some('n'),
+        '\r' => Some('r'),
+        '\t' => Some('t'),
+        '\u{b}' => Some('v'),
+        _ => None,
+    };
+    let code = u32::from(character);
+    match short {
+        Some(letter) => text.extend(['\\', letter]),
+        None if character == '\'' || character.escape_debug().count() == 1 => text.push(character),
+        None if code < 0x80 => *text += &format!("\\x{code:02x}"),
+        None if code < 0x1_0000 => *text += &format!("\\u{code:04x}"),
+        None => *text += &format!("\\U{code:08x}"),
+    }
+}
+
+/// JSON as Go writes it: safe inside HTML.
+fn json(value: &Value) -> String {
+    let (text, mut safe) = (value.to_string(), String::new());
+    for character in text.chars() {
+        match character {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => safe += &format!("\\u{:04x}", u32::from(character)),
+            character => safe.push(character),
+        }
+    }
+    safe
 }
 
 #[cfg(test)]
@@ -297,6 +376,13 @@ mod tests {
                 "metadata.annotations: Too long: may not be more than 7 bytes",
             ),
             (Fault::unknown_field("spec.prots"), "spec.prots: unknown field"),
+            // Text as Go quotes it, everything else as Go's JSON.
+            (Fault::invalid("a", "é\"\\\n\u{1}\u{200b}'", "no"), r#"a: Invalid value: "é\"\\\n\x01\u200b'": no"#),
+            (
+                Fault::not_supported("a", "<b>", &["c"]),
+                r#"a: Unsupported value: "\u003cb\u003e": supported values: "c""#,
+            ),
+            (Fault::invalid("a", &Value::Null, "no"), "a: Invalid value: null: no"),
         ];
         for (fault, text) in cases {
             assert_eq!(fault.to_string(), text);

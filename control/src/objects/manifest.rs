@@ -73,7 +73,12 @@ impl Document {
 
     /// The line of a field, from 1; of what is nearest around it if the field is not there.
     pub fn line_of(&self, field: &str) -> usize {
-        let mut field = field;
+        // Two paths of the API server are not those of the fields.
+        let corrected = field
+            .strip_prefix("metadata.taints")
+            .map(|rest| format!("spec.taints{rest}"))
+            .or_else(|| field.strip_prefix("spec.LoadBalancer").map(|rest| format!("spec.loadBalancer{rest}")));
+        let mut field = corrected.as_deref().unwrap_or(field);
         loop {
             // `clusterIPs`, `podIPs` and the like are filled from the field that holds the first of them.
             let singular = field.strip_suffix('s').filter(|singular| singular.ends_with("IP"));

@@ -21,11 +21,13 @@ fn a_batch_is_all_or_nothing_and_tells_every_refusal() {
     let refusals = world.write(writes).unwrap_err();
     let told: Vec<(usize, u16, &str)> =
         refusals.iter().map(|r| (r.index, r.reason.code(), r.message.as_str())).collect();
-    let invalid =
-        "Service \"b\" is invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive";
+    let range = "must be between 1 and 65535, inclusive";
+    let invalid = format!(
+        "Service \"b\" is invalid: [spec.ports[0].port: Invalid value: 0: {range}, spec.ports[0].targetPort: Invalid value: 0: {range}]"
+    );
     assert_eq!(
         told,
-        [(1, 409, "services \"a\" already exists"), (2, 404, "pods \"none\" not found"), (3, 422, invalid)]
+        [(1, 409, "services \"a\" already exists"), (2, 404, "pods \"none\" not found"), (3, 422, &invalid)]
     );
     assert_eq!((world.cluster.revision(), world.cluster.objects(Kind::Service, None).count()), (1, 1));
 }

@@ -25,7 +25,8 @@ pub(super) fn config_map(map: &ConfigMap, old: Option<&ConfigMap>, faults: &mut 
     let text = map.data.iter().flatten().map(|(_, value)| value.len()).sum::<usize>();
     let bytes = map.binary_data.iter().flatten().map(|(_, value)| value.0.len()).sum::<usize>();
     if text + bytes > MAX_SIZE {
-        faults.push(Fault::too_long("", MAX_SIZE));
+        // The API server's path of the object as a whole.
+        faults.push(Fault::too_long("[]", MAX_SIZE));
     }
     let Some(old) = old.filter(|old| old.immutable == Some(true)) else { return };
     let changes = [
@@ -146,7 +147,7 @@ mod tests {
             ),
             (
                 config_map(json!({"data": {"a": "x".repeat((1 << 20) + 1)}})),
-                "Too long: may not be more than 1048576 bytes".into(),
+                "[]: Too long: may not be more than 1048576 bytes".into(),
             ),
             (
                 with("Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}})),

@@ -35,34 +35,33 @@ fn subset(subset: &EndpointSubset, field: &str, faults: &mut Faults) {
 }
 
 fn address(address: &EndpointAddress, field: &str, faults: &mut Faults) {
-    let strict = names::strict_address(&address.ip).map(str::to_owned);
-    let detail = strict.or_else(|| names::unusable_address(&address.ip, parse_ip(&address.ip)?));
-    faults.extend(detail.map(|detail| Fault::invalid(format!("{field}.ip"), &address.ip, &detail)));
-    if let Some(hostname) = address.hostname.as_deref().filter(|hostname| !hostname.is_empty())
-        && let Some(detail) = names::label(hostname)
-    {
-        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
+    let ip = address.ip.as_str();
+    let strict = names::strict_address(ip).map(str::to_owned);
+    faults.extend(Fault::all_invalid(format!("{field}.ip"), ip, Vec::from_iter(strict)));
+    if let Some(hostname) = address.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
+        faults.extend(Fault::all_invalid(format!("{field}.hostname"), hostname, names::label(hostname)));
     }
-    if let Some(node) = &address.node_name
-        && let Some(detail) = names::subdomain(node)
-    {
-        faults.push(Fault::invalid(format!("{field}.nodeName"), node, &detail));
+    if let Some(node) = &address.node_name {
+        faults.extend(Fault::all_invalid(format!("{field}.nodeName"), node, names::subdomain(node)));
     }
+    let unusable = match parse_ip(ip) {
+        Some(address) => names::unusable_address(ip, address),
+        None => Some(names::NO_ADDRESS.to_owned()),
+    };
+    faults.extend(Fault::all_invalid(format!("{field}.ip"), ip, Vec::from_iter(unusable)));
 }
 
 fn port(port: &EndpointPort, name_required: bool, field: &str, faults: &mut Faults) {
     match port.name.as_deref().unwrap_or_default() {
         "" if name_required => faults.push(Fault::required(format!("{field}.name"), "")),
         "" => {}
-        name => faults.extend(names::label(name).map(|detail| Fault::invalid(format!("{field}.name"), name, &detail))),
+        name => faults.extend(Fault::all_invalid(format!("{field}.name"), name, names::label(name))),
     }
     if !(1..=65535).contains(&port.port) {
         faults.push(Fault::invalid(format!("{field}.port"), port.port, names::NOT_A_PORT));
     }
     protocol(port.protocol.as_deref(), &format!("{field}.protocol"), faults);
-    if let Some(protocol) = &port.app_protocol
-        && let Some(detail) = names::qualified(protocol)
-    {
-        faults.push(Fault::invalid(format!("{field}.appProtocol"), protocol, &detail));
+    if let Some(protocol) = &port.app_protocol {
+        faults.extend(Fault::all_invalid(format!("{field}.appProtocol"), protocol, names::qualified(protocol)));
     }
 }

@@ -8,12 +8,8 @@ use crate::objects::fault::{Fault, Faults};
 /// Keys are qualified names, values short words (apimachinery `ValidateLabels`).
 pub(super) fn label_pairs(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Faults) {
     for (key, value) in pairs {
-        if let Some(detail) = names::qualified(key) {
-            faults.push(Fault::invalid(field, key, &detail));
-        }
-        if let Some(detail) = names::label_value(value) {
-            faults.push(Fault::invalid(field, value, &detail));
-        }
+        faults.extend(Fault::all_invalid(field, key, names::qualified(key)));
+        faults.extend(Fault::all_invalid(field, value, names::label_value(value)));
     }
 }
 

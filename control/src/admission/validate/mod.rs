@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Event;
 
 use self::fields::label_pairs;
-pub(crate) use self::service::misplaced_addresses;
+pub(crate) use self::service::{addresses_and_families, misplaced_addresses};
 
 use crate::objects::fault::{Fault, Faults};
 use crate::objects::{Kind, Object, weight};
@@ -35,10 +35,10 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Faults)
     match (object, old) {
         (Object::Service(service), old) => {
             let old = old.and_then(Object::as_service);
-            self::service::check(service, old, faults);
             if let Some(old) = old {
                 self::service::check_change(service, old, faults);
             }
+            self::service::check(service, old, faults);
         }
         (Object::Endpoints(endpoints), old) => {
             self::endpoints::check(endpoints, old.and_then(Object::as_endpoints), faults);
@@ -55,7 +55,7 @@ pub(crate) fn object(object: &Object, old: Option<&Object>, faults: &mut Faults)
 
 fn metadata(object: &Object, faults: &mut Faults) {
     let metadata = object.metadata();
-    let fault_of_name = match object.kind() {
+    let faults_of_name: fn(&str) -> Vec<String> = match object.kind() {
         // A Service may begin with a digit since KEP-5311.
         Kind::Service | Kind::Namespace => names::label,
         Kind::Node
@@ -66,19 +66,17 @@ fn metadata(object: &Object, faults: &mut Faults) {
         | Kind::Secret
         | Kind::Event => names::subdomain,
     };
-    if let Some(prefix) = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty())
-        && let Some(detail) = fault_of_name(&names::as_prefix(prefix))
-    {
-        faults.push(Fault::invalid("metadata.generateName", prefix, &detail));
+    if let Some(prefix) = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty()) {
+        let details = faults_of_name(&names::as_prefix(prefix));
+        faults.extend(Fault::all_invalid("metadata.generateName", prefix, details));
     }
     match object.name() {
         "" => faults.push(Fault::required("metadata.name", "name or generateName is required")),
-        name => faults.extend(fault_of_name(name).map(|detail| Fault::invalid("metadata.name", name, &detail))),
+        name => faults.extend(Fault::all_invalid("metadata.name", name, faults_of_name(name))),
     }
-    if object.kind().namespaced()
-        && let Some(detail) = names::label(object.namespace())
-    {
-        faults.push(Fault::invalid("metadata.namespace", object.namespace(), &detail));
+    if object.kind().namespaced() {
+        let namespace = object.namespace();
+        faults.extend(Fault::all_invalid("metadata.namespace", namespace, names::label(namespace)));
     }
     if let Some(labels) = &metadata.labels {
         label_pairs("metadata.labels", labels, faults);
@@ -106,9 +104,7 @@ fn weights(object: &Object, faults: &mut Faults) {
 /// Keys are qualified names in any case; of the values only the sum is bounded.
 fn annotations(field: &str, pairs: &BTreeMap<String, String>, faults: &mut Faults) {
     for key in pairs.keys() {
-        if let Some(detail) = names::qualified(&key.to_lowercase()) {
-            faults.push(Fault::invalid(field, key, &detail));
-        }
+        faults.extend(Fault::all_invalid(field, key, names::qualified(&key.to_lowercase())));
     }
     if pairs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_ANNOTATIONS {
         faults.push(Fault::too_long(field, MAX_ANNOTATIONS));

@@ -1,14 +1,17 @@
 //! What names and addresses may look like (apimachinery `pkg/util/validation/validation.go`).
 //!
-//! Each check returns `None` if the text is valid, else the detail of the fault. The regular expressions appear in the
+//! Each check returns the details of all faults, none if the text is valid. The regular expressions appear in the
 //! messages only: they are simple enough to be checked by hand, without an engine.
 
 use std::net::IpAddr;
 
 use crate::objects::service::{parse_cidr, parse_ip, parse_strict_cidr};
 
-pub(super) const NOT_AN_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const NOT_AN_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+/// As [`NOT_AN_ADDRESS`], of the later check that the address leads anywhere.
+pub(super) const NO_ADDRESS: &str = "must be a valid IP address";
+const EMPTY: &str = "must be non-empty";
 pub(super) const NOT_A_PORT: &str = "must be between 1 and 65535, inclusive";
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
@@ -25,44 +28,46 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
      validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
 /// A DNS label (RFC 1123). Service names may begin with a digit since KEP-5311.
-pub(super) fn label(text: &str) -> Option<String> {
-    too_long(text, 63).or_else(|| (!is_label(text)).then(|| LABEL.to_owned()))
+pub(super) fn label(text: &str) -> Vec<String> {
+    let fault = match is_label(text) {
+        true => None,
+        false if is_subdomain(text) => Some("must not contain dots"),
+        false => Some(LABEL),
+    };
+    too_long(text, 63).into_iter().chain(fault.map(str::to_owned)).collect()
 }
 
 /// A DNS name (RFC 1123); its labels may be longer than DNS has them, as in Kubernetes.
-pub(super) fn subdomain(text: &str) -> Option<String> {
-    too_long(text, 253).or_else(|| (!text.split('.').all(is_label)).then(|| SUBDOMAIN.to_owned()))
+pub(super) fn subdomain(text: &str) -> Vec<String> {
+    let fault = (!is_subdomain(text)).then(|| SUBDOMAIN.to_owned());
+    too_long(text, 253).into_iter().chain(fault).collect()
 }
 
 /// `name` or `dns.prefix/name`.
-pub(crate) fn qualified(text: &str) -> Option<String> {
+pub(crate) fn qualified(text: &str) -> Vec<String> {
     let (prefix, name) = match text.split_once('/') {
         Some((_, rest)) if rest.contains('/') => {
             let optional = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
-            return Some(format!("a qualified name {QUALIFIED} {optional}"));
+            return vec![format!("a valid label key {QUALIFIED} {optional}")];
         }
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
     };
-    match prefix {
-        Some("") => return Some("prefix part must be non-empty".to_owned()),
-        Some(prefix) => {
-            if let Some(detail) = subdomain(prefix) {
-                return Some(format!("prefix part {detail}"));
-            }
-        }
-        None => {}
-    }
-    if name.is_empty() {
-        return Some("name part must be non-empty".to_owned());
-    }
-    let length = too_long(name, 63).map(|detail| format!("name part {detail}"));
-    length.or_else(|| (!is_word(name)).then(|| format!("name part {QUALIFIED}")))
+    let of_prefix = match prefix {
+        None => Vec::new(),
+        Some("") => vec![EMPTY.to_owned()],
+        Some(prefix) => subdomain(prefix),
+    };
+    let of_name = if name.is_empty() { Some(EMPTY.to_owned()) } else { too_long(name, 63) };
+    let word = (!is_word(name)).then(|| QUALIFIED.to_owned());
+    let of_prefix = of_prefix.into_iter().map(|detail| format!("prefix part {detail}"));
+    of_prefix.chain(of_name.into_iter().chain(word).map(|detail| format!("name part {detail}"))).collect()
 }
 
 /// The value of a label.
-pub(crate) fn label_value(text: &str) -> Option<String> {
-    too_long(text, 63).or_else(|| (!text.is_empty() && !is_word(text)).then(|| LABEL_VALUE.to_owned()))
+pub(crate) fn label_value(text: &str) -> Vec<String> {
+    let word = (!text.is_empty() && !is_word(text)).then(|| LABEL_VALUE.to_owned());
+    too_long(text, 63).into_iter().chain(word).collect()
 }
 
 /// The key of a value of a ConfigMap or Secret (`IsConfigMapKey`).
@@ -80,12 +85,19 @@ pub(super) fn config_key(text: &str) -> Vec<String> {
     too_long(text, 253).into_iter().chain(word).chain(dots.map(str::to_owned)).collect()
 }
 
-/// A host's full name, with or without the final dot (apimachinery `IsFullyQualifiedDomainName`).
-pub(super) fn domain_name(text: &str) -> Option<String> {
+/// A host's full name, with or without the final dot (apimachinery `IsFullyQualifiedDomainName`): the text that is wrong, and
+/// what is wrong with it. Labels are looked at only if the whole is fine.
+pub(super) fn domain_name(text: &str) -> Vec<(&str, String)> {
     let name = text.strip_suffix('.').unwrap_or(text);
-    let short =
-        || (!name.contains('.')).then(|| "should be a domain with at least two segments separated by dots".to_owned());
-    subdomain(name).or_else(short)
+    let of_whole = subdomain(name);
+    if !of_whole.is_empty() {
+        return vec![(name, of_whole.join(","))];
+    }
+    if !name.contains('.') {
+        return vec![(name, "should be a domain with at least two segments separated by dots".to_owned())];
+    }
+    let of_labels = name.split('.').map(|part| (part, label(part))).filter(|(_, faults)| !faults.is_empty());
+    of_labels.map(|(part, faults)| (part, faults.join(","))).collect()
 }
 
 /// How a prefix of generated names is checked: a dash at its end is never the end of the name.
@@ -100,20 +112,20 @@ pub(super) fn as_prefix(text: &str) -> String {
 }
 
 /// A named port (IANA_SVC_NAME, RFC 6335 5.1).
-pub(super) fn port_name(text: &str) -> Vec<&'static str> {
+pub(super) fn port_name(text: &str) -> Vec<String> {
     let bytes = text.as_bytes();
     let hyphens_outside = text.starts_with('-') || text.ends_with('-');
     let cases = [
         (bytes.len() > 15, "must be no more than 15 characters"),
         (
-            !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-'),
+            bytes.is_empty() || !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-'),
             "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
         ),
         (!bytes.iter().any(u8::is_ascii_lowercase), "must contain at least one letter (a-z)"),
         (text.contains("--"), "must not contain consecutive hyphens"),
         (hyphens_outside, "must not begin or end with a hyphen"),
     ];
-    cases.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail).collect()
+    cases.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail.to_owned()).collect()
 }
 
 /// An address in the form that everybody reads alike (`IsValidIPForLegacyField`): what is wrong with the text, if anything.
@@ -168,6 +180,10 @@ fn is_label(text: &str) -> bool {
     enclosed(text, alphanumeric, |b| alphanumeric(b) || *b == b'-')
 }
 
+fn is_subdomain(text: &str) -> bool {
+    text.split('.').all(is_label)
+}
+
 fn is_word(text: &str) -> bool {
     enclosed(text, u8::is_ascii_alphanumeric, |b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
@@ -189,11 +205,13 @@ mod tests {
         for (text, fine) in
             [("a", true), ("0-a", true), ("", false), ("-a", false), ("a-", false), ("A", false), ("a.b", false)]
         {
-            assert_eq!(label(text).is_none(), fine, "{text}");
+            assert_eq!(label(text).is_empty(), fine, "{text}");
         }
-        assert_eq!(label(&"a".repeat(64)).as_deref(), Some("must be no more than 63 characters"));
+        assert_eq!(label(&"a".repeat(64)), ["must be no more than 63 characters"]);
+        assert_eq!(label("a.b"), ["must not contain dots"]);
+        assert_eq!(label(&"A".repeat(64)), ["must be no more than 63 characters", LABEL]);
         for (text, fine) in [("a.b-c", true), ("a..b", false), (".a", false), ("a.", false)] {
-            assert_eq!(subdomain(text).is_none(), fine, "{text}");
+            assert_eq!(subdomain(text).is_empty(), fine, "{text}");
         }
         for (text, fine) in [
             ("app", true),
@@ -203,7 +221,7 @@ mod tests {
             ("a/b/c", false),
             ("A_b.c", true),
         ] {
-            assert_eq!(qualified(text).is_none(), fine, "{text}");
+            assert_eq!(qualified(text).is_empty(), fine, "{text}");
         }
         for (text, fine) in [
             ("http", true),

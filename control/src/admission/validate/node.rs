@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
+use serde_json::json;
+
 use super::names;
-use crate::objects::fault::{Fault, Faults};
+use crate::objects::fault::{Fault, Faults, Structure};
 use crate::objects::service::{Family, parse_cidr};
 
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -34,13 +36,13 @@ pub(super) fn check(node: &Node, old: Option<&Node>, faults: &mut Faults) {
 fn taints(taints: &[Taint], faults: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, taint) in taints.iter().enumerate() {
-        let field = format!("spec.taints[{index}]");
-        if let Some(detail) = names::qualified(&taint.key) {
-            faults.push(Fault::invalid(format!("{field}.key"), &taint.key, &detail));
-        }
+        // The API server's path, although the taints are in the spec.
+        let field = format!("metadata.taints[{index}]");
+        faults.extend(Fault::all_invalid(format!("{field}.key"), &taint.key, names::qualified(&taint.key)));
         let value = taint.value.as_deref().unwrap_or_default();
-        if let Some(detail) = names::label_value(value) {
-            faults.push(Fault::invalid(format!("{field}.value"), value, &detail));
+        let wrong = names::label_value(value);
+        if !wrong.is_empty() {
+            faults.push(Fault::invalid(format!("{field}.value"), value, &wrong.join(";")));
         }
         match taint.effect.as_str() {
             "" => faults.push(Fault::required(format!("{field}.effect"), "")),
@@ -48,8 +50,14 @@ fn taints(taints: &[Taint], faults: &mut Faults) {
             other => faults.push(Fault::not_supported(format!("{field}.effect"), other, &EFFECTS)),
         }
         if !seen.insert((&taint.key, &taint.effect)) {
-            let pair = format!("{}:{}", taint.key, taint.effect);
-            faults.push(Fault::duplicate(field, pair.as_str()));
+            let fields = [
+                ("Key", json!(taint.key)),
+                ("Value", json!(value)),
+                ("Effect", json!(taint.effect)),
+                ("TimeAdded", json!(taint.time_added)),
+            ];
+            let detail = "taints must be unique by key and effect pair";
+            faults.push(Fault::duplicate_because(field, Structure(&fields), detail));
         }
     }
 }
@@ -94,11 +102,11 @@ mod tests {
             ),
             (
                 json!({"taints": [{"key": "a", "effect": "Never"}]}),
-                r#"spec.taints[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute""#,
+                r#"metadata.taints[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute""#,
             ),
             (
                 json!({"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]}),
-                r#"spec.taints[1]: Duplicate value: "a:NoSchedule""#,
+                r#"metadata.taints[1]: Duplicate value: {"Key":"a","Value":"","Effect":"NoSchedule","TimeAdded":null}: taints must be unique by key and effect pair"#,
             ),
         ] {
             assert_eq!(World::new().faults(node(spec)), [expected]);

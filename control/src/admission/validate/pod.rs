@@ -29,11 +29,9 @@ pub(super) fn check(pod: &Pod, old: Option<&Pod>, faults: &mut Faults) {
     }
 }
 
-fn name(field: &str, text: Option<&str>, fault: fn(&str) -> Option<String>, faults: &mut Faults) {
-    if let Some(text) = text.filter(|text| !text.is_empty())
-        && let Some(detail) = fault(text)
-    {
-        faults.push(Fault::invalid(field, text, &detail));
+fn name(field: &str, text: Option<&str>, details: fn(&str) -> Vec<String>, faults: &mut Faults) {
+    if let Some(text) = text.filter(|text| !text.is_empty()) {
+        faults.extend(Fault::all_invalid(field, text, details(text)));
     }
 }
 
@@ -46,7 +44,7 @@ fn ports(container: &Container, field: &str, faults: &mut Faults) {
         if wrong.is_empty() && !name.is_empty() && !seen.insert(name) {
             faults.push(Fault::duplicate(format!("{field}.name"), name));
         }
-        faults.extend(wrong.into_iter().map(|detail| Fault::invalid(format!("{field}.name"), name, detail)));
+        faults.extend(Fault::all_invalid(format!("{field}.name"), name, wrong));
         match port.container_port {
             0 => faults.push(Fault::required(format!("{field}.containerPort"), "")),
             number => number_of_port(number, format!("{field}.containerPort"), faults),

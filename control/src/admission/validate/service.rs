@@ -4,34 +4,39 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::{Value, json};
 
 use super::fields::{label_pairs, one_of, protocol};
 use super::names;
-use crate::objects::fault::{Fault, Faults};
-use crate::objects::service::{Family, NONE, SOURCE_RANGES_ANNOTATION, ServiceType, SpecExt, parse_cidr, parse_ip};
+use crate::objects::fault::{Fault, Faults, Structure};
+use crate::objects::service::{Family, NONE, SOURCE_RANGES_ANNOTATION, ServiceType, SpecExt, parse_ip};
 
-/// A port that would expose the kubelet.
-const KUBELET_PORT: i32 = 10250;
 /// Longest stickiness, in seconds: a day.
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
 const INGRESS: &str = "status.loadBalancer.ingress";
 
-/// Adds what is wrong with a defaulted Service. Addresses that `old` has too are not looked at again.
+/// Adds what is wrong with a defaulted Service, in the order of K `validateService`. Addresses that `old` has too are not looked
+/// at again.
 pub(super) fn check(service: &Service, old: Option<&Service>, faults: &mut Faults) {
     let Some(spec) = &service.spec else {
         return faults.push(Fault::required("spec", ""));
     };
-    kind(spec, faults);
+    topology(service, faults);
+    if spec.ports().is_empty() && !spec.is_headless() && spec.service_type() != ServiceType::ExternalName {
+        faults.push(Fault::required("spec.ports", ""));
+    }
+    fit_for_type(spec, faults);
     ports(spec, faults);
     if let Some(selector) = &spec.selector {
         label_pairs("spec.selector", selector, faults);
     }
     affinity(spec, faults);
-    families(spec, faults);
     let old_spec = old.and_then(|old| old.spec.as_ref());
-    cluster_ips(spec, old_spec, faults);
+    addresses_and_families(spec, old_spec, faults);
     external_ips(spec, old_spec, faults);
-    source_ranges(service, spec, old_spec, faults);
+    one_of(spec.type_.as_deref(), "spec.type", &ServiceType::NAMES, faults);
+    repeated_ports(spec, faults);
+    source_ranges(service, old, faults);
     balancer(spec, faults);
     policies(spec, faults);
     status(service, old, faults);
@@ -48,7 +53,7 @@ pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Faults
     }
     let balancer = |spec: &ServiceSpec| spec.service_type() == ServiceType::LoadBalancer;
     if balancer(spec) && balancer(old) && spec.load_balancer_class != old.load_balancer_class {
-        let class = spec.load_balancer_class.as_deref().unwrap_or_default();
+        let class = &Value::from(spec.load_balancer_class.clone());
         faults.push(Fault::invalid("spec.loadBalancerClass", class, "may not change once set"));
     }
     let held = spec.needs_health_check_port() && old.needs_health_check_port();
@@ -57,23 +62,25 @@ pub(super) fn check_change(service: &Service, old: &Service, faults: &mut Faults
     }
 }
 
-fn kind(spec: &ServiceSpec, faults: &mut Faults) {
-    one_of(spec.type_.as_deref(), "spec.type", &ServiceType::NAMES, faults);
-    let kind = spec.service_type();
-    if spec.ports().is_empty() && !spec.is_headless() && kind != ServiceType::ExternalName {
-        faults.push(Fault::required("spec.ports", ""));
+/// The annotation has had two names; where both are given they must agree.
+fn topology(service: &Service, faults: &mut Faults) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let annotation = |name: &str| service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name));
+    let (Some(mode), Some(hints)) = (annotation(MODE), annotation(HINTS)) else { return };
+    if mode != hints {
+        let detail = format!("must match annotations[{HINTS}] when both are specified");
+        faults.push(Fault::invalid(format!("metadata.annotations[{MODE}]"), mode, &detail));
     }
-    match kind {
+}
+
+fn fit_for_type(spec: &ServiceSpec, faults: &mut Faults) {
+    match spec.service_type() {
         ServiceType::ClusterIp => {}
-        ServiceType::NodePort | ServiceType::LoadBalancer if spec.is_headless() => {
-            let detail = format!("may not be set to 'None' for {} services", kind.as_str());
-            faults.push(Fault::invalid("spec.clusterIPs[0]", NONE, &detail));
-        }
-        ServiceType::NodePort => {}
-        ServiceType::LoadBalancer => {
-            for index in positions(spec.ports(), |port| port.port == KUBELET_PORT) {
-                let detail = format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
-                faults.push(Fault::invalid(format!("spec.ports[{index}]"), KUBELET_PORT, &detail));
+        kind @ (ServiceType::NodePort | ServiceType::LoadBalancer) => {
+            if spec.is_headless() {
+                let detail = format!("may not be set to 'None' for {} services", kind.as_str());
+                faults.push(Fault::invalid("spec.clusterIPs[0]", NONE, &detail));
             }
         }
         ServiceType::ExternalName => external_name(spec, faults),
@@ -90,11 +97,9 @@ fn external_name(spec: &ServiceSpec, faults: &mut Faults) {
         faults.push(Fault::forbidden(field, "may not be set for ExternalName services"));
     }
     let name = spec.external_name.as_deref().unwrap_or_default();
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
-        faults.push(Fault::required("spec.externalName", ""));
-    } else if let Some(detail) = names::subdomain(name) {
-        faults.push(Fault::invalid("spec.externalName", name, &detail));
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => faults.push(Fault::required("spec.externalName", "")),
+        name => faults.extend(Fault::all_invalid("spec.externalName", name, names::subdomain(name))),
     }
 }
 
@@ -109,12 +114,10 @@ fn ports(spec: &ServiceSpec, faults: &mut Faults) {
         }
         protocol(port.protocol.as_deref(), &format!("{field}.protocol"), faults);
         target_port(port, &field, faults);
-        if let Some(detail) = port.app_protocol.as_deref().and_then(names::qualified) {
-            let value = port.app_protocol.as_deref().unwrap_or_default();
-            faults.push(Fault::invalid(format!("{field}.appProtocol"), value, &detail));
+        if let Some(protocol) = &port.app_protocol {
+            faults.extend(Fault::all_invalid(format!("{field}.appProtocol"), protocol, names::qualified(protocol)));
         }
     }
-    repeated_ports(spec, faults);
 }
 
 fn port_name<'a>(
@@ -128,45 +131,55 @@ fn port_name<'a>(
     match port.name.as_deref().unwrap_or_default() {
         "" if required => faults.push(Fault::required(field, "")),
         "" => {}
-        name => match names::label(name) {
-            Some(detail) => faults.push(Fault::invalid(field, name, &detail)),
-            None if !seen.insert(name) => faults.push(Fault::duplicate(field, name)),
-            None => {}
-        },
+        name => {
+            faults.extend(Fault::all_invalid(field.as_str(), name, names::label(name)));
+            if !seen.insert(name) {
+                faults.push(Fault::duplicate(field, name));
+            }
+        }
     }
 }
 
 fn target_port(port: &ServicePort, field: &str, faults: &mut Faults) {
     let field = format!("{field}.targetPort");
     match &port.target_port {
-        // The default repeats the port; its fault has been reported there.
-        Some(IntOrString::Int(number)) if *number == port.port => {}
         Some(IntOrString::Int(number)) if !(1..=65535).contains(number) => {
             faults.push(Fault::invalid(field, *number, names::NOT_A_PORT));
         }
         Some(IntOrString::String(name)) => {
-            faults.extend(names::port_name(name).into_iter().map(|detail| Fault::invalid(&*field, name, detail)));
+            faults.extend(Fault::all_invalid(field, name, names::port_name(name)));
         }
         _ => {}
     }
 }
 
 fn repeated_ports(spec: &ServiceSpec, faults: &mut Faults) {
+    let node_port = |port: &ServicePort| port.node_port.filter(|node_port| *node_port != 0);
+    if spec.service_type() == ServiceType::ClusterIp {
+        for index in positions(spec.ports(), |port| node_port(port).is_some()) {
+            let field = format!("spec.ports[{index}].nodePort");
+            faults.push(Fault::forbidden(field, "may not be used when `type` is 'ClusterIP'"));
+        }
+    }
     let (mut ports, mut node_ports) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in spec.ports().iter().enumerate() {
-        let protocol = port.protocol.as_deref().unwrap_or_default();
-        if !ports.insert((protocol, port.port)) {
-            faults.push(Fault::duplicate(format!("spec.ports[{index}]"), &*format!("{}/{protocol}", port.port)));
+        let Some(number) = node_port(port) else { continue };
+        if !node_ports.insert((port.protocol.as_deref(), number)) {
+            faults.push(Fault::duplicate(format!("spec.ports[{index}].nodePort"), number));
         }
-        let Some(node_port) = port.node_port.filter(|node_port| *node_port != 0) else {
-            continue;
-        };
-        let field = format!("spec.ports[{index}].nodePort");
-        if spec.service_type() == ServiceType::ClusterIp {
-            faults.push(Fault::forbidden(&*field, "may not be used when `type` is 'ClusterIP'"));
-        }
-        if !node_ports.insert((protocol, node_port)) {
-            faults.push(Fault::duplicate(field, &*node_port.to_string()));
+    }
+    for (index, port) in spec.ports().iter().enumerate() {
+        if !ports.insert((port.protocol.as_deref(), port.port)) {
+            // Of the API server's key, only two fields are set.
+            let fields = [
+                ("Name", json!("")),
+                ("Protocol", json!(port.protocol)),
+                ("AppProtocol", Value::Null),
+                ("Port", json!(port.port)),
+                ("TargetPort", json!(0)),
+                ("NodePort", json!(0)),
+            ];
+            faults.push(Fault::duplicate(format!("spec.ports[{index}]"), Structure(&fields)));
         }
     }
 }
@@ -182,50 +195,81 @@ fn affinity(spec: &ServiceSpec, faults: &mut Faults) {
     }
 }
 
+/// K `ValidateServiceClusterIPsRelatedFields`. It is also checked before anything is allocated.
+pub(crate) fn addresses_and_families(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faults) {
+    if !spec.needs_cluster_ip() {
+        return;
+    }
+    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
+    let field = "spec.clusterIPs";
+    match spec.cluster_ip.as_deref() {
+        Some(_) if ips.is_empty() => faults.push(Fault::required(field, "")),
+        Some(primary) if ips[0] != primary => {
+            faults.push(Fault::invalid(field, ips, "first value must match `clusterIP`"));
+        }
+        None if !ips.is_empty() => {
+            faults.push(Fault::invalid(field, ips, "must be empty when `clusterIP` is not specified"));
+        }
+        _ => {}
+    }
+    families(spec, faults);
+    if cluster_ips(ips, old, faults) && !spec.is_headless() {
+        fit_together(spec, ips, faults);
+    }
+}
+
 fn families(spec: &ServiceSpec, faults: &mut Faults) {
-    if let Some(policy) = &spec.ip_family_policy {
-        let policies = ["SingleStack", "PreferDualStack", "RequireDualStack"];
-        one_of(Some(policy), "spec.ipFamilyPolicy", &policies, faults);
-    }
     let families = spec.ip_families.as_deref().unwrap_or_default();
-    if families.len() > 2 {
-        faults.push(Fault::invalid("spec.ipFamilies", families, "may only hold up to 2 values"));
-    }
     for (index, family) in families.iter().enumerate() {
         let field = format!("spec.ipFamilies[{index}]");
         if Family::parse(family).is_none() {
-            faults.push(Fault::not_supported(field, family, &["IPv4", "IPv6"]));
-        } else if families[..index].contains(family) {
+            faults.push(Fault::not_supported(field.as_str(), family, &["IPv4", "IPv6"]));
+        }
+        if families[..index].contains(family) {
             faults.push(Fault::duplicate(field, family));
+        }
+    }
+    if let Some(policy) = &spec.ip_family_policy {
+        let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+        if !policies.contains(&policy.as_str()) {
+            faults.push(Fault::not_supported("spec.ipFamilyPolicy", policy, &policies));
         }
     }
 }
 
-fn cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faults) {
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
+/// Whether all of them are addresses.
+fn cluster_ips(ips: &[String], old: Option<&ServiceSpec>, faults: &mut Faults) -> bool {
     let field = "spec.clusterIPs";
-    if spec.cluster_ip.is_none() && !ips.is_empty() {
-        return faults.push(Fault::invalid(field, ips, "must be empty when `clusterIP` is not specified"));
-    }
-    if spec.cluster_ip.as_ref() != ips.first() {
-        return faults.push(Fault::invalid(field, ips, "first value must match `clusterIP`"));
+    let held = old.and_then(|old| old.cluster_ips.as_deref()).unwrap_or_default();
+    let mut fine = true;
+    for (index, ip) in ips.iter().enumerate() {
+        if index == 0 && ip == NONE {
+            if ips.len() > 1 {
+                faults.push(Fault::invalid(field, ips, "'None' must be the first and only value"));
+                fine = false;
+            }
+        } else if let Some(detail) = names::strict_address(ip).filter(|_| !held.contains(ip)) {
+            faults.push(Fault::invalid(format!("{field}[{index}]"), ip, detail));
+            fine = false;
+        }
     }
     if ips.len() > 2 {
         faults.push(Fault::invalid(field, ips, "may only hold up to 2 values"));
     }
-    if ips.len() > 1 && ips.iter().any(|ip| ip == NONE) {
-        return faults.push(Fault::invalid(field, ips, "'None' must be the first and only value"));
+    fine
+}
+
+fn fit_together(spec: &ServiceSpec, ips: &[String], faults: &mut Faults) {
+    let of_ips: Vec<Family> = ips.iter().filter_map(|ip| parse_ip(ip)).map(Family::of).collect();
+    if ips.len() > 1 && (of_ips.len() < 2 || of_ips.iter().all(|family| *family == of_ips[0])) {
+        faults.push(Fault::invalid("spec.clusterIPs", ips, "may specify no more than one IP for each IP family"));
     }
-    let held = old.and_then(|old| old.cluster_ips.as_deref()).unwrap_or_default();
-    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != NONE && !held.contains(ip)) {
-        let detail = names::strict_address(ip);
-        faults.extend(detail.map(|detail| Fault::invalid(format!("{field}[{index}]"), ip, detail)));
-    }
-    if let [Some(a), Some(b)] = [ips.first(), ips.get(1)].map(|ip| ip.and_then(|ip| parse_ip(ip)))
-        && Family::of(a) == Family::of(b)
-    {
-        let detail = "may specify no more than one IP for each IP family";
-        faults.push(Fault::invalid(field, ips, detail));
+    let families = spec.ip_families.iter().flatten().map(|family| Family::parse(family));
+    for (index, ((ip, found), wanted)) in ips.iter().zip(of_ips).zip(families).enumerate() {
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+            let detail = format!("expected an {} value as indicated by `ipFamilies[{index}]`", wanted.as_str());
+            faults.push(Fault::invalid(format!("spec.clusterIPs[{index}]"), ip, &detail));
+        }
     }
 }
 
@@ -238,29 +282,37 @@ fn external_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faul
     }
 }
 
-fn source_ranges(service: &Service, spec: &ServiceSpec, old: Option<&ServiceSpec>, faults: &mut Faults) {
-    let balancer = spec.service_type() == ServiceType::LoadBalancer;
-    let valid = |text: &str| parse_cidr(text.trim()).is_some();
-    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let field = "spec.loadBalancerSourceRanges";
-    if !ranges.is_empty() && !balancer {
-        return faults.push(Fault::forbidden(field, "may only be used when `type` is 'LoadBalancer'"));
-    }
-    let held = old.and_then(|old| old.load_balancer_source_ranges.as_deref()).unwrap_or_default();
-    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| !held.contains(range)) {
-        let detail = names::strict_cidr(range.trim());
-        faults.extend(detail.map(|detail| Fault::invalid(format!("{field}[{index}]"), range, detail)));
-    }
-    let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(SOURCE_RANGES_ANNOTATION));
-    if let Some(text) = annotation.filter(|_| balancer && ranges.is_empty())
-        && !text.split(',').all(valid)
-    {
+fn source_ranges(service: &Service, old: Option<&Service>, faults: &mut Faults) {
+    let ranges_of = |service: &Service| service.spec.as_ref().and_then(|spec| spec.load_balancer_source_ranges.clone());
+    let annotation = |service: &Service| {
+        service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SOURCE_RANGES_ANNOTATION)).cloned()
+    };
+    let balancer = service.spec.as_ref().is_some_and(|spec| spec.service_type() == ServiceType::LoadBalancer);
+    let only = "may only be used when `type` is 'LoadBalancer'";
+    let ranges = ranges_of(service).unwrap_or_default();
+    if !ranges.is_empty() {
+        // The path is written like this by the API server.
+        let field = "spec.LoadBalancerSourceRanges";
+        if !balancer {
+            faults.push(Fault::forbidden(field, only));
+        }
+        let held: Vec<String> =
+            old.and_then(ranges_of).into_iter().flatten().map(|range| range.trim().into()).collect();
+        for (index, range) in ranges.iter().map(|range| range.trim()).enumerate() {
+            let detail = names::strict_cidr(range).filter(|_| !held.iter().any(|held| held == range));
+            faults.extend(detail.map(|detail| Fault::invalid(format!("{field}[{index}]"), range, detail)));
+        }
+    } else if let Some(text) = annotation(service) {
         let field = format!("metadata.annotations[{SOURCE_RANGES_ANNOTATION}]");
-        faults.push(Fault::invalid(
-            field,
-            text,
-            "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24",
-        ));
+        if !balancer {
+            faults.push(Fault::forbidden(field.as_str(), only));
+        }
+        if old.and_then(annotation).as_ref() != Some(&text) && !text.trim().is_empty() {
+            for range in text.split(',').map(str::trim) {
+                let detail = names::strict_cidr(range);
+                faults.extend(detail.map(|detail| Fault::invalid(field.as_str(), range, detail)));
+            }
+        }
     }
 }
 
@@ -274,9 +326,7 @@ fn balancer(spec: &ServiceSpec, faults: &mut Faults) {
         None => {}
         Some(_) if !balancer => faults.push(Fault::forbidden("spec.loadBalancerClass", only)),
         Some(class) => {
-            if let Some(detail) = names::qualified(class) {
-                faults.push(Fault::invalid("spec.loadBalancerClass", class, &detail));
-            }
+            faults.extend(Fault::all_invalid("spec.loadBalancerClass", class, names::qualified(class)));
         }
     }
 }
@@ -317,9 +367,7 @@ fn ingress(point: &LoadBalancerIngress, held: bool, field: &str, faults: &mut Fa
         None => {}
     }
     let Some(hostname) = point.hostname.as_deref().filter(|hostname| !hostname.is_empty()) else { return };
-    if let Some(detail) = names::subdomain(hostname) {
-        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
-    }
+    faults.extend(Fault::all_invalid(format!("{field}.hostname"), hostname, names::subdomain(hostname)));
     if parse_ip(hostname).is_some() {
         faults.push(Fault::invalid(format!("{field}.hostname"), hostname, "must be a DNS name, not an IP address"));
     }
@@ -335,16 +383,24 @@ fn policies(spec: &ServiceSpec, faults: &mut Faults) {
         policy if spec.externally_accessible() => one_of(policy, "spec.externalTrafficPolicy", &reach, faults),
         _ => {}
     }
-    if let Some(policy) = &spec.internal_traffic_policy {
-        one_of(Some(policy), "spec.internalTrafficPolicy", &reach, faults);
+    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0) {
+        let field = "spec.healthCheckNodePort";
+        if !spec.needs_health_check_port() {
+            let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+            faults.push(Fault::invalid(field, port, detail));
+        } else if !(1..=65535).contains(&port) {
+            faults.push(Fault::invalid(field, port, names::NOT_A_PORT));
+        }
     }
-    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0 && !spec.needs_health_check_port()) {
-        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        faults.push(Fault::invalid("spec.healthCheckNodePort", port, detail));
-    }
-    if let Some(distribution) = &spec.traffic_distribution {
-        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
-        one_of(Some(distribution), "spec.trafficDistribution", &known, faults);
+    let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    let given = [
+        ("spec.internalTrafficPolicy", &spec.internal_traffic_policy, &reach[..]),
+        ("spec.trafficDistribution", &spec.traffic_distribution, &known[..]),
+    ];
+    for (field, value, known) in given {
+        if let Some(value) = value.as_deref().filter(|value| !known.contains(value)) {
+            faults.push(Fault::not_supported(field, value, known));
+        }
     }
 }
 
@@ -364,6 +420,7 @@ fn cluster_ip_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Faults)
     for index in (0..compared).filter(|index| new[*index] != old[*index]) {
         faults.push(Fault::invalid(format!("spec.clusterIPs[{index}]"), new, "may not change once set"));
     }
+    released(spec, old.len(), new.len(), "clusterIP", faults);
 }
 
 /// The same of families (K `validateUpgradeDowngradeIPFamilies`). A headless Service may change them.
@@ -375,9 +432,21 @@ fn family_change(spec: &ServiceSpec, old: &ServiceSpec, faults: &mut Faults) {
     if new.is_empty() || old.is_empty() {
         return;
     }
-    let same_length = new.len() == old.len();
-    if new[0] != old[0] || (same_length && new != old) {
-        faults.push(Fault::invalid("spec.ipFamilies[0]", new, "may not change once set"));
+    let compared = if new.len() == old.len() { new.len() } else { 1 };
+    // If their number changes, the API server shows the addresses.
+    let shown = if new.len() == old.len() { new } else { spec.cluster_ips.as_deref().unwrap_or_default() };
+    for _ in (0..compared).filter(|index| new[*index] != old[*index]) {
+        faults.push(Fault::invalid("spec.ipFamilies[0]", shown, "may not change once set"));
+    }
+    released(spec, old.len(), new.len(), "ipFamily", faults);
+}
+
+/// The second of two is given up only where the policy says so.
+fn released(spec: &ServiceSpec, before: usize, now: usize, what: &str, faults: &mut Faults) {
+    if before > now && now == 1 && spec.ip_family_policy.as_deref() != Some("SingleStack") {
+        let policy = &Value::from(spec.ip_family_policy.clone());
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+        faults.push(Fault::invalid("spec.ipFamilyPolicy", policy, &detail));
     }
 }
 
@@ -401,10 +470,6 @@ mod tests {
         let cases = [
             (json!({}), "spec.ports: Required value"),
             (
-                json!({"ports": [{"port": 0}]}),
-                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
-            ),
-            (
                 json!({"ports": [{"port": 80, "targetPort": 70000}]}),
                 "spec.ports[0].targetPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
             ),
@@ -423,7 +488,7 @@ mod tests {
             ),
             (
                 json!({"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}),
-                "spec.ports[1]: Duplicate value: \"80/TCP\"",
+                r#"spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}"#,
             ),
             (
                 json!({"type": "Magic", "ports": port}),
@@ -436,10 +501,6 @@ mod tests {
             (
                 json!({"type": "NodePort", "clusterIP": "None", "ports": port}),
                 "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
-            ),
-            (
-                json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
-                "spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet",
             ),
             (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
             (
@@ -468,11 +529,11 @@ mod tests {
             ),
             (
                 json!({"loadBalancerSourceRanges": ["10.0.0.0/8"], "ports": port}),
-                "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
             ),
             (
                 json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"], "ports": port}),
-                "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                "spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
             ),
             (
                 json!({"allocateLoadBalancerNodePorts": true, "ports": port}),
@@ -507,12 +568,40 @@ mod tests {
             let told = faults(spec.clone());
             assert_eq!(told, [text], "{spec}");
         }
+        let port = |field: &str, text: &str| format!("spec.ports[0].{field}: Invalid value: {text}");
+        let range = "must be between 1 and 65535, inclusive";
+        let several = [
+            // The default of one is the other.
+            (
+                json!({"ports": [{"port": 0}]}),
+                vec![port("port", &format!("0: {range}")), port("targetPort", &format!("0: {range}"))],
+            ),
+            (
+                json!({"ports": [{"port": 80, "targetPort": ""}], "type": "Magic", "trafficDistribution": ""}),
+                vec![
+                    r#"spec.type: Unsupported value: "Magic": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort""#.to_owned(),
+                    r#"spec.trafficDistribution: Unsupported value: "": supported values: "PreferClose", "PreferSameZone", "PreferSameNode""#.to_owned(),
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80, "targetPort": "a--"}]}),
+                vec![
+                    port("targetPort", "\"a--\": must not contain consecutive hyphens"),
+                    port("targetPort", "\"a--\": must not begin or end with a hyphen"),
+                ],
+            ),
+        ];
+        for (spec, texts) in several {
+            assert_eq!(faults(spec.clone()), texts, "{spec}");
+        }
     }
 
     #[test]
     fn what_is_legal_is_let_through() {
         for spec in [
             json!({"clusterIP": "None"}),
+            // Kubernetes forbade the kubelet's port until 1.32.
+            json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
             json!({"type": "ExternalName", "externalName": "db.example.com."}),
             json!({"ports": [{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}]}),
             json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local", "ports": [{"port": 80, "appProtocol": "kubernetes.io/h2c"}]}),
@@ -536,6 +625,6 @@ mod tests {
             "{}",
             refusal.message
         );
-        assert_eq!(refusal.faults.len(), 3);
+        assert_eq!(refusal.faults.len(), 4);
     }
 }

@@ -48,10 +48,8 @@ fn endpoints(slice: &EndpointSlice, old: Option<&EndpointSlice>, faults: &mut Fa
 
 fn endpoint(endpoint: &Endpoint, former: &BTreeSet<&String>, address_type: &str, field: &str, faults: &mut Faults) {
     addresses(endpoint, |address| former.contains(address), address_type, field, faults);
-    if let Some(node) = &endpoint.node_name
-        && let Some(detail) = names::subdomain(node)
-    {
-        faults.push(Fault::invalid(format!("{field}.nodeName"), node, &detail));
+    if let Some(node) = &endpoint.node_name {
+        faults.extend(Fault::all_invalid(format!("{field}.nodeName"), node, names::subdomain(node)));
     }
     if let Some(topology) = &endpoint.deprecated_topology {
         let field = format!("{field}.deprecatedTopology");
@@ -60,10 +58,8 @@ fn endpoint(endpoint: &Endpoint, former: &BTreeSet<&String>, address_type: &str,
         }
         label_pairs(&field, topology, faults);
     }
-    if let Some(hostname) = &endpoint.hostname
-        && let Some(detail) = names::label(hostname)
-    {
-        faults.push(Fault::invalid(format!("{field}.hostname"), hostname, &detail));
+    if let Some(hostname) = &endpoint.hostname {
+        faults.extend(Fault::all_invalid(format!("{field}.hostname"), hostname, names::label(hostname)));
     }
     if let Some(hints) = &endpoint.hints {
         self::hints(hints, &format!("{field}.hints"), faults);
@@ -83,17 +79,31 @@ fn addresses(
         faults.push(Fault::too_many(format!("{field}.addresses"), endpoint.addresses.len(), MAX_ADDRESSES));
     }
     for (index, address) in endpoint.addresses.iter().enumerate() {
-        let detail = match (Family::parse(address_type), parse_ip(address)) {
-            (Some(family), Some(ip)) if Family::of(ip) == family => {
-                let strict = names::strict_address(address).filter(|_| !held(address)).map(str::to_owned);
-                strict.or_else(|| names::unusable_address(address, ip))
+        let field = format!("{field}.addresses[{index}]");
+        match Family::parse(address_type) {
+            Some(family) => {
+                let details = address_faults(address, family, held(address));
+                faults.extend(Fault::all_invalid(field, address, details));
             }
-            (Some(family), _) => Some(format!("must be a valid {} address", family.as_str())),
-            (None, _) if address_type == "FQDN" => names::domain_name(address),
-            (None, _) => None,
-        };
-        faults.extend(detail.map(|detail| Fault::invalid(format!("{field}.addresses[{index}]"), address, &detail)));
+            None if address_type == "FQDN" => {
+                let wrong = names::domain_name(address).into_iter();
+                faults.extend(wrong.map(|(text, detail)| Fault::invalid(field.as_str(), text, &detail)));
+            }
+            None => {}
+        }
     }
+}
+
+/// What is wrong with an address; one that was `held` before need not be in the strict form.
+fn address_faults(address: &str, family: Family, held: bool) -> Vec<String> {
+    let strict = names::strict_address(address);
+    let ip = match (strict, parse_ip(address)) {
+        (Some(detail), ip) if ip.is_none() || !held => return vec![detail.to_owned()],
+        (_, ip) => ip,
+    };
+    let other = ip.filter(|ip| Family::of(*ip) != family).map(|_| format!("must be an {} address", family.as_str()));
+    let unusable = ip.and_then(|ip| names::unusable_address(address, ip));
+    other.into_iter().chain(unusable).collect()
 }
 
 fn hints(hints: &EndpointHints, field: &str, faults: &mut Faults) {
@@ -103,7 +113,7 @@ fn hints(hints: &EndpointHints, field: &str, faults: &mut Faults) {
     hint_names(&nodes, names::subdomain, &format!("{field}.forNodes"), faults);
 }
 
-fn hint_names(given: &[&String], fault: fn(&str) -> Option<String>, field: &str, faults: &mut Faults) {
+fn hint_names(given: &[&String], details: fn(&str) -> Vec<String>, field: &str, faults: &mut Faults) {
     if given.len() > MAX_HINTS {
         return faults.push(Fault::too_many(field, given.len(), MAX_HINTS));
     }
@@ -112,7 +122,7 @@ fn hint_names(given: &[&String], fault: fn(&str) -> Option<String>, field: &str,
         if given[..index].contains(&name) {
             faults.push(Fault::duplicate(&*field, name));
         }
-        faults.extend(fault(name).map(|detail| Fault::invalid(field, name, &detail)));
+        faults.extend(Fault::all_invalid(field, name, details(name)));
     }
 }
 
@@ -124,8 +134,8 @@ fn ports(slice: &EndpointSlice, faults: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         let name = port.name.as_deref().unwrap_or_default();
-        if let (false, Some(detail)) = (name.is_empty(), names::label(name)) {
-            faults.push(Fault::invalid(format!("ports[{index}].name"), name, &detail));
+        if !name.is_empty() {
+            faults.extend(Fault::all_invalid(format!("ports[{index}].name"), name, names::label(name)));
         }
         if !seen.insert(name) {
             faults.push(Fault::duplicate(format!("ports[{index}].name"), name));
@@ -135,10 +145,12 @@ fn ports(slice: &EndpointSlice, faults: &mut Faults) {
         if let Some(number) = port.port.filter(|number| !(1..=65535).contains(number)) {
             faults.push(Fault::invalid(format!("ports[{index}].port"), number, names::NOT_A_PORT));
         }
-        if let Some(protocol) = &port.app_protocol
-            && let Some(detail) = names::qualified(protocol)
-        {
-            faults.push(Fault::invalid(format!("ports[{index}].appProtocol"), protocol, &detail));
+        if let Some(protocol) = &port.app_protocol {
+            faults.extend(Fault::all_invalid(
+                format!("ports[{index}].appProtocol"),
+                protocol,
+                names::qualified(protocol),
+            ));
         }
     }
 }

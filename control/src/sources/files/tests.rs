@@ -162,10 +162,10 @@ fn faults_keep_a_gateway_from_starting_that_has_nothing_to_go_on_with() {
     let control = Control::start(&directory);
     let faults = control.follower(&path).load().expect_err("a port that is none");
     let file = path.join("a.yaml").display().to_string();
-    assert_eq!(
-        faults,
-        [format!("{file}:1: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive")]
-    );
+    let told = |field: &str| {
+        format!("{file}:1: spec.ports[0].{field}: Invalid value: 0: must be between 1 and 65535, inclusive")
+    };
+    assert_eq!(faults, [told("port"), told("targetPort")]);
     let faults = control.follower(&directory.path().join("missing")).load().expect_err("no such directory");
     assert!(faults[0].contains("missing: cannot be read: "), "{faults:?}");
     fs::write(path.join("a.yaml"), "{apiVersion: v1, kind: Pod, metadata: {generateName: a}}").unwrap();
