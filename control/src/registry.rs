@@ -462,7 +462,9 @@ fn check_preconditions(key: &Key, preconditions: &Preconditions, object: &Object
                 "the {name} in the precondition ({wanted}) does not match the {name} in record ({found}). The object \
                  might have been {happened}"
             );
-            return Err(conflict(key, &why));
+            let message = format!("Operation cannot be fulfilled on {} {:?}: {why}", qualified_kind(key), key.name);
+            let (key, reason) = (key.clone(), RefusalReason::PreconditionFailed);
+            return Err(Rejected { key, reason, message, faults: Faults::new() });
         }
     }
     Ok(())
@@ -484,12 +486,16 @@ fn not_found(key: Key) -> Rejected {
 }
 
 fn invalid(key: Key, faults: Faults) -> Rejected {
-    let kind = match key.kind.group() {
+    let message = format!("{} {:?} is invalid: {faults}", qualified_kind(&key), key.name);
+    Rejected { key, reason: RefusalReason::Invalid, message, faults }
+}
+
+/// `Service`, `EndpointSlice.discovery.k8s.io`.
+fn qualified_kind(key: &Key) -> String {
+    match key.kind.group() {
         "" => key.kind.name().to_owned(),
         group => format!("{}.{group}", key.kind.name()),
-    };
-    let message = format!("{kind} {:?} is invalid: {faults}", key.name);
-    Rejected { key, reason: RefusalReason::Invalid, message, faults }
+    }
 }
 
 /// `services "a"`, as the API server names an object in a message.

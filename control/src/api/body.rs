@@ -226,13 +226,17 @@ pub(crate) async fn object(
 ) -> Result<(Decoded, usize), Status> {
     aside(bytes.len(), move || {
         let allowance = Allowance::of_text(bytes.len());
-        let from_value = |value: Value| expected.decode(Source::Value(&value), &[], &allowance);
+        let from_value = |value: Result<Value, Status>| {
+            let value = value.map_err(|status| status.unrecognized(expected.kind, "", &bytes))?;
+            expected.decode(Source::Value(&value), &[], &allowance)
+        };
         let decoded = match Format::of(media) {
             Format::Json => expected.decode(Source::Text(&bytes), &[], &allowance),
-            Format::Yaml => from_value(first_document(&bytes, &allowance)?),
-            Format::Protobuf => from_value(protobuf(&bytes, &allowance)?),
+            Format::Yaml => from_value(first_document(&bytes, &allowance)),
+            Format::Protobuf => from_value(protobuf(&bytes, &allowance)),
         };
-        decoded.map(|decoded| (decoded, allowance.taken()))
+        let decoded = decoded.map_err(|unfit| unfit.of_body(expected.kind))?;
+        Ok((decoded, allowance.taken()))
     })
     .await
 }
@@ -286,7 +290,7 @@ pub(crate) fn each_document(bytes: &[u8], allowance: &Allowance, each: &mut dyn 
         }
     };
     yaml::documents(text, allowance, &mut filled).map_err(|error| {
-        let told = format!("body:{}: {}", error.line, error.message);
+        let told = format!("yaml: line {}: {}", error.line, error.message);
         if error.too_much.is_some() { Status::too_much(told) } else { Status::bad_request(told) }
     })
 }
@@ -309,7 +313,7 @@ fn media_type(headers: &HeaderMap, known: &'static [&'static str]) -> Result<&'s
         .iter()
         .find(|known| known.eq_ignore_ascii_case(essence))
         .copied()
-        .ok_or_else(|| Status::unsupported_media(found, known))
+        .ok_or_else(|| Status::unsupported_media(known))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {

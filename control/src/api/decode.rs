@@ -16,11 +16,11 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::request::{FieldValidation, Target};
-use super::status::Status;
+use super::status::{Status, is_of_types, strict};
 use crate::objects::allowance::Allowance;
 use crate::objects::decode::Source;
-use crate::objects::fault::Fault;
-use crate::objects::{Draft, Kind, Object};
+use crate::objects::fault::{Fault, Faults};
+use crate::objects::{Draft, Kind, Object, Unread};
 
 /// Most warnings in one response, and most characters in each, as for the API server.
 const MOST_WARNINGS: usize = 64;
@@ -54,11 +54,56 @@ pub(crate) struct Expected {
     /// Empty if the path has none.
     pub(crate) name: String,
     pub(crate) validation: FieldValidation,
+    /// Whether the object is written in place of another: then its name is looked at first.
+    pub(crate) replaces: bool,
 }
 
 /// The object that a value is, if it is what the path says it is. `size`: bytes of what was sent, and of what it changes.
 pub(crate) fn decode(target: &Target, sent: &Sent, size: usize) -> Result<Decoded, Status> {
+    let decoded = decode_unfinished(target, sent, size);
+    decoded.map_err(|unfit| unfit.of_body(target.kind))
+}
+
+/// The same of what a patch has made.
+pub(crate) fn decode_unfinished(target: &Target, sent: &Sent, size: usize) -> Result<Decoded, Unfit> {
     target.expected().decode(Source::Value(&sent.value), &sent.repeated, &Allowance::of_text(size))
+}
+
+/// Why something is no object of the kind.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// For a reason that does not depend on where it came from.
+    Refused(Box<Status>),
+    /// It does not have the shape of one; and its header.
+    Shape(Value, Faults),
+    /// It has unknown or repeated fields, which the client does not allow.
+    Strict(Vec<String>),
+}
+
+impl From<Status> for Unfit {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl Unfit {
+    /// The error of a request whose body it was.
+    pub(crate) fn of_body(self, kind: Kind) -> Status {
+        match self {
+            Self::Refused(status) => *status,
+            Self::Shape(header, faults) => Status::from_faults(&header, &faults),
+            Self::Strict(texts) => Status::strict_decoding(kind, &texts),
+        }
+    }
+
+    /// The error of a patch whose result it was, which is `shown`.
+    pub(crate) fn of_patch(self, kind: Kind, shown: impl FnOnce() -> String) -> Status {
+        match self {
+            Self::Shape(_, faults) if is_of_types(&faults) => Status::unfit_patch(&shown(), &faults.to_string()),
+            Self::Strict(texts) => Status::unfit_patch(&shown(), &strict(&texts)),
+            other => other.of_body(kind),
+        }
+    }
 }
 
 impl Expected {
@@ -69,13 +114,21 @@ impl Expected {
         source: Source<'_>,
         repeated: &[String],
         allowance: &Allowance,
-    ) -> Result<Decoded, Status> {
-        let mut draft = Draft::read(source, Some(self.kind), allowance).map_err(|unread| Status::unread(&unread))?;
-        self.check_version(&draft.header)?;
+    ) -> Result<Decoded, Unfit> {
+        const STAGE: &str = "couldn't get version/kind; json parse error: ";
+        let body = source.text();
+        let mut draft = Draft::read(source, Some(self.kind), allowance).map_err(|unread| match unread {
+            Unread::NotJson(_) => Status::unread(&unread).unrecognized(self.kind, STAGE, body.unwrap_or_default()),
+            Unread::TooMuch(_) => Status::unread(&unread),
+        })?;
+        if let (false, Some(body)) = (draft.header.is_object(), body) {
+            return Err(Status::bad_request("expected an object").unrecognized(self.kind, STAGE, body).into());
+        }
+        self.check_kind(&draft.header)?;
         let unknown = std::mem::take(&mut draft.unknown);
         let repeated = [std::mem::take(&mut draft.repeated).as_slice(), repeated].concat();
         let header = std::mem::take(&mut draft.header);
-        let object = draft.leniently(&self.namespace).map_err(|faults| Status::from_faults(&header, &faults))?;
+        let object = draft.leniently(&self.namespace).map_err(|faults| Unfit::Shape(header, faults))?;
         self.check_path(&object)?;
         let texts = || {
             let repeated = repeated.iter().map(|field| format!("duplicate field {field:?}"));
@@ -85,29 +138,42 @@ impl Expected {
             FieldValidation::Ignore => Vec::new(),
             FieldValidation::Warn => texts(),
             FieldValidation::Strict if unknown.is_empty() && repeated.is_empty() => Vec::new(),
-            FieldValidation::Strict => return Err(Status::strict_decoding(&object, &texts(), &unknown)),
+            FieldValidation::Strict => return Err(Unfit::Strict(texts())),
         };
         Ok(Decoded { object, warnings })
     }
 
-    fn check_version(&self, header: &Value) -> Result<(), Status> {
-        let expected = self.kind.api_version();
-        match header.get("apiVersion").and_then(Value::as_str).filter(|version| *version != expected) {
-            None => Ok(()),
-            Some(version) => Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({expected})"
-            ))),
+    /// Whether the body is of the kind that the path names; it need not say so.
+    fn check_kind(&self, header: &Value) -> Result<(), Status> {
+        let text = |field: &str| header.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if !header.is_object() || (version, kind) == (self.kind.api_version(), self.kind.name()) {
+            return Ok(());
         }
+        let known = Kind::from_name(kind.strip_suffix("List").unwrap_or(kind)).map(Kind::api_version);
+        let known = known.or_else(|| (kind == "List").then_some("v1"));
+        let why = match known.filter(|known| *known == version) {
+            Some(_) => {
+                let expected = match self.kind.group() {
+                    "" => "core",
+                    group => group.split('.').next().unwrap_or_default(),
+                };
+                format!("converting (v1.{kind}) to ({expected}.{}): unknown conversion", self.kind.name())
+            }
+            None => format!("no kind {kind:?} is registered for version {version:?}"),
+        };
+        Err(Status::other_kind(kind, version, self.kind, &why))
     }
 
     fn check_path(&self, object: &Object) -> Result<(), Status> {
-        let (kind, found) = (self.kind, object.kind());
-        if found != kind {
+        if self.replaces && object.name() != self.name {
+            return Err(self.other_name(object));
+        }
+        if self.replaces && object.namespace() != self.namespace {
             return Err(Status::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: no kind {0:?} is served here",
-                found.name(),
-                found.api_version(),
-                kind.name()
+                "the namespace of the object ({}) does not match the namespace on the request ({})",
+                object.namespace(),
+                self.namespace
             )));
         }
         if object.namespace() != self.namespace {
@@ -115,14 +181,18 @@ impl Expected {
                 "the namespace of the provided object does not match the namespace sent on the request",
             ));
         }
-        if !self.name.is_empty() && object.name() != self.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                object.name(),
-                self.name
-            )));
+        match self.name.is_empty() || object.name() == self.name {
+            true => Ok(()),
+            false => Err(self.other_name(object)),
         }
-        Ok(())
+    }
+
+    fn other_name(&self, object: &Object) -> Status {
+        Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.name(),
+            self.name
+        ))
     }
 }
 
@@ -150,7 +220,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::objects::Unread;
     use crate::objects::decode::value;
 
     fn json(bytes: &[u8]) -> Result<Sent, Unread> {

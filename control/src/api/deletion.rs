@@ -6,9 +6,10 @@
 
 use serde_json::Value;
 
-use super::query::dry_run;
+use super::query::{dry_run, number};
 use super::status::Status;
 use crate::cluster::{Preconditions, Write};
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::{Key, Kind};
 
 /// The options of a deletion.
@@ -23,19 +24,28 @@ pub(crate) struct Deletion {
 
 impl Deletion {
     /// From the query.
-    pub(crate) fn parse(grace: &str, policy: &str) -> Result<Self, Status> {
-        check_policy(policy)?;
-        let grace = if grace.is_empty() { None } else { Some(seconds(&Value::from(grace.parse::<i64>().ok()))?) };
+    pub(crate) fn parse(grace: &str, policy: &str, faults: &mut Faults) -> Result<Self, Status> {
+        check_policy(policy, faults);
+        let grace = number(grace)?.map(seconds);
         Ok(Self { grace, ..Self::default() })
     }
 
     /// With the options in the body, which take precedence.
     pub(crate) fn with_body(self, options: &Value) -> Result<Self, Status> {
         let text = |field: &str| options.get(field).and_then(Value::as_str).unwrap_or_default();
-        check_policy(text("propagationPolicy"))?;
-        let grace = options.get("gracePeriodSeconds").filter(|grace| !grace.is_null()).map(seconds).transpose()?;
+        let mut faults = Faults::new();
+        check_policy(text("propagationPolicy"), &mut faults);
+        let grace = match options.get("gracePeriodSeconds") {
+            None | Some(Value::Null) => None,
+            Some(grace) => Some(seconds(grace.as_i64().ok_or_else(|| {
+                Status::bad_request("gracePeriodSeconds: Invalid value: expected a number of seconds")
+            })?)),
+        };
         let dry = options.get("dryRun").and_then(Value::as_array).and_then(|values| values.first());
-        let dry = dry.map(|value| dry_run(value.as_str().unwrap_or("not a text"))).transpose()?;
+        let dry = dry.map(|value| dry_run(value.as_str().unwrap_or("not a text"), &mut faults));
+        if !faults.is_empty() {
+            return Err(Status::invalid_options("DeleteOptions", &faults));
+        }
         let precondition = |field: &str| {
             let value = options.pointer(&format!("/preconditions/{field}"));
             value.and_then(Value::as_str).map(str::to_owned)
@@ -55,20 +65,14 @@ impl Deletion {
     }
 }
 
-fn seconds(value: &Value) -> Result<u32, Status> {
-    let seconds = value.as_i64().and_then(|seconds| u32::try_from(seconds).ok());
-    seconds.ok_or_else(|| {
-        Status::bad_request("gracePeriodSeconds: Invalid value: must be a number of seconds, 0 or more".to_owned())
-    })
+/// As in Kubernetes, less than nothing is a second.
+fn seconds(given: i64) -> u32 {
+    if given < 0 { 1 } else { u32::try_from(given).unwrap_or(u32::MAX) }
 }
 
-fn check_policy(policy: &str) -> Result<(), Status> {
-    match policy {
-        "" | "Orphan" | "Background" | "Foreground" => Ok(()),
-        other => Err(Status::invalid_option(
-            "DeleteOptions",
-            "propagationPolicy",
-            &format!("Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""),
-        )),
+fn check_policy(policy: &str, faults: &mut Faults) {
+    const POLICIES: [&str; 3] = ["Foreground", "Background", "Orphan"];
+    if !policy.is_empty() && !POLICIES.contains(&policy) {
+        faults.push(Fault::not_supported("propagationPolicy", policy, &[&POLICIES[..], &["nil"]].concat()));
     }
 }

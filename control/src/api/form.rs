@@ -16,6 +16,9 @@ use super::status::Status;
 use crate::objects::Object;
 use crate::objects::shown::shown;
 
+const SERVED: &[&str] = &["application/json", "application/yaml", PROTOBUF];
+const STREAMED: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
 /// How objects are encoded, and what is shown of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Form {
@@ -74,7 +77,7 @@ impl Form {
         accepts
             .flat_map(|value| value.split(','))
             .find_map(|range| Self::of_range(range, include).transpose())
-            .unwrap_or_else(|| Err(Status::not_acceptable()))
+            .unwrap_or_else(|| Err(Status::not_acceptable(SERVED)))
     }
 
     /// The form that one media range asks for; `None` if it is not supported.
@@ -110,7 +113,7 @@ impl Form {
 
     /// The form of a watch's events: a stream of YAML documents is not defined.
     pub(crate) fn of_stream(self) -> Result<Self, Status> {
-        if self.media == Media::Yaml { Err(Status::not_acceptable()) } else { Ok(self) }
+        if self.media == Media::Yaml { Err(Status::not_acceptable(STREAMED)) } else { Ok(self) }
     }
 }
 

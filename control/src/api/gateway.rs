@@ -92,7 +92,11 @@ async fn apply(State(api): State<Api>, request: Request) -> Result<Response, Sta
     let (parts, body) = request.into_parts();
     let query = query(&parts)?;
     let parameter = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-    let dry_run = dry_run(parameter("dryRun"))?;
+    let mut faults = Faults::new();
+    let dry_run = dry_run(parameter("dryRun"), &mut faults);
+    if !faults.is_empty() {
+        return Err(Status::invalid_options("CreateOptions", &faults));
+    }
     let namespace = match parameter("namespace") {
         "" => "default",
         namespace => namespace,

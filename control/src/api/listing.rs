@@ -22,13 +22,13 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::form::Form;
-use super::query::{Parameters, text};
+use super::query::{Parameters, number, text};
 use super::render::{self, ListMeta};
 use super::selector::Wanted;
 use super::shared::Api;
 use super::status::Status;
 use super::view::{NoState, Page};
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::{Key, Object};
 
 /// How long a list waits for a revision that is still to come, as the API server does.
@@ -63,7 +63,7 @@ struct Token {
 pub(crate) async fn list(api: &Api, wanted: &Wanted, form: Form, parameters: &Parameters) -> Result<Response, Status> {
     let faults = contradictions(parameters);
     if !faults.is_empty() {
-        return Err(Status::invalid_options(&faults));
+        return Err(Status::invalid_options("ListOptions", &faults));
     }
     let limit = limit(parameters)?;
     let moment = Moment::of(parameters, limit.is_some(), wanted)?;
@@ -113,7 +113,9 @@ pub(crate) fn revision(parameters: &Parameters) -> Result<Option<u64>, Status> {
     match text(parameters, "resourceVersion") {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("invalid resource version: {text:?} is not a number this server gave"))
+            let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+            let fault = Fault::invalid("resourceVersion", text, &why);
+            Status::bad_request(format!("invalid resource version: {fault}"))
         }),
     }
 }
@@ -153,16 +155,12 @@ fn no_state(error: NoState, after: Option<&Key>) -> Status {
 
 /// `limit`; `None` for all objects.
 fn limit(parameters: &Parameters) -> Result<Option<usize>, Status> {
-    let text = text(parameters, "limit");
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let limit: i64 = text.parse().map_err(|_| Status::bad_request(format!("limit: {text:?} is not a number")))?;
+    let limit = number(text(parameters, "limit"))?.unwrap_or(0);
     Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0).map(|limit| limit.min(LONGEST_PAGE)))
 }
 
-fn contradictions(parameters: &Parameters) -> Vec<Fault> {
-    let mut faults = Vec::new();
+fn contradictions(parameters: &Parameters) -> Faults {
+    let mut faults = Faults::new();
     let matching = text(parameters, "resourceVersionMatch");
     let mut forbid = |field: &str, why: &str| faults.push(Fault::forbidden(field, why));
     if !matching.is_empty() {
@@ -197,7 +195,7 @@ impl Moment {
             }
             let token = Token::decode(token, wanted);
             return token.map(Self::Rest).ok_or_else(|| {
-                Status::bad_request("invalid continue token: this server did not give it for this list")
+                Status::bad_request("invalid continue token: continue key is not valid: it is not from this list")
             });
         }
         Ok(match (revision, text(parameters, "resourceVersionMatch")) {

@@ -79,7 +79,7 @@ fn v2() -> Value {
 
 fn answer(headers: &HeaderMap, document: &'static LazyLock<Bytes>) -> Result<Response, Status> {
     if Form::of(headers, "")?.media == Media::Protobuf {
-        return Err(Status::not_acceptable());
+        return Err(Status::not_acceptable(&["application/json"]));
     }
     Ok(body("application/json", document))
 }

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use pollgate_common::flow::Protocol;
 
 use super::status::Status;
+use crate::objects::fault::{Fault, Faults};
 
 /// The parameters of a request.
 pub(crate) type Parameters = HashMap<String, String>;
@@ -18,23 +19,22 @@ pub(super) fn query(parts: &Parts) -> Result<Parameters, Status> {
     query.map(|Query(query)| query).map_err(|error| Status::bad_request(error.to_string()))
 }
 
-/// A boolean that is exactly `true`, `1`, `false` or `0`; `None` if it is not given.
-pub(super) fn boolean(name: &str, value: &str) -> Result<Option<bool>, Status> {
-    match value {
-        "" => Ok(None),
-        "true" | "1" => Ok(Some(true)),
-        "false" | "0" => Ok(Some(false)),
-        other => Err(Status::bad_request(format!("{name}: Invalid value: {other:?}: expected true or false"))),
+/// A number, as the API server reads one.
+pub(super) fn number(text: &str) -> Result<Option<i64>, Status> {
+    if text.is_empty() {
+        return Ok(None);
     }
+    let fault = |_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+    text.parse().map(Some).map_err(fault)
 }
 
-/// Whether `dryRun` asks for a dry run. Anything but `All` is refused: half a dry run would be a real write.
-pub(super) fn dry_run(value: &str) -> Result<bool, Status> {
-    match value {
-        "" => Ok(false),
-        "All" => Ok(true),
-        other => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+/// Whether nothing is to be changed.
+pub(super) fn dry_run(value: &str, faults: &mut Faults) -> bool {
+    if !matches!(value, "" | "All") {
+        let detail = "supported values: \"All\"";
+        faults.push(Fault::not_supported_values("dryRun", &[value.to_owned()], detail));
     }
+    value == "All"
 }
 
 /// A boolean as the API server reads it: everything but `false` and `0` is true.

@@ -6,14 +6,16 @@
 use std::collections::HashMap;
 
 use axum::extract::{Extension, FromRequestParts, Path};
+use axum::http::Method;
 use axum::http::request::Parts;
 
 use super::decode::Expected;
 use super::deletion::Deletion;
 use super::form::Form;
-use super::query::{Parameters, boolean, dry_run, query};
+use super::query::{Parameters, dry_run, flag, query};
 use super::selector::{FieldSelector, LabelSelector, Wanted};
 use super::status::Status;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::{Key, Kind};
 
 /// The part of an object that a path names.
@@ -31,6 +33,8 @@ pub(crate) struct Target {
     /// Empty for a cluster-scoped kind; `None` for a list of all namespaces.
     pub(super) namespace: Option<String>,
     pub(super) name: String,
+    /// Whether the request has a whole object to replace another.
+    replaces: bool,
     pub(super) options: Options,
 }
 
@@ -67,6 +71,7 @@ impl Target {
             namespace: self.namespace().to_owned(),
             name: self.name.clone(),
             validation: self.options.validation,
+            replaces: self.replaces,
         }
     }
 
@@ -96,6 +101,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
             part,
             namespace: path.remove("namespace"),
             name: path.remove("name").unwrap_or_default(),
+            replaces: parts.method == Method::PUT,
             options: Options::from_parts(parts, kind)?,
         })
     }
@@ -105,17 +111,67 @@ impl Options {
     fn from_parts(parts: &Parts, kind: Kind) -> Result<Self, Status> {
         let query = query(parts)?;
         let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+        let (mut written, mut faults) = (Written::default(), Faults::new());
+        if let Some(options) = options_of(&parts.method) {
+            written.dry_run = dry_run(text("dryRun"), &mut faults);
+            match options {
+                "DeleteOptions" => {
+                    written.deletion =
+                        Deletion::parse(text("gracePeriodSeconds"), text("propagationPolicy"), &mut faults)?;
+                }
+                _ => {
+                    text("fieldManager").clone_into(&mut written.manager);
+                    check_manager(&written.manager, &mut faults);
+                    written.validation = FieldValidation::parse(text("fieldValidation"), &mut faults);
+                }
+            }
+            if !faults.is_empty() {
+                return Err(Status::invalid_options(options, &faults));
+            }
+        }
+        let Written { dry_run, validation, manager, deletion } = written;
         Ok(Self {
             labels: LabelSelector::parse(text("labelSelector")).map_err(Status::bad_request)?,
             fields: FieldSelector::parse(text("fieldSelector"), kind).map_err(Status::bad_request)?,
-            dry_run: dry_run(text("dryRun"))?,
+            dry_run,
             form: Form::of(&parts.headers, text("includeObject"))?,
-            validation: FieldValidation::parse(text("fieldValidation"))?,
-            manager: text("fieldManager").to_owned(),
-            force: boolean("force", text("force"))?,
-            deletion: Deletion::parse(text("gracePeriodSeconds"), text("propagationPolicy"))?,
+            validation,
+            manager,
+            force: flag(&query, "force"),
+            deletion,
             parameters: query,
         })
+    }
+}
+
+/// The options that only requests that write have.
+#[derive(Default)]
+struct Written {
+    dry_run: bool,
+    validation: FieldValidation,
+    manager: String,
+    deletion: Deletion,
+}
+
+/// What Kubernetes calls the options of a request that writes.
+fn options_of(method: &Method) -> Option<&'static str> {
+    match method.as_str() {
+        "POST" => Some("CreateOptions"),
+        "PUT" => Some("UpdateOptions"),
+        "PATCH" => Some("PatchOptions"),
+        "DELETE" => Some("DeleteOptions"),
+        _ => None,
+    }
+}
+
+fn check_manager(manager: &str, faults: &mut Faults) {
+    const MOST: usize = 128;
+    if manager.len() > MOST {
+        faults.push(Fault::too_long("fieldManager", MOST));
+    }
+    for (at, character) in manager.char_indices().filter(|(_, character)| character.is_control()) {
+        let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(character));
+        faults.push(Fault::invalid("fieldManager", manager, &detail));
     }
 }
 
@@ -129,14 +185,15 @@ pub(crate) enum FieldValidation {
 }
 
 impl FieldValidation {
-    pub(crate) fn parse(text: &str) -> Result<Self, Status> {
+    pub(crate) fn parse(text: &str, faults: &mut Faults) -> Self {
         match text {
-            "" | "Warn" => Ok(Self::Warn),
-            "Strict" => Ok(Self::Strict),
-            "Ignore" => Ok(Self::Ignore),
-            other => Err(Status::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+            "" | "Warn" => Self::Warn,
+            "Strict" => Self::Strict,
+            "Ignore" => Self::Ignore,
+            other => {
+                faults.push(Fault::not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]));
+                Self::Warn
+            }
         }
     }
 }

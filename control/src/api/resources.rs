@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{any, get};
+use serde_json::Value;
 
 use super::answer::{answer, deleted};
 use super::body::{self, Claim, OBJECT_LIMIT, OBJECT_TYPES};
@@ -130,7 +131,7 @@ async fn replace_status(api: &Api, target: &Target, headers: &HeaderMap, body: B
     let make = |current: Option<&Object>| {
         let current = current.ok_or_else(|| Status::not_found(&target.key()))?;
         let value = with_spec_of(&current.to_value(), sent.value.clone());
-        finish(target, current, Sent { value, repeated: sent.repeated.clone() }, size)
+        finish(target, current, Sent { value, repeated: sent.repeated.clone() }, size, Value::to_string)
     };
     change(api, target, size, make).await
 }

@@ -6,11 +6,12 @@
 //!
 //! Field selectors support `=`, `==` and `!=`, and for each kind the fields that the API server supports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::admission::validate::names;
+use crate::objects::fault::{Fault, Faults};
 use crate::objects::{Key, Kind, Object};
 
 /// The objects of a list or watch.
@@ -62,11 +63,7 @@ enum Test {
 
 impl LabelSelector {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        split_outside_parentheses(text)?
-            .into_iter()
-            .map(|part| parse_requirement(part).ok_or_else(|| format!("unable to parse requirement: {part:?}")))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        Parser { tokens: tokens(text), next: 0 }.requirements().map(Self)
     }
 
     pub(crate) fn matches(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
@@ -94,65 +91,172 @@ fn number(value: Option<&String>) -> Option<i64> {
     value?.parse().ok()
 }
 
-/// The requirements of `text`; an empty or blank text has none.
-fn split_outside_parentheses(text: &str) -> Result<Vec<&str>, String> {
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0_usize, 0);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'(' => depth += 1,
-            b')' => depth = depth.checked_sub(1).ok_or("unable to parse requirement: found ')' without '('")?,
-            b',' if depth == 0 => {
-                parts.push(text[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
+/// A piece of a label selector. `in` and `notin` are words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token<'a> {
+    Word(&'a str),
+    Symbol(&'static str),
+    End,
+}
+
+impl<'a> Token<'a> {
+    fn text(self) -> &'a str {
+        match self {
+            Token::Word(text) | Token::Symbol(text) => text,
+            Token::End => "",
         }
     }
-    parts.push(text[start..].trim());
-    Ok(parts)
 }
 
-fn parse_requirement(text: &str) -> Option<Requirement> {
-    let (key, test) = if let Some(key) = text.strip_prefix('!') {
-        (key, Test::Missing)
-    } else if let Some((key, value)) = text.split_once("!=") {
-        (key, Test::NotIn(vec![label_value(value)?]))
-    } else if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        (key, Test::In(vec![label_value(value)?]))
-    } else if let Some((key, value)) = text.split_once('>') {
-        (key, Test::GreaterThan(value.trim().parse().ok()?))
-    } else if let Some((key, value)) = text.split_once('<') {
-        (key, Test::LessThan(value.trim().parse().ok()?))
-    } else if let Some((key, rest)) = text.split_once(char::is_whitespace) {
-        (key, parse_set(rest.trim())?)
-    } else {
-        (text, Test::Exists)
-    };
-    let key = key.trim();
-    is_label_key(key).then(|| Requirement { key: key.to_owned(), test })
+const SYMBOLS: [&str; 9] = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"];
+
+fn tokens(text: &str) -> Vec<Token<'_>> {
+    let space = [' ', '\t', '\r', '\n'];
+    let (mut tokens, mut rest) = (Vec::new(), text.trim_start_matches(space));
+    while !rest.is_empty() {
+        let symbol = SYMBOLS.into_iter().find(|symbol| rest.starts_with(symbol));
+        let length =
+            symbol.map_or_else(|| rest.find(|c| space.contains(&c) || "=!(),<>".contains(c)), |s| Some(s.len()));
+        let (token, behind) = rest.split_at(length.unwrap_or(rest.len()));
+        tokens.push(symbol.map_or(Token::Word(token), Token::Symbol));
+        rest = behind.trim_start_matches(space);
+    }
+    tokens.push(Token::End);
+    tokens
 }
 
-/// `in (a, b)` or `notin (a, b)`.
-fn parse_set(text: &str) -> Option<Test> {
-    let (negated, rest) = match text.strip_prefix("notin") {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix("in")?),
-    };
-    let list = rest.trim().strip_prefix('(')?.strip_suffix(')')?;
-    let values = list.split(',').map(label_value).collect::<Option<_>>()?;
-    Some(if negated { Test::NotIn(values) } else { Test::In(values) })
+/// Reads requirements; a fault is told as the API server tells it.
+struct Parser<'a> {
+    tokens: Vec<Token<'a>>,
+    next: usize,
 }
 
-fn label_value(text: &str) -> Option<String> {
-    let text = text.trim();
-    names::label_value(text).is_empty().then(|| text.to_owned())
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Token<'a> {
+        self.tokens.get(self.next).copied().unwrap_or(Token::End)
+    }
+
+    fn take(&mut self) -> Token<'a> {
+        let token = self.peek();
+        self.next += 1;
+        token
+    }
+
+    fn requirements(mut self) -> Result<Vec<Requirement>, String> {
+        let begins = |token| matches!(token, Token::Word(_) | Token::Symbol("!"));
+        let mut requirements = Vec::new();
+        if self.peek() == Token::End {
+            return Ok(requirements);
+        }
+        if !begins(self.peek()) {
+            return Err(expected(self.peek(), "!, identifier, or 'end of string'"));
+        }
+        loop {
+            let requirement = self.requirement().map_err(|fault| format!("unable to parse requirement: {fault}"))?;
+            requirements.push(requirement);
+            match self.take() {
+                Token::End => return Ok(requirements),
+                Token::Symbol(",") if begins(self.peek()) => {}
+                Token::Symbol(",") => return Err(expected(self.peek(), "identifier after ','")),
+                other => return Err(expected(other, "',' or 'end of string'")),
+            }
+        }
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, String> {
+        let missing = self.peek() == Token::Symbol("!");
+        self.next += usize::from(missing);
+        let key = match self.take() {
+            Token::Word(key) => key,
+            other => return Err(expected(other, "identifier")),
+        };
+        let faults = names::qualified(key);
+        if !faults.is_empty() {
+            return Err(Fault::invalid("<nil>", key, &faults.join("; ")).to_string());
+        }
+        let test = match self.peek() {
+            _ if missing => Test::Missing,
+            Token::End | Token::Symbol(",") => Test::Exists,
+            _ => self.test(key)?,
+        };
+        Ok(Requirement { key: key.to_owned(), test })
+    }
+
+    fn test(&mut self, key: &str) -> Result<Test, String> {
+        let operator = self.take();
+        let values = match operator {
+            Token::Word("in" | "notin") => self.list()?,
+            Token::Symbol("=" | "==" | "!=" | ">" | "<") => vec![self.value()?],
+            other => return Err(expected(other, "in, notin, =, ==, !=, gt, lt")),
+        };
+        let mut faults = Faults::new();
+        let compared = matches!(operator, Token::Symbol(">" | "<"));
+        let number = values.first().and_then(|value| value.parse().ok()).filter(|_| compared);
+        if compared && number.is_none() {
+            let detail = "for 'Gt', 'Lt' operators, the value must be an integer";
+            faults.push(Fault::invalid("values[0]", values.first().copied().unwrap_or_default(), detail));
+        }
+        for (index, value) in values.iter().copied().enumerate() {
+            let wrong = names::label_value(value);
+            if !wrong.is_empty() {
+                faults.push(Fault::invalid(format!("values[{index}][{key}]"), value, &wrong.join("; ")));
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults.to_string());
+        }
+        let values = values.into_iter().map(str::to_owned).collect();
+        Ok(match (operator, number) {
+            (Token::Symbol(">"), Some(number)) => Test::GreaterThan(number),
+            (Token::Symbol("<"), Some(number)) => Test::LessThan(number),
+            (Token::Word("notin") | Token::Symbol("!="), _) => Test::NotIn(values),
+            _ => Test::In(values),
+        })
+    }
+
+    /// The value of a comparison; nothing is the empty text.
+    fn value(&mut self) -> Result<&'a str, String> {
+        match self.peek() {
+            Token::End | Token::Symbol(",") => Ok(""),
+            Token::Word(value) => {
+                self.next += 1;
+                Ok(value)
+            }
+            other => Err(expected(other, "identifier")),
+        }
+    }
+
+    /// Values in parentheses, in order and each once; nothing between two commas is the empty text.
+    fn list(&mut self) -> Result<Vec<&'a str>, String> {
+        let open = self.take();
+        if open != Token::Symbol("(") {
+            return Err(format!("found '{}' expected: '('", open.text()));
+        }
+        if !matches!(self.peek(), Token::Word(_) | Token::Symbol("," | ")")) {
+            return Err(expected(self.peek(), "',', ')' or identifier"));
+        }
+        let mut values = BTreeSet::new();
+        loop {
+            let value = match self.peek() {
+                Token::Word(value) => {
+                    self.next += 1;
+                    value
+                }
+                Token::Symbol("," | ")") => "",
+                other => return Err(expected(other, "',', or identifier")),
+            };
+            values.insert(value);
+            match self.take() {
+                Token::Symbol(",") => {}
+                Token::Symbol(")") => return Ok(values.into_iter().collect()),
+                other => return Err(expected(other, "',' or ')'")),
+            }
+        }
+    }
 }
 
-fn is_label_key(text: &str) -> bool {
-    names::qualified(text).is_empty()
+fn expected(found: Token<'_>, what: &str) -> String {
+    format!("found '{}', expected: {what}", found.text())
 }
 
 /// A parsed field selector of one kind. The empty one selects everything.
@@ -250,9 +354,17 @@ fn parse_field_test(text: &str, term: &str, kind: Kind) -> Result<FieldTest, Str
         "metadata.name" => Field::Name,
         "metadata.namespace" if kind.namespaced() => Field::Namespace,
         other if selectable(kind).contains(&other) => Field::At(format!("/{}", other.replace('.', "/"))),
+        other if !has_fields_of_its_own(kind) => {
+            let known = "only \"metadata.name\", \"metadata.namespace\"";
+            return Err(format!("{other:?} is not a known field selector: {known}"));
+        }
         other => return Err(format!("field label not supported: {other}")),
     };
     Ok(FieldTest { field, value, equal })
+}
+
+fn has_fields_of_its_own(kind: Kind) -> bool {
+    !selectable(kind).is_empty()
 }
 
 /// The fields beside the metadata that the API server can select `kind` by.
@@ -352,6 +464,10 @@ mod tests {
             ("app=web, env=dev", false),
             ("example.com/tier=1", true),
             ("app=", false),
+            ("env in(prod)", true),
+            ("none notin ()", true),
+            ("app in (,web)", true),
+            ("app=in", false),
             ("example.com/tier>0", true),
             ("example.com/tier > 1", false),
             ("example.com/tier<2", true),
@@ -367,22 +483,40 @@ mod tests {
 
     #[test]
     fn a_selector_that_does_not_parse_is_told() {
-        for text in [
-            "=web",
-            ",",
-            "app=web,",
-            "env in prod",
-            "env near (a)",
-            "env in (a",
-            "a)b",
-            "app=w b",
-            "app=(x)",
-            "-app",
-            "a/b/c",
-            "a>b",
-            "a>",
+        for (text, told) in [
+            ("=web", "found '=', expected: !, identifier, or 'end of string'"),
+            (",", "found ',', expected: !, identifier, or 'end of string'"),
+            ("app=web,", "found '', expected: identifier after ','"),
+            ("!", "unable to parse requirement: found '', expected: identifier"),
+            ("env in prod", "unable to parse requirement: found 'prod' expected: '('"),
+            ("env near (a)", "unable to parse requirement: found 'near', expected: in, notin, =, ==, !=, gt, lt"),
+            ("env in (a", "unable to parse requirement: found '', expected: ',' or ')'"),
+            ("env in (", "unable to parse requirement: found '', expected: ',', ')' or identifier"),
+            ("env in (a,=)", "unable to parse requirement: found '=', expected: ',', or identifier"),
+            ("a)b", "unable to parse requirement: found ')', expected: in, notin, =, ==, !=, gt, lt"),
+            ("!a=b", "found '=', expected: ',' or 'end of string'"),
+            ("app=w b", "found 'b', expected: ',' or 'end of string'"),
+            ("app=(x)", "unable to parse requirement: found '(', expected: identifier"),
+            ("-app", "unable to parse requirement: <nil>: Invalid value: \"-app\": name part must consist of"),
+            (
+                "a/b/c",
+                "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a valid label key must consist of",
+            ),
+            (
+                "a=b_",
+                "unable to parse requirement: values[0][a]: Invalid value: \"b_\": a valid label must be an empty",
+            ),
+            (
+                "a>b",
+                "unable to parse requirement: values[0]: Invalid value: \"b\": for 'Gt', 'Lt' operators, the value must",
+            ),
+            (
+                "a>",
+                "unable to parse requirement: values[0]: Invalid value: \"\": for 'Gt', 'Lt' operators, the value must",
+            ),
         ] {
-            assert!(LabelSelector::parse(text).is_err(), "{text}");
+            let error = LabelSelector::parse(text).expect_err(text);
+            assert!(error.starts_with(told), "{text}: {error}");
         }
     }
 

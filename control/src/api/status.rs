@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::cluster::Refusal;
+use crate::cluster::{Refusal, RefusalReason};
 use crate::objects::fault::{Fault, FaultReason, Faults, MAX_FAULTS};
 use crate::objects::{Key, Kind, Object, Unread};
 use crate::runtime::WriteError;
@@ -93,16 +93,16 @@ impl Status {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
-    /// No format that the client accepts is supported.
-    pub(crate) fn not_acceptable() -> Self {
-        let message = "only the following media types are accepted: application/json, application/json;as=Table;v=v1;g=meta.k8s.io";
+    /// No format that the client accepts is among those that are `served`.
+    pub(crate) fn not_acceptable(served: &[&str]) -> Self {
+        let message = format!("only the following media types are accepted: {}", served.join(", "));
         Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 
     /// The body's media type is not supported.
-    pub(crate) fn unsupported_media(found: &str, known: &[&str]) -> Self {
+    pub(crate) fn unsupported_media(known: &[&str]) -> Self {
         let message = format!(
-            "the body of the request was in an unknown format ({found}) - accepted media types include: {}",
+            "the body of the request was in an unknown format - accepted media types include: {}",
             known.join(", ")
         );
         let mut status = Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message);
@@ -112,15 +112,14 @@ impl Status {
 
     /// The body is longer than `limit` bytes.
     pub(crate) fn too_large(limit: usize) -> Self {
-        let message = format!("limit is {limit} bytes; send the objects in several requests");
-        let mut status = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message);
+        let mut status = Self::too_much(format!("limit is {limit}"));
         status.close = true;
         status
     }
 
     /// What the body says is more than one request may say, or takes too much memory.
     pub(crate) fn too_much(message: impl Into<String>) -> Self {
-        let message = format!("the request is too large: {}", message.into());
+        let message = format!("Request entity too large: {}", message.into());
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
@@ -133,9 +132,32 @@ impl Status {
     /// The body cannot be read.
     pub(crate) fn unread(unread: &Unread) -> Self {
         match unread {
-            Unread::NotJson(error) => Self::bad_request(format!("the body is not valid JSON: {error}")),
+            Unread::NotJson(error) if error.is_eof() => Self::bad_request("unexpected end of JSON input"),
+            Unread::NotJson(error) => Self::bad_request(error.to_string()),
             Unread::TooMuch(too_much) => Self::too_much(too_much.to_string()),
         }
+    }
+
+    /// The same, with what was being done before it.
+    pub(crate) fn after(mut self, stage: &str) -> Self {
+        self.message.insert_str(0, stage);
+        self
+    }
+
+    /// The same of a body that was to be an object of `kind`: which one, what came before the fault, and how the body begins.
+    pub(crate) fn unrecognized(mut self, kind: Kind, stage: &str, body: &[u8]) -> Self {
+        if self.code == StatusCode::BAD_REQUEST {
+            let (kind, message, body) = (kind.name(), &self.message, summary(body));
+            self.message =
+                format!("the object provided is unrecognized (must be of type {kind}): {stage}{message} ({body})");
+        }
+        self
+    }
+
+    /// The body names another kind or version than the path.
+    pub(crate) fn other_kind(kind: &str, version: &str, expected: Kind, why: &str) -> Self {
+        let version = version.rsplit('/').next().unwrap_or_default();
+        Self::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.name()))
     }
 
     /// The body did not arrive in time or is incomplete.
@@ -162,13 +184,21 @@ impl Status {
         status
     }
 
-    /// The options of a list or watch contradict each other.
-    pub(crate) fn invalid_options(faults: &[Fault]) -> Self {
-        let message =
-            format!("ListOptions.meta.k8s.io \"\" is invalid: {}", faults.iter().cloned().collect::<Faults>());
+    /// Options of the request, such as `ListOptions`, are invalid or contradict each other.
+    pub(crate) fn invalid_options(kind: &str, faults: &Faults) -> Self {
+        Self::invalid(&format!("{kind}.meta.k8s.io"), "", faults).about(kind, "meta.k8s.io", "")
+    }
+
+    fn invalid(what: &str, name: &str, faults: &Faults) -> Self {
+        let message = format!("{what} {name:?} is invalid: {faults}");
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
         status.details.causes = faults.iter().map(|fault| cause("", fault)).collect();
-        status.about("ListOptions", "meta.k8s.io", "")
+        status
+    }
+
+    /// The result of a patch is no object of the kind. Kubernetes names neither kind nor object.
+    pub(crate) fn unfit_patch(shown: &str, why: &str) -> Self {
+        Self::invalid("", "", &Fault::invalid("patch", shown, why).into())
     }
 
     /// The requested revision is forgotten.
@@ -219,8 +249,11 @@ impl Status {
 
     /// The server failed; the request is not at fault.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        let message = format!("Internal error occurred: {}", message.into());
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+        let cause = message.into();
+        let message = format!("Internal error occurred: {cause}");
+        let mut status = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message);
+        status.details.causes.push(json!({"message": cause}));
+        status
     }
 
     /// The body is not an object of its kind. `value` is the body, for its kind and name.
@@ -228,51 +261,29 @@ impl Status {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("/kind"), text("/metadata/name"));
         let known = Kind::from_name(kind);
-        let decoding =
-            faults.iter().all(|fault| matches!(fault.reason, FaultReason::TypeInvalid | FaultReason::UnknownField));
-        let mut status = if decoding {
+        if is_of_types(faults) {
             let version = text("/apiVersion").rsplit('/').next().unwrap_or_default();
             let what = match kind {
                 "" => "the object provided is unrecognized".to_owned(),
                 kind => format!("{kind} in version {version:?} cannot be handled as a {kind}"),
             };
-            Self::bad_request(format!("{what}: {faults}"))
-        } else {
-            let qualified = known.map_or_else(|| kind.to_owned(), qualified_kind);
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", format!("{qualified} {name:?} is invalid: {faults}"))
-        };
-        status.details.causes = faults.iter().map(|fault| cause("", fault)).collect();
-        status.about(kind, known.map_or("", Kind::group), name)
+            return Self::bad_request(format!("{what}: {faults}"));
+        }
+        let qualified = known.map_or_else(|| kind.to_owned(), qualified_kind);
+        Self::invalid(&qualified, name, faults).about(kind, known.map_or("", Kind::group), name)
     }
 
     /// The object has unknown or duplicate fields, and the client asked for strict validation.
-    pub(crate) fn strict_decoding(object: &Object, texts: &[String], unknown: &Faults) -> Self {
-        let kind = object.kind();
-        let version = kind.api_version().rsplit('/').next().unwrap_or_default();
-        let message = format!(
-            "{} in version {version:?} cannot be handled as a {0}: strict decoding error: {}",
-            kind.name(),
-            texts.join(", ")
-        );
-        let mut status = Self::bad_request(message);
-        status.details.causes = unknown.iter().map(|fault| cause("", fault)).collect();
-        status.about(kind.name(), kind.group(), object.name())
+    pub(crate) fn strict_decoding(kind: Kind, texts: &[String]) -> Self {
+        Self::other_kind(kind.name(), kind.api_version(), kind, &strict(texts))
     }
 
-    /// The patch cannot be applied to the object.
+    /// The patch cannot be applied to the object. The cause says why, which Kubernetes keeps to itself.
     pub(crate) fn bad_patch(path: &str, reason: &str) -> Self {
-        let message = format!("the server rejected our request due to an error in our request: {path}: {reason}");
+        let message = "the server rejected our request due to an error in our request";
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
         status.details.causes = vec![json!({"reason": "UnexpectedServerResponse", "message": reason, "field": path})];
         status
-    }
-
-    /// A parameter of the request is invalid.
-    pub(crate) fn invalid_option(kind: &str, field: &str, fault: &str) -> Self {
-        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {field}: {fault}");
-        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-        status.details.causes = vec![json!({"reason": "FieldValueInvalid", "message": fault, "field": field})];
-        status.about(kind, "meta.k8s.io", "")
     }
 
     /// A review of access must name one thing.
@@ -282,10 +293,11 @@ impl Status {
             &[][..],
             "exactly one of nonResourceAttributes or resourceAttributes must be specified",
         );
-        let message = format!("SelfSubjectAccessReview.authorization.k8s.io \"\" is invalid: {fault}");
-        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-        status.details.causes = vec![cause("", &fault)];
-        status.about("SelfSubjectAccessReview", "authorization.k8s.io", "")
+        Self::invalid("SelfSubjectAccessReview.authorization.k8s.io", "", &fault.into()).about(
+            "SelfSubjectAccessReview",
+            "authorization.k8s.io",
+            "",
+        )
     }
 
     /// Fields of an applied object belong to other managers and have another value: manager and path of each.
@@ -320,7 +332,8 @@ impl Status {
         let mut status = Self::new(code_of(first), first.reason.as_str(), first.message.clone());
         status.details.causes =
             refusals.iter().flat_map(|refusal| &refusal.faults).map(|fault| cause("", fault)).collect();
-        let kind = if status.reason == "Invalid" { key.kind.name() } else { key.kind.plural() };
+        let by_kind = matches!(first.reason, RefusalReason::Invalid | RefusalReason::PreconditionFailed);
+        let kind = if by_kind { key.kind.name() } else { key.kind.plural() };
         status.about(kind, key.kind.group(), &key.name)
     }
 
@@ -403,6 +416,28 @@ pub(crate) fn deleted(object: &Object) -> Value {
         details["group"] = json!(kind.group());
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// Whether they are about the shape of an object, not its values.
+pub(crate) fn is_of_types(faults: &Faults) -> bool {
+    faults.iter().all(|fault| matches!(fault.reason, FaultReason::TypeInvalid | FaultReason::UnknownField))
+}
+
+/// Unknown and repeated fields, as strict decoding reports them.
+pub(crate) fn strict(texts: &[String]) -> String {
+    format!("strict decoding error: {}", texts.join(", "))
+}
+
+/// How a body begins: as text if it looks like JSON, else in hexadecimal digits.
+fn summary(body: &[u8]) -> String {
+    const MOST: usize = 30;
+    let begin = &body[..body.len().min(MOST)];
+    let text = match body.first() {
+        None => return "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(begin).into_owned(),
+        Some(_) => begin.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if body.len() > MOST { text + " ..." } else { text }
 }
 
 fn conflicts_by_manager(conflicts: &[(String, String)]) -> String {

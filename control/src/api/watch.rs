@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep_until};
 use super::form::{Form, View};
 use super::lines::{self, Event};
 use super::listing::{reach, revision};
-use super::query::{Parameters, flag, text};
+use super::query::{Parameters, flag, number, text};
 use super::render;
 use super::selector::Wanted;
 use super::shared::Api;
@@ -40,7 +40,7 @@ use super::status::Status;
 use super::view::NoState;
 use crate::cluster::Commit;
 use crate::objects::Key;
-use crate::objects::fault::Fault;
+use crate::objects::fault::{Fault, Faults};
 
 /// How long a watch lasts if the request names no time: between this and twice as long, so that not all reconnect at once.
 const LASTS: Duration = Duration::from_secs(30 * 60);
@@ -55,7 +55,7 @@ const SCAN: usize = 4096;
 pub(crate) fn watch(api: &Api, wanted: Wanted, form: Form, parameters: &Parameters) -> Result<Response, Status> {
     let faults = contradictions(parameters);
     if !faults.is_empty() {
-        return Err(Status::invalid_options(&faults));
+        return Err(Status::invalid_options("ListOptions", &faults));
     }
     let options = Options::of(parameters)?;
     let form = form.of_stream()?;
@@ -98,18 +98,15 @@ impl Options {
 }
 
 fn lasts(text: &str) -> Result<Duration, Status> {
-    let seconds: i64 = match text {
-        "" => 0,
-        text => text.parse().map_err(|_| Status::bad_request(format!("timeoutSeconds: {text:?} is not a number")))?,
-    };
+    let seconds = number(text)?.unwrap_or(0);
     Ok(match u64::try_from(seconds) {
         Ok(1..) => Duration::from_secs(seconds.unsigned_abs().min(u32::MAX.into())),
         _ => LASTS + Duration::from_secs(random_seed()[0] % LASTS.as_secs()),
     })
 }
 
-fn contradictions(parameters: &Parameters) -> Vec<Fault> {
-    let mut faults = Vec::new();
+fn contradictions(parameters: &Parameters) -> Faults {
+    let mut faults = Faults::new();
     let matching = text(parameters, "resourceVersionMatch");
     let mut forbid = |why: &str| faults.push(Fault::forbidden("resourceVersionMatch", why));
     let initial = parameters.contains_key("sendInitialEvents");

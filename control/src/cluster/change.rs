@@ -145,6 +145,8 @@ pub enum RefusalReason {
     AlreadyExists,
     /// It changed since the client read it.
     Conflict,
+    /// It is not the object, or not the version of it, that a deletion requires.
+    PreconditionFailed,
     /// It may not be done.
     Forbidden,
 }
@@ -155,7 +157,7 @@ impl RefusalReason {
         match self {
             RefusalReason::Invalid => 422,
             RefusalReason::NotFound => 404,
-            RefusalReason::AlreadyExists | RefusalReason::Conflict => 409,
+            RefusalReason::AlreadyExists | RefusalReason::Conflict | RefusalReason::PreconditionFailed => 409,
             RefusalReason::Forbidden => 403,
         }
     }
@@ -166,7 +168,7 @@ impl RefusalReason {
             RefusalReason::Invalid => "Invalid",
             RefusalReason::NotFound => "NotFound",
             RefusalReason::AlreadyExists => "AlreadyExists",
-            RefusalReason::Conflict => "Conflict",
+            RefusalReason::Conflict | RefusalReason::PreconditionFailed => "Conflict",
             RefusalReason::Forbidden => "Forbidden",
         }
     }

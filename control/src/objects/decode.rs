@@ -69,7 +69,15 @@ pub(crate) enum Source<'a> {
     Value(&'a Value),
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The text, if it is one.
+    pub(crate) fn text(&self) -> Option<&'a [u8]> {
+        match self {
+            Source::Text(text) => Some(text),
+            Source::Value(_) => None,
+        }
+    }
+
     /// Reads an object.
     pub(crate) fn typed<T: DeserializeOwned>(self, allowance: &Allowance) -> Result<Typed<T>, Untyped> {
         match self {

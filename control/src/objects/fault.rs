@@ -86,6 +86,12 @@ impl Fault {
         Fault::new(field, FaultReason::NotSupported, text)
     }
 
+    /// None of the values is supported, or not all of them.
+    pub(crate) fn not_supported_values(field: impl Into<String>, values: &[String], detail: &str) -> Fault {
+        let text = format!("Unsupported value: {}", shown(&values));
+        Fault::new(field, FaultReason::NotSupported, with_detail(&text, detail))
+    }
+
     /// The same for each of `details`.
     pub(crate) fn all_invalid<'a>(
         field: impl Into<String>,

@@ -99,7 +99,7 @@ fn a_deletion_is_of_the_object_that_is_meant_even_within_a_batch() {
     let refusals =
         world.write(vec![Write::Replace(changed.clone()), Write::Delete(key.clone(), read.clone())]).unwrap_err();
     assert_eq!((refusals[0].index, refusals[0].reason.code()), (1, 409));
-    let message = "Operation cannot be fulfilled on services \"a\": the ResourceVersion in the precondition (2) does not \
+    let message = "Operation cannot be fulfilled on Service \"a\": the ResourceVersion in the precondition (2) does not \
                    match the ResourceVersion in record (3). The object might have been modified";
     assert_eq!(refusals[0].message, message);
 
@@ -122,7 +122,7 @@ fn a_pod_that_is_not_meant_does_not_terminate() {
     let key = Key::new(Kind::Pod, "default", "p");
     let other = Preconditions { uid: Some("other".to_owned()), ..Preconditions::default() };
     let refusals = world.write(vec![Write::Terminate(key.clone(), 30, other)]).unwrap_err();
-    assert_eq!(refusals[0].reason, RefusalReason::Conflict);
+    assert_eq!(refusals[0].reason, RefusalReason::PreconditionFailed);
     assert!(world.cluster.object(&key).unwrap().metadata().deletion_timestamp.is_none());
 }
 

@@ -28,7 +28,7 @@ impl Operations {
         let found = list::elements(bytes).map_err(told)?.count();
         if found > MAX_OPERATIONS {
             let limit = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {found}");
-            return Err(Status::bad_request(limit));
+            return Err(Status::too_much(limit));
         }
         if found == 0 {
             return serde_json::from_slice(bytes).map(Self).map_err(told);
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn what_does_not_go_is_told_with_its_operation() {
         let cases = [
-            (json!([{"op": "test", "path": "/baz", "value": "bar"}]), "/baz: operation 0: value did not match"),
-            (json!([{"op": "add", "path": "/x/y", "value": 1}]), "/x/y: operation 0: path is invalid"),
-            (json!([{"op": "remove", "path": "/none"}]), "/none: operation 0: path is invalid"),
+            (json!([{"op": "test", "path": "/baz", "value": "bar"}]), "operation 0: value did not match"),
+            (json!([{"op": "add", "path": "/x/y", "value": 1}]), "operation 0: path is invalid"),
+            (json!([{"op": "remove", "path": "/none"}]), "operation 0: path is invalid"),
             (json!([{"op": "copy", "from": "/none", "path": "/x"}]), "\\\"from\\\" path is invalid"),
             (json!([{"op": "jump", "path": "/x"}]), "error decoding patch: "),
             (json!([{"op": "add", "path": "/x"}]), "error decoding patch: "),

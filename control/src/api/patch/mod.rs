@@ -27,6 +27,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
+use serde_json::Value;
 
 pub(super) use self::result::{finish, with_spec_of};
 use self::server_side::Apply;
@@ -38,6 +39,7 @@ use super::shared::Api;
 use super::status::Status;
 use crate::cluster::{RefusalReason, Write};
 use crate::objects::Object;
+use crate::objects::fault::Fault;
 use crate::objects::schema::Shape;
 use crate::runtime::WriteError;
 
@@ -67,7 +69,7 @@ pub(super) async fn patch(
     body: Body,
 ) -> Result<Response, Status> {
     if !headers.contains_key(header::CONTENT_TYPE) {
-        return Err(Status::unsupported_media("", PATCH_TYPES));
+        return Err(Status::unsupported_media(PATCH_TYPES));
     }
     let (_claim, bytes, media) = body::read(&api.budget, &headers, body, PATCH_TYPES, OBJECT_LIMIT).await?;
     let size = bytes.len();
@@ -110,15 +112,24 @@ impl Patch {
             return Apply::read(target, bytes).await.map(|apply| Self::Apply(Box::new(apply)));
         }
         if target.options.force.is_some() {
-            let fault = "Forbidden: may not be specified for non-apply patch";
-            return Err(Status::invalid_option("PatchOptions", "force", fault));
+            let fault = Fault::forbidden("force", "may not be specified for non-apply patch");
+            return Err(Status::invalid_options("PatchOptions", &fault.into()));
         }
         if media == JSON {
             return body::aside(bytes.len(), move || json::Operations::read(&bytes)).await.map(Self::Json);
         }
-        let sent = body::decode_one(bytes, media).await?;
-        if !sent.value.is_object() {
-            return Err(Status::bad_request("a merge patch of an object must be a JSON object"));
+        let stage = if media == MERGE { "error decoding patch: " } else { "" };
+        let sent = body::decode_one(bytes, media).await.map_err(|status| status.after(stage))?;
+        let other = match &sent.value {
+            Value::Object(_) | Value::Null => None,
+            Value::Array(_) => Some("array"),
+            Value::String(_) => Some("string"),
+            Value::Number(_) => Some("number"),
+            Value::Bool(_) => Some("bool"),
+        };
+        if let Some(found) = other {
+            let fault = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
+            return Err(Status::bad_request(fault).after(stage));
         }
         Ok(if media == MERGE { Self::Merge(sent) } else { Self::Strategic(sent) })
     }
@@ -146,6 +157,25 @@ impl Patch {
         if target.part == Part::Status {
             after = with_spec_of(&current.to_value(), after);
         }
-        finish(target, current, Sent { value: after, repeated }, size)
+        let shown = |after: &Value| match self {
+            Self::Strategic(patch) => go_format(&patch.value),
+            Self::Json(_) | Self::Merge(_) | Self::Apply(_) => after.to_string(),
+        };
+        finish(target, current, Sent { value: after, repeated }, size, shown)
+    }
+}
+
+/// A value as Go's `%+v` prints it, which is how the API server shows a strategic merge patch.
+fn go_format(value: &Value) -> String {
+    let joined = |texts: Vec<String>| texts.join(" ");
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(go_format).collect())),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| format!("{name}:{}", go_format(value)));
+            format!("map[{}]", joined(fields.collect()))
+        }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::admission::ownership;
 use crate::admission::validate;
-use crate::api::decode::{Decoded, Sent, decode};
+use crate::api::decode::{Decoded, Sent, decode_unfinished};
 use crate::api::request::{Part, Target};
 use crate::api::status::Status;
 use crate::objects::Object;
@@ -23,23 +23,31 @@ pub(in super::super) fn with_spec_of(current: &Value, mut sent: Value) -> Value 
     sent
 }
 
-/// Validates the result of a change of `current`, and keeps the owners of its fields.
+/// Validates the result of a change of `current`, and keeps the owners of its fields. How the change is `shown` if the result is
+/// no object of the kind is up to the kind of patch.
 pub(in super::super) fn finish(
     target: &Target,
     current: &Object,
     mut sent: Sent,
     size: usize,
+    shown: impl FnOnce(&Value) -> String,
 ) -> Result<Decoded, Status> {
     pin(target, current, &mut sent.value)?;
-    let mut decoded = decode_result(target, &sent, size + current.json_length())?;
+    let mut decoded = decode_result(target, &sent, size + current.json_length(), shown)?;
     ownership::carry(current, &mut decoded.object);
     Ok(decoded)
 }
 
 /// Decodes the result of a change. A status with an address for a Service that cannot have one is an error; on the
 /// main path the address is dropped silently, for there it may be what is left of another type.
-pub(super) fn decode_result(target: &Target, sent: &Sent, size: usize) -> Result<Decoded, Status> {
-    let decoded = decode(target, sent, size)?;
+pub(super) fn decode_result(
+    target: &Target,
+    sent: &Sent,
+    size: usize,
+    shown: impl FnOnce(&Value) -> String,
+) -> Result<Decoded, Status> {
+    let decoded = decode_unfinished(target, sent, size);
+    let decoded = decoded.map_err(|unfit| unfit.of_patch(target.kind, || shown(&sent.value)))?;
     let misplaced = decoded.object.as_service().and_then(validate::misplaced_addresses);
     match misplaced.filter(|_| target.part == Part::Status) {
         Some(fault) => Err(Status::from_faults(&sent.value, &fault.into())),

@@ -23,6 +23,7 @@ use super::result::{decode_result, pin};
 use crate::admission::ownership::{self, FieldManager, FieldSet};
 use crate::objects::allowance::Allowance;
 use crate::objects::decode::Source;
+use crate::objects::fault::Fault;
 use crate::objects::merge::{Rules, overlay, without_nulls};
 use crate::objects::schema::Shape;
 use crate::objects::{Draft, Object};
@@ -41,8 +42,8 @@ impl Apply {
     pub(super) async fn read(target: &Target, bytes: Vec<u8>) -> Result<Self, Status> {
         let manager = target.options.manager.clone();
         if manager.is_empty() {
-            let fault = "Required value: is required for apply patch";
-            return Err(Status::invalid_option("PatchOptions", "fieldManager", fault));
+            let fault = Fault::required("fieldManager", "is required for apply patch");
+            return Err(Status::invalid_options("PatchOptions", &fault.into()));
         }
         let mut wanted = without_nulls(body::decode_one(bytes, "application/yaml").await?.value);
         settle_header(target, &mut wanted)?;
@@ -140,7 +141,7 @@ impl Apply {
         draft.leniently(target.namespace()).map_err(|faults| Status::from_faults(&self.wanted, &faults))?;
         match unknown.first() {
             Some(fault) => Err(untyped(target, &format!(".{}: field not declared in schema", fault.field))),
-            None => decode_result(target, &Sent::from(value), size),
+            None => decode_result(target, &Sent::from(value), size, Value::to_string),
         }
     }
 }

@@ -105,7 +105,7 @@ fn another_version_of_a_kind_is_refused_as_such() {
     let gateway = Gateway::new();
     let mut value = service("web");
     value["apiVersion"] = json!("v2");
-    let message = "the API version in the data (v2) does not match the expected API version (v1)";
+    let message = "Service in version \"v2\" cannot be handled as a Service: no kind \"Service\" is registered for version \"v2\"";
     gateway.post(SERVICES, &value).refused(400, "BadRequest", message);
 }
 
@@ -254,7 +254,7 @@ fn a_dry_run_answers_and_leaves_no_trace() {
     let options = r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"]}"#;
     gateway.send("DELETE", &format!("{SERVICES}/web"), &[], options).expect(200);
     gateway.get(&format!("{SERVICES}/web")).expect(200);
-    gateway.delete(&format!("{SERVICES}/web?dryRun=Some")).expect(400);
+    gateway.delete(&format!("{SERVICES}/web?dryRun=Some")).expect(422);
     let options = r#"{"preconditions":{"uid":"another"}}"#;
     gateway.send("DELETE", &format!("{SERVICES}/web"), &[], options).expect(409);
     gateway.get(&format!("{SERVICES}/web")).expect(200);
@@ -271,7 +271,10 @@ fn yaml_is_read_where_json_is() {
     let made = gateway.send("POST", SERVICES, &[("Content-Type", "application/yaml")], &two).expect(201);
     assert_eq!(made.at("/metadata/name"), "first");
     let list = format!("kind: List\napiVersion: v1\nitems:\n- {}", yaml.trim_end().replace('\n', "\n  "));
-    gateway.send("POST", SERVICES, &[("Content-Type", "application/yaml")], &list).expect(422);
+    let message = "List in version \"v1\" cannot be handled as a Service: converting (v1.List) to (core.Service): unknown conversion";
+    gateway.send("POST", SERVICES, &[("Content-Type", "application/yaml")], &list).refused(400, "BadRequest", message);
+    let list = json!({"kind": "List", "apiVersion": "v1", "items": [service("web")]});
+    gateway.post(SERVICES, &list).refused(400, "BadRequest", message);
 }
 
 /// As the official Python client sends it.

@@ -59,7 +59,8 @@ fn a_patch_that_does_not_go_is_told_and_changes_nothing() {
     let failed = gateway.patch(&path, "json", &json!([{"op": "test", "path": "/spec/type", "value": "x"}]));
     let failed = failed.expect(422);
     assert_eq!(failed.at("/reason"), "Invalid");
-    assert!(failed.at("/message").to_string().contains("operation 0"), "{}", failed.text);
+    assert_eq!(failed.at("/message"), "the server rejected our request due to an error in our request");
+    assert!(failed.at("/details/causes/0/message").to_string().contains("operation 0"), "{}", failed.text);
     gateway.patch(&path, "json", &json!({"op": "add"})).expect(400);
     gateway.patch(&path, "strategic-merge", &json!({"spec": {"ports": [{"name": "x"}]}})).expect(400);
     gateway.patch(&path, "merge", &json!({"spec": {"ports": [{"port": 0}]}})).expect(422);
@@ -145,10 +146,10 @@ fn unknown_and_repeated_fields_are_refused_warned_of_or_ignored() {
         assert_eq!(post(warn).expect(201).headers.get("warning").map(String::as_str), Some(expected));
     }
     assert_eq!(post("&fieldValidation=Ignore").expect(201).headers.get("warning"), None);
-    post("&fieldValidation=Maybe").expect(400);
+    post("&fieldValidation=Maybe").expect(422);
     let path = web(&gateway);
     let patch = json!({"spec": {"prots": 1}});
-    gateway.patch(&format!("{path}?fieldValidation=Strict"), "merge", &patch).expect(400);
+    gateway.patch(&format!("{path}?fieldValidation=Strict"), "merge", &patch).expect(422);
     let warned = gateway.patch(&path, "strategic-merge", &patch).expect(200);
     assert_eq!(warned.headers.get("warning").map(String::as_str), Some(r#"299 - "unknown field \"spec.prots\"""#));
     let mut headless = service("headless");
@@ -187,7 +188,7 @@ fn a_pod_deleted_with_a_grace_period_is_terminating_and_then_goes_by_itself() {
     gateway.delete(&format!("{pods}/q?gracePeriodSeconds=600")).expect(200);
     gateway.delete(&format!("{pods}/q?gracePeriodSeconds=0")).expect(200);
     gateway.get(&format!("{pods}/q")).expect(404);
-    gateway.delete(&format!("{SERVICES}/web?gracePeriodSeconds=-1")).expect(400);
+    gateway.delete(&format!("{SERVICES}/web?gracePeriodSeconds=soon")).expect(400);
     gateway.delete(&format!("{SERVICES}/web?propagationPolicy=Never")).expect(422);
     gateway.delete(&format!("{SERVICES}/web?propagationPolicy=Foreground&gracePeriodSeconds=30")).expect(200);
     gateway.get(&format!("{SERVICES}/web")).expect(404);
