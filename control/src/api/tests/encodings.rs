@@ -14,7 +14,7 @@ const AS_PROTOBUF: [(&str, &str); 1] = [("Accept", PROTOBUF)];
 const IN_PROTOBUF: [(&str, &str); 2] = [("Content-Type", PROTOBUF), ("Accept", PROTOBUF)];
 
 /// The object's own bytes, as Kubernetes' clients find them.
-fn raw(body: &[u8]) -> Vec<u8> {
+pub(super) fn raw(body: &[u8]) -> Vec<u8> {
     #[derive(Clone, PartialEq, Message)]
     struct Unknown {
         #[prost(bytes, tag = "2")]

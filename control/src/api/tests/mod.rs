@@ -1,6 +1,7 @@
 //! The API over its real socket, with the real control thread and store behind it; only the workers' tables are left out.
 
 mod apply;
+mod conformance;
 mod dump;
 mod encodings;
 pub(crate) mod fuzz;
