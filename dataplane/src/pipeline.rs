@@ -17,6 +17,7 @@ use crate::flow::life::{Life, Side, Signal};
 use crate::flow::room::Room;
 use crate::flow::{Entry, FlowTable};
 use crate::fragment::{self, Fate, Step};
+use crate::overload::Class;
 use crate::owned::may_go_on;
 use crate::packet::{Account, Action, Outcome, Packet, Refusal, Transport, Verdict};
 use crate::port::{BURST, Frame};
@@ -25,7 +26,7 @@ use crate::select::Choice;
 use crate::state::{Lane, Shared, State};
 use crate::wire::control::{Control, Kind};
 use crate::wire::{Ip, Piece, ethernet};
-use crate::{open, overload, parse, rewrite, select};
+use crate::{open, parse, rewrite, select};
 
 /// Decides what becomes of every frame of a burst, and rewrites those that go on.
 pub(crate) fn run(state: &mut State, frames: &mut [Frame], burst: &mut Burst, tables: &Tables, now: Instant) {
@@ -355,7 +356,8 @@ fn new_flow<I: Ip>(
 ) -> Result<u32, Verdict> {
     let destination = Destination::of(packet, tables)?;
     here(shared, packet, destination, tables)?;
-    if overload::sheds(shared.shed, packet.hash.value(), now) && destination != Destination::Unowned {
+    let class = Class::of(packet.transport);
+    if destination != Destination::Unowned && shared.shedding.sheds(class, packet.hash.value(), now) {
         return Err(Verdict::Drop(DropReason::Overload));
     }
     let choice = choose_for(destination, shared, packet, tables, now)?;

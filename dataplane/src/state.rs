@@ -16,6 +16,7 @@ use crate::flow::{FlowTable, Limits};
 use crate::fragment::held::Held;
 use crate::fragment::identification::Identifications;
 use crate::fragment::table::Table as Fragments;
+use crate::overload::Shedding;
 use crate::rate::Rate;
 use crate::reply::{dns, reject};
 use crate::snat;
@@ -33,8 +34,7 @@ pub(crate) struct Shared {
     pub(crate) random: Random,
     /// Flows that may be opened.
     pub(crate) new_flows: Rate,
-    /// Share of new flows that this burst sheds, of 65,536.
-    pub(crate) shed: u32,
+    pub(crate) shedding: Shedding,
     pub(crate) refusals: reject::Rates,
     pub(crate) dns: dns::Server,
     /// Where the clients of DNS over TCP are noted.

@@ -38,7 +38,7 @@ use crate::fragment::held::{self, Held};
 use crate::fragment::identification::Identifications;
 use crate::idle::Idle;
 use crate::inspect::Inspector;
-use crate::overload::Overload;
+use crate::overload::{Load, Shedding};
 use crate::port::{BURST, Frame, Port};
 use crate::rate::Rate;
 use crate::reply::{dns, reject};
@@ -103,7 +103,7 @@ pub struct Worker {
     burst: Burst,
     inspector: Inspector,
     /// By port.
-    overloads: Vec<Overload>,
+    loads: Vec<Load>,
 }
 
 impl Worker {
@@ -116,7 +116,7 @@ impl Worker {
             ports: snat::Ports::new(&parts.settings.snat_ports, parts.worker, parts.steering.workers()),
             random: Random::new(ahash::RandomState::with_seeds(d, c, b, a)),
             new_flows: Rate::new(parts.limits.new_per_second),
-            shed: 0,
+            shedding: Shedding::default(),
             refusals: reject::Rates::new(ahash::RandomState::with_seeds(b, a, d, c)),
             held: Held::new(),
             identifications: Identifications::new(
@@ -160,7 +160,7 @@ impl Worker {
             frames: Vec::with_capacity(BURST),
             burst: Burst::new(),
             inspector: Inspector::new(parts.mailbox),
-            overloads: vec![Overload::default(); ports],
+            loads: vec![Load::default(); ports],
         })
     }
 
@@ -175,12 +175,12 @@ impl Worker {
         let mut most = 0;
         for port in 0..self.egress.ports.len() {
             let backlog = self.egress.receive(port, &mut self.frames, now);
-            let shed = self.overloads[port].after(backlog, now);
-            self.state.shared.shed = shed;
-            most = most.max(shed);
+            let share = self.loads[port].after(backlog, now);
+            self.state.shared.shedding.begin(share);
+            most = most.max(share);
             taken += self.round(tables, now);
         }
-        self.state.shared.shed = most;
+        self.state.shared.shedding.begin(most);
         self.egress.receive_handed_over(&mut self.frames);
         taken += self.round(tables, now);
         taken += self.egress.send_replies();

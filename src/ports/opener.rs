@@ -24,7 +24,7 @@ use crate::config::{Backend, Config};
 use crate::host::{self, Choice, HostFault, Machine, Mode, Needs, Nic};
 
 /// Slots of a receive ring, each for one frame of the interface's MTU.
-const RING_FRAMES: u32 = 1024;
+const RING_FRAMES: u32 = 4096;
 
 /// Chunks of AF_XDP frame memory per port and worker: half wait for frames, half are on their way.
 const CHUNKS: u32 = 4096;

@@ -96,14 +96,16 @@ fn a_backlog_that_stays_sheds_more_with_each_millisecond() {
     let mut opened = Vec::new();
     for millisecond in 0..60 {
         lab.jump(Duration::from_millis(1));
-        lab.send_all(PODS, new_clients(1024 + millisecond * BURST, BURST));
+        new_clients(1024 + millisecond * BURST, BURST).for_each(|client| lab.push(0, PODS, client));
+        lab.poll(0);
         opened.push(lab.take(PODS).len());
     }
     let sum = |part: std::ops::Range<usize>| opened[part].iter().sum::<usize>();
-    let tenths = [sum(0..10), sum(20..30), sum(40..50)];
-    assert!(tenths[0] > 10 * BURST * 3 / 4, "a pause of some milliseconds sheds little: {opened:?}");
+    assert_eq!(sum(0..5), 5 * BURST, "a pause of some milliseconds sheds nothing: {opened:?}");
+    let tenths = [sum(5..15), sum(25..35), sum(45..55)];
+    assert!(tenths[0] > 10 * BURST * 3 / 4, "{opened:?}");
     assert!((10 * BURST / 3..10 * BURST * 2 / 3).contains(&tenths[1]), "{opened:?}");
-    assert!(tenths[2] < 10 * BURST / 4 && sum(50..60) == 0, "{opened:?}");
+    assert!(tenths[2] < 10 * BURST / 4 && sum(56..60) == 0, "{opened:?}");
     let all = sum(0..60) as u64;
     lab.counters(&[
         ("rx", 60 * BURST as u64),
@@ -116,16 +118,38 @@ fn a_backlog_that_stays_sheds_more_with_each_millisecond() {
 }
 
 #[test]
+fn a_flood_of_datagrams_leaves_new_connections_alone() {
+    let (mut lab, backlog) = lab(1);
+    set(&backlog, Backlog::Large);
+    let datagrams = |first: usize| (first..first + BURST - 1).map(|port| udp(&format!("10.244.1.7:{port}"), ECHO));
+    // What comes is judged by what came before.
+    lab.send_all(PODS, datagrams(1024).chain([udp("10.244.1.7:9", ECHO)]));
+    for n in 0..20 {
+        let one = new_clients(1024 + n, 1);
+        lab.send_all(PODS, datagrams(2048 + n * BURST).chain(one));
+    }
+    let connections = lab.take(PODS);
+    assert!(connections.iter().all(|seen| seen.src().port() < 1100), "no datagram");
+    let opened = connections.len() as u64;
+    assert!(opened >= 18, "{opened} of 20 connections");
+    lab.counters(&[
+        ("rx", 21 * BURST as u64),
+        ("tx", opened),
+        ("overload", 21 * BURST as u64 - opened),
+        ("flows_opened", opened),
+        ("flows_live", opened),
+        ("flows_half_open", opened),
+    ]);
+}
+
+#[test]
 fn fragments_of_known_flows_go_on_and_those_that_would_wait_do_not() {
     let (mut lab, backlog) = lab(1);
     lab.through(PODS, udp(CLIENT, ECHO), PODS);
     set(&backlog, Backlog::Large);
     let known = cut(&udp(CLIENT, ECHO).payload(vec![7; 70]), 1, 48);
-    let unknown = cut(&udp("10.244.1.7:9", ECHO).payload(vec![7; 70]), 1, 48);
-    for piece in known.into_iter().chain(unknown.into_iter().skip(1)) {
-        lab.push(0, PODS, piece);
-    }
-    lab.send_all(PODS, new_clients(1024, BURST - 3));
+    let unknown = (2..).map(|id| cut(&udp("10.244.1.7:9", ECHO).payload(vec![7; 70]), id, 48).remove(1));
+    lab.send_all(PODS, known.into_iter().chain(unknown).take(BURST));
     assert!(lab.pop(PODS).is_some() && lab.pop(PODS).is_some());
     lab.counters(&[
         ("rx", 65),

@@ -182,7 +182,7 @@ pub(crate) fn arrive<I: Ip>(
             let packet = Packet { key: first.key, transport: first.transport, ..*packet };
             Ok(Step::Later(packet, first))
         }
-        (Piece::Later, None) if is_ours && overload::sheds(shared.shed, table.hash(&key), now) => {
+        (Piece::Later, None) if is_ours && shared.shedding.sheds(overload::Class::Fragment, table.hash(&key), now) => {
             Err(Verdict::Drop(DropReason::Overload))
         }
         (Piece::Later, None) => {
