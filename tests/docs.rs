@@ -7,9 +7,10 @@ use pollgate::host::capability::{GATEWAY, Need, PACKET, XDP};
 use pollgate_common::counters::{DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason};
 use pollgate_control::observe::metrics;
+use pollgate_control::observe::metrics::list::Metric;
 use pollgate_control::threads::Role;
 
-fn lists() -> [(&'static str, String); 4] {
+fn lists() -> [(&'static str, String); 5] {
     let mut counters = String::from("| counter | kind | unit | meaning |\n|---|---|---|---|\n");
     for Declaration { name, kind, unit, sentence } in DECLARED {
         let _ = writeln!(counters, "| `{name}` | {} | {} | {sentence} |", kind.name(), unit.name());
@@ -23,13 +24,24 @@ fn lists() -> [(&'static str, String); 4] {
     for reason in PassReason::ALL {
         let _ = writeln!(passes, "| `{}` | {} | {} |", reason.name(), reason.sentence(), reason.action());
     }
-    let mut metrics = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
-    for metric in metrics::list::all() {
+    let [metrics, compatible] = [metrics::list::all(), metrics::compatible::COMPATIBLE].map(metric_table);
+    [
+        ("counters", counters),
+        ("drops", drops),
+        ("passes", passes),
+        ("metrics", metrics),
+        ("compatible metrics", compatible),
+    ]
+}
+
+fn metric_table(metrics: &[Metric]) -> String {
+    let mut table = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in metrics {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, kind, labels) = (metric.name(), metric.kind.name(), labels.join(", "));
-        let _ = writeln!(metrics, "| `{name}` | {kind} | {labels} | {} |", metric.help);
+        let _ = writeln!(table, "| `{name}` | {kind} | {labels} | {} |", metric.help);
     }
-    [("counters", counters), ("drops", drops), ("passes", passes), ("metrics", metrics)]
+    table
 }
 
 #[test]

@@ -52,6 +52,13 @@ impl Sleeper {
         false
     }
 
+    /// Whether it is asleep, or about to sleep. If so, what the caller published before is seen by the sleeper once it is awake and has
+    /// passed a SeqCst fence, as a pin of the epoch is.
+    pub fn is_asleep(&self) -> bool {
+        fence(SeqCst);
+        self.sleeping.load(SeqCst)
+    }
+
     /// Reports that it is awake again.
     pub fn awake(&self) {
         self.sleeping.store(false, SeqCst);

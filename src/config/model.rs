@@ -319,4 +319,6 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
     /// Service ports that have series of their own, at most.
     pub services: usize,
+    /// Whether the names of kube-proxy's and CoreDNS' metrics are served, too.
+    pub compatible: bool,
 }

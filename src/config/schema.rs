@@ -459,8 +459,9 @@ fn metrics(mut section: Section<'_>) -> Metrics {
     let expected = "an address and port such as 127.0.0.1:9090";
     let listen = optional_text(&section.field("listen"), expected, |text| text.parse().ok());
     let services = section.field("services").integer(0..=MAX_SERVICES).unwrap_or(METRICS_SERVICES);
+    let compatible = section.field("compatible").boolean().unwrap_or(false);
     section.finish();
-    Metrics { listen, services }
+    Metrics { listen, services, compatible }
 }
 
 fn health(mut section: Section<'_>, cluster: &Cluster) -> Health {

@@ -39,8 +39,9 @@ use pollgate_common::epoch::Source;
 use pollgate_common::inspect::Mailbox;
 use pollgate_common::net::Net;
 use pollgate_control::api::{self, ApiHandle, ApiParts, Https, StatsSource};
+use pollgate_control::compile::publications::Publications;
 use pollgate_control::compile::sink::TableSink;
-use pollgate_control::compile::{self, Compiler};
+use pollgate_control::compile::{self, Compiler, IsEverywhere};
 use pollgate_control::dns::resolver::Resolver;
 use pollgate_control::dns::{self, DnsParts, DnsServer};
 use pollgate_control::health::{self, HealthServer, ProxyHealth};
@@ -54,11 +55,12 @@ use pollgate_control::runtime::{self, ControlHandle, RuntimeParts};
 use pollgate_control::sources::files::{self, Follower, Following};
 use pollgate_control::store::Size;
 use pollgate_control::threads::{Role, narrowed_by};
+use pollgate_dataplane::egress::mesh::Mesh;
 use pollgate_dataplane::idle::Mode;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::host;
 use crate::host::advise::{self, Advice};
 use crate::host::pair::{HostPair, PairPlan};
@@ -205,6 +207,7 @@ impl Gateway {
         };
         let Made { mut engines, opener, exchanges, mesh } =
             workers::make(config, &settings, &network, &counters, &conflicts, &mailboxes, &ends)?;
+        compiler.measure(is_everywhere(&counters, &mesh));
         let announcer = start_announcer(config, net, &counters, conflicts)?;
         let remaker = pair.as_ref().zip(plan).map(|(pair, plan)| pair.remaker(plan));
         let kept = ports::keep(opener, config, exchanges, &announcer, remaker);
@@ -243,7 +246,7 @@ impl Gateway {
         let follow = |path: &PathBuf| Follower::new(path, cluster.followed().collect(), commands.clone());
         let follower = start.manifests.as_ref().map(follow);
         let (checks, progress) = (Arc::new(Checks::default()), compiler.progress());
-        let stats = stats(config, &counters, &source, &resolver, follower.as_ref(), state);
+        let stats = stats(config, &counters, &source, &resolver, follower.as_ref(), (state, compiler.publications()));
         let api = api::spawn(ApiParts {
             socket: config.api.socket.clone(),
             https: config.api.listen.map(|listen| Https::beside(&config.api.state, listen)),
@@ -254,7 +257,8 @@ impl Gateway {
             dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
         })?;
         let metrics = listener.map(|listener| {
-            let parts = MetricsParts { stats, checks: Arc::clone(&checks), services: config.metrics.services };
+            let config::Metrics { services, compatible, .. } = config.metrics;
+            let parts = MetricsParts { stats, checks: Arc::clone(&checks), services, compatible };
             MetricsServer::start(listener, parts)
         });
         let metrics = metrics.transpose()?;
@@ -351,6 +355,15 @@ fn check(config: &Config, workers: usize) -> Result<(), GatewayError> {
     Ok(())
 }
 
+/// Whether the workers have a generation of the tables. One that sleeps finds it when it wakes up.
+fn is_everywhere(counters: &Arc<Counters>, mesh: &Arc<Mesh>) -> IsEverywhere {
+    let (counters, mesh) = (Arc::clone(counters), Arc::clone(mesh));
+    Box::new(move |generation| {
+        let mut workers = (0..).zip(counters.workers());
+        workers.all(|(number, worker)| worker.generation.value() >= generation || mesh.is_asleep(number))
+    })
+}
+
 fn start_health(progress: Arc<ProxyHealth>) -> Result<HealthServer, GatewayError> {
     HealthServer::start(progress).map_err(system("starting the health thread"))
 }
@@ -379,7 +392,7 @@ fn stats(
     tables: &Source,
     resolver: &Arc<Resolver>,
     follower: Option<&Follower>,
-    state: Arc<Size>,
+    (state, publications): (Arc<Size>, Arc<Publications>),
 ) -> StatsSource {
     let (counters, tables, max_flows) = (Arc::clone(counters), tables.clone(), config.flows.max);
     let resolver = Arc::clone(resolver);
@@ -388,8 +401,9 @@ fn stats(
         let manifests = manifests.as_ref().map(files::Status::to_stats);
         let (log_lines_lost, state, upstreams) = (log::lost(), StateFile::from(&*state), resolver.stats());
         let panicked_requests = api::panicked_requests();
+        let publications = publications.stats();
         let collected = Stats::collect(&counters, &tables, max_flows);
-        Stats { manifests, log_lines_lost, state, upstreams, panicked_requests, ..collected }
+        Stats { manifests, log_lines_lost, state, upstreams, panicked_requests, publications, ..collected }
     })
 }
 

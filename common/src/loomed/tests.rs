@@ -107,6 +107,28 @@ fn a_sleeper_misses_nothing() {
     none_oversleeps!(super::sleep::Sleeper, 2);
 }
 
+/// Whoever sees it asleep need not wake it to have it see what was published.
+#[test]
+fn a_sleeper_sees_what_was_published_while_it_slept() {
+    loom::model(|| {
+        let published = Arc::new(AtomicUsize::new(0));
+        let sleeper = Arc::new(super::sleep::Sleeper::new(None));
+        let publisher = {
+            let (published, sleeper) = (Arc::clone(&published), Arc::clone(&sleeper));
+            thread::spawn(move || {
+                published.store(1, Relaxed);
+                sleeper.is_asleep()
+            })
+        };
+        sleeper.may_sleep(|| true);
+        sleeper.awake();
+        loom::sync::atomic::fence(SeqCst);
+        let seen = published.load(Relaxed);
+        let was_asleep = publisher.join().expect("no panic");
+        assert!(!was_asleep || seen == 1, "it was asleep, and has not seen it");
+    });
+}
+
 /// The model sees what it is for.
 #[test]
 #[should_panic(expected = "it sleeps, and an item waits for it")]

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
 use crate::objects::fault::Faults;
 use crate::objects::service::ServiceName;
-use crate::objects::{Key, Object};
+use crate::objects::trigger::trigger_time;
+use crate::objects::{Key, Kind, Object};
 
 /// Annotation of an object that was created by [`Write::Follow`].
 pub const FROM_FILES: &str = "pollgate.io/from-manifests";
@@ -99,6 +103,7 @@ impl Commit {
         let mut touched = Touched::default();
         let versions = self.changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
         versions.for_each(|object| touched.add(object));
+        self.changes.iter().for_each(|change| touched.changes.add(change));
         touched
     }
 }
@@ -112,6 +117,49 @@ pub struct Touched {
     pub namespaces: BTreeSet<String>,
     /// Pods whose addresses may have changed: (namespace, name).
     pub pods: BTreeSet<(String, String)>,
+    /// How much changed.
+    pub changes: Changes,
+}
+
+/// How much changed, and since when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Changes of Services.
+    pub services: u64,
+    /// Changes of EndpointSlices.
+    pub slices: u64,
+    /// The trigger times that EndpointSlices were given by them.
+    pub triggers: Vec<Timestamp>,
+}
+
+impl Changes {
+    fn add(&mut self, Change { key, old, new }: &Change) {
+        match key.kind {
+            Kind::Service => self.services += 1,
+            Kind::EndpointSlice => {
+                self.slices += 1;
+                let [old, new] = [old, new].map(|version| version.as_ref()?.as_slice());
+                // A slice that goes, or changes in other ways, has the time of an earlier change.
+                let is_old = |new: &EndpointSlice| {
+                    old.is_some_and(|old| trigger_time(old) == trigger_time(new) && old.endpoints == new.endpoints)
+                };
+                self.triggers.extend(new.filter(|new| !is_old(new)).and_then(trigger_time));
+            }
+            Kind::Pod
+            | Kind::Node
+            | Kind::Namespace
+            | Kind::Endpoints
+            | Kind::ConfigMap
+            | Kind::Secret
+            | Kind::Event => {}
+        }
+    }
+
+    fn extend(&mut self, other: Changes) {
+        self.services += other.services;
+        self.slices += other.slices;
+        self.triggers.extend(other.triggers);
+    }
 }
 
 impl Touched {
@@ -120,6 +168,7 @@ impl Touched {
         self.services.extend(other.services);
         self.namespaces.extend(other.namespaces);
         self.pods.extend(other.pods);
+        self.changes.extend(other.changes);
     }
 
     /// Adds an object.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 pub use self::change::{
-    Change, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Touched, Write,
+    Change, Changes, Commit, FROM_FILES, Preconditions, Refusal, RefusalReason, RestoreError, Touched, Write,
 };
 pub use self::settings::{ClusterSettings, IpRange, Limits, SliceManager};
 

@@ -18,6 +18,7 @@ pub mod draft;
 pub mod ids;
 pub mod local;
 pub mod maglev;
+pub mod publications;
 pub mod resolve;
 pub mod rings;
 pub mod service;
@@ -25,11 +26,13 @@ pub mod sink;
 pub mod topology;
 pub mod zone;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use pollgate_common::counters::{Carried, Counters};
 use pollgate_common::dns::message;
 use pollgate_common::dns::zone::{Resident, Zone, ZoneSettings};
@@ -41,6 +44,7 @@ use tracing::warn;
 
 use self::draft::{Draft, Drafter, HealthCheck};
 use self::ids::{Ids, PortName};
+use self::publications::Publications;
 use self::rings::Rings;
 use self::topology::Locality;
 use self::zone::ServiceNames;
@@ -85,6 +89,17 @@ pub struct Replaced {
 /// Called after each publication, with what it changed in the order it was changed.
 pub type PublicationListener = Box<dyn FnMut(&Tables, &[Replaced]) + Send>;
 
+/// Whether every worker has this generation, or a later one: no packet is processed with an earlier one from now on.
+pub type IsEverywhere = Box<dyn Fn(u64) -> bool + Send>;
+
+/// A publication that some worker may not have yet.
+struct Unconfirmed {
+    generation: u64,
+    since: Instant,
+    /// Trigger times of the slices in it.
+    triggers: Vec<Timestamp>,
+}
+
 /// Compiles Services and publishes the tables; remembers what is published and what is staged.
 pub struct Compiler {
     options: Options,
@@ -113,6 +128,12 @@ pub struct Compiler {
     node_is_eligible: bool,
     local: Option<Box<dyn LocalServices>>,
     progress: Arc<ProxyHealth>,
+    publications: Arc<Publications>,
+    /// Trigger times of what is staged.
+    triggers: Vec<Timestamp>,
+    /// In order. No more than there are tables that are not freed.
+    unconfirmed: VecDeque<Unconfirmed>,
+    is_everywhere: Option<IsEverywhere>,
 }
 
 /// Namespace and name.
@@ -161,6 +182,10 @@ impl Compiler {
             node_is_eligible: true,
             local: None,
             progress,
+            publications: Arc::default(),
+            triggers: Vec::new(),
+            unconfirmed: VecDeque::new(),
+            is_everywhere: None,
             options,
         }
     }
@@ -178,6 +203,16 @@ impl Compiler {
     /// Where it notes the progress that is made.
     pub fn progress(&self) -> Arc<ProxyHealth> {
         Arc::clone(&self.progress)
+    }
+
+    /// Where it notes how long changes take.
+    pub fn publications(&self) -> Arc<Publications> {
+        Arc::clone(&self.publications)
+    }
+
+    /// Has publications measured until `is_everywhere` says so, once the workers have begun. Without it, they are not measured.
+    pub fn measure(&mut self, is_everywhere: IsEverywhere) {
+        self.is_everywhere = Some(is_everywhere);
     }
 
     /// Has the listeners of local services opened and closed. Without it, there are no local services.
@@ -422,6 +457,7 @@ impl Compiler {
 
 impl TableSink for Compiler {
     fn changed(&mut self, cluster: &Cluster, touched: &Touched) {
+        let started = Instant::now();
         let services = &touched.services;
         for (name, draft) in services.iter().zip(self.drafts(cluster, services)) {
             let staged = self.compile(draft, name);
@@ -436,6 +472,8 @@ impl TableSink for Compiler {
         }
         self.node_is_eligible = is_eligible(cluster, self.options.node.as_deref());
         self.progress.pending();
+        self.triggers.extend(&touched.changes.triggers);
+        self.publications.compiled(&touched.changes, started.elapsed());
     }
 
     fn needs_pods(&self) -> bool {
@@ -452,16 +490,35 @@ impl TableSink for Compiler {
     }
 
     fn publish(&mut self) {
+        let since = Instant::now();
+        let triggers = std::mem::take(&mut self.triggers);
         self.settle_zone();
         if !self.staged.is_empty() || self.zone_changed {
             self.publish_staged();
+            if self.is_everywhere.is_some() && self.progress.has_begun() {
+                self.unconfirmed.push_back(Unconfirmed { generation: self.generation, since, triggers });
+            }
         }
+        self.publications.published();
         self.progress.node(self.node_is_eligible);
         self.progress.settled(true);
     }
 
     fn undone(&mut self) {
+        self.triggers.clear();
+        self.publications.undone();
         self.progress.settled(false);
+    }
+
+    fn confirm(&mut self) -> bool {
+        let Some(is_everywhere) = &self.is_everywhere else { return false };
+        while let Some(next) = self.unconfirmed.front()
+            && is_everywhere(next.generation)
+        {
+            self.publications.confirmed(next.since.elapsed(), &next.triggers);
+            self.unconfirmed.pop_front();
+        }
+        !self.unconfirmed.is_empty()
     }
 
     fn network(&mut self, net: Arc<Net>) {

@@ -34,6 +34,11 @@ pub trait TableSink {
     /// published. What is staged stays staged.
     fn network(&mut self, net: Arc<Net>);
 
+    /// Notes which publications every worker has. Returns whether some worker has not yet: then it is called again soon.
+    fn confirm(&mut self) -> bool {
+        false
+    }
+
     /// Housekeeping, such as freeing retired tables. Called at least every 100 ms.
     fn tick(&mut self);
 }

@@ -22,12 +22,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::membership::{Member, ZONE_LABEL, hostname, members, node_name, pod_addresses, reference};
-use super::slices::{Endpoints, Group, MANAGED_BY_LABEL, Packing, TRIGGER_TIME, free_name, is_ours, owner_uid, pack};
+use super::slices::{Endpoints, Group, MANAGED_BY_LABEL, Packing, free_name, is_ours, owner_uid, pack};
 use super::{endpoints_v1, hints};
 use crate::admission::validate::names::unusable_address;
 use crate::cluster::overlay::Overlay;
 use crate::cluster::settings::SliceManager;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, ServiceType, SpecExt};
+use crate::objects::trigger::TRIGGER_TIME;
 use crate::objects::weight;
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 

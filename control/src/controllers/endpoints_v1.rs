@@ -20,9 +20,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service};
 
 use super::membership::{Member, SlicePort, hostname, node_name, pod_addresses, reference};
-use super::slices::TRIGGER_TIME;
 use crate::cluster::overlay::Overlay;
 use crate::objects::service::{Family, HEADLESS_LABEL, ServiceName, SpecExt};
+use crate::objects::trigger::TRIGGER_TIME;
 use crate::objects::{Key, Kind, Object};
 
 /// Whose Endpoints these are; the value is upstream's, for there is one controller of them in a cluster.

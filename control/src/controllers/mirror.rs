@@ -16,11 +16,12 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::membership::Ports;
-use super::slices::{MANAGED_BY_LABEL, TRIGGER_TIME, free_name, port_of, ports_of};
+use super::slices::{MANAGED_BY_LABEL, free_name, port_of, ports_of};
 use crate::admission::apply::LAST_APPLIED;
 use crate::cluster::overlay::Overlay;
 use crate::cluster::settings::SliceManager;
 use crate::objects::service::{Family, ServiceName, SpecExt, parse_ip};
+use crate::objects::trigger::TRIGGER_TIME;
 use crate::objects::{Key, Kind, Object, SERVICE_NAME_LABEL};
 
 /// Says that the author of the Endpoints writes slices too.

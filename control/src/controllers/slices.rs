@@ -17,8 +17,6 @@ use crate::objects::{Key, Kind, Object};
 
 /// The label that names the manager of a slice.
 pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// When the endpoints of a Service changed last, for kube-proxy's latency metric.
-pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Endpoints packed into one slice; kube-controller-manager's default.
 const SLICE_SIZE: usize = 100;
 

@@ -69,6 +69,11 @@ impl ProxyHealth {
         state.workers.iter_mut().for_each(|seen| seen.1 = now);
     }
 
+    /// Whether the workers have been started.
+    pub fn has_begun(&self) -> bool {
+        self.lock().begun
+    }
+
     /// A change waits to be published.
     pub fn pending(&self) {
         self.lock().pending.get_or_insert_with(Instant::now);

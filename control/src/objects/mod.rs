@@ -18,6 +18,7 @@ pub(crate) mod merge;
 pub(crate) mod schema;
 pub mod service;
 pub(crate) mod shown;
+pub(crate) mod trigger;
 pub mod weight;
 
 use std::fmt;

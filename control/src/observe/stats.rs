@@ -6,7 +6,7 @@
 //!                                  "backends": {"10.244.1.10:8080": {"packets": 80, "bytes": 8000, "flows": 4, "live": 2}}}},
 //!  "flows": {"live": 4, "max": 1024}, "workers": [{…}, {…}], "threads": {"announcer": {…}, "dns": {…}}, "generation": 7,
 //!  "interfaces": {"eth1": {"up": true, "mtu": 1500}},
-//!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}, "state": {"bytes": 1589248, "objects": 20480}}
+//!  "manifests": {"path": "/etc/pollgate", "objects": 12, "faults": []}, "publications": {…}, "state": {"bytes": 1589248, "objects": 20480}}
 //! ```
 //!
 //! Names, meanings, kinds and units are declared beside the counters in `pollgate-common`. Here are only values. What another
@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::checks::Check;
+use crate::compile::publications::PublicationStats;
 use crate::dns::resolver::UpstreamStats;
 use crate::store::Size;
 use crate::threads::Role;
@@ -57,6 +58,8 @@ pub struct Stats {
     pub log_lines_lost: u64,
     /// What must hold, and whether it does.
     pub checks: Vec<Check>,
+    /// How long changes take until every worker has them.
+    pub publications: PublicationStats,
     /// The state file.
     pub state: StateFile,
     /// Requests of the API that have ended by a panic.
@@ -219,6 +222,7 @@ impl Stats {
             manifests: None,
             upstreams: BTreeMap::new(),
             log_lines_lost: 0,
+            publications: PublicationStats::default(),
             state: StateFile::default(),
             checks: Vec::new(),
             panicked_requests: 0,
@@ -327,6 +331,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::compile::publications::Publications;
 
     fn totals() -> Totals {
         let mut totals = Totals { rx: 9, tx: 3, held: 1, handed_over: 5, handed_in: 3, ..Totals::default() };
@@ -373,6 +378,7 @@ mod tests {
             manifests: Some(ManifestState { path: "/m".to_owned(), objects: 7, faults: vec!["x".to_owned()] }),
             log_lines_lost: 8,
             checks: vec![Check::live("ping", None), Check::ready("store", Some("full".to_owned()))],
+            publications: Publications::default().stats(),
             state: StateFile { bytes: 9, objects: 1 },
             panicked_requests: 2,
         };

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvError, Sender, bounded, never, select, tick};
+use crossbeam::channel::{Receiver, RecvError, Sender, after, bounded, never, select, tick};
 use pollgate_common::net::Net;
 
 pub use self::command::{Command, Outcome, Reply, Settled, SettledSink, WriteError, WriteRequest};
@@ -50,6 +50,9 @@ use crate::threads::{self, Role};
 
 /// How often [`TableSink::tick`] is called when nothing else happens.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long to wait until the workers are looked at after a publication; twice as long after each further look, up to [`TICK`].
+const FIRST_LOOK: Duration = Duration::from_micros(100);
 
 /// How long to wait after a disk failed; twice as long after each further failure, up to [`LONGEST_REST`].
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -176,9 +179,19 @@ struct Batch {
 impl Control {
     fn run(mut self, commands: &Receiver<Command>, stopped: &Receiver<()>) {
         let ticks = tick(TICK);
+        let mut pause = FIRST_LOOK;
         loop {
             let done = self.disk.done.clone();
+            let look = if self.sink.confirm() {
+                let look = after(pause);
+                pause = (pause * 2).min(TICK);
+                look
+            } else {
+                pause = FIRST_LOOK;
+                never()
+            };
             select! {
+                recv(look) -> _ => {},
                 recv(commands) -> command => match command {
                     Ok(command) => self.take(command),
                     Err(_) => break,

@@ -90,6 +90,11 @@ impl Mesh {
         inbox.worker.may_sleep(|| inbox.frames.is_empty() && inbox.replies.is_empty())
     }
 
+    /// Whether `worker` sleeps: it has seen everything that its next round is to see.
+    pub fn is_asleep(&self, worker: u16) -> bool {
+        self.inboxes.get(usize::from(worker)).is_some_and(|inbox| inbox.worker.is_asleep())
+    }
+
     /// Reports that the worker is awake again.
     pub(crate) fn awake(&self, worker: u16) {
         if let Some(inbox) = self.inboxes.get(usize::from(worker)) {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use pollgate_common::counters::{self, DECLARED, Declaration};
 use pollgate_common::reasons::{DropReason, PassReason};
@@ -13,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 
 use super::process::Usage;
 use super::services::{Shares, parts};
+use crate::compile::publications::Histogram;
 use crate::observe::checks::Scope;
 use crate::observe::stats::{CounterValues, Stats, Values};
 
@@ -41,6 +43,8 @@ pub enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+    /// How many were not longer than each bound. Its series end in `_bucket` (with the bound as `le`), `_count` and `_sum`.
+    Histogram,
     /// Always 1: its labels are what it says. Its series end in `_info`.
     Info,
 }
@@ -51,6 +55,7 @@ impl Kind {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
             Kind::Info => "info",
         }
     }
@@ -85,7 +90,7 @@ impl Metric {
     pub fn name(&self) -> String {
         let suffix = match self.kind {
             Kind::Counter => "_total",
-            Kind::Gauge => "",
+            Kind::Gauge | Kind::Histogram => "",
             Kind::Info => "_info",
         };
         format!("{}{suffix}", self.family)
@@ -95,6 +100,7 @@ impl Metric {
         let kind = match self.kind {
             Kind::Counter => MetricType::Counter,
             Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
             Kind::Info => MetricType::Info,
         };
         let encoder = encoder.encode_descriptor(&self.family, &self.help, None, kind)?;
@@ -115,7 +121,7 @@ pub(super) struct Series<'a> {
 
 impl Series<'_> {
     /// The value of the series with these labels, one per declared name.
-    fn put(&mut self, labels: &[&str], value: u64) -> fmt::Result {
+    pub(super) fn put(&mut self, labels: &[&str], value: u64) -> fmt::Result {
         let set = Labels { names: self.names, values: labels };
         match self.kind {
             Kind::Info => self.encoder.encode_info(&set),
@@ -125,18 +131,32 @@ impl Series<'_> {
     }
 
     /// The same for a number of seconds, of a metric without labels.
-    fn put_seconds(&mut self, value: f64) -> fmt::Result {
+    pub(super) fn put_seconds(&mut self, value: f64) -> fmt::Result {
         match self.kind {
             Kind::Counter => self.encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
-            Kind::Gauge | Kind::Info => self.encoder.encode_gauge(&value),
+            Kind::Gauge | Kind::Histogram | Kind::Info => self.encoder.encode_gauge(&value),
         }
     }
+
+    /// All series of a histogram, in seconds.
+    pub(super) fn put_histogram(&mut self, times: &Histogram) -> fmt::Result {
+        let longer = times.count - times.buckets.iter().map(|bucket| bucket.count).sum::<u64>().min(times.count);
+        let mut buckets: Vec<(f64, u64)> =
+            times.buckets.iter().map(|bucket| (seconds(bucket.up_to), bucket.count)).collect();
+        buckets.push((f64::INFINITY, longer));
+        self.encoder.encode_histogram::<NoLabelSet>(seconds(times.sum), times.count, &buckets, None)
+    }
+}
+
+/// Of microseconds.
+pub(super) fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
 }
 
 fn number(to: &mut MetricEncoder<'_>, kind: Kind, value: u64) -> fmt::Result {
     match kind {
         Kind::Counter => to.encode_counter::<NoLabelSet, u64, f64>(&value, None),
-        Kind::Gauge | Kind::Info => to.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+        Kind::Gauge | Kind::Histogram | Kind::Info => to.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
     }
 }
 
@@ -182,7 +202,7 @@ fn counter(from: &Snapshot, declared: &Declaration, to: &mut Series<'_>) -> fmt:
     Ok(())
 }
 
-const fn metric(
+pub(super) const fn metric(
     family: &'static str,
     kind: Kind,
     labels: &'static [&'static str],
@@ -237,6 +257,54 @@ const OTHERS: &[Metric] = &[
         &[],
         "Generation of the tables that were published last.",
         |from, to| to.put(&[], from.stats.generation),
+    ),
+    metric(
+        "pollgate_compile_duration_seconds",
+        Kind::Histogram,
+        &[],
+        "Time to compile a batch of changes.",
+        |from, to| to.put_histogram(&from.stats.publications.compile),
+    ),
+    metric(
+        "pollgate_publish_duration_seconds",
+        Kind::Histogram,
+        &[],
+        "Time from the moment a batch of changes is on disk until every worker has it.",
+        |from, to| to.put_histogram(&from.stats.publications.publish),
+    ),
+    metric(
+        "pollgate_network_programming_duration_seconds",
+        Kind::Histogram,
+        &[],
+        "Time from the change of a Pod or a new Service (the trigger time of the EndpointSlice) until every worker has it.",
+        |from, to| to.put_histogram(&from.stats.publications.programming),
+    ),
+    metric(
+        "pollgate_changes",
+        Kind::Counter,
+        &["object"],
+        "Changes of Services and EndpointSlices that were published.",
+        |from, to| {
+            to.put(&["service"], from.stats.publications.services_changed)?;
+            to.put(&["endpointslice"], from.stats.publications.slices_changed)
+        },
+    ),
+    metric(
+        "pollgate_changes_pending",
+        Kind::Gauge,
+        &["object"],
+        "Changes of Services and EndpointSlices that wait to be published.",
+        |from, to| {
+            to.put(&["service"], from.stats.publications.services_pending)?;
+            to.put(&["endpointslice"], from.stats.publications.slices_pending)
+        },
+    ),
+    metric(
+        "pollgate_last_publication_timestamp_seconds",
+        Kind::Gauge,
+        &[],
+        "When changes were published last, in seconds since 1970; 0: never.",
+        |from, to| to.put_seconds(seconds(from.stats.publications.last_publication * 1000)),
     ),
     metric(
         "pollgate_service_packets",

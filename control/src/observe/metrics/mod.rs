@@ -8,12 +8,13 @@
 //! ```
 //!
 //! Nothing is counted here. A scrape reads what `pollgate stats` reads, by the same function: atomics that the workers write anyhow.
-//! What is shown is declared once: counters and reasons in `pollgate-common`, the rest in [`list`]. The guide's table, the encoder and
+//! What is shown is declared once: counters and reasons in `pollgate-common`, the rest in [`list`] and [`compatible`]. The guide's table, the encoder and
 //! the tests of dashboards and alerts follow from that.
 //!
 //! **What a scrape may cost.** The page is made at most every [`FRESH`]; between two, clients get the last one. Its size is bounded
 //! by the numbers of threads, interfaces, upstreams and reasons, and by `metrics.services`.
 
+pub mod compatible;
 pub mod list;
 mod process;
 mod server;
@@ -48,6 +49,8 @@ pub struct MetricsParts {
     pub checks: Arc<Checks>,
     /// Service ports that have series of their own, at most.
     pub services: usize,
+    /// Whether the names of [`compatible`] are shown, too.
+    pub compatible: bool,
 }
 
 /// Makes the page.
@@ -99,14 +102,20 @@ impl Metrics {
         page
     }
 
-    /// The page of now, as OpenMetrics.
+    /// The page of now, as OpenMetrics, whenever the last one was made.
+    pub fn scrape(&self) -> String {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.make(&mut state.named)
+    }
+
     fn make(&self, named: &mut Named) -> String {
         let mut stats = (self.parts.stats)();
         stats.checks = self.parts.checks.all();
         let services = named.share(std::mem::take(&mut stats.services));
         let process = self.process.as_ref().and_then(Process::usage);
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Page(Snapshot { stats, services, process })));
+        let more = if self.parts.compatible { compatible::COMPATIBLE } else { &[] };
+        registry.register_collector(Box::new(Page(Snapshot { stats, services, process }, more)));
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encoding::encode(&mut text, &registry);
@@ -114,13 +123,13 @@ impl Metrics {
     }
 }
 
-/// One scrape.
+/// One scrape, and the metrics that it shows beside those of [`list`].
 #[derive(Debug)]
-struct Page(Snapshot);
+struct Page(Snapshot, &'static [list::Metric]);
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        list::all().iter().try_for_each(|metric| metric.encode(&self.0, &mut encoder))
+        list::all().iter().chain(self.1).try_for_each(|metric| metric.encode(&self.0, &mut encoder))
     }
 }
 

@@ -5,8 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use pollgate_common::counters::DECLARED;
 use pollgate_common::reasons::{DropReason, PassReason};
 
+use super::compatible::COMPATIBLE;
 use super::list::{Kind, all};
 use super::*;
+use crate::compile::publications::{Bucket, Histogram, PublicationStats, Publications};
 use crate::dns::resolver::UpstreamStats;
 use crate::observe::checks::Check;
 use crate::observe::stats::{
@@ -29,6 +31,7 @@ fn service(packets: u64) -> ServiceValues {
 fn stats() -> Stats {
     let services = [("default/db:5432", 5), ("default/web:http", 7), ("shop/web:http", 9)];
     Stats {
+        counters: counters(9000),
         services: services.into_iter().map(|(name, packets)| (name.to_owned(), service(packets))).collect(),
         flows: FlowUse { live: 3, max: 1024, departed: None },
         workers: vec![counters(1000), counters(2000)],
@@ -44,6 +47,17 @@ fn stats() -> Stats {
         log_lines_lost: 2,
         state: StateFile { bytes: 4096, objects: 100 },
         panicked_requests: 1,
+        publications: PublicationStats {
+            services_changed: 3,
+            slices_pending: 4,
+            last_publication: 1_500_250,
+            publish: Histogram {
+                count: 6,
+                sum: 2_500_000,
+                buckets: [(100, 2), (1_000_000, 3)].map(|(up_to, count)| Bucket { up_to, count }).into(),
+            },
+            ..Publications::default().stats()
+        },
         ..Stats::default()
     }
 }
@@ -51,7 +65,7 @@ fn stats() -> Stats {
 fn parts(services: usize) -> MetricsParts {
     let checks = Arc::new(Checks::default());
     checks.set(vec![Check::live("worker-0", None), Check::ready("interface-eth1", Some("it is down".to_owned()))]);
-    MetricsParts { stats: Arc::new(stats), checks, services }
+    MetricsParts { stats: Arc::new(stats), checks, services, compatible: true }
 }
 
 fn page(format: Format) -> String {
@@ -69,7 +83,7 @@ fn every_metric_is_on_the_page_with_its_declaration() {
     for (format, suffix_of_family) in [(Format::OpenMetrics, false), (Format::Prometheus, true)] {
         let page = page(format);
         let lines: BTreeSet<&str> = page.lines().collect();
-        for metric in all() {
+        for metric in all().iter().chain(COMPATIBLE) {
             let name = metric.name();
             let kind = if suffix_of_family && metric.kind == Kind::Info { "gauge" } else { metric.kind.name() };
             let family = if suffix_of_family {
@@ -81,12 +95,18 @@ fn every_metric_is_on_the_page_with_its_declaration() {
             assert!(lines.contains(&*format!("# TYPE {family} {kind}")), "{format:?} {name}");
             assert!(!metric.help.contains(['\\', '\n']), "{name}: to be escaped");
             let of_metric = series(&page);
-            let found = of_metric.keys().filter(|found| found.split('{').next() == Some(&name));
+            // Of a histogram, the others have no bound.
+            let (series_name, bound) = match metric.kind {
+                Kind::Histogram => (format!("{name}_bucket"), Some("le")),
+                Kind::Counter | Kind::Gauge | Kind::Info => (name.clone(), None),
+            };
+            let found = of_metric.keys().filter(|found| found.split('{').next() == Some(&series_name));
             let mut count = 0;
             for found in found {
                 let labels = found.split_once('{').map(|(_, labels)| labels.trim_end_matches('}')).unwrap_or_default();
                 let names: Vec<&str> = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
-                assert_eq!(names, metric.labels, "{found}");
+                let expected: Vec<&str> = metric.labels.iter().copied().chain(bound).collect();
+                assert_eq!(names, expected, "{found}");
                 count += 1;
             }
             assert!(count > 0, "{name} has no series");
@@ -97,13 +117,58 @@ fn every_metric_is_on_the_page_with_its_declaration() {
 
 #[test]
 fn names_are_unique_and_say_their_units() {
-    let names: Vec<String> = all().iter().map(list::Metric::name).collect();
+    let names: Vec<String> = all().iter().chain(COMPATIBLE).map(list::Metric::name).collect();
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-    for metric in all() {
+    let named = |metric: &list::Metric, prefixes: &[&str]| {
         let name = metric.name();
-        assert!(name.starts_with("pollgate_") || name.starts_with("process_"), "{name}");
+        assert!(prefixes.iter().any(|prefix| name.starts_with(prefix)), "{name}");
         assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+    };
+    all().iter().for_each(|metric| named(metric, &["pollgate_", "process_"]));
+    COMPATIBLE.iter().for_each(|metric| named(metric, &["kubeproxy_", "coredns_"]));
+}
+
+#[test]
+fn other_names_are_shown_only_if_that_is_asked_for() {
+    let page = Metrics::new(MetricsParts { compatible: false, ..parts(2) }).page(Format::OpenMetrics);
+    let page = String::from_utf8(page.to_vec()).expect("text");
+    assert!(!page.contains("kubeproxy_") && !page.contains("coredns_"), "{page}");
+}
+
+#[test]
+fn other_names_have_the_values_of_their_equivalents() {
+    let page = page(Format::OpenMetrics);
+    let series = series(&page);
+    let value = |name: &str| *series.get(name).unwrap_or_else(|| panic!("no {name}"));
+    let total = |name: &str| {
+        let position = DECLARED.iter().position(|declared| declared.name == name).expect("declared");
+        9000 + position
+    };
+    for (label, counter) in [("A", "dns_a"), ("AAAA", "dns_aaaa"), ("other", "dns_other")] {
+        assert_eq!(value(&format!("coredns_dns_requests_total{{type=\"{label}\"}}")), total(counter).to_string());
     }
+    let noerror = total("dns_answered") + total("dns_no_data");
+    assert_eq!(value("coredns_dns_responses_total{rcode=\"NOERROR\"}"), noerror.to_string());
+    assert_eq!(value("coredns_cache_hits_total"), total("dns_cached").to_string());
+    assert_eq!(value("kubeproxy_sync_proxy_rules_service_changes_total"), "3");
+    assert_eq!(value("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), "4");
+    assert_eq!(value("kubeproxy_sync_proxy_rules_last_timestamp_seconds"), "1500.25");
+    assert_eq!(value("kubeproxy_sync_proxy_rules_duration_seconds_count"), "6");
+}
+
+/// Every response has one code, and every query one type: nothing is left out.
+#[test]
+fn every_counter_of_queries_and_responses_is_in_one_of_the_other_names() {
+    let page = page(Format::OpenMetrics);
+    let sum = |name: &str| -> usize {
+        let of_name = series(&page).into_iter().filter(|(series, _)| series.starts_with(name));
+        of_name.map(|(_, value)| value.parse::<usize>().expect("a number")).sum()
+    };
+    let position = |name: &str| DECLARED.iter().position(|declared| declared.name == name).expect("declared");
+    let from_to =
+        |first: &str, count: usize| -> usize { (position(first)..position(first) + count).map(|at| 9000 + at).sum() };
+    assert_eq!(sum("coredns_dns_requests_total{"), from_to("dns_a", 5));
+    assert_eq!(sum("coredns_dns_responses_total{"), from_to("dns_answered", 11));
 }
 
 #[test]
@@ -140,6 +205,15 @@ fn the_values_are_those_of_the_statistics() {
     {
         assert_eq!(value(&format!("pollgate_check_ok{{check=\"{check}\",scope=\"{scope}\"}}")), ok);
     }
+    for (bound, count) in [("0.0001", "2"), ("1.0", "5"), ("+Inf", "6")] {
+        assert_eq!(value(&format!("pollgate_publish_duration_seconds_bucket{{le=\"{bound}\"}}")), count);
+    }
+    assert_eq!(value("pollgate_publish_duration_seconds_count"), "6");
+    assert_eq!(value("pollgate_publish_duration_seconds_sum"), "2.5");
+    assert_eq!(value("pollgate_network_programming_duration_seconds_bucket{le=\"0.25\"}"), "0");
+    assert_eq!(value("pollgate_changes_total{object=\"service\"}"), "3");
+    assert_eq!(value("pollgate_changes_pending{object=\"endpointslice\"}"), "4");
+    assert_eq!(value("pollgate_last_publication_timestamp_seconds"), "1500.25");
     assert_eq!(value("pollgate_upstream_failures_total{upstream=\"192.0.2.53:53\"}"), "1");
     assert_eq!((value("pollgate_manifest_objects"), value("pollgate_manifest_errors")), ("12", "1"));
     assert_eq!(value(&format!("pollgate_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), "1");
