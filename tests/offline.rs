@@ -3,6 +3,7 @@
 mod commands;
 mod docs;
 mod fuzz;
+mod monitoring;
 mod packets;
 mod replay;
 mod trace;

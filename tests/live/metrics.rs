@@ -1,9 +1,11 @@
 //! Metrics of a running gateway: what a scrape shows is what `pollgate stats` shows, and Prometheus' own tools take it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use pollgate::lab::Namespace;
 use pollgate::lab::topology::{Network, guide};
@@ -11,7 +13,7 @@ use pollgate::lab::traffic::{ask_dns, ask_tcp, connect};
 use pollgate_common::counters::{DECLARED, Kind};
 use serde_json::Value;
 
-use crate::live::support::{CLUSTER_IP, DNS, PATIENCE, Site, at, ip};
+use crate::live::support::{CLUSTER_IP, DNS, PATIENCE, Site, apply_object, at, ip, pod};
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::{Lab, Program};
 use crate::shared::until;
@@ -19,9 +21,14 @@ use crate::shared::until;
 tests! {
     [Lab] =>
         a_scrape_shows_what_stats_shows,
-        health_is_at_the_same_port;
+        health_is_at_the_same_port,
+        a_change_is_measured_from_the_pod_to_the_last_worker;
     [Lab, Program("promtool")] =>
         promtool_finds_no_fault;
+    [Program("promtool")] =>
+        the_rules_are_valid_and_alert_when_they_should;
+    [Lab, Program("prometheus")] =>
+        a_prometheus_scrapes_and_evaluates_everything;
 }
 
 const LISTEN: &str = "127.0.0.1:9090";
@@ -136,15 +143,161 @@ fn health_is_at_the_same_port() {
     });
 }
 
+fn a_change_is_measured_from_the_pod_to_the_last_worker() {
+    let site = site("");
+    let count = |name: &str| {
+        let page = scrape(site.network.gateway(), at(LISTEN), "/metrics");
+        let one = |suffix: &str| series(&page, &format!("pollgate_{name}_{suffix}"));
+        let longest = one("duration_seconds_bucket")["{le=\"+Inf\"}"];
+        assert_eq!(one("duration_seconds_count")[""], longest, "{name}");
+        longest
+    };
+    let before = (count("publish"), count("network_programming"));
+    // A label makes it no endpoint of anything: it has no slice.
+    apply_object(&site.client(), &pod("idle", "10.244.1.77", "nothing", "v1"));
+    apply_object(&site.client(), &pod("backend-9", "10.244.1.79", "backend", "v1"));
+    // One slice of each of the Services that select it.
+    until("both are everywhere", || count("publish") >= before.0 + 1 && count("network_programming") > before.1);
+    let page = scrape(site.network.gateway(), at(LISTEN), "/metrics");
+    assert_eq!(series(&page, "pollgate_changes_pending").values().sum::<u64>(), 0);
+    assert!(series(&page, "pollgate_last_publication_timestamp_seconds")[""] > 1_700_000_000);
+    let published = series(&page, "pollgate_published_generation")[""];
+    let stats = stats(&site);
+    assert_eq!(stats["publications"]["programming"]["count"], count("network_programming"));
+    assert!(stats["generation"].as_u64() >= Some(published));
+}
+
 fn promtool_finds_no_fault() {
     let site = site(", services: 1");
     let page = scrape(site.network.gateway(), at(LISTEN), "/metrics");
     assert!(page.contains("{namespace=\"\",service=\"other\",port=\"\"}"), "{page}");
-    let mut promtool = std::process::Command::new("promtool");
+    let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().expect("started");
     promtool.stdin.take().expect("piped").write_all(page.as_bytes()).expect("read");
     let output = promtool.wait_with_output().expect("ended");
     let told = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && told.is_empty(), "{told}");
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/prometheus")
+}
+
+fn the_rules_are_valid_and_alert_when_they_should() {
+    for words in [
+        ["check", "rules", "alerts.yaml"],
+        ["check", "config", "prometheus.yaml"],
+        ["test", "rules", "alerts.test.yaml"],
+    ] {
+        let output = Command::new("promtool").args(words).current_dir(examples()).output().expect("started");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !told.contains("FAILED"), "{words:?}: {told}");
+    }
+}
+
+/// A Prometheus on the gateway's host; it is killed if the test ends before it.
+struct Prometheus {
+    child: Child,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const PROMETHEUS: &str = "127.0.0.1:9091";
+
+impl Prometheus {
+    fn start(directory: &Path, host: &Namespace) -> Prometheus {
+        let alerts = examples().join("alerts.yaml");
+        let text = fs::read_to_string(examples().join("prometheus.yaml")).expect("the example");
+        let text = text.replace("15s", "1s").replace("alerts.yaml", &alerts.display().to_string());
+        let config = directory.join("prometheus.yaml");
+        fs::write(&config, text).expect("written");
+        let log = fs::File::create(directory.join("prometheus.log")).expect("a log");
+        let mut command = host.command("prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", directory.join("tsdb").display()));
+        command.arg(format!("--web.listen-address={PROMETHEUS}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Prometheus { child: command.spawn().expect("started") }
+    }
+
+    /// What its HTTP API says at a path.
+    fn ask(host: &Namespace, path: &str) -> Option<Value> {
+        let mut stream = connect(host, at(PROMETHEUS), PATIENCE).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// The result of a query: labels and value of each series.
+    fn query(host: &Namespace, query: &str) -> Vec<(Value, f64)> {
+        let coded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = Prometheus::ask(host, &format!("/api/v1/query?query={coded}")).expect("an answer");
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        let series = answer["data"]["result"].as_array().expect("a vector").iter();
+        let value = |series: &Value| series["value"][1].as_str().expect("a value").parse().expect("a number");
+        series.map(|series| (series["metric"].clone(), value(series))).collect()
+    }
+}
+
+fn a_prometheus_scrapes_and_evaluates_everything() {
+    let site = site(", compatible: true");
+    site.balanced(&[pollgate_common::reasons::DropReason::RejectNoEndpoints]);
+    let host = site.network.gateway();
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let _prometheus = Prometheus::start(directory.path(), host);
+    let log = || fs::read_to_string(directory.path().join("prometheus.log")).unwrap_or_default();
+    let targets = || Prometheus::ask(host, "/api/v1/targets");
+    until("it scrapes the gateway", || {
+        targets().is_some_and(|targets| targets["data"]["activeTargets"][0]["health"] == "up")
+    });
+    assert_eq!(targets().expect("targets")["data"]["activeTargets"][0]["lastError"], "", "{}", log());
+    // What it has is what `pollgate stats` shows.
+    let one = |query: &str| Prometheus::query(host, query).first().map(|(_, value)| *value);
+    let told = |stats: &Value, counter: &str| stats["counters"][counter].as_f64();
+    until("Prometheus and the statistics agree", || {
+        let stats = stats(&site);
+        let counters = [("rx", "rx_frames"), ("tx", "tx_frames"), ("dns_a", "dns_a"), ("flows_opened", "flows_opened")];
+        counters.iter().all(|(name, metric)| one(&format!("sum(pollgate_{metric}_total)")) == told(&stats, name))
+    });
+    let stats = stats(&site);
+    let service = &stats["services"]["default/backend-service:api"];
+    let selected = "{namespace=\"default\",service=\"backend-service\",port=\"api\"}";
+    assert_eq!(one(&format!("pollgate_service_packets_total{selected}")), service["packets"].as_f64());
+    let refused = "sum(pollgate_dropped_frames_total{reason=\"reject_no_endpoints\",severity=\"warning\"})";
+    assert_eq!(one(refused), stats["counters"]["drops"]["reject_no_endpoints"].as_f64());
+    assert_eq!(one("sum(coredns_dns_requests_total{type=\"A\"})"), told(&stats, "dns_a"));
+    let kinds = Prometheus::ask(host, "/api/v1/metadata?metric=kubeproxy_network_programming_duration_seconds");
+    let kinds = kinds.expect("metadata");
+    assert_eq!(kinds["data"]["kubeproxy_network_programming_duration_seconds"][0]["type"], "histogram", "{kinds}");
+    // Every query of the dashboard has a result. A rate takes two scrapes.
+    until("there are two scrapes", || one("count_over_time(up[1m])") >= Some(3.0));
+    let dashboard: Value =
+        serde_json::from_str(&fs::read_to_string(examples().join("dashboard.json")).expect("it is there"))
+            .expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let queries: Vec<String> = panels
+        .flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default())
+        .map(|target| target["expr"].as_str().expect("an expression").to_owned())
+        .collect();
+    assert!(queries.len() > 30, "{queries:?}");
+    for query in queries {
+        let query = query.replace("$__rate_interval", "1m").replace("$instance", ".*");
+        assert!(!Prometheus::query(host, &query).is_empty(), "no result: {query}");
+    }
+    // Every rule can be evaluated, and a gateway that works alerts nobody.
+    until("all rules have been evaluated", || {
+        let rules = Prometheus::ask(host, "/api/v1/rules").expect("rules");
+        let rules = rules["data"]["groups"][0]["rules"].as_array().cloned().unwrap_or_default();
+        !rules.is_empty() && rules.iter().all(|rule| rule["health"] == "ok")
+    });
+    let firing = Prometheus::query(host, "ALERTS{alertstate=\"firing\"}");
+    assert!(firing.is_empty(), "{firing:?}");
 }
