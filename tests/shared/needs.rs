@@ -38,6 +38,8 @@ pub(crate) enum Need {
     PythonClient,
     /// Helm, behind a protocol of lines.
     Helm,
+    /// Kubernetes' end-to-end tests.
+    EndToEnd,
 }
 
 impl Need {
@@ -58,6 +60,7 @@ impl Need {
             Need::Kubectl => kubectl_works(),
             Need::PythonClient => python_works(),
             Need::Helm => helm_works(),
+            Need::EndToEnd => end_to_end_is_named(),
         }
     }
 
@@ -75,6 +78,10 @@ impl Need {
             Need::Program(name) => package(name),
             Need::Kubectl | Need::PythonClient | Need::Helm => {
                 ".ci/run tools, which installs it into target/clients".to_owned()
+            }
+            Need::EndToEnd => {
+                "take e2e.test from kubernetes-test-linux-*.tar.gz of Kubernetes 1.36, and set POLLGATE_E2E to its path"
+                    .to_owned()
             }
         }
     }
@@ -141,6 +148,11 @@ pub(crate) fn python_path() -> OsString {
     std::env::var_os("PYTHONPATH").unwrap_or_else(|| installed("").into())
 }
 
+/// `POLLGATE_E2E`: no other `e2e.test` is looked for.
+pub(crate) fn end_to_end() -> Option<PathBuf> {
+    std::env::var_os("POLLGATE_E2E").map(PathBuf::from)
+}
+
 fn program(variable: &str, ours: &str, otherwise: &str) -> PathBuf {
     let ours = Some(installed(ours)).filter(|path| path.exists()).map(OsString::from);
     std::env::var_os(variable).or(ours).unwrap_or_else(|| otherwise.into()).into()
@@ -171,6 +183,11 @@ fn helm_works() -> Result<(), String> {
     let output = Command::new(&helm).arg("-version").output();
     let output = output.map_err(|error| format!("{} cannot be run: {error}", helm.display()))?;
     if output.status.success() { Ok(()) } else { Err(format!("{} cannot be run: {}", helm.display(), output.status)) }
+}
+
+fn end_to_end_is_named() -> Result<(), String> {
+    let path = end_to_end().ok_or("POLLGATE_E2E names no e2e.test")?;
+    if path.is_file() { Ok(()) } else { Err(format!("POLLGATE_E2E names {}, which is no file", path.display())) }
 }
 
 fn python_works() -> Result<(), String> {
