@@ -62,6 +62,8 @@ pub enum ClientCommand {
     Trace(TraceArgs),
     /// Print a kubeconfig for kubectl; needs `api.listen` in the configuration
     Kubeconfig(KubeconfigArgs),
+    /// Print the address of the live page, with its token; needs `api.listen` in the configuration
+    Ui(UiArgs),
 }
 
 /// `pollgate run`
@@ -371,6 +373,14 @@ pub struct KubeconfigArgs {
     /// Write it to this file, mode 0600, instead of printing it; only a kubeconfig written by pollgate is overwritten
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Of which gateway.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// `pollgate ui`
+#[derive(Debug, Args)]
+pub struct UiArgs {
     /// Of which gateway.
     #[command(flatten)]
     pub connection: Connection,

@@ -9,7 +9,8 @@
 //! stats                                ──▶ stats.rs ─┤
 //! dump                                 ──▶ dump.rs  ─┤
 //! trace                                ──▶ trace.rs ─┤ (or offline)
-//! kubeconfig                      ──▶ kubeconfig.rs ─┘
+//! kubeconfig                      ──▶ kubeconfig.rs ─┤
+//! ui                                   ──▶ ui.rs    ─┘
 //! ```
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong command line. Results go to stdout, errors to
@@ -25,6 +26,7 @@ mod names;
 pub mod read;
 pub mod stats;
 pub mod trace;
+pub mod ui;
 mod watch;
 
 use std::io::{self, Write};
@@ -38,7 +40,7 @@ pub use crate::output::Machine;
 pub use args::{
     ApplyArgs, Capture, CheckArgs, Cli, ClientCommand, Command, Connection, CreateArgs, DeleteArgs, DemoArgs, DryRun,
     DumpArgs, ExplainArgs, Format, GetArgs, KubeconfigArgs, Manifests, NamedArgs, ReplayArgs, RunArgs, StatsArgs,
-    TraceArgs, TracedProtocol,
+    TraceArgs, TracedProtocol, UiArgs,
 };
 
 impl ClientCommand {
@@ -59,6 +61,7 @@ impl ClientCommand {
             Self::Dump(args) => dump::dump(&args, out),
             Self::Trace(args) => trace::trace(&args, out),
             Self::Kubeconfig(args) => kubeconfig::kubeconfig(&args, out),
+            Self::Ui(args) => ui::ui(&args, out),
         }
     }
 }
@@ -138,6 +141,7 @@ mod tests {
             "pollgate trace --dns web --config a",
             "pollgate trace --dns web --manifests a",
             "pollgate kubeconfig extra",
+            "pollgate ui extra",
             "pollgate demo --kept",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");

@@ -254,7 +254,12 @@ impl Gateway {
             commands,
             stats: Arc::clone(&stats),
             checks: Arc::clone(&checks),
-            dump: Some(DumpSource { tables: source.clone(), mailboxes: mailboxes.into() }),
+            dump: Some(DumpSource {
+                tables: source.clone(),
+                mailboxes: mailboxes.into(),
+                counters: Arc::clone(&counters),
+                max_flows: config.flows.max,
+            }),
         })?;
         let metrics = listener.map(|listener| {
             let config::Metrics { services, compatible, .. } = config.metrics;

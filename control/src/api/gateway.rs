@@ -19,7 +19,8 @@
 //!  "items": [{"result": "created", "object": {"apiVersion": "v1", "kind": "Service", …}}]}
 //! ```
 //!
-//! with an item for each object sent, in their order, and `result` one of `created`, `configured`, `unchanged`. If
+//! with an item for each object sent, in their order, and `result` one of `created`, `configured`, `unchanged`; after a dry run also
+//! `moved`: which endpoints would join Services or leave them. If
 //! any object is refused, none is applied, and the `Status` has a cause for every fault of every object, its field
 //! beginning with `items[i]`: of the first hundred.
 
@@ -47,6 +48,7 @@ use crate::objects::allowance::Allowance;
 use crate::objects::decode::Source;
 use crate::objects::fault::Faults;
 use crate::objects::{Draft, Key, Kind, Object};
+use crate::observe::live::news;
 use crate::runtime::WriteError;
 
 /// Where a list of objects is applied.
@@ -105,7 +107,7 @@ async fn apply(State(api): State<Api>, request: Request) -> Result<Response, Sta
     let count = objects.len();
     let writes = objects.into_iter().map(Write::Apply).collect();
     match api.write(writes, dry_run, claim).await? {
-        Ok(commit) => Ok(answer(&api, count, commit)),
+        Ok(commit) => Ok(answer(&api, count, commit, dry_run)),
         Err(WriteError::Refused(refusals)) => Err(Status::from_item_refusals(&refusals)),
         Err(WriteError::Store(reason)) => Err(Status::internal(reason)),
     }
@@ -179,12 +181,15 @@ fn object(item: Source<'_>, namespace: &str, allowance: &Allowance) -> Result<Re
     Ok(draft.strictly(namespace))
 }
 
-fn answer(api: &Api, count: usize, commit: Arc<Commit>) -> Response {
-    let head = [
+fn answer(api: &Api, count: usize, commit: Arc<Commit>, dry_run: bool) -> Response {
+    let mut head = vec![
         ("kind", json!("ApplyResult")),
         ("apiVersion", json!("pollgate.io/v1alpha1")),
         ("metadata", json!({"resourceVersion": commit.revision.to_string()})),
     ];
+    if dry_run {
+        head.push(("moved", json!(news(&commit))));
+    }
     let changes: std::collections::HashMap<Key, usize> =
         commit.changes.iter().enumerate().map(|(index, change)| (change.key.clone(), index)).collect();
     let settings = api.replica.read().cluster.settings().clone();

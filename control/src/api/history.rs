@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::cluster::{Change, Commit};
 
@@ -53,6 +54,7 @@ impl Default for Bounds {
 struct Entry {
     commit: Arc<Commit>,
     bytes: usize,
+    time: SystemTime,
 }
 
 /// The requested revision has been forgotten.
@@ -75,7 +77,7 @@ impl History {
         let bytes = commit.changes.iter().map(weight).sum();
         self.changes += commit.changes.len();
         self.bytes += bytes;
-        self.entries.push_back(Entry { commit, bytes });
+        self.entries.push_back(Entry { commit, bytes, time: SystemTime::now() });
         while self.entries.len() > 1 && (self.changes > self.bounds.changes || self.bytes > self.bounds.bytes) {
             self.forget_oldest();
         }
@@ -90,8 +92,15 @@ impl History {
         Ok(self.entries.range(first..).map(|entry| &entry.commit))
     }
 
+    /// At most the last `limit` commits after `revision` that are remembered, oldest first, and when each was published.
+    pub(crate) fn latest(&self, revision: u64, limit: usize) -> impl Iterator<Item = (&Arc<Commit>, SystemTime)> {
+        let first = self.entries.partition_point(|entry| entry.commit.revision <= revision);
+        let first = first.max(self.entries.len().saturating_sub(limit));
+        self.entries.range(first..).map(|entry| (&entry.commit, entry.time))
+    }
+
     fn forget_oldest(&mut self) {
-        if let Some(Entry { commit, bytes }) = self.entries.pop_front() {
+        if let Some(Entry { commit, bytes, .. }) = self.entries.pop_front() {
             self.floor = commit.revision;
             self.changes -= commit.changes.len();
             self.bytes -= bytes;

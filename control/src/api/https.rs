@@ -12,7 +12,8 @@
 //! that shows its token within its first moments, as they all do, is served in the middle of it. Waiting for a place to
 //! become free, as clients of the Unix socket do, would let any user of the host keep all others out.
 //!
-//! Only `/livez`, `/readyz` and `/healthz`, for probes that have no token, are served without it. They say which checks fail, but not why.
+//! Served without it are `/livez`, `/readyz` and `/healthz`, for probes that have no token: they say which checks fail, but not why.
+//! And the files of the page, which are the same in every gateway: what they show, they ask for with the token.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -40,6 +41,7 @@ use super::identity::Identities;
 use super::idle::Idle;
 use super::server::{Place, Places, STOP_TIME};
 use super::status::Status;
+use super::ui;
 
 /// Connections that have not sent the token. A handshake and a request take milliseconds: a client is replaced only if this
 /// many others connect in that time.
@@ -156,6 +158,10 @@ async fn ask(State(door): State<Arc<Door>>, mut request: Request, next: Next) ->
     let has_token = door.is_shown_the_token(request.headers());
     if !has_token && healthz::PATHS.iter().any(|(name, _)| request.uri().path().strip_prefix('/') == Some(name)) {
         request.extensions_mut().insert(healthz::Stranger);
+        return next.run(request).await;
+    }
+    // A browser cannot show a token before the page has one.
+    if !has_token && ui::is_file(&request) {
         return next.run(request).await;
     }
     if !has_token {

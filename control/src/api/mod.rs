@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! server     the socket, connections, their bounds      idle  which connection is closed first if there are too many
-//! contain    a panic ends the request it is in
+//! contain    a panic ends the request it is in           origin  no request of another web page is served
 //! https      the same API over TLS with a token, for kubectl; identity: its certificate and that token
 //!   └ handlers: discovery   which resources there are
 //!               openapi     their schemas
@@ -16,6 +16,7 @@
 //!               dump        pollgate.io: compiled tables and flows, in pages
 //!               stats       pollgate.io: counters and live flows
 //!               trace       pollgate.io: what a worker would do with a packet
+//!               live        pollgate.io: what happens, once a second     ui  the page that shows it
 //!               kubeconfig  what clients of https need; only on the Unix socket
 //!      requests: request   the path and the options              query   the query's parameters
 //!                body      read and decoded, bounded             decode  from values to objects; unknown fields
@@ -56,7 +57,9 @@ mod kubeconfig;
 mod lines;
 mod list;
 mod listing;
+mod live;
 mod openapi;
+mod origin;
 mod patch;
 mod protobuf;
 mod query;
@@ -70,6 +73,7 @@ mod shared;
 mod stats;
 mod status;
 mod trace;
+mod ui;
 mod view;
 mod watch;
 
@@ -82,7 +86,7 @@ use std::thread::JoinHandle;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::map_request;
+use axum::middleware::{from_fn, map_request};
 use crossbeam::channel::Sender;
 use tokio::sync::{mpsc, watch as signal};
 
@@ -105,10 +109,12 @@ pub use self::gateway::{APPLY_PATH, ApplyOutcome};
 pub use self::https::Https;
 pub use self::identity::IdentityError;
 pub use self::kubeconfig::KUBECONFIG_PATH;
+pub use self::live::LIVE_PATH;
 pub use self::server::OPEN_FILES;
 pub use self::shared::StatsSource;
 pub use self::stats::STATS_PATH;
 pub use self::trace::TRACE_PATH;
+pub use self::ui::UI_PATH;
 
 /// The parts of the API server.
 pub struct ApiParts {
@@ -258,11 +264,14 @@ fn router(api: Api, only_here: Router<Api>) -> Router {
         .merge(healthz::router())
         .merge(stats::router())
         .merge(trace::router())
+        .merge(live::router())
+        .merge(ui::router())
         .merge(only_here)
         .fallback(async || Status::no_resource())
         .method_not_allowed_fallback(async || Status::method_not_allowed())
         .with_state(api);
-    Router::new().fallback_service(paths).layer(map_request(async |request| without_slash(request)))
+    let paths = Router::new().fallback_service(paths);
+    paths.layer(map_request(async |request| without_slash(request))).layer(from_fn(origin::check))
 }
 
 /// Client libraries end some paths with a slash; to an API server those are the same paths.

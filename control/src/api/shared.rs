@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use tokio::sync::{Semaphore, oneshot, watch as signal};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::body::{Budget, Claim};
 use super::lines::Lines;
+use super::live::Live;
 use super::server::Limits;
 use super::status::Status;
 use super::view::Replica;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(super) watches: Arc<Semaphore>,
     /// The events of watches, encoded.
     pub(super) lines: Lines,
+    /// What open pages share.
+    pub(super) live: Live,
     /// Changes when the server stops.
     pub(super) stop: signal::Receiver<()>,
 }
@@ -83,6 +86,7 @@ impl Api {
             limits,
             watches: Arc::new(Semaphore::new(limits.watches as usize)),
             lines: Lines::default(),
+            live: Live::default(),
             stop,
         }))
     }
@@ -102,8 +106,15 @@ impl Api {
             drop(reply.send(outcome));
         });
         let request = WriteRequest { writes, dry_run, reply };
+        let start = Instant::now();
         self.commands.send(Command::Write(request)).map_err(|_| Status::stopping())?;
         let outcome = timeout(WRITE_TIME, outcome).await.map_err(|_| Status::timed_out(WRITE_TIME.as_secs()))?;
-        outcome.map_err(|_| Status::stopping())
+        let outcome = outcome.map_err(|_| Status::stopping())?;
+        if let Ok(commit) = &outcome
+            && !dry_run
+        {
+            self.live.published(commit.revision, start.elapsed());
+        }
+        Ok(outcome)
     }
 }

@@ -68,6 +68,22 @@ impl Status {
         status
     }
 
+    /// The request is from a web page of another host.
+    pub(crate) fn other_origin() -> Self {
+        let message = "the request is for another host (Host), or from a web page of another one (Origin): use the gateway's address or localhost";
+        let mut status = Self::new(StatusCode::FORBIDDEN, "Forbidden", message);
+        status.close = true;
+        status
+    }
+
+    /// As many pages are open as may be.
+    pub(crate) fn too_many_viewers(limit: usize) -> Self {
+        let message = format!("{limit} pages are open, which is the limit; close one, or try again later");
+        let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        status.retry_after = Some(5);
+        status
+    }
+
     /// There is no HTTPS listener.
     pub(crate) fn no_listener() -> Self {
         let message = "api.listen is off: set it to a loopback address and port such as 127.0.0.1:6443 in gateway.yaml and restart the gateway";

@@ -147,7 +147,8 @@ impl Verdict {
         matches!(self, Verdict::Ready | Verdict::NotReady | Verdict::Terminating)
     }
 
-    fn word(&self) -> &'static str {
+    /// Whether it is an endpoint, in a word: `yes`, `not ready`, `leaving` or `no`.
+    pub fn word(&self) -> &'static str {
         match self {
             Verdict::Ready => "yes",
             Verdict::NotReady => "not ready",
@@ -415,6 +416,19 @@ fn notes(
     notes.extend(vain_notes(cluster, service));
     notes.extend(balancer_note(cluster, service, spec));
     notes
+}
+
+/// The first note about a Service that says that clients are not served, for a list of many: of those that need no look at its Pods.
+pub(crate) fn trouble(cluster: &Cluster, name: &ServiceName, resolved: &ResolvedService) -> Option<String> {
+    if resolved.kind == ServiceType::ExternalName {
+        return alias::circle(cluster, name).map(|circle| format!("spec.externalName: {circle}."));
+    }
+    let service = cluster.object(&name.key())?.as_service()?;
+    let own = own_dns_note(cluster, resolved);
+    let empty = || empty_note(resolved).filter(|_| resolved.proxied && !own.as_ref().is_some_and(|own| own.is_all));
+    let partial = || partial_port_notes(resolved).into_iter().next();
+    let balancer = || balancer_note(cluster, service, service.spec.as_ref()?);
+    empty().or_else(partial).or_else(balancer)
 }
 
 fn selector_note(cluster: &Cluster, explanation: &Explanation) -> Option<String> {

@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use pollgate_common::counters::Counters;
 use pollgate_common::dns::name::from_wire;
 use pollgate_common::dns::records::{Node, Records, rr};
 use pollgate_common::epoch::Source;
@@ -323,6 +324,10 @@ pub struct DumpSource {
     pub tables: Source,
     /// The workers' mailboxes, in their order.
     pub mailboxes: Arc<[Arc<Mailbox>]>,
+    /// The workers' counters.
+    pub counters: Arc<Counters>,
+    /// `flows.max`.
+    pub max_flows: usize,
 }
 
 /// `continue` was not made here, or for another table.

@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod dump;
+pub mod live;
 pub mod metrics;
 pub mod stats;
 pub mod trace;

@@ -20,7 +20,7 @@ use pollgate_common::epoch::Source;
 use pollgate_common::hash::HashMap;
 use pollgate_common::inspect::FlowRecord;
 use pollgate_common::reasons::{DropReason, PassReason};
-use pollgate_common::tables::{ServiceId, Tables};
+use pollgate_common::tables::{ServiceId, ServicePort, Tables};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -290,9 +290,16 @@ fn interfaces(tables: &Tables) -> BTreeMap<String, InterfaceState> {
 pub fn services(counters: &Counters, tables: &Tables) -> ServiceStats {
     let mut all = ServiceStats::new();
     for service in tables.services() {
-        let index = service.id.index;
         // A Service port with addresses of both families has an index for each.
-        let values = all.entry(service.name.to_string()).or_default();
+        all.entry(service.name.to_string()).or_default().add(counters, service);
+    }
+    all
+}
+
+impl ServiceValues {
+    /// Adds what a Service port of the tables has carried since it was given its index.
+    pub(crate) fn add(&mut self, counters: &Counters, service: &ServicePort) {
+        let index = service.id.index;
         // Workers go on counting: each number is read once, so that they add up.
         let rest = counters.carried_from(index, service.backends.len());
         let (mut whole, mut listed) = (rest, Carried::default());
@@ -303,16 +310,15 @@ pub fn services(counters: &Counters, tables: &Tables) -> ServiceStats {
             listed = listed + carried;
             if carried != Carried::default() {
                 let endpoint = SocketAddr::new(backend.address, backend.port).to_string();
-                values.backends.entry(endpoint).or_default().add(carried);
+                self.backends.entry(endpoint).or_default().add(carried);
             }
         }
         let carried = whole - service.counted.all;
-        values.all.add(carried);
+        self.all.add(carried);
         if carried != listed {
-            values.others.get_or_insert_default().add(carried - listed);
+            self.others.get_or_insert_default().add(carried - listed);
         }
     }
-    all
 }
 
 fn nonzero(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {

@@ -17,8 +17,9 @@ const DUMP: &str = "/apis/pollgate.io/v1alpha1/dump";
 /// A gateway with empty tables and so many workers.
 fn gateway(workers: usize) -> (Gateway, Vec<Arc<Mailbox>>) {
     let mailboxes: Vec<Arc<Mailbox>> = (0..workers).map(|_| Arc::default()).collect();
-    let tables = Compiler::new(options(), Arc::new(Counters::new(workers))).source();
-    let dump = DumpSource { tables, mailboxes: mailboxes.clone().into() };
+    let counters = Arc::new(Counters::new(workers));
+    let tables = Compiler::new(options(), Arc::clone(&counters)).source();
+    let dump = DumpSource { tables, mailboxes: mailboxes.clone().into(), counters, max_flows: 1024 };
     let cluster = Cluster::new(ClusterSettings::default());
     (Gateway::dumping(faulty::store().0, cluster, Limits::default(), None, Some(dump)), mailboxes)
 }

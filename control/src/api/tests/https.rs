@@ -15,15 +15,15 @@ use crate::api::server::STOP_TIME;
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A gateway with a listener, and what its kubeconfig says.
-struct Site {
-    gateway: Gateway,
-    address: SocketAddr,
+pub(super) struct Site {
+    pub(super) gateway: Gateway,
+    pub(super) address: SocketAddr,
     token: String,
     ca: CertificateDer<'static>,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::limited(Limits::default())
     }
 
@@ -71,11 +71,11 @@ impl Site {
         Ok(stream)
     }
 
-    fn shaken(&self) -> Stream {
+    pub(super) fn shaken(&self) -> Stream {
         self.shaken_with(self.client_config(), "127.0.0.1").expect("a handshake")
     }
 
-    fn request(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+    pub(super) fn request(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
         let mut stream = self.shaken();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let length = body.len();
@@ -86,11 +86,11 @@ impl Site {
         Answer::read(&mut stream)
     }
 
-    fn authorization(&self) -> String {
+    pub(super) fn authorization(&self) -> String {
         format!("Authorization: Bearer {}", self.token)
     }
 
-    fn send(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(super) fn send(&self, method: &str, path: &str, body: &str) -> Answer {
         self.request(method, path, &[&self.authorization()], body)
     }
 

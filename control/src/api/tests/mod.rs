@@ -6,6 +6,7 @@ mod dump;
 mod encodings;
 pub(crate) mod fuzz;
 mod https;
+mod live;
 mod objects;
 mod patches;
 mod races;

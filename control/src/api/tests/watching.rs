@@ -9,15 +9,15 @@ use crate::api::server::STOP_TIME;
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 
 /// A watch that is open.
-struct Watch {
+pub(super) struct Watch {
     stream: BufReader<UnixStream>,
-    code: u16,
+    pub(super) code: u16,
     /// Of the chunk that is being read.
     line: String,
 }
 
 impl Watch {
-    fn open(gateway: &Gateway, path: &str) -> Self {
+    pub(super) fn open(gateway: &Gateway, path: &str) -> Self {
         Self::accepting(gateway, path, "application/json")
     }
 
@@ -39,7 +39,7 @@ impl Watch {
     }
 
     /// The next event; nothing at the clean end.
-    fn next(&mut self) -> Option<Value> {
+    pub(super) fn next(&mut self) -> Option<Value> {
         while !self.line.contains('\n') {
             let size = usize::from_str_radix(&self.text(), 16).expect("a chunk");
             if size == 0 {
