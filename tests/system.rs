@@ -3,6 +3,7 @@
 //! Each module lists its tests with their needs (`tests!`). What a machine cannot run is reported as ignored, with the reason,
 //! and again at the end with how to get what is missing; see [`shared::harness`].
 
+mod browser;
 mod clients;
 mod crash;
 mod demo;
@@ -24,8 +25,16 @@ fn main() -> ExitCode {
         crash::child(&directory);
         return ExitCode::SUCCESS;
     }
-    let own =
-        [crash::TESTS, demo::TESTS, host::TESTS, lab::TESTS, netlink_mirror::TESTS, preflight::TESTS, watchers::TESTS];
+    let own = [
+        browser::TESTS,
+        crash::TESTS,
+        demo::TESTS,
+        host::TESTS,
+        lab::TESTS,
+        netlink_mirror::TESTS,
+        preflight::TESTS,
+        watchers::TESTS,
+    ];
     let tests = [own.concat(), clients::tests(), live::tests(), socket_ports::tests(), xdp::tests()];
     shared::harness::main(tests.concat())
 }

@@ -14,7 +14,7 @@ mod files;
 mod helm;
 mod kubectl;
 mod python;
-mod support;
+pub(crate) mod support;
 
 use crate::shared::harness::Test;
 

@@ -24,7 +24,7 @@ mod metrics;
 mod neighbourhood;
 mod pktgen;
 mod privileges;
-mod process;
+pub(crate) mod process;
 mod real_clients;
 mod resolvers;
 mod services;

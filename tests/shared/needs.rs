@@ -40,6 +40,8 @@ pub(crate) enum Need {
     Helm,
     /// Kubernetes' end-to-end tests.
     EndToEnd,
+    /// Chromium, its driver, and axe-core.
+    Browser,
 }
 
 impl Need {
@@ -61,6 +63,7 @@ impl Need {
             Need::PythonClient => python_works(),
             Need::Helm => helm_works(),
             Need::EndToEnd => end_to_end_is_named(),
+            Need::Browser => browser_works(),
         }
     }
 
@@ -81,6 +84,10 @@ impl Need {
             }
             Need::EndToEnd => {
                 "take e2e.test from kubernetes-test-linux-*.tar.gz of Kubernetes 1.36, and set POLLGATE_E2E to its path"
+                    .to_owned()
+            }
+            Need::Browser => {
+                "`.ci/run tools` as root, which installs chromium and chromium-driver, and axe-core into target/browser"
                     .to_owned()
             }
         }
@@ -197,4 +204,16 @@ fn python_works() -> Result<(), String> {
     let output = output.map_err(|error| format!("{name} cannot be run: {error}"))?;
     let told = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
     if output.status.success() { Ok(()) } else { Err(format!("{name} has no Kubernetes client: {told}")) }
+}
+
+/// The script of axe-core, which `.ci/run tools` has installed.
+pub(crate) fn axe_core() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/browser/axe_playwright_python/axe.min.js")
+}
+
+fn browser_works() -> Result<(), String> {
+    runs("chromium")?;
+    runs("chromedriver")?;
+    let axe = axe_core();
+    if axe.exists() { Ok(()) } else { Err(format!("{} is missing", axe.display())) }
 }
