@@ -141,7 +141,7 @@ reasons! {
         NewFlowRate "new_flow_rate" Error
             "A new flow beyond the number that a worker opens per second." "Check `flows_half_open` in `pollgate stats`: a large number means a flood from spoofed addresses. Otherwise raise `flows.newPerSecond`, or add workers.";
         Overload "overload" Error
-            "A packet that would have opened a flow, or a fragment whose first one had not come, while frames arrived faster than the worker processes them. Packets of known flows go first." "Look for a flood: `flows_half_open` in `pollgate stats`, and the Service with so many new flows. Otherwise add workers, each on a CPU of its own.";
+            "A packet that would have opened a flow, or a fragment whose first one had not come, while frames arrived faster than the worker processes them. Packets of known flows go first." "`missed` and the Services with most packets and new flows in `pollgate stats` show what comes; many `flows_half_open` mean spoofed addresses. Add workers, each on a CPU of its own, or have the network in front drop it.";
         NoRoute "no_route" Error
             "The host's kernel has no route to the packet's destination after translation." "Add the route on the gateway host, or bring its link up (a link that goes down loses its routes): `ip route get ADDRESS` shows the kernel's choice.";
         UnpolledInterface "unpolled_interface" Error

@@ -5,20 +5,22 @@
 //! most. It drops them before they cost more than a look-up. Packets of known flows are never shed.
 //!
 //! ```text
-//!  backlog after a burst             share of new flows that is shed
-//!    little                          falls, by all of it in FALL
+//!  what waits after a burst          share of new flows that is shed
+//!    nothing: the burst took all     none, for this burst; falls
+//!    little                          falls; from all to none in FALL
 //!    standing, for less than HOLD    the same as before
-//!    standing, for longer            rises, by all of it in RISE
-//!    large (half of the ring)        all, for this burst
+//!    standing, for longer            rises; from none to all in RISE
+//!    large (most of the ring)        all, for this burst
 //! ```
 //!
 //! A queue that comes and goes is a sender's burst, or what a worker finds that was not scheduled for a while. Only a queue that stays is
 //! overload (RFC 8289 §3.2). Then the share settles where the rest is what the worker can take, and the queue stays short: it follows
 //! the queue's length and its trend, instead of waiting until the queue is full (RFC 8033).
 //!
-//! **Which new flows.** Each kind ([`Class`]) is shed by its part of what comes, up to the whole share: a flood of datagrams leaves new
-//! TCP connections alone. Within a kind, a flow is shed by its hash and the time, so that a client that tries again, after a
-//! second or so, draws again.
+//! **Which new flows.** Each kind ([`Class`]) is shed by its part of the work, up to the whole share. So a flood of datagrams leaves new
+//! TCP connections alone; and a flood of anything else, such as packets of one known flow, leaves all new flows alone, since to shed
+//! them would help nobody. Within a kind, a flow is shed by its hash and the time, so that a client that tries again, after a
+//! second or so, draws again; and one of sixteen is never shed.
 
 use std::time::Duration;
 
@@ -37,8 +39,12 @@ const FALL: Duration = Duration::from_millis(200);
 const STEP: Duration = Duration::from_millis(5);
 /// All new flows.
 const ALL: u32 = 1 << 16;
-/// What came of each kind counts half after so many more.
-const MEMORY: u32 = 4096;
+/// Most that is shed: if known flows alone are too much, clients that try again still get through.
+const MOST: u32 = ALL - ALL / 16;
+/// Work of a new flow, if that of another frame is 1.
+const NEW: u32 = 16;
+/// What was done counts half after so much more.
+const MEMORY: u32 = 1 << 16;
 /// Odd, with its bits spread evenly: the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -54,33 +60,50 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Notes the backlog after a burst. Returns the share of new flows to shed, of 65,536.
+    /// Notes what waits after a burst. Returns the share of new flows to shed in it, of 65,536.
     #[inline]
-    pub(crate) fn after(&mut self, backlog: Backlog, now: Instant) -> u32 {
-        match (backlog, self.share, self.standing) {
-            (Backlog::Little, 0, None) => 0,
-            (Backlog::Little | Backlog::Standing | Backlog::Large, ..) => self.step(backlog, now),
+    pub(crate) fn after(&mut self, waiting: Waiting, now: Instant) -> u32 {
+        match (waiting, self.share, self.standing) {
+            (Waiting::Nothing | Waiting::More(Backlog::Little), 0, None) => 0,
+            (Waiting::Nothing | Waiting::More(_), ..) => self.step(waiting, now),
         }
     }
 
     #[cold]
-    fn step(&mut self, backlog: Backlog, now: Instant) -> u32 {
+    fn step(&mut self, waiting: Waiting, now: Instant) -> u32 {
         let elapsed = now.since(self.at);
         self.at = now;
-        match backlog {
-            Backlog::Little => {
+        // Nothing has stood since the last step.
+        if self.standing.is_none() {
+            self.share = self.share.saturating_sub(part(elapsed, FALL));
+        }
+        match waiting {
+            Waiting::Nothing => {
                 self.standing = None;
-                self.share = self.share.saturating_sub(part(elapsed, FALL));
+                0
             }
-            Backlog::Standing | Backlog::Large => {
+            Waiting::More(Backlog::Little) => {
+                self.standing = None;
+                self.share
+            }
+            Waiting::More(backlog @ (Backlog::Standing | Backlog::Large)) => {
                 let since = *self.standing.get_or_insert(now);
                 if now.since(since) >= HOLD {
                     self.share = (self.share + part(elapsed.min(STEP), RISE)).min(ALL);
                 }
+                if backlog == Backlog::Large { ALL } else { self.share }
             }
         }
-        if backlog == Backlog::Large { ALL } else { self.share }
     }
+}
+
+/// What waits after a burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Nothing: the burst was not full.
+    Nothing,
+    /// So much, perhaps.
+    More(Backlog),
 }
 
 /// The part of [`ALL`] that `elapsed` is of `whole`.
@@ -100,6 +123,8 @@ pub(crate) enum Class {
 }
 
 impl Class {
+    const COUNT: usize = 3;
+
     /// That of a packet with this transport.
     pub(crate) fn of(transport: Transport) -> Class {
         match transport {
@@ -114,15 +139,19 @@ impl Class {
 pub(crate) struct Shedding {
     /// The share of the burst, of [`ALL`].
     share: u32,
-    /// What has come of each kind, while anything was shed.
-    came: [u32; 3],
+    /// Work that new flows were, by kind, and all frames, while anything was shed.
+    new: [u32; Class::COUNT],
+    frames: u32,
 }
 
 impl Shedding {
-    /// The share of new flows that the next burst sheds, of 65,536.
+    /// A burst of so many frames begins, which sheds this share of its new flows, of 65,536.
     #[inline]
-    pub(crate) fn begin(&mut self, share: u32) {
+    pub(crate) fn begin(&mut self, share: u32, frames: usize) {
         self.share = share;
+        if share > 0 {
+            self.frames += u32::try_from(frames).unwrap_or(0);
+        }
     }
 
     /// Whether a new flow of this kind and with this keyed hash is shed.
@@ -133,14 +162,16 @@ impl Shedding {
 
     #[cold]
     fn draw(&mut self, class: Class, hash: u64, now: Instant) -> bool {
-        self.came[class as usize] += 1;
-        let all: u32 = self.came.iter().sum();
+        self.new[class as usize] += NEW;
+        let all = self.frames + self.new.iter().sum::<u32>();
+        // A kind that is one of as many as there are, or more, is shed by the whole share.
+        let kinds = Class::COUNT as u64;
+        let of_class = u64::from(self.share) * kinds * u64::from(self.new[class as usize]) / u64::from(all);
         if all >= MEMORY {
-            self.came = self.came.map(|came| came / 2);
+            self.frames /= 2;
+            self.new = self.new.map(|new| new / 2);
         }
-        // Of a kind that is half of what comes, or more: the whole share.
-        let of_class = u64::from(self.share) * 2 * u64::from(self.came[class as usize]) / u64::from(all);
-        number(hash, now) < of_class.min(self.share.into())
+        number(hash, now) < of_class.min(self.share.min(MOST).into())
     }
 }
 
@@ -155,47 +186,60 @@ mod tests {
     use super::*;
 
     const MILLISECOND: u64 = 1_000_000;
+    const LITTLE: Waiting = Waiting::More(Backlog::Little);
+    const STANDING: Waiting = Waiting::More(Backlog::Standing);
+    const LARGE: Waiting = Waiting::More(Backlog::Large);
 
-    fn after(load: &mut Load, backlog: Backlog, milliseconds: std::ops::Range<u64>) -> u32 {
-        milliseconds.map(|at| load.after(backlog, Instant(at * MILLISECOND))).last().unwrap_or(0)
+    fn after(load: &mut Load, waiting: Waiting, milliseconds: std::ops::Range<u64>) -> u32 {
+        milliseconds.map(|at| load.after(waiting, Instant(at * MILLISECOND))).last().unwrap_or(0)
     }
 
     #[test]
     fn a_backlog_that_stays_sheds_more_and_more_and_one_that_goes_less_and_less() {
         let mut load = Load::default();
-        assert_eq!(after(&mut load, Backlog::Little, 0..1000), 0);
-        assert_eq!(after(&mut load, Backlog::Standing, 1000..1005), 0, "a pause of the worker sheds nothing");
-        let some = after(&mut load, Backlog::Standing, 1005..1010);
+        assert_eq!(after(&mut load, LITTLE, 0..1000), 0);
+        assert_eq!(after(&mut load, STANDING, 1000..1005), 0, "a pause of the worker sheds nothing");
+        let some = after(&mut load, STANDING, 1005..1010);
         assert!((1..ALL / 4).contains(&some), "{some}");
-        assert_eq!(after(&mut load, Backlog::Standing, 1010..1070), ALL);
-        let less = after(&mut load, Backlog::Little, 1070..1170);
+        assert_eq!(after(&mut load, STANDING, 1010..1070), ALL);
+        let less = after(&mut load, LITTLE, 1070..1170);
         assert!((ALL / 3..ALL * 2 / 3).contains(&less), "{less}");
-        assert_eq!(after(&mut load, Backlog::Little, 1170..1300), 0);
+        assert_eq!(after(&mut load, LITTLE, 1170..1300), 0);
     }
 
     #[test]
     fn a_backlog_that_comes_and_goes_sheds_nothing() {
         let mut load = Load::default();
         for at in (0..1000).step_by(5) {
-            assert_eq!(after(&mut load, Backlog::Standing, at..at + 4), 0);
-            assert_eq!(after(&mut load, Backlog::Little, at + 4..at + 5), 0);
+            assert_eq!(after(&mut load, STANDING, at..at + 4), 0);
+            assert_eq!(after(&mut load, LITTLE, at + 4..at + 5), 0);
         }
     }
 
     #[test]
-    fn a_ring_that_is_half_full_sheds_all_new_flows_and_only_while_it_is() {
+    fn a_burst_that_took_all_sheds_nothing_and_what_follows_at_once_does() {
         let mut load = Load::default();
-        assert_eq!(after(&mut load, Backlog::Large, 10..11), ALL);
-        assert_eq!(after(&mut load, Backlog::Little, 11..12), 0);
+        assert_eq!(after(&mut load, STANDING, 0..70), ALL);
+        assert_eq!(after(&mut load, Waiting::Nothing, 70..71), 0);
+        assert!(after(&mut load, LITTLE, 71..72) > ALL * 9 / 10);
     }
 
     #[test]
-    fn a_long_pause_counts_as_a_short_one_for_the_backlog_and_as_it_is_without() {
+    fn a_ring_that_is_nearly_full_sheds_all_new_flows_and_only_while_it_is() {
         let mut load = Load::default();
-        after(&mut load, Backlog::Standing, 0..6);
-        let one = after(&mut load, Backlog::Standing, 1000..1001);
+        assert_eq!(after(&mut load, LARGE, 10..11), ALL);
+        assert_eq!(after(&mut load, LITTLE, 11..12), 0);
+    }
+
+    #[test]
+    fn a_long_pause_counts_as_a_short_one_for_a_backlog_and_as_it_is_without() {
+        let mut load = Load::default();
+        after(&mut load, STANDING, 0..6);
+        let one = after(&mut load, STANDING, 1000..1001);
         assert!((1..=ALL / 8).contains(&one), "{one}");
-        assert_eq!(after(&mut load, Backlog::Little, 2000..2001), 0);
+        assert_eq!(after(&mut load, STANDING, 1001..1070), ALL);
+        after(&mut load, LITTLE, 1070..1071);
+        assert_eq!(after(&mut load, STANDING, 2070..2071), 0, "nothing stood in that second");
     }
 
     fn second(n: u64) -> Instant {
@@ -211,7 +255,7 @@ mod tests {
         let flows = 10_000;
         let mut shedding = Shedding::default();
         assert!(!shedding.sheds(Class::Datagram, flow(1), second(1)));
-        shedding.begin(ALL / 2);
+        shedding.begin(ALL / 2, 0);
         let mut times = vec![0; 10_000];
         for n in 0..20 {
             let shed: Vec<usize> =
@@ -221,27 +265,44 @@ mod tests {
         }
         let never = times.iter().filter(|&&times| times == 20).count();
         assert!(never < 10, "{never} of {flows} never get through");
-        shedding.begin(ALL);
-        assert!(shedding.sheds(Class::Datagram, flow(1), second(1)));
+    }
+
+    /// How many of a thousand connections are shed, each after `others`.
+    fn shed_beside(share: u32, mut others: impl FnMut(&mut Shedding, u64)) -> usize {
+        let mut shedding = Shedding::default();
+        // What was before does not count for long.
+        let mut round = |n: u64| {
+            shedding.begin(share, 0);
+            others(&mut shedding, n);
+            shedding.sheds(Class::Connection, flow(n * 1_000_003), second(n))
+        };
+        (0..200).for_each(|n| drop(round(n)));
+        (200..1200).filter(|&n| round(n)).count()
     }
 
     #[test]
-    fn a_flood_of_one_kind_leaves_the_others_alone() {
-        let mut shedding = Shedding::default();
-        shedding.begin(ALL);
-        // One connection among a thousand datagrams.
-        let shed = (0..1_000_000u64)
-            .filter(|&n| {
-                let class = if n % 1000 == 0 { Class::Connection } else { Class::Datagram };
-                shedding.sheds(class, flow(n), second(n / 1000)) && class == Class::Connection
-            })
-            .count();
-        assert!(shed < 20, "{shed} of 1000 connections");
-        // As many of each: nothing tells the flood from the others.
-        let half = (0..1000).filter(|&n| {
-            shedding.sheds(Class::Datagram, flow(n), second(1));
-            shedding.sheds(Class::Connection, flow(n + 5000), second(1))
-        });
-        assert!(half.count() > 300);
+    fn what_is_no_flood_is_left_alone() {
+        let datagrams = |shedding: &mut Shedding, n: u64| {
+            (1..1000).for_each(|m| drop(shedding.sheds(Class::Datagram, flow(n * 1000 + m), second(n))));
+        };
+        assert!(shed_beside(ALL, datagrams) < 10, "one connection among a thousand datagrams");
+        // Packets of known flows, echo requests, ARP: to shed new flows would not help.
+        let known = |shedding: &mut Shedding, _| (0..16).for_each(|_| shedding.begin(ALL, 64));
+        let shed = shed_beside(ALL, known);
+        assert!(shed < 80, "one connection among a thousand other frames: {shed}");
+    }
+
+    #[test]
+    fn what_is_a_flood_is_shed_but_for_a_sixteenth() {
+        let alone = shed_beside(ALL, |_, _| {});
+        assert!((900..960).contains(&alone), "{alone}");
+        let even = |shedding: &mut Shedding, n| {
+            shedding.sheds(Class::Datagram, flow(n), second(n));
+            shedding.sheds(Class::Fragment, flow(n), second(n));
+        };
+        let mixed = shed_beside(ALL, even);
+        assert!((880..960).contains(&mixed), "as many of each kind: {mixed}");
+        let half = shed_beside(ALL / 2, even);
+        assert!((400..600).contains(&half), "{half}");
     }
 }

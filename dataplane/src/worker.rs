@@ -104,6 +104,8 @@ pub struct Worker {
     inspector: Inspector,
     /// By port.
     loads: Vec<Load>,
+    /// The same of what other workers hand over.
+    handed_over: Load,
 }
 
 impl Worker {
@@ -161,6 +163,7 @@ impl Worker {
             burst: Burst::new(),
             inspector: Inspector::new(parts.mailbox),
             loads: vec![Load::default(); ports],
+            handed_over: Load::default(),
         })
     }
 
@@ -174,14 +177,16 @@ impl Worker {
         }
         let mut most = 0;
         for port in 0..self.egress.ports.len() {
-            let backlog = self.egress.receive(port, &mut self.frames, now);
-            let share = self.loads[port].after(backlog, now);
-            self.state.shared.shedding.begin(share);
+            let waiting = self.egress.receive(port, &mut self.frames, now);
+            let share = self.loads[port].after(waiting, now);
+            self.state.shared.shedding.begin(share, self.frames.len());
             most = most.max(share);
             taken += self.round(tables, now);
         }
-        self.state.shared.shedding.begin(most);
-        self.egress.receive_handed_over(&mut self.frames);
+        let waiting = self.egress.receive_handed_over(&mut self.frames);
+        // Overload of this worker is not that of the one which received them.
+        let share = self.handed_over.after(waiting, now).max(most);
+        self.state.shared.shedding.begin(share, self.frames.len());
         taken += self.round(tables, now);
         taken += self.egress.send_replies();
         if !self.state.shared.held.is_idle() {

@@ -1,7 +1,7 @@
 //! What only a mapped ring does.
 
 use pollgate_dataplane::port::packet::PacketPort;
-use pollgate_dataplane::port::{BURST, Backlog, Port, STANDING};
+use pollgate_dataplane::port::{BURST, Backlog, Port};
 
 use crate::shared::harness::tests;
 use crate::shared::needs::Need::Lab;
@@ -44,18 +44,20 @@ fn a_full_ring_loses_the_newest_counts_them_and_goes_on() {
 
 fn the_backlog_is_what_waits_in_the_ring() {
     let cable = Cable::new();
-    let mut port = cable.open::<PacketPort>(4 * STANDING);
+    let slots = 1024;
+    let mut port = cable.open::<PacketPort>(slots);
     // The kernel has something to say on a new link, too.
     let some = 32;
+    let (standing, large) = (Backlog::standing(slots), Backlog::large(slots));
     let inject = |count: u32| inject::<PacketPort>(&cable, &vec![experimental(1, 60); count as usize]);
     // Several times round the ring.
     for _ in 0..5 {
         assert_eq!(port.backlog(), Backlog::Little);
-        inject(STANDING - some);
+        inject(standing - some);
         assert_eq!(port.backlog(), Backlog::Little);
         inject(2 * some);
         assert_eq!(port.backlog(), Backlog::Standing);
-        inject(STANDING);
+        inject(large - standing);
         assert_eq!(port.backlog(), Backlog::Large);
         let mut lent = Vec::new();
         port.rx(NOW, BURST, &mut lent);

@@ -15,9 +15,10 @@ use crate::egress::pool::BufferPool;
 use crate::egress::slots::Slots;
 use crate::flow::table::FlowTotals;
 use crate::fragment::held::{End, Slot};
+use crate::overload::Waiting;
 use crate::packet::{Account, Action, Outcome};
 use crate::port::closing::Closing;
-use crate::port::{BURST, Backlog, Frame, Origin, Port, Returned};
+use crate::port::{BURST, Frame, Origin, Port, Returned};
 use crate::reply::dns;
 use crate::rewrite;
 use crate::state::Shared;
@@ -47,21 +48,22 @@ pub(crate) struct Egress {
 impl Egress {
     /// Receives a burst from a port. Returns what still waits there. Inlined although it has a second, rare caller: as a function it would cost 20 instructions more.
     #[inline(always)]
-    pub(crate) fn receive(&mut self, port: usize, frames: &mut Vec<Frame>, now: Instant) -> Backlog {
+    pub(crate) fn receive(&mut self, port: usize, frames: &mut Vec<Frame>, now: Instant) -> Waiting {
         self.ports[port].rx(now, BURST, frames);
         let missed = self.ports[port].missed();
         let counters = self.counters();
         counters.rx.add(frames.len() as u64);
         counters.rx_bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
         counters.missed.add(missed);
-        if frames.len() < BURST { Backlog::Little } else { self.ports[port].backlog() }
+        if frames.len() < BURST { Waiting::Nothing } else { Waiting::More(self.ports[port].backlog()) }
     }
 
-    /// Takes a burst of frames that other workers handed over.
+    /// Takes a burst of frames that other workers handed over. Returns what still waits.
     #[inline]
-    pub(crate) fn receive_handed_over(&mut self, frames: &mut Vec<Frame>) {
+    pub(crate) fn receive_handed_over(&mut self, frames: &mut Vec<Frame>) -> Waiting {
         frames.extend(std::iter::from_fn(|| self.mesh.receive(self.worker)).take(BURST));
         self.counters().handed_in.add(frames.len() as u64);
+        if frames.len() < BURST { Waiting::Nothing } else { Waiting::More(self.mesh.backlog(self.worker)) }
     }
 
     /// Sends the responses to forwarded DNS queries that have come, at most a burst of them. Returns how many.

@@ -59,6 +59,10 @@ mod sync {
             item
         }
 
+        pub(super) fn len(&self) -> usize {
+            self.length.load(Relaxed)
+        }
+
         pub(super) fn is_empty(&self) -> bool {
             self.length.load(Relaxed) == 0
         }

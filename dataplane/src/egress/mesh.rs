@@ -11,7 +11,7 @@
 use pollgate_common::dns::forward::{REPLIES, Reply};
 
 use super::sync::{ArrayQueue, Sleeper, Waker};
-use crate::port::Frame;
+use crate::port::{Backlog, Frame};
 
 /// Capacity of the queue of frames for one worker.
 pub const QUEUE: usize = 512;
@@ -54,6 +54,13 @@ impl Mesh {
     /// The next frame that was handed over to `worker`.
     pub(crate) fn receive(&self, worker: u16) -> Option<Frame> {
         self.inboxes.get(usize::from(worker))?.frames.pop()
+    }
+
+    /// How many frames for `worker` wait.
+    pub(crate) fn backlog(&self, worker: u16) -> Backlog {
+        let waiting = self.inboxes.get(usize::from(worker)).map_or(0, |inbox| inbox.frames.len());
+        let count = |frames| u32::try_from(frames).unwrap_or(u32::MAX);
+        Backlog::of(count(waiting), count(QUEUE))
     }
 
     /// Returns a buffer to `worker`'s pool.

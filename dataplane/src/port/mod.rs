@@ -44,28 +44,35 @@ pub const BURST: usize = 64;
 /// How many received frames wait for the worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backlog {
-    /// Fewer than [`STANDING`].
+    /// No more than what may come while a burst is processed.
     #[default]
     Little,
-    /// [`STANDING`] at least.
+    /// More: 256 frames, or a quarter of the ring if that is less.
     Standing,
-    /// So many that the next pause of the worker may cost frames: half of what can wait, at least.
+    /// So many that the next pause of the worker may cost frames: three quarters of the ring.
     Large,
 }
 
 impl Backlog {
+    /// From how many frames on a backlog is [`Backlog::Standing`] if so many can wait.
+    pub fn standing(capacity: u32) -> u32 {
+        (capacity / 4).clamp(1, 256)
+    }
+
+    /// From how many frames on a backlog is [`Backlog::Large`] if so many can wait.
+    pub fn large(capacity: u32) -> u32 {
+        (capacity - capacity / 4).max(2)
+    }
+
     /// What so many frames are if so many can wait.
     pub fn of(waiting: u32, capacity: u32) -> Backlog {
         match waiting {
-            _ if waiting >= capacity / 2 => Backlog::Large,
-            _ if waiting >= STANDING => Backlog::Standing,
+            _ if waiting >= Backlog::large(capacity) => Backlog::Large,
+            _ if waiting >= Backlog::standing(capacity) => Backlog::Standing,
             _ => Backlog::Little,
         }
     }
 }
-
-/// From so many frames on, a backlog is more than what comes while a burst is processed.
-pub const STANDING: u32 = 256;
 
 /// A frame that the port no longer needs.
 #[derive(Debug)]
@@ -87,7 +94,8 @@ pub trait Port: Send {
     /// buffer of its own that was sent. The frames may come from any port of the worker.
     fn tx(&mut self, now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent;
 
-    /// How many frames wait to be received. Asked after a burst that was full; costs no more than a look or two at the ring.
+    /// How many frames wait to be received. Asked after a burst that was full; costs no more than a look or two at the ring. A port that
+    /// cannot tell without a system call says little.
     fn backlog(&mut self) -> Backlog {
         Backlog::Little
     }
@@ -132,4 +140,21 @@ pub struct Sent {
     pub frames: u64,
     /// Their bytes, Ethernet header included, without FCS.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Backlog::{self, Large, Little, Standing};
+
+    #[test]
+    fn a_backlog_is_judged_by_the_ring_it_is_in() {
+        for (capacity, standing, large) in
+            [(4096, 256, 3072), (1024, 256, 768), (256, 64, 192), (128, 32, 96), (2, 1, 2)]
+        {
+            let at = |waiting| Backlog::of(waiting, capacity);
+            assert_eq!([at(0), at(standing - 1), at(standing)], [Little, Little, Standing], "{capacity}");
+            assert_eq!([at(large - 1), at(large), at(capacity)], [Standing, Large, Large], "{capacity}");
+        }
+        assert_eq!(Backlog::of(0, 0), Little);
+    }
 }

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pollgate_common::net::PortId;
 
 use super::super::socket::{self, TAG_LEN, Tag};
-use super::super::{Backlog, Frame, Offload, Origin, STANDING};
+use super::super::{Backlog, Frame, Offload, Origin};
 
 /// Upper bound of the end of the kernel's own headers. A frame starts there or before.
 const HEADROOM: usize = 96;
@@ -146,18 +146,17 @@ impl Ring {
 
     /// How many frames wait in the ring. The kernel fills slots in order, so a look at two of them tells.
     pub(super) fn backlog(&self) -> Backlog {
-        if !self.waits_at(STANDING) {
-            Backlog::Little
-        } else if self.waits_at(self.layout.slots / 2) {
-            Backlog::Large
-        } else {
-            Backlog::Standing
+        let slots = self.layout.slots;
+        match (self.waits_at(Backlog::standing(slots)), self.waits_at(Backlog::large(slots))) {
+            (false, _) => Backlog::Little,
+            (true, false) => Backlog::Standing,
+            (true, true) => Backlog::Large,
         }
     }
 
-    /// Whether the slot so many after the next one holds a frame that was not taken.
-    fn waits_at(&self, ahead: u32) -> bool {
-        let slot = (self.next + ahead.min(self.layout.slots / 2)) % self.layout.slots;
+    /// Whether so many frames wait: the last of their slots holds a frame that was not taken.
+    fn waits_at(&self, count: u32) -> bool {
+        let slot = (self.next + count - 1) % self.layout.slots;
         !self.lent[slot as usize] && self.status(slot).load(Ordering::Relaxed) & libc::TP_STATUS_USER != 0
     }
 

@@ -38,7 +38,7 @@ use pollgate_common::time::Instant;
 
 pub use super::OpenError;
 pub use super::socket::{Fanout, FanoutRules, PacketOptions};
-use super::{Backlog, Frame, Origin, Port, Returned, Sent, socket};
+use super::{Frame, Origin, Port, Returned, Sent, socket};
 use buffers::Buffers;
 use ring::{Event, Ring};
 use send::Sends;
@@ -151,11 +151,6 @@ impl Port for UringPort {
                 None => self.missed += 1,
             }
         }
-    }
-
-    /// What the socket's queue holds is not known without a system call. It fills once no buffer is left.
-    fn backlog(&mut self) -> Backlog {
-        if self.buffers.has_some() { Backlog::Little } else { Backlog::Standing }
     }
 
     fn tx(&mut self, _now: Instant, batch: &mut Vec<Frame>, back: &mut Vec<Returned>) -> Sent {
