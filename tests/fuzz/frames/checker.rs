@@ -458,7 +458,7 @@ fn is_arp_reply(came: &Came, out: &Out) -> Result<(), Fault> {
     let own = OWN[out.port];
     let reply = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &own, &p[38..42], &p[22..32]].concat();
     require(q[14..42] == reply, || format!("an ARP reply that is not {reply:02x?}"))?;
-    require(q.len() <= p.len(), || "it has become longer".to_owned())
+    require(q.len() == p.len(), || "it has another length".to_owned())
 }
 
 /// RFC 4861 §4.4, for an owned address.
@@ -513,6 +513,10 @@ fn refusal(before: &[u8], p: &View, after: &[u8], q: &View) -> Result<(), Fault>
 
 /// RFC 9293 §3.10.7.1: the numbers of a reset are those that the segment's sender expects.
 fn resets(segment: &[u8], reset: &[u8]) -> bool {
+    // A first fragment may be shorter: nothing is sent back for one that does not hold its header.
+    if segment.len() < 20 {
+        return false;
+    }
     let word = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four"));
     let (flags, header) = (segment[13], usize::from(segment[12] >> 4) * 4);
     if flags & 16 != 0 {
