@@ -111,7 +111,7 @@ impl<M: Make> Port for Endless<M> {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.out == 0
     }
 }

@@ -251,14 +251,14 @@ impl Worker {
         let mut taken = 0;
         while let Some(Request { port, change }) = self.egress.exchange.next() {
             match change {
-                Change::Close(stand_in) => {
+                Change::Close(placeholder) => {
                     taken += self.finish(usize::from(port.0), tables, now);
-                    self.egress.close(usize::from(port.0), stand_in);
+                    self.egress.close(usize::from(port.0), placeholder);
                 }
                 Change::Open(another) => self.egress.open(port, another),
             }
         }
-        // A port that is not at rest yet is looked at again in the next poll.
+        // A port that is not idle yet is checked again in the next poll.
         if self.egress.return_closed() {
             self.egress.exchange.settle();
         }

@@ -108,13 +108,14 @@ impl Drop for Log {
 }
 
 fn write_all(items: &Receiver<Item>, out: &mut dyn Write) {
-    let mut told = 0;
+    let mut reported = 0;
     for item in items {
         let Item::Line(line) = item else { continue };
         let lost = lost();
-        let report = if lost > told { format!("{} lines of this log were lost\n", lost - told) } else { String::new() };
+        let report =
+            if lost > reported { format!("{} lines of this log were lost\n", lost - reported) } else { String::new() };
         match out.write_all(report.as_bytes()).and_then(|()| out.write_all(&line)) {
-            Ok(()) => told = lost,
+            Ok(()) => reported = lost,
             Err(_) => count_lost(),
         }
     }

@@ -54,7 +54,7 @@ pub(super) fn read_pods(
     store: Store,
     cluster: &mut Cluster,
     compiler: &mut Compiler,
-    news: &channel::Receiver<Command>,
+    commands: &channel::Receiver<Command>,
 ) -> Result<Store, GatewayError> {
     let read = move || {
         let pods = store.pods();
@@ -63,7 +63,7 @@ pub(super) fn read_pods(
     let thread = threads::spawn(Role::Disk, "restore", read);
     let thread = thread.map_err(system("starting the thread that reads the state"))?;
     while !thread.is_finished() {
-        if let Ok(Command::Network(net)) = news.recv_timeout(PATIENCE) {
+        if let Ok(Command::Network(net)) = commands.recv_timeout(PATIENCE) {
             compiler.network(net);
         }
         compiler.tick();

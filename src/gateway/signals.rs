@@ -113,7 +113,7 @@ fn end_if_stopping(last: &'static str) {
         return;
     }
     let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one structure, which is alive. It does not wait: nobody may be reading.
+    // SAFETY: one structure, which is alive. It does not wait: the reader may hang.
     let can_write = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1 && stderr.revents & libc::POLLOUT != 0;
     if can_write {
         // SAFETY: the bytes are constant. If they cannot be written, there is nothing else to do.

@@ -57,7 +57,7 @@ impl Watch {
                 let lives = results.iter().all(|check| check.fault.is_none() || check.scope == Scope::Ready);
                 report(&checks.set(results.clone()), &results);
                 if lives {
-                    // Without a watchdog, nobody listens.
+                    // Fails without a service manager.
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }
             }

@@ -169,7 +169,7 @@ impl Port for Stuttering {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         true
     }
 }

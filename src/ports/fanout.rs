@@ -1,4 +1,4 @@
-//! Keeps the kernel's choice among the workers in step with what is owned.
+//! Keeps the kernel's choice among the workers synchronized with what is owned.
 //!
 //! ```text
 //!  configuration: service CIDRs, gateway and DNS addresses, pools ─┐
@@ -60,16 +60,16 @@ impl Rules {
 
     /// Follows a publication: addresses that are not owned any more, that now are, and the Services that changed. Returns whether
     /// that changes the program.
-    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced]) -> bool {
-        self.follow_addresses(gone, come) | self.follow_services(replaced)
+    pub(super) fn follow(&mut self, removed: &[IpAddr], added: &[IpAddr], replaced: &[Replaced]) -> bool {
+        self.follow_addresses(removed, added) | self.follow_services(replaced)
     }
 
-    fn follow_addresses(&mut self, gone: &[IpAddr], come: &[IpAddr]) -> bool {
+    fn follow_addresses(&mut self, removed: &[IpAddr], added: &[IpAddr]) -> bool {
         let before = self.singles.len();
-        self.singles.retain(|address| !gone.contains(address));
+        self.singles.retain(|address| !removed.contains(address));
         let left = self.singles.len();
         let is_new = |address: &IpAddr| !self.fixed.iter().any(|range| range.contains(address));
-        self.singles.extend(come.iter().copied().filter(is_new));
+        self.singles.extend(added.iter().copied().filter(is_new));
         left != before || self.singles.len() != left
     }
 
@@ -81,9 +81,9 @@ impl Rules {
                 let keys = service.iter().flat_map(|service| service.frontends.iter().map(|(key, _)| *key));
                 keys.filter(|key| self.is_among_replies(key)).collect::<Vec<_>>()
             };
-            let (gone, come) = (keys(before), keys(after));
-            self.services.retain(|key| !gone.contains(key));
-            self.services.extend(come);
+            let (removed, added) = (keys(before), keys(after));
+            self.services.retain(|key| !removed.contains(key));
+            self.services.extend(added);
         }
         self.services != before
     }

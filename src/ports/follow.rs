@@ -48,16 +48,16 @@ impl Steered {
         Steered { fanout, programs, groups, events, net_generation: 0 }
     }
 
-    fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], tables: &Tables, replaced: &[Replaced]) {
-        self.groups.follow(gone, come, tables);
+    fn follow(&mut self, removed: &[IpAddr], added: &[IpAddr], tables: &Tables, replaced: &[Replaced]) {
+        self.groups.follow(removed, added, tables);
         if let Some(fanout) = &mut self.fanout
-            && fanout.follow(gone, come, replaced)
+            && fanout.follow(removed, added, replaced)
         {
             // The thread lives as long as the workers.
             drop(self.events.send(Event::Fanout(Box::new(fanout.clone()))));
         }
         if let Some(programs) = &mut self.programs {
-            programs.follow(gone, come, replaced, tables.net());
+            programs.follow(removed, added, replaced, tables.net());
         }
         if tables.net().generation() != self.net_generation {
             self.net_generation = tables.net().generation();
@@ -67,7 +67,7 @@ impl Steered {
     }
 }
 
-/// Keeps `owned`, `steered` and `announcer` in step with what is published.
+/// Keeps `owned`, `steered` and `announcer` synchronized with what is published.
 pub fn follow(
     owned: OwnedAddresses,
     mut steered: Steered,
@@ -77,26 +77,26 @@ pub fn follow(
     let mut announcements = announcer.follower();
     let mut known: HashSet<IpAddr> = from_start.iter().copied().collect();
     Box::new(move |tables, replaced| {
-        let (gone, come) = owned_since(&mut known, tables, replaced);
-        if !gone.is_empty() || !come.is_empty() {
-            owned.change(gone.iter().copied(), come.iter().copied());
+        let (removed, added) = owned_since(&mut known, tables, replaced);
+        if !removed.is_empty() || !added.is_empty() {
+            owned.change(removed.iter().copied(), added.iter().copied());
         }
-        steered.follow(&gone, &come, tables, replaced);
+        steered.follow(&removed, &added, tables, replaced);
         // Last: frames to an address that is announced must find everything ready.
-        announcements.follow(&gone, &come, tables);
+        announcements.follow(&removed, &added, tables);
     })
 }
 
 /// The addresses that are not owned any more, and those that now are.
 fn owned_since(known: &mut HashSet<IpAddr>, tables: &Tables, replaced: &[Replaced]) -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
     let services = replaced.iter().flat_map(|replaced| replaced.before.iter().chain(&replaced.after));
     for (key, _) in services.flat_map(|service| &service.frontends) {
         match tables.owned(key.address) {
-            Some(_) if known.insert(key.address) => come.push(key.address),
-            None if known.remove(&key.address) => gone.push(key.address),
+            Some(_) if known.insert(key.address) => added.push(key.address),
+            None if known.remove(&key.address) => removed.push(key.address),
             _ => {}
         }
     }
-    (gone, come)
+    (removed, added)
 }

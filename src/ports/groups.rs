@@ -59,15 +59,15 @@ impl Groups {
     }
 
     /// Follows a publication: addresses that are not owned any more, and that now are.
-    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], tables: &Tables) {
-        for address in gone {
+    pub(super) fn follow(&mut self, removed: &[IpAddr], added: &[IpAddr], tables: &Tables) {
+        for address in removed {
             if let IpAddr::V6(v6) = address {
                 self.leave(*v6);
             }
         }
         let may_be_on_link = |address: &&IpAddr| tables.owned(**address).is_some_and(OwnedKind::may_be_on_link);
-        let come: Vec<IpAddr> = come.iter().filter(may_be_on_link).copied().collect();
-        self.join_all(&come);
+        let added: Vec<IpAddr> = added.iter().filter(may_be_on_link).copied().collect();
+        self.join_all(&added);
     }
 
     /// Joins all groups again on an interface that was created again: its memberships have gone with it. What could not be joined

@@ -18,7 +18,7 @@
 //! **No interface waits for another one's workers** (`replace`). It only waits while the kernel opens sockets for another: milliseconds,
 //! or a second or two if a receive queue of AF_XDP is not free yet.
 //!
-//! What else hangs on the interface follows the network by itself: next hops, neighbours, multicast groups. Its addresses are announced
+//! What else depends on the interface follows the network by itself: next hops, neighbours, multicast groups. Its addresses are announced
 //! when it is polled.
 
 use std::sync::Arc;
@@ -41,7 +41,7 @@ use super::replace::Replacements;
 use super::status::{Polled, Status};
 use crate::host::pair::Remaker;
 
-/// From a failure to the next attempt, at first and at most. News of the interface make it the first again.
+/// From a failure to the next attempt, at first and at most. A change of the interface makes it the first again.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
@@ -291,8 +291,8 @@ impl Body {
         let choice = self.opener.check(at)?;
         let (port, now) = (port_id(at), Instant::now());
         if !self.interfaces[at].polled.is_closed {
-            let stand_ins = (0..self.replacements.workers()).map(|_| Change::Close(Box::default()));
-            self.replacements.request(port, stand_ins, now);
+            let placeholders = (0..self.replacements.workers()).map(|_| Change::Close(Box::default()));
+            self.replacements.request(port, placeholders, now);
             self.interfaces[at].step = Some(Step::Close);
             return Ok(());
         }
@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_become_rarer_until_there_are_news_or_success() {
+    fn attempts_become_rarer_until_a_change_or_success() {
         let start = Instant::now();
         let mut backoff = Backoff::default();
         assert_eq!(backoff.due(), None);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn only_news_of_an_interface_concern_it() {
+    fn only_changes_of_an_interface_concern_it() {
         let link = |index: u32, port: u16| Link {
             index,
             name: format!("eth{index}"),

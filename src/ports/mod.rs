@@ -5,7 +5,7 @@
 //!                                               └─ xdp ─▶ one steering program, sockets on each worker's queues
 //! ```
 //!
-//! An interface that is deleted and created again, or gets a larger MTU, is taken up anew ([`keeper`]).
+//! An interface that is deleted and created again, or gets a larger MTU, is opened again ([`keeper`]).
 
 pub mod announce;
 mod fanout;
@@ -62,7 +62,7 @@ pub enum PortsError {
     },
 }
 
-/// Once all workers have their ports: keeps the interfaces polled, and what chooses their frames in step with the tables
+/// Once all workers have their ports: keeps the interfaces polled, and what chooses their frames synchronized with the tables
 /// ([`follow::follow`]). `exchanges`: of the workers, in their order. `pair`: makes the host pair again,
 /// if there is one.
 pub fn keep(

@@ -1,7 +1,7 @@
-//! Opens ports: those of all workers at start, and those of one interface anew.
+//! Opens ports: those of all workers at start, and those of one interface again later.
 //!
 //! A worker's AF_XDP ports are opened together at start, since they share their frame memory; ports of the other kinds in the order
-//! of the workers, since that is how the kernel numbers the members of a group. An AF_XDP port that is opened anew has memory of its
+//! of the workers, since that is how the kernel numbers the members of a group. An AF_XDP port that is opened again has memory of its
 //! own: frames between it and the worker's other AF_XDP ports are copied.
 
 use std::sync::Arc;
@@ -218,7 +218,7 @@ impl Opener {
         self.note(at)?;
         let ports = (0..self.workers).map(|worker| self.open_one(worker, at)).collect::<Result<Vec<_>, _>>();
         if ports.is_err() {
-            // A program without sockets would take nothing, but nobody is to see one.
+            // A program without sockets would take nothing, but would still be listed.
             (self.interfaces[at].program, self.interfaces[at].group) = (None, None);
         }
         Ok((ports?, self.interfaces[at].polled.clone()))
@@ -298,7 +298,7 @@ fn choose(config: &Config, at: usize, workers: usize, machine: &Machine) -> Resu
     let nic = Nic::ask(&interface.name)
         .map_err(|error| format!("{}: the kernel does not report its capabilities: {error}", interface.name))?;
     let choice = host::choose(interface.backend, &nic, workers, machine)?;
-    // Nobody configures how the pair is polled.
+    // How the pair is polled is not configured.
     if interface.name == pair::DATA {
         return Ok(Choice { reason: "it is the workers' end of the host pair".to_owned(), ..choice });
     }

@@ -1,4 +1,4 @@
-//! Keeps the steering programs of AF_XDP in step: what they take from the kernel.
+//! Keeps the steering programs of AF_XDP synchronized: what they take from the kernel.
 //!
 //! ```text
 //!  owned addresses ─────────────────────┐
@@ -50,8 +50,8 @@ impl Programs {
 
     /// Follows a publication: addresses that are not owned any more, that now are, the Services that changed, and the
     /// kernel's network.
-    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], replaced: &[Replaced], net: &Net) {
-        self.own(gone, come);
+    pub(super) fn follow(&mut self, removed: &[IpAddr], added: &[IpAddr], replaced: &[Replaced], net: &Net) {
+        self.own(removed, added);
         for Replaced { before, after } in replaced {
             // New ones first, so that those that stay are never missing.
             endpoints(after).into_iter().for_each(|endpoint| self.serve(endpoint));
@@ -64,9 +64,9 @@ impl Programs {
         }
     }
 
-    fn own(&self, gone: &[IpAddr], come: &[IpAddr]) {
-        gone.iter().for_each(|&ip| tell(self.rules.disown(ip)));
-        come.iter().for_each(|&ip| tell(self.rules.own(ip)));
+    fn own(&self, removed: &[IpAddr], added: &[IpAddr]) {
+        removed.iter().for_each(|&ip| log_failure(self.rules.disown(ip)));
+        added.iter().for_each(|&ip| log_failure(self.rules.own(ip)));
     }
 
     fn serve(&mut self, endpoint: Endpoint) {
@@ -78,7 +78,7 @@ impl Programs {
         // Already served, or not forgotten yet: then the rules have it.
         if *users == 1 {
             let (address, port, protocol) = endpoint;
-            tell(self.rules.serve(address, port, protocol));
+            log_failure(self.rules.serve(address, port, protocol));
         }
     }
 
@@ -94,7 +94,7 @@ impl Programs {
         let endpoints = self.addresses.entry(address).or_default();
         *endpoints += 1;
         if *endpoints == 1 {
-            tell(self.rules.take_fragments(address));
+            log_failure(self.rules.take_fragments(address));
         }
     }
 
@@ -103,7 +103,7 @@ impl Programs {
         *endpoints = endpoints.saturating_sub(1);
         if *endpoints == 0 {
             self.addresses.remove(&address);
-            tell(self.rules.leave_fragments(address));
+            log_failure(self.rules.leave_fragments(address));
         }
     }
 
@@ -113,7 +113,7 @@ impl Programs {
             if self.served.get(&endpoint) == Some(&0) && !self.leaving.iter().any(|(_, later)| *later == endpoint) {
                 self.served.remove(&endpoint);
                 let (address, port, protocol) = endpoint;
-                tell(self.rules.unserve(address, port, protocol));
+                log_failure(self.rules.unserve(address, port, protocol));
                 self.leave_fragments(address);
             }
         }
@@ -121,8 +121,8 @@ impl Programs {
 
     fn follow_network(&mut self, net: &Net) {
         let host: HashSet<IpAddr> = net.facts().addresses.iter().map(|(_, address)| address.addr()).collect();
-        self.host.difference(&host).for_each(|&ip| tell(self.rules.remove_host_address(ip)));
-        host.difference(&self.host).for_each(|&ip| tell(self.rules.add_host_address(ip)));
+        self.host.difference(&host).for_each(|&ip| log_failure(self.rules.remove_host_address(ip)));
+        host.difference(&self.host).for_each(|&ip| log_failure(self.rules.add_host_address(ip)));
         self.host = host;
     }
 }
@@ -136,7 +136,7 @@ fn endpoints(service: &Option<Arc<ServicePort>>) -> Vec<Endpoint> {
     serving.map(endpoint).collect()
 }
 
-fn tell(result: Result<(), RuleError>) {
+fn log_failure(result: Result<(), RuleError>) {
     if let Err(error) = result {
         warn!("steering program: {error}");
     }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A port that is closed stays with its worker until every buffer of it is back, since the kernel may still read from them. A frame can
-//! be in the transmit queue of another interface, which may be stuck. So this has no end that is sure, and nothing waits for it: whoever
-//! requests it looks again later, and other interfaces go on meanwhile.
+//! be in the transmit queue of another interface, which may be stuck. So nobody knows when this ends, and nothing waits for it: the
+//! caller looks again later, and other interfaces go on meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -133,7 +133,7 @@ mod tests {
             None
         }
 
-        fn is_at_rest(&self) -> bool {
+        fn is_idle(&self) -> bool {
             self.is_idle.load(SeqCst)
         }
     }
@@ -196,7 +196,7 @@ mod tests {
         replacements.request(other, open, start);
         poll();
         replacements.collect();
-        assert_eq!(replacements.finish(other).map(|stand_ins| stand_ins.len()), Some(2));
+        assert_eq!(replacements.finish(other).map(|placeholders| placeholders.len()), Some(2));
 
         // What is waited for is reported once.
         assert!(replacements.finish(stuck).is_none() && replacements.late(stuck, start).is_none());

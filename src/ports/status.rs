@@ -21,7 +21,7 @@ pub(super) struct Polled {
     pub(super) is_gone: bool,
     /// Whether the workers have no ports for it.
     pub(super) is_closed: bool,
-    /// Why the interface that is there now could not be taken up, if that was tried.
+    /// Why the interface that is there now could not be opened again, if that was tried.
     pub(super) obstacle: Option<String>,
 }
 
@@ -102,19 +102,22 @@ mod tests {
         let mut polled = Polled::new(7, 1500);
         let status = Status::new(vec![polled.clone()]);
         assert_eq!((status.fault(0, &link(7, 1500)), status.fault(0, &link(7, 1400))), (None, None));
-        let told = |polled: &Polled, link: &Link| {
+        let fault = |polled: &Polled, link: &Link| {
             status.set(0, polled);
             status.fault(0, link).expect("a fault")
         };
-        assert_eq!(told(&polled, &link(8, 1500)), "it was deleted and created again, and is not polled yet");
-        assert_eq!(told(&polled, &link(7, 9000)), "its MTU was 1500 and is 9000, and is still polled with the old one");
+        assert_eq!(fault(&polled, &link(8, 1500)), "it was deleted and created again, and is not polled yet");
+        assert_eq!(
+            fault(&polled, &link(7, 9000)),
+            "its MTU was 1500 and is 9000, and is still polled with the old one"
+        );
         polled.obstacle = Some("no room".to_owned());
         polled.is_closed = true;
-        assert_eq!(told(&polled, &link(7, 9000)), "its MTU was 1500 and is 9000, and is not polled yet: no room");
+        assert_eq!(fault(&polled, &link(7, 9000)), "its MTU was 1500 and is 9000, and is not polled yet: no room");
         // The kernel may use a number again.
         polled.is_gone = true;
-        assert_eq!(told(&polled, &link(7, 1500)), "it was deleted and created again, and is not polled yet: no room");
+        assert_eq!(fault(&polled, &link(7, 1500)), "it was deleted and created again, and is not polled yet: no room");
         let again = Link { deletions: 1, ..link(7, 1500) };
-        assert_eq!(told(&Polled::new(7, 1500), &again), "it was deleted and created again, and is not polled yet");
+        assert_eq!(fault(&Polled::new(7, 1500), &again), "it was deleted and created again, and is not polled yet");
     }
 }

@@ -385,7 +385,7 @@ pub(super) fn support() -> Support {
 /// Puts the filters of a role on the calling thread, for good. It needs no_new_privs.
 pub(super) fn limit(role: Role, ports: Ports) -> io::Result<()> {
     let [missing, allowed] = filters(role, ports).map_err(io::Error::other)?;
-    // libc expects this answer; only what is refused is news.
+    // libc expects ENOSYS; only refused calls are worth a line in the kernel's log.
     install(&missing, 0)?;
     install(&allowed, libc::SECCOMP_FILTER_FLAG_LOG)
 }

@@ -31,7 +31,7 @@ const REPLACE: BitFlags<AccessFs> =
     make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | MakeReg | RemoveFile});
 /// The socket's file when the gateway stops.
 const REMOVE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{RemoveFile});
-/// `Truncate`, since the files are opened as for writing anew.
+/// `Truncate`, since the files are opened with O_TRUNC.
 const SET: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate});
 
 /// Where files of the network's settings are.
@@ -65,12 +65,12 @@ impl Files {
 
     /// The first thread reads this file again.
     pub(super) fn read(&mut self, configuration: &Path) {
-        self.configuration = places(configuration);
+        self.configuration = directories(configuration);
     }
 
     /// Manifests are followed.
     pub(super) fn follow(&mut self, manifests: &Path) {
-        self.manifests = places(manifests);
+        self.manifests = directories(manifests);
     }
 
     /// What a role may do, and where.
@@ -101,15 +101,15 @@ impl Files {
     }
 
     /// Limits the calling thread to the files of a role, for good. Returns what has to stay open as long as it needs them: an entry of
-    /// /proc that nobody holds may be forgotten by the kernel and made anew, and the rule would be that of the old one.
+    /// /proc that is not open may be dropped by the kernel and made again, and the rule would be that of the old one.
     pub(super) fn limit(&self, role: Role) -> Result<Vec<OwnedFd>, Box<dyn Error + Send + Sync>> {
         let mut rules = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?;
         let mut held = Vec::new();
         for (path, access) in self.rules(role) {
             // What is not there cannot be used.
-            let Ok(place) = PathFd::new(path) else { continue };
-            rules = rules.add_rule(PathBeneath::new(&place, access))?;
-            held.extend(rustix::io::dup(&place));
+            let Ok(directory) = PathFd::new(path) else { continue };
+            rules = rules.add_rule(PathBeneath::new(&directory, access))?;
+            held.extend(rustix::io::dup(&directory));
         }
         match rules.restrict_self()?.ruleset {
             RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(held),
@@ -118,23 +118,23 @@ impl Files {
     }
 }
 
-/// The directories in which the manifests at `path` are, and to which their links lead: whoever replaces a directory or a link puts a
+/// The directories in which the manifests at `path` are, and to which their links lead: a directory or a link is replaced by a
 /// new one beside the old one. A directory at the root has none above it that would not be everything.
-fn places(path: &Path) -> Vec<PathBuf> {
+fn directories(path: &Path) -> Vec<PathBuf> {
     let above = |path: &Path| match directory_of(path) {
         root if root == Path::new("/") => path.to_owned(),
         directory => directory,
     };
-    let mut places = vec![above(path)];
+    let mut directories = vec![above(path)];
     let files = manifest::files(path).unwrap_or_default();
     for found in [path].into_iter().chain(files.iter().map(PathBuf::as_path)) {
         let Ok(real) = found.canonicalize() else { continue };
-        let place = above(&real);
-        if !places.iter().any(|known| place.starts_with(known)) {
-            places.push(place);
+        let directory = above(&real);
+        if !directories.iter().any(|known| directory.starts_with(known)) {
+            directories.push(directory);
         }
     }
-    places
+    directories
 }
 
 /// Whether threads can be limited to files. Only a thread that is limited can tell, so one is.
@@ -221,9 +221,9 @@ mod tests {
         fs::create_dir(at("elsewhere")).expect("made");
         fs::write(at("elsewhere/b.yaml"), "").expect("written");
         symlink(at("elsewhere/b.yaml"), at("etc/manifests/b.yaml")).expect("a link");
-        assert_eq!(places(&at("etc/manifests")), [at("etc"), at("elsewhere")]);
-        assert_eq!(places(&at("etc/manifests/b.yaml")), [at("etc/manifests"), at("elsewhere")]);
-        assert_eq!(places(&at("none")), std::slice::from_ref(&root));
-        assert_eq!(places(Path::new("/manifests-of-a-container")), [Path::new("/manifests-of-a-container")]);
+        assert_eq!(directories(&at("etc/manifests")), [at("etc"), at("elsewhere")]);
+        assert_eq!(directories(&at("etc/manifests/b.yaml")), [at("etc/manifests"), at("elsewhere")]);
+        assert_eq!(directories(&at("none")), std::slice::from_ref(&root));
+        assert_eq!(directories(Path::new("/manifests-of-a-container")), [Path::new("/manifests-of-a-container")]);
     }
 }

@@ -295,7 +295,7 @@ impl Privileges {
         }
         let identity = Identity::configured(&self.run)?;
         if identity.is_current()? {
-            // Whoever may not give files away uses them as they are, or is refused when they are opened.
+            // Without the right to give files away, they are used as they are, or fail to open.
             let _ = handover::give(&self.api, &identity);
         } else {
             handover::give(&self.api, &identity)?;
@@ -307,7 +307,7 @@ impl Privileges {
         set_no_new_privs(true).map_err(system("setting no_new_privs"))
     }
 
-    /// As the user: is there a place for the state and the socket?
+    /// As the user: can the state and the socket be made?
     fn look_for_files(&self, identity: &Identity) -> Result<(), PrivilegesError> {
         for (file, key) in [(&self.api.state, "api.state"), (&self.api.socket, "api.socket")] {
             let directory = handover::directory_of(file);

@@ -30,7 +30,7 @@ pub enum NoAnswer {
     NotAQuery,
     /// The buffer is too small for the response.
     NoRoom,
-    /// It takes a resolver ([`way_out`], [`super::relay`]). The query is as it was up to the end of its question.
+    /// It takes a resolver ([`outside_name`], [`super::relay`]). The query is as it was up to the end of its question.
     Forward,
 }
 
@@ -163,7 +163,7 @@ pub fn fail(query: &Query, buffer: &mut [u8], rule: Rule) -> Result<Answered, No
 /// The name outside the zones that `name` is, or leads to as an alias, if other servers are to be asked for it, and which
 /// ([`super::zone::ZoneSettings::forwarded`]). `alias` gets each name on the way.
 #[cold]
-pub fn way_out(zone: &Zone, mut name: Name, mut alias: impl FnMut(&Name)) -> Option<(Name, usize)> {
+pub fn outside_name(zone: &Zone, mut name: Name, mut alias: impl FnMut(&Name)) -> Option<(Name, usize)> {
     for _ in 0..CHAIN {
         if !zone.holds(&name) {
             let is_reverse = Reverse::read(&name).is_some_and(|name| is_ours(zone, &name));
@@ -297,7 +297,7 @@ fn alias(query: &Query, writer: &mut Writer<'_>, zone: &Zone, records: &Records<
     writer.put(ANSWER, 1, &[records.answers]);
     let target = records.data().and_then(|data| Name::of(&[data], zone.names().seed()));
     if let Some(target) = target.filter(|_| !matches!(query.rtype, rr::CNAME | rr::ANY)) {
-        if query.can_forward && way_out(zone, query.name.clone(), |_| {}).is_some() {
+        if query.can_forward && outside_name(zone, query.name.clone(), |_| {}).is_some() {
             return Outcome::error(Rcode::Refused, Rule::Forward);
         }
         follow(query, writer, zone, data, target);
@@ -356,7 +356,7 @@ fn search(query: &Query, writer: &mut Writer<'_>, zone: &Zone, client: Option<Ip
         let parent = domain.map_or(&[0][..], |domain| query.name.parent(domain));
         let name = Name::of(&[typed, parent], zone.names().seed())?;
         // What takes a resolver is left to the client's own walk, for every type.
-        let leads_out = || query.can_forward && way_out(zone, name.clone(), |_| {}).is_some();
+        let leads_out = || query.can_forward && outside_name(zone, name.clone(), |_| {}).is_some();
         if matches!(zone.find(&name), Found::Missing | Found::Unknown | Found::Outside) || leads_out() {
             return None;
         }

@@ -61,16 +61,16 @@ pub(super) async fn serve(requests: Arc<Requests>, bell: Bell, shared: Arc<Share
 
 /// Answers at once from the cache, or starts a task that waits.
 fn take(request: Request, shared: &Arc<Shared>, live: Live) {
-    let Some((query, errand)) = shared.errand(&request) else { return };
-    let Some(errand) = errand else { return reply(&request, shared, |message| shared.fail(&query, message)) };
-    match shared.resolver.cached(&errand) {
-        Some(resolved) => reply(&request, shared, |message| shared.respond(&query, message, &errand, &resolved)),
+    let Some((query, forwarded)) = shared.forwarded(&request) else { return };
+    let Some(forwarded) = forwarded else { return reply(&request, shared, |message| shared.fail(&query, message)) };
+    match shared.resolver.cached(&forwarded) {
+        Some(resolved) => reply(&request, shared, |message| shared.respond(&query, message, &forwarded, &resolved)),
         None => {
             let shared = Arc::clone(shared);
             let client: IpAddr = request.client;
             tokio::spawn(async move {
-                let resolved = shared.resolver.look_up(client, &errand, live).await;
-                reply(&request, &shared, |message| shared.respond(&query, message, &errand, &resolved));
+                let resolved = shared.resolver.look_up(client, &forwarded, live).await;
+                reply(&request, &shared, |message| shared.respond(&query, message, &forwarded, &resolved));
             });
         }
     }

@@ -10,9 +10,9 @@
 
 mod door;
 mod framing;
-mod places;
 pub mod resolver;
 mod server;
+mod slots;
 pub mod tcp;
 
 pub use self::door::{Bell, ReplyTo, requests};

@@ -13,7 +13,7 @@ use pollgate_common::dns::totals::Totals;
 use pollgate_common::epoch::Source;
 
 use super::door::{self, Bell, ReplyTo};
-use super::resolver::{self, Errand, Resolved, Resolver};
+use super::resolver::{self, ForwardedQuestion, Resolved, Resolver};
 use super::tcp;
 use crate::local::ServiceThread;
 use crate::threads::Role;
@@ -93,13 +93,13 @@ impl Shared {
     }
 
     /// A worker's query, and what is to be asked for it, if the zone still says so.
-    pub(super) fn errand(&self, request: &Request) -> Option<(Query, Option<Errand>)> {
+    pub(super) fn forwarded(&self, request: &Request) -> Option<(Query, Option<ForwardedQuestion>)> {
         let reader = self.tables.reader();
         let pin = reader.pin();
         let zone = pin.load().zone();
         let query = request.query(zone.names().seed())?;
-        let errand = self.resolver.errand(&query, zone);
-        Some((query, errand))
+        let forwarded = self.resolver.forwarded(&query, zone);
+        Some((query, forwarded))
     }
 
     /// Writes a response over the query in `buffer`, and counts it. Returns its length.
@@ -107,10 +107,10 @@ impl Shared {
         &self,
         query: &Query,
         buffer: &mut [u8],
-        errand: &Errand,
+        forwarded: &ForwardedQuestion,
         resolved: &Resolved,
     ) -> Option<usize> {
-        self.counted(query, Resolver::respond(query, buffer, errand, resolved))
+        self.counted(query, Resolver::respond(query, buffer, forwarded, resolved))
     }
 
     /// The same if there is nothing to be asked any more: the client asks again, and gets what is published now.

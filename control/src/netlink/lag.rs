@@ -1,8 +1,8 @@
 //! Whether the picture of the network is the kernel's: what the check `network` reports.
 //!
 //! ```text
-//!  a change is reported ─▶ due ──read──▶ in step         read late, or in vain for LATE: a fault
-//!  reports were lost (ENOBUFS), or the socket ─▶ lost ──everything read again──▶ in step         a fault until then
+//!  a change is reported ─▶ due ──read──▶ up to date       read late, or in vain for LATE: a fault
+//!  reports were lost (ENOBUFS), or the socket ─▶ lost ──everything read again──▶ up to date       a fault until then
 //! ```
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

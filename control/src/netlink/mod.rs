@@ -59,14 +59,14 @@ impl HostNetwork {
     pub fn start(
         interfaces: Vec<(String, PortId)>,
         owned: OwnedAddresses,
-        news: Listener,
+        listener: Listener,
     ) -> Result<(HostNetwork, Arc<Net>), HostNetworkError> {
         let (resolver, questions) =
             resolver::channel().map_err(|e| HostNetworkError::new("creating the resolver's queue", e))?;
         let (stop, stopped) = oneshot::channel();
         let (first, ready) = mpsc::sync_channel(1);
         let lag = Arc::new(Lag::default());
-        let watcher = watch::Watcher::new(interfaces, owned, news, Arc::clone(&lag));
+        let watcher = watch::Watcher::new(interfaces, owned, listener, Arc::clone(&lag));
         let work = move || watch::run(watcher, questions, stopped, &first);
         let thread = threads::spawn(Role::Network, "network", work);
         let thread = Some(thread.map_err(|e| HostNetworkError::new("starting the netlink thread", e))?);
@@ -76,7 +76,7 @@ impl HostNetwork {
         Ok((network, net))
     }
 
-    /// Whether it is in step with the kernel.
+    /// Whether it is synchronized with the kernel.
     pub fn lag(&self) -> Arc<Lag> {
         Arc::clone(&self.lag)
     }

@@ -1,7 +1,7 @@
 //! From the workers to the netlink thread: which neighbours to resolve.
 //!
-//! A worker must not wait, lock or allocate, so requests go through a bounded queue, with a byte in a socket as the bell. A
-//! full queue drops the request; the worker repeats it as long as frames wait. The bell is rung only if it is silent, so
+//! A worker must not wait, lock or allocate, so requests go through a bounded queue, and a byte in a socket wakes the thread. A
+//! full queue drops the request; the worker repeats it as long as frames wait. The byte is sent only if none is there, so
 //! a flood of requests causes no flood of wake-ups.
 
 use std::io::{self, Write};
@@ -24,25 +24,25 @@ pub struct Resolver {
 #[derive(Debug)]
 struct Shared {
     queue: ArrayQueue<NeighbourQuery>,
-    /// Whether the bell has been rung and not been heard yet.
-    rung: AtomicBool,
-    bell: UnixStream,
+    /// Whether the thread has been woken, and has not looked yet.
+    is_woken: AtomicBool,
+    wake: UnixStream,
 }
 
 /// The netlink thread's end.
 #[derive(Debug)]
 pub(super) struct Questions {
     shared: Arc<Shared>,
-    bell: UnixStream,
+    wakeup: UnixStream,
 }
 
 /// Both ends.
 pub(super) fn channel() -> io::Result<(Resolver, Questions)> {
-    let (ring, hear) = UnixStream::pair()?;
-    ring.set_nonblocking(true)?;
-    hear.set_nonblocking(true)?;
-    let shared = Arc::new(Shared { queue: ArrayQueue::new(QUEUE), rung: AtomicBool::new(false), bell: ring });
-    Ok((Resolver { shared: Arc::clone(&shared) }, Questions { shared, bell: hear }))
+    let (wake, wakeup) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    wakeup.set_nonblocking(true)?;
+    let shared = Arc::new(Shared { queue: ArrayQueue::new(QUEUE), is_woken: AtomicBool::new(false), wake });
+    Ok((Resolver { shared: Arc::clone(&shared) }, Questions { shared, wakeup }))
 }
 
 impl Resolver {
@@ -51,11 +51,11 @@ impl Resolver {
     pub fn ask(&self, query: NeighbourQuery) {
         // Full: the request is dropped, and repeated while it matters.
         let _ = self.shared.queue.push(query);
-        // AcqRel: the question is in the queue before the bell says so, and `Questions::heard` clears the flag before
-        // it looks into the queue. So either this ring is heard, or the flag was set by one that will be.
-        if !self.shared.rung.swap(true, Ordering::AcqRel) {
+        // AcqRel: the question is in the queue before the flag is set, and `Questions::take` clears the flag before it looks
+        // into the queue. So either this byte wakes the thread, or the flag was set by one that will.
+        if !self.shared.is_woken.swap(true, Ordering::AcqRel) {
             // The socket's buffer holds the one byte; a thread that has ended reads no more.
-            let _ = (&self.shared.bell).write(&[1]);
+            let _ = (&self.shared.wake).write(&[1]);
         }
     }
 
@@ -66,14 +66,14 @@ impl Resolver {
 }
 
 impl Questions {
-    /// The bell, to wait on.
-    pub(super) fn bell(&self) -> io::Result<UnixStream> {
-        self.bell.try_clone()
+    /// What becomes readable when there are questions.
+    pub(super) fn wakeup(&self) -> io::Result<UnixStream> {
+        self.wakeup.try_clone()
     }
 
-    /// Takes the questions after the bell was heard.
-    pub(super) fn heard(&self) -> impl Iterator<Item = NeighbourQuery> + '_ {
-        self.shared.rung.swap(false, Ordering::AcqRel);
+    /// Takes the questions after a wake-up.
+    pub(super) fn take(&self) -> impl Iterator<Item = NeighbourQuery> + '_ {
+        self.shared.is_woken.swap(false, Ordering::AcqRel);
         std::iter::from_fn(|| self.shared.queue.pop()).take(QUEUE)
     }
 }
@@ -88,19 +88,19 @@ mod tests {
     }
 
     #[test]
-    fn the_bell_rings_once_until_it_is_heard() {
+    fn the_thread_is_woken_once_until_it_looks() {
         let (resolver, questions) = channel().expect("a channel");
         let ask = resolver.into_fn();
-        let mut bell = questions.bell().expect("the bell");
-        let mut rings = [0; 8];
+        let mut wakeup = questions.wakeup().expect("a socket");
+        let mut bytes = [0; 8];
         ask(query(1));
         ask(query(2));
-        assert_eq!(bell.read(&mut rings).expect("a ring"), 1);
-        assert_eq!(questions.heard().collect::<Vec<_>>(), [query(1), query(2)]);
+        assert_eq!(wakeup.read(&mut bytes).expect("a byte"), 1);
+        assert_eq!(questions.take().collect::<Vec<_>>(), [query(1), query(2)]);
         ask(query(3));
-        assert_eq!(bell.read(&mut rings).expect("a ring"), 1);
-        assert_eq!(questions.heard().count(), 1);
-        assert!(bell.read(&mut rings).is_err(), "silent");
+        assert_eq!(wakeup.read(&mut bytes).expect("a byte"), 1);
+        assert_eq!(questions.take().count(), 1);
+        assert!(wakeup.read(&mut bytes).is_err(), "none is left");
     }
 
     #[test]
@@ -109,8 +109,8 @@ mod tests {
         for _ in 0..5000 {
             resolver.ask(query(1));
         }
-        assert_eq!(questions.heard().count(), QUEUE);
+        assert_eq!(questions.take().count(), QUEUE);
         resolver.ask(query(2));
-        assert_eq!(questions.heard().collect::<Vec<_>>(), [query(2)]);
+        assert_eq!(questions.take().collect::<Vec<_>>(), [query(2)]);
     }
 }

@@ -85,7 +85,7 @@ struct Kept {
 pub(super) struct Watcher {
     ports: HashMap<String, PortId>,
     owned: OwnedAddresses,
-    news: Listener,
+    listener: Listener,
     lag: Arc<Lag>,
     /// Links, addresses and routes of the last reading.
     read: Facts,
@@ -117,7 +117,7 @@ impl Watcher {
     pub(super) fn new(
         interfaces: Vec<(String, PortId)>,
         owned: OwnedAddresses,
-        news: Listener,
+        listener: Listener,
         lag: Arc<Lag>,
     ) -> Watcher {
         let mut ports = new_map();
@@ -126,7 +126,7 @@ impl Watcher {
         Watcher {
             ports,
             owned,
-            news,
+            listener,
             lag,
             read: Facts::default(),
             deletions: new_map(),
@@ -185,10 +185,10 @@ impl Watcher {
                 () = sleep_until(self.read_at.unwrap_or(far)) => self.read_anew(&session.requests).await?,
                 () = sleep_until(self.publish_at.unwrap_or(far)) => self.publish(),
                 () = self.owned.changed() => self.look_for_conflicts(),
-                ready = session.bell.readable() => {
+                ready = session.wakeup.readable() => {
                     ready.map_err(|e| HostNetworkError::new("waiting for requests", e))?;
-                    session.silence();
-                    for query in questions.heard() {
+                    session.clear_wakeup();
+                    for query in questions.take() {
                         self.ask(&session.requests, query).await;
                     }
                 }
@@ -338,7 +338,7 @@ impl Watcher {
         if facts != self.published {
             self.published = facts;
             self.generation += 1;
-            (self.news)(HostEvent::Net(Arc::new(Net::new(self.generation, self.published.clone()))));
+            (self.listener)(HostEvent::Net(Arc::new(Net::new(self.generation, self.published.clone()))));
         }
         self.look_for_conflicts();
     }
@@ -368,7 +368,7 @@ impl Watcher {
             if !self.conflicts.contains(&address) {
                 let link = self.read.links.iter().find(|link| link.index == *index);
                 let interface = link.map_or_else(|| format!("number {index}"), |link| link.name.clone());
-                (self.news)(HostEvent::AddressConflict { address, interface });
+                (self.listener)(HostEvent::AddressConflict { address, interface });
             }
         }
         self.conflicts = found;
@@ -419,7 +419,7 @@ struct Session {
     requests: Handle,
     reports:
         futures_util::stream::BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
-    bell: UnixStream,
+    wakeup: UnixStream,
 }
 
 impl Session {
@@ -429,16 +429,16 @@ impl Session {
         // A smaller buffer only means more losses, and each is repaired.
         let _ = connection.socket_mut().socket_mut().set_rx_buf_sz(REPORT_BUFFER);
         tokio::spawn(connection);
-        let bell: StdUnixStream =
-            questions.bell().map_err(|e| HostNetworkError::new("opening the resolver's wake-up socket", e))?;
-        let bell = UnixStream::from_std(bell)
+        let wakeup: StdUnixStream =
+            questions.wakeup().map_err(|e| HostNetworkError::new("opening the resolver's wake-up socket", e))?;
+        let wakeup = UnixStream::from_std(wakeup)
             .map_err(|e| HostNetworkError::new("opening the resolver's wake-up socket", e))?;
-        Ok(Session { requests: connect()?, reports: reports.boxed(), bell })
+        Ok(Session { requests: connect()?, reports: reports.boxed(), wakeup })
     }
 
-    fn silence(&self) {
+    fn clear_wakeup(&self) {
         // One byte, or none if the wake-up was spurious; either way the queue is read.
-        let _ = self.bell.try_read(&mut [0; 8]);
+        let _ = self.wakeup.try_read(&mut [0; 8]);
     }
 }
 

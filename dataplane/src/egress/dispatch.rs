@@ -311,23 +311,23 @@ impl Egress {
         }
     }
 
-    /// Puts `stand_in` into the place of the port, which leaves it when it is at rest.
-    pub(crate) fn close(&mut self, at: usize, stand_in: Box<Closing>) {
+    /// Replaces the port by `placeholder`, which gives it up when it is idle.
+    pub(crate) fn close(&mut self, at: usize, placeholder: Box<Closing>) {
         if let Some(port) = self.ports.get_mut(at) {
-            stand_in.replace(port);
+            placeholder.replace(port);
             self.closing += 1;
         }
     }
 
-    /// Puts `port` into its place, and returns what was there.
+    /// Replaces the placeholder by `port`, and returns it.
     pub(crate) fn open(&mut self, at: PortId, port: Box<dyn Port>) {
-        if let Some(place) = self.ports.get_mut(usize::from(at.0)) {
-            let stand_in = std::mem::replace(place, port);
-            self.exchange.give_back(at, stand_in);
+        if let Some(slot) = self.ports.get_mut(usize::from(at.0)) {
+            let placeholder = std::mem::replace(slot, port);
+            self.exchange.give_back(at, placeholder);
         }
     }
 
-    /// Returns the ports that have come to rest. Whether none is left that has not.
+    /// Returns the ports that are idle now. Returns whether all are.
     pub(crate) fn return_closed(&mut self) -> bool {
         for (at, port) in (0u16..).zip(&mut self.ports) {
             if let Some(old) = port.take_closed() {

@@ -1,9 +1,9 @@
 //! Replacing a port of a worker that runs.
 //!
 //! ```text
-//!  thread that opens ports ── Close(stand-in) ──▶ worker: processes what the port has received, puts the stand-in into its place
+//!  thread that opens ports ── Close(placeholder) ──▶ worker: processes what the port has received, replaces it by the placeholder
 //!           ▲   ◀── the port, once its last buffer is back ──┘
-//!           └── Open(another port) ──▶ worker: puts it into its place    ◀── the stand-in ──┘
+//!           └── Open(another port) ──▶ worker: replaces the placeholder  ◀── the placeholder ──┘
 //! ```
 //!
 //! The worker reads one flag per poll. It neither opens, allocates, frees nor waits: the other thread does. What comes back is in the order of

@@ -1,4 +1,4 @@
-//! Stands in for a port that is being replaced: its interface was deleted and created again, or has a larger MTU.
+//! A placeholder for a port that is being replaced: its interface was deleted and created again, or has a larger MTU.
 //!
 //! ```text
 //!  worker ─ frames to send ─▶ dropped (`tx_closed`)         rx ─▶ nothing
@@ -16,9 +16,9 @@ use pollgate_common::time::Instant;
 
 use super::{BURST, Frame, Port, Returned, Sent};
 
-/// A place without a port.
+/// A placeholder: no port, or one that is being closed.
 pub struct Closing {
-    /// The port that was there, until it is at rest.
+    /// The port that was there, until it is idle.
     old: Box<dyn Port>,
     is_empty: bool,
     kernel_had_copy: bool,
@@ -81,12 +81,12 @@ impl Port for Closing {
         std::mem::take(&mut self.missed) + self.old.missed()
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.is_empty
     }
 
     fn take_closed(&mut self) -> Option<Box<dyn Port>> {
-        if self.is_empty || !self.old.is_at_rest() {
+        if self.is_empty || !self.old.is_idle() {
             return None;
         }
         self.is_empty = true;
@@ -113,7 +113,7 @@ impl Port for Nothing {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         true
     }
 }
@@ -145,7 +145,7 @@ mod tests {
             assert!(port.take_closed().is_none());
             port.release(frame);
         }
-        assert!(port.take_closed().is_some_and(|old| old.is_at_rest()));
-        assert!(port.take_closed().is_none() && !port.is_sending() && port.is_at_rest());
+        assert!(port.take_closed().is_some_and(|old| old.is_idle()));
+        assert!(port.take_closed().is_none() && !port.is_sending() && port.is_idle());
     }
 }

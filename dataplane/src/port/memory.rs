@@ -87,7 +87,7 @@ impl Port for MemoryPort {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.lender.out() == 0
     }
 }

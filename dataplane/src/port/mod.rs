@@ -124,10 +124,10 @@ pub trait Port: Send {
         0
     }
 
-    /// Whether every buffer of this port is back, and it holds no buffer of another port.
-    fn is_at_rest(&self) -> bool;
+    /// Whether every buffer of this port is back, and it holds no buffer of another port: it may be dropped.
+    fn is_idle(&self) -> bool;
 
-    /// The port that this one stands in for, once that one is at rest.
+    /// The port that this one replaces, once that one is idle.
     fn take_closed(&mut self) -> Option<Box<dyn Port>> {
         None
     }

@@ -63,7 +63,7 @@ impl Port for PcapPort {
         self.lender.take_back(&frame);
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.lender.out() == 0
     }
 

@@ -2,7 +2,7 @@
 //! that served them before) send to this one at once: gratuitous ARP and unsolicited neighbour advertisements.
 //!
 //! ```text
-//!  publications: addresses, links ─▶ news ─▶ thread "announcer" ─▶ a packet socket that only sends
+//!  publications: addresses, links ─▶ events ─▶ thread "announcer" ─▶ a packet socket that only sends
 //! ```
 //!
 //! An address is announced when the gateway starts (once its workers poll, never before), when it becomes owned, and when a link
@@ -50,16 +50,16 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// The thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Announcer {
-    news: Sender<News>,
+    events: Sender<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What the thread is told.
-enum News {
+enum Event {
     /// Addresses that are not owned any more, and that now are, with their reach.
     Owned {
-        gone: Vec<IpAddr>,
-        come: Vec<(IpAddr, Reach)>,
+        removed: Vec<IpAddr>,
+        added: Vec<(IpAddr, Reach)>,
     },
     Network(Arc<Net>),
     /// The workers poll this link, by its index.
@@ -90,32 +90,32 @@ impl Announcer {
         let output = Output { socket: SendOnly::open()?, counters, failing: BTreeSet::new() };
         let (mut state, now) = (State::new(), Instant::now());
         state.follow_network(net, now);
-        let come = owned.map(|(address, is_routed)| (address, if is_routed { Reach::Route } else { Reach::Link }));
-        state.learn(News::Owned { gone: Vec::new(), come: come.collect() }, now);
-        let (news, heard) = channel::unbounded();
-        let thread = threads::spawn(Role::Announcer, "announcer", move || run(&heard, &conflicts, state, output))?;
-        Ok(Announcer { news, thread: Some(thread) })
+        let added = owned.map(|(address, is_routed)| (address, if is_routed { Reach::Route } else { Reach::Link }));
+        state.apply(Event::Owned { removed: Vec::new(), added: added.collect() }, now);
+        let (events, received) = channel::unbounded();
+        let thread = threads::spawn(Role::Announcer, "announcer", move || run(&received, &conflicts, state, output))?;
+        Ok(Announcer { events, thread: Some(thread) })
     }
 
     /// Lets the announcements begin: the workers poll.
     pub fn begin(&self) {
-        let _ = self.news.send(News::Begin);
+        let _ = self.events.send(Event::Begin);
     }
 
     /// Where it is reported that an interface is polled again.
     pub(super) fn polls(&self) -> Polls {
-        Polls(self.news.clone())
+        Polls(self.events.clone())
     }
 
     /// What publications are reported to.
     pub(super) fn follower(&self) -> Follower {
-        Follower { news: self.news.clone(), net_generation: 0 }
+        Follower { events: self.events.clone(), net_generation: 0 }
     }
 }
 
 impl Drop for Announcer {
     fn drop(&mut self) {
-        let _ = self.news.send(News::End);
+        let _ = self.events.send(Event::End);
         if let Some(thread) = self.thread.take() {
             // A panic in it has been printed.
             let _ = thread.join();
@@ -124,33 +124,34 @@ impl Drop for Announcer {
 }
 
 /// Passes on to the thread which links are polled.
-pub(super) struct Polls(Sender<News>);
+pub(super) struct Polls(Sender<Event>);
 
 impl Polls {
     /// The port's interface is polled again, and has this index.
     pub(super) fn polled(&self, port: PortId, index: u32) {
-        // A thread that has ended needs no news.
-        let _ = self.0.send(News::Polled(port, index));
+        // A thread that has ended needs no events.
+        let _ = self.0.send(Event::Polled(port, index));
     }
 }
 
 /// Passes publications on to the thread.
 pub(super) struct Follower {
-    news: Sender<News>,
+    events: Sender<Event>,
     net_generation: u64,
 }
 
 impl Follower {
     /// Follows a publication: addresses that are not owned any more, and that now are, and the kernel's network.
-    pub(super) fn follow(&mut self, gone: &[IpAddr], come: &[IpAddr], tables: &Tables) {
-        // A thread that has ended needs no news.
+    pub(super) fn follow(&mut self, removed: &[IpAddr], added: &[IpAddr], tables: &Tables) {
+        // A thread that has ended needs no events.
         if tables.net().generation() != self.net_generation {
             self.net_generation = tables.net().generation();
-            let _ = self.news.send(News::Network(Arc::clone(tables.net())));
+            let _ = self.events.send(Event::Network(Arc::clone(tables.net())));
         }
-        let come: Vec<_> = come.iter().filter_map(|&address| Some((address, reach(tables.owned(address)?)))).collect();
-        if !gone.is_empty() || !come.is_empty() {
-            let _ = self.news.send(News::Owned { gone: gone.to_vec(), come });
+        let added: Vec<_> =
+            added.iter().filter_map(|&address| Some((address, reach(tables.owned(address)?)))).collect();
+        if !removed.is_empty() || !added.is_empty() {
+            let _ = self.events.send(Event::Owned { removed: removed.to_vec(), added });
         }
     }
 }
@@ -160,7 +161,7 @@ fn reach(kind: OwnedKind) -> Reach {
 }
 
 /// The thread's body.
-fn run(heard: &Receiver<News>, conflicts: &Conflicts, mut state: State, mut output: Output) {
+fn run(received: &Receiver<Event>, conflicts: &Conflicts, mut state: State, mut output: Output) {
     loop {
         let now = Instant::now();
         std::iter::from_fn(|| conflicts.take()).for_each(|conflict| state.meet(conflict, now));
@@ -175,9 +176,9 @@ fn run(heard: &Receiver<News>, conflicts: &Conflicts, mut state: State, mut outp
             }
         }
         let look = now + BETWEEN_LOOKS;
-        match heard.recv_deadline(state.schedule.next(now).map_or(look, |next| next.min(look))) {
-            Ok(News::End) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(news) => state.learn(news, Instant::now()),
+        match received.recv_deadline(state.schedule.next(now).map_or(look, |next| next.min(look))) {
+            Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(events) => state.apply(events, Instant::now()),
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
@@ -227,28 +228,28 @@ impl State {
         }
     }
 
-    fn learn(&mut self, news: News, now: Instant) {
-        match news {
-            News::Owned { gone, come } => {
-                gone.into_iter().for_each(|address| self.forget(address));
-                for (address, reach) in come {
+    fn apply(&mut self, events: Event, now: Instant) {
+        match events {
+            Event::Owned { removed, added } => {
+                removed.into_iter().for_each(|address| self.forget(address));
+                for (address, reach) in added {
                     self.owned.insert(address, reach);
                     let ports: Vec<PortId> = self.links.keys().copied().collect();
                     ports.into_iter().for_each(|port| self.add(port, address, reach, now));
                 }
             }
-            News::Network(net) => self.follow_network(net, now),
-            News::Polled(port, index) => {
+            Event::Network(net) => self.follow_network(net, now),
+            Event::Polled(port, index) => {
                 self.polled.insert(port, index);
                 self.follow_network(Arc::clone(&self.net), now);
             }
-            News::Begin if self.has_begun => {}
-            News::Begin => {
+            Event::Begin if self.has_begun => {}
+            Event::Begin => {
                 self.has_begun = true;
                 let ports: Vec<PortId> = self.links.keys().copied().collect();
                 ports.into_iter().for_each(|port| self.add_all(port, now));
             }
-            News::End => {}
+            Event::End => {}
         }
     }
 
@@ -447,17 +448,17 @@ mod tests {
             change(&mut self.facts);
             self.generation += 1;
             let net = Arc::new(Net::new(self.generation, self.facts.clone()));
-            self.state.learn(News::Network(net), self.now);
+            self.state.apply(Event::Network(net), self.now);
         }
 
-        fn owned(&mut self, gone: &[&str], come: &[(&str, Reach)]) {
-            let gone = gone.iter().map(|address| ip(address)).collect();
-            let come = come.iter().map(|&(address, reach)| (ip(address), reach)).collect();
-            self.state.learn(News::Owned { gone, come }, self.now);
+        fn owned(&mut self, removed: &[&str], added: &[(&str, Reach)]) {
+            let removed = removed.iter().map(|address| ip(address)).collect();
+            let added = added.iter().map(|&(address, reach)| (ip(address), reach)).collect();
+            self.state.apply(Event::Owned { removed, added }, self.now);
         }
 
         fn begin(&mut self) {
-            self.state.learn(News::Begin, self.now);
+            self.state.apply(Event::Begin, self.now);
         }
 
         /// What is announced at once: port and address.
@@ -562,9 +563,9 @@ mod tests {
             facts.addresses.iter_mut().filter(|(index, _)| *index == 1).for_each(|(index, _)| *index = 9);
         });
         assert_eq!(bench.announced(), expected(&[]), "nobody would get what is sent there");
-        bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        bench.state.apply(Event::Polled(PortId(0), 9), bench.now);
         assert_eq!(bench.announced(), expected(&[(0, "192.168.0.10")]));
-        bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        bench.state.apply(Event::Polled(PortId(0), 9), bench.now);
         assert_eq!(bench.announced(), expected(&[]));
     }
 
@@ -584,7 +585,7 @@ mod tests {
         });
         let link = Link { index: 9, mac: Mac([9; 6]), port: Some(PortId(0)), ..facts().links[0].clone() };
         bench.network(|facts| facts.links.push(link));
-        bench.state.learn(News::Polled(PortId(0), 9), bench.now);
+        bench.state.apply(Event::Polled(PortId(0), 9), bench.now);
         assert_eq!(bench.announced(), expected(&[]));
         bench.network(|facts| facts.addresses.push((9, "192.168.0.1/24".parse().expect("a prefix"))));
         assert_eq!(bench.announced(), expected(&[(0, "192.168.0.1")]));

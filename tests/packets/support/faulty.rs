@@ -36,8 +36,8 @@ impl Port for Refusing {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.inner.is_at_rest()
+    fn is_idle(&self) -> bool {
+        self.inner.is_idle()
     }
 }
 
@@ -81,8 +81,8 @@ impl Port for Tight {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.inner.is_at_rest()
+    fn is_idle(&self) -> bool {
+        self.inner.is_idle()
     }
 }
 
@@ -109,8 +109,8 @@ impl Port for Sole {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.inner.is_at_rest()
+    fn is_idle(&self) -> bool {
+        self.inner.is_idle()
     }
 
     fn kernel_has_copy(&self) -> bool {
@@ -147,7 +147,7 @@ impl Port for Backlogged {
         None
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.inner.is_at_rest()
+    fn is_idle(&self) -> bool {
+        self.inner.is_idle()
     }
 }

@@ -293,7 +293,7 @@ impl Lab {
 
     /// Whether a port has left the first worker since the last call. It holds no frame, and none of its frames is held.
     pub(crate) fn has_returned(&self) -> bool {
-        self.exchange.returned().is_some_and(|(_, port)| port.is_at_rest())
+        self.exchange.returned().is_some_and(|(_, port)| port.is_idle())
     }
 
     // Packets.

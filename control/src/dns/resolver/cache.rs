@@ -129,8 +129,8 @@ impl Share {
     fn used(&mut self, question: &Question) -> Option<&Entry> {
         let entry = self.entries.get_mut(question)?;
         self.next += 1;
-        let place = self.order.remove(&entry.used).unwrap_or_else(|| question.clone());
-        self.order.insert(self.next, place);
+        let slot = self.order.remove(&entry.used).unwrap_or_else(|| question.clone());
+        self.order.insert(self.next, slot);
         (entry.used, entry.uses) = (self.next, entry.uses + 1);
         Some(entry)
     }

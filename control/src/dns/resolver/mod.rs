@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  question ─▶ cache ──hit──────────────────────────────────────▶ answer
-//!                └─miss─▶ place (bounded) ─▶ flight, one for equal questions ─▶ upstreams: UDP, TCP if truncated, the next one
+//!                └─miss─▶ slot (bounded) ─▶ flight, one for equal questions ─▶ upstreams: UDP, TCP if truncated, the next one
 //!                                               └─▶ cache
 //! ```
 //!
@@ -44,19 +44,19 @@ pub(super) use self::message::Question;
 use self::pool::Pool;
 use self::upstream::NoResponse;
 pub use self::upstream::UpstreamStats;
-use super::places::{Limits, Places};
+use super::slots::{Limits, Slots};
 
 /// Questions that may wait, from all clients.
-const PLACES: usize = 2048;
+const SLOTS: usize = 2048;
 /// Questions that may wait, from one client prefix.
-const PLACES_EACH: usize = 512;
+const SLOTS_PER_CLIENT: usize = 512;
 /// How long a client waits for a new answer before it gets an expired one (RFC 8767 §5).
 const STALE_AFTER: Duration = Duration::from_millis(1800);
 /// Names that may be asked for without anybody who waits for them.
 const PREFETCHES: usize = 64;
 
-/// Questions and flights from which on no question is taken. One that has lost its place keeps its socket until its task runs next.
-const LIVE: usize = 2 * PLACES + 256;
+/// Questions and flights from which on no question is taken. One that has lost its slot keeps its socket until its task runs next.
+const LIVE: usize = 2 * SLOTS + 256;
 
 /// File descriptors that asking needs: a socket for each flight. The last question that is taken may start one more.
 pub(super) const OPEN_FILES: u64 = (LIVE + 1) as u64;
@@ -72,7 +72,7 @@ pub(super) enum Resolved {
 
 /// What is asked of other servers for a query, and the aliases of the zone that lead there.
 #[derive(Debug)]
-pub(super) struct Errand {
+pub(super) struct ForwardedQuestion {
     pub(super) question: Question,
     aliases: Vec<Record>,
 }
@@ -85,7 +85,7 @@ pub struct Resolver {
     serve_stale: bool,
     cache: Mutex<Cache>,
     flights: Mutex<HashMap<Question, Flight>>,
-    places: Mutex<Places<u128, oneshot::Sender<()>>>,
+    slots: Mutex<Slots<u128, oneshot::Sender<()>>>,
     prefetches: Arc<Semaphore>,
     live: Arc<Gate>,
     counters: Arc<Counters>,
@@ -111,7 +111,7 @@ impl Resolver {
             serve_stale,
             cache: Mutex::new(Cache::new(serve_stale)),
             flights: Mutex::default(),
-            places: Mutex::new(Places::new(Limits { all: PLACES, per_client: PLACES_EACH })),
+            slots: Mutex::new(Slots::new(Limits { all: SLOTS, per_client: SLOTS_PER_CLIENT })),
             prefetches: Arc::new(Semaphore::new(PREFETCHES)),
             live: Arc::default(),
             counters,
@@ -127,10 +127,10 @@ impl Resolver {
     }
 
     /// What is to be asked for a query that takes a resolver.
-    pub(super) fn errand(&self, query: &Query, zone: &Zone) -> Option<Errand> {
+    pub(super) fn forwarded(&self, query: &Query, zone: &Zone) -> Option<ForwardedQuestion> {
         let mut owner = query.name.clone();
         let mut aliases = Vec::new();
-        let (target, at) = answer::way_out(zone, query.name.clone(), |name: &Name| {
+        let (target, at) = answer::outside_name(zone, query.name.clone(), |name: &Name| {
             aliases.push(Record::alias(owner.as_bytes(), name.as_bytes(), self.settings.ttl));
             owner = name.clone();
         })?;
@@ -141,39 +141,39 @@ impl Resolver {
             dnssec_ok: query.edns.is_some_and(|opt| opt.dnssec_ok()),
             checking_disabled: query.header.checking_disabled(),
         };
-        Some(Errand { question, aliases })
+        Some(ForwardedQuestion { question, aliases })
     }
 
     /// An answer from the cache.
-    pub(super) fn cached(self: &Arc<Self>, errand: &Errand) -> Option<Resolved> {
+    pub(super) fn cached(self: &Arc<Self>, forwarded: &ForwardedQuestion) -> Option<Resolved> {
         // Not locked while what follows locks it again.
-        let found = self.cache().find(&errand.question, Instant::now())?;
+        let found = self.cache().find(&forwarded.question, Instant::now())?;
         match found {
             Found::Fresh { answer, age, expires_soon } => {
                 self.block().dns_cached.add(1);
                 if expires_soon {
-                    self.prefetch(errand);
+                    self.prefetch(forwarded);
                 }
                 Some(Resolved::Answer(answer, age))
             }
             Found::Failure => {
                 self.block().dns_cached.add(1);
-                Some(self.stale(errand).unwrap_or(Resolved::Failed))
+                Some(self.stale(forwarded).unwrap_or(Resolved::Failed))
             }
         }
     }
 
     /// An expired answer, if these are served (RFC 8767).
-    fn stale(&self, errand: &Errand) -> Option<Resolved> {
+    fn stale(&self, forwarded: &ForwardedQuestion) -> Option<Resolved> {
         if !self.serve_stale {
             return None;
         }
-        let answer = self.cache().stale(&errand.question, Instant::now())?;
+        let answer = self.cache().stale(&forwarded.question, Instant::now())?;
         self.block().dns_stale.add(1);
         Some(Resolved::Answer(answer, 0))
     }
 
-    /// Permission to ask one more question. Without it, those that have lost their place must have their turn first.
+    /// Permission to ask one more question. Without it, those that have lost their slot must have their turn first.
     pub(super) fn enter(&self) -> Option<Live> {
         self.live.has_room().then(|| Live::new(&self.live))
     }
@@ -186,17 +186,22 @@ impl Resolver {
     }
 
     /// The answer to a question that the cache does not have.
-    pub(super) async fn look_up(self: &Arc<Self>, client: IpAddr, errand: &Errand, _live: Live) -> Resolved {
+    pub(super) async fn look_up(
+        self: &Arc<Self>,
+        client: IpAddr,
+        forwarded: &ForwardedQuestion,
+        _live: Live,
+    ) -> Resolved {
         let (cancel, mut cancelled) = oneshot::channel();
-        let _place = self.take_place(client, cancel);
-        let mut flight = self.join(errand);
+        let _place = self.take_slot(client, cancel);
+        let mut flight = self.join(forwarded);
         let stale_after = sleep(STALE_AFTER);
         tokio::pin!(stale_after);
         let outcome = loop {
             tokio::select! {
                 outcome = landed(&mut flight) => break outcome,
                 () = &mut stale_after, if self.serve_stale && !stale_after.is_elapsed() => {
-                    if let Some(stale) = self.stale(errand) {
+                    if let Some(stale) = self.stale(forwarded) {
                         self.see_through(flight.clone());
                         return stale;
                     }
@@ -206,7 +211,7 @@ impl Resolver {
         };
         match outcome {
             Some(Some(answer)) => Resolved::Answer(answer, 0),
-            Some(None) | None => self.stale(errand).unwrap_or(Resolved::Failed),
+            Some(None) | None => self.stale(forwarded).unwrap_or(Resolved::Failed),
         }
     }
 
@@ -214,11 +219,11 @@ impl Resolver {
     pub(super) fn respond(
         query: &Query,
         buffer: &mut [u8],
-        errand: &Errand,
+        forwarded: &ForwardedQuestion,
         resolved: &Resolved,
     ) -> Result<Answered, NoAnswer> {
         match resolved {
-            Resolved::Answer(answer, age) => relay(query, buffer, &errand.aliases, answer, *age),
+            Resolved::Answer(answer, age) => relay(query, buffer, &forwarded.aliases, answer, *age),
             Resolved::Failed => answer::fail(query, buffer, Rule::UpstreamFailed),
             Resolved::NoRoom => answer::fail(query, buffer, Rule::Busy),
         }
@@ -226,63 +231,63 @@ impl Resolver {
 
     /// Keeps a flight up that nobody waits for any more: what it brings is for the next.
     fn see_through(self: &Arc<Self>, mut flight: watch::Receiver<Option<Outcome>>) {
-        if let Ok(place) = Arc::clone(&self.prefetches).try_acquire_owned() {
+        if let Ok(slot) = Arc::clone(&self.prefetches).try_acquire_owned() {
             tokio::spawn(async move {
                 landed(&mut flight).await;
-                drop(place);
+                drop(slot);
             });
         }
     }
 
-    fn take_place(self: &Arc<Self>, client: IpAddr, cancel: oneshot::Sender<()>) -> Place {
-        let mut places = self.places();
-        let number = places.number();
+    fn take_slot(self: &Arc<Self>, client: IpAddr, cancel: oneshot::Sender<()>) -> Slot {
+        let mut slots = self.slots();
+        let number = slots.number();
         // Dropping it tells the one who waited.
-        drop(places.take(number, source_prefix(client), cancel, Instant::now()));
-        Place { number, resolver: Arc::clone(self) }
+        drop(slots.take(number, source_prefix(client), cancel, Instant::now()));
+        Slot { number, resolver: Arc::clone(self) }
     }
 
     /// The flight of the question; starts one if there is none.
-    fn join(self: &Arc<Self>, errand: &Errand) -> watch::Receiver<Option<Outcome>> {
+    fn join(self: &Arc<Self>, forwarded: &ForwardedQuestion) -> watch::Receiver<Option<Outcome>> {
         let mut flights = self.flights();
-        if let Some(flight) = flights.get(&errand.question) {
+        if let Some(flight) = flights.get(&forwarded.question) {
             self.block().dns_coalesced.add(1);
             return flight.subscribe();
         }
-        self.start(&mut flights, &errand.question, None)
+        self.start(&mut flights, &forwarded.question, None)
     }
 
     /// Asks again for an answer that is used and about to expire.
-    fn prefetch(self: &Arc<Self>, errand: &Errand) {
+    fn prefetch(self: &Arc<Self>, forwarded: &ForwardedQuestion) {
         let mut flights = self.flights();
-        if flights.contains_key(&errand.question) {
+        if flights.contains_key(&forwarded.question) {
             return;
         }
-        let Ok(place) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
+        let Ok(slot) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
         self.block().dns_prefetched.add(1);
-        drop(self.start(&mut flights, &errand.question, Some(place)));
+        drop(self.start(&mut flights, &forwarded.question, Some(slot)));
     }
 
     fn start(
         self: &Arc<Self>,
         flights: &mut HashMap<Question, Flight>,
         question: &Question,
-        place: Option<OwnedSemaphorePermit>,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> watch::Receiver<Option<Outcome>> {
         let (flight, receiver) = watch::channel(None);
         flights.insert(question.clone(), flight.clone());
         // Counted from here on, and not when it has its first turn.
         let live = Live::new(&self.live);
-        tokio::spawn(Arc::clone(self).fly(question.clone(), flight, place, live));
+        tokio::spawn(Arc::clone(self).resolve(question.clone(), flight, slot, live));
         receiver
     }
 
-    /// Asks, until there is an outcome, or, unless it has a `place` of its own, nobody waits for it.
-    async fn fly(
+    /// Asks, until there is an outcome, or, unless it has a `slot` of its own, nobody waits for it.
+    async fn resolve(
         self: Arc<Self>,
         question: Question,
         flight: Flight,
-        place: Option<OwnedSemaphorePermit>,
+        slot: Option<OwnedSemaphorePermit>,
         _live: Live,
     ) {
         let Some(pool) = self.pools.get(question.zone) else { return };
@@ -290,7 +295,7 @@ impl Resolver {
         let outcome = loop {
             tokio::select! {
                 outcome = &mut asked => break outcome.map(Arc::new),
-                () = flight.closed(), if place.is_none() => {
+                () = flight.closed(), if slot.is_none() => {
                     let mut flights = self.flights();
                     // Nobody can join while the list is locked.
                     if flight.receiver_count() == 0 {
@@ -320,8 +325,8 @@ impl Resolver {
         locked(&self.flights)
     }
 
-    fn places(&self) -> MutexGuard<'_, Places<u128, oneshot::Sender<()>>> {
-        locked(&self.places)
+    fn slots(&self) -> MutexGuard<'_, Slots<u128, oneshot::Sender<()>>> {
+        locked(&self.slots)
     }
 }
 
@@ -371,15 +376,15 @@ impl Drop for Live {
     }
 }
 
-/// A place that is taken; dropping it frees it.
-struct Place {
+/// A slot that is taken; dropping it frees it.
+struct Slot {
     number: u64,
     resolver: Arc<Resolver>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.resolver.places().leave(self.number);
+        self.resolver.slots().leave(self.number);
     }
 }
 
@@ -387,7 +392,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    /// However fast they come, and however late those that lost their place have their turn.
+    /// However fast they come, and however late those that lost their slot have their turn.
     #[test]
     fn there_are_never_more_questions_than_allowed() {
         let resolver = Resolver::new(Arc::default(), false, Arc::new(Counters::new(1)));

@@ -17,9 +17,9 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::compile::resolve::Family;
 use crate::dns::framing::{self, LONGEST_QUERY, PREFIX};
-use crate::dns::places::{Limits, Places};
-use crate::dns::resolver::{Errand, Resolved};
+use crate::dns::resolver::{ForwardedQuestion, Resolved};
 use crate::dns::server::Shared;
+use crate::dns::slots::{Limits, Slots};
 use crate::local::OpenListeners;
 
 /// Connections: of all clients, and of one. A node's resolver that asks by TCP alone keeps a few dozen.
@@ -47,7 +47,8 @@ pub struct Listeners {
 
 impl Listeners {
     pub(in crate::dns) fn new(handle: Handle, shared: Arc<Shared>) -> Listeners {
-        let server = Server { shared, connections: Mutex::new(Places::new(LIMITS)), desk: Mutex::new(Desk::new()) };
+        let server =
+            Server { shared, connections: Mutex::new(Slots::new(LIMITS)), responder: Mutex::new(Responder::new()) };
         Listeners { server: Arc::new(server), open: OpenListeners::new(handle, LISTENERS) }
     }
 
@@ -65,13 +66,13 @@ impl Listeners {
 #[derive(Debug)]
 struct Server {
     shared: Arc<Shared>,
-    connections: Mutex<Places<IpAddr, AbortHandle>>,
-    desk: Mutex<Desk>,
+    connections: Mutex<Slots<IpAddr, AbortHandle>>,
+    responder: Mutex<Responder>,
 }
 
 /// Where queries are answered, one at a time.
 #[derive(Debug)]
-struct Desk {
+struct Responder {
     query: Query,
     buffer: Box<[u8]>,
 }
@@ -81,20 +82,20 @@ enum Step {
     /// Its response is written.
     Done,
     /// It takes a resolver.
-    Forward(Box<(Query, Errand)>),
+    Forward(Box<(Query, ForwardedQuestion)>),
 }
 
 /// A query that took a resolver, and its outcome.
 struct Lookup {
     message: Box<[u8]>,
-    asked: Box<(Query, Errand)>,
+    asked: Box<(Query, ForwardedQuestion)>,
     resolved: Resolved,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl Responder {
+    fn new() -> Responder {
         let query = Query { carrier: Carrier::Tcp, can_forward: true, ..Query::default() };
-        Desk { query, buffer: vec![0; STREAM_SIZE].into() }
+        Responder { query, buffer: vec![0; STREAM_SIZE].into() }
     }
 
     /// Appends the response to `message` to `out`. `None`: it is no query.
@@ -112,8 +113,8 @@ impl Desk {
             }
             Err(NoAnswer::Forward) => {
                 shared.count(|totals| totals.forwarded += 1);
-                if let Some(errand) = shared.resolver.errand(&self.query, zone) {
-                    return Some(Step::Forward(Box::new((self.query.clone(), errand))));
+                if let Some(forwarded) = shared.resolver.forwarded(&self.query, zone) {
+                    return Some(Step::Forward(Box::new((self.query.clone(), forwarded))));
                 }
                 let len = shared.fail(&self.query, &mut self.buffer)?;
                 framing::push(out, self.buffer.get(..len)?);
@@ -126,11 +127,11 @@ impl Desk {
     /// Appends the response to a query that took a resolver.
     fn relay(&mut self, lookup: &Lookup, shared: &Shared, out: &mut Vec<u8>) {
         let Lookup { message, asked, resolved } = lookup;
-        let (query, errand) = &**asked;
+        let (query, forwarded) = &**asked;
         if let Some(to) = self.buffer.get_mut(..message.len()) {
             to.copy_from_slice(message);
         }
-        let len = shared.respond(query, &mut self.buffer, errand, resolved);
+        let len = shared.respond(query, &mut self.buffer, forwarded, resolved);
         if let Some(response) = len.and_then(|len| self.buffer.get(..len)) {
             framing::push(out, response);
         }
@@ -147,14 +148,14 @@ enum End {
 }
 
 impl Server {
-    fn connections(&self) -> MutexGuard<'_, Places<IpAddr, AbortHandle>> {
+    fn connections(&self) -> MutexGuard<'_, Slots<IpAddr, AbortHandle>> {
         // Whole between any two of its operations.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn responder(&self) -> MutexGuard<'_, Responder> {
         // Written anew for each query.
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.responder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn block(&self) -> &WorkerCounters {
@@ -174,7 +175,7 @@ impl Server {
         out: &mut Vec<u8>,
         waiting: &mut JoinSet<Lookup>,
     ) -> Result<(), End> {
-        let step = self.desk().answer(message, &self.shared, client, out).ok_or(End::Malformed)?;
+        let step = self.responder().answer(message, &self.shared, client, out).ok_or(End::Malformed)?;
         self.block().dns_tcp.add(1);
         let Step::Forward(asked) = step else { return Ok(()) };
         let message = message.into();
@@ -183,7 +184,7 @@ impl Server {
             Some(resolved) => resolved,
             None => match resolver.enter() {
                 Some(live) => {
-                    // A task of its own: it ends, and frees its place, also while the client takes no responses.
+                    // A task of its own: it ends, and frees its slot, also while the client takes no responses.
                     waiting.spawn(async move {
                         let resolved = resolver.look_up(client, &asked.1, live).await;
                         Lookup { message, asked, resolved }
@@ -198,7 +199,7 @@ impl Server {
     }
 
     fn relay(&self, lookup: &Lookup, out: &mut Vec<u8>) {
-        self.desk().relay(lookup, &self.shared, out);
+        self.responder().relay(lookup, &self.shared, out);
     }
 
     /// The same for a task that has ended. One that panicked has said so; its query gets no response.
@@ -217,7 +218,7 @@ impl Server {
         counter.inspect(|counter| counter.add(1));
     }
 
-    fn count_open(&self, connections: &Places<IpAddr, AbortHandle>) {
+    fn count_open(&self, connections: &Slots<IpAddr, AbortHandle>) {
         self.block().dns_tcp_open.set(connections.len() as u64);
     }
 }

@@ -163,7 +163,7 @@ impl Port for PacketPort {
         Some(self.socket.as_fd())
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         !self.ring.is_lent() && self.side.are_all_free()
     }
 

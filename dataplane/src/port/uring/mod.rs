@@ -184,7 +184,7 @@ impl Port for UringPort {
         self.sends.is_sending()
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         !self.buffers.are_lent() && !self.sends.is_sending()
     }
 

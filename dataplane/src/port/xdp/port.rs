@@ -223,7 +223,7 @@ impl Port for XdpPort {
     }
 
     /// Every chunk is free or waits for a frame.
-    fn is_at_rest(&self) -> bool {
+    fn is_idle(&self) -> bool {
         let posted: u32 = self.sockets.iter().map(|socket| socket.posted).sum();
         self.transmitter.is_empty() && self.share.free() + posted == self.share.size()
     }

@@ -11,7 +11,7 @@ mod response;
 
 use std::net::IpAddr;
 
-use pollgate_common::dns::answer::{CHAIN, NoAnswer, Rule, respond, way_out};
+use pollgate_common::dns::answer::{CHAIN, NoAnswer, Rule, outside_name, respond};
 use pollgate_common::dns::message::{self, Query, Rcode};
 use pollgate_common::dns::name::{Name, from_wire, to_wire};
 use pollgate_common::dns::records::{self, rr};
@@ -213,7 +213,7 @@ impl Tracer<'_> {
 
     /// A query that takes other servers. They are not asked.
     fn outside(&self, mut report: Report) -> Option<Report> {
-        let (target, at) = way_out(self.zone, self.name.clone(), |_| {})?;
+        let (target, at) = outside_name(self.zone, self.name.clone(), |_| {})?;
         let forward = self.zone.settings().forward.get(at)?;
         let text = from_wire(target.as_bytes());
         match target.as_bytes() == self.name.as_bytes() {

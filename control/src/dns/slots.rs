@@ -1,8 +1,8 @@
-//! Places that clients take, so many of one and so many in all, and which of them is given up for a new one.
+//! Slots that clients take, so many of one and so many in all, and which of them is given up for a new one.
 
 use std::time::Instant;
 
-/// How many places there may be.
+/// How many slots there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) all: usize,
@@ -10,7 +10,7 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug)]
-struct Place<K, T> {
+struct Slot<K, T> {
     number: u64,
     client: K,
     /// Whether it has been used since it was taken.
@@ -20,58 +20,58 @@ struct Place<K, T> {
     holder: T,
 }
 
-/// The places that are taken, by clients `K`. `T` is what ends the use of one.
+/// The slots that are taken, by clients `K`. `T` is what ends the use of one.
 #[derive(Debug)]
-pub(super) struct Places<K, T> {
+pub(super) struct Slots<K, T> {
     limits: Limits,
     next: u64,
-    taken: Vec<Place<K, T>>,
+    taken: Vec<Slot<K, T>>,
 }
 
-impl<K: PartialEq, T> Places<K, T> {
-    pub(super) fn new(limits: Limits) -> Places<K, T> {
-        Places { limits, next: 0, taken: Vec::new() }
+impl<K: PartialEq, T> Slots<K, T> {
+    pub(super) fn new(limits: Limits) -> Slots<K, T> {
+        Slots { limits, next: 0, taken: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.taken.len()
     }
 
-    /// The number of the next place.
+    /// The number of the next slot.
     pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
-    /// Takes a place. If the client, or all clients together, have as many as allowed, one of them is given up, and its holder is
+    /// Takes a slot. If the client, or all clients together, have as many as allowed, one of them is given up, and its holder is
     /// returned: the oldest that was never used, else the one that was used least recently.
     pub(super) fn take(&mut self, number: u64, client: K, holder: T, now: Instant) -> Option<T> {
-        let own = self.taken.iter().filter(|place| place.client == client).count();
+        let own = self.taken.iter().filter(|slot| slot.client == client).count();
         let displaced = match (own >= self.limits.per_client, self.taken.len() >= self.limits.all) {
-            (true, _) => self.give_up(|place| place.client == client),
+            (true, _) => self.give_up(|slot| slot.client == client),
             (false, true) => self.give_up(|_| true),
             (false, false) => None,
         };
-        self.taken.push(Place { number, client, is_used: false, since: now, holder });
+        self.taken.push(Slot { number, client, is_used: false, since: now, holder });
         displaced
     }
 
-    fn give_up(&mut self, is_eligible: impl Fn(&Place<K, T>) -> bool) -> Option<T> {
-        let eligible = self.taken.iter().enumerate().filter(|(_, place)| is_eligible(place));
-        let (at, _) = eligible.min_by_key(|(_, place)| (place.is_used, place.since))?;
+    fn give_up(&mut self, is_eligible: impl Fn(&Slot<K, T>) -> bool) -> Option<T> {
+        let eligible = self.taken.iter().enumerate().filter(|(_, slot)| is_eligible(slot));
+        let (at, _) = eligible.min_by_key(|(_, slot)| (slot.is_used, slot.since))?;
         Some(self.taken.swap_remove(at).holder)
     }
 
-    /// Notes that a place is used.
+    /// Notes that a slot is used.
     pub(super) fn used(&mut self, number: u64, now: Instant) {
-        if let Some(place) = self.taken.iter_mut().find(|place| place.number == number) {
-            (place.is_used, place.since) = (true, now);
+        if let Some(slot) = self.taken.iter_mut().find(|slot| slot.number == number) {
+            (slot.is_used, slot.since) = (true, now);
         }
     }
 
-    /// Frees a place.
+    /// Frees a slot.
     pub(super) fn leave(&mut self, number: u64) {
-        self.taken.retain(|place| place.number != number);
+        self.taken.retain(|slot| slot.number != number);
     }
 }
 
@@ -82,19 +82,19 @@ mod tests {
     use super::*;
 
     struct Bench {
-        places: Places<u8, u64>,
+        slots: Slots<u8, u64>,
         start: Instant,
     }
 
     impl Bench {
         fn new(all: usize, per_client: usize) -> Bench {
-            Bench { places: Places::new(Limits { all, per_client }), start: Instant::now() }
+            Bench { slots: Slots::new(Limits { all, per_client }), start: Instant::now() }
         }
 
-        /// Takes a place at this second; the number of the one that was given up.
+        /// Takes a slot at this second; the number of the one that was given up.
         fn take(&mut self, client: u8, second: u64) -> Option<u64> {
-            let number = self.places.number();
-            self.places.take(number, client, number, self.start + Duration::from_secs(second))
+            let number = self.slots.number();
+            self.slots.take(number, client, number, self.start + Duration::from_secs(second))
         }
     }
 
@@ -103,9 +103,9 @@ mod tests {
         let mut bench = Bench::new(10, 2);
         assert_eq!([bench.take(1, 0), bench.take(2, 1), bench.take(2, 2)], [None; 3]);
         assert_eq!(bench.take(2, 3), Some(2), "not the other client's, which is older");
-        bench.places.used(3, bench.start + Duration::from_secs(4));
+        bench.slots.used(3, bench.start + Duration::from_secs(4));
         assert_eq!(bench.take(2, 5), Some(4), "the other one has been used since");
-        assert_eq!(bench.places.len(), 3);
+        assert_eq!(bench.slots.len(), 3);
     }
 
     /// Those that are taken and never used do not outrank the others by being new.
@@ -113,7 +113,7 @@ mod tests {
     fn what_was_never_used_is_given_up_first() {
         let mut bench = Bench::new(3, 3);
         assert_eq!([bench.take(1, 0), bench.take(2, 1), bench.take(3, 2)], [None; 3]);
-        bench.places.used(1, bench.start + Duration::from_secs(1));
+        bench.slots.used(1, bench.start + Duration::from_secs(1));
         assert_eq!([bench.take(4, 3), bench.take(5, 4), bench.take(6, 5)], [Some(2), Some(3), Some(4)]);
     }
 
@@ -121,10 +121,10 @@ mod tests {
     fn all_clients_together_give_up_the_oldest() {
         let mut bench = Bench::new(3, 2);
         assert_eq!([bench.take(1, 0), bench.take(2, 1), bench.take(3, 2)], [None; 3]);
-        assert_eq!((bench.take(4, 3), bench.places.len()), (Some(1), 3));
-        bench.places.leave(2);
+        assert_eq!((bench.take(4, 3), bench.slots.len()), (Some(1), 3));
+        bench.slots.leave(2);
         assert_eq!(bench.take(5, 4), None, "one is free");
-        bench.places.leave(77);
-        assert_eq!(bench.places.len(), 3);
+        bench.slots.leave(77);
+        assert_eq!(bench.slots.len(), 3);
     }
 }
