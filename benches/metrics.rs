@@ -4,6 +4,7 @@
 //! ports. The bytes of the page are printed, too. In the gateway a page is made at most four times a second.
 
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench are small")]
 
 mod support;
 

@@ -7,11 +7,11 @@
 //! ```
 //!
 //! It calls the same functions as `run` ([`host::look`], [`host::choose`]), so the two cannot disagree. The state file is not
-//! opened, and no socket is made: a running gateway is not affected.
+//! opened, and no socket stays open: a running gateway is not affected.
 
 use std::fmt::{self, Write as _};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use crate::config::{self, Config};
 use crate::failure::Failure;
@@ -70,6 +70,7 @@ fn look(config: &Config) -> Plan {
     let mut faults = Vec::new();
     let privileges = Privileges::of(config);
     faults.extend(privileges.obstacle().map(|obstacle| obstacle.to_string()));
+    faults.extend(listener_faults(config));
     let switched_off = host_faults(&needs, workers.len(), &mut faults);
     let names = config.interfaces.iter().filter(|interface| gateway::is_claimed(&interface.name));
     faults
@@ -84,6 +85,17 @@ fn look(config: &Config) -> Plan {
     let unrouted = if pair.is_some() { Vec::new() } else { host::unrouted(&config.owned_addresses()) };
     let (gaps, warnings) = (privileges.gaps(), config.warnings());
     Plan { interfaces, workers, switched_off, pair, unrouted, gaps, warnings, faults, machine }
+}
+
+/// Why an address of the configuration cannot be listened on.
+fn listener_faults(config: &Config) -> Vec<String> {
+    let listeners = [("api.listen", config.api.listen), ("metrics.listen", config.metrics.listen)];
+    let fault = |(key, address): (&str, Option<SocketAddr>)| {
+        let address = address?;
+        let error = TcpListener::bind(address).err()?;
+        Some(format!("{key}: cannot listen on {address}: {error}"))
+    };
+    listeners.into_iter().filter_map(fault).collect()
 }
 
 fn host_faults(needs: &Needs<'_>, workers: usize, faults: &mut Vec<String>) -> Vec<String> {

@@ -3,6 +3,8 @@
 use pollgate::config::{Config, Purpose};
 use pollgate::host::Machine;
 use pollgate::lab::{Namespace, Veth};
+use std::net::TcpListener;
+
 use pollgate::preflight;
 
 use crate::shared::harness::tests;
@@ -61,16 +63,25 @@ fn everything_that_run_refuses_is_told_at_once_and_nothing_is_changed() {
     let gateway = site(1);
     let key = "net.ipv4.conf.eth0.forwarding";
     gateway.sysctl(key, "1").expect("set");
-    let mut config = configuration("auto", "");
+    // An address that is not the host's.
+    let mut config = configuration("auto", "metrics: { listen: 192.0.2.1:9090 }\napi: { listen: 127.0.0.1:6443 }");
+    let taken = gateway.run(|| TcpListener::bind("127.0.0.1:6443")).expect("a listener");
     config.addresses.push("10.0.0.1".parse().expect("an address"));
     let (told, failure) = check(&gateway, &config);
     let failure = failure.expect("faults");
-    let starts = ["it would not run:", "the kernel has 10.0.0.1 on eth0", key];
+    let starts = [
+        "it would not run:",
+        "api.listen: cannot listen on 127.0.0.1:6443: ",
+        "metrics.listen: cannot listen on 192.0.2.1:9090: ",
+        "the kernel has 10.0.0.1 on eth0",
+        key,
+    ];
     assert_eq!(failure.lines().count(), starts.len(), "{failure}");
     for (line, start) in failure.lines().zip(starts) {
         assert!(line.starts_with(start), "{line:?} should start with {start:?}");
     }
     assert!(!told.contains("It would run."));
+    drop(taken);
 
     let (told, failure) = check(&gateway, &configuration("auto", "host: { disableForwarding: true }"));
     assert_eq!(failure, None);

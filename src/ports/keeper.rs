@@ -269,7 +269,11 @@ impl Body {
             interface.backoff.succeed();
             self.status.set(at, &interface.polled);
         }
-        let Some(pair) = self.pair.as_ref().filter(|_| self.opener.name(at) == pair::DATA) else { return };
+        let Some(pair) = self.pair.as_ref().filter(|_| self.opener.name(at) == pair::DATA) else {
+            // Nothing is to be tried: what has failed before says nothing about the interface that comes.
+            interface.backoff.succeed();
+            return;
+        };
         if interface.backoff.due().is_some_and(|due| now < due) {
             return;
         }

@@ -214,6 +214,9 @@ impl Opener {
     pub(super) fn open_again(&mut self, at: usize, choice: Choice) -> Result<(Vec<Box<dyn Port>>, Polled), PortsError> {
         let opened = &mut self.interfaces[at];
         (opened.program, opened.group, opened.choice) = (None, None, choice);
+        if self.steering.is_some() && self.name(at) == pair::DATA {
+            split_segments();
+        }
         self.attach(at)?;
         self.note(at)?;
         let ports = (0..self.workers).map(|worker| self.open_one(worker, at)).collect::<Result<Vec<_>, _>>();

@@ -84,11 +84,9 @@ fn another_signal_ends_a_process_that_stops() {
         let busy = busy(&place);
         process.signal(first);
         until("it stops", || place.log().contains("stopping on SIG"));
-        let asked = Instant::now();
         process.signal(libc::SIGHUP);
         process.signal(second);
         assert_eq!(process.wait().code(), Some(1), "{}", place.log());
-        assert!(asked.elapsed().as_secs() < 4, "{:?}", asked.elapsed());
         drop(busy);
         let log = place.log();
         let last = log.lines().last().unwrap_or_default();

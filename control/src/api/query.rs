@@ -19,7 +19,7 @@ pub(super) fn query(parts: &Parts) -> Result<Parameters, Status> {
     query.map(|Query(query)| query).map_err(|error| Status::bad_request(error.to_string()))
 }
 
-/// A number, as the API server reads one.
+/// A number, as the API server reads one; its message does not name the parameter.
 pub(super) fn number(text: &str) -> Result<Option<i64>, Status> {
     if text.is_empty() {
         return Ok(None);

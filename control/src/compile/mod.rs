@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pollgate_common::counters::{Carried, Counters};
@@ -510,15 +510,15 @@ impl TableSink for Compiler {
         self.progress.settled(false);
     }
 
-    fn confirm(&mut self) -> bool {
-        let Some(is_everywhere) = &self.is_everywhere else { return false };
+    fn confirm(&mut self) -> Option<Duration> {
+        let is_everywhere = self.is_everywhere.as_ref()?;
         while let Some(next) = self.unconfirmed.front()
             && is_everywhere(next.generation)
         {
             self.publications.confirmed(next.since.elapsed(), &next.triggers);
             self.unconfirmed.pop_front();
         }
-        !self.unconfirmed.is_empty()
+        self.unconfirmed.back().map(|newest| newest.since.elapsed())
     }
 
     fn network(&mut self, net: Arc<Net>) {

@@ -1,6 +1,7 @@
 //! Where the control thread's results go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pollgate_common::net::Net;
 
@@ -34,9 +35,10 @@ pub trait TableSink {
     /// published. What is staged stays staged.
     fn network(&mut self, net: Arc<Net>);
 
-    /// Notes which publications every worker has. Returns whether some worker has not yet: then it is called again soon.
-    fn confirm(&mut self) -> bool {
-        false
+    /// Notes which publications every worker has. If some worker has not yet, returns how long ago the newest was made: it is called
+    /// again after a part of that.
+    fn confirm(&mut self) -> Option<Duration> {
+        None
     }
 
     /// Housekeeping, such as freeing retired tables. Called at least every 100 ms.

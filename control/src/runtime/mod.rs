@@ -51,7 +51,7 @@ use crate::threads::{self, Role};
 /// How often [`TableSink::tick`] is called when nothing else happens.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long to wait until the workers are looked at after a publication; twice as long after each further look, up to [`TICK`].
+/// How long to wait until the workers are looked at after a publication: at least.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
 
 /// How long to wait after a disk failed; twice as long after each further failure, up to [`LONGEST_REST`].
@@ -179,16 +179,11 @@ struct Batch {
 impl Control {
     fn run(mut self, commands: &Receiver<Command>, stopped: &Receiver<()>) {
         let ticks = tick(TICK);
-        let mut pause = FIRST_LOOK;
         loop {
             let done = self.disk.done.clone();
-            let look = if self.sink.confirm() {
-                let look = after(pause);
-                pause = (pause * 2).min(TICK);
-                look
-            } else {
-                pause = FIRST_LOOK;
-                never()
+            let look = match self.sink.confirm() {
+                Some(age) => after((age / 4).clamp(FIRST_LOOK, TICK)),
+                None => never(),
             };
             select! {
                 recv(look) -> _ => {},

@@ -119,7 +119,7 @@ fn difference(old: &Arc<Object>, new: &Arc<Object>) -> String {
     let (before, after) = (labels(old), labels(new));
     let mut told = Vec::new();
     for key in before.keys().chain(after.keys().filter(|key| !before.contains_key(*key))) {
-        let value = |of: &BTreeMap<String, String>| of.get(key).map_or("none".to_owned(), Clone::clone);
+        let value = |of: &BTreeMap<String, String>| of.get(key).map_or_else(|| "none".to_owned(), Clone::clone);
         if before.get(key) != after.get(key) {
             told.push(format!("label {key}: {} → {}", value(&before), value(&after)));
         }
@@ -138,7 +138,7 @@ fn difference(old: &Arc<Object>, new: &Arc<Object>) -> String {
 fn ready(pod: &Pod) -> String {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
-    ready.map_or("none".to_owned(), |condition| condition.status.clone())
+    ready.map_or_else(|| "none".to_owned(), |condition| condition.status.clone())
 }
 
 fn phase(pod: &Pod) -> String {

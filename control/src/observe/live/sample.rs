@@ -172,7 +172,7 @@ impl Sampler {
             };
             self.ports[index] = Some(Port { id: service.id, carried: now, service: number });
             // A Service port that is new is counted from its first tick on.
-            let carried = known.map_or(Carried::default(), |port| now - port.carried);
+            let carried = known.map_or_else(Carried::default, |port| now - port.carried);
             if carried != Carried::default() {
                 let sum: &mut Carried = differences.entry(number).or_default();
                 *sum = *sum + carried;

@@ -11,7 +11,7 @@
 //! What is shown is declared once: counters and reasons in `pollgate-common`, the rest in [`list`] and [`compatible`]. The guide's table, the encoder and
 //! the tests of dashboards and alerts follow from that.
 //!
-//! **What a scrape may cost.** The page is made at most every [`FRESH`]; between two, clients get the last one. Its size is bounded
+//! **What a scrape may cost.** The page is made at most every 250 ms; between two, clients get the last one. Its size is bounded
 //! by the numbers of threads, interfaces, upstreams and reasons, and by `metrics.services`.
 
 pub mod compatible;
@@ -62,7 +62,7 @@ pub struct Metrics {
 
 struct State {
     named: Named,
-    /// The last page in each format, as far as it was asked for, and when it was made.
+    /// The last page in each format, as far as it was asked for, and until when it is shown.
     last: Option<(Instant, [Option<Bytes>; 2])>,
 }
 
@@ -81,12 +81,22 @@ impl Metrics {
 
     /// The page of now, or of a moment ago.
     pub fn page(&self, format: Format) -> Bytes {
+        self.page_at(format, Instant::now)
+    }
+
+    fn page_at(&self, format: Format, now: impl Fn() -> Instant) -> Bytes {
         // Whole between any two changes.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { named, last } = &mut *state;
-        let (at, pages) = match last.take() {
-            Some((at, pages)) if at.elapsed() < FRESH => (at, pages),
-            _ => (Instant::now(), [Some(self.make(named).into()), None]),
+        let begun = now();
+        let (until, pages) = match last.take() {
+            Some((until, pages)) if begun < until => (until, pages),
+            _ => {
+                let page = self.make(named).into();
+                let end = now();
+                // A page that takes long is made no more often than leaves the thread four fifths of its time.
+                (end + FRESH.max(end.saturating_duration_since(begun) * 4), [Some(page), None])
+            }
         };
         let [open, plain] = pages;
         let open = open.unwrap_or_default();
@@ -98,7 +108,7 @@ impl Metrics {
             Format::OpenMetrics => open.clone(),
             Format::Prometheus => plain.clone().unwrap_or_default(),
         };
-        *last = Some((at, [Some(open), plain]));
+        *last = Some((until, [Some(open), plain]));
         page
     }
 

@@ -116,7 +116,7 @@ fn every_metric_is_on_the_page_with_its_declaration() {
 }
 
 #[test]
-fn names_are_unique_and_say_their_units() {
+fn names_are_unique_and_end_as_their_kind_does() {
     let names: Vec<String> = all().iter().chain(COMPATIBLE).map(list::Metric::name).collect();
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     let named = |metric: &list::Metric, prefixes: &[&str]| {
@@ -228,19 +228,25 @@ fn a_page_is_made_a_few_times_a_second_however_often_it_is_asked_for() {
         Stats { generation, ..stats() }
     });
     let metrics = Metrics::new(MetricsParts { stats: source, ..parts(2) });
-    let started = Instant::now();
-    let first = metrics.page(Format::OpenMetrics);
-    let second = metrics.page(Format::Prometheus);
-    if started.elapsed() < FRESH {
-        assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1, "both formats are one scrape");
-    }
+    let clock = std::cell::Cell::new(Instant::now());
+    let page = |format| metrics.page_at(format, || clock.get());
+    let (first, second) = (page(Format::OpenMetrics), page(Format::Prometheus));
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1, "both formats are one scrape");
     let value = |page: &Bytes| {
         let page = String::from_utf8(page.to_vec()).expect("text");
         series(&page)["pollgate_published_generation"].to_owned()
     };
     assert_eq!((value(&first), value(&second)), ("0".to_owned(), "0".to_owned()));
-    std::thread::sleep(FRESH);
-    assert_eq!(value(&metrics.page(Format::OpenMetrics)), "1");
+    clock.set(clock.get() + FRESH);
+    assert_eq!(value(&page(Format::OpenMetrics)), "1");
+    // One that takes a second, by the clock that each look at it moves on.
+    clock.set(clock.get() + FRESH);
+    let slow = || clock.replace(clock.get() + Duration::from_secs(1)) + Duration::from_secs(1);
+    assert_eq!(value(&metrics.page_at(Format::OpenMetrics, slow)), "2");
+    clock.set(clock.get() + Duration::from_millis(3900));
+    assert_eq!(value(&page(Format::OpenMetrics)), "2", "four times as long as it took");
+    clock.set(clock.get() + Duration::from_millis(200));
+    assert_eq!(value(&page(Format::OpenMetrics)), "3");
 }
 
 /// Status line, headers and body.
