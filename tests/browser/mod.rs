@@ -224,7 +224,7 @@ fn a_relabelled_pod_moves_within_a_second() {
     let told = browser.value(rows);
     let newest: Vec<&str> = told.as_array().expect("rows").iter().filter_map(Value::as_str).take(2).collect();
     for (row, moved, change) in
-        [(newest[0], "+ backend-2 10.244.2.15", "v2 → v1"), (newest[1], "− backend-2 10.244.2.15", "v1 → v2")]
+        [(newest[0], "+ backend-2 10.244.2.15:8080", "v2 → v1"), (newest[1], "− backend-2 10.244.2.15:8080", "v1 → v2")]
     {
         let cause = format!(" default/backend-service {moved} Pod backend-2: label version: {change} ");
         assert!(row.contains(&cause) && (row.ends_with(" ms") || row.ends_with(" µs")), "{row:?} and {cause:?}");
@@ -276,7 +276,7 @@ fn what_would_move_is_shown_and_nothing_is_changed() {
     );
     assert!(
         told.starts_with(
-            "This would move default/backend-service − backend-2 10.244.2.15 Pod backend-2: label version: v1 → v2"
+            "This would move default/backend-service − backend-2 10.244.2.15:8080 Pod backend-2: label version: v1 → v2"
         ),
         "{told}"
     );
@@ -286,9 +286,9 @@ fn what_would_move_is_shown_and_nothing_is_changed() {
     );
     assert!(told.contains("default/backend-service + backend-"), "{told}");
     let told = ask("ready", "form.elements.pod.value = 'backend-1'; form.elements.ready.value = 'False';");
-    assert!(told.contains("− backend-1 10.244.1.10") && told.contains("Ready: True → False"), "{told}");
+    assert!(told.contains("− backend-1 10.244.1.10:8080") && told.contains("Ready: True → False"), "{told}");
     let told = ask("port", "form.elements.port.value = 'nosuch';");
-    assert!(told.contains("− backend-1 10.244.1.10") && told.contains("− backend-2 10.244.2.15"), "{told}");
+    assert!(told.contains("− backend-1 10.244.1.10:8080") && told.contains("− backend-2 10.244.2.15:8080"), "{told}");
     assert_eq!(objects(), before);
     no_complaints(&browser);
 }

@@ -225,7 +225,10 @@ fn it_is_told_what_is_wrong() {
     let manifest = "apiVersion: v1\nkind: Service\nmetadata: { name: bad }\nspec: { ports: [{ port: 70000 }] }\n";
     let file = place.write("bad.yaml", manifest);
     let told = place.kubectl_refused(&["create", "-f", &file, "-n", "shop", "--validate=false"]);
-    assert!(told.contains("Service \"bad\" is invalid: spec.ports[0].port: Invalid value: 70000"), "{told}");
+    // As from kube-apiserver: a target port that is not given is the port, and is as wrong.
+    let range = "Invalid value: 70000: must be between 1 and 65535, inclusive";
+    let faults = format!("* spec.ports[0].port: {range}\n* spec.ports[0].targetPort: {range}\n");
+    assert_eq!(told, format!("The Service \"bad\" is invalid: \n{faults}"));
     let unknown = place.kubectl_refused(&["get", "deployments"]);
     assert_eq!(unknown, "error: the server doesn't have a resource type \"deployments\"\n");
     let output = place.kubectl_output(&["get", "services", "-n", "empty"]);

@@ -195,7 +195,9 @@ impl Checker {
         let (before, after) = (&came.packet.bytes, &out.packet.bytes);
         require((p.protocol, p.l4, p.end) == (q.protocol, q.l4, q.end), Fault::new)?;
         let is_error = p.is_error(before) && q.is_error(after);
-        let mut expected = before.get(..after.len()).ok_or("it has become longer")?.to_vec();
+        // With what is behind the packet.
+        require(before.len() == after.len(), || "it has another length".to_owned())?;
+        let mut expected = before.clone();
         let (from, to) = q.ends(after).ok_or("no ports")?;
         expected[..12].copy_from_slice(&after[..12]);
         q.set_ends(&mut expected, from, to);

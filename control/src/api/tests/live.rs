@@ -93,7 +93,7 @@ fn who_joins_and_leaves_is_told_also_to_a_page_that_opens_later() {
     gateway.post("/api/v1/namespaces/default/pods", &pod("a", "web", "10.244.0.1")).expect(201);
     let mut stream = Watch::open(&gateway, LIVE_PATH);
     let news = line(&mut stream, "news");
-    assert_eq!((&news[0]["service"], &news[0]["joined"]), (&json!("default/web"), &json!(["a 10.244.0.1"])));
+    assert_eq!((&news[0]["service"], &news[0]["joined"]), (&json!("default/web"), &json!(["a 10.244.0.1:8080"])));
     assert_eq!(news[0]["causes"], json!(["Pod a: created"]));
     assert!(news[0]["took"].as_u64() > Some(0) && news[0]["time"].as_u64() > Some(1_600_000_000_000), "{news}");
     // What a dry run would move is in its response, and nowhere else.
@@ -104,11 +104,11 @@ fn who_joins_and_leaves_is_told_also_to_a_page_that_opens_later() {
     let moved = apply("?dryRun=All").expect("a dry run");
     assert_eq!(
         (&moved[0]["left"], &moved[0]["causes"]),
-        (&json!(["a 10.244.0.1"]), &json!(["Pod a: label app: web → api"]))
+        (&json!(["a 10.244.0.1:8080"]), &json!(["Pod a: label app: web → api"]))
     );
     assert_eq!(apply(""), None);
     let news = line(&mut stream, "news");
-    assert_eq!((news.as_array().map(Vec::len), &news[0]["left"]), (Some(1), &json!(["a 10.244.0.1"])));
+    assert_eq!((news.as_array().map(Vec::len), &news[0]["left"]), (Some(1), &json!(["a 10.244.0.1:8080"])));
 }
 
 #[test]

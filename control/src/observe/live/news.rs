@@ -8,7 +8,7 @@
 //! The slices are those that the endpoint controller, or another writer, made: nothing is concluded here but the difference. A dry run has such
 //! a commit too, so the same shows what a change would move.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -31,7 +31,7 @@ pub struct News {
     pub revision: u64,
     /// `namespace/name`.
     pub service: String,
-    /// Endpoints that take new connections now, and did not before: `web-1 10.244.1.10`.
+    /// Endpoints that take new connections now, and did not before: `web-1 10.244.1.10:8080`.
     pub joined: Vec<String>,
     /// Endpoints that no longer do.
     pub left: Vec<String>,
@@ -77,12 +77,18 @@ fn told(
     Some(News { revision: commit.revision, service: name.to_string(), joined, left, more, causes })
 }
 
+/// Each endpoint with each of the slice's ports. Without a port (a name that no container has), nothing is served there.
 fn each_endpoint(slice: &Object, mut each: impl FnMut(String, bool)) {
-    for endpoint in slice.as_slice().into_iter().flat_map(|slice| &slice.endpoints) {
+    let Some(slice) = slice.as_slice() else { return };
+    let ports: BTreeSet<i32> = slice.ports.iter().flatten().filter_map(|port| port.port).collect();
+    for endpoint in &slice.endpoints {
         let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
         let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
-        for address in &endpoint.addresses {
-            each(pod.map_or_else(|| address.clone(), |pod| format!("{pod} {address}")), is_ready);
+        for (address, port) in
+            endpoint.addresses.iter().flat_map(|address| ports.iter().map(move |port| (address, port)))
+        {
+            let at = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+            each(pod.map_or_else(|| at.clone(), |pod| format!("{pod} {at}")), is_ready);
         }
     }
 }
@@ -176,7 +182,7 @@ mod tests {
         let joined = one(&commit);
         assert_eq!(
             (joined.service.as_str(), joined.joined.as_slice()),
-            ("default/web", &["b 10.244.0.2".to_owned()][..])
+            ("default/web", &["b 10.244.0.2:80".to_owned()][..])
         );
         assert_eq!(
             (joined.left.len(), joined.causes, joined.revision),
@@ -184,7 +190,7 @@ mod tests {
         );
 
         let left = one(&world.apply([pod("a", "api", "10.244.0.1")]));
-        assert_eq!(left.left, ["a 10.244.0.1"]);
+        assert_eq!(left.left, ["a 10.244.0.1:80"]);
         assert_eq!(left.causes, ["Pod a: label app: web → api"]);
 
         let mut unready = pod("b", "web", "10.244.0.2");
@@ -192,7 +198,23 @@ mod tests {
         let left = one(&world.apply([unready]));
         assert_eq!(
             (left.left, left.causes),
-            (vec!["b 10.244.0.2".to_owned()], vec!["Pod b: Ready: True → False".to_owned()])
+            (vec!["b 10.244.0.2:80".to_owned()], vec!["Pod b: Ready: True → False".to_owned()])
+        );
+
+        // Another port is another endpoint; a port that no container has is none.
+        let to = |port: serde_json::Value| {
+            service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": port}]}))
+        };
+        world.apply([pod("d", "web", "10.244.0.4")]);
+        let moved = one(&world.apply([to(json!(81))]));
+        assert_eq!(
+            (moved.joined, moved.left),
+            (vec!["d 10.244.0.4:81".to_owned()], vec!["d 10.244.0.4:80".to_owned()])
+        );
+        let gone = one(&world.apply([to(json!("nosuch"))]));
+        assert_eq!(
+            (gone.joined.len(), gone.left, gone.causes),
+            (0, vec!["d 10.244.0.4:81".to_owned()], vec!["Service web: changed".to_owned()])
         );
 
         // A change that moves nothing is no news.
