@@ -182,14 +182,16 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use pollgate_common::counters::Counters;
+    use pollgate_common::flow::Protocol;
     use pollgate_common::hash::RingHash;
     use pollgate_common::settings::{DataplaneSettings, Masquerade};
+    use pollgate_common::tables::FrontendKey;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::compile::sink::TableSink;
     use crate::compile::{Compiler, Options};
-    use crate::testing::{World, pod, web};
+    use crate::testing::{World, pod, service, web};
 
     fn filled(histogram: &Histogram) -> Vec<(u64, u64)> {
         histogram.buckets.iter().filter(|bucket| bucket.count > 0).map(|bucket| (bucket.up_to, bucket.count)).collect()
@@ -309,6 +311,32 @@ mod tests {
         assert!(compiler.confirm().is_none());
         assert_eq!(measured(&compiler), (3, 2));
         assert_eq!(compiler.publications.stats().compile.count, 4);
+    }
+
+    /// What a Service had and another one gets in the same change is no conflict, and no line of the log.
+    #[test]
+    fn a_node_port_that_moves_is_not_contested() {
+        let (mut world, mut compiler) = (World::new(), compiler());
+        let mut apply = |objects: Vec<Value>| {
+            let commit = world.apply(objects);
+            compiler.changed(&world.cluster, &commit.touched());
+            compiler.publish();
+            let tables = compiler.builder.tables();
+            let address = "192.168.50.10".parse().expect("an address");
+            let at = |port| {
+                let key = FrontendKey { address, port, protocol: Protocol::Tcp };
+                let frontend = tables.frontend(&key)?;
+                tables.service(frontend.service).map(|service| service.name.to_string())
+            };
+            (at(30_080), at(30_081), compiler.contested.clone())
+        };
+        let with = |name: &str, node_port: u16| {
+            service(name, json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": node_port}]}))
+        };
+        let port_of = |name: &str| Some(format!("default/{name}:80"));
+        let nothing = std::collections::BTreeSet::new();
+        assert_eq!(apply(vec![with("a", 30_080), with("b", 30_081)]), (port_of("a"), port_of("b"), nothing.clone()));
+        assert_eq!(apply(vec![with("a", 30_082), with("b", 30_080)]), (port_of("b"), None, nothing));
     }
 
     #[test]

@@ -142,6 +142,31 @@ fn the_status_of_a_service_has_metadata_and_conditions() {
     ]);
 }
 
+/// `pkg/controller/endpointslice`, from 1.36 on: the label is on slices of headless Services alone, and selects them.
+#[test]
+fn slices_of_headless_services_are_selected_by_their_label() {
+    let none = |name: &str| {
+        let mut none = service(name);
+        none["spec"]["clusterIP"] = json!("None");
+        none
+    };
+    let selected = |operator: &'static str| match operator {
+        "" => {
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=service.kubernetes.io/headless"
+        }
+        _ => {
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=%21service.kubernetes.io/headless"
+        }
+    };
+    let service_name = "/items/0/metadata/labels/kubernetes.io~1service-name";
+    check([
+        row("POST", SERVICES, none("headless"), 201),
+        row("POST", SERVICES, service("plain"), 201),
+        row("GET", selected(""), Value::Null, 200).with(json!({service_name: "headless", "/items/1": null})),
+        row("GET", selected("!"), Value::Null, 200).with(json!({service_name: "plain", "/items/1": null})),
+    ]);
+}
+
 /// `Convert_v1_PodStatus_To_core_PodStatus`: of two that differ, `podIP` counts.
 #[test]
 fn the_address_of_a_pod_is_one() {
