@@ -60,7 +60,7 @@ impl<'a> Browser<'a> {
             .collect();
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome", "acceptInsecureCerts": true, "goog:loggingPrefs": {"browser": "ALL"},
-            "goog:chromeOptions": {"args": arguments}, "timeouts": {"script": 120_000},
+            "goog:chromeOptions": {"args": arguments}, "timeouts": {"script": 150_000},
         }}});
         let session = browser.send("POST", "/session", &wanted);
         browser.session = session["sessionId"].as_str().expect("a session").to_owned();
@@ -76,7 +76,8 @@ impl<'a> Browser<'a> {
     #[track_caller]
     fn send(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut stream = connect(self.namespace, address(), PATIENCE).expect("chromedriver");
-        stream.set_read_timeout(Some(PATIENCE * 3)).expect("set");
+        // Longer than a script may take.
+        stream.set_read_timeout(Some(PATIENCE * 10)).expect("set");
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n");
