@@ -150,7 +150,8 @@ impl Shedding {
     pub(crate) fn begin(&mut self, share: u32, frames: usize) {
         self.share = share;
         if share > 0 {
-            self.frames += u32::try_from(frames).unwrap_or(0);
+            // No more than is remembered: without new flows nothing would ever halve it.
+            self.frames = (self.frames + u32::try_from(frames).unwrap_or(0)).min(MEMORY);
         }
     }
 
@@ -294,6 +295,14 @@ mod tests {
         let known = |shedding: &mut Shedding, _| (0..16).for_each(|_| shedding.begin(ALL, 64));
         let shed = shed_beside(ALL, known);
         assert!(shed < 80, "one connection among a thousand other frames: {shed}");
+    }
+
+    #[test]
+    fn frames_without_a_new_flow_do_not_add_up_for_ever() {
+        let mut shedding = Shedding::default();
+        (0..10).for_each(|_| shedding.begin(ALL, usize::try_from(u32::MAX / 4).expect("64 bits")));
+        assert!(!shedding.sheds(Class::Connection, flow(1), second(1)), "one among so many frames");
+        assert!(shedding.frames <= MEMORY);
     }
 
     #[test]
